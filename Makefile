@@ -1,0 +1,68 @@
+# Everything runs in .venv, which is made from requirements.lock by the first command that needs it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Any Python from 3.11 on: make test PYTHON=/path/to/python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+# Processes that run tests; each holds TensorFlow, Beam and JAX in memory.
+JOBS ?= 2
+# More arguments for the tool behind a target: make test ARGS='-k selection', make lock ARGS=--upgrade
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+CHECKED := curation pipelines tests setup.py $(wildcard benchmarks dataflow_templates)
+
+# Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test lint format bench lock clean help
+
+demo: $(INSTALLED) ## Run everything once, on documents that this machine has
+	$(BIN)/winnow demo $(ARGS)
+
+test: $(INSTALLED) ## Run the tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+lint: $(INSTALLED) ## Check style, formatting and types
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy curation pipelines
+
+format: $(INSTALLED) ## Format the code, and mend what ruff can mend
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: $(INSTALLED) ## Run the benchmarks, benchmarks/bench_*.py
+	@shopt -s nullglob; scripts=(benchmarks/bench_*.py); \
+	[ "$${#scripts[@]}" -gt 0 ] || { echo "there is no benchmarks/bench_*.py to run" >&2; exit 1; }; \
+	for script in "$${scripts[@]}"; do echo "$$script"; $(BIN)/python "$$script" $(ARGS); done
+
+lock: $(INSTALLED) ## Resolve pyproject.toml into requirements.lock; ARGS=--upgrade takes the newest versions
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra t5 --group span-corruption --generate-hashes \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_31 --no-emit-index-url \
+	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock $(ARGS)
+
+clean: ## Remove .venv, caches, builds and the demo's output
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output
+	find curation pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## Say what the commands are
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+# Without the stamp, .venv is missing or a command was interrupted while it installed: it is made anew. pip brings uv,
+# which installs the rest in a fraction of pip's time, and setuptools, with which the few packages without a wheel are
+# built. `sync` also removes what the lock does not name.
+$(INSTALLED): requirements.lock pyproject.toml setup.py
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(PYTHON) is \
+	not a Python 3.11 or newer with venv and pip: install one (Debian, Ubuntu: python3.11-venv) or name it with \
+	make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@[ -e $@ ] || { echo 'Installing requirements.lock into .venv'; $(PYTHON) -m venv --clear .venv; }
+	@rm -f $@
+	@awk '/^[a-z]/ { wanted = /^(setuptools|uv)==/ } wanted' requirements.lock > .venv/bootstrap.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/bootstrap.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --no-build-isolation requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@

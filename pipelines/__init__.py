@@ -1,0 +1,1 @@
+"""Beam pipelines around `curation`: readers, transforms, stores, writers, commands."""

@@ -1,0 +1,18 @@
+"""Fixtures that several tests share."""
+
+import os
+import pathlib
+
+import pytest
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+  """The folder of golden files and real data beside the project; a user's checkout has none, CI must have it."""
+  folder = pathlib.Path(os.environ.get("WINNOW_SHARED", PROJECT.parent / "shared"))
+  if not folder.is_dir():
+    assert os.environ.get("CI") != "true", f"CI needs {folder}"
+    pytest.skip(f"{folder} is not here: golden files and real data are not part of a user's checkout")
+  return folder
