@@ -1,0 +1,29 @@
+"""Randomness as a function: a named 64-bit hash of (seed, shard, row), never a stream.
+
+The hash of a document depends on nothing but its identity and the seed, so that samples, ties and output places are
+the same on every runner. Golden values are in the tests: changing this file changes every sample ever drawn.
+"""
+
+import hashlib
+
+import numpy as np
+
+_GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def hash_documents(purpose: str, seed: int, shard: str, rows_N: np.ndarray) -> np.ndarray:
+  """Hashes the documents of one shard: uint64 [N], uniform over all 64 bits.
+
+  `purpose` names the use ('tie', 'random', 'place', ...): hashes of two purposes are independent. `rows_N` are row
+  numbers, any integer dtype. The purpose, seed and shard name give a 64-bit key (BLAKE2b), to which SplitMix64 (Steele,
+  Lea and Flood 2014) adds the row: for one key the map from rows to hashes is a bijection, so documents of one shard
+  never collide.
+  """
+  identity = "\0".join((purpose, str(seed), shard)).encode()
+  key = np.frombuffer(hashlib.blake2b(identity, digest_size=8).digest(), "<u8")[0]
+  state_N = (np.asarray(rows_N).astype(np.uint64) + np.uint64(1)) * _GOLDEN_RATIO + key
+  state_N = (state_N ^ (state_N >> np.uint64(30))) * _MIX_1
+  state_N = (state_N ^ (state_N >> np.uint64(27))) * _MIX_2
+  return state_N ^ (state_N >> np.uint64(31))

@@ -1,0 +1,195 @@
+"""Keys per document, and the exact threshold above which the selection lies: a radix search, no sort, no gather.
+
+A document's rank is its 128-bit number (key, tie): the 64-bit key orders by what a sampler wants, the 64-bit hash
+breaks ties. Selected is the longest prefix, from the largest rank down, whose weights fit an amount: with weight 1 and
+amount k the k documents with the largest keys, with tokens as weights the most documents that fit a token budget. Each
+pass of the search fixes 16 bits of the first rank that no longer fits, from one histogram; histograms add up.
+
+Shape suffixes: N documents, H = 65,536 histogram bins.
+"""
+
+import dataclasses
+import fractions
+
+import numpy as np
+
+from curation import hashing
+from curation.errors import WinnowError
+
+METHODS = ("top_k", "bottom_k", "threshold")
+PASS_BITS = 16
+NUM_PASSES = 128 // PASS_BITS
+NUM_BINS = 1 << PASS_BITS
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionRequest:
+  """Which documents are wanted: one sampler, and one of `rate`, `num_examples`, `num_tokens` and `threshold`.
+
+  `rate` is text, as typed, so that 0.1 means one tenth. Raises WinnowError where the parts do not fit together.
+  """
+
+  sampler: str
+  method: str = "top_k"
+  seed: int = 0
+  rate: str | None = None
+  num_examples: int | None = None
+  num_tokens: int | None = None
+  threshold: float | None = None
+
+  def __post_init__(self):
+    if self.method not in METHODS:
+      raise WinnowError(f"--method={self.method} is none of {', '.join(METHODS)}")
+    if self.sampler == "random" and self.method != "top_k":
+      raise WinnowError(f"--sampler=random has no scores, so --method={self.method} does not fit it; leave it out")
+    given = [n for n in ("rate", "num_examples", "num_tokens", "threshold") if getattr(self, n) is not None]
+    if len(given) != 1:
+      said = " and ".join(f"--{name}" for name in given) or "none of them"
+      raise WinnowError(f"give one of --rate, --num_examples, --num_tokens and --threshold; there is {said}")
+    if (self.method == "threshold") != (self.threshold is not None):
+      raise WinnowError("--method=threshold and --threshold=SCORE go together")
+    if self.rate is not None and not 0 < self._rate() <= 1:
+      raise WinnowError(f"--rate={self.rate} is not in (0, 1]; type --rate=0.2 to keep a fifth")
+    for name in ("num_examples", "num_tokens"):
+      if (value := getattr(self, name)) is not None and value < 1:
+        raise WinnowError(f"--{name}={value} selects nothing; type a number above 0")
+    if self.threshold is not None and np.isnan(self.threshold):
+      raise WinnowError("--threshold=nan selects nothing; type a number")
+
+  def _rate(self) -> fractions.Fraction:
+    try:
+      return fractions.Fraction(self.rate or "")
+    except (ValueError, ZeroDivisionError) as error:
+      raise WinnowError(f"--rate={self.rate} is not a number; type --rate=0.2 to keep a fifth") from error
+
+  def search(self, num_documents: int, num_tokens: int | None) -> "RadixSearch":
+    """Begins the search among `num_documents` scored documents of `num_tokens` tokens in all.
+
+    A rate means exactly k = floor(rate × N + 1/2) documents. Raises WinnowError where the request cannot be met.
+    """
+    if self.threshold is not None:
+      return RadixSearch(0, floor=int(order_key(np.array([self.threshold]))[0]) << 64, done=True)
+    if self.num_tokens is not None:
+      if num_tokens is None:
+        raise WinnowError("--num_tokens needs a store with token counts, and this one has none; use --num_examples")
+      return RadixSearch(self.num_tokens, by_count=False)
+    if self.rate is not None:
+      k = int(self._rate() * num_documents + fractions.Fraction(1, 2))
+      if not k:
+        raise WinnowError(f"--rate={self.rate} of {num_documents:,} documents is none; use a larger rate")
+      return RadixSearch(k)
+    assert self.num_examples is not None
+    if self.num_examples > num_documents:
+      raise WinnowError(f"--num_examples={self.num_examples} is more than the {num_documents:,} documents there are")
+    return RadixSearch(self.num_examples)
+
+
+def order_key(values_N: np.ndarray) -> np.ndarray:
+  """Maps floats to uint64 [N] in the same order (-0.0 and 0.0 to one key); ValueError on NaN."""
+  values_N = np.asarray(values_N, np.float64) + 0.0
+  if np.isnan(values_N).any():
+    raise ValueError("a NaN has no place in an order")
+  bits_N = values_N.view(np.uint64)
+  negative_N = bits_N >> np.uint64(63) == 1
+  return np.where(negative_N, ~bits_N, bits_N | np.uint64(1 << 63))
+
+
+def from_order_key(key: int) -> float:
+  """The float that `order_key` maps to `key`."""
+  bits = key ^ (1 << 63) if key >> 63 else ~key & (1 << 64) - 1
+  return float(np.array([bits], np.uint64).view(np.float64)[0])
+
+
+def document_keys(request: SelectionRequest, shard: str, rows_N: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
+  """The key of each document of one shard, uint64 [N]; larger is better (DESIGN: key = f(score, seed, document)).
+
+  `random`: a uniform hash (paper B.1). Every other sampler: the score for `top_k` and `threshold`, its negative for
+  `bottom_k` (paper 3.3).
+  """
+  if request.sampler == "random":
+    return hashing.hash_documents("random", request.seed, shard, rows_N)
+  return order_key(-scores_N if request.method == "bottom_k" else scores_N)
+
+
+def tie_hashes(seed: int, shard: str, rows_N: np.ndarray) -> np.ndarray:
+  """The lower 64 bits of each document's rank, uint64 [N]."""
+  return hashing.hash_documents("tie", seed, shard, rows_N)
+
+
+@dataclasses.dataclass(frozen=True)
+class RadixSearch:
+  """How far the search has come: `passes` × 16 leading bits of the first rank that no longer fits are known.
+
+  `remaining`: what is left of the amount for documents that share the known bits. `by_count`: every weight is 1.
+  `floor` (128 bits): once `done`, selected are the documents of rank ≥ `floor`; before, the known bits, then zeros.
+  """
+
+  remaining: int
+  by_count: bool = True
+  floor: int = 0
+  passes: int = 0
+  done: bool = False
+
+
+def histogram(
+  search: RadixSearch, key_N: np.ndarray, tie_N: np.ndarray, *, weight_N: np.ndarray | None = None
+) -> np.ndarray:
+  """Sums the weights (None: 1 each) of documents that share the known bits, by their next 16 bits: int64 [H].
+
+  Exact while one call's weights sum to less than 2^53.
+  """
+  column_N = key_N if search.passes < 4 else tie_N
+  known_bits = PASS_BITS * (search.passes % 4)
+  alike_N = np.ones(len(key_N), bool)
+  if search.passes >= 4:
+    alike_N &= key_N == np.uint64(search.floor >> 64)
+  if known_bits:
+    known = np.uint64(_half(search) >> (64 - known_bits))
+    alike_N &= column_N >> np.uint64(64 - known_bits) == known
+  bins = (column_N[alike_N] >> np.uint64(64 - PASS_BITS - known_bits)).astype(np.int64) & (NUM_BINS - 1)
+  weights = None if weight_N is None else weight_N[alike_N]
+  return np.bincount(bins, weights, NUM_BINS).astype(np.int64)
+
+
+def refine(search: RadixSearch, weights_H: np.ndarray) -> RadixSearch:
+  """Goes one pass further, given the histogram of all documents.
+
+  Raises ValueError if two documents of equal rank stand at the threshold of a count (their 64-bit hashes collide).
+  """
+  if search.done:
+    return search
+  from_top_H = np.cumsum(weights_H[::-1])
+  fitting = int(np.searchsorted(from_top_H, search.remaining, side="right"))
+  if fitting == NUM_BINS:  # only in the first pass: later ones look inside a bin that did not fit
+    return dataclasses.replace(search, done=True)
+  remaining = search.remaining - (int(from_top_H[fitting - 1]) if fitting else 0)
+  shift = 128 - PASS_BITS * (search.passes + 1)
+  first_unfit = search.floor | (NUM_BINS - 1 - fitting) << shift
+  found = dataclasses.replace(search, remaining=remaining, passes=search.passes + 1)
+  if search.by_count and remaining == 0:
+    return dataclasses.replace(found, floor=first_unfit + (1 << shift), done=True)
+  if shift:
+    return dataclasses.replace(found, floor=first_unfit)
+  if search.by_count:
+    raise ValueError("two documents of equal key and equal tie hash stand at the threshold")
+  return dataclasses.replace(found, floor=first_unfit + 1, done=True)
+
+
+def is_selected(floor: int, key_N: np.ndarray, tie_N: np.ndarray) -> np.ndarray:
+  """Tells which documents have a rank ≥ `floor`: bool [N]."""
+  if floor >> 128:
+    return np.zeros(len(key_N), bool)
+  floor_key, floor_tie = np.uint64(floor >> 64), np.uint64(floor & (1 << 64) - 1)
+  return (key_N > floor_key) | ((key_N == floor_key) & (tie_N >= floor_tie))
+
+
+def _half(search: RadixSearch) -> int:
+  return search.floor >> 64 if search.passes < 4 else search.floor & (1 << 64) - 1
+
+
+def smallest_rank(key_N: np.ndarray, tie_N: np.ndarray) -> int | None:
+  """The smallest of the documents' ranks, as one 128-bit number; None where there are no documents."""
+  if not len(key_N):
+    return None
+  key = key_N.min()
+  return int(key) << 64 | int(tie_N[key_N == key].min())

@@ -1,0 +1,149 @@
+"""The radix search against sorting: ranks as Python integers, any split of the documents into histograms."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation import selection
+from curation.errors import WinnowError
+
+
+def search(key_N, tie_N, amount, *, weight_N=None, parts=1):
+  state = selection.RadixSearch(amount, by_count=weight_N is None)
+  for _ in range(selection.NUM_PASSES):
+    total = np.zeros(selection.NUM_BINS, np.int64)
+    for part in np.array_split(np.arange(len(key_N)), parts):
+      weights = None if weight_N is None else weight_N[part]
+      total += selection.histogram(state, key_N[part], tie_N[part], weight_N=weights)
+    state = selection.refine(state, total)
+  assert state.done
+  return selection.is_selected(state.floor, key_N, tie_N)
+
+
+def by_sorting(key_N, tie_N, amount, weight_N):
+  ranks = [(int(k) << 64) | int(t) for k, t in zip(key_N, tie_N, strict=True)]
+  selected = np.zeros(len(ranks), bool)
+  for index in sorted(range(len(ranks)), key=lambda i: -ranks[i]):
+    amount -= int(weight_N[index])
+    if amount < 0:
+      break
+    selected[index] = True
+  return selected
+
+
+FEW = [0, 1, 2**16, 2**16 + 1, 2**32, 2**63, 2**64 - 1]
+KEYS = st.one_of(st.sampled_from(FEW), st.integers(0, 2**64 - 1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(KEYS, min_size=1, max_size=40), st.data())
+def test_a_count_is_exact_whatever_the_ties(keys, data):
+  """Kills the mutants `side='left'` in `refine` (k - 1 documents at a border) and ties that are not looked into."""
+  k = data.draw(st.integers(0, len(keys) + 2))
+  key_N = np.array(keys, np.uint64)
+  tie_N = selection.tie_hashes(data.draw(st.integers(0, 3)), "shard", np.arange(len(keys)))
+  selected = search(key_N, tie_N, k, parts=data.draw(st.integers(1, 4)))
+  assert selected.sum() == min(k, len(keys))
+  np.testing.assert_array_equal(selected, by_sorting(key_N, tie_N, k, np.ones(len(keys), int)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(KEYS, st.integers(0, 50)), min_size=1, max_size=40), st.data())
+def test_a_token_budget_takes_the_longest_prefix_that_fits(documents, data):
+  """Kills the mutants that skip the first document that does not fit, and that stop before one without tokens."""
+  key_N = np.array([key for key, _ in documents], np.uint64)
+  weight_N = np.array([weight for _, weight in documents])
+  tie_N = selection.tie_hashes(0, "shard", np.arange(len(documents)))
+  budget = data.draw(st.integers(0, int(weight_N.sum()) + 5))
+  selected = search(key_N, tie_N, budget, weight_N=weight_N, parts=data.draw(st.integers(1, 4)))
+  np.testing.assert_array_equal(selected, by_sorting(key_N, tie_N, budget, weight_N))
+
+
+def test_a_million_equal_keys_fall_by_their_hashes():
+  key_N = np.full(1_000_000, 12345, np.uint64)
+  tie_N = selection.tie_hashes(0, "shard", np.arange(len(key_N)))
+  selected = search(key_N, tie_N, 200_000)
+  assert selected.sum() == 200_000
+  assert tie_N[selected].min() > tie_N[~selected].max()
+
+
+def test_equal_ranks_at_the_threshold_are_refused_rather_than_miscounted():
+  key_N, tie_N = np.array([5, 5], np.uint64), np.array([9, 9], np.uint64)
+  with pytest.raises(ValueError, match="equal"):
+    search(key_N, tie_N, 1)
+
+
+@given(st.lists(st.floats(allow_nan=False, width=32), min_size=2, max_size=30))
+def test_order_keys_keep_the_order_of_floats(values):
+  """Kills the mutant that forgets to flip the bits of negative numbers."""
+  values_N = np.array(values, np.float32)
+  keys_N = selection.order_key(values_N)
+  assert ((values_N[:, None] < values_N) == (keys_N[:, None] < keys_N)).all()
+
+
+def test_a_nan_has_no_key():
+  with pytest.raises(ValueError, match="NaN"):
+    selection.order_key(np.array([0.0, np.nan]))
+
+
+def test_methods_turn_scores_into_keys():
+  scores_N, rows_N = np.array([-3.0, -1.0, -2.0], np.float32), np.arange(3)
+
+  def keys(method, **wanted):
+    request = selection.SelectionRequest("ask_llm", method, **wanted)
+    return selection.document_keys(request, "shard", rows_N, scores_N)
+
+  assert np.argsort(keys("top_k", rate="1")).tolist() == [0, 2, 1]
+  assert np.argsort(keys("bottom_k", rate="1")).tolist() == [1, 2, 0]
+  np.testing.assert_array_equal(keys("threshold", threshold=-2.0), keys("top_k", rate="1"))
+
+
+@pytest.mark.parametrize(
+  ("rate", "documents", "k"), [("0.1", 1445, 145), ("0.2", 1445, 289), ("0.5", 1, 1), ("1", 7, 7), ("0.29", 50, 15)]
+)
+def test_a_rate_is_exact_decimal_arithmetic(rate, documents, k):
+  """Kills the mutants `round` (half to even) and float arithmetic (0.29 × 50 is 14.499999999999998)."""
+  assert selection.SelectionRequest("random", rate=rate).search(documents, None).remaining == k
+
+
+@pytest.mark.parametrize(
+  ("parts", "word"),
+  [
+    ({}, "give one of"),
+    ({"rate": "0.1", "num_tokens": 5}, "--rate and --num_tokens"),
+    ({"rate": "0"}, "(0, 1]"),
+    ({"rate": "1.01"}, "(0, 1]"),
+    ({"rate": "a fifth"}, "not a number"),
+    ({"num_examples": 0}, "above 0"),
+    ({"method": "best", "rate": "1"}, "none of"),
+    ({"method": "threshold", "rate": "0.5"}, "go together"),
+    ({"threshold": -1.0}, "go together"),
+    ({"sampler": "random", "method": "bottom_k", "rate": "0.5"}, "does not fit"),
+  ],
+)
+def test_requests_that_do_not_fit_are_refused_in_a_sentence(parts, word):
+  with pytest.raises(WinnowError, match=re.escape(word)):
+    selection.SelectionRequest(**({"sampler": "ask_llm"} | parts))
+
+
+def test_requests_that_the_corpus_cannot_meet_are_refused():
+  with pytest.raises(WinnowError, match="more than the 5"):
+    selection.SelectionRequest("ask_llm", num_examples=6).search(5, 100)
+  with pytest.raises(WinnowError, match="is none"):
+    selection.SelectionRequest("ask_llm", rate="0.01").search(5, 100)
+  with pytest.raises(WinnowError, match="token counts"):
+    selection.SelectionRequest("ask_llm", num_tokens=6).search(5, None)
+
+
+@given(st.floats(allow_nan=False))
+def test_keys_give_their_floats_back(value):
+  assert selection.from_order_key(int(selection.order_key(np.array([value]))[0])) == value
+
+
+def test_the_smallest_rank_is_the_threshold():
+  key_N, tie_N = np.array([7, 5, 5], np.uint64), np.array([1, 9, 3], np.uint64)
+  assert selection.smallest_rank(key_N, tie_N) == (5 << 64) | 3
+  assert selection.smallest_rank(key_N[:0], tie_N[:0]) is None
