@@ -1,0 +1,115 @@
+"""Writes a small T5 with random weights and its own vocabulary, for tests and the demo: its scores mean nothing."""
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import sentencepiece
+
+from curation import t5
+from curation.checkpoints import expected_shapes
+
+# T5's sentinels; SentencePiece does not know them, the embedding table has rows for them.
+_EXTRA_IDS = 100
+ANSWERS = ("▁yes", "▁no")
+
+
+def write_random_checkpoint(
+  folder: str | Path,
+  texts: Iterable[str],
+  *,
+  pieces: int = 1_000,
+  d_model: int = 64,
+  d_kv: int = 16,
+  d_ff: int = 160,
+  num_layers: int = 2,
+  num_heads: int = 4,
+  gated: bool = True,
+  seed: int = 0,
+) -> Path:
+  """Trains SentencePiece on `texts` and writes it with a random T5 (1.1 if `gated`, else 1.0) in Hugging Face's layout.
+
+  `pieces` is a wish: few texts give fewer. `▁yes` and `▁no` are always single pieces. The same arguments give the same
+  bytes. Returns the folder, which is made if need be.
+  """
+  folder = Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  model = train_vocabulary(texts, pieces)
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  config = t5.T5Config(
+    vocab_size=processor.get_piece_size() + _EXTRA_IDS,
+    d_model=d_model,
+    d_kv=d_kv,
+    d_ff=d_ff,
+    num_layers=num_layers,
+    num_decoder_layers=num_layers,
+    num_heads=num_heads,
+    gated=gated,
+    tie_word_embeddings=not gated,
+  )
+  (folder / "spiece.model").write_bytes(model)
+  (folder / "config.json").write_text(json.dumps(hugging_face_config(config), indent=2) + "\n")
+  safetensors.numpy.save_file(random_tensors(config, seed), folder / "model.safetensors", metadata={"format": "pt"})
+  return folder
+
+
+def train_vocabulary(texts: Iterable[str], pieces: int) -> bytes:
+  """A SentencePiece unigram model with T5's conventions: pad 0, eos 1, unk 2, no bos."""
+  from sentencepiece import sentencepiece_model_pb2
+
+  out = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=(line for text in texts for line in text.splitlines() if line.strip()),
+    model_writer=out,
+    vocab_size=pieces,
+    hard_vocab_limit=False,
+    max_sentence_length=1 << 20,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    num_threads=1,
+    minloglevel=2,
+  )
+  model = sentencepiece_model_pb2.ModelProto.FromString(out.getvalue())
+  known = {piece.piece for piece in model.pieces}
+  for answer in ANSWERS:  # training does not always keep them whole, however often it sees them
+    if answer not in known:
+      model.pieces.add(piece=answer, score=max(piece.score for piece in model.pieces[3:]))
+  return model.SerializeToString(deterministic=True)
+
+
+def hugging_face_config(config: t5.T5Config) -> dict:
+  """The config.json that transformers would write."""
+  sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
+  names = (*sizes, "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon")
+  return {
+    "architectures": ["T5ForConditionalGeneration"],
+    "model_type": "t5",
+    "feed_forward_proj": "gated-gelu" if config.gated else "relu",
+    "tie_word_embeddings": config.tie_word_embeddings,
+    "is_encoder_decoder": True,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    **{name: getattr(config, name) for name in names},
+  }
+
+
+def random_tensors(config: t5.T5Config, seed: int) -> dict[str, np.ndarray]:
+  """Tensors under Hugging Face's names, scaled so that attention is peaked and answers differ between documents."""
+  generator = np.random.default_rng(seed)
+  tensors = {}
+  for name, shape in expected_shapes(config).items():
+    values = generator.standard_normal(shape, np.float32)
+    if name.endswith("layer_norm.weight"):
+      values = 1 + 0.2 * values
+    elif "relative_attention_bias" not in name and name != "shared.weight":
+      values *= shape[-1] ** -0.5
+    if name.endswith(".q.weight"):  # T5's attention is not scaled by d_kv**-0.5
+      values *= 1.5 * config.d_kv**-0.5
+    tensors[name] = values.astype(np.float32)
+  return tensors

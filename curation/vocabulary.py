@@ -1,0 +1,99 @@
+"""SentencePiece as Winnow uses it: whole blocks of texts in, ragged token ids out."""
+
+import dataclasses
+import os
+
+import numpy as np
+import sentencepiece
+
+from curation.errors import WinnowError
+
+EOS_ID = 1
+
+# encode() holds Python's lock (sentencepiece 0.2.1, measured), so a block goes in slices of about 60 ms on one core:
+# between them a thread that feeds a device gets its turn.
+_SLICE_CHARACTERS = 1 << 19
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """Token ids of N texts, end to end: int32 ids, int64 offsets [N + 1]; text i has ids[offsets[i]:offsets[i + 1]]."""
+
+  ids: np.ndarray
+  offsets: np.ndarray
+
+  def of(self, i: int) -> np.ndarray:
+    return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+  def lengths(self) -> np.ndarray:
+    """int64 [N]."""
+    return np.diff(self.offsets)
+
+
+class Vocabulary:
+  """A SentencePiece model; travels between processes as the model's bytes.
+
+  Ids are SentencePiece's own: Hugging Face's fast tokenizer breaks ties between equally good segmentations otherwise.
+  Raises WinnowError if the bytes are no model, or one without T5's end of sequence at id 1.
+  """
+
+  def __init__(self, model: bytes, *, name: str = "spiece.model"):
+    self.model = model
+    try:
+      if not model:
+        raise ValueError("no bytes")  # which SentencePiece takes for "load later"
+      self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    except (RuntimeError, ValueError) as error:
+      raise WinnowError(f"{name} is not a SentencePiece model: download it again.") from error
+    if self._processor.eos_id() != EOS_ID:
+      raise WinnowError(
+        f"{name} has its end of sequence at id {self._processor.eos_id()} and not {EOS_ID}: it is not a T5 vocabulary."
+      )
+
+  def __reduce__(self):
+    return Vocabulary, (self.model,)
+
+  def __len__(self) -> int:
+    return self._processor.get_piece_size()
+
+  def encode(self, texts: list[str], *, num_threads: int | None = None) -> Tokens:
+    """Tokenises texts, no end of sequence added; threads default to the cores that this process may use."""
+    num_threads = num_threads or usable_cores()
+    ids, lengths = [], []
+    for slice_ in _slices(texts):
+      for sequence in self._processor.encode(slice_, num_threads=num_threads):
+        ids.append(np.array(sequence, np.int32))
+        lengths.append(len(sequence))
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return Tokens(np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets)
+
+  def answer_id(self, answer: str) -> int:
+    """The id of the one piece that `answer` is when the model says it ('yes' or '▁yes').
+
+    Raises WinnowError if it takes several pieces, or one that the vocabulary does not know.
+    """
+    text = answer.removeprefix("▁")
+    ids = self._processor.encode(text)
+    if len(ids) != 1 or ids[0] == self._processor.unk_id():
+      pieces = self._processor.encode(text, out_type=str)
+      raise WinnowError(
+        f"The answer {answer!r} must be one known piece of the vocabulary, but it becomes {pieces}: choose another one."
+      )
+    return ids[0]
+
+
+def usable_cores() -> int:
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _slices(texts: list[str]):
+  """Cuts the list where a slice has enough characters; a slice holds at least one text."""
+  start = characters = 0
+  for i, text in enumerate(texts):
+    characters += len(text)
+    if characters >= _SLICE_CHARACTERS:
+      yield texts[start : i + 1]
+      start, characters = i + 1, 0
+  if start < len(texts):
+    yield texts[start:]

@@ -1,0 +1,30 @@
+"""A small random T5 and its vocabulary in a Hugging Face folder, from sentences made here: no shared data."""
+
+from pathlib import Path
+
+import numpy as np
+
+from curation import random_t5
+
+_WORDS = (
+  "the a river stone bread window letter garden teacher engine winter market bridge paper candle sailor doctor "
+  "orchard kettle mountain harbour violin carries finds paints repairs counts remembers follows sells opens "
+  "measures under behind near across quickly slowly carefully never always yes no often bright heavy quiet "
+  "wooden ancient yellow"
+)
+
+
+def make_texts(number: int, *, seed: int = 0, longest: int = 60) -> list[str]:
+  """Texts of 1 to `longest` words, in sentences; the same for the same seed."""
+  generator = np.random.default_rng(seed)
+  texts = []
+  for words in generator.integers(1, longest + 1, number):
+    chosen = generator.choice(_WORDS.split(), words)
+    texts.append(" ".join(word + "." if i % 9 == 8 else word for i, word in enumerate(chosen)))
+  return texts
+
+
+def make_checkpoint(folder: Path, *, gated: bool = True, seed: int = 0, **sizes: int) -> Path:
+  """Writes the folder, T5 1.1 if `gated`, else 1.0; `sizes` are those of `write_random_checkpoint`."""
+  sizes = {"pieces": 300, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 3} | sizes
+  return random_t5.write_random_checkpoint(folder, make_texts(300, seed=1), gated=gated, seed=seed, **sizes)
