@@ -1,0 +1,241 @@
+"""Blocks: runs of consecutive rows of one shard, held as Arrow tables, and the rule that sets their borders.
+
+Legend for array names: N = rows of one chunk.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+BLOCK_ROWS = 4096
+BLOCK_TEXT_BYTES = 32 << 20
+# No web document is this long: a longer record is a file of another format, and reading on would fill the memory.
+MAX_RECORD_BYTES = 256 << 20
+DEAD_TEXT_CHARACTERS = 1000
+
+DOCUMENT_SCHEMA = pa.schema(
+  [("row", pa.int64()), ("text", pa.string()), ("url", pa.string()), ("timestamp", pa.string())]
+)
+BAD_SCHEMA = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """What a worker needs to read one input file; `name` is the identity of its documents, unique in one input."""
+
+  name: str
+  path: str
+  format: str  # 'jsonl', 'parquet', 'tfrecord' or 'array_record'
+  compression: str  # '', 'gzip' or 'zstd'
+  size: int  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+  """The names under which an input keeps a document's three fields."""
+
+  text: str = "text"
+  url: str = "url"
+  timestamp: str = "timestamp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """One block: its place in the shard and, unless it was skipped, its rows.
+
+  `documents` holds the good rows as `DOCUMENT_SCHEMA`, `bad` the others as `BAD_SCHEMA`, both in row order; rows count
+  every record of the shard from 0. `text_bytes` are the UTF-8 bytes of the good texts. A skipped block has its place
+  and `num_rows` alone: None, None, 0.
+  """
+
+  index: int
+  first_row: int
+  num_rows: int
+  documents: pa.Table | None
+  bad: pa.Table | None
+  text_bytes: int
+
+
+class BrokenShardError(Exception):
+  """The file cannot be read beyond this place; the message says why, and `readers` adds the file and the row."""
+
+
+class BadRowError(Exception):
+  """One record that holds no document; its neighbours are unharmed."""
+
+  def __init__(self, reason: str, text: str):
+    super().__init__(reason)
+    self.reason = reason
+    self.text = text[:DEAD_TEXT_CHARACTERS]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+  """Documents and bad rows of a run of records, and the UTF-8 bytes of the good texts."""
+
+  documents: pa.Table
+  bad: pa.Table
+  text_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+  """Consecutive records of a shard as they lie in the file, not parsed yet.
+
+  `bounds_N` (int64) is at least the text bytes of each record, known without parsing. `parse(start, stop, first_row)`
+  parses a run of them whose first is row `first_row` of the shard.
+  """
+
+  bounds_N: np.ndarray
+  parse: Callable[[int, int, int], Parsed]
+
+
+def every(index: int) -> bool:
+  return True
+
+
+def as_string(value: Any) -> str:
+  """A url or timestamp as a string: '' where there is none, numbers and the rest as Python writes them."""
+  if type(value) is str:
+    return value
+  return "" if value is None else str(value)
+
+
+def parsed_rows(documents: list[list[Any]], bad: list[list[Any]]) -> Parsed:
+  """A `Parsed` from columns: [row, text, url, timestamp] and [row, reason, text]."""
+  table = _table(documents, DOCUMENT_SCHEMA)
+  return Parsed(table, _table(bad, BAD_SCHEMA), text_bytes(table))
+
+
+def text_bytes(documents: pa.Table) -> int:
+  """UTF-8 bytes of the texts, from Arrow's offsets alone."""
+  return sum(_value_bytes(chunk) for chunk in documents.column("text").chunks)
+
+
+def records_chunk(records: list[bytes], parse_record: Callable[[bytes], tuple[str, str, str]]) -> Chunk:
+  """A chunk of records that are parsed one by one to (text, url, timestamp), or raise `BadRowError`.
+
+  No text is longer than the record that holds it: a JSON escape takes at least as many bytes as what it stands for
+  (6 for at most 3, a surrogate pair 12 for 4), and an Example holds the text's bytes as they are. One byte more, as
+  for a line's end, keeps a run of empty records from costing nothing.
+  """
+
+  def parse(start: int, stop: int, first_row: int) -> Parsed:
+    rows: list[int] = []
+    texts: list[str] = []
+    urls: list[str] = []
+    timestamps: list[str] = []
+    bad: list[list[Any]] = [[], [], []]
+    # A loop over documents, since a bad record must fall alone: see readers_jsonl for what it costs.
+    for row, record in enumerate(records[start:stop], first_row):
+      try:
+        text, url, timestamp = parse_record(record)
+        if not text or text.isspace():
+          raise BadRowError("empty_text", text)
+      except BadRowError as error:
+        for column, value in zip(bad, (row, error.reason, error.text), strict=True):
+          column.append(value)
+        continue
+      rows.append(row)
+      texts.append(text)
+      urls.append(url)
+      timestamps.append(timestamp)
+    return parsed_rows([rows, texts, urls, timestamps], bad)
+
+  bounds_N = np.fromiter(map(len, records), np.int64, len(records))
+  return Chunk(bounds_N + 1, parse)
+
+
+def cut_blocks(
+  chunks: Iterable[Chunk],
+  *,
+  block_rows: int = BLOCK_ROWS,
+  block_text_bytes: int = BLOCK_TEXT_BYTES,
+  want: Callable[[int], bool] = every,
+) -> Iterator[Block]:
+  """Cuts a shard's records into blocks; those that `want(index)` refuses are counted, not parsed, and still yielded.
+
+  A block ends at `block_rows` rows or with the row whose text brings it to `block_text_bytes`. Both are decided on an
+  upper bound of the text seen so far: parsed runs count exactly, others by their bounds. Where the bound reaches the
+  limit, the rows pending are parsed and the exact sum decides; before its last row the bound was below the limit, so
+  only that row can be the border. A wanted block differs in nothing but when its rows are parsed, hence the borders
+  never depend on `want`. At most one block's records are held.
+  """
+  index = row = 0
+  block: _OpenBlock | None = None
+  for chunk in chunks:
+    ends_N = np.cumsum(chunk.bounds_N)
+    start = 0
+    while start < len(ends_N):
+      if block is None:
+        block = _OpenBlock(index, row, want(index))
+      before = int(ends_N[start - 1]) if start else 0
+      reaches = int(np.searchsorted(ends_N, before + block_text_bytes - block.bound)) + 1
+      stop = min(len(ends_N), reaches, start + block_rows - block.num_rows)
+      block.add(chunk, start, stop, bound=int(ends_N[stop - 1]) - before)
+      if block.bound >= block_text_bytes:
+        block.tighten()
+      row += stop - start
+      start = stop
+      if block.num_rows == block_rows or block.bound >= block_text_bytes:
+        yield block.close()
+        index += 1
+        block = None
+  if block is not None:
+    yield block.close()
+
+
+class _OpenBlock:
+  """The block being filled: what is parsed, what is pending, and the bound of their text."""
+
+  def __init__(self, index: int, first_row: int, wanted: bool):
+    self.index = index
+    self.first_row = first_row
+    self.wanted = wanted
+    self.num_rows = 0
+    self.bound = 0
+    self._exact = 0
+    self._parsed: list[Parsed] = []
+    self._pending: list[tuple[Chunk, int, int, int]] = []
+
+  def add(self, chunk: Chunk, start: int, stop: int, *, bound: int) -> None:
+    self._pending.append((chunk, start, stop, self.first_row + self.num_rows))
+    self.num_rows += stop - start
+    self.bound += bound
+    if self.wanted:
+      self.tighten()
+
+  def tighten(self) -> None:
+    """Parses what is pending, after which the bound is exact; a block that nobody wants keeps only the sum."""
+    for chunk, start, stop, first_row in self._pending:
+      parsed = chunk.parse(start, stop, first_row)
+      self._exact += parsed.text_bytes
+      if self.wanted:
+        self._parsed.append(parsed)
+    self._pending.clear()
+    self.bound = self._exact
+
+  def close(self) -> Block:
+    if not self.wanted:
+      return Block(self.index, self.first_row, self.num_rows, None, None, 0)
+    documents = pa.concat_tables([parsed.documents for parsed in self._parsed]).combine_chunks()
+    bad = pa.concat_tables([parsed.bad for parsed in self._parsed]).combine_chunks()
+    return Block(self.index, self.first_row, self.num_rows, documents, bad, self._exact)
+
+
+def _table(columns: list[Any], schema: pa.Schema) -> pa.Table:
+  arrays = [
+    column if isinstance(column, pa.Array) else pa.array(column, field.type)
+    for column, field in zip(columns, schema, strict=True)
+  ]
+  return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _value_bytes(text: pa.Array) -> int:
+  if not len(text):
+    return 0
+  offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1]
+  return int(offsets[-1]) - int(offsets[0])

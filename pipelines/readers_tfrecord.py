@@ -1,0 +1,132 @@
+"""TFRecord and ArrayRecord files of tf.train.Example, without TensorFlow."""
+
+import contextlib
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import google_crc32c
+
+from pipelines.blocks import (
+  MAX_RECORD_BYTES,
+  BadRowError,
+  BrokenShardError,
+  Chunk,
+  Fields,
+  as_string,
+  records_chunk,
+)
+from pipelines.tf_example import feature_values, parse_example
+
+_HEAD = struct.Struct("<QI")  # length of the data, masked CRC32C of these 8 bytes
+_CRC = struct.Struct("<I")  # masked CRC32C of the data, behind them
+_CHUNK_BYTES = 1 << 20
+# No read-ahead: its threads take more processor time than they save in waiting (77 against 310 MB/s of C4 here), and
+# one buffer of 16 MB each.
+_ARRAY_RECORD_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+def tfrecord_chunks(stream: Iterable[bytes], fields: Fields) -> Iterator[Chunk]:
+  """The records of a decompressed stream. A data CRC that does not fit makes a bad row, a broken frame ends it all."""
+  for frames in read_frames(stream):
+    yield records_chunk(frames, lambda frame: _parse_frame(frame, fields))
+
+
+def array_record_chunks(path: str, fields: Fields) -> Iterator[Chunk]:
+  """The records of a local ArrayRecord file, which checks itself."""
+  from array_record.python.array_record_module import ArrayRecordReader
+
+  reader = ArrayRecordReader(path, _ARRAY_RECORD_OPTIONS)
+  records: list[bytes] = []
+  size = 0
+  try:
+    for _ in range(reader.num_records()):
+      # One by one, since a range decodes its whole group anew at each call; the sequential read never does.
+      records.append(reader.read())
+      size += len(records[-1])
+      if size >= _CHUNK_BYTES:
+        yield records_chunk(records, lambda record: _parse_record(record, fields))
+        records, size = [], 0
+    reader.close()  # which raises what kept the file from being opened: until now it seemed empty
+  except RuntimeError as error:
+    raise BrokenShardError(f"it is not a whole ArrayRecord file ({error})") from error
+  finally:
+    with contextlib.suppress(RuntimeError):
+      reader.close()
+  if records:
+    yield records_chunk(records, lambda record: _parse_record(record, fields))
+
+
+def read_frames(stream: Iterable[bytes]) -> Iterator[list[bytes]]:
+  """Each record's data with its CRC behind them, those of about one piece of the stream at a time.
+
+  A frame is a little-endian uint64 length, its masked CRC32C, the data, their masked CRC32C.
+  """
+  parts: list[bytes] = []
+  size, needed = 0, _HEAD.size
+  for piece in stream:
+    parts.append(piece)
+    size += len(piece)
+    if size < needed:
+      continue
+    buffer = b"".join(parts)
+    frames = []
+    at, needed = 0, _HEAD.size
+    while size - at >= needed:
+      length, crc = _HEAD.unpack_from(buffer, at)
+      if _masked_crc(buffer[at : at + 8]) != crc:
+        raise BrokenShardError(
+          "the head of a record does not fit its checksum, so this is no TFRecord file or it is damaged"
+        )
+      if length > MAX_RECORD_BYTES:
+        raise BrokenShardError(f"a record is longer than {MAX_RECORD_BYTES >> 20} MiB")
+      end = at + _HEAD.size + length + _CRC.size
+      if end > size:
+        needed = end - at
+        break
+      frames.append(buffer[at + _HEAD.size : end])
+      at = end
+    parts, size = [buffer[at:]], size - at
+    if frames:
+      yield frames
+  if size:
+    raise BrokenShardError("it ends inside a record")
+
+
+def _parse_frame(frame: bytes, fields: Fields) -> tuple[str, str, str]:
+  data = frame[: -_CRC.size]
+  if _masked_crc(data) == _CRC.unpack_from(frame, len(data))[0]:
+    return _parse_record(data, fields)
+  raise BadRowError("corrupt_record", data.decode(errors="replace"))
+
+
+def _parse_record(data: bytes, fields: Fields) -> tuple[str, str, str]:
+  try:
+    features = parse_example(data)
+  except ValueError as error:
+    raise BadRowError("invalid_example", data.decode(errors="replace")) from error
+  values = _values(features, fields.text)
+  if not values:
+    raise BadRowError("missing_text", "")
+  if len(values) > 1 or not isinstance(values[0], bytes):
+    raise BadRowError("text_not_a_string", _as_string(values))
+  try:
+    text = values[0].decode()
+  except UnicodeDecodeError as error:
+    raise BadRowError("invalid_utf8", values[0].decode(errors="replace")) from error
+  return text, _as_string(_values(features, fields.url)), _as_string(_values(features, fields.timestamp))
+
+
+def _values(features: Any, name: str) -> list[Any]:
+  # Asking a protobuf map for a key that it lacks would add it.
+  return feature_values(features[name]) if name in features else []
+
+
+def _as_string(values: list[Any]) -> str:
+  strings = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
+  return as_string(strings[0] if len(strings) == 1 else strings or None)
+
+
+def _masked_crc(data: bytes) -> int:
+  crc = google_crc32c.value(data)
+  return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,0 +1,80 @@
+"""Parquet: column types, bytes that are no UTF-8, timestamps, files without a text column."""
+
+import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from reader_files import bad, documents, places, read, shard_of
+
+from curation.errors import WinnowError
+
+
+@pytest.mark.parametrize(
+  "text_type",
+  [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.binary(),
+    pa.large_binary(),
+    pa.dictionary(pa.int32(), pa.string()),
+  ],
+  ids=str,
+)
+def test_parquet_texts_of_every_type(tmp_path, text_type):
+  texts = ["a", None, "", " \n", "b" * 50, "é"] * 20
+  table = pa.table({"id": range(120), "text": pa.array(texts).cast(text_type), "url": pa.array(texts).cast(text_type)})
+  pq.write_table(table, tmp_path / "a.parquet", row_group_size=50)
+  blocks = read(shard_of(tmp_path / "a.parquet"), block_rows=1000, block_text_bytes=200)
+  assert documents(blocks) == [
+    {"row": row, "text": text, "url": text, "timestamp": ""} for row, text in enumerate(texts) if text and text.strip()
+  ]
+  reasons = {None: "missing_text", "": "empty_text", " \n": "empty_text"}
+  assert bad(blocks) == [(row, reasons[text], text or "") for row, text in enumerate(texts) if text in reasons]
+  skipped = read(shard_of(tmp_path / "a.parquet"), block_rows=1000, block_text_bytes=200, want=lambda index: False)
+  assert places(skipped) == places(blocks)
+  assert len(blocks) > 4
+
+
+@pytest.mark.parametrize("declared", [pa.binary(), pa.string()], ids=str)
+def test_parquet_bytes_that_are_no_utf8(tmp_path, declared):
+  """Parquet's own string type promises UTF-8 and does not keep it. Kills: trusting it."""
+  values = pa.array([b"ok", b"caf\xe9", "\ufffd".encode(), None])
+  table = pa.table({"text": values.view(declared), "url": values.view(declared)})
+  pq.write_table(table, tmp_path / "a.parquet")
+  blocks = read(shard_of(tmp_path / "a.parquet"))
+  assert [(row["row"], row["text"], row["url"]) for row in documents(blocks)] == [
+    (0, "ok", "ok"),
+    (2, "\ufffd", "\ufffd"),
+  ]
+  assert bad(blocks) == [(1, "invalid_utf8", "caf\ufffd"), (3, "missing_text", "")]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "America/New_York"])
+def test_parquet_timestamps_are_iso_8601_in_utc(tmp_path, unit, zone):
+  times = [datetime.datetime(2019, 4, 25, 12, 57, 50), None, datetime.datetime(2019, 4, 25, 12, 57, 54, 120_000)]
+  if unit == "s":
+    times[2] = None
+  stamps = pa.array(times, pa.timestamp(unit)).cast(pa.timestamp(unit, zone))
+  pq.write_table(pa.table({"text": ["a", "b", "c"], "timestamp": stamps, "url": [1, None, 3]}), tmp_path / "a.parquet")
+  rows = documents(read(shard_of(tmp_path / "a.parquet")))
+  assert [row["timestamp"] for row in rows[:2]] == ["2019-04-25T12:57:50Z", ""]
+  if unit != "s":
+    assert rows[2]["timestamp"].rstrip("0Z") == "2019-04-25T12:57:54.12"
+  assert [row["url"] for row in rows] == ["1", "", "3"]
+
+
+@pytest.mark.parametrize(
+  ("table", "said"),
+  [
+    ({"content": ["a"], "id": [1]}, "content, id"),
+    ({"text": [1]}, "int64"),
+    ({"text": [["a"]]}, "list"),
+  ],
+)
+def test_parquet_without_a_text_column(tmp_path, table, said):
+  pq.write_table(pa.table(table), tmp_path / "a.parquet")
+  with pytest.raises(WinnowError, match=rf"a\.parquet.*{said}.*--text_field"):
+    read(shard_of(tmp_path / "a.parquet"))
