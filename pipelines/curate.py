@@ -1,0 +1,36 @@
+"""`winnow curate`: scores, then samples when the store is complete, in one job."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from pipelines import jobs, launch, options, requests, score
+from pipelines import sample as sample_command
+
+
+def curate(argv: Sequence[str]) -> None:
+  namespace, beam_arguments = options.parse(options.CURATE, argv)
+  options.require(namespace, "output")
+  namespace.sampler = namespace.sampler or namespace.scorer
+  launcher = launch.Launcher(beam_arguments)
+  # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
+  scoring_job = jobs.plan_named_scoring(namespace, start_over=namespace.overwrite)
+  if requests.holds(scoring_job.config.store.request_path, scoring_job.request):
+    scoring_job = dataclasses.replace(scoring_job, start_over=False)
+  job = jobs.plan_sampling(
+    namespace,
+    options.CURATE,
+    store=scoring_job.config.store,
+    store_request=scoring_job.request,
+    corpus=scoring_job.corpus,
+  )
+  sample_command.run_to_summary(launcher, ["winnow", options.CURATE, *argv], job, scoring_job)
+  score.print_summary(scoring_job)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(curate, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,169 @@
+"""`winnow demo`: a whole run on documents that this machine already has, with a rater that knows nothing."""
+
+import contextlib
+import heapq
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import pyarrow.parquet as pq
+import rich.console
+import rich.table
+
+from curation.errors import WinnowError
+from pipelines import blocks, demo_corpus, inputs, launch, options, readers, requests, sample, score, storage
+
+OUTPUT = "demo-output"
+RATE = "0.2"
+_SHOWN = 3
+_BINS = 12
+
+
+def demo(argv: Sequence[str]) -> None:
+  namespace, beam_arguments = options.parse(options.DEMO, argv)
+  if not storage.is_local(namespace.output or OUTPUT):
+    raise WinnowError(f"--output={namespace.output} is not on this machine; the demo writes to a local folder")
+  folder = pathlib.Path(namespace.output or OUTPUT)
+  if folder.exists() and any(folder.iterdir()) and not (folder / "corpus").is_dir():
+    raise WinnowError(f"--output={folder} holds something else than an earlier demo; choose an empty folder")
+  console = rich.console.Console(highlight=False)
+
+  console.rule("[bold]1. Documents that this machine has", align="left")
+  corpus = demo_corpus.write_demo_corpus(folder / "corpus")
+  kinds = ", ".join(f"{count:,} {source}s" for source, count in sorted(corpus.sources.items()))
+  console.print(f"{corpus.documents:,} documents in {len(corpus.paths)} shards:\n{kinds}")
+
+  console.rule("[bold]2. A rater", align="left")
+  texts = _texts(corpus)
+  _write_rater(folder / "rater", texts)
+  console.print(
+    "A tiny T5 with random weights and a vocabulary learnt from these documents.\n"
+    "[bold]It knows nothing: its scores mean nothing.[/bold] A real run names one that was\n"
+    "tuned to follow instructions: --model=google/flan-t5-small, or a larger one."
+  )
+
+  flags = [f"--input={corpus.pattern}", f"--scores={folder / 'scores'}", "--name=demo", "--overwrite"]
+  _step(
+    console,
+    "3. Ask it about every document",
+    score.main,
+    ["score", *flags, f"--model={folder / 'rater'}"],
+    beam_arguments,
+  )
+  flags = [f"--scores={folder / 'scores'}", "--sampler=ask_llm", f"--rate={RATE}", f"--output={folder / 'sample'}"]
+  _step(console, "4. Keep the best fifth, exactly", sample.main, ["sample", *flags, "--overwrite"], beam_arguments)
+
+  console.rule("[bold]5. What came out", align="left")
+  _histogram(console, folder)
+  _extremes(console, folder, texts)
+  _read_back(console, folder)
+  where = rich.table.Table.grid(padding=(0, 2))
+  for name, what in (
+    ("corpus", "the documents, in three formats"),
+    ("scores/demo", "a score for each of them, one Parquet file per shard"),
+    ("sample", "TFRecords for TFDS and seqio, with manifest.json"),
+  ):
+    where.add_row(str(folder / name), what)
+  console.print(where)
+
+
+def _step(
+  console: rich.console.Console, title: str, command, arguments: list[str], beam_arguments: Sequence[str]
+) -> None:
+  console.rule(f"[bold]{title}", align="left")
+  console.print(f"winnow {' '.join(arguments)}", style="dim", soft_wrap=True)
+  if status := command([*arguments[1:], *beam_arguments]):
+    raise launch.JobError(f"the demo stops here: winnow {arguments[0]} ended with status {status}")
+
+
+def _texts(corpus: demo_corpus.DemoCorpus) -> dict[tuple[str, int], str]:
+  """Every document's text; the demo's corpus is small."""
+  texts: dict[tuple[str, int], str] = {}
+  for shard in inputs.find_shards(corpus.pattern):
+    for block in readers.read_blocks(shard, blocks.Fields()):
+      if block.documents is not None:
+        rows = block.documents["row"].to_pylist()
+        texts.update(zip(((shard.name, row) for row in rows), block.documents["text"].to_pylist(), strict=True))
+  return texts
+
+
+def _write_rater(folder: pathlib.Path, texts: dict[tuple[str, int], str]) -> None:
+  from curation import random_t5
+
+  some = [text[:2000] for place, text in enumerate(texts.values()) if place % 10 == 0]
+  random_t5.write_random_checkpoint(
+    folder, some, pieces=2_000, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4
+  )
+
+
+def _scores(folder: pathlib.Path) -> Iterator[tuple[float, str, int]]:
+  for path in sorted((folder / "scores/demo/shards").glob("*.parquet")):
+    table = pq.read_table(path, columns=["score", "shard", "row"])
+    yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def _histogram(console: rich.console.Console, folder: pathlib.Path) -> None:
+  import numpy as np
+
+  scores = np.array([score for score, _, _ in _scores(folder)])
+  threshold = requests.read_json(str(folder / "sample/manifest.json"))["threshold"]["score"]
+  counts, edges = np.histogram(scores, _BINS)
+  table = rich.table.Table(title="log P(yes) of all documents", title_justify="left", box=None, padding=(0, 1))
+  table.add_column("from", justify="right")
+  table.add_column("documents", justify="right")
+  table.add_column("")
+  for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+    kept = " kept" if left >= threshold else " kept in part" if right > threshold else ""
+    table.add_row(f"{left:.2f}", f"{count:,}", "█" * round(36 * count / max(counts)) + kept)
+  console.print(table)
+
+
+def _extremes(console: rich.console.Console, folder: pathlib.Path, texts: dict[tuple[str, int], str]) -> None:
+  for title, some in (
+    ("Highest scores", heapq.nlargest(_SHOWN, _scores(folder))),
+    ("Lowest scores", heapq.nsmallest(_SHOWN, _scores(folder))),
+  ):
+    console.print(f"[bold]{title}[/bold] (of a rater that knows nothing)")
+    for score_, shard, row in some:
+      text = " ".join(texts[shard, row].split())
+      console.print(f"{score_:8.3f}  {text}", overflow="ellipsis", no_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def _silent_libraries() -> Iterator[None]:
+  """Keeps from the screen what TensorFlow's C++ says of the hardware as it is loaded; no setting of its own does."""
+  sys.stderr.flush()
+  kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, 2)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(nowhere)
+
+
+def _read_back(console: rich.console.Console, folder: pathlib.Path) -> None:
+  """Reads the sample as a T5X job would, through seqio."""
+  with _silent_libraries():
+    import seqio
+    import tensorflow as tf
+
+    source = seqio.TFExampleDataSource(
+      {"train": str(folder / "sample" / "*-train.tfrecord-*")},
+      {"text": tf.io.FixedLenFeature([], tf.string), "score": tf.io.FixedLenFeature([], tf.float32)},
+    )
+    count = sum(1 for _ in source.get_dataset("train", shuffle=False))
+  manifest = requests.read_json(str(folder / "sample/manifest.json"))
+  if count != manifest["counts"]["selected"]:
+    raise launch.JobError(f"seqio reads {count} documents where {manifest['counts']['selected']} were selected")
+  console.print(f"\nseqio reads the sample back: {count:,} documents, {manifest['tokens']['selected']:,} tokens\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(demo, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,33 @@
+"""`winnow COMMAND`: finds the command and hands it the rest of the line."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pipelines import options
+
+
+def usage() -> str:
+  width = max(map(len, options.COMMANDS))
+  lines = [f"  {name:<{width}}  {text}" for name, text in options.COMMANDS.items()]
+  return "\n".join(["usage: winnow COMMAND [flags]", "", *lines, "", "winnow COMMAND --help lists the flags."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  command, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+  if command in ("--help", "-h", "help"):
+    print(usage())
+    return 0
+  if command == "--version":
+    from pipelines import manifests
+
+    print(f"winnow {manifests.versions()[manifests.DISTRIBUTION]}")
+    return 0
+  if command not in options.COMMANDS:
+    print(f"winnow: {command} is no command; there are {', '.join(options.COMMANDS)}", file=sys.stderr)
+    return 2
+  return importlib.import_module(f"pipelines.{command}").main(rest)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

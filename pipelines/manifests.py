@@ -1,0 +1,170 @@
+"""The manifest: what an output is, where each figure of it comes from, and the proof that the books balance."""
+
+import dataclasses
+import importlib.metadata
+import os
+import tempfile
+from typing import Any
+
+from curation import selection
+from curation.errors import WinnowError
+from pipelines import dataset, requests, storage, writing
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+DISTRIBUTION = "winnow-curation"
+VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "sentencepiece", "tensorflow-datasets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What the launcher knows and the manifest tells: the command's own flags (not the runner's) and the versions."""
+
+  command: tuple[str, ...]
+  versions: dict[str, str]
+
+
+def versions() -> dict[str, str]:
+  """The versions of Winnow and of the packages that could change an output."""
+  found = {}
+  for name in (DISTRIBUTION, *VERSIONED):
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "not installed as a package"
+  return found
+
+
+def publish(
+  plan: writing.Plan,
+  *,
+  config: writing.SamplingConfig,
+  context: Context,
+  written_runs: list[writing.RunCounts],
+  written_shards: list[writing.OutputShard],
+) -> dict[str, Any]:
+  """Checks that the books balance, writes TFDS's metadata and the manifest last, and removes the runs."""
+  written_shards = sorted(written_shards)
+  manifest = make_manifest(config, context, plan, written_runs, written_shards)
+  with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
+    dataset.write_dataset_metadata(
+      folder,
+      name=config.name,
+      shard_lengths=[shard.documents for shard in written_shards],
+      num_bytes=sum(shard.bytes for shard in written_shards),
+      description=f"Drawn by Winnow: {' '.join(context.command)}",
+    )
+    for name in sorted(os.listdir(folder)):
+      storage.create(storage.join(config.output, name), storage.read_bytes(os.path.join(folder, name)))
+  storage.create(storage.join(config.output, MANIFEST_FILE), requests.to_json(manifest))
+  clean_up(config.output)
+  return manifest
+
+
+def clean_up(output: str) -> None:
+  """Removes what a complete output no longer needs."""
+  storage.delete_folder(storage.join(output, writing.WORK_FOLDER, writing.RUNS_FOLDER))
+
+
+def make_manifest(
+  config: writing.SamplingConfig,
+  context: Context,
+  plan: writing.Plan,
+  written_runs: list[writing.RunCounts],
+  written_shards: list[writing.OutputShard],
+) -> dict[str, Any]:
+  """Builds the manifest; raises WinnowError naming the figures that do not add up."""
+  summary = requests.read_json(config.store.summary_path)
+  store_request = requests.read_json(config.store.request_path)
+  selected, tokens = _by_shard(written_runs)
+  check_books(config.request, plan, summary, selected=selected, written_shards=written_shards)
+  inputs = {entry["name"]: entry for entry in store_request["inputs"]}
+  return {
+    "format": FORMAT,
+    "dataset": config.name,
+    "split": "train",
+    "request": dataclasses.asdict(config.request),
+    "threshold": _threshold(config.request, plan.selected.floor),
+    "counts": {
+      "read": summary["read"],
+      "scored": summary["scored"],
+      "bad": summary["bad"],
+      "bad_reasons": summary["reasons"],
+      "selected": plan.selected.documents,
+    },
+    "tokens": {
+      "scored": summary["num_tokens"],
+      "selected": None if summary["num_tokens"] is None else plan.selected.num_tokens,
+    },
+    "inputs": [
+      {
+        **inputs[shard["shard"]],
+        "read": shard["read"],
+        "scored": shard["scored"],
+        "bad": shard["bad"],
+        "selected": selected.get(shard["shard"], 0),
+        "tokens_selected": None if summary["num_tokens"] is None else tokens.get(shard["shard"], 0),
+      }
+      for shard in summary["shards"]
+    ],
+    "shards": [
+      {
+        "file": dataset.shard_file_name(config.name, shard.index, plan.num_shards),
+        "documents": shard.documents,
+        "bytes": shard.bytes,
+        "checksum": shard.checksum,
+      }
+      for shard in written_shards
+    ],
+    "scores": {
+      "fingerprint": config.store.fingerprint(),
+      "request": {key: value for key, value in store_request.items() if key != "inputs"},
+      "engine": requests.read_json(config.store.engine_path),
+    },
+    "versions": context.versions,
+    "command": list(context.command),
+  }
+
+
+def check_books(
+  request: selection.SelectionRequest,
+  plan: writing.Plan,
+  summary: dict[str, Any],
+  *,
+  selected: dict[str, int],
+  written_shards: list[writing.OutputShard],
+) -> None:
+  """Raises WinnowError unless every document is accounted for, from the input to the output shards."""
+  for shard in summary["shards"]:
+    if shard["read"] != shard["scored"] + shard["bad"] or selected.get(shard["shard"], 0) > shard["scored"]:
+      raise WinnowError(f"the books of {shard['shard']} do not balance: {shard}, selected {selected}")
+  begun = request.search(summary["scored"], summary["num_tokens"])
+  figures = {
+    "above the threshold": plan.selected.documents,
+    "in the runs": sum(selected.values()),
+    "in the output shards": sum(shard.documents for shard in written_shards),
+  }
+  if begun.by_count and not begun.done:
+    figures["asked for"] = begun.remaining
+  if len(set(figures.values())) != 1:
+    raise WinnowError(f"the books do not balance: documents {figures}; run again with --overwrite")
+  if not begun.by_count and plan.selected.num_tokens > begun.remaining:
+    raise WinnowError(f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={begun.remaining}")
+
+
+def _by_shard(written_runs: list[writing.RunCounts]) -> tuple[dict[str, int], dict[str, int]]:
+  selected: dict[str, int] = {}
+  tokens: dict[str, int] = {}
+  for run in written_runs:
+    selected[run.shard] = selected.get(run.shard, 0) + run.selected
+    tokens[run.shard] = tokens.get(run.shard, 0) + run.num_tokens
+  return selected, tokens
+
+
+def _threshold(request: selection.SelectionRequest, floor: int) -> dict[str, Any]:
+  """The rank of the last selected document; as a score too, where the sampler has scores."""
+  threshold: dict[str, Any] = {"rank": f"{floor:032x}"}
+  if request.sampler != "random":
+    key = selection.from_order_key(floor >> 64)
+    threshold["score"] = -key if request.method == "bottom_k" else key
+  return threshold

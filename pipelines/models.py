@@ -1,0 +1,79 @@
+"""Where models come from: a local folder, a folder on an object store, or a name on the Hugging Face hub."""
+
+import hashlib
+import os
+import pathlib
+import re
+
+from curation.errors import WinnowError
+from pipelines import storage
+
+HUB_FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "spiece.model")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def cache_folder() -> pathlib.Path:
+  """Where models and compiled programs are kept between runs; $WINNOW_CACHE, or the user's cache folder."""
+  base = os.environ.get("WINNOW_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "winnow"
+  )
+  return pathlib.Path(base)
+
+
+def local_model(model: str) -> pathlib.Path:
+  """The local folder that holds a model, fetched first where it lies elsewhere.
+
+  Raises WinnowError where there is no such folder, or the hub does not know the name or cannot be reached.
+  """
+  if not storage.is_local(model):
+    return _fetch_folder(model)
+  if os.path.isdir(model):
+    return pathlib.Path(model)
+  if os.path.exists(model):
+    raise WinnowError(f"--model={model} is a file; give the folder with config.json, *.safetensors and spiece.model")
+  if model.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(model):
+    raise WinnowError(f"--model={model}: there is no such folder")
+  return _fetch_from_hub(model)
+
+
+def model_name(model: str) -> str:
+  """The last part of a model's path or hub name, made of letters, digits and underscores."""
+  return re.sub(r"\W+", "_", storage.base_name(model), flags=re.ASCII).strip("_") or "model"
+
+
+def _fetch_from_hub(name: str) -> pathlib.Path:
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  try:
+    return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_FILES)))
+  except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+    raise WinnowError(
+      f"--model={name}: no such folder here and no such public model on the Hugging Face hub; check the spelling, or "
+      "log in with `hf auth login` if it is private"
+    ) from error
+  except Exception as error:  # the hub's client raises errors of several libraries when it cannot be reached
+    raise WinnowError(
+      f"--model={name}: no such folder here, it is not in the local Hugging Face cache, and the hub cannot be reached "
+      f"({type(error).__name__}); copy the model's folder to this machine and give its path"
+    ) from error
+
+
+def _fetch_folder(folder: str) -> pathlib.Path:
+  files: dict[str, int] = {}
+  try:
+    for pattern in HUB_FILES:
+      files.update(storage.match(storage.join(folder, pattern)))
+  except WinnowError as error:
+    raise WinnowError(f"--model={folder}: {error}") from error
+  if not files:
+    raise WinnowError(f"--model={folder}: no config.json, *.safetensors or spiece.model there; check the path")
+  # The key holds sizes and checksums, so that another model under the same path gets a folder of its own.
+  identity = repr(sorted((path, size, storage.checksum(path)) for path, size in files.items()))
+  target = cache_folder() / "models" / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+  for path in files:
+    if not (target / storage.base_name(path)).exists():
+      with storage.open_input(path) as source, storage.create_file(str(target / storage.base_name(path))) as copy:
+        while chunk := source.read(storage.COPY_BYTES):
+          copy.write(chunk)
+  return target

@@ -1,0 +1,203 @@
+"""Every flag of every command, declared once; Beam's own options come after them.
+
+Not PipelineOptions subclasses: two of those that share a flag break every pipeline in the process, `required=True` in
+one ends unrelated pipelines, and a misspelt flag is only a warning there.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from curation.errors import WinnowError
+
+SCORE, SAMPLE, CURATE, DEMO = "score", "sample", "curate", "demo"
+COMMANDS = {
+  SCORE: "score every document of a corpus once, into a score store",
+  SAMPLE: "draw an exact sample from scored documents, as TFRecords for T5X",
+  CURATE: "score, then sample when the store is complete, in one job",
+  DEMO: "a whole run on this machine's own documents: no arguments, no network",
+}
+_SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (SCORE, SAMPLE, CURATE)
+
+
+_SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+  """One flag: the commands that have it, its help, and how its value is read."""
+
+  name: str
+  commands: tuple[str, ...]
+  help: str
+  type: Any = str
+  default: Any = None
+  choices: tuple[str, ...] | None = None
+
+  def add_to(self, parser: argparse.ArgumentParser) -> None:
+    if self.type is bool:
+      parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
+      return
+    shown = "" if self.default is None else f" (default: {self.default})"
+    parser.add_argument(
+      f"--{self.name}",
+      type=self.type,
+      default=self.default,
+      choices=self.choices,
+      metavar=None if self.choices else self.name.upper(),
+      help=(self.help + shown).replace("%", "%%"),
+    )
+
+
+FLAGS = (
+  Flag(
+    "input",
+    _READING,
+    "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, or tfds:NAME/CONFIG:VERSION; "
+    "winnow sample takes it from the store where it is not given",
+  ),
+  Flag("scores", _READING, "the folder of score stores"),
+  Flag("scorer", _SCORING, "what scores the documents", default="ask_llm", choices=("ask_llm",)),
+  Flag(
+    "name",
+    _READING,
+    "the store's name: letters, digits, underscores (default: SCORER_MODEL); names the output dataset too "
+    "(default: the output folder's name)",
+  ),
+  Flag("model", _SCORING, "the rater: a Hugging Face folder, local or gs://, or a name on the hub"),
+  Flag("prompt_file", _SCORING, "a text file with one {document}, in place of the paper's prompt"),
+  Flag("yes_token", _SCORING, "the answer whose probability is the score: one piece", default="yes"),
+  Flag("max_input_tokens", _SCORING, "tokens of the whole prompt; only the document is cut", type=int, default=512),
+  Flag("batch_tokens", _SCORING, "tokens per batch; fewer need less memory (default: by device)", type=int),
+  Flag(
+    "dtype",
+    _SCORING,
+    "arithmetic of the model (default: float32 on CPUs, bfloat16 on accelerators)",
+    choices=("float32", "bfloat16"),
+  ),
+  Flag("text_field", _READING, "the field that holds the text", default="text"),
+  Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
+  Flag("timestamp_field", _READING, "the field that holds the timestamp; may be absent", default="timestamp"),
+  Flag("tfds_data_dir", _READING, "where TFDS keeps its datasets"),
+  Flag("block_rows", _READING, "rows per block: what a resumed run may lose", type=int, default=4096),
+  Flag(
+    "max_bad_fraction",
+    _READING,
+    "the run fails if more of the documents are bad; all bad ones are in the dead letter",
+    type=float,
+    default=0.01,
+  ),
+  Flag("sampler", _SAMPLING, "whose scores select (winnow curate: the scorer)", choices=("ask_llm", "random")),
+  Flag(
+    "method",
+    _SAMPLING,
+    "the best, the worst, or all with a score of --threshold or more (default: top_k)",
+    choices=("top_k", "bottom_k", "threshold"),
+  ),
+  Flag("rate", _SAMPLING, "the share of documents to keep, in (0, 1]"),
+  Flag("num_examples", _SAMPLING, "the number of documents to keep", type=int),
+  Flag("num_tokens", _SAMPLING, "keep the most documents that fit this many tokens", type=int),
+  Flag("threshold", _SAMPLING, "keep every document with this score or more", type=float),
+  Flag("seed", _SAMPLING, "settles ties, random samples and the order of the output", type=int, default=0),
+  Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each)", type=int),
+  Flag("output", (SAMPLE, CURATE, DEMO), "the output folder"),
+  Flag("overwrite", _READING, "start over where the store or the output holds another request", type=bool),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    raise WinnowError(f"{message}; see {self.prog} --help")
+
+
+def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  """Splits a command line into Winnow's flags and Beam's; WinnowError for what is neither."""
+  parser = _Parser(
+    prog=f"winnow {command}",
+    description=COMMANDS[command],
+    epilog="Every Beam option (--runner, --direct_num_workers, --temp_location, ...) is accepted as well.",
+    allow_abbrev=False,
+  )
+  for flag in FLAGS:
+    if command in flag.commands:
+      flag.add_to(parser)
+  namespace, others = parser.parse_known_args(list(argv))
+  _refuse_unknown(command, others)
+  return namespace, others
+
+
+def own_arguments(command: str, namespace: argparse.Namespace) -> list[str]:
+  """The command line that says the same with Winnow's own flags alone, in order, without those at their defaults."""
+  arguments = ["winnow", command]
+  for flag in FLAGS:
+    value = getattr(namespace, flag.name, None)
+    if flag.name != "overwrite" and value is not None and value != flag.default:
+      arguments.append(f"--{flag.name}={value}")
+  return arguments
+
+
+def require(namespace: argparse.Namespace, *names: str) -> None:
+  """Raises WinnowError naming the flags that a command cannot do without and that are not there."""
+  missing = [f"--{name}=" for name in names if getattr(namespace, name) is None]
+  if missing:
+    raise WinnowError(f"{' and '.join(missing)} must be given")
+
+
+def refuse_scoring_flags(namespace: argparse.Namespace) -> None:
+  """Raises WinnowError for flags that say how documents are read, where the score store has said it already."""
+  for flag in FLAGS:
+    if flag.name in _SAID_BY_STORE and getattr(namespace, flag.name) != flag.default:
+      raise WinnowError(f"--{flag.name} was settled when --scores was made; leave it out")
+
+
+def read_prompt(path: str | None) -> str | None:
+  """The text of --prompt_file, as it is."""
+  if path is None:
+    return None
+  try:
+    return pathlib.Path(path).read_text("utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise WinnowError(f"--prompt_file={path} cannot be read: {error}") from error
+
+
+def reference() -> str:
+  """The tables of docs/reference.md: every command and every flag, in Markdown."""
+  lines = ["| command | what it does |", "|---|---|"]
+  lines += [f"| `winnow {name}` | {text} |" for name, text in COMMANDS.items()]
+  lines += ["", "| flag | commands | default | what it is |", "|---|---|---|---|"]
+  for flag in FLAGS:
+    default = "" if flag.default is None or flag.type is bool else f"`{flag.default}`"
+    meaning = flag.help + (f"; one of {', '.join(f'`{choice}`' for choice in flag.choices)}" if flag.choices else "")
+    lines.append(f"| `--{flag.name}` | {', '.join(flag.commands)} | {default} | {meaning} |")
+  return "\n".join(lines) + "\n"
+
+
+def _refuse_unknown(command: str, others: list[str]) -> None:
+  from apache_beam.options import pipeline_options
+
+  beam_parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+  for options in _subclasses(pipeline_options.PipelineOptions):
+    if add_arguments := vars(options).get("_add_argparse_args"):
+      add_arguments.__get__(None, options)(beam_parser)
+  try:
+    unknown = beam_parser.parse_known_args(others)[1]
+  except argparse.ArgumentError as error:
+    raise WinnowError(f"{error} (an option of Beam's)") from error
+  if not unknown:
+    return
+  name = unknown[0].split("=")[0]
+  known = [f"--{flag.name}" for flag in FLAGS if command in flag.commands] + list(beam_parser._option_string_actions)
+  near = difflib.get_close_matches(name, known, 1)
+  hint = f"; did you mean {near[0]}?" if near else f"; see winnow {command} --help"
+  raise WinnowError(f"{unknown[0]} is no option of winnow {command} or of Beam{hint}")
+
+
+def _subclasses(base: type) -> list[type]:
+  found: list[type] = []
+  subclasses: list[type] = type.__subclasses__(base)
+  for subclass in subclasses:
+    found += [subclass, *_subclasses(subclass)]
+  return found

@@ -1,0 +1,89 @@
+"""Fingerprints: a folder belongs to one request, and another one is refused by the name of the field that differs."""
+
+import hashlib
+from typing import Any
+
+import orjson
+
+from curation.errors import WinnowError
+from pipelines import storage
+
+REQUEST_FILE = "request.json"
+ENGINE_FILE = "engine.json"
+_ABSENT = object()
+
+
+def to_json(value: Any) -> bytes:
+  """JSON whose bytes follow from the value alone: sorted keys, two spaces, a newline at the end."""
+  options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+  return orjson.dumps(value, option=options)
+
+
+def fingerprint(request: Any) -> str:
+  """32 hex digits (BLAKE2b) of a JSON value."""
+  return hashlib.blake2b(to_json(request), digest_size=16).hexdigest()
+
+
+def read_json(path: str) -> Any:
+  """The JSON value in a file of ours; WinnowError if it is not there or does not parse."""
+  try:
+    return orjson.loads(storage.read_bytes(path))
+  except FileNotFoundError as error:
+    raise WinnowError(f"{path} is missing: the folder is incomplete; run its command again to finish it") from error
+  except orjson.JSONDecodeError as error:
+    raise WinnowError(f"{path} is not readable JSON ({error}); restore it, or start over with --overwrite") from error
+
+
+def refuse_other(path: str, request: dict[str, Any], *, owner: str) -> None:
+  """Raises WinnowError, naming the first field that differs, if the file at `path` holds another request."""
+  if not storage.exists(path):
+    return
+  if difference := first_difference(read_json(path), orjson.loads(to_json(request))):
+    field, there, here = difference
+    raise WinnowError(
+      f"{owner} belongs to another request: {field} is {there} there and {here} now; "
+      "choose another name or folder, or start over with --overwrite"
+    )
+
+
+def holds(path: str, request: dict[str, Any]) -> bool:
+  """Tells whether the file at `path` holds this very request."""
+  return storage.exists(path) and first_difference(read_json(path), orjson.loads(to_json(request))) is None
+
+
+def claim(path: str, request: dict[str, Any], *, owner: str) -> None:
+  """Makes the folder of `path` belong to `request`, or raises WinnowError if it belongs to another.
+
+  Safe between workers: the first writer wins, and everybody compares with what was written.
+  """
+  storage.create(path, to_json(request))
+  refuse_other(path, request, owner=owner)
+
+
+def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str, str] | None:
+  """The first field, depth first in sorted order, in which two JSON values differ, with both values shortened."""
+  if isinstance(known, dict) and isinstance(wanted, dict):
+    keys = sorted(known.keys() | wanted.keys())
+    pairs = [(key, known.get(key, _ABSENT), wanted.get(key, _ABSENT)) for key in keys]
+  elif isinstance(known, list) and isinstance(wanted, list) and len(known) == len(wanted):
+    pairs = [(_label(item, index), item, other) for index, (item, other) in enumerate(zip(known, wanted, strict=True))]
+  elif isinstance(known, list) and isinstance(wanted, list):
+    return field, f"a list of {len(known)}", f"a list of {len(wanted)}"
+  else:
+    there, here = _short(known), _short(wanted)
+    return None if type(known) is type(wanted) and known == wanted else (field, there, here)
+  for key, item, other in pairs:
+    if difference := first_difference(item, other, f"{field}.{key}" if field else str(key)):
+      return difference
+  return None
+
+
+def _label(item: Any, index: int) -> str:
+  return item["name"] if isinstance(item, dict) and "name" in item else str(index)
+
+
+def _short(value: Any) -> str:
+  if value is _ABSENT:
+    return "absent"
+  text = orjson.dumps(value).decode()
+  return text if len(text) <= 60 else text[:57] + "..."

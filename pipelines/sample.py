@@ -1,0 +1,54 @@
+"""`winnow sample`: draws an exact sample from scored documents."""
+
+import sys
+from collections.abc import Sequence
+
+from curation.errors import WinnowError
+from pipelines import jobs, launch, options, requests, scorers, storage, writing
+
+
+def sample(argv: Sequence[str]) -> None:
+  namespace, beam_arguments = options.parse(options.SAMPLE, argv)
+  options.require(namespace, "sampler", "output")
+  launcher = launch.Launcher(beam_arguments)
+  scoring_job = None
+  if namespace.scores is not None:
+    options.refuse_scoring_flags(namespace)
+    store = jobs.find_store(namespace)
+    corpus, store_request = jobs.corpus_of(store, namespace), requests.read_json(store.request_path)
+    summary = requests.read_json(store.summary_path)
+    jobs.selection_request(namespace).search(summary["scored"], summary["num_tokens"])  # refuses what cannot be met
+  elif namespace.sampler == "random":
+    # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
+    folder = storage.join(namespace.output, writing.WORK_FOLDER, writing.COUNT_FOLDER)
+    scoring_job = jobs.plan_scoring(namespace, scorers.Count(), folder, start_over=namespace.overwrite)
+    store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
+  else:
+    raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
+  job = jobs.plan_sampling(namespace, options.SAMPLE, store=store, store_request=store_request, corpus=corpus)
+  run_to_summary(launcher, ["winnow", options.SAMPLE, *argv], job, scoring_job)
+
+
+def run_to_summary(
+  launcher: launch.Launcher, arguments: Sequence[str], job: jobs.SamplingJob, scoring_job: jobs.ScoringJob | None
+) -> None:
+  """Claims the output, and the store where it is to be filled, runs what is not complete, and prints what was drawn."""
+  job.claim()
+  if scoring_job is not None:
+    scoring_job.claim()
+  jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_job=job)
+  manifest = requests.read_json(job.manifest_path)
+  counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
+  print(f"{counts['selected']:,} of {counts['scored']:,} documents selected", end="")
+  print("" if tokens is None else f", {tokens:,} tokens", end="")
+  if "score" in manifest["threshold"]:
+    print(f"; the last one's score is {manifest['threshold']['score']:.6g}", end="")
+  print(f"\n{len(manifest['shards'])} shards of dataset {manifest['dataset']}: {job.config.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(sample, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,100 @@
+"""Sampling: scores in, an exact selection, and its documents written once to well-mixed TFRecord shards.
+
+Only selected text moves: from its input shard into the run file of a stripe, sorted by place, and from there into its
+output shard. What crosses a shuffle is shard names, stripes, histograms and counts.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from pipelines import manifests, progress, scoring, stripes, thresholds, writing
+
+
+def use_lean_memory_pool() -> None:
+  """Lets this process give memory back: Arrow's default allocator kept 50 MB more than was in use."""
+  pa.set_memory_pool(pa.system_memory_pool())
+
+
+class WriteRuns(beam.DoFn):
+  """Stripe -> RunCounts; the work is `write_run`."""
+
+  def __init__(self, config: writing.SamplingConfig):
+    self._config = config
+    self._documents_read = Metrics.counter(scoring.METRICS, "documents_read_for_sample")
+    self._documents_selected = Metrics.counter(scoring.METRICS, "documents_selected")
+
+  def setup(self) -> None:
+    use_lean_memory_pool()
+
+  def process(self, stripe: stripes.Stripe, plan: writing.Plan) -> Iterator[writing.RunCounts]:
+    for read, counts in writing.write_run(self._config, stripe, plan):
+      self._documents_read.inc(read)
+      progress.report(self._config.progress_address, stage="select", documents=read)
+      if counts is not None:
+        self._documents_selected.inc(counts.selected)
+        yield counts
+
+
+class WriteShards(beam.DoFn):
+  """int (output shard) -> OutputShard; `written_runs` is a side input that makes it wait for every run."""
+
+  def __init__(self, config: writing.SamplingConfig, all_stripes: list[stripes.Stripe]):
+    self._config, self._stripes = config, all_stripes
+
+  def setup(self) -> None:
+    use_lean_memory_pool()
+
+  def process(
+    self, index: int, plan: writing.Plan, written_runs: list[writing.RunCounts]
+  ) -> Iterator[writing.OutputShard]:
+    shard = writing.write_shard(self._config, index, plan, self._stripes)
+    progress.report(self._config.progress_address, stage="write", documents=shard.documents)
+    yield shard
+
+
+class Sample(beam.PTransform):
+  """PCollection[stores.Ledger] (one element: the store is complete) -> PCollection[dict] (the manifest)."""
+
+  def __init__(self, config: writing.SamplingConfig, all_stripes: list[stripes.Stripe], context: manifests.Context):
+    super().__init__()
+    self._config, self._stripes, self._context = config, all_stripes, context
+
+  def expand(self, ledger: Any):
+    config, root = self._config, ledger.pipeline
+    names = sorted({stripe.shard.name for stripe in self._stripes})
+    selected = (
+      root
+      | "ShardNames" >> beam.Create(names)
+      | "SpreadShards" >> beam.Reshuffle()
+      | "FindThreshold" >> thresholds.FindThreshold(config.store, config.request, ledger)
+    )
+    plan = selected | "PlanOutput" >> beam.Map(writing.plan_output, beam.pvalue.AsSingleton(ledger), config)
+    written_runs = (
+      root
+      | "Stripes" >> stripes.SpreadStripes(self._stripes)
+      | "WriteRuns" >> beam.ParDo(WriteRuns(config), plan=beam.pvalue.AsSingleton(plan))
+      | "GatherRuns" >> beam.combiners.ToList()
+    )
+    written_shards = (
+      plan
+      | "OutputShards" >> beam.FlatMap(lambda plan: range(plan.num_shards))
+      | "SpreadOutput" >> beam.Reshuffle()
+      | "WriteShards"
+      >> beam.ParDo(
+        WriteShards(config, self._stripes),
+        plan=beam.pvalue.AsSingleton(plan),
+        written_runs=beam.pvalue.AsSingleton(written_runs),
+      )
+      | "GatherShards" >> beam.combiners.ToList()
+    )
+    return plan | "Publish" >> beam.Map(
+      manifests.publish,
+      config=config,
+      context=self._context,
+      written_runs=beam.pvalue.AsSingleton(written_runs),
+      written_shards=beam.pvalue.AsSingleton(written_shards),
+    )

@@ -1,0 +1,289 @@
+"""Scoring: stripes of shards in, durable block files out, compacted into the score store.
+
+A document's text never leaves the worker that read it: what crosses a shuffle is stripes and counts.
+"""
+
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.utils import shared
+
+from curation.errors import WinnowError
+from pipelines import blocks, prefetch, progress, readers, requests, scorers, storage, stores
+from pipelines.stripes import SpreadStripes, Stripe
+
+METRICS = "winnow"
+_BAD_TEXT_CHARACTERS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringConfig:
+  """What to score, with what, and to where."""
+
+  store: stores.ScoreStore
+  scorer: scorers.AskLlm | scorers.Count
+  fields: blocks.Fields
+  block_rows: int
+  max_bad_fraction: float
+  progress_address: progress.Address | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCounts:
+  """What became of one block. `scored` is None where it was skipped: on record already, or another stripe's."""
+
+  index: int
+  num_rows: int
+  scored: int | None = None
+  reasons: tuple[tuple[str, int], ...] = ()
+  num_tokens: int = 0
+  useful_tokens: int = 0
+  computed_tokens: int = 0
+  milliseconds: int = 0
+
+
+class StripeTotals(NamedTuple):
+  """What the reader of a stripe learnt about its whole shard."""
+
+  num_blocks: int
+  num_rows: int
+
+
+def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], scorers.Scorer]) -> Iterator[BlockCounts]:
+  """Scores the blocks of a stripe that are not on record, and makes each durable; yields every block of the shard once.
+
+  Reading and tokenising run ahead in a thread, writing behind in another, so that the device never waits for either.
+  `load` is called when the first block needs a score.
+  """
+  finished = config.store.finished_blocks(stripe.shard.name)
+
+  def is_wanted(index: int) -> bool:
+    return stripe.holds(index) and index not in finished
+
+  def prepared() -> Iterator[tuple[blocks.Block, scorers.Scorer | None, Any]]:
+    for block in readers.read_blocks(stripe.shard, config.fields, block_rows=config.block_rows, want=is_wanted):
+      if block.documents is None:
+        yield block, None, None
+      else:
+        scorer = load()
+        yield block, scorer, scorer.prepare(block.documents["text"])
+
+  with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
+    written: concurrent.futures.Future[BlockCounts] | None = None
+    for block, scorer, ready in prefetch.prefetch(prepared(), ahead=2):
+      if scorer is None:
+        yield BlockCounts(block.index, block.num_rows)
+        continue
+      started = time.monotonic()
+      scores = scorer.run(ready)
+      milliseconds = round(1000 * (time.monotonic() - started))
+      if written is not None:
+        yield written.result()
+      written = writer.submit(_record, config.store, stripe.shard.name, block, (scores, milliseconds))
+    if written is not None:
+      yield written.result()
+
+
+def _record(
+  store: stores.ScoreStore, shard: str, block: blocks.Block, result: tuple[scorers.Scores, int]
+) -> BlockCounts:
+  scores, milliseconds = result
+  table = block_table(block, scores.scores, scores.num_tokens)
+  stores.write_block(store, shard, block.index, table=table, text_bytes=block.text_bytes)
+  counts = table["reason"].value_counts().to_pylist()
+  reasons = tuple((count["values"], count["counts"]) for count in counts if count["values"] is not None)
+  return BlockCounts(
+    index=block.index,
+    num_rows=block.num_rows,
+    scored=block.num_rows - sum(documents for _, documents in reasons),
+    reasons=reasons,
+    num_tokens=0 if scores.num_tokens is None else int(scores.num_tokens.sum(dtype=np.int64)),
+    useful_tokens=scores.useful_tokens,
+    computed_tokens=scores.computed_tokens,
+    milliseconds=milliseconds,
+  )
+
+
+def block_table(block: blocks.Block, scores_N: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
+  """The rows of a block as they go on record (stores.BLOCK_SCHEMA), good and bad in one order.
+
+  A document whose score is NaN is a bad one: no key could order it.
+  """
+  documents, unreadable = block.documents, block.bad
+  assert documents is not None and unreadable is not None
+  is_nan = pa.array(np.isnan(scores_N))
+  tokens = pa.nulls(len(scores_N), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
+  good = pa.table(
+    {
+      "row": documents["row"],
+      "score": pa.array(scores_N, pa.float32()),
+      "num_tokens": tokens,
+      "reason": pa.nulls(len(scores_N), pa.string()),
+      "text": pa.nulls(len(scores_N), pa.string()),
+    },
+    schema=stores.BLOCK_SCHEMA,
+  ).filter(pa.compute.invert(is_nan))
+  without_score = documents.filter(is_nan)
+  bad = pa.concat_tables(
+    [
+      unreadable.select(["row", "reason", "text"]),
+      pa.table(
+        {
+          "row": without_score["row"],
+          "reason": pa.array(["score_is_nan"] * len(without_score), pa.string()),
+          "text": pa.compute.utf8_slice_codeunits(without_score["text"], 0, _BAD_TEXT_CHARACTERS),
+        }
+      ),
+    ]
+  )
+  return pa.concat_tables([good, bad], promote_options="default").select(stores.BLOCK_SCHEMA.names).sort_by("row")
+
+
+class ScoreBlocks(beam.DoFn):
+  """Stripe -> (shard name, StripeTotals); the work is `score_blocks`, here are the model and the counters.
+
+  Not RunInference: its elements would be blocks of text, made by another stage, without reading ahead or writing behind
+  them, and a failure would take its whole batch. The model is shared within a process by Beam's own `Shared`.
+  """
+
+  def __init__(self, config: ScoringConfig):
+    self._config = config
+    self._shared = shared.Shared()
+    self._documents_read = Metrics.counter(METRICS, "documents_read")
+    self._documents_scored = Metrics.counter(METRICS, "documents_scored")
+    self._documents_resumed = Metrics.counter(METRICS, "documents_scored_before")
+    self._blocks = Metrics.counter(METRICS, "blocks_scored")
+    self._tokens = Metrics.counter(METRICS, "tokens")
+    self._useful_tokens = Metrics.counter(METRICS, "tokens_useful")
+    self._computed_tokens = Metrics.counter(METRICS, "tokens_computed")
+    self._block_latency = Metrics.distribution(METRICS, "block_latency_ms")
+    self._load_latency = Metrics.distribution(METRICS, "model_load_ms")
+
+  def process(self, stripe: Stripe) -> Iterator[tuple[str, StripeTotals]]:
+    num_blocks = num_rows = 0
+    for counts in score_blocks(stripe, self._config, self._load):
+      if counts.scored is not None:
+        self._count(counts, counts.scored)
+      elif stripe.holds(counts.index):
+        self._documents_resumed.inc(counts.num_rows)
+        progress.report(self._config.progress_address, stage="score", documents=counts.num_rows)
+      num_blocks += 1
+      num_rows += counts.num_rows
+    yield stripe.shard.name, StripeTotals(num_blocks, num_rows)
+
+  def _count(self, counts: BlockCounts, scored: int) -> None:
+    self._documents_read.inc(counts.num_rows)
+    self._documents_scored.inc(scored)
+    for reason, documents in counts.reasons:
+      Metrics.counter(METRICS, f"documents_bad_{reason}").inc(documents)
+    self._blocks.inc()
+    self._tokens.inc(counts.num_tokens)
+    self._useful_tokens.inc(counts.useful_tokens)
+    self._computed_tokens.inc(counts.computed_tokens)
+    self._block_latency.update(counts.milliseconds)
+    progress.report(
+      self._config.progress_address, stage="score", documents=counts.num_rows, tokens=counts.useful_tokens
+    )
+
+  def _load(self) -> scorers.Scorer:
+    return self._shared.acquire(self._load_once)
+
+  def _load_once(self) -> scorers.Scorer:
+    started = time.monotonic()
+    scorer = self._config.scorer.load()
+    store = self._config.store
+    requests.claim(store.engine_path, scorer.describe(), owner=f"the score store {store.folder}")
+    scorer.warm_up()
+    self._load_latency.update(round(1000 * (time.monotonic() - started)))
+    return scorer
+
+
+def finish_shard(store: stores.ScoreStore, shard: str, totals: list[StripeTotals]) -> stores.ShardSummary:
+  """Compacts a shard whose stripes are all done; a second run of the same command may have been faster."""
+  if len(set(totals)) != 1:
+    raise WinnowError(f"{shard} changed while it was read: its stripes saw {sorted(set(totals))}; use --overwrite")
+  try:
+    return stores.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
+  except WinnowError:
+    if not storage.exists(store.scores_path(shard)):
+      raise
+    return stores.read_summary(store, shard)
+
+
+def seal(store: stores.ScoreStore, summaries: list[stores.ShardSummary], max_bad_fraction: float) -> stores.Ledger:
+  """Adds up the figures of all shards and writes them, which makes the store complete.
+
+  Raises WinnowError if more than `max_bad_fraction` of the documents are bad; nothing is lost then, and the same
+  command with a larger fraction ends at once.
+  """
+  summaries = sorted(summaries, key=lambda summary: summary.shard)
+  read, bad = sum(s.read for s in summaries), sum(s.bad for s in summaries)
+  if not read:
+    raise WinnowError("the input holds no documents at all; check --input")
+  if bad > max_bad_fraction * read:
+    named = "; ".join([name for s in summaries for name in s.first_bad][:3])
+    raise WinnowError(
+      f"{bad:,} of {read:,} documents are bad, more than --max_bad_fraction={max_bad_fraction:g}: {named}; all of them "
+      f"are in {storage.join(store.folder, 'dead_letter')}; mend the input, or allow more and run the command again"
+    )
+  storage.create(store.summary_path, requests.to_json(add_up(summaries)))
+  storage.delete_folder(store.blocks_folder)
+  return store.ledger()
+
+
+def add_up(summaries: list[stores.ShardSummary]) -> dict[str, Any]:
+  """What summary.json says: sums over the shards, and each shard's own figures."""
+  reasons: dict[str, int] = {}
+  for summary in summaries:
+    for reason, count in summary.reasons.items():
+      reasons[reason] = reasons.get(reason, 0) + count
+  counts_tokens = all(s.num_tokens is not None for s in summaries)
+  return {
+    "read": sum(s.read for s in summaries),
+    "scored": sum(s.scored for s in summaries),
+    "bad": sum(s.bad for s in summaries),
+    "num_tokens": sum(s.num_tokens for s in summaries) if counts_tokens else None,
+    "text_bytes": sum(s.text_bytes for s in summaries),
+    "reasons": reasons,
+    "shards": [dataclasses.asdict(s) for s in summaries],
+  }
+
+
+class Score(beam.PTransform):
+  """Pipeline -> PCollection[stores.Ledger]: one element, when the store is complete.
+
+  `stripes` are those of shards that are not compacted yet, `finished` the names of the others.
+  """
+
+  def __init__(self, config: ScoringConfig, stripes: list[Stripe], finished: list[str]):
+    super().__init__()
+    self._config, self._stripes, self._finished = config, stripes, finished
+
+  def expand(self, root: Any):
+    config, store = self._config, self._config.store
+    new = (
+      root
+      | "Stripes" >> SpreadStripes(self._stripes)
+      | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config))
+      # A group, not a combine: it is the moment when the last stripe of a shard is done. Its values are two numbers.
+      | "GroupStripes" >> beam.GroupByKey()
+      | "CompactShards" >> beam.MapTuple(lambda shard, totals: finish_shard(store, shard, list(totals)))
+    )
+    old = (
+      root
+      | "FinishedShards" >> beam.Create(self._finished)
+      | "ReadSummaries" >> beam.Map(lambda shard: stores.read_summary(store, shard))
+    )
+    return (
+      (new, old)
+      | "Flatten" >> beam.Flatten()
+      | "GatherSummaries" >> beam.combiners.ToList()
+      | "Seal" >> beam.Map(lambda summaries: seal(store, summaries, config.max_bad_fraction))
+    )

@@ -1,0 +1,239 @@
+"""The score store: one durable file per finished block, compacted into one Parquet file per finished shard.
+
+SCORES/<name>/request.json                 what the store belongs to, written first
+              engine.json                  how its scores are computed, written by the first worker
+              blocks/<shard>/00000000.parquet  the resume log
+              shards/<shard>.parquet       shard, row, score, num_tokens of every scored document
+              dead_letter/<shard>.jsonl    shard, row, reason, text of every bad one
+              summary.json                 the ledger, written last: the store is complete
+"""
+
+import dataclasses
+import shutil
+import tempfile
+from typing import Any, NamedTuple
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.errors import WinnowError
+from pipelines import requests, storage
+
+BLOCK_SCHEMA = pa.schema(
+  [
+    ("row", pa.int64()),
+    ("score", pa.float32()),
+    ("num_tokens", pa.int32()),
+    ("reason", pa.string()),
+    ("text", pa.string()),
+  ]
+)
+SCORE_SCHEMA = pa.schema(
+  [
+    ("shard", pa.dictionary(pa.int32(), pa.string())),
+    ("row", pa.int64()),
+    ("score", pa.float32()),
+    ("num_tokens", pa.int32()),
+  ]
+)
+INPUT_FILE = "input.json"
+_METADATA_KEY = b"winnow"
+_PARQUET = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
+_NAMED_BAD = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSummary:
+  """The ledger of one shard: `read` = `scored` + `bad`. `num_tokens` is None where the scorer counts none."""
+
+  shard: str
+  blocks: int
+  read: int
+  scored: int
+  bad: int
+  num_tokens: int | None
+  text_bytes: int
+  reasons: dict[str, int]
+  first_bad: list[str]
+
+
+class Ledger(NamedTuple):
+  """A complete store's figures that selection needs: scored documents, their tokens (None: not counted) and bytes."""
+
+  documents: int
+  num_tokens: int | None
+  text_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreStore:
+  """Where the parts of one store lie."""
+
+  folder: str
+
+  @property
+  def request_path(self) -> str:
+    return storage.join(self.folder, requests.REQUEST_FILE)
+
+  @property
+  def engine_path(self) -> str:
+    return storage.join(self.folder, requests.ENGINE_FILE)
+
+  @property
+  def summary_path(self) -> str:
+    return storage.join(self.folder, "summary.json")
+
+  @property
+  def blocks_folder(self) -> str:
+    return storage.join(self.folder, "blocks")
+
+  def block_folder(self, shard: str) -> str:
+    return storage.join(self.blocks_folder, shard)
+
+  def block_path(self, shard: str, index: int) -> str:
+    return storage.join(self.block_folder(shard), f"{index:08d}.parquet")
+
+  def scores_path(self, shard: str) -> str:
+    return storage.join(self.folder, "shards", f"{shard}.parquet")
+
+  def dead_letter_path(self, shard: str) -> str:
+    return storage.join(self.folder, "dead_letter", f"{shard}.jsonl")
+
+  def finished_blocks(self, shard: str) -> frozenset[int]:
+    """Indices of the blocks of a shard that are on record: one listing."""
+    names = storage.list_folder(self.block_folder(shard))
+    return frozenset(int(name.removesuffix(".parquet")) for name in names)
+
+  def finished_shards(self) -> frozenset[str]:
+    return frozenset(name.removesuffix(".parquet") for name in storage.list_folder(storage.join(self.folder, "shards")))
+
+  def clear(self) -> None:
+    """Removes what the store holds, the summary first, the request last: what is left is of that request."""
+    storage.delete([self.summary_path])
+    for folder in ("blocks", "shards", "dead_letter"):
+      storage.delete_folder(storage.join(self.folder, folder))
+    storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
+
+  def ledger(self) -> Ledger:
+    """Reads the summary of a complete store; WinnowError if it is not complete."""
+    summary = requests.read_json(self.summary_path)
+    return Ledger(summary["scored"], summary["num_tokens"], summary["text_bytes"])
+
+  def fingerprint(self) -> str:
+    """Identifies the scores: what was asked for, and how it was computed."""
+    return requests.fingerprint([requests.read_json(self.request_path), requests.read_json(self.engine_path)])
+
+
+def write_block(store: ScoreStore, shard: str, index: int, *, table: pa.Table, text_bytes: int) -> None:
+  """Makes a finished block durable. `table`: BLOCK_SCHEMA, every row of the block in order; bad ones have a reason."""
+  with (
+    storage.create_file(store.block_path(shard, index)) as file,
+    pq.ParquetWriter(file, BLOCK_SCHEMA, **_PARQUET) as writer,
+  ):
+    writer.write_table(table)
+    writer.add_key_value_metadata({_METADATA_KEY: orjson.dumps({"text_bytes": text_bytes})})
+
+
+def compact_shard(store: ScoreStore, shard: str, *, num_blocks: int, num_rows: int) -> ShardSummary:
+  """Joins the block files of a finished shard into its Parquet file and its dead letter, one row group per block.
+
+  Raises WinnowError unless the blocks are all there and hold each row of the shard once. The Parquet file is written
+  last: a shard that has one is finished, and its block files go.
+  """
+  ledger = _Ledger(shard, num_blocks)
+  with (
+    tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
+    storage.create_file(store.scores_path(shard)) as file,
+    pq.ParquetWriter(file, SCORE_SCHEMA, use_dictionary=["shard"], **_PARQUET) as writer,
+  ):
+    for index in range(num_blocks):
+      table, text_bytes = _read_block(store, shard, index)
+      good, bad = ledger.add(table, text_bytes)
+      shards = pa.DictionaryArray.from_arrays(pa.array([0] * len(good), pa.int32()), pa.array([shard]))
+      writer.write_table(good.select(["row", "score", "num_tokens"]).add_column(0, "shard", shards))
+      dead_letter.writelines(
+        orjson.dumps({"shard": shard, **row}, option=orjson.OPT_APPEND_NEWLINE)
+        for row in bad.select(["row", "reason", "text"]).to_pylist()
+      )
+    summary = ledger.close(num_rows)
+    writer.add_key_value_metadata({_METADATA_KEY: orjson.dumps(dataclasses.asdict(summary))})
+    if summary.bad:
+      dead_letter.seek(0)
+      with storage.create_file(store.dead_letter_path(shard)) as target:
+        shutil.copyfileobj(dead_letter, target)
+  storage.delete_folder(store.block_folder(shard))
+  return summary
+
+
+def read_summary(store: ScoreStore, shard: str) -> ShardSummary:
+  """The ledger of a compacted shard, from the footer of its Parquet file."""
+  with open_scores(store, shard) as scores:
+    return ShardSummary(**orjson.loads(scores.metadata.metadata[_METADATA_KEY]))
+
+
+def open_scores(store: ScoreStore, shard: str) -> pq.ParquetFile:
+  """A compacted shard; row group b holds the scored rows of block b. Its pages are checked against their checksums."""
+  path = store.scores_path(shard)
+  try:
+    return pq.ParquetFile(storage.open_input(path), page_checksum_verification=True)
+  except (OSError, pa.ArrowInvalid) as error:
+    raise WinnowError(f"{path} is missing or damaged ({error}); delete it and run winnow score again") from error
+
+
+class _Ledger:
+  """Adds up the blocks of one shard, in order."""
+
+  def __init__(self, shard: str, num_blocks: int):
+    self._shard, self._num_blocks, self._next_row, self._scored = shard, num_blocks, 0, 0
+    self._num_tokens: int | None = 0
+    self._text_bytes = 0
+    self._reasons: dict[str, int] = {}
+    self._first_bad: list[str] = []
+
+  def add(self, table: pa.Table, text_bytes: int) -> tuple[pa.Table, pa.Table]:
+    """Splits a block into its scored and its bad rows."""
+    rows = table["row"].to_numpy()
+    expected = range(self._next_row, self._next_row + len(rows))
+    if len(rows) and not (rows[0] == expected.start and (rows[1:] - rows[:-1] == 1).all()):
+      raise WinnowError(f"the blocks of {self._shard} do not continue at row {self._next_row}; use --overwrite")
+    self._next_row = expected.stop
+    is_bad = pc.is_valid(table["reason"])
+    good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
+    self._scored += len(good)
+    self._text_bytes += text_bytes
+    if good["num_tokens"].null_count:
+      self._num_tokens = None
+    elif self._num_tokens is not None:
+      self._num_tokens += pc.sum(good["num_tokens"].cast(pa.int64())).as_py() or 0
+    for count in pc.value_counts(bad["reason"]).to_pylist():
+      self._reasons[count["values"]] = self._reasons.get(count["values"], 0) + count["counts"]
+    for row in bad.slice(0, _NAMED_BAD - len(self._first_bad)).to_pylist():
+      self._first_bad.append(f"{self._shard} row {row['row']} ({row['reason']})")
+    return good, bad
+
+  def close(self, num_rows: int) -> ShardSummary:
+    if self._next_row != num_rows:
+      raise WinnowError(f"{self._shard} has {num_rows} rows, its blocks {self._next_row}; use --overwrite")
+    return ShardSummary(
+      shard=self._shard,
+      blocks=self._num_blocks,
+      read=num_rows,
+      scored=self._scored,
+      bad=num_rows - self._scored,
+      num_tokens=self._num_tokens,
+      text_bytes=self._text_bytes,
+      reasons=dict(sorted(self._reasons.items())),
+      first_bad=self._first_bad,
+    )
+
+
+def _read_block(store: ScoreStore, shard: str, index: int) -> tuple[pa.Table, int]:
+  path = store.block_path(shard, index)
+  try:
+    with storage.open_input(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+      metadata: dict[str, Any] = orjson.loads(parquet.metadata.metadata[_METADATA_KEY])
+      return parquet.read(), metadata["text_bytes"]
+  except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+    raise WinnowError(f"{path} is missing or damaged ({error}); delete it and run the same command again") from error

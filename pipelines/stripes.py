@@ -1,0 +1,52 @@
+"""How the reading of shards is divided among workers, and run ahead of the work on their blocks."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines import blocks
+
+_MOST_STRIPES = 16
+_STRIPE_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Stripe:
+  """Every `count`-th block of a shard, from block `index` on: what one worker takes at a time.
+
+  A stripe needs no knowledge of how many blocks its shard has. Its reader starts at the shard's beginning and skips the
+  blocks of the others, which costs decompression only. No result depends on how a shard is divided.
+  """
+
+  shard: blocks.Shard
+  index: int
+  count: int
+
+  def holds(self, block: int) -> bool:
+    return block % self.count == self.index
+
+  def __str__(self) -> str:
+    return f"{self.shard.name}-{self.index:02d}-of-{self.count:02d}"
+
+
+def divide(shards: Iterable[blocks.Shard], parallelism: int) -> Iterator[Stripe]:
+  """Divides shards into about `parallelism` stripes of equal size, a shard into 16 at most and none below 1 MiB."""
+  shards = list(shards)
+  share = max(sum(shard.size for shard in shards) / parallelism, _STRIPE_BYTES)
+  for shard in shards:
+    count = min(max(round(shard.size / share), 1), _MOST_STRIPES)
+    for index in range(count):
+      yield Stripe(shard, index, count)
+
+
+class SpreadStripes(beam.PTransform):
+  """list[Stripe] at launch -> PCollection[Stripe], each with a worker of its own as far as there are workers."""
+
+  def __init__(self, stripes: list[Stripe]):
+    super().__init__()
+    self._stripes = stripes
+
+  def expand(self, root: Any):
+    return root | "Create" >> beam.Create(self._stripes) | "Spread" >> beam.Reshuffle()

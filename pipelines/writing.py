@@ -1,0 +1,180 @@
+"""The steps of a sampling pass as plain functions: plan, select, write runs, merge them into output shards."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation import hashing, selection
+from curation.errors import WinnowError
+from pipelines import (
+  blocks,
+  dataset,
+  prefetch,
+  progress,
+  readers,
+  records,
+  requests,
+  runs,
+  storage,
+  stores,
+  stripes,
+  thresholds,
+)
+
+OUTPUT_SHARD_BYTES = 200 << 20
+WORK_FOLDER = ".winnow"
+RUNS_FOLDER, COUNT_FOLDER = "runs", "count"
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  """What to draw from a complete store, and where to write it. `num_shards` None: about 200 MB each."""
+
+  store: stores.ScoreStore
+  request: selection.SelectionRequest
+  fields: blocks.Fields
+  block_rows: int
+  output: str
+  name: str
+  num_shards: int | None = None
+  progress_address: progress.Address | None = None
+
+  @property
+  def work_folder(self) -> str:
+    return storage.join(self.output, WORK_FOLDER)
+
+  def run_path(self, stripe: stripes.Stripe) -> str:
+    return storage.join(self.work_folder, RUNS_FOLDER, f"{stripe}.run")
+
+  def shard_path(self, index: int, num_shards: int) -> str:
+    return storage.join(self.output, dataset.shard_file_name(self.name, index, num_shards))
+
+
+class Plan(NamedTuple):
+  """What is selected, and over how many output shards it goes."""
+
+  selected: thresholds.Selected
+  num_shards: int
+
+
+class RunCounts(NamedTuple):
+  """What one stripe contributed."""
+
+  shard: str
+  selected: int
+  num_tokens: int
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class OutputShard:
+  """One finished output shard."""
+
+  index: int
+  documents: int
+  bytes: int
+  checksum: str
+
+
+def plan_output(selected: thresholds.Selected, ledger: stores.Ledger, config: SamplingConfig) -> Plan:
+  """Settles the number of output shards, and that the output belongs to these scores and no others.
+
+  Raises WinnowError if nothing is selected.
+  """
+  engine = requests.read_json(config.store.engine_path)
+  requests.claim(storage.join(config.work_folder, requests.ENGINE_FILE), engine, owner=f"the output {config.output}")
+  if not selected.documents:
+    raise WinnowError("the request selects no document; lower --threshold, or raise --num_tokens")
+  text_bytes = ledger.text_bytes * selected.documents / ledger.documents
+  return Plan(selected, config.num_shards or max(1, math.ceil(text_bytes / OUTPUT_SHARD_BYTES)))
+
+
+def select_documents(
+  config: SamplingConfig, shard: str, block: blocks.Block, scores: pa.Table, *, floor: int
+) -> tuple[pa.Table, int]:
+  """The selected documents of one block with `source` and `score`, and their tokens.
+
+  Joins by position: raises WinnowError unless every scored row is a good row of the block.
+  """
+  assert block.documents is not None
+  ranks = thresholds.rank_rows(config.request, shard, scores)
+  document_rows_N = block.documents["row"].to_numpy()
+  place_N = np.searchsorted(document_rows_N, ranks.rows)
+  if not np.array_equal(document_rows_N[np.minimum(place_N, len(document_rows_N) - 1)], ranks.rows):
+    raise WinnowError(f"{shard}, block {block.index}: its rows are not those that were scored; score the input again")
+  above_N = selection.is_selected(floor, ranks.keys, ranks.ties)
+  documents = block.documents.take(pa.array(place_N[above_N]))
+  sources = pc.binary_join_element_wise(shard, documents["row"].cast(pa.string()), "#")
+  table = documents.append_column("source", sources).append_column("score", scores["score"].filter(pa.array(above_N)))
+  return table, 0 if ranks.num_tokens is None else int(ranks.num_tokens[above_N].sum(dtype=np.int64))
+
+
+def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Iterator[tuple[int, RunCounts | None]]:
+  """Writes the selected documents of a stripe to its run file, sorted by (output shard, hash).
+
+  Yields the documents read, block by block, and at last the counts, which the run's header keeps for a resumed run.
+  """
+  path, shard = config.run_path(stripe), stripe.shard.name
+  if not storage.exists(path):
+    num_tokens = 0
+    documents = 0
+    with (
+      stores.open_scores(config.store, shard) as scores,
+      storage.create_file(path) as file,
+      runs.RunWriter(num_shards=plan.num_shards) as writer,
+    ):
+      read = readers.read_blocks(stripe.shard, config.fields, block_rows=config.block_rows, want=stripe.holds)
+      for block in prefetch.prefetch(read, ahead=1):
+        if block.documents is None:
+          continue
+        row_group = scores.read_row_group(block.index, columns=["row", "score", "num_tokens"])
+        selected, tokens = select_documents(config, shard, block, row_group, floor=plan.selected.floor)
+        hash_N = hashing.hash_documents("place", config.request.seed, shard, selected["row"].to_numpy())
+        shard_N = (hash_N % np.uint64(plan.num_shards)).astype(np.uint32)
+        writer.add(shard_N, hash_N, records.encode_examples(selected))
+        documents += len(hash_N)
+        num_tokens += tokens
+        yield block.num_rows, None
+      writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
+  with storage.open_input(path) as file:
+    header = runs.RunReader(file, path).header
+  yield 0, RunCounts(shard, header["documents"], header["num_tokens"])
+
+
+def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Iterable[stripes.Stripe]) -> OutputShard:
+  """Merges every run's part of one output shard into its TFRecord file, in the order of the documents' hashes."""
+  path = config.shard_path(index, plan.num_shards)
+  documents = 0
+  opened: list[BinaryIO] = []
+
+  def open_runs() -> Iterator[runs.RunReader]:
+    nonlocal documents
+    for stripe in all_stripes:
+      if len(opened) > runs.FAN_IN + 1:
+        opened.pop().close()  # of more runs than this, each has been read when the next one is asked for
+      opened.append(storage.open_input(config.run_path(stripe), buffer_bytes=1 << 20))
+      reader = runs.RunReader(opened[-1], config.run_path(stripe))
+      documents += reader.counts[index]
+      yield reader
+
+  try:
+    if storage.exists(path):
+      collections.deque(open_runs(), maxlen=0)
+    else:
+      with storage.create_file(path) as file:
+        written, _ = runs.write_shard(open_runs(), index, file)
+        if written != documents:
+          raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
+  except FileNotFoundError as error:
+    raise WinnowError(
+      f"{error.filename or error} is gone: another run of the same command has just ended; run it again"
+    ) from error
+  finally:
+    for opened_file in opened:
+      opened_file.close()
+  return OutputShard(index, documents, storage.match(path)[0][1], storage.checksum(path))

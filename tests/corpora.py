@@ -1,0 +1,126 @@
+"""Corpora that tests make: short sentences of made-up words, in every format, with bad records in the middle."""
+
+import dataclasses
+import gzip
+import json
+import pathlib
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from curation import random_t5
+from pipelines import records
+
+WORDS = ["river", "stone", "house", "seven", "light", "music", "paper", "garden", "engine", "winter", "yes", "no"]
+PROMPT = "{document} - useful?"
+BAD_LINES = (
+  b'{"text": "cut off',
+  b'{"url": "u"}',
+  b'{"text": 7}',
+  b'{"text": "  "}',
+  b"",
+  b'{"text": "\xff\xfe"}',
+  b"[1]",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """Where the shards lie, what their good rows say, and how many rows are bad."""
+
+  pattern: str
+  texts: dict[tuple[str, int], str]
+  bad: int
+
+
+def write_model(folder: pathlib.Path, **sizes) -> str:
+  """A random T5 with a vocabulary of the words."""
+  sizes = {"pieces": 150, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4} | sizes
+  return str(random_t5.write_random_checkpoint(folder, [text + " - useful?" for text in sentences(2_000, 99)], **sizes))
+
+
+def sentences(count: int, seed: int) -> list[str]:
+  generator = np.random.default_rng(seed)
+  lengths = generator.integers(2, 12, count)
+  words = iter(generator.integers(0, len(WORDS), int(lengths.sum())).tolist())
+  return [" ".join(WORDS[next(words)] for _ in range(length)) + f" {seed}.{row}" for row, length in enumerate(lengths)]
+
+
+def write_corpus(folder: pathlib.Path, *, big_rows: int, small_rows: int) -> Corpus:
+  """Twelve shards: one gzip of `big_rows` rows, and eleven of `small_rows` in all formats."""
+  folder.mkdir(parents=True, exist_ok=True)
+  corpus = Corpus(str(folder / "*"), {}, 0)
+  bad = 0
+  plan = [("big.jsonl.gz", big_rows), *((name, small_rows) for name in SMALL)]
+  for seed, (name, rows) in enumerate(plan):
+    texts = sentences(rows, seed)
+    corpus.texts.update({(name, row): text for row, text in enumerate(texts)})
+    if ".json" in name:
+      lines = [json.dumps({"text": text, "url": f"http://{name}/{row}"}).encode() for row, text in enumerate(texts)]
+      for place, line in enumerate(BAD_LINES):
+        row = rows // 2 + 3 * place
+        lines[row] = line
+        del corpus.texts[name, row]
+        bad += 1
+      (folder / name).write_bytes(_compress(name, b"\n".join(lines) + b"\n"))
+    elif name.endswith(".parquet"):
+      column = pa.array([None if row == rows // 2 else text for row, text in enumerate(texts)], pa.string())
+      del corpus.texts[name, rows // 2]
+      bad += 1
+      pq.write_table(pa.table({"other": pa.array(range(rows)), "text": column}), folder / name, row_group_size=777)
+    else:
+      encoded = bytearray(b"".join(_examples(texts).to_pylist()))
+      encoded += _frame(b"\x00 no example")
+      bad += 1
+      (folder / name).write_bytes(bytes(encoded))
+  return dataclasses.replace(corpus, bad=bad)
+
+
+SMALL = (
+  "a.jsonl",
+  "b.json",
+  "c.json.gz",
+  "d.jsonl.zst",
+  "e.jsonl.gz",
+  "f.parquet",
+  "g.parquet",
+  "h.tfrecord-00000-of-00003",
+  "h.tfrecord-00001-of-00003",
+  "h.tfrecord-00002-of-00003",
+  "i.jsonl",
+)
+
+
+def _compress(name: str, data: bytes) -> bytes:
+  if name.endswith(".gz"):
+    half = data.index(b"\n", len(data) // 2) + 1
+    return gzip.compress(data[:half], 1) + gzip.compress(data[half:], 1)  # two members, as parallel gzips write
+  return zstandard.ZstdCompressor().compress(data) if name.endswith(".zst") else data
+
+
+def _examples(texts: list[str]) -> pa.Array:
+  empty = pa.array([""] * len(texts))
+  return records.encode_examples(
+    pa.table(
+      {
+        "text": pa.array(texts),
+        "url": empty,
+        "timestamp": empty,
+        "source": empty,
+        "score": pa.array([0.0] * len(texts), pa.float32()),
+      }
+    )
+  )
+
+
+def _frame(data: bytes) -> bytes:
+  length = len(data).to_bytes(8, "little")
+  return length + _masked(length) + data + _masked(data)
+
+
+def _masked(data: bytes) -> bytes:
+  crc = google_crc32c.value(data)
+  return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")

@@ -1,0 +1,58 @@
+"""The books: every figure that does not add up stops the manifest."""
+
+import dataclasses
+
+import pytest
+
+from curation import selection
+from curation.errors import WinnowError
+from pipelines import manifests, thresholds, writing
+
+SUMMARY = {
+  "scored": 30,
+  "num_tokens": 600,
+  "shards": [
+    {"shard": "a", "read": 12, "scored": 10, "bad": 2},
+    {"shard": "b", "read": 20, "scored": 20, "bad": 0},
+  ],
+}
+SELECTED = {"a": 2, "b": 4}
+WRITTEN = [writing.OutputShard(0, 5, 100, ""), writing.OutputShard(1, 1, 20, "")]
+
+
+def check(*, rate="0.2", num_tokens=None, summary=SUMMARY, documents=6, tokens=100, selected=SELECTED, written=WRITTEN):
+  request = selection.SelectionRequest("ask_llm", rate=rate, num_tokens=num_tokens)
+  plan = writing.Plan(thresholds.Selected(documents, tokens, 0), 2)
+  manifests.check_books(request, plan, summary, selected=selected, written_shards=written)
+
+
+def test_books_that_balance_pass():
+  check()
+  check(rate=None, num_tokens=100)
+
+
+@pytest.mark.parametrize(
+  ("figures", "words"),
+  [
+    ({"documents": 5}, "do not balance"),
+    ({"rate": "0.3"}, "'asked for': 9"),
+    ({"selected": {"a": 2, "b": 3}}, "'in the runs': 5"),
+    ({"written": WRITTEN[:1]}, "'in the output shards': 5"),
+    ({"written": [dataclasses.replace(shard, documents=3) for shard in (*WRITTEN, *WRITTEN)]}, "12"),
+    ({"selected": {"a": 11, "b": -5}}, "the books of a"),
+    ({"summary": SUMMARY | {"shards": [{"shard": "a", "read": 13, "scored": 10, "bad": 2}]}}, "the books of a"),
+    ({"rate": None, "num_tokens": 99}, "more than --num_tokens=99"),
+  ],
+)
+def test_books_that_do_not_balance_stop_the_manifest(figures, words):
+  """Invariant 3. Kills the mutants that compare only totals, or trust the plan."""
+  with pytest.raises(WinnowError, match=words):
+    check(**figures)
+
+
+def test_versions_are_those_that_are_installed():
+  import numpy as np
+
+  found = manifests.versions()
+  assert found["numpy"] == np.__version__
+  assert found[manifests.DISTRIBUTION][0].isdigit()

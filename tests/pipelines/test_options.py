@@ -1,0 +1,47 @@
+"""Flags are declared once; the reference and the parser say the same."""
+
+import pathlib
+
+import pytest
+
+from curation.errors import WinnowError
+from pipelines import options
+
+REFERENCE = pathlib.Path(__file__).parents[2] / "docs/reference.md"
+
+
+def test_the_reference_is_what_the_parser_knows():
+  """Kills the mutant that adds a flag and tells nobody."""
+  text = REFERENCE.read_text()
+  start, stop = text.index("<!-- flags -->\n") + len("<!-- flags -->\n"), text.index("<!-- /flags -->")
+  assert text[start:stop] == options.reference()
+
+
+def test_flags_are_unique_over_the_process():
+  from apache_beam.options import pipeline_options
+
+  names = [flag.name for flag in options.FLAGS]
+  assert len(names) == len(set(names))
+  assert not set(names) & pipeline_options.PipelineOptions([]).get_all_options().keys()
+
+
+def test_beams_options_pass_and_neither_kind_may_be_misspelt():
+  namespace, beam = options.parse("score", ["--input", "x", "--runner=FlinkRunner", "--flink_master=local"])
+  assert namespace.input == "x"
+  assert beam == ["--runner=FlinkRunner", "--flink_master=local"]
+  with pytest.raises(WinnowError, match="did you mean --scores"):
+    options.parse("score", ["--scoers=x"])
+  with pytest.raises(WinnowError, match="did you mean --flink_master"):
+    options.parse("score", ["--flink_mater=local"])
+  with pytest.raises(WinnowError, match="--rate"):
+    options.parse("score", ["--rate=0.1"])
+  with pytest.raises(WinnowError, match="stray"):
+    options.parse("score", ["stray"])
+
+
+def test_a_command_line_can_be_said_again_without_the_runners_flags():
+  argv = ["--rate=0.5", "--sampler=random", "--seed=0", "--output=o", "--direct_num_workers=2", "--overwrite"]
+  namespace, _ = options.parse("sample", argv)
+  said = options.own_arguments("sample", namespace)
+  assert said == ["winnow", "sample", "--sampler=random", "--rate=0.5", "--output=o"]
+  assert options.parse("sample", said[2:])[0].rate == "0.5"

@@ -1,0 +1,43 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation.errors import WinnowError
+from pipelines import requests
+
+JSON = st.recursive(
+  st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
+  lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+  max_leaves=12,
+)
+
+
+@given(JSON, JSON)
+def test_two_values_differ_exactly_if_their_fingerprints_do(one, other):
+  """Kills the mutant that compares lists only as far as the shorter one goes."""
+  same = requests.to_json(one) == requests.to_json(other)
+  assert (requests.first_difference(one, other) is None) == same
+  assert (requests.fingerprint(one) == requests.fingerprint(other)) == same
+
+
+def test_the_field_that_differs_is_named():
+  known = {"a": 1, "inputs": [{"name": "x", "bytes": 1}, {"name": "y", "bytes": 2}]}
+  wanted = {"a": 1, "inputs": [{"name": "x", "bytes": 1}, {"name": "y", "bytes": 3}]}
+  assert requests.first_difference(known, wanted) == ("inputs.y.bytes", "2", "3")
+  assert requests.first_difference({"a": 1}, {"a": 1, "b": 2}) == ("b", "absent", "2")
+
+
+def test_a_folder_belongs_to_the_first_request(tmp_path):
+  path = str(tmp_path / "folder" / "request.json")
+  requests.claim(path, {"seed": 0}, owner="the folder")
+  requests.claim(path, {"seed": 0}, owner="the folder")
+  assert requests.holds(path, {"seed": 0})
+  with pytest.raises(WinnowError, match="the folder belongs to another request: seed is 0 there and 1 now"):
+    requests.claim(path, {"seed": 1}, owner="the folder")
+  assert requests.read_json(path) == {"seed": 0}
+
+
+def test_a_damaged_file_is_told_in_a_sentence(tmp_path):
+  (tmp_path / "request.json").write_text('{"seed": ')
+  with pytest.raises(WinnowError, match="not readable JSON"):
+    requests.read_json(str(tmp_path / "request.json"))

@@ -1,0 +1,78 @@
+"""Scores of documents through the command: independent of blocks and neighbours, and no number is no score."""
+
+import json
+import pathlib
+
+import corpora
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+
+from pipelines import main, stripes
+from pipelines.blocks import Shard
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("scoring")
+  corpora.write_model(folder / "model")
+  (folder / "prompt.txt").write_text(corpora.PROMPT)
+  return folder
+
+
+def score(place: pathlib.Path, name: str, texts: list[str], *flags: str) -> dict[int, float]:
+  (place / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+  command = ["score", f"--input={place}/{name}.jsonl", f"--name={name}", f"--scores={place}/scores", *flags]
+  command += [f"--prompt_file={place}/prompt.txt", "--max_input_tokens=48", "--max_bad_fraction=1"]
+  if not any(flag.startswith("--model=") for flag in flags):
+    command.append(f"--model={place}/model")
+  assert main.main(command) == 0
+  table = pq.read_table(place / f"scores/{name}/shards/{name}.jsonl.parquet").to_pydict()
+  return dict(zip(table["row"], table["score"], strict=True))
+
+
+def test_a_score_does_not_depend_on_blocks_or_neighbours(place):
+  """Invariant 1, bit for bit. Kills the mutant that pads a batch to its own longest row."""
+  texts = corpora.sentences(700, 3)
+  whole = score(place, "whole", texts)
+  small_blocks = score(place, "small", texts, "--block_rows=13")
+  backwards = score(place, "backwards", texts[::-1])
+  some = score(place, "some", texts[::7])
+  assert len(set(whole.values())) > 600
+  assert whole == small_blocks
+  assert whole == {699 - row: value for row, value in backwards.items()}
+  assert {row: whole[row] for row in range(0, 700, 7)} == {7 * row: value for row, value in some.items()}
+
+
+def test_a_document_without_a_number_is_dead_and_its_neighbours_live(place):
+  """The row of unknown pieces is NaN in this model. Kills the mutant that writes NaN scores into the store."""
+  weights = safetensors.numpy.load_file(place / "model/model.safetensors")
+  weights["shared.weight"] = weights["shared.weight"].copy()
+  weights["shared.weight"][2] = np.nan
+  corpora.write_model(place / "broken")
+  safetensors.numpy.save_file(weights, place / "broken/model.safetensors", metadata={"format": "pt"})
+  texts = corpora.sentences(60, 4)
+  expected = score(place, "sound", texts)
+  texts[10] += " 漢字"
+  texts[59] = "漢字 " * 2000
+  found = score(place, "nan", texts, f"--model={place}/broken")
+  assert found == {row: value for row, value in expected.items() if row not in (10, 59)}
+  dead = [json.loads(line) for line in (place / "scores/nan/dead_letter/nan.jsonl.jsonl").read_text().splitlines()]
+  assert [(entry["row"], entry["reason"], len(entry["text"])) for entry in dead] == [
+    (10, "score_is_nan", len(texts[10])),
+    (59, "score_is_nan", 1000),
+  ]
+
+
+def test_stripes_hold_every_block_once_however_they_are_divided():
+  """Kills the mutant that leaves out the blocks behind the last whole share."""
+  shards = [Shard(f"{size}", "", "jsonl", "", size) for size in (0, 1, 1 << 20, 100 << 20, 3 << 30)]
+  for parallelism in (1, 2, 7, 64, 5000):
+    divided = list(stripes.divide(shards, parallelism))
+    assert len(set(map(str, divided))) == len(divided)
+    for shard in shards:
+      own = [stripe for stripe in divided if stripe.shard is shard]
+      assert len(own) <= 16
+      assert all(sum(stripe.holds(block) for stripe in own) == 1 for block in range(100))
+  assert len(list(stripes.divide(shards, 1))) == len(shards)
