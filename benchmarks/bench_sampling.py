@@ -1,0 +1,78 @@
+"""The sampling pass, JSONL.gz to TFRecord, against gunzip alone and reading alone; and a scorer that costs nothing."""
+
+import argparse
+import json
+import pathlib
+import resource
+import tempfile
+import time
+
+import common
+
+from pipelines import blocks, inputs, main, readers, storage
+
+
+def seconds_of(function) -> float:
+  started = time.perf_counter()
+  function()
+  return time.perf_counter() - started
+
+
+def gunzip(folder: pathlib.Path) -> None:
+  from isal import igzip
+
+  for path in sorted(folder.iterdir()):
+    with igzip.open(path, "rb") as file:
+      while file.read(4 << 20):
+        pass
+
+
+def read_blocks(folder: pathlib.Path) -> None:
+  for shard in inputs.find_shards(f"{folder}/*"):
+    for _ in readers.read_blocks(shard, blocks.Fields()):
+      pass
+
+
+def run(arguments: list[str], folder: pathlib.Path) -> float:
+  """Seconds of a command's pipeline, by its own log: without imports, with the runner."""
+  assert main.main([*arguments, "--direct_num_workers=1"]) == 0
+  logs = sorted((folder / "log").iterdir(), key=lambda path: path.stat().st_mtime)
+  return json.loads(logs[-1].read_text())["seconds"]
+
+
+def bench() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--documents", type=int, default=100_000)
+  namespace = parser.parse_args()
+  common.print_machine()
+  with tempfile.TemporaryDirectory(prefix="winnow-bench-") as place:
+    folder = pathlib.Path(place)
+    num_bytes = common.write_corpus(folder / "corpus", count=namespace.documents, shards=4)
+    print(f"{namespace.documents:,} documents, {num_bytes / 1e6:,.0f} MB of text ({common.corpus_name()}), one worker")
+
+    def show(what: str, seconds: float) -> None:
+      print(f"{what:<44} {seconds:7.2f} s {num_bytes / 1e6 / seconds:8.0f} MB of text/s", flush=True)
+
+    show("limit: gunzip alone (isal)", seconds_of(lambda: gunzip(folder / "corpus")))
+    show("limit: reading blocks alone", seconds_of(lambda: read_blocks(folder / "corpus")))
+    source = f"--input={folder}/corpus/*"
+    first = folder / "first"
+    both = run(["sample", "--sampler=random", source, "--rate=0.2", f"--output={first}"], first)
+    show("count scorer and sample at 20%, one job", both)
+    # The count store of the first output, put where --scores finds it, so that the sampling pass is timed alone.
+    (folder / "scores").mkdir()
+    (first / ".winnow/count").rename(folder / "scores/count")
+    for rate in ("0.2", "0.8"):
+      output = folder / rate
+      seconds = run(
+        ["sample", "--sampler=random", f"--scores={folder}/scores", f"--rate={rate}", f"--output={output}"], output
+      )
+      show(f"sampling pass at {float(rate):.0%}", seconds)
+      written = sum(size for _, size in storage.match(f"{output}/*.tfrecord-*"))
+      print(f"{'':<44} {written / 1e6:,.0f} MB written")
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  print(f"peak resident memory of the process, TFDS included: {peak:,.0f} MB")
+
+
+if __name__ == "__main__":
+  bench()
