@@ -214,6 +214,29 @@ def test_somebody_elses_dataset_is_never_touched(scored, capsys):
   assert (scored / "out/mine-train.tfrecord-00000-of-00001").read_text() == "precious"
 
 
+def test_the_manifest_comes_last_and_a_rerun_completes_the_output(scored, capsys, monkeypatch):
+  """Invariant 6. Kills the mutant that writes the manifest before TFDS's metadata."""
+  from pipelines import dataset
+
+  def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+  command = sample("--sampler=ask_llm", "--rate=0.5", "--num_shards=3", "--direct_num_workers=1")
+  capsys.readouterr()
+  with monkeypatch.context() as patch:
+    patch.setattr(dataset, "write_dataset_metadata", full_disk)
+    assert main.main(command) == 1
+  assert "No space left on device" in told(capsys)
+  shards = sorted((scored / "out").glob("*.tfrecord-*"))
+  written = [path.stat().st_mtime_ns for path in shards]
+  assert len(shards) == 3
+  assert not (scored / "out/manifest.json").exists()
+  assert main.main(command) == 0
+  assert [path.stat().st_mtime_ns for path in shards] == written, "finished shards are kept"
+  assert (scored / "out/manifest.json").exists()
+  assert not (scored / "out/.winnow/runs").exists()
+
+
 def test_overwrite_leaves_no_stale_shard(scored):
   assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--num_shards=7")) == 0
   assert main.main(sample("--sampler=random", "--rate=0.5", "--num_shards=3", "--overwrite")) == 0
