@@ -4,6 +4,7 @@ import contextlib
 import heapq
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -72,7 +73,7 @@ def _step(
   console: rich.console.Console, title: str, command, arguments: list[str], beam_arguments: Sequence[str]
 ) -> None:
   console.rule(f"[bold]{title}", align="left")
-  console.print(f"winnow {' '.join(arguments)}", style="dim", soft_wrap=True)
+  console.print(f"winnow {shlex.join(arguments)}", style="dim", soft_wrap=True)
   if status := command([*arguments[1:], *beam_arguments]):
     raise launch.JobError(f"the demo stops here: winnow {arguments[0]} ended with status {status}")
 
