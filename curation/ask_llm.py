@@ -168,8 +168,7 @@ class AskLlmScorer:
   def describe(self) -> dict[str, Any]:
     """Everything beside weights and vocabulary that decides a score, for a fingerprint; JSON types only."""
     return {
-      "engine_version": ENGINE_VERSION,
-      "jax": jax.__version__,  # its compiler decides the last bits
+      **engine(),
       "prompt": self.prompt.template,
       "yes_token": self.prompt.yes_token,
       "max_input_tokens": self.max_input_tokens,
@@ -207,6 +206,11 @@ class AskLlmScorer:
     """The prompt around as much of the document as there is room for."""
     room = self.max_input_tokens - 1 - len(self._prefix) - len(self._suffix)
     return np.concatenate([self._prefix, document[:room], self._suffix, [EOS_ID]], dtype=np.int32)
+
+
+def engine() -> dict[str, Any]:
+  """What of `describe` is known without a model or a device."""
+  return {"engine_version": ENGINE_VERSION, "jax": jax.__version__}  # JAX's compiler decides the last bits
 
 
 def check_request(

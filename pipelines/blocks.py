@@ -31,6 +31,11 @@ class Shard:
   format: str  # 'jsonl', 'parquet', 'tfrecord' or 'array_record'
   compression: str  # '', 'gzip' or 'zstd'
   size: int  # bytes
+  checksum: str = ""  # of the file; '' until `inputs.identify` has read it
+
+  def identity(self) -> dict[str, Any]:
+    """What the shard is, wherever it lies."""
+    return {"name": self.name, "bytes": self.size, "checksum": self.checksum}
 
 
 @dataclasses.dataclass(frozen=True)

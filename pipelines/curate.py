@@ -1,10 +1,9 @@
 """`winnow curate`: scores, then samples when the store is complete, in one job."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import jobs, launch, options, requests, score
+from pipelines import jobs, launch, options, score
 from pipelines import sample as sample_command
 
 
@@ -14,9 +13,7 @@ def curate(argv: Sequence[str]) -> None:
   namespace.sampler = namespace.sampler or namespace.scorer
   launcher = launch.Launcher(beam_arguments)
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
-  scoring_job = jobs.plan_named_scoring(namespace, start_over=namespace.overwrite)
-  if requests.holds(scoring_job.config.store.request_path, scoring_job.request):
-    scoring_job = dataclasses.replace(scoring_job, start_over=False)
+  scoring_job = jobs.plan_named_scoring(namespace, launcher, spare=True)
   job = jobs.plan_sampling(
     namespace,
     options.CURATE,

@@ -2,8 +2,8 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import os
-from typing import Any
 
 from curation.errors import WinnowError
 from pipelines import blocks, readers, storage
@@ -30,14 +30,11 @@ def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.S
   return sorted(shards, key=lambda shard: shard.name)
 
 
-def describe(shards: list[blocks.Shard]) -> list[dict[str, Any]]:
-  """Name, size and checksum of each shard: its identity, wherever it lies. Reads every local file once, in threads."""
+def identify(shards: list[blocks.Shard]) -> list[blocks.Shard]:
+  """The same shards with their checksums. Reads every local file once, in threads."""
   with concurrent.futures.ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
     checksums = pool.map(lambda shard: storage.checksum(shard.path), shards)
-    return [
-      {"name": shard.name, "bytes": shard.size, "checksum": checksum}
-      for shard, checksum in zip(shards, checksums, strict=True)
-    ]
+    return [dataclasses.replace(shard, checksum=value) for shard, value in zip(shards, checksums, strict=True)]
 
 
 def absolute(pattern: str) -> str:

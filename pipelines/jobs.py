@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -44,9 +45,13 @@ class Corpus:
   fields: blocks.Fields
   block_rows: int
 
+  def identified(self) -> "Corpus":
+    """The same with the checksums of the shards."""
+    return dataclasses.replace(self, shards=tuple(inputs.identify(list(self.shards))))
+
   def request(self) -> dict[str, Any]:
     return {
-      "inputs": inputs.describe(list(self.shards)),
+      "inputs": [shard.identity() for shard in self.shards],
       "fields": dataclasses.asdict(self.fields),
       "block_rows": self.block_rows,
       "block_text_bytes": blocks.BLOCK_TEXT_BYTES,
@@ -55,13 +60,18 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class ScoringJob:
-  """One store and what is to be done in it. `start_over`: whatever is there goes when the job is claimed."""
+  """One store and what is to be done in it.
+
+  `overwrite`: what is there of another request goes when the job is claimed; and all of it if it is complete, so that a
+  run with --overwrite that was killed goes on too, unless `spare`.
+  """
 
   corpus: Corpus
   config: scoring.ScoringConfig
   request: dict[str, Any]
   where: dict[str, Any]
-  start_over: bool
+  overwrite: bool
+  spare: bool
 
   @property
   def folder(self) -> str:
@@ -69,20 +79,31 @@ class ScoringJob:
 
   @property
   def is_complete(self) -> bool:
-    return storage.exists(self.config.store.summary_path)
+    return self.config.store.is_complete
+
+  def engine_difference(self) -> tuple[str, str, str] | None:
+    """In what the engine that the store was begun with is known to differ from the one here, before a worker has it."""
+    store, here = self.config.store, self.config.scorer.engine()
+    if not storage.exists(store.engine_path):
+      return None
+    there = requests.read_json(store.engine_path)
+    return requests.first_difference({key: there.get(key) for key in here}, here)
 
   def claim(self) -> None:
     """Makes the store's folder belong to this job: the first thing that is written."""
     store = self.config.store
-    if self.start_over:
-      store.clear()
+    if self.overwrite:
+      starts_over = not self.spare if self.is_complete else self.engine_difference()
+      if starts_over or not store.is_of_this_method():
+        store.clear()
+      else:
+        store.clear_others(self.corpus.shards)
     requests.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
     storage.create(storage.join(store.folder, stores.INPUT_FILE), requests.to_json(self.where))
 
   def expected_documents(self) -> int:
     """About how many documents are still to be scored: by the size of the shards and the head of one of each kind."""
-    finished = self.config.store.finished_shards()
-    waiting = [shard for shard in self.corpus.shards if shard.name not in finished]
+    waiting, _ = self._waiting_and_finished()
     kinds: dict[tuple[str, str], list[blocks.Shard]] = {}
     for shard in waiting:
       kinds.setdefault((shard.format, shard.compression), []).append(shard)
@@ -94,22 +115,24 @@ class ScoringJob:
     config = dataclasses.replace(self.config, progress_address=address)
     if self.is_complete:
       return root | "Complete" >> beam.Create([config.store.ledger()])
-    finished = config.store.finished_shards()
-    waiting = [shard for shard in self.corpus.shards if shard.name not in finished]
-    # Four stripes for each worker: the local runner deals them out beforehand, and they are not equally long.
-    divided = list(stripes.divide(waiting, 4 * parallelism))
-    return root | "Score" >> scoring.Score(config, divided, sorted(finished))
+    waiting, finished = self._waiting_and_finished()
+    return root | "Score" >> scoring.Score(config, _divide(waiting, parallelism, per_worker=4), finished)
+
+  def _waiting_and_finished(self) -> tuple[list[blocks.Shard], list[blocks.Shard]]:
+    finished = self.config.store.finished(self.corpus.shards)
+    done = set(finished)
+    return [shard for shard in self.corpus.shards if shard not in done], finished
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingJob:
-  """One output. `start_over`: an earlier output of ours goes when the job is claimed."""
+  """One output. `overwrite`: an earlier output of ours goes when the job is claimed, if complete or another's."""
 
   corpus: Corpus
   config: writing.SamplingConfig
   request: dict[str, Any]
   context: manifests.Context
-  start_over: bool
+  overwrite: bool
 
   @property
   def folder(self) -> str:
@@ -124,32 +147,57 @@ class SamplingJob:
     return storage.join(self.config.output, manifests.MANIFEST_FILE)
 
   @property
+  def engine_path(self) -> str:
+    return storage.join(self.config.work_folder, requests.ENGINE_FILE)
+
+  @property
   def is_complete(self) -> bool:
-    return storage.exists(self.manifest_path)
+    return requests.field(self.manifest_path, "fingerprint") == self.config.fingerprint
 
   def claim(self) -> None:
     """Makes the output folder belong to this job: the first thing that is written."""
-    if self.start_over:
+    if self.overwrite:
       self._clear()
     requests.claim(self.request_path, self.request, owner=f"the output {self.config.output}")
 
+  def refuse_other_engine(self) -> None:
+    """Raises WinnowError if the output was begun with scores of another engine than the store's."""
+    if storage.exists(self.config.store.engine_path):
+      engine = requests.read_json(self.config.store.engine_path)
+      requests.refuse_other(self.engine_path, engine, owner=f"the output {self.config.output}")
+
+  def _goes_on(self) -> bool:
+    """Tells whether what the folder holds is the beginning of this very output."""
+    try:
+      self.refuse_other_engine()
+    except WinnowError:
+      return False
+    return not self.is_complete and requests.holds(self.request_path, self.config.fingerprint)
+
   def _clear(self) -> None:
-    """Removes an earlier output of ours, the manifest first; nobody else's files are ours to remove."""
-    if not storage.exists(self.request_path):
-      return
-    output, name = self.config.output, requests.read_json(self.request_path)["dataset"]
+    """Removes an earlier output of ours, the manifest first; nobody else's files are ours to remove.
+
+    Of the beginning of this very output only what may be another run's goes: shards that are not on record.
+    """
+    output, config, goes_on = self.config.output, self.config, self._goes_on()
+    name = re.escape(requests.field(self.request_path, "dataset") or config.name)
+    is_shard = re.compile(rf"{name}-{dataset.SPLIT}\.tfrecord-(\d{{5}})-of-\d{{5}}")
+    records = storage.list_folder(config.runs_folder) if goes_on else {}
+    shards = [found for found in map(is_shard.fullmatch, storage.list_folder(output)) if found]
+    others = [shard[0] for shard in shards if f"{shard[1]}.json" not in records]
     storage.delete([self.manifest_path])
-    shards = [path for path, _ in storage.match(storage.join(output, f"{name}-{dataset.SPLIT}.tfrecord-*-of-*"))]
-    storage.delete([*shards, *(storage.join(output, file) for file in dataset.METADATA_FILES)])
-    for folder in (writing.RUNS_FOLDER, writing.COUNT_FOLDER):
-      storage.delete_folder(storage.join(self.config.work_folder, folder))
-    # The request last: until then what is left is known to be of that request.
-    storage.delete([storage.join(self.config.work_folder, requests.ENGINE_FILE), self.request_path])
+    storage.delete([storage.join(output, file) for file in (*others, *dataset.METADATA_FILES)])
+    if config.store.folder != writing.count_folder(output):
+      storage.delete_folder(writing.count_folder(output))
+    if not goes_on:
+      storage.delete_folder(storage.join(config.work_folder, writing.RUNS_FOLDER))
+      # The request last: until then what is left is known to be of that request.
+      storage.delete([self.engine_path, self.request_path])
 
   def pipeline(self, ledger: Any, parallelism: int, address: progress.Address | None) -> Any:
     """PCollection[dict]: the manifest."""
     config = dataclasses.replace(self.config, progress_address=address)
-    divided = list(stripes.divide(self.corpus.shards, 2 * parallelism if parallelism > 1 else 1))
+    divided = _divide(self.corpus.shards, parallelism, per_worker=2)
     return ledger | "Sample" >> sampling.Sample(config, divided, self.context)
 
 
@@ -165,26 +213,44 @@ def read_corpus(namespace: argparse.Namespace) -> Corpus:
 
 def plan_scoring(
   namespace: argparse.Namespace,
+  launcher: launch.Launcher,
   scorer: scorers.AskLlm | scorers.Count,
   folder: str,
   *,
-  start_over: bool,
+  spare: bool = False,
 ) -> ScoringJob:
   """Checks all that can be checked before anything is written."""
   if not 0 <= namespace.max_bad_fraction <= 1:
     raise WinnowError(f"--max_bad_fraction={namespace.max_bad_fraction} is not in [0, 1]")
-  corpus, store = read_corpus(namespace), stores.ScoreStore(folder)
+  corpus = read_corpus(namespace)
+  scorer = scorer.checked()
+  corpus = corpus.identified()
   request = {"format": 1, **scorer.request(), **corpus.request()}
-  if not start_over:
-    requests.refuse_other(store.request_path, request, owner=f"the score store {folder}")
+  store = stores.ScoreStore.of(folder, request)
   config = scoring.ScoringConfig(store, scorer, corpus.fields, corpus.block_rows, namespace.max_bad_fraction)
   where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
-  return ScoringJob(corpus, config, request, where, start_over)
+  job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare)
+  if namespace.overwrite:
+    return job
+  if store.has_scores and not storage.exists(store.request_path):
+    raise WinnowError(
+      f"{folder} holds scores, but its {requests.REQUEST_FILE} is gone, so that nobody can tell of what; restore it, "
+      "choose another name, or start over with --overwrite"
+    )
+  requests.refuse_other(store.request_path, request, owner=f"the score store {folder}")
+  if launcher.is_local and not job.is_complete and (difference := job.engine_difference()):
+    field, there, here = difference
+    raise WinnowError(
+      f"the score store {folder} was begun with {field} {there}, and here is {here}, whose scores may differ in the "
+      "last bits; go on with the same versions, or start over with --overwrite"
+    )
+  return job
 
 
-def plan_named_scoring(namespace: argparse.Namespace, *, start_over: bool) -> ScoringJob:
+def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name."""
   options.require(namespace, "input", "scores", "model")
+  _refuse_file(namespace, "scores")
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
   if not _NAME.fullmatch(name):
     raise WinnowError(f"--name={name} may hold letters, digits and underscores only")
@@ -196,7 +262,7 @@ def plan_named_scoring(namespace: argparse.Namespace, *, start_over: bool) -> Sc
     batch_tokens=namespace.batch_tokens,
     dtype=namespace.dtype,
   )
-  return plan_scoring(namespace, scorer, storage.join(namespace.scores, name), start_over=start_over)
+  return plan_scoring(namespace, launcher, scorer, storage.join(namespace.scores, name), spare=spare)
 
 
 def plan_sampling(
@@ -208,19 +274,14 @@ def plan_sampling(
   corpus: Corpus,
 ) -> SamplingJob:
   """Checks all that can be checked before anything is written."""
+  _refuse_file(namespace, "output")
   if namespace.num_shards is not None and not 1 <= namespace.num_shards <= 99_999:
     raise WinnowError(f"--num_shards={namespace.num_shards} is not between 1 and 99,999")
   selected = selection_request(namespace)
+  if store.is_complete:
+    ledger = store.ledger()
+    selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
   name = dataset.dataset_name(namespace.name or storage.base_name(inputs.absolute(namespace.output)))
-  config = writing.SamplingConfig(
-    store=store,
-    request=selected,
-    fields=corpus.fields,
-    block_rows=corpus.block_rows,
-    output=namespace.output,
-    name=name,
-    num_shards=namespace.num_shards,
-  )
   request = {
     "format": 1,
     "dataset": name,
@@ -228,26 +289,36 @@ def plan_sampling(
     "scores": requests.fingerprint(store_request),
     "selection": dataclasses.asdict(selected),
   }
+  config = writing.SamplingConfig(
+    store=store,
+    request=selected,
+    fields=corpus.fields,
+    block_rows=corpus.block_rows,
+    output=namespace.output,
+    name=name,
+    fingerprint=requests.fingerprint(request),
+    num_shards=namespace.num_shards,
+  )
   context = manifests.Context(tuple(options.own_arguments(command, namespace)), manifests.versions())
   job = SamplingJob(corpus, config, request, context, namespace.overwrite)
   if not storage.exists(job.request_path) and (strangers := _dataset_files(namespace.output)):
     raise WinnowError(f"--output={namespace.output} holds another dataset ({strangers[0]}); choose an empty folder")
   if not namespace.overwrite:
     requests.refuse_other(job.request_path, request, owner=f"the output {namespace.output}")
+    job.refuse_other_engine()
   return job
 
 
 def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
   """The complete store that --scores, --name and --sampler name."""
-  paths = storage.match(storage.join(namespace.scores, "*", requests.REQUEST_FILE))
-  stores_found = {path.rsplit("/", 2)[-2]: path for path, _ in paths}
+  paths = storage.match(storage.join(storage.escape(namespace.scores), "*", requests.REQUEST_FILE))
+  found = {path.rsplit("/", 2)[-2]: requests.read_json(path) for path, _ in paths}
   fitting = [
     name
-    for name, path in stores_found.items()
-    if name == namespace.name
-    or (not namespace.name and namespace.sampler in ("random", requests.read_json(path).get("scorer")))
+    for name, request in found.items()
+    if name == namespace.name or (not namespace.name and namespace.sampler in ("random", request.get("scorer")))
   ]
-  there = ", ".join(sorted(stores_found)) or "none"
+  there = ", ".join(sorted(found)) or "none"
   if not fitting:
     wanted = f"called {namespace.name}" if namespace.name else f"of scorer {namespace.sampler}"
     raise WinnowError(f"--scores={namespace.scores} has no store {wanted}; it has: {there}")
@@ -255,11 +326,11 @@ def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
     raise WinnowError(
       f"--scores={namespace.scores} has several stores ({', '.join(sorted(fitting))}); say which: --name="
     )
-  store = stores.ScoreStore(storage.join(namespace.scores, fitting[0]))
-  scorer = requests.read_json(store.request_path).get("scorer")
-  if namespace.sampler not in ("random", scorer):
-    raise WinnowError(f"the store {fitting[0]} holds scores of {scorer}, not of --sampler={namespace.sampler}")
-  if not storage.exists(store.summary_path):
+  name, request = fitting[0], found[fitting[0]]
+  if namespace.sampler not in ("random", request.get("scorer")):
+    raise WinnowError(f"the store {name} holds scores of {request.get('scorer')}, not of --sampler={namespace.sampler}")
+  store = stores.ScoreStore.of(storage.join(namespace.scores, name), request)
+  if not store.is_complete:
     raise WinnowError(
       f"the score store {store.folder} is not complete; run its winnow score command again to finish it"
     )
@@ -271,7 +342,7 @@ def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace) -> Corpus
   request = requests.read_json(store.request_path)
   where = requests.read_json(storage.join(store.folder, stores.INPUT_FILE))
   shards = inputs.find_shards(namespace.input or where["input"], namespace.tfds_data_dir or where["tfds_data_dir"])
-  corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"])
+  corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
   found = corpus.request()
   if difference := requests.first_difference({key: request[key] for key in found}, found):
     field, scored, now = difference
@@ -300,9 +371,11 @@ def run(
   sampling_job: SamplingJob | None = None,
 ) -> dict[str, int]:
   """Runs one pipeline for what is not complete, with progress on the local runner; returns its counters."""
+  if scoring_job is not None and scoring_job.is_complete:
+    storage.delete_folder(scoring_job.config.store.blocks_folder)  # what a run that was killed at its very end left
   if sampling_job is not None and sampling_job.is_complete:
-    manifests.clean_up(sampling_job.config.output)  # what a run that was killed at its very end left
-    return {}
+    manifests.clean_up(sampling_job.config.output)
+    sampling_job = None
   if sampling_job is None and (scoring_job is None or scoring_job.is_complete):
     return {}
   stages: dict[str, int | None] = {}
@@ -310,11 +383,11 @@ def run(
   if scoring_job is not None and estimated:
     stages["score"] = scoring_job.expected_documents()
   if sampling_job is not None:
-    summary = sampling_job.config.store.summary_path
-    stages["select"] = requests.read_json(summary)["read"] if storage.exists(summary) else stages.get("score")
+    store = sampling_job.config.store
+    stages["select"] = requests.field(store.summary_path, "read") if store.is_complete else stages.get("score")
     stages["write"] = None
-  folders = [job.folder for job in (sampling_job, scoring_job) if job is not None]
-  with launch.Log(folders[0], arguments) as log, progress.Meter(stages, estimated=estimated) as meter:
+  running = [job for job in (sampling_job, scoring_job) if job is not None]
+  with launch.Log(running[0].folder, arguments) as log, progress.Meter(stages, estimated=estimated) as meter:
     address = meter.address if launcher.is_local else None
 
     def define(root: beam.Pipeline) -> None:
@@ -326,11 +399,28 @@ def run(
           ledger = root | "Complete" >> beam.Create([sampling_job.config.store.ledger()])
         sampling_job.pipeline(ledger, launcher.parallelism, address)
 
-    log.entry["counters"] = launcher.run(define)
+    log.entry["counters"] = {}
+    try:
+      log.entry["counters"] = launcher.run(define)
+    except launch.JobError:
+      # Another run of the same command may have completed the work, and tidied up what this one was still reading.
+      if not all(job.is_complete for job in running):
+        raise
     log.entry["documents_by_process"] = meter.documents_by_process
-    for folder in folders:
-      storage.sweep_temporary_files(folder)
+    for job in running:
+      storage.sweep_temporary_files(job.folder)
     return log.entry["counters"]
+
+
+def _divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:
+  """Several stripes for each of several workers, since they are not equally long; a single one reads each file once."""
+  return list(stripes.divide(shards, per_worker * parallelism if parallelism > 1 else 1))
+
+
+def _refuse_file(namespace: argparse.Namespace, flag: str) -> None:
+  path = getattr(namespace, flag)
+  if storage.is_local(path) and os.path.exists(path) and not os.path.isdir(path):
+    raise WinnowError(f"--{flag}={path} is a file; give a folder")
 
 
 def _dataset_files(output: str) -> list[str]:

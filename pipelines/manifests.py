@@ -43,20 +43,29 @@ def publish(
   written_runs: list[writing.RunCounts],
   written_shards: list[writing.OutputShard],
 ) -> dict[str, Any]:
-  """Checks that the books balance, writes TFDS's metadata and the manifest last, and removes the runs."""
+  """Checks that the books balance, writes TFDS's metadata and the manifest last, and removes the runs.
+
+  Raises WinnowError where another run has written metadata or a manifest of other shards.
+  """
   written_shards = sorted(written_shards)
   manifest = make_manifest(config, context, plan, written_runs, written_shards)
+  counts = manifest["counts"]
   with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
     dataset.write_dataset_metadata(
       folder,
       name=config.name,
       shard_lengths=[shard.documents for shard in written_shards],
       num_bytes=sum(shard.bytes for shard in written_shards),
-      description=f"Drawn by Winnow: {' '.join(context.command)}",
+      description=f"{counts['selected']:,} of {counts['scored']:,} documents, drawn by Winnow with --sampler="
+      f"{config.request.sampler}; {MANIFEST_FILE} says how.",
     )
     for name in sorted(os.listdir(folder)):
-      storage.create(storage.join(config.output, name), storage.read_bytes(os.path.join(folder, name)))
-  storage.create(storage.join(config.output, MANIFEST_FILE), requests.to_json(manifest))
+      content = storage.read_bytes(os.path.join(folder, name))
+      storage.create(storage.join(config.output, name), content, must_agree=True)
+  path = storage.join(config.output, MANIFEST_FILE)
+  storage.create(path, requests.to_json(manifest))
+  if any(requests.read_json(path)[key] != manifest[key] for key in ("fingerprint", "shards")):
+    raise WinnowError(f"{path} is of another run; see that it has ended, and start over with --overwrite")
   clean_up(config.output)
   return manifest
 
@@ -81,6 +90,7 @@ def make_manifest(
   inputs = {entry["name"]: entry for entry in store_request["inputs"]}
   return {
     "format": FORMAT,
+    "fingerprint": config.fingerprint,
     "dataset": config.name,
     "split": "train",
     "request": dataclasses.asdict(config.request),
@@ -117,7 +127,7 @@ def make_manifest(
       for shard in written_shards
     ],
     "scores": {
-      "fingerprint": config.store.fingerprint(),
+      "fingerprint": config.store.fingerprint_with_engine(),
       "request": {key: value for key, value in store_request.items() if key != "inputs"},
       "engine": requests.read_json(config.store.engine_path),
     },
@@ -137,7 +147,10 @@ def check_books(
   """Raises WinnowError unless every document is accounted for, from the input to the output shards."""
   for shard in summary["shards"]:
     if shard["read"] != shard["scored"] + shard["bad"] or selected.get(shard["shard"], 0) > shard["scored"]:
-      raise WinnowError(f"the books of {shard['shard']} do not balance: {shard}, selected {selected}")
+      raise WinnowError(
+        f"the books of {shard['shard']} do not balance: {shard['read']} read, {shard['scored']} scored, {shard['bad']} "
+        f"bad, {selected.get(shard['shard'], 0)} selected; run again with --overwrite, and report it if it stays so"
+      )
   begun = request.search(summary["scored"], summary["num_tokens"])
   figures = {
     "above the threshold": plan.selected.documents,
@@ -149,7 +162,10 @@ def check_books(
   if len(set(figures.values())) != 1:
     raise WinnowError(f"the books do not balance: documents {figures}; run again with --overwrite")
   if not begun.by_count and plan.selected.num_tokens > begun.remaining:
-    raise WinnowError(f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={begun.remaining}")
+    raise WinnowError(
+      f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={begun.remaining}; run again with "
+      "--overwrite, and report it if it stays so"
+    )
 
 
 def _by_shard(written_runs: list[writing.RunCounts]) -> tuple[dict[str, int], dict[str, int]]:

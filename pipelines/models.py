@@ -1,4 +1,4 @@
-"""Where models come from: a local folder, a folder on an object store, or a name on the Hugging Face hub."""
+"""Where models come from: a local folder, a folder on an object store, or a hub name, with @REVISION if need be."""
 
 import hashlib
 import os
@@ -9,7 +9,8 @@ from curation.errors import WinnowError
 from pipelines import storage
 
 HUB_FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "spiece.model")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def cache_folder() -> pathlib.Path:
@@ -31,26 +32,34 @@ def local_model(model: str) -> pathlib.Path:
     return pathlib.Path(model)
   if os.path.exists(model):
     raise WinnowError(f"--model={model} is a file; give the folder with config.json, *.safetensors and spiece.model")
-  if model.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(model):
+  name = _HUB_NAME.fullmatch(model)
+  if model.startswith((".", "/", "~")) or not name:
     raise WinnowError(f"--model={model}: there is no such folder")
-  return _fetch_from_hub(model)
+  return _fetch_from_hub(*name.groups())
+
+
+def pinned(model: str, folder: pathlib.Path) -> str:
+  """The model as workers must ask for it: a hub's by the commit that `local_model` gave, for a name may move on."""
+  is_commit = _COMMIT.fullmatch(folder.name) and not os.path.isdir(model)
+  return f"{model.partition('@')[0]}@{folder.name}" if is_commit else model
 
 
 def model_name(model: str) -> str:
   """The last part of a model's path or hub name, made of letters, digits and underscores."""
-  return re.sub(r"\W+", "_", storage.base_name(model), flags=re.ASCII).strip("_") or "model"
+  name = model if "://" in model or os.path.isdir(model) else model.partition("@")[0]
+  return re.sub(r"\W+", "_", storage.base_name(name), flags=re.ASCII).strip("_") or "model"
 
 
-def _fetch_from_hub(name: str) -> pathlib.Path:
+def _fetch_from_hub(name: str, revision: str | None) -> pathlib.Path:
   import huggingface_hub
   from huggingface_hub import errors
 
   try:
-    return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_FILES)))
-  except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+    return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+  except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
     raise WinnowError(
-      f"--model={name}: no such folder here and no such public model on the Hugging Face hub; check the spelling, or "
-      "log in with `hf auth login` if it is private"
+      f"--model={name}: no such folder here and no such public model or revision on the Hugging Face hub; check the "
+      "spelling, or log in with `hf auth login` if it is private"
     ) from error
   except Exception as error:  # the hub's client raises errors of several libraries when it cannot be reached
     raise WinnowError(
@@ -63,7 +72,7 @@ def _fetch_folder(folder: str) -> pathlib.Path:
   files: dict[str, int] = {}
   try:
     for pattern in HUB_FILES:
-      files.update(storage.match(storage.join(folder, pattern)))
+      files.update(storage.match(storage.join(storage.escape(folder), pattern)))
   except WinnowError as error:
     raise WinnowError(f"--model={folder}: {error}") from error
   if not files:

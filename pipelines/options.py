@@ -7,11 +7,11 @@ one ends unrelated pipelines, and a misspelt flag is only a warning there.
 import argparse
 import dataclasses
 import difflib
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from curation.errors import WinnowError
+from pipelines import storage
 
 SCORE, SAMPLE, CURATE, DEMO = "score", "sample", "curate", "demo"
 COMMANDS = {
@@ -67,8 +67,12 @@ FLAGS = (
     "the store's name: letters, digits, underscores (default: SCORER_MODEL); names the output dataset too "
     "(default: the output folder's name)",
   ),
-  Flag("model", _SCORING, "the rater: a Hugging Face folder, local or gs://, or a name on the hub"),
-  Flag("prompt_file", _SCORING, "a text file with one {document}, in place of the paper's prompt"),
+  Flag(
+    "model",
+    _SCORING,
+    "the rater: a Hugging Face folder, local or gs://, or a name on the hub, with @REVISION if need be",
+  ),
+  Flag("prompt_file", _SCORING, "a text file, local or gs://, with one {document}, in place of the paper's prompt"),
   Flag("yes_token", _SCORING, "the answer whose probability is the score: one piece", default="yes"),
   Flag("max_input_tokens", _SCORING, "tokens of the whole prompt; only the document is cut", type=int, default=512),
   Flag("batch_tokens", _SCORING, "tokens per batch; fewer need less memory (default: by device)", type=int),
@@ -104,7 +108,12 @@ FLAGS = (
   Flag("seed", _SAMPLING, "settles ties, random samples and the order of the output", type=int, default=0),
   Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each)", type=int),
   Flag("output", (SAMPLE, CURATE, DEMO), "the output folder"),
-  Flag("overwrite", _READING, "start over where the store or the output holds another request", type=bool),
+  Flag(
+    "overwrite",
+    _READING,
+    "start over: what is there of another request goes, and all of it if it is complete",
+    type=bool,
+  ),
 )
 
 
@@ -158,7 +167,7 @@ def read_prompt(path: str | None) -> str | None:
   if path is None:
     return None
   try:
-    return pathlib.Path(path).read_text("utf-8")
+    return storage.read_bytes(path).decode()
   except (OSError, UnicodeDecodeError) as error:
     raise WinnowError(f"--prompt_file={path} cannot be read: {error}") from error
 

@@ -10,6 +10,7 @@ from pipelines import storage
 
 REQUEST_FILE = "request.json"
 ENGINE_FILE = "engine.json"
+ADVICE = "choose another name or folder, or start over with --overwrite"
 _ABSENT = object()
 
 
@@ -34,30 +35,38 @@ def read_json(path: str) -> Any:
     raise WinnowError(f"{path} is not readable JSON ({error}); restore it, or start over with --overwrite") from error
 
 
-def refuse_other(path: str, request: dict[str, Any], *, owner: str) -> None:
+def field(path: str, name: str) -> Any:
+  """One field of the JSON object in a file; None where the file is missing or damaged, or has no such field."""
+  try:
+    return read_json(path).get(name)
+  except (WinnowError, AttributeError):
+    return None
+
+
+def refuse_other(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVICE) -> None:
   """Raises WinnowError, naming the first field that differs, if the file at `path` holds another request."""
   if not storage.exists(path):
     return
   if difference := first_difference(read_json(path), orjson.loads(to_json(request))):
     field, there, here = difference
-    raise WinnowError(
-      f"{owner} belongs to another request: {field} is {there} there and {here} now; "
-      "choose another name or folder, or start over with --overwrite"
-    )
+    raise WinnowError(f"{owner} belongs to another request: {field} is {there} there and {here} now; {advice}")
 
 
-def holds(path: str, request: dict[str, Any]) -> bool:
-  """Tells whether the file at `path` holds this very request."""
-  return storage.exists(path) and first_difference(read_json(path), orjson.loads(to_json(request))) is None
+def holds(path: str, wanted: str) -> bool:
+  """Tells whether the file at `path` holds the request with this fingerprint."""
+  try:
+    return fingerprint(read_json(path)) == wanted
+  except WinnowError:
+    return False
 
 
-def claim(path: str, request: dict[str, Any], *, owner: str) -> None:
+def claim(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVICE) -> None:
   """Makes the folder of `path` belong to `request`, or raises WinnowError if it belongs to another.
 
   Safe between workers: the first writer wins, and everybody compares with what was written.
   """
   storage.create(path, to_json(request))
-  refuse_other(path, request, owner=owner)
+  refuse_other(path, request, owner=owner, advice=advice)
 
 
 def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str, str] | None:

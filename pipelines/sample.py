@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from curation.errors import WinnowError
-from pipelines import jobs, launch, options, requests, scorers, storage, writing
+from pipelines import jobs, launch, options, requests, scorers, writing
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -16,12 +16,10 @@ def sample(argv: Sequence[str]) -> None:
     options.refuse_scoring_flags(namespace)
     store = jobs.find_store(namespace)
     corpus, store_request = jobs.corpus_of(store, namespace), requests.read_json(store.request_path)
-    summary = requests.read_json(store.summary_path)
-    jobs.selection_request(namespace).search(summary["scored"], summary["num_tokens"])  # refuses what cannot be met
   elif namespace.sampler == "random":
     # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
-    folder = storage.join(namespace.output, writing.WORK_FOLDER, writing.COUNT_FOLDER)
-    scoring_job = jobs.plan_scoring(namespace, scorers.Count(), folder, start_over=namespace.overwrite)
+    folder = writing.count_folder(namespace.output)
+    scoring_job = jobs.plan_scoring(namespace, launcher, scorers.Count(), folder, spare=True)
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")

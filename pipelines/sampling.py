@@ -65,17 +65,16 @@ class Sample(beam.PTransform):
 
   def expand(self, ledger: Any):
     config, root = self._config, ledger.pipeline
-    names = sorted({stripe.shard.name for stripe in self._stripes})
+    shards = list(dict.fromkeys(stripe.shard for stripe in self._stripes))
     selected = (
       root
-      | "ShardNames" >> beam.Create(names)
-      | "SpreadShards" >> beam.Reshuffle()
+      | "Shards" >> stripes.Spread(shards)
       | "FindThreshold" >> thresholds.FindThreshold(config.store, config.request, ledger)
     )
     plan = selected | "PlanOutput" >> beam.Map(writing.plan_output, beam.pvalue.AsSingleton(ledger), config)
     written_runs = (
       root
-      | "Stripes" >> stripes.SpreadStripes(self._stripes)
+      | "Stripes" >> stripes.Spread(self._stripes)
       | "WriteRuns" >> beam.ParDo(WriteRuns(config), plan=beam.pvalue.AsSingleton(plan))
       | "GatherRuns" >> beam.combiners.ToList()
     )

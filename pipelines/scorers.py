@@ -1,18 +1,21 @@
 """What `--scorer` can name: how each scorer is described, fingerprinted and loaded on a worker.
 
+The launcher calls `checked()`, which makes sure of all that can be made sure of without computing, `request()`, the
+scorer's part of the fingerprint, and `engine()`, what of `describe()` is known without a device; workers call `load()`.
 A loaded scorer has four methods. `describe()`: how it computes, JSON-able. `warm_up()`: what must happen once before
 the first document. `prepare(texts)`: the host's work for one block, thread-safe. `run(prepared)`: the block's scores.
 """
 
 import dataclasses
+import pathlib
+import platform
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines import models, storage
-
-ENGINE_VERSION = 1
+from curation.errors import WinnowError
+from pipelines import models, requests, storage
 
 
 class Scores(NamedTuple):
@@ -41,9 +44,10 @@ class AskLlm:
   max_input_tokens: int
   batch_tokens: int | None = None
   dtype: str | None = None
+  files: dict[str, dict[str, Any]] | None = None
+  """Size and checksum of each of the model's files, once checked."""
 
-  def request(self) -> dict[str, Any]:
-    """Checks what can be checked without computing; the part of the fingerprint that is known at launch."""
+  def checked(self) -> "AskLlm":
     from curation import ask_llm, checkpoints
 
     folder = models.local_model(self.model)
@@ -53,13 +57,17 @@ class AskLlm:
       max_input_tokens=self.max_input_tokens,
       batch_tokens=self.batch_tokens,
     )
-    files = {
-      path.name: {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path))}
-      for path in checkpoints.checkpoint_files(folder)
-    }
+    return dataclasses.replace(self, model=models.pinned(self.model, folder), files=_identity(folder))
+
+  def engine(self) -> dict[str, Any]:
+    from curation import ask_llm
+
+    return ask_llm.engine()
+
+  def request(self) -> dict[str, Any]:
     return {
       "scorer": "ask_llm",
-      "model": files,
+      "model": self.files,
       "prompt": self._prompt().template,
       "yes_token": self.yes_token,
       "max_input_tokens": self.max_input_tokens,
@@ -70,9 +78,16 @@ class AskLlm:
   def load(self) -> Scorer:
     from curation import ask_llm, checkpoints
 
+    folder = models.local_model(self.model)
+    if difference := requests.first_difference(self.files, _identity(folder)):
+      field, there, here = difference
+      raise WinnowError(
+        f"--model={self.model} is not the same on every machine: {field} was {there} at launch and is {here} on "
+        f"{platform.node()}; give a folder that does not change and that all workers share"
+      )
     ask_llm.enable_compilation_cache(str(models.cache_folder() / "programs"))
     return ask_llm.AskLlmScorer(
-      checkpoints.load_checkpoint(models.local_model(self.model)),
+      checkpoints.load_checkpoint(folder),
       self._prompt(),
       max_input_tokens=self.max_input_tokens,
       batch_tokens=self.batch_tokens,
@@ -89,6 +104,12 @@ class AskLlm:
 class Count:
   """Scores nothing: finds out which documents there are, for random sampling without a score store (paper B.1)."""
 
+  def checked(self) -> "Count":
+    return self
+
+  def engine(self) -> dict[str, Any]:
+    return {}
+
   def request(self) -> dict[str, Any]:
     return {"scorer": "count"}
 
@@ -96,7 +117,7 @@ class Count:
     return self
 
   def describe(self) -> dict[str, Any]:
-    return {"engine_version": ENGINE_VERSION}
+    return {}
 
   def warm_up(self) -> None:
     """Needs nothing."""
@@ -106,3 +127,12 @@ class Count:
 
   def run(self, prepared: int) -> Scores:
     return Scores(np.zeros(prepared, np.float32), None, 0, 0)
+
+
+def _identity(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+  from curation import checkpoints
+
+  return {
+    path.name: {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path))}
+    for path in checkpoints.checkpoint_files(folder)
+  }

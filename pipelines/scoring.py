@@ -6,7 +6,7 @@ A document's text never leaves the worker that read it: what crosses a shuffle i
 import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -17,10 +17,9 @@ from apache_beam.utils import shared
 
 from curation.errors import WinnowError
 from pipelines import blocks, prefetch, progress, readers, requests, scorers, storage, stores
-from pipelines.stripes import SpreadStripes, Stripe
+from pipelines.stripes import Spread, Stripe
 
 METRICS = "winnow"
-_BAD_TEXT_CHARACTERS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +61,15 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], score
   Reading and tokenising run ahead in a thread, writing behind in another, so that the device never waits for either.
   `load` is called when the first block needs a score.
   """
-  finished = config.store.finished_blocks(stripe.shard.name)
+  store, shard = config.store, stripe.shard
+  finished = store.finished_blocks(shard)
 
   def is_wanted(index: int) -> bool:
-    return stripe.holds(index) and index not in finished
+    # Another run of the same command may compact the shard meanwhile, and its block files are gone then.
+    return stripe.holds(index) and index not in finished and not storage.exists(store.scores_path(shard))
 
   def prepared() -> Iterator[tuple[blocks.Block, scorers.Scorer | None, Any]]:
-    for block in readers.read_blocks(stripe.shard, config.fields, block_rows=config.block_rows, want=is_wanted):
+    for block in readers.read_blocks(shard, config.fields, block_rows=config.block_rows, want=is_wanted):
       if block.documents is None:
         yield block, None, None
       else:
@@ -86,17 +87,21 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], score
       milliseconds = round(1000 * (time.monotonic() - started))
       if written is not None:
         yield written.result()
-      written = writer.submit(_record, config.store, stripe.shard.name, block, (scores, milliseconds))
+      written = writer.submit(_record, store, shard, block, (scores, milliseconds))
     if written is not None:
       yield written.result()
 
 
 def _record(
-  store: stores.ScoreStore, shard: str, block: blocks.Block, result: tuple[scorers.Scores, int]
+  store: stores.ScoreStore, shard: blocks.Shard, block: blocks.Block, result: tuple[scorers.Scores, int]
 ) -> BlockCounts:
   scores, milliseconds = result
   table = block_table(block, scores.scores, scores.num_tokens)
-  stores.write_block(store, shard, block.index, table=table, text_bytes=block.text_bytes)
+  try:
+    stores.write_block(store, shard, block.index, table=table, text_bytes=block.text_bytes)
+  except (OSError, WinnowError):
+    if not storage.exists(store.scores_path(shard)):  # compacted by another run, which removed the folder
+      raise
   counts = table["reason"].value_counts().to_pylist()
   reasons = tuple((count["values"], count["counts"]) for count in counts if count["values"] is not None)
   return BlockCounts(
@@ -138,7 +143,7 @@ def block_table(block: blocks.Block, scores_N: np.ndarray, num_tokens_N: np.ndar
         {
           "row": without_score["row"],
           "reason": pa.array(["score_is_nan"] * len(without_score), pa.string()),
-          "text": pa.compute.utf8_slice_codeunits(without_score["text"], 0, _BAD_TEXT_CHARACTERS),
+          "text": pa.compute.utf8_slice_codeunits(without_score["text"], 0, blocks.DEAD_TEXT_CHARACTERS),
         }
       ),
     ]
@@ -147,7 +152,7 @@ def block_table(block: blocks.Block, scores_N: np.ndarray, num_tokens_N: np.ndar
 
 
 class ScoreBlocks(beam.DoFn):
-  """Stripe -> (shard name, StripeTotals); the work is `score_blocks`, here are the model and the counters.
+  """Stripe -> (shard name, (Shard, StripeTotals)); the work is `score_blocks`, here are the model and the counters.
 
   Not RunInference: its elements would be blocks of text, made by another stage, without reading ahead or writing behind
   them, and a failure would take its whole batch. The model is shared within a process by Beam's own `Shared`.
@@ -156,6 +161,7 @@ class ScoreBlocks(beam.DoFn):
   def __init__(self, config: ScoringConfig):
     self._config = config
     self._shared = shared.Shared()
+    self._load_times: list[int] = []  # told by `process`: Beam drops what other threads count
     self._documents_read = Metrics.counter(METRICS, "documents_read")
     self._documents_scored = Metrics.counter(METRICS, "documents_scored")
     self._documents_resumed = Metrics.counter(METRICS, "documents_scored_before")
@@ -166,7 +172,7 @@ class ScoreBlocks(beam.DoFn):
     self._block_latency = Metrics.distribution(METRICS, "block_latency_ms")
     self._load_latency = Metrics.distribution(METRICS, "model_load_ms")
 
-  def process(self, stripe: Stripe) -> Iterator[tuple[str, StripeTotals]]:
+  def process(self, stripe: Stripe) -> Iterator[tuple[str, tuple[blocks.Shard, StripeTotals]]]:
     num_blocks = num_rows = 0
     for counts in score_blocks(stripe, self._config, self._load):
       if counts.scored is not None:
@@ -176,7 +182,9 @@ class ScoreBlocks(beam.DoFn):
         progress.report(self._config.progress_address, stage="score", documents=counts.num_rows)
       num_blocks += 1
       num_rows += counts.num_rows
-    yield stripe.shard.name, StripeTotals(num_blocks, num_rows)
+      while self._load_times:
+        self._load_latency.update(self._load_times.pop())
+    yield stripe.shard.name, (stripe.shard, StripeTotals(num_blocks, num_rows))
 
   def _count(self, counts: BlockCounts, scored: int) -> None:
     self._documents_read.inc(counts.num_rows)
@@ -199,16 +207,24 @@ class ScoreBlocks(beam.DoFn):
     started = time.monotonic()
     scorer = self._config.scorer.load()
     store = self._config.store
-    requests.claim(store.engine_path, scorer.describe(), owner=f"the score store {store.folder}")
+    requests.claim(
+      store.engine_path,
+      scorer.describe(),
+      owner=f"the score store {store.folder}",
+      advice=f"go on with what it was begun with, choose another --name, or delete {store.folder} to start over",
+    )
     scorer.warm_up()
-    self._load_latency.update(round(1000 * (time.monotonic() - started)))
+    self._load_times.append(round(1000 * (time.monotonic() - started)))
     return scorer
 
 
-def finish_shard(store: stores.ScoreStore, shard: str, totals: list[StripeTotals]) -> stores.ShardSummary:
+def finish_shard(
+  store: stores.ScoreStore, stripes_done: Iterable[tuple[blocks.Shard, StripeTotals]]
+) -> stores.ShardSummary:
   """Compacts a shard whose stripes are all done; a second run of the same command may have been faster."""
+  (shard, *_), totals = zip(*stripes_done, strict=True)
   if len(set(totals)) != 1:
-    raise WinnowError(f"{shard} changed while it was read: its stripes saw {sorted(set(totals))}; use --overwrite")
+    raise WinnowError(f"{shard.path} changed while it was read: its stripes saw {sorted(set(totals))}; score it again")
   try:
     return stores.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
   except WinnowError:
@@ -233,7 +249,8 @@ def seal(store: stores.ScoreStore, summaries: list[stores.ShardSummary], max_bad
       f"{bad:,} of {read:,} documents are bad, more than --max_bad_fraction={max_bad_fraction:g}: {named}; all of them "
       f"are in {storage.join(store.folder, 'dead_letter')}; mend the input, or allow more and run the command again"
     )
-  storage.create(store.summary_path, requests.to_json(add_up(summaries)))
+  ledger = {"fingerprint": store.fingerprint, **add_up(summaries)}
+  storage.create(store.summary_path, requests.to_json(ledger), must_agree=True)
   storage.delete_folder(store.blocks_folder)
   return store.ledger()
 
@@ -259,10 +276,10 @@ def add_up(summaries: list[stores.ShardSummary]) -> dict[str, Any]:
 class Score(beam.PTransform):
   """Pipeline -> PCollection[stores.Ledger]: one element, when the store is complete.
 
-  `stripes` are those of shards that are not compacted yet, `finished` the names of the others.
+  `stripes` are those of shards that are not compacted yet, `finished` the others.
   """
 
-  def __init__(self, config: ScoringConfig, stripes: list[Stripe], finished: list[str]):
+  def __init__(self, config: ScoringConfig, stripes: list[Stripe], finished: list[blocks.Shard]):
     super().__init__()
     self._config, self._stripes, self._finished = config, stripes, finished
 
@@ -270,11 +287,11 @@ class Score(beam.PTransform):
     config, store = self._config, self._config.store
     new = (
       root
-      | "Stripes" >> SpreadStripes(self._stripes)
+      | "Stripes" >> Spread(self._stripes)
       | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config))
       # A group, not a combine: it is the moment when the last stripe of a shard is done. Its values are two numbers.
       | "GroupStripes" >> beam.GroupByKey()
-      | "CompactShards" >> beam.MapTuple(lambda shard, totals: finish_shard(store, shard, list(totals)))
+      | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: finish_shard(store, stripes_done))
     )
     old = (
       root

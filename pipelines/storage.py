@@ -1,16 +1,20 @@
 """Files, local and on object stores: whole or not there, and never replaced by a second writer.
 
-Local paths use the operating system; every other scheme goes through Beam's FileSystems, except that `gs://` objects
-are created by one conditional request, which Beam does not offer.
+Local paths use the operating system, `gs://` Google's client, and every other scheme goes through Beam's FileSystems.
 """
 
 import base64
 import contextlib
+import filecmp
 import functools
+import hashlib
 import os
 import pathlib
+import platform
+import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from typing import IO, BinaryIO, cast
@@ -21,7 +25,11 @@ from apache_beam.io import filesystem, filesystems
 from curation.errors import WinnowError
 
 COPY_BYTES = 4 << 20
-_TEMPORARY = ".tmp"
+_GCS = "gs://"
+_HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)  # host, process
+_ABANDONED_SECONDS = 24 * 3600
+_DELETE_ATTEMPTS = 5
 
 
 def is_local(path: str) -> bool:
@@ -36,28 +44,44 @@ def base_name(path: str) -> str:
   return path.rstrip("/").rsplit("/", 1)[-1]
 
 
+def escape(path: str) -> str:
+  """The glob that means this very path."""
+  return re.sub(r"([*?[])", r"[\1]", path)
+
+
 def match(pattern: str) -> list[tuple[str, int]]:
   """The files (path, bytes) that a glob names, sorted by path; an empty list where there are none."""
-  try:
+  with _told(f"cannot list {pattern}"):
     found = filesystems.FileSystems.match([pattern])[0].metadata_list
-  except (filesystem.BeamIOError, ValueError) as error:  # ValueError: a scheme that no file system here knows
-    raise WinnowError(f"cannot list {pattern}: {_cause(error)}") from error
-  return sorted((entry.path, entry.size_in_bytes) for entry in found if not _is_temporary(base_name(entry.path)))
+  return sorted((entry.path, entry.size_in_bytes) for entry in found if not _TEMPORARY.fullmatch(base_name(entry.path)))
 
 
 def list_folder(folder: str) -> dict[str, int]:
   """Names and bytes of the files directly in a folder; empty where there is no such folder."""
   if not is_local(folder):
-    return {base_name(path): size for path, size in match(join(folder, "*"))}
+    return {base_name(path): size for path, size in match(join(escape(folder), "*"))}
   try:
     with os.scandir(folder) as entries:
-      return {e.name: e.stat().st_size for e in entries if e.is_file() and not _is_temporary(e.name)}
+      return {e.name: e.stat().st_size for e in entries if e.is_file() and not _TEMPORARY.fullmatch(e.name)}
   except FileNotFoundError:
     return {}
 
 
 def exists(path: str) -> bool:
-  return os.path.exists(path) if is_local(path) else filesystems.FileSystems.exists(path)
+  if is_local(path):
+    return os.path.exists(path)
+  with _told(f"cannot look for {path}"):
+    return _blob(path).exists() if path.startswith(_GCS) else filesystems.FileSystems.exists(path)
+
+
+def size(path: str) -> int:
+  """Bytes of a file; FileNotFoundError where there is none."""
+  if is_local(path):
+    return os.path.getsize(path)
+  found = match(escape(path))
+  if not found:
+    raise FileNotFoundError(path)
+  return found[0][1]
 
 
 def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
@@ -67,14 +91,12 @@ def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
   """
   if is_local(path):
     return open(path, "rb")
-  try:
-    if path.startswith("gs://"):  # Beam has one buffer size for all
-      return cast(BinaryIO, _blob(path, reload=True).open("rb", chunk_size=buffer_bytes, raw_download=True))
+  if not exists(path):  # each store has an error of its own for it
+    raise FileNotFoundError(path)
+  with _told(f"cannot read {path}"):
+    if path.startswith(_GCS):  # Beam has one buffer size for all
+      return cast(BinaryIO, _blob(path).open("rb", chunk_size=buffer_bytes, raw_download=True))
     return filesystems.FileSystems.open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
-  except Exception as error:  # each store has its own for a missing object
-    if exists(path):
-      raise
-    raise FileNotFoundError(path) from error
 
 
 def read_bytes(path: str) -> bytes:
@@ -83,130 +105,196 @@ def read_bytes(path: str) -> bytes:
 
 
 def checksum(path: str) -> str:
-  """CRC32C of the content: `crc32c:` and eight hex digits; object stores tell it without a read."""
-  if path.startswith("gs://"):
-    return "crc32c:" + base64.b64decode(_blob(path, reload=True).crc32c).hex()
-  digest = google_crc32c.Checksum()
+  """CRC32C of the content: `crc32c:` and eight hex digits; GCS tells it without a read."""
+  if path.startswith(_GCS):
+    with _told(f"cannot read {path}"):
+      blob = _blob(path)
+      blob.reload()
+      return "crc32c:" + base64.b64decode(blob.crc32c).hex()
   with open_input(path) as file:
-    while chunk := file.read(COPY_BYTES):
-      digest.update(chunk)
-  return "crc32c:" + digest.digest().hex()
+    return _checksum(file)
 
 
 @contextlib.contextmanager
-def create_file(path: str) -> Iterator[IO[bytes]]:
+def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
   """A file that appears under `path` whole when the block ends, and not at all if it raises.
 
   The first writer wins: where `path` exists by then, what was written is dropped, so that retried bundles and second
-  workers need no lock. The file object is local and seekable.
+  workers need no lock. `must_agree` is for content that follows from the request alone: what exists must be the same,
+  or WinnowError is raised, for it is another run's. The file object is local and seekable.
   """
   if is_local(path):
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{base_name(path)}.{uuid.uuid4().hex}{_TEMPORARY}")
+    temporary = os.path.join(folder, f".{base_name(path)}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
       with open(temporary, "xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
-      _publish_local(temporary, path)
+      if not _publish_local(temporary, path) and must_agree and not filecmp.cmp(temporary, path, shallow=False):
+        raise _stranger(path)
     finally:
       with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     return
   with tempfile.TemporaryFile() as file:
     yield file
-    file.seek(0)
-    if path.startswith("gs://"):
-      _publish_gcs(file, path)
-    elif not exists(path):
-      with filesystems.FileSystems.create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
-        shutil.copyfileobj(file, target, COPY_BYTES)
+    with _told(f"cannot write {path}"):
+      published = _publish_remote(file, path)
+    if not published and must_agree:
+      file.seek(0)
+      if _checksum(file) != checksum(path):
+        raise _stranger(path)
 
 
-def create(path: str, data: bytes) -> None:
+def create(path: str, data: bytes, *, must_agree: bool = False) -> None:
   """`create_file` for content that is at hand."""
-  with create_file(path) as file:
+  with create_file(path, must_agree=must_agree) as file:
     file.write(data)
 
 
 def delete(paths: list[str]) -> None:
   """Deletes files; those that are gone already are no error."""
-  local = [path for path in paths if is_local(path)]
-  for path in local:
+  for path in filter(is_local, paths):
     with contextlib.suppress(FileNotFoundError):
       os.unlink(path)
-  remote = [path for path in paths if not is_local(path)]
-  if remote:
-    with contextlib.suppress(filesystem.BeamIOError):
-      filesystems.FileSystems.delete(remote)
+  gcs = [path for path in paths if path.startswith(_GCS)]
+  others = [path for path in paths if not is_local(path) and not path.startswith(_GCS)]
+  if gcs:
+    from apache_beam.io.gcp import gcsio
+
+    with _told(f"cannot delete {gcs[0]}"):
+      statuses = gcsio.GcsIO(_gcs_client(), pipeline_options=_options()).delete_batch(gcs)
+    for path, failure in statuses:
+      if failure:
+        raise WinnowError(f"cannot delete {path}: status {failure}")
+  if present := [path for path in others if exists(path)]:
+    with _told(f"cannot delete {present[0]}"):
+      filesystems.FileSystems.delete([escape(path) for path in present])
 
 
 def delete_folder(folder: str) -> None:
-  """Deletes a folder with all that is in it; none is no error."""
-  if is_local(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-  elif match(join(folder, "**")):
-    filesystems.FileSystems.delete([folder.rstrip("/") + "/"])
+  """Deletes a folder with all that is in it; none is no error. Raises WinnowError if something is left."""
+  if not is_local(folder):
+    delete([path for path, _ in match(join(escape(folder), "**"))])
+    return
+  for attempt in range(_DELETE_ATTEMPTS):
+    try:
+      shutil.rmtree(folder)
+      return
+    except FileNotFoundError:
+      if not os.path.exists(folder):
+        return
+    except OSError as error:  # a file that another run wrote meanwhile, perhaps
+      if attempt == _DELETE_ATTEMPTS - 1:
+        raise WinnowError(f"cannot delete {folder}: {error.strerror or error}") from error
 
 
 def sweep_temporary_files(folder: str) -> None:
-  """Removes what killed writers left below a local folder; a live second writer finds its name gone and looks again."""
-  if is_local(folder):
-    for path in pathlib.Path(folder).rglob(f".*{_TEMPORARY}"):
-      path.unlink(missing_ok=True)
+  """Removes what writers that are dead left below a local folder."""
+  if not is_local(folder):
+    return
+  for path in pathlib.Path(folder).rglob(".*.tmp"):
+    if found := _TEMPORARY.fullmatch(path.name):
+      with contextlib.suppress(FileNotFoundError):
+        if not _is_written(path, found[1], int(found[2])):
+          path.unlink()
 
 
-def _is_temporary(name: str) -> bool:
-  return name.startswith(".") and name.endswith(_TEMPORARY)
+def _is_written(path: pathlib.Path, host: str, process: int) -> bool:
+  if host != _HOST:
+    return time.time() - path.stat().st_mtime < _ABANDONED_SECONDS
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    pass
+  return True
 
 
-def _publish_local(temporary: str, path: str) -> None:
+def _publish_local(temporary: str, path: str) -> bool:
+  """Gives a finished file its name; False where the name exists."""
   try:
     os.link(temporary, path)  # unlike a rename, fails where the name exists
   except FileExistsError:
-    return
+    return False
   except FileNotFoundError as error:
-    if not os.path.exists(path):
-      raise WinnowError(
-        f"{path} was swept away while it was written: another run of the same command has just ended; run it again"
-      ) from error
-    return
+    raise WinnowError(
+      f"the folder of {path} was removed while it was written: another run has started over there; run it again"
+    ) from error
   except OSError:  # a file system without hard links
-    if not os.path.exists(path):
-      os.rename(temporary, path)
+    if os.path.exists(path):
+      return False
+    os.rename(temporary, path)
   descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+  return True
 
 
-def _publish_gcs(file: IO[bytes], path: str) -> None:
+def _publish_remote(file: IO[bytes], path: str) -> bool:
+  """Uploads a finished file; False where the name exists."""
+  if exists(path):  # spares the upload; on GCS the condition below is what holds against a writer at the same moment
+    return False
+  file.seek(0)
+  if not path.startswith(_GCS):
+    with filesystems.FileSystems.create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
+      shutil.copyfileobj(file, target, COPY_BYTES)
+    return True
   from google.api_core import exceptions
 
-  if exists(path):  # spares the upload; the condition below is what holds against a writer at the same moment
-    return
-  with contextlib.suppress(exceptions.PreconditionFailed):
+  try:
     _blob(path).upload_from_file(file, if_generation_match=0, checksum="crc32c")
+  except exceptions.PreconditionFailed:
+    return False
+  return True
+
+
+def _stranger(path: str) -> WinnowError:
+  return WinnowError(
+    f"{path} holds something else than this run makes: a run of another request has written there too; see that it has "
+    "ended, and start over with --overwrite"
+  )
+
+
+def _options():
+  """Beam's options, as the launcher and every worker have set them: they say whose credentials are used."""
+  from apache_beam.options import pipeline_options
+
+  return filesystems.FileSystems._pipeline_options or pipeline_options.PipelineOptions([])
 
 
 @functools.cache
 def _gcs_client():
   from apache_beam.io.gcp import gcsio
-  from apache_beam.options import pipeline_options
 
-  return gcsio.create_storage_client(pipeline_options.PipelineOptions([]))  # anonymous where there are no credentials
-
-
-def _blob(path: str, *, reload: bool = False):
-  bucket, _, name = path.removeprefix("gs://").partition("/")
-  blob = _gcs_client().bucket(bucket).blob(name)
-  if reload:
-    blob.reload()
-  return blob
+  return gcsio.create_storage_client(_options())  # anonymous where there are no credentials
 
 
-def _cause(error: Exception) -> str:
-  details = list((getattr(error, "exception_details", None) or {}).values())
-  return str(details[0] if details else error).splitlines()[0]
+def _blob(path: str):
+  bucket, _, name = path.removeprefix(_GCS).partition("/")
+  return _gcs_client().bucket(bucket).blob(name)
+
+
+def _checksum(file: IO[bytes]) -> str:
+  digest = google_crc32c.Checksum()
+  while chunk := file.read(COPY_BYTES):
+    digest.update(chunk)
+  return "crc32c:" + digest.digest().hex()
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+  """Tells failures of other people's file systems, each of which has errors of its own, in one sentence."""
+  try:
+    yield
+  except (WinnowError, FileNotFoundError):
+    raise
+  except Exception as error:
+    details = list((getattr(error, "exception_details", None) or {}).values())
+    cause = str(details[0] if details else error).strip() or type(error).__name__
+    raise WinnowError(f"{what}: {cause.splitlines()[0]}") from error

@@ -2,15 +2,23 @@
 
 SCORES/<name>/request.json                 what the store belongs to, written first
               engine.json                  how its scores are computed, written by the first worker
-              blocks/<shard>/00000000.parquet  the resume log
+              blocks/<shard>-<fingerprint>/00000000.parquet  the resume log
               shards/<shard>.parquet       shard, row, score, num_tokens of every scored document
               dead_letter/<shard>.jsonl    shard, row, reason, text of every bad one
               summary.json                 the ledger, written last: the store is complete
+
+Scores of one input shard carry a fingerprint of what was asked about it: in the name of the folder of its blocks, in
+the footer of its Parquet file, in the ledger. So a run of another request that still writes into the folder is never
+taken for this one's, and where one input file changes, the scores of the others stay good.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import requests, storage
+from pipelines import blocks, requests, storage
 
 BLOCK_SCHEMA = pa.schema(
   [
@@ -39,9 +47,11 @@ SCORE_SCHEMA = pa.schema(
   ]
 )
 INPUT_FILE = "input.json"
+_COLUMNS = ["row", "score", "num_tokens"]
 _METADATA_KEY = b"winnow"
 _PARQUET = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
 _NAMED_BAD = 3
+_BLOCK_FILE = re.compile(r"(\d{8})\.parquet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +67,7 @@ class ShardSummary:
   text_bytes: int
   reasons: dict[str, int]
   first_bad: list[str]
+  fingerprint: str
 
 
 class Ledger(NamedTuple):
@@ -69,9 +80,16 @@ class Ledger(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ScoreStore:
-  """Where the parts of one store lie."""
+  """Where the parts of one store lie, and whose they are: fingerprints of its request, with and without the inputs."""
 
   folder: str
+  fingerprint: str
+  method: str
+
+  @classmethod
+  def of(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
+    method = {key: value for key, value in request.items() if key != "inputs"}
+    return cls(folder, requests.fingerprint(request), requests.fingerprint(method))
 
   @property
   def request_path(self) -> str:
@@ -89,25 +107,50 @@ class ScoreStore:
   def blocks_folder(self) -> str:
     return storage.join(self.folder, "blocks")
 
-  def block_folder(self, shard: str) -> str:
-    return storage.join(self.blocks_folder, shard)
+  @property
+  def shards_folder(self) -> str:
+    return storage.join(self.folder, "shards")
 
-  def block_path(self, shard: str, index: int) -> str:
+  def fingerprint_of(self, shard: blocks.Shard) -> str:
+    """Identifies what is asked about one shard."""
+    return requests.fingerprint([self.method, shard.identity()])
+
+  def block_folder(self, shard: blocks.Shard) -> str:
+    return storage.join(self.blocks_folder, f"{shard.name}-{self.fingerprint_of(shard)[:16]}")
+
+  def block_path(self, shard: blocks.Shard, index: int) -> str:
     return storage.join(self.block_folder(shard), f"{index:08d}.parquet")
 
-  def scores_path(self, shard: str) -> str:
-    return storage.join(self.folder, "shards", f"{shard}.parquet")
+  def scores_path(self, shard: blocks.Shard) -> str:
+    return storage.join(self.shards_folder, f"{shard.name}.parquet")
 
-  def dead_letter_path(self, shard: str) -> str:
-    return storage.join(self.folder, "dead_letter", f"{shard}.jsonl")
+  def dead_letter_path(self, shard: blocks.Shard) -> str:
+    return storage.join(self.folder, "dead_letter", f"{shard.name}.jsonl")
 
-  def finished_blocks(self, shard: str) -> frozenset[int]:
+  def finished_blocks(self, shard: blocks.Shard) -> frozenset[int]:
     """Indices of the blocks of a shard that are on record: one listing."""
     names = storage.list_folder(self.block_folder(shard))
-    return frozenset(int(name.removesuffix(".parquet")) for name in names)
+    return frozenset(int(found[1]) for found in map(_BLOCK_FILE.fullmatch, names) if found)
 
-  def finished_shards(self) -> frozenset[str]:
-    return frozenset(name.removesuffix(".parquet") for name in storage.list_folder(storage.join(self.folder, "shards")))
+  def finished(self, shards: Iterable[blocks.Shard]) -> list[blocks.Shard]:
+    """Those of the shards that are compacted: one listing."""
+    names = storage.list_folder(self.shards_folder)
+    return [shard for shard in shards if f"{shard.name}.parquet" in names]
+
+  @property
+  def is_complete(self) -> bool:
+    return requests.field(self.summary_path, "fingerprint") == self.fingerprint
+
+  def is_of_this_method(self) -> bool:
+    """Tells whether what the folder holds was asked for in the same way, of whatever input."""
+    try:
+      return ScoreStore.of(self.folder, requests.read_json(self.request_path)).method == self.method
+    except (WinnowError, AttributeError):
+      return False
+
+  @property
+  def has_scores(self) -> bool:
+    return storage.exists(self.summary_path) or bool(storage.list_folder(self.shards_folder))
 
   def clear(self) -> None:
     """Removes what the store holds, the summary first, the request last: what is left is of that request."""
@@ -116,17 +159,44 @@ class ScoreStore:
       storage.delete_folder(storage.join(self.folder, folder))
     storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
 
+  def clear_others(self, shards: Iterable[blocks.Shard]) -> None:
+    """Of a store of this method, removes all but the scores of shards that this request asks for as they are now.
+
+    Block files of others need not be looked for: their folders have other names, and go when the store is complete.
+    """
+    if not self.is_complete:
+      storage.delete([self.summary_path])
+    wanted = {f"{shard.name}.parquet": shard for shard in shards}
+
+    def is_ours(name: str) -> bool:
+      try:
+        return name in wanted and bool(read_summary(self, wanted[name]))
+      except WinnowError:
+        return False
+
+    names = sorted(storage.list_folder(self.shards_folder))
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+      others = [name for name, ours in zip(names, pool.map(is_ours, names), strict=True) if not ours]
+    kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in names if name not in others}
+    letters = storage.join(self.folder, "dead_letter")
+    storage.delete([storage.join(letters, name) for name in storage.list_folder(letters) if name not in kept])
+    storage.delete([storage.join(self.shards_folder, name) for name in others])
+    if not requests.holds(self.request_path, self.fingerprint):
+      storage.delete([storage.join(self.folder, INPUT_FILE), self.request_path])
+
   def ledger(self) -> Ledger:
-    """Reads the summary of a complete store; WinnowError if it is not complete."""
+    """Reads the summary of a complete store; WinnowError if it is not complete, or another request's."""
     summary = requests.read_json(self.summary_path)
+    if summary["fingerprint"] != self.fingerprint:
+      raise WinnowError(f"{self.summary_path} is of another request; run winnow score again with --overwrite")
     return Ledger(summary["scored"], summary["num_tokens"], summary["text_bytes"])
 
-  def fingerprint(self) -> str:
+  def fingerprint_with_engine(self) -> str:
     """Identifies the scores: what was asked for, and how it was computed."""
-    return requests.fingerprint([requests.read_json(self.request_path), requests.read_json(self.engine_path)])
+    return requests.fingerprint([self.fingerprint, requests.read_json(self.engine_path)])
 
 
-def write_block(store: ScoreStore, shard: str, index: int, *, table: pa.Table, text_bytes: int) -> None:
+def write_block(store: ScoreStore, shard: blocks.Shard, index: int, *, table: pa.Table, text_bytes: int) -> None:
   """Makes a finished block durable. `table`: BLOCK_SCHEMA, every row of the block in order; bad ones have a reason."""
   with (
     storage.create_file(store.block_path(shard, index)) as file,
@@ -136,50 +206,97 @@ def write_block(store: ScoreStore, shard: str, index: int, *, table: pa.Table, t
     writer.add_key_value_metadata({_METADATA_KEY: orjson.dumps({"text_bytes": text_bytes})})
 
 
-def compact_shard(store: ScoreStore, shard: str, *, num_blocks: int, num_rows: int) -> ShardSummary:
+def compact_shard(store: ScoreStore, shard: blocks.Shard, *, num_blocks: int, num_rows: int) -> ShardSummary:
   """Joins the block files of a finished shard into its Parquet file and its dead letter, one row group per block.
 
   Raises WinnowError unless the blocks are all there and hold each row of the shard once. The Parquet file is written
   last: a shard that has one is finished, and its block files go.
   """
-  ledger = _Ledger(shard, num_blocks)
+  ledger = _Ledger(shard.name, num_blocks)
   with (
     tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
-    storage.create_file(store.scores_path(shard)) as file,
+    storage.create_file(store.scores_path(shard), must_agree=True) as file,
     pq.ParquetWriter(file, SCORE_SCHEMA, use_dictionary=["shard"], **_PARQUET) as writer,
   ):
     for index in range(num_blocks):
       table, text_bytes = _read_block(store, shard, index)
       good, bad = ledger.add(table, text_bytes)
-      shards = pa.DictionaryArray.from_arrays(pa.array([0] * len(good), pa.int32()), pa.array([shard]))
+      shards = pa.DictionaryArray.from_arrays(pa.array([0] * len(good), pa.int32()), pa.array([shard.name]))
       writer.write_table(good.select(["row", "score", "num_tokens"]).add_column(0, "shard", shards))
       dead_letter.writelines(
-        orjson.dumps({"shard": shard, **row}, option=orjson.OPT_APPEND_NEWLINE)
+        orjson.dumps({"shard": shard.name, **row}, option=orjson.OPT_APPEND_NEWLINE)
         for row in bad.select(["row", "reason", "text"]).to_pylist()
       )
-    summary = ledger.close(num_rows)
+    summary = ledger.close(num_rows, store.fingerprint_of(shard))
     writer.add_key_value_metadata({_METADATA_KEY: orjson.dumps(dataclasses.asdict(summary))})
     if summary.bad:
       dead_letter.seek(0)
-      with storage.create_file(store.dead_letter_path(shard)) as target:
+      with storage.create_file(store.dead_letter_path(shard), must_agree=True) as target:
         shutil.copyfileobj(dead_letter, target)
   storage.delete_folder(store.block_folder(shard))
   return summary
 
 
-def read_summary(store: ScoreStore, shard: str) -> ShardSummary:
+def read_summary(store: ScoreStore, shard: blocks.Shard) -> ShardSummary:
   """The ledger of a compacted shard, from the footer of its Parquet file."""
-  with open_scores(store, shard) as scores:
-    return ShardSummary(**orjson.loads(scores.metadata.metadata[_METADATA_KEY]))
+  with ScoreFile(store, shard) as scores:
+    return scores.summary
 
 
-def open_scores(store: ScoreStore, shard: str) -> pq.ParquetFile:
-  """A compacted shard; row group b holds the scored rows of block b. Its pages are checked against their checksums."""
-  path = store.scores_path(shard)
-  try:
-    return pq.ParquetFile(storage.open_input(path), page_checksum_verification=True)
-  except (OSError, pa.ArrowInvalid) as error:
-    raise WinnowError(f"{path} is missing or damaged ({error}); delete it and run winnow score again") from error
+class ScoreFile:
+  """The scores of a compacted shard, a context manager; pages are checked against their checksums.
+
+  Raises WinnowError that names the file where it is missing, damaged, or of another request.
+  """
+
+  def __init__(self, store: ScoreStore, shard: blocks.Shard):
+    self._path, self._advice = store.scores_path(shard), f"delete it and {store.summary_path}"
+    with self._told():
+      self._file = storage.open_input(self._path)
+    try:
+      with self._told():
+        self._parquet = pq.ParquetFile(self._file, page_checksum_verification=True)
+        self.summary = ShardSummary(**orjson.loads(self._parquet.metadata.metadata[_METADATA_KEY]))
+      if self.summary.fingerprint != store.fingerprint_of(shard):
+        raise WinnowError(
+          f"{self._path} holds scores of another request: another run has written there; see that it has ended, and "
+          "run winnow score again with --overwrite"
+        )
+    except WinnowError:
+      self._file.close()
+      raise
+
+  def __enter__(self) -> "ScoreFile":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._file.close()
+
+  def block(self, index: int) -> pa.Table:
+    """`row`, `score`, `num_tokens` of the scored documents of one block."""
+    with self._told():
+      return self._parquet.read_row_group(index, columns=_COLUMNS)
+
+  def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+    """The same columns of the whole shard, at most `rows` documents at a time."""
+    batches = self._parquet.iter_batches(rows, columns=_COLUMNS)
+    while True:
+      with self._told():
+        batch = next(batches, None)
+      if batch is None:
+        return
+      yield batch
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    try:
+      yield
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+      cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+      raise WinnowError(
+        f"{self._path} is missing or damaged ({cause}); {self._advice}, and run winnow score again: the scores of "
+        "other shards stay"
+      ) from error
 
 
 class _Ledger:
@@ -213,7 +330,7 @@ class _Ledger:
       self._first_bad.append(f"{self._shard} row {row['row']} ({row['reason']})")
     return good, bad
 
-  def close(self, num_rows: int) -> ShardSummary:
+  def close(self, num_rows: int, fingerprint: str) -> ShardSummary:
     if self._next_row != num_rows:
       raise WinnowError(f"{self._shard} has {num_rows} rows, its blocks {self._next_row}; use --overwrite")
     return ShardSummary(
@@ -226,14 +343,15 @@ class _Ledger:
       text_bytes=self._text_bytes,
       reasons=dict(sorted(self._reasons.items())),
       first_bad=self._first_bad,
+      fingerprint=fingerprint,
     )
 
 
-def _read_block(store: ScoreStore, shard: str, index: int) -> tuple[pa.Table, int]:
+def _read_block(store: ScoreStore, shard: blocks.Shard, index: int) -> tuple[pa.Table, int]:
   path = store.block_path(shard, index)
   try:
     with storage.open_input(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
       metadata: dict[str, Any] = orjson.loads(parquet.metadata.metadata[_METADATA_KEY])
       return parquet.read(), metadata["text_bytes"]
-  except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+  except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
     raise WinnowError(f"{path} is missing or damaged ({error}); delete it and run the same command again") from error

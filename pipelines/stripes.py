@@ -1,7 +1,7 @@
 """How the reading of shards is divided among workers, and run ahead of the work on their blocks."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -41,12 +41,12 @@ def divide(shards: Iterable[blocks.Shard], parallelism: int) -> Iterator[Stripe]
       yield Stripe(shard, index, count)
 
 
-class SpreadStripes(beam.PTransform):
-  """list[Stripe] at launch -> PCollection[Stripe], each with a worker of its own as far as there are workers."""
+class Spread(beam.PTransform):
+  """A list at launch -> a PCollection, each element with a worker of its own as far as there are workers."""
 
-  def __init__(self, stripes: list[Stripe]):
+  def __init__(self, elements: Sequence[Any]):
     super().__init__()
-    self._stripes = stripes
+    self._elements = elements
 
   def expand(self, root: Any):
-    return root | "Create" >> beam.Create(self._stripes) | "Spread" >> beam.Reshuffle()
+    return root | "Create" >> beam.Create(self._elements) | "Spread" >> beam.Reshuffle()

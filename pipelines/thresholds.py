@@ -9,7 +9,7 @@ import numpy as np
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import stores
+from pipelines import blocks, stores
 
 _BATCH_ROWS = 1 << 18
 
@@ -43,15 +43,15 @@ def rank_rows(request: selection.SelectionRequest, shard: str, table: Any) -> Ra
   )
 
 
-def read_ranks(store: stores.ScoreStore, shard: str, request: selection.SelectionRequest) -> Iterator[Ranks]:
+def read_ranks(store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest) -> Iterator[Ranks]:
   """The ranks of a shard's documents, in batches of bounded size."""
-  with stores.open_scores(store, shard) as scores:
-    for batch in scores.iter_batches(_BATCH_ROWS, columns=["row", "score", "num_tokens"]):
-      yield rank_rows(request, shard, batch)
+  with stores.ScoreFile(store, shard) as scores:
+    for batch in scores.batches(_BATCH_ROWS):
+      yield rank_rows(request, shard.name, batch)
 
 
 def count_bins(
-  store: stores.ScoreStore, shard: str, request: selection.SelectionRequest, search: selection.RadixSearch
+  store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest, search: selection.RadixSearch
 ) -> Iterator[np.ndarray]:
   """One shard's part of a pass: histograms int64 [65,536]; nothing if the search is over."""
   if search.done:
@@ -62,7 +62,7 @@ def count_bins(
 
 
 def count_selected(
-  store: stores.ScoreStore, shard: str, request: selection.SelectionRequest, floor: int
+  store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest, floor: int
 ) -> Iterator[Selected]:
   """Counts the documents of one shard above a threshold."""
   for ranks in read_ranks(store, shard, request):
@@ -108,7 +108,7 @@ def refine(search: selection.RadixSearch, histogram: np.ndarray) -> selection.Ra
 
 
 class FindThreshold(beam.PTransform):
-  """PCollection[str] (shard names) -> PCollection[Selected]: one element, how many documents and from which rank on.
+  """PCollection[blocks.Shard] -> PCollection[Selected]: one element, how many documents and from which rank on.
 
   `ledger` is a PCollection of one stores.Ledger. The passes are unrolled; those after the search is over read nothing.
   """

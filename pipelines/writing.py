@@ -1,6 +1,5 @@
 """The steps of a sampling pass as plain functions: plan, select, write runs, merge them into output shards."""
 
-import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
@@ -29,12 +28,16 @@ from pipelines import (
 
 OUTPUT_SHARD_BYTES = 200 << 20
 WORK_FOLDER = ".winnow"
-RUNS_FOLDER, COUNT_FOLDER = "runs", "count"
+RUNS_FOLDER = "runs"
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """What to draw from a complete store, and where to write it. `num_shards` None: about 200 MB each."""
+  """What to draw from a complete store, and where to write it. `num_shards` None: about 200 MB each.
+
+  `fingerprint` is the whole request's. What is written before the output is complete lies in a folder of that name, so
+  that a run of another request that still writes is never taken for this one.
+  """
 
   store: stores.ScoreStore
   request: selection.SelectionRequest
@@ -42,6 +45,7 @@ class SamplingConfig:
   block_rows: int
   output: str
   name: str
+  fingerprint: str
   num_shards: int | None = None
   progress_address: progress.Address | None = None
 
@@ -49,11 +53,23 @@ class SamplingConfig:
   def work_folder(self) -> str:
     return storage.join(self.output, WORK_FOLDER)
 
+  @property
+  def runs_folder(self) -> str:
+    return storage.join(self.work_folder, RUNS_FOLDER, self.fingerprint[:16])
+
   def run_path(self, stripe: stripes.Stripe) -> str:
-    return storage.join(self.work_folder, RUNS_FOLDER, f"{stripe}.run")
+    return storage.join(self.runs_folder, f"{stripe}.run")
+
+  def shard_record_path(self, index: int) -> str:
+    return storage.join(self.runs_folder, f"{index:05d}.json")
 
   def shard_path(self, index: int, num_shards: int) -> str:
     return storage.join(self.output, dataset.shard_file_name(self.name, index, num_shards))
+
+
+def count_folder(output: str) -> str:
+  """Where a random sample without a score store counts its input."""
+  return storage.join(output, WORK_FOLDER, "count")
 
 
 class Plan(NamedTuple):
@@ -119,12 +135,12 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
 
   Yields the documents read, block by block, and at last the counts, which the run's header keeps for a resumed run.
   """
-  path, shard = config.run_path(stripe), stripe.shard.name
+  path, shard = config.run_path(stripe), stripe.shard
   if not storage.exists(path):
     num_tokens = 0
     documents = 0
     with (
-      stores.open_scores(config.store, shard) as scores,
+      stores.ScoreFile(config.store, shard) as scores,
       storage.create_file(path) as file,
       runs.RunWriter(num_shards=plan.num_shards) as writer,
     ):
@@ -132,9 +148,9 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
       for block in prefetch.prefetch(read, ahead=1):
         if block.documents is None:
           continue
-        row_group = scores.read_row_group(block.index, columns=["row", "score", "num_tokens"])
-        selected, tokens = select_documents(config, shard, block, row_group, floor=plan.selected.floor)
-        hash_N = hashing.hash_documents("place", config.request.seed, shard, selected["row"].to_numpy())
+        scored = scores.block(block.index)
+        selected, tokens = select_documents(config, shard.name, block, scored, floor=plan.selected.floor)
+        hash_N = hashing.hash_documents("place", config.request.seed, shard.name, selected["row"].to_numpy())
         shard_N = (hash_N % np.uint64(plan.num_shards)).astype(np.uint32)
         writer.add(shard_N, hash_N, records.encode_examples(selected))
         documents += len(hash_N)
@@ -143,12 +159,17 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
       writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
   with storage.open_input(path) as file:
     header = runs.RunReader(file, path).header
-  yield 0, RunCounts(shard, header["documents"], header["num_tokens"])
+  yield 0, RunCounts(shard.name, header["documents"], header["num_tokens"])
 
 
 def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Iterable[stripes.Stripe]) -> OutputShard:
-  """Merges every run's part of one output shard into its TFRecord file, in the order of the documents' hashes."""
-  path = config.shard_path(index, plan.num_shards)
+  """Merges every run's part of one output shard into its TFRecord file, in the order of the documents' hashes.
+
+  A record beside the runs says that the shard is done; a file without one may be another run's, and is compared.
+  """
+  path, record = config.shard_path(index, plan.num_shards), config.shard_record_path(index)
+  if storage.exists(record) and storage.exists(path):
+    return OutputShard(**requests.read_json(record))
   documents = 0
   opened: list[BinaryIO] = []
 
@@ -163,13 +184,10 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       yield reader
 
   try:
-    if storage.exists(path):
-      collections.deque(open_runs(), maxlen=0)
-    else:
-      with storage.create_file(path) as file:
-        written, _ = runs.write_shard(open_runs(), index, file)
-        if written != documents:
-          raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
+    with storage.create_file(path, must_agree=True) as file:
+      written, _ = runs.write_shard(open_runs(), index, file)
+      if written != documents:
+        raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
   except FileNotFoundError as error:
     raise WinnowError(
       f"{error.filename or error} is gone: another run of the same command has just ended; run it again"
@@ -177,4 +195,6 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
   finally:
     for opened_file in opened:
       opened_file.close()
-  return OutputShard(index, documents, storage.match(path)[0][1], storage.checksum(path))
+  shard = OutputShard(index, documents, storage.size(path), storage.checksum(path))
+  storage.create(record, requests.to_json(dataclasses.asdict(shard)), must_agree=True)
+  return shard

@@ -43,6 +43,15 @@ def told(capsys) -> str:
   return lines[0]
 
 
+def summary(place: pathlib.Path, name: str) -> dict:
+  return json.loads((place / f"scores/{name}/summary.json").read_text())
+
+
+def last_counters(folder: pathlib.Path) -> dict[str, int]:
+  logs = sorted((folder / "log").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+  return json.loads(logs[-1].read_text())["counters"]
+
+
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
@@ -62,6 +71,7 @@ def told(capsys) -> str:
     (["--block_rows=0"], "--block_rows=0"),
     (["--max_bad_fraction=2"], "--max_bad_fraction"),
     (["--batch_tokens=0"], "--batch_tokens"),
+    (["--scores=prompt.txt"], "--scores=prompt.txt is a file"),
     (["--input=tfds:no_such_dataset:1.0.0", "--tfds_data_dir=nowhere"], "no_such_dataset"),
   ],
 )
@@ -131,6 +141,19 @@ def test_a_truncated_gzip_fails_by_name_and_keeps_what_was_scored(place, model, 
   assert "inputs.cut.jsonl.gz.bytes" in told(capsys)
 
 
+def test_where_one_file_is_replaced_only_that_one_is_scored_again(scored, model, capsys):
+  """Kills the mutant that starts over: one truncated file would cost the scores of a whole corpus."""
+  lines = [json.dumps({"text": text}) for text in corpora.sentences(300, 5)]
+  whole = gzip.compress("\n".join(lines).encode())
+  (scored / "in/cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+  command = score(model, "--name=one", "--direct_num_workers=1", "--overwrite")
+  assert main.main(command) == 1
+  (scored / "in/cut.jsonl.gz").write_bytes(whole)
+  assert main.main(command) == 0
+  assert last_counters(scored / "scores/one")["documents_scored"] == 300
+  assert summary(scored, "one")["scored"] == 420
+
+
 def test_the_failure_of_a_worker_process_is_one_sentence_too(place, model, capfd):
   lines = [json.dumps({"text": text}) for text in corpora.sentences(500, 5)]
   (place / "in/cut.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode())[:-20])
@@ -175,6 +198,7 @@ def sample(*flags: str) -> list[str]:
     (["--sampler=ask_llm", "--rate=0.5", "--input=in/0*"], "the input is not what"),
     (["--sampler=density", "--rate=0.5"], "invalid choice"),
     (["--sampler=ask_llm", "--rate=0.5", "--text_field=body"], "--text_field was settled"),
+    (["--sampler=ask_llm", "--rate=0.5", "--output=prompt.txt"], "--output=prompt.txt is a file"),
   ],
 )
 def test_samples_that_cannot_be_drawn_are_refused(scored, capsys, flags, words):
@@ -197,6 +221,117 @@ def test_a_changed_input_is_refused_by_name(scored, capsys):
   (scored / "in/1.jsonl").write_text(text.replace("river", "RIVER", 1))
   assert main.main(sample("--sampler=ask_llm", "--rate=0.5")) == 2
   assert "inputs.1.jsonl.checksum" in told(capsys)
+
+
+def test_a_store_whose_request_is_gone_is_nobodys(scored, model, capsys):
+  """Kills the mutant that adopts what lies there: scores of one model would be sold as another's."""
+  (scored / "scores/one/request.json").unlink()
+  capsys.readouterr()
+  assert main.main(score(model, "--name=one", "--max_input_tokens=63")) == 2
+  assert "its request.json is gone" in told(capsys)
+  assert main.main(score(model, "--name=one", "--max_input_tokens=63", "--overwrite")) == 0
+  assert last_counters(scored / "scores/one")["documents_scored"] == 120
+
+
+def test_overwrite_starts_a_complete_store_over_and_goes_on_with_a_begun_one(scored, model):
+  """Kills the mutant that clears whatever is there: `--overwrite` killed and typed again would never get further."""
+  store = scored / "scores/one"
+  assert main.main(score(model, "--name=one", "--overwrite")) == 0
+  assert last_counters(store)["documents_scored"] == 120
+  (store / "summary.json").unlink()
+  (store / "shards/1.jsonl.parquet").unlink()
+  assert main.main(score(model, "--name=one", "--overwrite")) == 0
+  assert last_counters(store)["documents_scored"] == 40
+
+
+def test_scores_of_another_engine_are_told_before_anything_is_written(scored, model, capsys):
+  """Kills the mutant that leaves it to the workers: `curate --overwrite`, which spares scores, would fail for ever."""
+  store = scored / "scores/one"
+  (store / "summary.json").unlink()
+  (store / "shards/1.jsonl.parquet").unlink()
+  engine = json.loads((store / "engine.json").read_text())
+  (store / "engine.json").write_text(json.dumps(engine | {"jax": "0.0.1"}))
+  capsys.readouterr()
+  assert main.main(score(model, "--name=one")) == 2
+  assert 'jax "0.0.1"' in told(capsys)
+  curate = ["curate", *score(model, "--name=one")[1:], "--rate=0.5", "--output=out", "--overwrite"]
+  assert main.main(curate) == 0
+  assert last_counters(scored / "out")["documents_scored"] == 120
+  assert json.loads((store / "engine.json").read_text()) == engine
+
+
+def test_an_engine_that_only_a_worker_knows_is_told_with_a_way_out(scored, model, capsys):
+  store = scored / "scores/one"
+  (store / "summary.json").unlink()
+  (store / "shards/1.jsonl.parquet").unlink()
+  engine = json.loads((store / "engine.json").read_text())
+  (store / "engine.json").write_text(json.dumps(engine | {"device_kind": "abacus"}))
+  capsys.readouterr()
+  assert main.main(score(model, "--name=one", "--direct_num_workers=1")) == 1
+  sentence = told(capsys)
+  assert 'device_kind is "abacus" there' in sentence
+  assert "delete scores/one to start over" in sentence
+
+
+def test_curate_refuses_what_cannot_be_drawn_before_it_clears_the_output(scored, model, capsys):
+  """Kills the mutant that asks for the request's sense only inside the pipeline."""
+  command = ["curate", *score(model, "--name=one")[1:], "--output=out"]
+  assert main.main([*command, "--rate=0.5"]) == 0
+  before = {path: path.read_bytes() for path in (scored / "out").rglob("*") if path.is_file()}
+  capsys.readouterr()
+  assert main.main([*command, "--num_examples=121", "--overwrite"]) == 2
+  assert "more than the 120 documents" in told(capsys)
+  assert {path: path.read_bytes() for path in (scored / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_score_file_costs_its_shard_alone(scored, model, capsys):
+  import pyarrow.parquet as pq
+
+  store = scored / "scores/one"
+  path = store / "shards/1.jsonl.parquet"
+  column = pq.read_metadata(path).row_group(0).column(2)
+  content = bytearray(path.read_bytes())
+  content[column.data_page_offset + column.total_compressed_size - 1] ^= 0xFF
+  path.write_bytes(bytes(content))
+  capsys.readouterr()
+  assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1")) == 1
+  sentence = told(capsys)
+  assert "shards/1.jsonl.parquet is missing or damaged" in sentence
+  assert "delete it and scores/one/summary.json, and run winnow score again" in sentence
+  path.unlink()
+  (store / "summary.json").unlink()
+  assert main.main(score(model, "--name=one")) == 0
+  assert last_counters(store)["documents_scored"] == 40
+  assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1")) == 0
+
+
+def test_paths_may_hold_what_globs_are_made_of(scored, capsys):
+  """Kills the mutant that finds its own files by globs."""
+  odd = scored / "odd [a-c]*?"
+  (scored / "scores").rename(odd)
+  flags = [f"--scores={odd}", "--sampler=ask_llm", "--rate=0.5", f"--output={odd}/out", "--num_shards=3"]
+  assert main.main(["sample", *flags]) == 0
+  capsys.readouterr()
+  assert main.main(["sample", *flags, "--num_shards=2", "--overwrite"]) == 0
+  assert "60 of 120 documents selected" in capsys.readouterr().out
+  assert len(list(odd.glob("out/*.tfrecord-*"))) == 2
+
+
+def test_what_another_run_left_in_the_output_is_noticed(scored, capsys):
+  """A run of another request still wrote a shard. Kills the mutants that take whatever has the name."""
+  command = sample("--sampler=ask_llm", "--rate=0.5", "--num_shards=2", "--direct_num_workers=1")
+  assert main.main(command) == 0
+  output = scored / "out"
+  shard = output / "out-train.tfrecord-00001-of-00002"
+  sound = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+  for name, content in ((shard.name, b""), ("dataset_info.json", b"{}"), ("manifest.json", b'{"fingerprint": "x"}')):
+    (output / "manifest.json").unlink()
+    (output / name).write_bytes(content)
+    capsys.readouterr()
+    assert main.main(command) == 1
+    assert name in told(capsys)
+    assert main.main([*command, "--overwrite"]) == 0
+    assert {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()} == sound
 
 
 def test_a_corpus_may_move(scored):

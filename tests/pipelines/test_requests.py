@@ -31,7 +31,8 @@ def test_a_folder_belongs_to_the_first_request(tmp_path):
   path = str(tmp_path / "folder" / "request.json")
   requests.claim(path, {"seed": 0}, owner="the folder")
   requests.claim(path, {"seed": 0}, owner="the folder")
-  assert requests.holds(path, {"seed": 0})
+  assert requests.holds(path, requests.fingerprint({"seed": 0}))
+  assert not requests.holds(path, requests.fingerprint({"seed": 1}))
   with pytest.raises(WinnowError, match="the folder belongs to another request: seed is 0 there and 1 now"):
     requests.claim(path, {"seed": 1}, owner="the folder")
   assert requests.read_json(path) == {"seed": 0}

@@ -3,14 +3,15 @@
 import json
 import pathlib
 
+import apache_beam as beam
 import corpora
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
-from pipelines import main, stripes
-from pipelines.blocks import Shard
+from pipelines import main, scorers, scoring, stores, stripes
+from pipelines.blocks import Fields, Shard
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,26 @@ def test_a_document_without_a_number_is_dead_and_its_neighbours_live(place):
     (10, "score_is_nan", len(texts[10])),
     (59, "score_is_nan", 1000),
   ]
+
+
+def test_figures_are_beam_metrics(place, tmp_path):
+  """Kills the mutant that tells the time of loading in the thread that reads ahead, where Beam hears nothing."""
+  texts = corpora.sentences(50, 6)
+  path = tmp_path / "a.jsonl"
+  path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+  scorer = scorers.AskLlm(str(place / "model"), corpora.PROMPT, "yes", 48).checked()
+  shard = Shard("a.jsonl", str(path), "jsonl", "", path.stat().st_size)
+  config = scoring.ScoringConfig(stores.ScoreStore.of(str(tmp_path / "store"), {}), scorer, Fields(), 20, 0.0)
+  pipeline = beam.Pipeline("FnApiRunner")
+  _ = pipeline | scoring.Score(config, [stripes.Stripe(shard, 0, 1)], [])
+  metrics = pipeline.run().metrics().query()
+  counters = {counter.key.metric.name: counter.result for counter in metrics["counters"]}
+  assert (counters["documents_read"], counters["documents_scored"], counters["blocks_scored"]) == (50, 50, 3)
+  assert 0 < counters["tokens_useful"] <= counters["tokens_computed"]
+  distributions = {entry.key.metric.name: entry.result for entry in metrics["distributions"]}
+  assert distributions["block_latency_ms"].count == 3
+  assert distributions["model_load_ms"].count == 1
+  assert distributions["model_load_ms"].sum > 0
 
 
 def test_stripes_hold_every_block_once_however_they_are_divided():

@@ -1,6 +1,8 @@
 """Files that are whole or not there, on local disk and on an object store (an emulator's)."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import corpora
@@ -91,16 +93,78 @@ def test_a_missing_file_is_file_not_found(folder):
     storage.read_bytes(storage.join(folder, "nothing"))
 
 
-def test_a_swept_temporary_file_is_written_by_nobody(tmp_path):
-  """A run that ends sweeps what killed writers left; a live writer notices, and says so."""
-  path = str(tmp_path / "file")
-  with pytest.raises(WinnowError, match="run it again"), storage.create_file(path) as file:
-    file.write(b"data")
-    storage.sweep_temporary_files(str(tmp_path))
-  (tmp_path / ".old.123.tmp").write_bytes(b"left by a killed writer")
-  assert storage.list_folder(str(tmp_path)) == {}
-  storage.sweep_temporary_files(str(tmp_path))
+def test_paths_mean_themselves_whatever_they_hold(folder):
+  """Kills the mutant that lists, sizes or deletes its own folders by globs: [a-c] and * name other files."""
+  odd, other = storage.join(folder, "odd [a-c]*?"), storage.join(folder, "odd a**")
+  for place in (odd, other):
+    storage.create(storage.join(place, "x[1].bin"), b"four")
+  storage.create(storage.join(odd, "deeper", "y"), b"y")
+  assert storage.list_folder(odd) == {"x[1].bin": 4}
+  assert storage.size(storage.join(odd, "x[1].bin")) == 4
+  assert [path for path, _ in storage.match(storage.join(storage.escape(odd), "*.bin"))] == [
+    storage.join(odd, "x[1].bin")
+  ]
+  with pytest.raises(FileNotFoundError):
+    storage.size(storage.join(odd, "x1.bin"))
+  storage.delete([storage.join(odd, "x[1].bin")])
+  assert storage.list_folder(odd) == {}
+  storage.delete_folder(odd)
+  assert not storage.exists(storage.join(odd, "deeper", "y"))
+  assert storage.list_folder(other) == {"x[1].bin": 4}
+
+
+def test_a_file_of_another_run_is_noticed(folder):
+  """Kills the mutant that takes whatever has the name: a run of another request may still be writing."""
+  path = storage.join(folder, "file")
+  storage.create(path, b"ours", must_agree=True)
+  storage.create(path, b"ours", must_agree=True)
+  with pytest.raises(WinnowError, match="a run of another request has written there too"):
+    storage.create(path, b"theirs", must_agree=True)
+  assert storage.read_bytes(path) == b"ours"
+
+
+def test_what_cannot_be_deleted_is_told(tmp_path, monkeypatch):
+  """Kills the mutant that swallows it: what is left would pass for the next request's."""
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "folder/file").write_bytes(b"x")
+  unlink = os.unlink
+
+  def busy(path, **keywords):
+    if str(path).endswith("file"):
+      raise PermissionError(13, "Permission denied", str(path))
+    unlink(path, **keywords)
+
+  monkeypatch.setattr(os, "unlink", busy)
+  with pytest.raises(WinnowError, match=r"cannot delete .*folder: Permission denied"):
+    storage.delete_folder(str(tmp_path / "folder"))
+  monkeypatch.undo()
+  storage.delete_folder(str(tmp_path / "folder"))
   assert os.listdir(tmp_path) == []
+
+
+def test_what_dead_writers_left_is_swept_and_what_live_ones_write_is_not(tmp_path):
+  """Kills the mutant that sweeps everything: a second run of the same command would lose what it writes."""
+  code = f"""
+import os
+from pipelines import storage
+with storage.create_file({str(tmp_path / "dead")!r}) as file:
+  file.write(b"half")
+  file.flush()
+  os._exit(9)
+"""
+  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+  assert len(os.listdir(tmp_path)) == 1
+  with storage.create_file(str(tmp_path / "live")) as file:
+    file.write(b"data")
+    assert storage.list_folder(str(tmp_path)) == {}
+    storage.sweep_temporary_files(str(tmp_path))
+  assert os.listdir(tmp_path) == ["live"]
+
+
+def test_a_folder_removed_under_a_writer_is_told(tmp_path):
+  with pytest.raises(WinnowError, match="run it again"), storage.create_file(str(tmp_path / "a/file")) as file:
+    file.write(b"data")
+    storage.delete_folder(str(tmp_path / "a"))
 
 
 def test_an_unknown_scheme_is_refused_in_a_sentence():
@@ -113,15 +177,16 @@ def test_a_whole_run_on_an_object_store(bucket, tmp_path, monkeypatch):
   monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
   corpus = corpora.write_corpus(tmp_path / "corpus", big_rows=300, small_rows=60)
   model = corpora.write_model(tmp_path / "model")
-  (tmp_path / "prompt.txt").write_text(corpora.PROMPT)
+  (tmp_path / "corpus.txt").write_text(corpora.PROMPT)
   for name in ("corpus", "model"):
     for path in (tmp_path / name).iterdir():
       storage.create(f"{bucket}/{name}/{path.name}", path.read_bytes())
+  storage.create(f"{bucket}/corpus.txt", corpora.PROMPT.encode())
 
   def run(root: str, corpus_folder: str, model_folder: str) -> None:
     flags = [f"--scores={root}/scores", "--name=tiny", "--direct_num_workers=1"]
     reading = [f"--input={corpus_folder}/*", f"--model={model_folder}", "--max_bad_fraction=0.5"]
-    shape = ["--max_input_tokens=32", f"--prompt_file={tmp_path / 'prompt.txt'}", "--block_rows=50"]
+    shape = ["--max_input_tokens=32", f"--prompt_file={corpus_folder}.txt", "--block_rows=50"]
     assert main.main(["score", *flags, *reading, *shape]) == 0
     selecting = ["--sampler=ask_llm", "--rate=0.5", "--num_shards=3", f"--output={root}/out"]
     assert main.main(["sample", *flags, *selecting]) == 0

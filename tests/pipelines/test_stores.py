@@ -1,5 +1,6 @@
 """Block files and their compaction: every row once, or an error that says what is wrong."""
 
+import dataclasses
 import json
 
 import pyarrow as pa
@@ -7,17 +8,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import storage, stores
+from pipelines import blocks, requests, storage, stores
 
+S, T = (blocks.Shard(name, f"/{name}", "jsonl", "", 100, "crc32c:00000000") for name in "st")
+REQUEST = {"model": "a", "inputs": [S.identity()]}
 SIZES = (4, 0, 3, 5)  # rows of the blocks; the second one is all that a shard could hold and is empty
 
 
 @pytest.fixture
 def store(tmp_path) -> stores.ScoreStore:
-  return stores.ScoreStore(str(tmp_path / "store"))
+  return stores.ScoreStore.of(str(tmp_path / "store"), REQUEST)
 
 
-def write_blocks(store, *, bad=(2, 6), tokens=True, sizes=SIZES) -> int:
+def write_blocks(store, shard=S, *, bad=(2, 6), tokens=True, sizes=SIZES) -> int:
   row = 0
   for index, size in enumerate(sizes):
     rows = range(row, row + size)
@@ -31,38 +34,39 @@ def write_blocks(store, *, bad=(2, 6), tokens=True, sizes=SIZES) -> int:
       },
       schema=stores.BLOCK_SCHEMA,
     )
-    stores.write_block(store, "s", index, table=table, text_bytes=10 * size)
+    stores.write_block(store, shard, index, table=table, text_bytes=10 * size)
     row += size
   return row
 
 
 def test_a_shard_holds_each_scored_row_and_its_dead_letter_the_others(store):
   rows = write_blocks(store)
-  summary = stores.compact_shard(store, "s", num_blocks=len(SIZES), num_rows=rows)
+  summary = stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   assert (summary.read, summary.scored, summary.bad, summary.num_tokens, summary.text_bytes) == (12, 10, 2, 58, 120)
   assert summary.reasons == {"empty_text": 2}
   assert summary.first_bad == ["s row 2 (empty_text)", "s row 6 (empty_text)"]
-  with stores.open_scores(store, "s") as scores:
-    assert [scores.metadata.row_group(i).num_rows for i in range(scores.num_row_groups)] == [3, 0, 2, 5]
-    table = scores.read().to_pydict()
+  with stores.ScoreFile(store, S) as scores:
+    assert [len(scores.block(index)) for index in range(len(SIZES))] == [3, 0, 2, 5]
+    assert [len(batch) for batch in scores.batches(4)] == [4, 4, 2]
+  table = pq.read_table(store.scores_path(S)).to_pydict()
   assert table["row"] == [row for row in range(12) if row not in (2, 6)]
   assert table["score"] == [-float(row) for row in table["row"]]
   assert set(table["shard"]) == {"s"}
-  with open(store.dead_letter_path("s")) as file:
+  with open(store.dead_letter_path(S)) as file:
     assert [json.loads(line)["row"] for line in file] == [2, 6]
-  assert stores.read_summary(store, "s") == summary
-  assert store.finished_blocks("s") == frozenset()
-  assert store.finished_shards() == {"s"}
+  assert stores.read_summary(store, S) == summary
+  assert store.finished_blocks(S) == frozenset()
+  assert store.finished([T, S]) == [S]
 
 
 def test_without_token_counts_there_is_no_sum(store):
   rows = write_blocks(store, tokens=False)
-  assert stores.compact_shard(store, "s", num_blocks=len(SIZES), num_rows=rows).num_tokens is None
+  assert stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).num_tokens is None
 
 
 def test_a_block_that_is_missing_or_damaged_is_named_and_nothing_is_compacted(store):
   rows = write_blocks(store)
-  path = store.block_path("s", 2)
+  path = store.block_path(S, 2)
   whole = storage.read_bytes(path)
   damaged = bytearray(whole)
   damaged[len(whole) // 4] ^= 0xFF
@@ -71,28 +75,26 @@ def test_a_block_that_is_missing_or_damaged_is_named_and_nothing_is_compacted(st
     if content is not None:
       storage.create(path, content)
     with pytest.raises(WinnowError, match=r"00000002\.parquet is missing or damaged"):
-      stores.compact_shard(store, "s", num_blocks=len(SIZES), num_rows=rows)
-    assert store.finished_shards() == frozenset()
+      stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+    assert store.finished([S]) == []
 
 
 def test_rows_that_do_not_add_up_are_refused(store):
   """Kills the mutants that trust the count of blocks, or the rows of a block, without looking."""
   rows = write_blocks(store)
   with pytest.raises(WinnowError, match="has 13 rows, its blocks 12"):
-    stores.compact_shard(store, "s", num_blocks=len(SIZES), num_rows=rows + 1)
-  shifted = pq.read_table(store.block_path("s", 3))
-  stores.write_block(store, "t", 0, table=shifted, text_bytes=0)
+    stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows + 1)
+  shifted = pq.read_table(store.block_path(S, 3))
+  stores.write_block(store, T, 0, table=shifted, text_bytes=0)
   with pytest.raises(WinnowError, match="do not continue at row 0"):
-    stores.compact_shard(store, "t", num_blocks=1, num_rows=5)
+    stores.compact_shard(store, T, num_blocks=1, num_rows=5)
 
 
 def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
   """Kills the mutant that removes request.json first: scores of the old request would pass for the new one's."""
-  from pipelines import requests, storage
-
   rows = write_blocks(store)
-  requests.claim(store.request_path, {"seed": 0}, owner="the store")
-  stores.compact_shard(store, "s", num_blocks=len(SIZES), num_rows=rows)
+  requests.claim(store.request_path, REQUEST, owner="the store")
+  stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   delete_folder, removed = storage.delete_folder, []
 
   def interrupted(folder: str) -> None:
@@ -104,7 +106,7 @@ def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
   monkeypatch.setattr(storage, "delete_folder", interrupted)
   with pytest.raises(KeyboardInterrupt):
     store.clear()
-  assert requests.holds(store.request_path, {"seed": 0})
+  assert requests.holds(store.request_path, store.fingerprint)
   monkeypatch.undo()
   store.clear()
   assert storage.match(store.folder + "/**") == []
@@ -113,3 +115,70 @@ def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
 def test_a_store_without_a_summary_is_not_complete(store):
   with pytest.raises(WinnowError, match="incomplete"):
     store.ledger()
+
+
+def test_scores_of_another_request_are_never_taken(store):
+  """A run of another model still writes into the folder. Kills the mutants: blocks found by the shard's name alone; a
+  footer that nobody compares; a summary that is complete for everybody."""
+  other = stores.ScoreStore.of(store.folder, REQUEST | {"model": "b"})
+  rows = write_blocks(other)
+  assert store.finished_blocks(S) == frozenset()
+  stores.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
+  storage.create(other.summary_path, requests.to_json({"fingerprint": other.fingerprint}))
+  assert other.is_complete and not store.is_complete
+  write_blocks(store)
+  with pytest.raises(WinnowError, match="a run of another request has written there too"):
+    stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+  with pytest.raises(WinnowError, match="scores of another request"):
+    stores.read_summary(store, S)
+  with pytest.raises(WinnowError, match="of another request"):
+    store.ledger()
+  store.clear_others([S])
+  assert not other.has_scores
+  assert store.finished_blocks(S) == {0, 1, 2, 3}
+  assert stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).scored == 10
+
+
+def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
+  """Kills the mutant that starts over: a broken file that is replaced would cost the whole store."""
+  requests.claim(store.request_path, REQUEST, owner="the store")
+  for shard in (S, T):
+    stores.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
+  storage.create(store.engine_path, b"{}")
+  replaced = dataclasses.replace(T, checksum="crc32c:11111111")
+  now = stores.ScoreStore.of(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
+  now.clear_others([S, replaced])
+  assert now.finished([S, replaced]) == [S]
+  assert stores.read_summary(now, S).scored == 10
+  assert storage.exists(now.dead_letter_path(S)) and not storage.exists(now.dead_letter_path(T))
+  assert storage.exists(now.engine_path) and not storage.exists(now.request_path)
+
+
+def test_damage_in_a_score_file_is_told_by_its_name(store):
+  """Kills the mutant that opens the file and trusts what is in it."""
+  rows = write_blocks(store)
+  stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+  path = store.scores_path(S)
+  whole = storage.read_bytes(path)
+  scores_of_first_block = pq.read_metadata(path).row_group(0).column(2)
+  damaged = bytearray(whole)
+  damaged[scores_of_first_block.data_page_offset + scores_of_first_block.total_compressed_size - 1] ^= 0xFF
+  storage.delete([path])
+  storage.create(path, bytes(damaged))
+  with stores.ScoreFile(store, S) as scores, pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged"):
+    list(scores.batches(100))
+  for content in (whole[:-9], b"", None):
+    storage.delete([path])
+    if content is not None:
+      storage.create(path, content)
+    with pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged .*summary\.json, and run"):
+      stores.ScoreFile(store, S)
+
+
+def test_strange_files_are_no_blocks_and_no_shards(store):
+  write_blocks(store)
+  for name in ("notes.txt", "1.parquet", "00000009.parquet.crc"):
+    storage.create(storage.join(store.block_folder(S), name), b"")
+  storage.create(storage.join(store.shards_folder, "u.parquet"), b"")
+  assert store.finished_blocks(S) == {0, 1, 2, 3}
+  assert store.finished([S, T]) == []

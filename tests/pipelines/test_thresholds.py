@@ -7,16 +7,17 @@ import pytest
 from apache_beam.testing import util
 
 from curation import selection
-from pipelines import stores, thresholds
+from pipelines import blocks, stores, thresholds
 
-SHARDS = {"a": 5_000, "b": 0, "c": 7_001, "d": 1}
+ROWS = {"a": 5_000, "b": 0, "c": 7_001, "d": 1}
+SHARDS = {blocks.Shard(name, "", "jsonl", "", 0): rows for name, rows in ROWS.items()}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> stores.ScoreStore:
   """Scores of a few values only, so that the threshold falls among equal ones."""
   generator = np.random.default_rng(0)
-  store = stores.ScoreStore(str(tmp_path_factory.mktemp("store")))
+  store = stores.ScoreStore.of(str(tmp_path_factory.mktemp("store")), {})
   for shard, rows in SHARDS.items():
     for index, start in enumerate(range(0, rows, 1000)):
       size = min(1000, rows - start)
@@ -84,7 +85,7 @@ def test_smaller_samples_lie_within_larger_ones(store, sampler):
     floor = by_sorting(store, request).floor
     drawn.append(
       {
-        (shard, row)
+        (shard.name, row)
         for shard in SHARDS
         for ranks in thresholds.read_ranks(store, shard, request)
         for row in ranks.rows[selection.is_selected(floor, ranks.keys, ranks.ties)].tolist()

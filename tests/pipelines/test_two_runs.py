@@ -1,0 +1,105 @@
+"""Two runs at one time on one folder: of the same request they help each other, of different ones they never mix."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import corpora
+import pyarrow.parquet as pq
+import pytest
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("two_runs")
+  (folder / "prompt.txt").write_text(corpora.PROMPT)
+  corpora.write_model(folder / "model")
+  corpora.write_model(folder / "other_model", d_ff=48)
+  corpora.write_corpus(folder / "corpus", big_rows=40_000, small_rows=300)
+  return folder
+
+
+def score_command(place: pathlib.Path, model: str, *flags: str) -> list[str]:
+  reading = [f"--input={place}/corpus/*", f"--model={place / model}", "--max_bad_fraction=0.5", "--block_rows=500"]
+  shape = [f"--prompt_file={place / 'prompt.txt'}", "--max_input_tokens=32"]
+  return ["score", *reading, *shape, "--scores=scores", "--name=tiny", "--direct_num_workers=1", *flags]
+
+
+SAMPLE = ["sample", "--scores=scores", "--sampler=ask_llm", "--rate=0.5", "--output=out", "--direct_num_workers=1"]
+
+
+def start(arguments: list[str], folder: pathlib.Path) -> subprocess.Popen:
+  folder.mkdir(exist_ok=True)
+  command = [sys.executable, "-m", "pipelines.main", *arguments]
+  return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+  """What a command printed; it must have ended with status 0."""
+  told, _ = process.communicate()
+  assert process.returncode == 0, told
+  return told
+
+
+@pytest.fixture(scope="module")
+def alone(place) -> pathlib.Path:
+  folder = place / "alone"
+  finish(start(score_command(place, "model"), folder))
+  finish(start(SAMPLE, folder))
+  return folder
+
+
+def content(folder: pathlib.Path) -> dict[str, bytes]:
+  files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+  return {name: data for name, data in files.items() if "log" not in pathlib.Path(name).parts}
+
+
+def blocks_on_record(folder: pathlib.Path) -> int:
+  return len(list(folder.glob("scores/tiny/blocks/*/*.parquet")))
+
+
+def test_two_equal_runs_at_once_both_succeed_with_the_same_bytes(place, alone):
+  """Kills the mutants: the faster run sweeps what the slower one writes; a shard compacted by another run, or runs that
+  it has tidied up, are an error."""
+  folder = place / "equal"
+  for arguments in (score_command(place, "model"), SAMPLE):
+    first = start(arguments, folder)
+    time.sleep(0.5)
+    second = start(arguments, folder)
+    finish(first)
+    finish(second)
+  assert content(folder) == content(alone)
+  store = folder / "scores/tiny"
+  logs = [json.loads(path.read_text()) for path in (store / "log").iterdir()]
+  assert len(logs) == 2, "both were at work"
+
+
+def test_a_run_that_still_writes_when_another_model_starts_over_never_mixes_in(place, alone):
+  """Kills the mutant whose block files are known by shard and number alone: half the scores would be the other's."""
+  folder = place / "overwritten"
+  old = start(score_command(place, "other_model"), folder)
+  while not blocks_on_record(folder):
+    assert old.poll() is None
+    time.sleep(0.01)
+  old.send_signal(signal.SIGSTOP)  # a machine that was suspended, and wakes up when another has taken over
+  request = folder / "scores/tiny/request.json"
+  before = request.read_bytes()
+  new = start(score_command(place, "model", "--overwrite"), folder)
+  while not request.exists() or request.read_bytes() in (before, b""):
+    assert new.poll() is None
+    time.sleep(0.01)
+  old.send_signal(signal.SIGCONT)
+  told, _ = new.communicate()
+  told_old, _ = old.communicate()
+  assert new.returncode == 0 or "--overwrite" in told, told
+  assert old.returncode == 1, told_old
+  assert "Traceback" not in told + told_old
+  if new.returncode:
+    finish(start(score_command(place, "model", "--overwrite"), folder))
+  for path in (alone / "scores/tiny/shards").iterdir():
+    assert pq.read_table(folder / "scores/tiny/shards" / path.name).equals(pq.read_table(path))
+  finish(start(SAMPLE, folder))
+  assert content(folder / "out") == content(alone / "out")
