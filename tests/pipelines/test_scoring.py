@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
+from curation.errors import WinnowError
 from pipelines import main, scorers, scoring, stores, stripes
 from pipelines.blocks import Fields, Shard
 
@@ -84,6 +85,16 @@ def test_figures_are_beam_metrics(place, tmp_path):
   assert distributions["block_latency_ms"].count == 3
   assert distributions["model_load_ms"].count == 1
   assert distributions["model_load_ms"].sum > 0
+
+
+def test_a_summary_of_another_run_is_noticed(tmp_path):
+  """Kills the mutant that takes whatever completes the store: another request would speak for this one."""
+  store = stores.ScoreStore.of(str(tmp_path), {"model": "a"})
+  summary = stores.ShardSummary("s", 1, 3, 3, 0, 9, 30, {}, [], "fingerprint")
+  scoring.seal(store, [summary], 0.0)
+  assert scoring.seal(store, [summary], 0.0) == stores.Ledger(3, 9, 30)
+  with pytest.raises(WinnowError, match="a run of another request has written there too"):
+    scoring.seal(stores.ScoreStore.of(str(tmp_path), {"model": "b"}), [summary], 0.0)
 
 
 def test_stripes_hold_every_block_once_however_they_are_divided():

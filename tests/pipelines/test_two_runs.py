@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,22 @@ def test_two_equal_runs_at_once_both_succeed_with_the_same_bytes(place, alone):
   store = folder / "scores/tiny"
   logs = [json.loads(path.read_text()) for path in (store / "log").iterdir()]
   assert len(logs) == 2, "both were at work"
+
+
+def test_a_run_that_wakes_up_when_another_has_done_its_work_succeeds(place, alone):
+  """Kills the mutant for which it is an error that what it was reading has been tidied up."""
+  folder = place / "woken"
+  shutil.copytree(alone / "scores", folder / "scores")
+  arguments = [*SAMPLE, "--num_shards=40"]
+  sleeper = start(arguments, folder)
+  while not list(folder.glob("out/.winnow/runs/*/*.run")):
+    assert sleeper.poll() is None
+    time.sleep(0.001)
+  sleeper.send_signal(signal.SIGSTOP)
+  finish(start(arguments, folder))
+  assert not (folder / "out/.winnow/runs").exists()
+  sleeper.send_signal(signal.SIGCONT)
+  assert "21,625 of 43,249 documents selected" in finish(sleeper)
 
 
 def test_a_run_that_still_writes_when_another_model_starts_over_never_mixes_in(place, alone):
