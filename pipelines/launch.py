@@ -1,33 +1,41 @@
 """How a command is run: the runner, errors told in one sentence, exit statuses, and the log."""
 
-import _thread
-import contextlib
+import itertools
 import logging
 import os
+import pathlib
 import platform
 import re
-import shlex
+import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.io import filesystems
-from apache_beam.options import pipeline_options
+from apache_beam.options import pipeline_options, pipeline_options_validator
 from apache_beam.runners import runner as beam_runner
+from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import requests, storage
+from pipelines import local_runner, requests, storage
 
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, REFUSED = 0, 1, 2
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
+_LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
+_DATAFLOW_RUNNERS = ("DataflowRunner", "TestDataflowRunner")
+_ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
 _KEPT_BYTES = 20_000
-_WORKER_ENDED = "Worker subprocess exited"
+_CUDA_DEVICE = re.compile(r"\s*(\d|GPU-|MIG-)")
+_DIED = (
+  "a worker process died ({}; -9 means killed, often for want of memory): run the same command again, it goes on where "
+  "it was, with fewer --direct_num_workers or --batch_tokens if need be"
+)
 _SENTENCE = re.compile(r"WinnowError: (.+?)(?: \[while running '.*'\])?$", re.MULTILINE)
 
 
@@ -35,84 +43,108 @@ class JobError(Exception):
   """The pipeline ran and failed; the message is for the user."""
 
 
+class Terminated(KeyboardInterrupt):
+  """SIGTERM, such as a scheduler sends: it ends a command as Ctrl-C does."""
+
+
 class Launcher:
-  """Where the pipelines of one command run: the local runner unless `--runner` names another."""
+  """Where the pipelines of one command run: the local runner unless `--runner` names another.
+
+  Raises WinnowError where there is no such runner, or Beam refuses its options.
+  """
 
   def __init__(self, beam_arguments: Sequence[str]):
     self.options = pipeline_options.PipelineOptions(list(beam_arguments))
     filesystems.FileSystems.set_options(self.options)  # credentials, endpoints: the launcher reads and writes as well
-    standard = self.options.view_as(pipeline_options.StandardOptions)
+    self._runner = _create_runner(self.options)
+    self.is_local = type(self._runner).__name__ in _LOCAL_RUNNERS
+    self._is_dataflow = type(self._runner).__name__ in _DATAFLOW_RUNNERS
     direct = self.options.view_as(pipeline_options.DirectOptions)
-    self._runner = standard.runner
-    self.is_local = standard.runner in (None, "FnApiRunner", "DirectRunner")
     self._num_local_workers = direct.direct_num_workers or os.cpu_count() or 1
     self.parallelism = self._num_local_workers if self.is_local else _remote_workers(self.options)
+    debug = self.options.view_as(pipeline_options.DebugOptions)
+    if self._is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
+      debug.add_experiment(_ONE_PROCESS)  # the engine uses all devices of its process, and a model is large
+
+  def refuse_local(self, paths: Mapping[str, str | None]) -> None:
+    """Raises WinnowError for the first path, by its flag's name, that the runner's workers cannot share."""
+    for flag, path in paths.items():
+      if self._is_dataflow and path is not None and storage.is_local(path):
+        raise WinnowError(
+          f"--{flag}={path} lies on this machine, which Dataflow's workers do not see: name a gs:// path"
+        )
+
+  def refuse_shared_accelerator(self, root: str = "/") -> None:
+    """Raises WinnowError where each of several local processes would load its model onto the same accelerators."""
+    if self.is_local and self._num_local_workers > 1 and (count := visible_accelerators(root)):
+      raise WinnowError(
+        f"--direct_num_workers={self._num_local_workers} would load the model {self._num_local_workers} times onto "
+        f"{count} accelerator{'s' * (count > 1)}: use --direct_num_workers=1, whose one process uses every device "
+        "(or set JAX_PLATFORMS=cpu)"
+      )
 
   def run(self, define: Callable[[beam.Pipeline], None]) -> dict[str, int]:
     """Runs a pipeline to its end; returns its counters. Raises JobError if it failed."""
     if self.is_local:
-      # The failure is told by its sentence; Beam would print the traceback of each of its layers.
-      logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    with tempfile.NamedTemporaryFile(prefix="winnow-") as worker_errors:
-      runner = self._runner
-      if runner in (None, "FnApiRunner"):
-        runner = _local_runner(self.options, self._num_local_workers, worker_errors.name)
-      pipeline = beam.Pipeline(runner=runner, options=self.options)
-      define(pipeline)
-      with _watched_threads() as thread_errors:
-        try:
-          result = pipeline.run()
-          state = result.wait_until_finish()
-        except KeyboardInterrupt as error:
-          ended = [told for told in thread_errors if _WORKER_ENDED in told]
-          if not ended:
-            raise
-          raise JobError(
-            f"a worker process died ({ended[0].rpartition(' ')[2]}; -9 means killed, often for want of memory): "
-            "run the same command again, it goes on where it was, with fewer --direct_num_workers or --batch_tokens "
-            "if need be"
-          ) from error
-        except Exception as error:
-          if _is_interrupt(error):
-            raise KeyboardInterrupt from error
-          failure = JobError(sentence_of(error))
-          for note in (worker_errors.read()[-_KEPT_BYTES:].decode(errors="replace"), *thread_errors):
-            failure.add_note(note)
-          raise failure from error
-    if state is not None and state != beam_runner.PipelineState.DONE:
-      raise JobError(f"the job ended as {state}; its own log says why, and the same command goes on where it was")
-    counters = result.metrics().query()["counters"]
-    return {counter.key.metric.name: counter.result or 0 for counter in counters}
+      # The failure is told by its sentence; Beam and gRPC would print the traceback of each of their layers.
+      for name in ("apache_beam", "grpc"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with (
+      tempfile.NamedTemporaryFile(prefix="winnow-") as worker_errors,
+      local_runner.WorkerProcesses(worker_errors.name) as processes,
+    ):
+      try:
+        runner = self._runner
+        if type(runner) is fn_runner.FnApiRunner:
+          runner = local_runner.fn_api_runner(self.options, self._num_local_workers)
+        pipeline = beam.Pipeline(runner=runner, options=self.options)
+        define(pipeline)
+        result = pipeline.run()
+        state = result.wait_until_finish()
+        if state in (None, beam_runner.PipelineState.DONE):
+          counters = result.metrics().query()["counters"]
+          return {counter.key.metric.name: counter.result or 0 for counter in counters}
+      except (Exception, KeyboardInterrupt) as error:
+        if processes.died is None and (interrupt := _interrupt_within(error)):
+          raise interrupt from None
+        failure = JobError(sentence_of(error) if processes.died is None else _DIED.format(processes.died))
+        for note in (worker_errors.read()[-_KEPT_BYTES:].decode(errors="replace"), *processes.thread_errors):
+          failure.add_note(note)
+        raise failure from error
+    raise JobError(f"the job ended as {state}; its own log says why, and the same command goes on where it was")
 
 
-@contextlib.contextmanager
-def _watched_threads() -> Iterator[list[str]]:
-  """Collects what threads of the runner would print as they end with an error.
-
-  The thread that waits for a worker process ends so when the process dies, for want of memory perhaps; Beam's runner
-  would wait for the dead one's answer for ever, so the main thread is interrupted.
-  """
-  told: list[str] = []
-
-  def hook(args: threading.ExceptHookArgs) -> None:
-    told.append(f"{args.exc_type.__name__}: {args.exc_value}")
-    if _WORKER_ENDED in told[-1]:
-      _thread.interrupt_main()
-
-  before, threading.excepthook = threading.excepthook, hook
+def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunner:
+  name = options.view_as(pipeline_options.StandardOptions).runner or "FnApiRunner"
   try:
-    yield told
-  finally:
-    threading.excepthook = before
+    runner = beam_runner.create_runner(name)
+    errors = pipeline_options_validator.PipelineOptionsValidator(options, runner).validate()
+  except Exception as error:  # whatever an import or a look-up of defaults ends with
+    raise WinnowError(f"--runner={name} cannot be used: {_last_line(error)}") from error
+  if not isinstance(runner, beam_runner.PipelineRunner):
+    raise WinnowError(f"--runner={name} cannot be used: it is no runner of Beam")
+  if errors:
+    raise WinnowError(f"--runner={name} refuses the options: {' '.join(' '.join(errors).split())}")
+  return runner
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
+def visible_accelerators(root: str = "/") -> int:
+  """How many GPUs and TPU chips JAX would find on this machine, looked for without starting it."""
+  if os.environ.get("JAX_PLATFORMS") == "cpu":
+    return 0
+  devices = pathlib.Path(root, "dev")
+  gpus = len(list(devices.glob("nvidia[0-9]*")))
+  if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+    # CUDA stops at the first name that is none, such as -1.
+    gpus = min(gpus, len(list(itertools.takewhile(_CUDA_DEVICE.match, named.split(",")))))
+  return gpus + len([*devices.glob("accel[0-9]*"), *devices.glob("vfio/[0-9]*")])
+
+
+def _interrupt_within(error: BaseException | None) -> KeyboardInterrupt | None:
   """Ctrl-C during the work of an in-process worker comes back as that worker's failure."""
-  while error is not None:
-    if isinstance(error, KeyboardInterrupt):
-      return True
+  while error is not None and not isinstance(error, KeyboardInterrupt):
     error = error.__cause__ or error.__context__
-  return False
+  return error
 
 
 def sentence_of(error: BaseException) -> str:
@@ -120,24 +152,44 @@ def sentence_of(error: BaseException) -> str:
   found = _SENTENCE.findall("".join(traceback.format_exception(error)))
   if found:
     return found[-1].replace("\\n", " ")
-  last = str(error).strip().splitlines()[-1:] or [""]
-  return f"{type(error).__name__}: {last[0]} (the whole story is in the log)"
+  return f"{type(error).__name__}: {_last_line(error)} (the whole story is in the log)"
+
+
+def _last_line(error: BaseException) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None) -> int:
   """Runs a command to its exit status; a WinnowError means that nothing was written, a JobError that something was."""
+  before = signal.signal(signal.SIGTERM, _terminate)
   try:
     command(sys.argv[1:] if argv is None else argv)
     return DONE
   except WinnowError as error:
-    print(f"winnow: {error}", file=sys.stderr)
-    return REFUSED
+    status, told = REFUSED, str(error)
   except JobError as error:
-    print(f"winnow: {error}", file=sys.stderr)
-    return FAILED
+    status, told = FAILED, str(error)
+  except Terminated:
+    status, told = TERMINATED, "terminated; the same command goes on where it was"
   except KeyboardInterrupt:
-    print("winnow: interrupted; the same command goes on where it was", file=sys.stderr)
-    return INTERRUPTED
+    status, told = INTERRUPTED, "interrupted; the same command goes on where it was"
+  except OSError as error:
+    status, told = (
+      FAILED,
+      ": ".join(str(part) for part in (error.strerror, error.filename) if part) or _last_line(error),
+    )
+  except Exception as error:
+    if not type(error).__module__.startswith("google."):  # an object store's answer, or the want of credentials for it
+      raise
+    status, told = FAILED, _last_line(error)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  print(f"winnow: {told}", file=sys.stderr)
+  return status
+
+
+def _terminate(*_) -> None:
+  raise Terminated
 
 
 class Log:
@@ -162,30 +214,6 @@ class Log:
     if error is not None:
       self.entry["error"] = "".join(traceback.format_exception(kind, error, trace))
     storage.create(self._path, requests.to_json(self.entry))
-
-
-def _local_runner(
-  options: pipeline_options.PipelineOptions, num_workers: int, worker_errors: str
-) -> beam_runner.PipelineRunner:
-  """The FnApiRunner by name: in this process for one worker, with a process for each of several.
-
-  Unlike those of `--runner=FnApiRunner --direct_running_mode=multi_processing`, the worker processes get the pipeline's
-  options, end with their runner (`exec`), and print the tracebacks of what they report anyway into a file.
-  """
-  from apache_beam.portability.api import beam_provision_api_pb2
-  from apache_beam.runners.portability import portable_runner
-  from apache_beam.runners.portability.fn_api_runner import fn_runner
-  from apache_beam.transforms import environments
-
-  environment = None
-  if num_workers > 1:
-    command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-    environment = environments.SubprocessSDKEnvironment.from_command_string(
-      f"{command} 2>>{shlex.quote(worker_errors)}"
-    )
-  encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
-  provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-  return fn_runner.FnApiRunner(environment, provision_info=fn_runner.ExtendedProvisionInfo(provision))
 
 
 def _remote_workers(options: pipeline_options.PipelineOptions) -> int:

@@ -18,6 +18,8 @@ import rich.console
 import rich.progress
 
 Address = tuple[str, int]
+_DATAGRAM_BYTES = 1024
+_DRAIN_SECONDS = 1.0
 _LINE_SECONDS = 10.0
 _WAITING = "waiting for the first documents"
 
@@ -33,6 +35,14 @@ def report(address: Address | None, *, stage: str, documents: int, tokens: int =
 @functools.cache
 def _socket() -> socket.socket:
   return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def _parsed(datagram: bytes) -> object:
+  """None where it is no JSON: any process may send to an open port."""
+  try:
+    return json.loads(datagram)
+  except (ValueError, RecursionError):
+    return None
 
 
 class Meter:
@@ -79,30 +89,36 @@ class Meter:
 
   def _receive(self) -> None:
     last_line = time.monotonic()
-    for message in self._messages():
+    for datagram in self._datagrams():
       now = time.monotonic()
-      if message and message["stage"] in self._counts:
-        stage = message["stage"]
-        self._started.setdefault(stage, now)
-        self._counts[stage][0] += message["documents"]
-        self._counts[stage][1] += message["tokens"]
-        workers = self.documents_by_process[stage]
-        workers[message["process"]] = workers.get(message["process"], 0) + message["documents"]
-        if self._console.is_terminal:
-          self._draw(stage)
+      match _parsed(datagram):
+        case {"stage": str(stage), "documents": int(documents), "tokens": int(tokens), "process": int(process)} if (
+          stage in self._counts
+        ):
+          self._started.setdefault(stage, now)
+          self._counts[stage][0] += documents
+          self._counts[stage][1] += tokens
+          workers = self.documents_by_process[stage]
+          workers[process] = workers.get(process, 0) + documents
+          if self._console.is_terminal:
+            self._draw(stage)
       if not self._console.is_terminal and now - last_line >= _LINE_SECONDS:
         last_line = now
         for stage in self._started or list(self._expected)[:1]:
           self._console.print(f"{stage}: {self._figures(stage)}", highlight=False, soft_wrap=True)
 
-  def _messages(self) -> Iterator[dict | None]:
-    while True:
+  def _datagrams(self) -> Iterator[bytes]:
+    """Datagrams as they come, b"" now and then; when the block has ended, those that are there already."""
+    while not self._stopped.is_set():
       try:
-        yield json.loads(self._socket.recv(1024))
+        yield self._socket.recv(_DATAGRAM_BYTES)
       except TimeoutError:
-        if self._stopped.is_set():
-          return
-        yield None
+        yield b""
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    self._socket.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+      while time.monotonic() < deadline:
+        yield self._socket.recv(_DATAGRAM_BYTES)
 
   def _draw(self, stage: str) -> None:
     documents, expected = self._counts[stage][0], self._expected[stage]

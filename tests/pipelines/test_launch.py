@@ -1,4 +1,18 @@
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
+import waiting_command
+from apache_beam.options import pipeline_options
+from apache_beam.runners import runner as beam_runner
+from google.api_core import exceptions as api_exceptions
+from google.auth import exceptions as auth_exceptions
 
 from curation.errors import WinnowError
 from pipelines import launch
@@ -21,7 +35,16 @@ def test_what_has_no_sentence_is_told_by_its_last_line():
 
 
 @pytest.mark.parametrize(
-  ("error", "status"), [(WinnowError("no"), 2), (launch.JobError("no"), 1), (KeyboardInterrupt(), 130), (None, 0)]
+  ("error", "status"),
+  [
+    (WinnowError("no"), 2),
+    (launch.JobError("no"), 1),
+    (KeyboardInterrupt(), 130),
+    (None, 0),
+    (TimeoutError(), 1),
+    (api_exceptions.Forbidden("no\nno"), 1),
+    (auth_exceptions.DefaultCredentialsError("no"), 1),
+  ],
 )
 def test_exit_statuses(error, status, capsys):
   def command(argv):
@@ -32,8 +55,223 @@ def test_exit_statuses(error, status, capsys):
   assert len(capsys.readouterr().err.splitlines()) == (status != 0)
 
 
+def test_what_the_system_refuses_is_told_in_a_sentence(tmp_path, capsys):
+  """Kills the mutant that shows the traceback of a file where a folder is wanted."""
+  (tmp_path / "file").touch()
+  assert launch.run_command(lambda argv: os.mkdir(argv[0]), [str(tmp_path / "file/folder")]) == 1
+  assert capsys.readouterr().err == f"winnow: Not a directory: {tmp_path}/file/folder\n"
+
+
+def test_a_defect_keeps_its_traceback():
+  with pytest.raises(ZeroDivisionError):
+    launch.run_command(lambda argv: 1 // 0, [])
+
+
 def test_the_runner_is_named_by_winnow_and_not_by_beam():
   launcher = launch.Launcher(["--direct_num_workers=3"])
   assert launcher.is_local
   assert launcher.parallelism == 3
+  assert launch.Launcher(["--runner=direct"]).is_local
   assert not launch.Launcher(["--runner=FlinkRunner"]).is_local
+
+
+@pytest.mark.parametrize(
+  ("arguments", "sentence"),
+  [
+    (["--runner=Foo"], "--runner=Foo cannot be used: Unexpected pipeline runner: Foo. Valid values are"),
+    (["--runner=absent_package.Runner"], "--runner=absent_package.Runner cannot be used: No module named"),
+    (["--runner=os.getcwd"], "--runner=os.getcwd cannot be used: it is no runner of Beam"),
+    (["--runner=DataflowRunner"], "Missing required option: project."),
+    (["--runner=FlinkRunner", "--environment_type=PROCESS"], "Option process_command is required"),
+  ],
+)
+def test_a_runner_that_cannot_be_used_is_refused_in_a_sentence(arguments, sentence, capsys):
+  """Kills the mutant that leaves it to the making of the pipeline, when the store is claimed."""
+  assert launch.run_command(launch.Launcher, arguments) == launch.REFUSED
+  told = capsys.readouterr().err
+  assert sentence in told
+  assert len(told.splitlines()) == 1
+
+
+DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1"]  # an endpoint that Beam asks nothing
+
+
+def test_local_paths_are_refused_where_workers_are_other_machines():
+  """Kills the mutants: only the first path is looked at; a path that is not given counts; every runner refuses."""
+  paths = {"scores": "gs://bucket/scores", "prompt_file": None, "output": "out"}
+  launch.Launcher([]).refuse_local(paths)
+  launch.Launcher(["--runner=FlinkRunner"]).refuse_local(paths)
+  with pytest.raises(WinnowError, match="--output=out lies on this machine"):
+    launch.Launcher(DATAFLOW).refuse_local(paths)
+  launch.Launcher(DATAFLOW).refuse_local(paths | {"output": "gs://bucket/out"})
+
+
+@pytest.mark.parametrize(
+  ("given", "experiments"),
+  [
+    ([], ["no_use_multiple_sdk_containers"]),
+    (["--experiments=other"], ["other", "no_use_multiple_sdk_containers"]),
+    (["--experiments=use_multiple_sdk_containers"], ["use_multiple_sdk_containers"]),
+    (["--experiments=no_use_multiple_sdk_containers"], ["no_use_multiple_sdk_containers"]),
+  ],
+)
+def test_dataflow_runs_one_process_a_machine_unless_told_otherwise(given, experiments):
+  """Kills the mutants: what the user says is overruled; it is asked of other runners too."""
+  assert launch.Launcher([*DATAFLOW, *given]).options.view_as(pipeline_options.DebugOptions).experiments == experiments
+  assert not launch.Launcher([]).options.view_as(pipeline_options.DebugOptions).experiments
+
+
+@pytest.mark.parametrize(
+  ("devices", "environment", "count"),
+  [
+    (["null", "nvidiactl", "nvidia-uvm", "vfio/vfio", "accel/accel0"], {}, 0),
+    (["nvidia0", "nvidia1"], {}, 2),
+    (["nvidia0", "nvidia1"], {"CUDA_VISIBLE_DEVICES": ""}, 0),
+    (["nvidia0", "nvidia1"], {"CUDA_VISIBLE_DEVICES": "-1"}, 0),
+    (["nvidia0", "nvidia1"], {"CUDA_VISIBLE_DEVICES": "1"}, 1),
+    (["nvidia0", "nvidia1"], {"CUDA_VISIBLE_DEVICES": "GPU-8932f937,-1,0"}, 1),
+    (["nvidia0"], {"JAX_PLATFORMS": "cpu"}, 0),
+    (["nvidia0"], {"JAX_PLATFORMS": "cuda,cpu"}, 1),
+    (["accel0", "accel1"], {"CUDA_VISIBLE_DEVICES": ""}, 2),
+    (["vfio/0", "vfio/1", "vfio/2", "vfio/3"], {}, 4),
+  ],
+)
+def test_local_processes_do_not_share_an_accelerator(devices, environment, count, tmp_path, monkeypatch):
+  """Kills the mutants: nvidiactl and the like count; the environment is not asked; one process is refused as well."""
+  for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  for device in devices:
+    (tmp_path / "dev" / device).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "dev" / device).touch()
+  root = str(tmp_path)
+  assert launch.visible_accelerators(root) == count
+  launch.Launcher(["--direct_num_workers=1"]).refuse_shared_accelerator(root)
+  launch.Launcher(["--runner=FlinkRunner", "--direct_num_workers=2"]).refuse_shared_accelerator(root)
+  with pytest.raises(WinnowError, match="use --direct_num_workers=1") if count else contextlib.nullcontext():
+    launch.Launcher(["--direct_num_workers=2"]).refuse_shared_accelerator(root)
+
+
+class NoMetrics(beam_runner.PipelineRunner):
+  """A runner whose job is done and whose service then fails."""
+
+  def run_pipeline(self, pipeline, options):
+    return NoMetricsResult(beam_runner.PipelineState.DONE)
+
+
+class NoMetricsResult(beam_runner.PipelineResult):
+  def wait_until_finish(self, duration=None):
+    return self.state
+
+  def metrics(self):
+    raise RuntimeError("503 unavailable")
+
+
+def test_a_run_that_cannot_be_defined_or_told_of_is_a_failed_job():
+  """Something was written by then. Kills the mutants: the pipeline is made, or its metrics read, outside the try."""
+
+  def define(root):
+    raise WinnowError("x.parquet has no column text")
+
+  with pytest.raises(launch.JobError, match=r"^x.parquet has no column text$"):
+    launch.Launcher([]).run(define)
+  with pytest.raises(launch.JobError, match="503 unavailable"):
+    launch.Launcher([f"--runner={__name__}.NoMetrics"]).run(lambda root: None)
+
+
+def start(folder: pathlib.Path, num_workers: int, where: str = "element", **more) -> subprocess.Popen:
+  """waiting_command in a process group of its own."""
+  command = [sys.executable, waiting_command.__file__, str(folder), where, f"--direct_num_workers={num_workers}"]
+  return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, **more)
+
+
+def when_all_work(process: subprocess.Popen, folder: pathlib.Path, workers: int) -> list[psutil.Process]:
+  """Waits until every worker has its first element; the worker processes."""
+  while len(list(folder.iterdir())) < workers:
+    assert process.poll() is None
+    time.sleep(0.02)
+  return psutil.Process(process.pid).children(recursive=True)
+
+
+def ended(process: subprocess.Popen, workers: list[psutil.Process]) -> tuple[int, str]:
+  """The command's status and what it told, there before a worker lets go; no worker is left, nor a traceback."""
+  try:
+    _, told = process.communicate(timeout=10)
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+  finally:
+    for left in (process, *workers):
+      with contextlib.suppress(psutil.NoSuchProcess):
+        left.kill()
+  assert len(told.splitlines()) == 1
+  return process.returncode, told
+
+
+@pytest.mark.parametrize("to_group", [False, True], ids=["launcher", "group"])
+@pytest.mark.parametrize(
+  ("number", "status", "what"),
+  [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+  ids=["SIGINT", "SIGTERM"],
+)
+def test_an_interruption_ends_a_command_and_its_workers(to_group, number, status, what, tmp_path):
+  """Kills the mutants: workers answer the signal too, here before the launcher has it; SIGTERM leaves them behind."""
+  process = start(tmp_path, 2)
+  workers = when_all_work(process, tmp_path, 2)
+  assert len(workers) == 2
+  if to_group:
+    for worker in workers:
+      worker.send_signal(number)
+    time.sleep(0.5)
+  process.send_signal(number)
+  assert ended(process, workers) == (status, f"winnow: {what}; the same command goes on where it was\n")
+
+
+def test_an_interruption_while_the_workers_exit_leaves_none(tmp_path):
+  """Kills the mutant that leaves what Beam has not closed yet."""
+  process = start(tmp_path, 2, "exit")
+  workers = when_all_work(process, tmp_path, 2)
+  time.sleep(2)
+  process.send_signal(signal.SIGINT)
+  assert ended(process, workers) == (130, "winnow: interrupted; the same command goes on where it was\n")
+
+
+def test_a_command_of_one_process_is_terminated_too(tmp_path):
+  """Kills the mutant that takes what comes back through Beam's layers for a keyboard's interruption."""
+  process = start(tmp_path, 1)
+  assert not when_all_work(process, tmp_path, 1)
+  process.terminate()
+  assert ended(process, []) == (143, "winnow: terminated; the same command goes on where it was\n")
+
+
+def test_more_interruptions_do_not_disturb_the_end_of_the_workers(tmp_path):
+  """Kills the mutant that leaves the end to Beam, whose closing of its workers the second one breaks off."""
+  process = start(tmp_path, 2)
+  workers = when_all_work(process, tmp_path, 2)
+  for _ in range(30):  # a terminal's Ctrl-C, key held down
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.02)
+  status, told = ended(process, workers)
+  assert status in (130, -signal.SIGINT)  # the latter where the last one found Python at its own end
+  assert told == "winnow: interrupted; the same command goes on where it was\n"
+
+
+def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
+  """The other holds on for a minute. Kills `_thread.interrupt_main`, which does not wake a main thread that waits."""
+  process = start(tmp_path, 2)
+  workers = when_all_work(process, tmp_path, 2)
+  workers[1].kill()
+  status, told = ended(process, workers)
+  assert status == 1
+  assert told.startswith("winnow: a worker process died (-9;")
+
+
+def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(tmp_path):
+  """Shells have background jobs ignore SIGINT. Kills the mutants: it is not heard then; a start is waited for."""
+  process = start(tmp_path, 2, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+  while not (workers := psutil.Process(process.pid).children()):
+    time.sleep(0.01)
+  workers[0].kill()
+  status, told = ended(process, workers)
+  assert status == 1
+  assert told.startswith("winnow: a worker process died (-9;")
