@@ -11,7 +11,7 @@ def curate(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.CURATE, argv)
   options.require(namespace, "output")
   namespace.sampler = namespace.sampler or namespace.scorer
-  launcher = launch.Launcher(beam_arguments)
+  launcher = jobs.make_launcher(namespace, beam_arguments)
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
   scoring_job = jobs.plan_named_scoring(namespace, launcher, spare=True)
   job = jobs.plan_sampling(

@@ -201,6 +201,18 @@ class SamplingJob:
     return ledger | "Sample" >> sampling.Sample(config, divided, self.context)
 
 
+def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
+  """The launcher of a command; raises WinnowError where its workers could not reach what the flags name."""
+  launcher = launch.Launcher(beam_arguments)
+  paths = {flag: getattr(namespace, flag, None) for flag in ("input", "tfds_data_dir", "scores", "output", "model")}
+  if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
+    paths["input"] = None
+  if not os.path.isdir(paths["model"] or ""):  # a hub's name
+    paths["model"] = None
+  launcher.refuse_local(paths)
+  return launcher
+
+
 def read_corpus(namespace: argparse.Namespace) -> Corpus:
   """The input that the flags name."""
   options.require(namespace, "input")
@@ -250,6 +262,7 @@ def plan_scoring(
 def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name."""
   options.require(namespace, "input", "scores", "model")
+  launcher.refuse_shared_accelerator()
   _refuse_file(namespace, "scores")
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
   if not _NAME.fullmatch(name):

@@ -10,7 +10,7 @@ from pipelines import jobs, launch, options, requests, scorers, writing
 def sample(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.SAMPLE, argv)
   options.require(namespace, "sampler", "output")
-  launcher = launch.Launcher(beam_arguments)
+  launcher = jobs.make_launcher(namespace, beam_arguments)
   scoring_job = None
   if namespace.scores is not None:
     options.refuse_scoring_flags(namespace)

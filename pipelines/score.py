@@ -8,7 +8,7 @@ from pipelines import jobs, launch, options, requests
 
 def score(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.SCORE, argv)
-  launcher = launch.Launcher(beam_arguments)
+  launcher = jobs.make_launcher(namespace, beam_arguments)
   job = jobs.plan_named_scoring(namespace, launcher)
   job.claim()
   jobs.run(launcher, ["winnow", options.SCORE, *argv], scoring_job=job)

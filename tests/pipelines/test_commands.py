@@ -28,6 +28,10 @@ def place(tmp_path, monkeypatch) -> pathlib.Path:
   return tmp_path
 
 
+# An endpoint that Beam asks nothing, so that no credentials are looked for.
+DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1"]
+
+
 def score(model: str, *flags: str) -> list[str]:
   base = ["--input=in/*", f"--model={model}", "--scores=scores", "--prompt_file=prompt.txt", "--max_input_tokens=64"]
   given = {flag.split("=")[0] for flag in flags}
@@ -72,6 +76,11 @@ def last_counters(folder: pathlib.Path) -> dict[str, int]:
     (["--max_bad_fraction=2"], "--max_bad_fraction"),
     (["--batch_tokens=0"], "--batch_tokens"),
     (["--scores=prompt.txt"], "--scores=prompt.txt is a file"),
+    (["--runner=NoSuchRunner"], "--runner=NoSuchRunner cannot be used"),
+    (["--runner=DataflowRunner"], "Missing required option: project"),
+    ([*DATAFLOW, "--model=gs://b/m"], "--input=in/* lies on this machine"),
+    ([*DATAFLOW, "--input=gs://b/*", "--model=gs://b/m"], "--scores=scores lies on this machine"),
+    ([*DATAFLOW, "--input=tfds:c4", "--scores=gs://b/s"], "--model="),
     (["--input=tfds:no_such_dataset:1.0.0", "--tfds_data_dir=nowhere"], "no_such_dataset"),
   ],
 )

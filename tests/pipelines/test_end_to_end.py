@@ -237,7 +237,7 @@ def test_a_worker_that_dies_ends_the_run_in_a_sentence(place, corpus):
   workers = psutil.Process(process.pid).children()
   assert len(workers) == 2
   workers[0].kill()
-  _, error = process.communicate(timeout=10)
+  _, error = process.communicate(timeout=60)
   assert process.returncode == 1
   assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
   assert "winnow: a worker process died (-9;" in error

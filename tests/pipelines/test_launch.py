@@ -197,7 +197,7 @@ def when_all_work(process: subprocess.Popen, folder: pathlib.Path, workers: int)
 def ended(process: subprocess.Popen, workers: list[psutil.Process]) -> tuple[int, str]:
   """The command's status and what it told, there before a worker lets go; no worker is left, nor a traceback."""
   try:
-    _, told = process.communicate(timeout=10)
+    _, told = process.communicate(timeout=60)
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
   finally:
     for left in (process, *workers):
@@ -257,7 +257,7 @@ def test_more_interruptions_do_not_disturb_the_end_of_the_workers(tmp_path):
 
 
 def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
-  """The other holds on for a minute. Kills `_thread.interrupt_main`, which does not wake a main thread that waits."""
+  """The other holds on for five. Kills `_thread.interrupt_main`, which does not wake a main thread that waits."""
   process = start(tmp_path, 2)
   workers = when_all_work(process, tmp_path, 2)
   workers[1].kill()

@@ -1,4 +1,4 @@
-"""A command that waits for a minute, for tests that end it: `python waiting_command.py FOLDER WHERE BEAM_FLAGS`.
+"""A command that waits for five minutes, for tests that end it: `python waiting_command.py FOLDER WHERE BEAM_FLAGS`.
 
 A worker leaves a file named by its process in FOLDER as its first element comes, and then (WHERE is `element`) holds on
 to it, or (`exit`) is quick with it and slow to exit.
@@ -18,9 +18,9 @@ from pipelines import launch
 def wait(where: str, folder: str) -> None:
   pathlib.Path(folder, str(os.getpid())).touch()
   if where == "element":
-    time.sleep(60)
+    time.sleep(300)
   else:
-    threading.Thread(target=time.sleep, args=(60,), daemon=False).start()
+    threading.Thread(target=time.sleep, args=(300,), daemon=False).start()
 
 
 def command(argv: list[str]) -> None:
