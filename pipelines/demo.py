@@ -74,7 +74,10 @@ def _step(
 ) -> None:
   console.rule(f"[bold]{title}", align="left")
   console.print(f"winnow {shlex.join(arguments)}", style="dim", soft_wrap=True)
-  if status := command([*arguments[1:], *beam_arguments]):
+  status = command([*arguments[1:], *beam_arguments])
+  if status in (launch.INTERRUPTED, launch.TERMINATED):
+    sys.exit(status)  # which has been told
+  if status:
     raise launch.JobError(f"the demo stops here: winnow {arguments[0]} ended with status {status}")
 
 

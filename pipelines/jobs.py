@@ -262,7 +262,7 @@ def plan_scoring(
 def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name."""
   options.require(namespace, "input", "scores", "model")
-  launcher.refuse_shared_accelerator()
+  launcher.hold_one_model()
   _refuse_file(namespace, "scores")
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
   if not _NAME.fullmatch(name):

@@ -62,9 +62,6 @@ class Launcher:
     direct = self.options.view_as(pipeline_options.DirectOptions)
     self._num_local_workers = direct.direct_num_workers or os.cpu_count() or 1
     self.parallelism = self._num_local_workers if self.is_local else _remote_workers(self.options)
-    debug = self.options.view_as(pipeline_options.DebugOptions)
-    if self._is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
-      debug.add_experiment(_ONE_PROCESS)  # the engine uses all devices of its process, and a model is large
 
   def refuse_local(self, paths: Mapping[str, str | None]) -> None:
     """Raises WinnowError for the first path, by its flag's name, that the runner's workers cannot share."""
@@ -74,8 +71,14 @@ class Launcher:
           f"--{flag}={path} lies on this machine, which Dataflow's workers do not see: name a gs:// path"
         )
 
-  def refuse_shared_accelerator(self, root: str = "/") -> None:
-    """Raises WinnowError where each of several local processes would load its model onto the same accelerators."""
+  def hold_one_model(self, root: str = "/") -> None:
+    """Sees to it that no two processes load a model onto the same accelerators: one uses all of its machine's.
+
+    Raises WinnowError where several local ones would; Dataflow is asked for one a machine unless told otherwise.
+    """
+    debug = self.options.view_as(pipeline_options.DebugOptions)
+    if self._is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
+      debug.add_experiment(_ONE_PROCESS)
     if self.is_local and self._num_local_workers > 1 and (count := visible_accelerators(root)):
       raise WinnowError(
         f"--direct_num_workers={self._num_local_workers} would load the model {self._num_local_workers} times onto "

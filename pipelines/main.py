@@ -26,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   if command not in options.COMMANDS:
     print(f"winnow: {command} is no command; there are {', '.join(options.COMMANDS)}", file=sys.stderr)
     return 2
-  return importlib.import_module(f"pipelines.{command}").main(rest)
+  try:
+    return importlib.import_module(f"pipelines.{command}").main(rest)
+  except KeyboardInterrupt:  # while it was imported; a command that runs tells it itself
+    print("winnow: interrupted", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":

@@ -117,8 +117,10 @@ def test_local_paths_are_refused_where_workers_are_other_machines():
 )
 def test_dataflow_runs_one_process_a_machine_unless_told_otherwise(given, experiments):
   """Kills the mutants: what the user says is overruled; it is asked of other runners too."""
-  assert launch.Launcher([*DATAFLOW, *given]).options.view_as(pipeline_options.DebugOptions).experiments == experiments
-  assert not launch.Launcher([]).options.view_as(pipeline_options.DebugOptions).experiments
+  for arguments, expected in (([*DATAFLOW, *given], experiments), (["--direct_num_workers=1"], None)):
+    launcher = launch.Launcher(arguments)
+    launcher.hold_one_model()
+    assert launcher.options.view_as(pipeline_options.DebugOptions).experiments == expected
 
 
 @pytest.mark.parametrize(
@@ -147,10 +149,10 @@ def test_local_processes_do_not_share_an_accelerator(devices, environment, count
     (tmp_path / "dev" / device).touch()
   root = str(tmp_path)
   assert launch.visible_accelerators(root) == count
-  launch.Launcher(["--direct_num_workers=1"]).refuse_shared_accelerator(root)
-  launch.Launcher(["--runner=FlinkRunner", "--direct_num_workers=2"]).refuse_shared_accelerator(root)
+  launch.Launcher(["--direct_num_workers=1"]).hold_one_model(root)
+  launch.Launcher(["--runner=FlinkRunner", "--direct_num_workers=2"]).hold_one_model(root)
   with pytest.raises(WinnowError, match="use --direct_num_workers=1") if count else contextlib.nullcontext():
-    launch.Launcher(["--direct_num_workers=2"]).refuse_shared_accelerator(root)
+    launch.Launcher(["--direct_num_workers=2"]).hold_one_model(root)
 
 
 class NoMetrics(beam_runner.PipelineRunner):
