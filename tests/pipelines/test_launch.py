@@ -12,7 +12,6 @@ import waiting_command
 from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 from google.api_core import exceptions as api_exceptions
-from google.auth import exceptions as auth_exceptions
 
 from curation.errors import WinnowError
 from pipelines import launch
@@ -43,7 +42,6 @@ def test_what_has_no_sentence_is_told_by_its_last_line():
     (None, 0),
     (TimeoutError(), 1),
     (api_exceptions.Forbidden("no\nno"), 1),
-    (auth_exceptions.DefaultCredentialsError("no"), 1),
   ],
 )
 def test_exit_statuses(error, status, capsys):
