@@ -72,6 +72,7 @@ class ScoringJob:
   where: dict[str, Any]
   overwrite: bool
   spare: bool
+  knows_engine: bool  # workers have the launcher's libraries
 
   @property
   def folder(self) -> str:
@@ -83,21 +84,21 @@ class ScoringJob:
 
   def engine_difference(self) -> tuple[str, str, str] | None:
     """In what the engine that the store was begun with is known to differ from the one here, before a worker has it."""
-    store, here = self.config.store, self.config.scorer.engine()
-    if not storage.exists(store.engine_path):
+    here = self.config.scorer.engine()
+    there = requests.readable(self.config.store.engine_path)
+    if not self.knows_engine or not isinstance(there, dict):
       return None
-    there = requests.read_json(store.engine_path)
     return requests.first_difference({key: there.get(key) for key in here}, here)
 
   def claim(self) -> None:
     """Makes the store's folder belong to this job: the first thing that is written."""
     store = self.config.store
     if self.overwrite:
-      starts_over = not self.spare if self.is_complete else self.engine_difference()
-      if starts_over or not store.is_of_this_method():
+      if self.is_complete and not self.spare:
         store.clear()
       else:
-        store.clear_others(self.corpus.shards)
+        keep_engine = self.is_complete or self.engine_difference() is None
+        store.clear_others(self.corpus.shards, keep_engine=keep_engine)
     requests.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
     storage.create(storage.join(store.folder, stores.INPUT_FILE), requests.to_json(self.where))
 
@@ -182,7 +183,7 @@ class SamplingJob:
     output, config, goes_on = self.config.output, self.config, self._goes_on()
     name = re.escape(requests.field(self.request_path, "dataset") or config.name)
     is_shard = re.compile(rf"{name}-{dataset.SPLIT}\.tfrecord-(\d{{5}})-of-\d{{5}}")
-    records = storage.list_folder(config.runs_folder) if goes_on else {}
+    records = storage.list_folder(config.runs_folder(config.store.engine())) if goes_on else {}
     shards = [found for found in map(is_shard.fullmatch, storage.list_folder(output)) if found]
     others = [shard[0] for shard in shards if f"{shard[1]}.json" not in records]
     storage.delete([self.manifest_path])
@@ -206,7 +207,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
   launcher = launch.Launcher(beam_arguments)
   paths = {flag: getattr(namespace, flag, None) for flag in ("input", "tfds_data_dir", "scores", "output", "model")}
   if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
-    paths["input"] = None
+    paths["input"] = None  # where its files are, `read_corpus` finds out
   if not os.path.isdir(paths["model"] or ""):  # a hub's name
     paths["model"] = None
   launcher.refuse_local(paths)
@@ -235,13 +236,14 @@ def plan_scoring(
   if not 0 <= namespace.max_bad_fraction <= 1:
     raise WinnowError(f"--max_bad_fraction={namespace.max_bad_fraction} is not in [0, 1]")
   corpus = read_corpus(namespace)
+  launcher.refuse_local({"input": corpus.shards[0].path})
   scorer = scorer.checked()
   corpus = corpus.identified()
   request = {"format": 1, **scorer.request(), **corpus.request()}
   store = stores.ScoreStore.of(folder, request)
   config = scoring.ScoringConfig(store, scorer, corpus.fields, corpus.block_rows, namespace.max_bad_fraction)
   where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
-  job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare)
+  job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine=launcher.is_local)
   if namespace.overwrite:
     return job
   if store.has_scores and not storage.exists(store.request_path):
@@ -250,7 +252,7 @@ def plan_scoring(
       "choose another name, or start over with --overwrite"
     )
   requests.refuse_other(store.request_path, request, owner=f"the score store {folder}")
-  if launcher.is_local and not job.is_complete and (difference := job.engine_difference()):
+  if not job.is_complete and (difference := job.engine_difference()):
     field, there, here = difference
     raise WinnowError(
       f"the score store {folder} was begun with {field} {there}, and here is {here}, whose scores may differ in the "
@@ -325,7 +327,8 @@ def plan_sampling(
 def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
   """The complete store that --scores, --name and --sampler name."""
   paths = storage.match(storage.join(storage.escape(namespace.scores), "*", requests.REQUEST_FILE))
-  found = {path.rsplit("/", 2)[-2]: requests.read_json(path) for path, _ in paths}
+  found = {path.rsplit("/", 2)[-2]: requests.readable(path) for path, _ in paths}
+  found = {name: request for name, request in found.items() if isinstance(request, dict)}
   fitting = [
     name
     for name, request in found.items()
@@ -350,11 +353,12 @@ def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
   return store
 
 
-def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace) -> Corpus:
+def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
   """The corpus that a store was made from, or the same one in another place where --input says so."""
   request = requests.read_json(store.request_path)
   where = requests.read_json(storage.join(store.folder, stores.INPUT_FILE))
   shards = inputs.find_shards(namespace.input or where["input"], namespace.tfds_data_dir or where["tfds_data_dir"])
+  launcher.refuse_local({"input": shards[0].path})
   corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
   found = corpus.request()
   if difference := requests.first_difference({key: request[key] for key in found}, found):
@@ -384,10 +388,13 @@ def run(
   sampling_job: SamplingJob | None = None,
 ) -> dict[str, int]:
   """Runs one pipeline for what is not complete, with progress on the local runner; returns its counters."""
+  # What a run that was killed at its very end left.
   if scoring_job is not None and scoring_job.is_complete:
-    storage.delete_folder(scoring_job.config.store.blocks_folder)  # what a run that was killed at its very end left
+    storage.delete_folder(scoring_job.config.store.blocks_folder)
+    storage.sweep_temporary_files(scoring_job.folder)
   if sampling_job is not None and sampling_job.is_complete:
     manifests.clean_up(sampling_job.config.output)
+    storage.sweep_temporary_files(sampling_job.folder)
     sampling_job = None
   if sampling_job is None and (scoring_job is None or scoring_job.is_complete):
     return {}

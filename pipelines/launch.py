@@ -1,5 +1,6 @@
 """How a command is run: the runner, errors told in one sentence, exit statuses, and the log."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -12,7 +13,7 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -109,6 +110,8 @@ class Launcher:
           return {counter.key.metric.name: counter.result or 0 for counter in counters}
       except (Exception, KeyboardInterrupt) as error:
         if processes.died is None and (interrupt := _interrupt_within(error)):
+          if not self.is_local:
+            print("winnow: the job goes on where it runs: cancel it there before you start another", file=sys.stderr)
           raise interrupt from None
         failure = JobError(sentence_of(error) if processes.died is None else _DIED.format(processes.died))
         for note in (worker_errors.read()[-_KEPT_BYTES:].decode(errors="replace"), *processes.thread_errors):
@@ -160,6 +163,15 @@ def sentence_of(error: BaseException) -> str:
 
 def _last_line(error: BaseException) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+  """From here on something may have been written or removed: what is refused now is a failed job, not a refusal."""
+  try:
+    yield
+  except WinnowError as error:
+    raise JobError(str(error)) from error
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None) -> int:
@@ -216,7 +228,10 @@ class Log:
     self.entry["seconds"] = round(time.time() - self._started, 3)
     if error is not None:
       self.entry["error"] = "".join(traceback.format_exception(kind, error, trace))
-    storage.create(self._path, requests.to_json(self.entry))
+    try:
+      storage.create(self._path, requests.to_json(self.entry))
+    except (WinnowError, OSError) as failure:  # which must not hide how the run ended
+      print(f"winnow: no log was written: {failure}", file=sys.stderr)
 
 
 def _remote_workers(options: pipeline_options.PipelineOptions) -> int:

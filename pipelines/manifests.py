@@ -86,7 +86,12 @@ def make_manifest(
   summary = requests.read_json(config.store.summary_path)
   store_request = requests.read_json(config.store.request_path)
   selected, tokens = _by_shard(written_runs)
-  check_books(config.request, plan, summary, selected=selected, written_shards=written_shards)
+  try:
+    check_books(config.request, plan, summary, selected=selected, written_shards=written_shards)
+  except WinnowError as error:
+    raise WinnowError(
+      f"{error}; delete {config.runs_folder(plan.engine)}, run again, and report it if it stays so"
+    ) from error
   inputs = {entry["name"]: entry for entry in store_request["inputs"]}
   return {
     "format": FORMAT,
@@ -149,7 +154,7 @@ def check_books(
     if shard["read"] != shard["scored"] + shard["bad"] or selected.get(shard["shard"], 0) > shard["scored"]:
       raise WinnowError(
         f"the books of {shard['shard']} do not balance: {shard['read']} read, {shard['scored']} scored, {shard['bad']} "
-        f"bad, {selected.get(shard['shard'], 0)} selected; run again with --overwrite, and report it if it stays so"
+        f"bad, {selected.get(shard['shard'], 0)} selected"
       )
   begun = request.search(summary["scored"], summary["num_tokens"])
   figures = {
@@ -160,12 +165,9 @@ def check_books(
   if begun.by_count and not begun.done:
     figures["asked for"] = begun.remaining
   if len(set(figures.values())) != 1:
-    raise WinnowError(f"the books do not balance: documents {figures}; run again with --overwrite")
+    raise WinnowError(f"the books do not balance: documents {figures}")
   if not begun.by_count and plan.selected.num_tokens > begun.remaining:
-    raise WinnowError(
-      f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={begun.remaining}; run again with "
-      "--overwrite, and report it if it stays so"
-    )
+    raise WinnowError(f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={begun.remaining}")
 
 
 def _by_shard(written_runs: list[writing.RunCounts]) -> tuple[dict[str, int], dict[str, int]]:

@@ -35,12 +35,20 @@ def read_json(path: str) -> Any:
     raise WinnowError(f"{path} is not readable JSON ({error}); restore it, or start over with --overwrite") from error
 
 
+def readable(path: str) -> Any:
+  """The JSON value in a file of ours; None where it is missing or damaged. A file that cannot be read is an error."""
+  try:
+    return read_json(path)
+  except storage.AccessError:
+    raise
+  except WinnowError:
+    return None
+
+
 def field(path: str, name: str) -> Any:
   """One field of the JSON object in a file; None where the file is missing or damaged, or has no such field."""
-  try:
-    return read_json(path).get(name)
-  except (WinnowError, AttributeError):
-    return None
+  value = readable(path)
+  return value.get(name) if isinstance(value, dict) else None
 
 
 def refuse_other(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVICE) -> None:
@@ -54,10 +62,7 @@ def refuse_other(path: str, request: dict[str, Any], *, owner: str, advice: str 
 
 def holds(path: str, wanted: str) -> bool:
   """Tells whether the file at `path` holds the request with this fingerprint."""
-  try:
-    return fingerprint(read_json(path)) == wanted
-  except WinnowError:
-    return False
+  return fingerprint(readable(path)) == wanted
 
 
 def claim(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVICE) -> None:

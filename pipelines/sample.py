@@ -15,7 +15,7 @@ def sample(argv: Sequence[str]) -> None:
   if namespace.scores is not None:
     options.refuse_scoring_flags(namespace)
     store = jobs.find_store(namespace)
-    corpus, store_request = jobs.corpus_of(store, namespace), requests.read_json(store.request_path)
+    corpus, store_request = jobs.corpus_of(store, namespace, launcher), requests.read_json(store.request_path)
   elif namespace.sampler == "random":
     # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
     folder = writing.count_folder(namespace.output)
@@ -31,10 +31,11 @@ def run_to_summary(
   launcher: launch.Launcher, arguments: Sequence[str], job: jobs.SamplingJob, scoring_job: jobs.ScoringJob | None
 ) -> None:
   """Claims the output, and the store where it is to be filled, runs what is not complete, and prints what was drawn."""
-  job.claim()
-  if scoring_job is not None:
-    scoring_job.claim()
-  jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_job=job)
+  with launch.writing():
+    if scoring_job is not None:
+      scoring_job.claim()
+    job.claim()
+    jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_job=job)
   manifest = requests.read_json(job.manifest_path)
   counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
   print(f"{counts['selected']:,} of {counts['scored']:,} documents selected", end="")

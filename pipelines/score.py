@@ -10,8 +10,9 @@ def score(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.SCORE, argv)
   launcher = jobs.make_launcher(namespace, beam_arguments)
   job = jobs.plan_named_scoring(namespace, launcher)
-  job.claim()
-  jobs.run(launcher, ["winnow", options.SCORE, *argv], scoring_job=job)
+  with launch.writing():
+    job.claim()
+    jobs.run(launcher, ["winnow", options.SCORE, *argv], scoring_job=job)
   print_summary(job)
 
 

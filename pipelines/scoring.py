@@ -48,6 +48,14 @@ class BlockCounts:
   milliseconds: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A scorer that is ready, and the fingerprint of its engine."""
+
+  scorer: scorers.Scorer
+  engine: str
+
+
 class StripeTotals(NamedTuple):
   """What the reader of a stripe learnt about its whole shard."""
 
@@ -55,50 +63,51 @@ class StripeTotals(NamedTuple):
   num_rows: int
 
 
-def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], scorers.Scorer]) -> Iterator[BlockCounts]:
+def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Loaded"]) -> Iterator[BlockCounts]:
   """Scores the blocks of a stripe that are not on record, and makes each durable; yields every block of the shard once.
 
   Reading and tokenising run ahead in a thread, writing behind in another, so that the device never waits for either.
   `load` is called when the first block needs a score.
   """
   store, shard = config.store, stripe.shard
-  finished = store.finished_blocks(shard)
+  finished = store.finished_blocks(shard, store.engine())
 
   def is_wanted(index: int) -> bool:
     # Another run of the same command may compact the shard meanwhile, and its block files are gone then.
     return stripe.holds(index) and index not in finished and not storage.exists(store.scores_path(shard))
 
-  def prepared() -> Iterator[tuple[blocks.Block, scorers.Scorer | None, Any]]:
+  def prepared() -> Iterator[tuple[blocks.Block, Loaded | None, Any]]:
     for block in readers.read_blocks(shard, config.fields, block_rows=config.block_rows, want=is_wanted):
       if block.documents is None:
         yield block, None, None
       else:
-        scorer = load()
-        yield block, scorer, scorer.prepare(block.documents["text"])
+        loaded = load()
+        yield block, loaded, loaded.scorer.prepare(block.documents["text"])
 
   with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
     written: concurrent.futures.Future[BlockCounts] | None = None
-    for block, scorer, ready in prefetch.prefetch(prepared(), ahead=2):
-      if scorer is None:
+    for block, loaded, ready in prefetch.prefetch(prepared(), ahead=2):
+      if loaded is None:
         yield BlockCounts(block.index, block.num_rows)
         continue
       started = time.monotonic()
-      scores = scorer.run(ready)
+      scores = loaded.scorer.run(ready)
       milliseconds = round(1000 * (time.monotonic() - started))
       if written is not None:
         yield written.result()
-      written = writer.submit(_record, store, shard, block, (scores, milliseconds))
+      written = writer.submit(_record, (store, shard, loaded.engine), block, (scores, milliseconds))
     if written is not None:
       yield written.result()
 
 
 def _record(
-  store: stores.ScoreStore, shard: blocks.Shard, block: blocks.Block, result: tuple[scorers.Scores, int]
+  where: tuple[stores.ScoreStore, blocks.Shard, str], block: blocks.Block, result: tuple[scorers.Scores, int]
 ) -> BlockCounts:
+  store, shard, engine = where
   scores, milliseconds = result
   table = block_table(block, scores.scores, scores.num_tokens)
   try:
-    stores.write_block(store, shard, block.index, table=table, text_bytes=block.text_bytes)
+    stores.write_block(store, shard, block.index, engine=engine, table=table, text_bytes=block.text_bytes)
   except (OSError, WinnowError):
     if not storage.exists(store.scores_path(shard)):  # compacted by another run, which removed the folder
       raise
@@ -200,22 +209,23 @@ class ScoreBlocks(beam.DoFn):
       self._config.progress_address, stage="score", documents=counts.num_rows, tokens=counts.useful_tokens
     )
 
-  def _load(self) -> scorers.Scorer:
+  def _load(self) -> "Loaded":
     return self._shared.acquire(self._load_once)
 
-  def _load_once(self) -> scorers.Scorer:
+  def _load_once(self) -> "Loaded":
     started = time.monotonic()
     scorer = self._config.scorer.load()
     store = self._config.store
+    engine = {"method": store.method, **scorer.describe()}
     requests.claim(
       store.engine_path,
-      scorer.describe(),
+      engine,
       owner=f"the score store {store.folder}",
       advice=f"go on with what it was begun with, choose another --name, or delete {store.folder} to start over",
     )
     scorer.warm_up()
     self._load_times.append(round(1000 * (time.monotonic() - started)))
-    return scorer
+    return Loaded(scorer, requests.fingerprint(engine))
 
 
 def finish_shard(
@@ -249,7 +259,14 @@ def seal(store: stores.ScoreStore, summaries: list[stores.ShardSummary], max_bad
       f"{bad:,} of {read:,} documents are bad, more than --max_bad_fraction={max_bad_fraction:g}: {named}; all of them "
       f"are in {storage.join(store.folder, 'dead_letter')}; mend the input, or allow more and run the command again"
     )
-  ledger = {"fingerprint": store.fingerprint, **add_up(summaries)}
+  engine = store.engine()
+  for summary in summaries:
+    if summary.engine != engine:
+      raise WinnowError(
+        f"the scores of {summary.shard} are of another engine than {store.engine_path} says, or it is missing; see "
+        "that no other run writes there, and run the command again with --overwrite"
+      )
+  ledger = {"fingerprint": store.fingerprint, "engine": engine, **add_up(summaries)}
   storage.create(store.summary_path, requests.to_json(ledger), must_agree=True)
   storage.delete_folder(store.blocks_folder)
   return store.ledger()

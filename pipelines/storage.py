@@ -24,6 +24,11 @@ from apache_beam.io import filesystem, filesystems
 
 from curation.errors import WinnowError
 
+
+class AccessError(WinnowError):
+  """A file could not be looked for, read or written just now: that tells nothing of what it holds."""
+
+
 COPY_BYTES = 4 << 20
 _GCS = "gs://"
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
@@ -192,14 +197,13 @@ def delete_folder(folder: str) -> None:
 
 
 def sweep_temporary_files(folder: str) -> None:
-  """Removes what writers that are dead left below a local folder."""
+  """Removes what writers that are dead left below a local folder, as far as it can: it is only tidying."""
   if not is_local(folder):
     return
-  for path in pathlib.Path(folder).rglob(".*.tmp"):
-    if found := _TEMPORARY.fullmatch(path.name):
-      with contextlib.suppress(FileNotFoundError):
-        if not _is_written(path, found[1], int(found[2])):
-          path.unlink()
+  with contextlib.suppress(OSError):  # another run removes folders under it, perhaps
+    for path in pathlib.Path(folder).rglob(".*.tmp"):
+      if (found := _TEMPORARY.fullmatch(path.name)) and not _is_written(path, found[1], int(found[2])):
+        path.unlink()
 
 
 def _is_written(path: pathlib.Path, host: str, process: int) -> bool:
@@ -297,4 +301,4 @@ def _told(what: str) -> Iterator[None]:
   except Exception as error:
     details = list((getattr(error, "exception_details", None) or {}).values())
     cause = str(details[0] if details else error).strip() or type(error).__name__
-    raise WinnowError(f"{what}: {cause.splitlines()[0]}") from error
+    raise AccessError(f"{what}: {cause.splitlines()[0]}") from error

@@ -7,14 +7,15 @@ SCORES/<name>/request.json                 what the store belongs to, written fi
               dead_letter/<shard>.jsonl    shard, row, reason, text of every bad one
               summary.json                 the ledger, written last: the store is complete
 
-Scores of one input shard carry a fingerprint of what was asked about it: in the name of the folder of its blocks, in
-the footer of its Parquet file, in the ledger. So a run of another request that still writes into the folder is never
-taken for this one's, and where one input file changes, the scores of the others stay good.
+Scores of a shard carry fingerprints of what was asked about it and of the engine that answered: in the name of the
+folder of its blocks, in the footer of its Parquet file, in the ledger. So a run of another request that still writes
+into the store is never taken for this one's, and where one input file changes, the scores of the others stay good.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import re
 import shutil
 import tempfile
@@ -68,6 +69,7 @@ class ShardSummary:
   reasons: dict[str, int]
   first_bad: list[str]
   fingerprint: str
+  engine: str
 
 
 class Ledger(NamedTuple):
@@ -115,11 +117,16 @@ class ScoreStore:
     """Identifies what is asked about one shard."""
     return requests.fingerprint([self.method, shard.identity()])
 
-  def block_folder(self, shard: blocks.Shard) -> str:
-    return storage.join(self.blocks_folder, f"{shard.name}-{self.fingerprint_of(shard)[:16]}")
+  def engine(self) -> str:
+    """The fingerprint of how scores are computed; of nothing where no worker has said so yet, or not readably."""
+    return requests.fingerprint(requests.readable(self.engine_path))
 
-  def block_path(self, shard: blocks.Shard, index: int) -> str:
-    return storage.join(self.block_folder(shard), f"{index:08d}.parquet")
+  def block_folder(self, shard: blocks.Shard, engine: str) -> str:
+    name = requests.fingerprint([self.fingerprint_of(shard), engine])[:16]
+    return storage.join(self.blocks_folder, f"{shard.name}-{name}")
+
+  def block_path(self, shard: blocks.Shard, index: int, engine: str) -> str:
+    return storage.join(self.block_folder(shard, engine), f"{index:08d}.parquet")
 
   def scores_path(self, shard: blocks.Shard) -> str:
     return storage.join(self.shards_folder, f"{shard.name}.parquet")
@@ -127,9 +134,9 @@ class ScoreStore:
   def dead_letter_path(self, shard: blocks.Shard) -> str:
     return storage.join(self.folder, "dead_letter", f"{shard.name}.jsonl")
 
-  def finished_blocks(self, shard: blocks.Shard) -> frozenset[int]:
+  def finished_blocks(self, shard: blocks.Shard, engine: str) -> frozenset[int]:
     """Indices of the blocks of a shard that are on record: one listing."""
-    names = storage.list_folder(self.block_folder(shard))
+    names = storage.list_folder(self.block_folder(shard, engine))
     return frozenset(int(found[1]) for found in map(_BLOCK_FILE.fullmatch, names) if found)
 
   def finished(self, shards: Iterable[blocks.Shard]) -> list[blocks.Shard]:
@@ -139,14 +146,11 @@ class ScoreStore:
 
   @property
   def is_complete(self) -> bool:
-    return requests.field(self.summary_path, "fingerprint") == self.fingerprint
-
-  def is_of_this_method(self) -> bool:
-    """Tells whether what the folder holds was asked for in the same way, of whatever input."""
-    try:
-      return ScoreStore.of(self.folder, requests.read_json(self.request_path)).method == self.method
-    except (WinnowError, AttributeError):
-      return False
+    summary = requests.readable(self.summary_path)
+    return isinstance(summary, dict) and (summary.get("fingerprint"), summary.get("engine")) == (
+      self.fingerprint,
+      self.engine(),
+    )
 
   @property
   def has_scores(self) -> bool:
@@ -159,28 +163,36 @@ class ScoreStore:
       storage.delete_folder(storage.join(self.folder, folder))
     storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
 
-  def clear_others(self, shards: Iterable[blocks.Shard]) -> None:
-    """Of a store of this method, removes all but the scores of shards that this request asks for as they are now.
+  def clear_others(self, shards: Iterable[blocks.Shard], *, keep_engine: bool) -> None:
+    """Removes all but the scores of shards that this request asks for as they are now, by the engine of the store.
 
-    Block files of others need not be looked for: their folders have other names, and go when the store is complete.
+    `keep_engine` False: the engine is another from now on, so that none stay. What is left at any moment is consistent:
+    the summary goes first, if there is anything to remove, and the request last. Block files of others need not be
+    looked for: their folders have other names, and go when the store is complete.
     """
-    if not self.is_complete:
-      storage.delete([self.summary_path])
+    engine = self.engine()
+    keep_engine &= requests.field(self.engine_path, "method") == self.method
     wanted = {f"{shard.name}.parquet": shard for shard in shards}
 
     def is_ours(name: str) -> bool:
       try:
-        return name in wanted and bool(read_summary(self, wanted[name]))
+        return keep_engine and name in wanted and read_summary(self, wanted[name]).engine == engine
+      except storage.AccessError:
+        raise
       except WinnowError:
         return False
 
     names = sorted(storage.list_folder(self.shards_folder))
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-      others = [name for name, ours in zip(names, pool.map(is_ours, names), strict=True) if not ours]
-    kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in names if name not in others}
+      kept = {name for name, ours in zip(names, pool.map(is_ours, names), strict=True) if ours}
+    if not self.is_complete or not wanted.keys() <= kept:
+      storage.delete([self.summary_path])
     letters = storage.join(self.folder, "dead_letter")
-    storage.delete([storage.join(letters, name) for name in storage.list_folder(letters) if name not in kept])
-    storage.delete([storage.join(self.shards_folder, name) for name in others])
+    of_kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
+    storage.delete([storage.join(letters, name) for name in storage.list_folder(letters) if name not in of_kept])
+    storage.delete([storage.join(self.shards_folder, name) for name in names if name not in kept])
+    if not keep_engine:
+      storage.delete([self.engine_path])
     if not requests.holds(self.request_path, self.fingerprint):
       storage.delete([storage.join(self.folder, INPUT_FILE), self.request_path])
 
@@ -196,10 +208,12 @@ class ScoreStore:
     return requests.fingerprint([self.fingerprint, requests.read_json(self.engine_path)])
 
 
-def write_block(store: ScoreStore, shard: blocks.Shard, index: int, *, table: pa.Table, text_bytes: int) -> None:
+def write_block(
+  store: ScoreStore, shard: blocks.Shard, index: int, *, engine: str, table: pa.Table, text_bytes: int
+) -> None:
   """Makes a finished block durable. `table`: BLOCK_SCHEMA, every row of the block in order; bad ones have a reason."""
   with (
-    storage.create_file(store.block_path(shard, index)) as file,
+    storage.create_file(store.block_path(shard, index, engine)) as file,
     pq.ParquetWriter(file, BLOCK_SCHEMA, **_PARQUET) as writer,
   ):
     writer.write_table(table)
@@ -212,14 +226,15 @@ def compact_shard(store: ScoreStore, shard: blocks.Shard, *, num_blocks: int, nu
   Raises WinnowError unless the blocks are all there and hold each row of the shard once. The Parquet file is written
   last: a shard that has one is finished, and its block files go.
   """
-  ledger = _Ledger(shard.name, num_blocks)
+  engine = store.engine()
+  ledger = _Ledger(shard.name, num_blocks, store.block_folder(shard, engine))
   with (
     tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
     storage.create_file(store.scores_path(shard), must_agree=True) as file,
     pq.ParquetWriter(file, SCORE_SCHEMA, use_dictionary=["shard"], **_PARQUET) as writer,
   ):
     for index in range(num_blocks):
-      table, text_bytes = _read_block(store, shard, index)
+      table, text_bytes = _read_block(store.block_path(shard, index, engine))
       good, bad = ledger.add(table, text_bytes)
       shards = pa.DictionaryArray.from_arrays(pa.array([0] * len(good), pa.int32()), pa.array([shard.name]))
       writer.write_table(good.select(["row", "score", "num_tokens"]).add_column(0, "shard", shards))
@@ -227,13 +242,13 @@ def compact_shard(store: ScoreStore, shard: blocks.Shard, *, num_blocks: int, nu
         orjson.dumps({"shard": shard.name, **row}, option=orjson.OPT_APPEND_NEWLINE)
         for row in bad.select(["row", "reason", "text"]).to_pylist()
       )
-    summary = ledger.close(num_rows, store.fingerprint_of(shard))
+    summary = ledger.close(num_rows, store.fingerprint_of(shard), engine)
     writer.add_key_value_metadata({_METADATA_KEY: orjson.dumps(dataclasses.asdict(summary))})
     if summary.bad:
       dead_letter.seek(0)
       with storage.create_file(store.dead_letter_path(shard), must_agree=True) as target:
         shutil.copyfileobj(dead_letter, target)
-  storage.delete_folder(store.block_folder(shard))
+  storage.delete_folder(store.block_folder(shard, engine))
   return summary
 
 
@@ -292,6 +307,8 @@ class ScoreFile:
     try:
       yield
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+      if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have no number
+        raise storage.AccessError(f"cannot read {self._path}: {error.strerror}") from error
       cause = str(error).splitlines()[0] if str(error) else type(error).__name__
       raise WinnowError(
         f"{self._path} is missing or damaged ({cause}); {self._advice}, and run winnow score again: the scores of "
@@ -302,7 +319,8 @@ class ScoreFile:
 class _Ledger:
   """Adds up the blocks of one shard, in order."""
 
-  def __init__(self, shard: str, num_blocks: int):
+  def __init__(self, shard: str, num_blocks: int, folder: str):
+    self._advice = f"delete {folder} and run the same command again"
     self._shard, self._num_blocks, self._next_row, self._scored = shard, num_blocks, 0, 0
     self._num_tokens: int | None = 0
     self._text_bytes = 0
@@ -314,7 +332,7 @@ class _Ledger:
     rows = table["row"].to_numpy()
     expected = range(self._next_row, self._next_row + len(rows))
     if len(rows) and not (rows[0] == expected.start and (rows[1:] - rows[:-1] == 1).all()):
-      raise WinnowError(f"the blocks of {self._shard} do not continue at row {self._next_row}; use --overwrite")
+      raise WinnowError(f"the blocks of {self._shard} do not continue at row {self._next_row}; {self._advice}")
     self._next_row = expected.stop
     is_bad = pc.is_valid(table["reason"])
     good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
@@ -330,9 +348,9 @@ class _Ledger:
       self._first_bad.append(f"{self._shard} row {row['row']} ({row['reason']})")
     return good, bad
 
-  def close(self, num_rows: int, fingerprint: str) -> ShardSummary:
+  def close(self, num_rows: int, fingerprint: str, engine: str) -> ShardSummary:
     if self._next_row != num_rows:
-      raise WinnowError(f"{self._shard} has {num_rows} rows, its blocks {self._next_row}; use --overwrite")
+      raise WinnowError(f"{self._shard} has {num_rows} rows, its blocks {self._next_row}; {self._advice}")
     return ShardSummary(
       shard=self._shard,
       blocks=self._num_blocks,
@@ -344,11 +362,11 @@ class _Ledger:
       reasons=dict(sorted(self._reasons.items())),
       first_bad=self._first_bad,
       fingerprint=fingerprint,
+      engine=engine,
     )
 
 
-def _read_block(store: ScoreStore, shard: blocks.Shard, index: int) -> tuple[pa.Table, int]:
-  path = store.block_path(shard, index)
+def _read_block(path: str) -> tuple[pa.Table, int]:
   try:
     with storage.open_input(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
       metadata: dict[str, Any] = orjson.loads(parquet.metadata.metadata[_METADATA_KEY])

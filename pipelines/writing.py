@@ -35,8 +35,8 @@ RUNS_FOLDER = "runs"
 class SamplingConfig:
   """What to draw from a complete store, and where to write it. `num_shards` None: about 200 MB each.
 
-  `fingerprint` is the whole request's. What is written before the output is complete lies in a folder of that name, so
-  that a run of another request that still writes is never taken for this one.
+  `fingerprint` is the whole request's. What is written before the output is complete lies in a folder named by it and
+  by the scores' engine, so that another run that still writes is never taken for this one.
   """
 
   store: stores.ScoreStore
@@ -53,15 +53,14 @@ class SamplingConfig:
   def work_folder(self) -> str:
     return storage.join(self.output, WORK_FOLDER)
 
-  @property
-  def runs_folder(self) -> str:
-    return storage.join(self.work_folder, RUNS_FOLDER, self.fingerprint[:16])
+  def runs_folder(self, engine: str) -> str:
+    return storage.join(self.work_folder, RUNS_FOLDER, requests.fingerprint([self.fingerprint, engine])[:16])
 
-  def run_path(self, stripe: stripes.Stripe) -> str:
-    return storage.join(self.runs_folder, f"{stripe}.run")
+  def run_path(self, stripe: stripes.Stripe, engine: str) -> str:
+    return storage.join(self.runs_folder(engine), f"{stripe}.run")
 
-  def shard_record_path(self, index: int) -> str:
-    return storage.join(self.runs_folder, f"{index:05d}.json")
+  def shard_record_path(self, index: int, engine: str) -> str:
+    return storage.join(self.runs_folder(engine), f"{index:05d}.json")
 
   def shard_path(self, index: int, num_shards: int) -> str:
     return storage.join(self.output, dataset.shard_file_name(self.name, index, num_shards))
@@ -73,10 +72,11 @@ def count_folder(output: str) -> str:
 
 
 class Plan(NamedTuple):
-  """What is selected, and over how many output shards it goes."""
+  """What is selected, over how many output shards it goes, and the fingerprint of the engine that gave the scores."""
 
   selected: thresholds.Selected
   num_shards: int
+  engine: str
 
 
 class RunCounts(NamedTuple):
@@ -107,7 +107,8 @@ def plan_output(selected: thresholds.Selected, ledger: stores.Ledger, config: Sa
   if not selected.documents:
     raise WinnowError("the request selects no document; lower --threshold, or raise --num_tokens")
   text_bytes = ledger.text_bytes * selected.documents / ledger.documents
-  return Plan(selected, config.num_shards or max(1, math.ceil(text_bytes / OUTPUT_SHARD_BYTES)))
+  num_shards = config.num_shards or max(1, math.ceil(text_bytes / OUTPUT_SHARD_BYTES))
+  return Plan(selected, num_shards, requests.fingerprint(engine))
 
 
 def select_documents(
@@ -135,7 +136,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
 
   Yields the documents read, block by block, and at last the counts, which the run's header keeps for a resumed run.
   """
-  path, shard = config.run_path(stripe), stripe.shard
+  path, shard = config.run_path(stripe, plan.engine), stripe.shard
   if not storage.exists(path):
     num_tokens = 0
     documents = 0
@@ -167,9 +168,11 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
 
   A record beside the runs says that the shard is done; a file without one may be another run's, and is compared.
   """
-  path, record = config.shard_path(index, plan.num_shards), config.shard_record_path(index)
-  if storage.exists(record) and storage.exists(path):
-    return OutputShard(**requests.read_json(record))
+  path, record = config.shard_path(index, plan.num_shards), config.shard_record_path(index, plan.engine)
+  done = requests.readable(record)
+  if isinstance(done, dict) and storage.exists(path):
+    return OutputShard(**done)
+  storage.delete([record])
   documents = 0
   opened: list[BinaryIO] = []
 
@@ -178,8 +181,8 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
     for stripe in all_stripes:
       if len(opened) > runs.FAN_IN + 1:
         opened.pop().close()  # of more runs than this, each has been read when the next one is asked for
-      opened.append(storage.open_input(config.run_path(stripe), buffer_bytes=1 << 20))
-      reader = runs.RunReader(opened[-1], config.run_path(stripe))
+      opened.append(storage.open_input(config.run_path(stripe, plan.engine), buffer_bytes=1 << 20))
+      reader = runs.RunReader(opened[-1], config.run_path(stripe, plan.engine))
       documents += reader.counts[index]
       yield reader
 
@@ -190,11 +193,11 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
         raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
   except FileNotFoundError as error:
     raise WinnowError(
-      f"{error.filename or error} is gone: another run of the same command has just ended; run it again"
+      f"{error.filename or error} is gone: another run has ended or started over there; run this command again"
     ) from error
   finally:
     for opened_file in opened:
       opened_file.close()
   shard = OutputShard(index, documents, storage.size(path), storage.checksum(path))
-  storage.create(record, requests.to_json(dataclasses.asdict(shard)), must_agree=True)
+  storage.create(record, requests.to_json(dataclasses.asdict(shard)))
   return shard

@@ -8,7 +8,7 @@ import corpora
 import pytest
 import safetensors.numpy
 
-from pipelines import main
+from pipelines import main, manifests
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +312,54 @@ def test_a_damaged_score_file_costs_its_shard_alone(scored, model, capsys):
   assert main.main(score(model, "--name=one")) == 0
   assert last_counters(store)["documents_scored"] == 40
   assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1")) == 0
+
+
+def test_killed_between_two_requests_nothing_is_lost(scored, model):
+  """request.json of the old request is removed last and the new one is written then. Kills the mutant that clears a
+  folder whose request is gone, where every file says itself whose it is."""
+  store = scored / "scores/one"
+  (store / "request.json").unlink()
+  (store / "summary.json").unlink()
+  (store / "shards/1.jsonl.parquet").unlink()
+  assert main.main(score(model, "--name=one", "--overwrite")) == 0
+  assert last_counters(store)["documents_scored"] == 40
+
+
+def test_overwrite_gets_out_of_every_damage(scored, model, capsys):
+  """Kills the mutants whose messages name a way out that is none."""
+  store = scored / "scores/one"
+  curate = ["curate", *score(model, "--name=one")[1:], "--rate=0.5", "--output=out", "--direct_num_workers=1"]
+  assert main.main(curate) == 0
+  for path in (store / "engine.json", store / "summary.json", store / "request.json", store / "shards/2.jsonl.parquet"):
+    path.write_bytes(path.read_bytes()[:20])
+    assert main.main([*curate, "--overwrite"]) == 0, path
+    assert summary(scored, "one")["scored"] == 120
+  for name in ("manifest.json", "dataset_info.json", ".winnow/request.json", ".winnow/engine.json"):
+    (scored / "out" / name).write_bytes(b"{")
+    assert main.main([*curate, "--overwrite"]) == 0, name
+  capsys.readouterr()
+  (store / "engine.json").unlink()
+  assert main.main(curate) == 1
+  assert "engine.json says, or it is missing" in told(capsys)
+  assert main.main([*curate, "--overwrite"]) == 0
+
+
+def test_a_damaged_record_of_a_shard_is_made_again(scored):
+  command = sample("--sampler=ask_llm", "--rate=0.5", "--num_shards=2", "--direct_num_workers=1")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(manifests, "publish", lambda *_, **__: 1 / 0)
+    assert main.main(command) == 1
+  records = sorted((scored / "out/.winnow/runs").glob("*/*.json"))
+  assert len(records) == 2
+  records[0].write_bytes(b"")
+  assert main.main(command) == 0
+
+
+def test_a_strange_folder_beside_the_stores_is_passed_over(scored):
+  (scored / "scores/x").mkdir()
+  for content in ("[1]", ""):
+    (scored / "scores/x/request.json").write_text(content)
+    assert main.main([*sample("--sampler=ask_llm", "--rate=0.5"), "--overwrite"]) == 0
 
 
 def test_paths_may_hold_what_globs_are_made_of(scored, capsys):

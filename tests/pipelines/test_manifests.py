@@ -22,7 +22,7 @@ WRITTEN = [writing.OutputShard(0, 5, 100, ""), writing.OutputShard(1, 1, 20, "")
 
 def check(*, rate="0.2", num_tokens=None, summary=SUMMARY, documents=6, tokens=100, selected=SELECTED, written=WRITTEN):
   request = selection.SelectionRequest("ask_llm", rate=rate, num_tokens=num_tokens)
-  plan = writing.Plan(thresholds.Selected(documents, tokens, 0), 2)
+  plan = writing.Plan(thresholds.Selected(documents, tokens, 0), 2, "engine")
   manifests.check_books(request, plan, summary, selected=selected, written_shards=written)
 
 

@@ -90,7 +90,7 @@ def test_figures_are_beam_metrics(place, tmp_path):
 def test_a_summary_of_another_run_is_noticed(tmp_path):
   """Kills the mutant that takes whatever completes the store: another request would speak for this one."""
   store = stores.ScoreStore.of(str(tmp_path), {"model": "a"})
-  summary = stores.ShardSummary("s", 1, 3, 3, 0, 9, 30, {}, [], "fingerprint")
+  summary = stores.ShardSummary("s", 1, 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine())
   scoring.seal(store, [summary], 0.0)
   assert scoring.seal(store, [summary], 0.0) == stores.Ledger(3, 9, 30)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):

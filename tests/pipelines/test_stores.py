@@ -1,6 +1,7 @@
 """Block files and their compaction: every row once, or an error that says what is wrong."""
 
 import dataclasses
+import errno
 import json
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import blocks, requests, storage, stores
+from pipelines import blocks, requests, scoring, storage, stores
 
 S, T = (blocks.Shard(name, f"/{name}", "jsonl", "", 100, "crc32c:00000000") for name in "st")
 REQUEST = {"model": "a", "inputs": [S.identity()]}
@@ -34,7 +35,7 @@ def write_blocks(store, shard=S, *, bad=(2, 6), tokens=True, sizes=SIZES) -> int
       },
       schema=stores.BLOCK_SCHEMA,
     )
-    stores.write_block(store, shard, index, table=table, text_bytes=10 * size)
+    stores.write_block(store, shard, index, engine=store.engine(), table=table, text_bytes=10 * size)
     row += size
   return row
 
@@ -55,7 +56,7 @@ def test_a_shard_holds_each_scored_row_and_its_dead_letter_the_others(store):
   with open(store.dead_letter_path(S)) as file:
     assert [json.loads(line)["row"] for line in file] == [2, 6]
   assert stores.read_summary(store, S) == summary
-  assert store.finished_blocks(S) == frozenset()
+  assert store.finished_blocks(S, store.engine()) == frozenset()
   assert store.finished([T, S]) == [S]
 
 
@@ -66,7 +67,7 @@ def test_without_token_counts_there_is_no_sum(store):
 
 def test_a_block_that_is_missing_or_damaged_is_named_and_nothing_is_compacted(store):
   rows = write_blocks(store)
-  path = store.block_path(S, 2)
+  path = store.block_path(S, 2, store.engine())
   whole = storage.read_bytes(path)
   damaged = bytearray(whole)
   damaged[len(whole) // 4] ^= 0xFF
@@ -84,8 +85,8 @@ def test_rows_that_do_not_add_up_are_refused(store):
   rows = write_blocks(store)
   with pytest.raises(WinnowError, match="has 13 rows, its blocks 12"):
     stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows + 1)
-  shifted = pq.read_table(store.block_path(S, 3))
-  stores.write_block(store, T, 0, table=shifted, text_bytes=0)
+  shifted = pq.read_table(store.block_path(S, 3, store.engine()))
+  stores.write_block(store, T, 0, engine=store.engine(), table=shifted, text_bytes=0)
   with pytest.raises(WinnowError, match="do not continue at row 0"):
     stores.compact_shard(store, T, num_blocks=1, num_rows=5)
 
@@ -122,9 +123,9 @@ def test_scores_of_another_request_are_never_taken(store):
   footer that nobody compares; a summary that is complete for everybody."""
   other = stores.ScoreStore.of(store.folder, REQUEST | {"model": "b"})
   rows = write_blocks(other)
-  assert store.finished_blocks(S) == frozenset()
+  assert store.finished_blocks(S, store.engine()) == frozenset()
   stores.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
-  storage.create(other.summary_path, requests.to_json({"fingerprint": other.fingerprint}))
+  storage.create(other.summary_path, requests.to_json({"fingerprint": other.fingerprint, "engine": other.engine()}))
   assert other.is_complete and not store.is_complete
   write_blocks(store)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
@@ -133,21 +134,21 @@ def test_scores_of_another_request_are_never_taken(store):
     stores.read_summary(store, S)
   with pytest.raises(WinnowError, match="of another request"):
     store.ledger()
-  store.clear_others([S])
+  store.clear_others([S], keep_engine=True)
   assert not other.has_scores
-  assert store.finished_blocks(S) == {0, 1, 2, 3}
+  assert store.finished_blocks(S, store.engine()) == {0, 1, 2, 3}
   assert stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).scored == 10
 
 
 def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
   """Kills the mutant that starts over: a broken file that is replaced would cost the whole store."""
   requests.claim(store.request_path, REQUEST, owner="the store")
+  storage.create(store.engine_path, requests.to_json({"method": store.method}))
   for shard in (S, T):
     stores.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
-  storage.create(store.engine_path, b"{}")
   replaced = dataclasses.replace(T, checksum="crc32c:11111111")
   now = stores.ScoreStore.of(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
-  now.clear_others([S, replaced])
+  now.clear_others([S, replaced], keep_engine=True)
   assert now.finished([S, replaced]) == [S]
   assert stores.read_summary(now, S).scored == 10
   assert storage.exists(now.dead_letter_path(S)) and not storage.exists(now.dead_letter_path(T))
@@ -178,7 +179,41 @@ def test_damage_in_a_score_file_is_told_by_its_name(store):
 def test_strange_files_are_no_blocks_and_no_shards(store):
   write_blocks(store)
   for name in ("notes.txt", "1.parquet", "00000009.parquet.crc"):
-    storage.create(storage.join(store.block_folder(S), name), b"")
+    storage.create(storage.join(store.block_folder(S, store.engine()), name), b"")
   storage.create(storage.join(store.shards_folder, "u.parquet"), b"")
-  assert store.finished_blocks(S) == {0, 1, 2, 3}
+  assert store.finished_blocks(S, store.engine()) == {0, 1, 2, 3}
   assert store.finished([S, T]) == []
+
+
+def test_scores_of_another_engine_are_never_taken(store):
+  """Kills the mutants: blocks found whatever engine made them; a seal that looks at the request alone."""
+  storage.create(store.engine_path, b'{"version": 1}')
+  rows = write_blocks(store)
+  old = stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+  write_blocks(store, T)
+  storage.delete([store.engine_path])
+  storage.create(store.engine_path, b'{"version": 2}')
+  assert store.finished_blocks(T, store.engine()) == frozenset()
+  with pytest.raises(WinnowError, match="the scores of s are of another engine"):
+    scoring.seal(store, [old], 1.0)
+  store.clear_others([S], keep_engine=True)
+  assert not store.has_scores
+
+
+def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
+  """Kills the mutant that takes a failing disk or network for a foreign file: scores would be lost by an accident."""
+  requests.claim(store.request_path, REQUEST, owner="the store")
+  storage.create(store.engine_path, requests.to_json({"method": store.method}))
+  stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
+  open_input = storage.open_input
+
+  def failing(path: str, **keywords):
+    if path == store.scores_path(S):
+      raise OSError(errno.EIO, "Input/output error", path)
+    return open_input(path, **keywords)
+
+  monkeypatch.setattr(storage, "open_input", failing)
+  with pytest.raises(storage.AccessError, match="Input/output error"):
+    store.clear_others([S], keep_engine=True)
+  monkeypatch.undo()
+  assert stores.read_summary(store, S).scored == 10

@@ -30,7 +30,7 @@ def store(tmp_path_factory) -> stores.ScoreStore:
           "text": pa.nulls(size, pa.string()),
         },
       ).cast(stores.BLOCK_SCHEMA)
-      stores.write_block(store, shard, index, table=table, text_bytes=size)
+      stores.write_block(store, shard, index, engine=store.engine(), table=table, text_bytes=size)
     stores.compact_shard(store, shard, num_blocks=-(-rows // 1000), num_rows=rows)
   return store
 
