@@ -13,12 +13,13 @@ ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PEERS := .venv-peers/installed
 CHECKED := curation pipelines tests setup.py $(wildcard benchmarks dataflow_templates)
 
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format bench lock clean help
+.PHONY: demo test lint format bench bench-peers lock clean help
 
 demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 	$(BIN)/winnow demo $(ARGS)
@@ -40,17 +41,20 @@ bench: $(INSTALLED) ## Run the benchmarks, benchmarks/bench_*.py
 	[ "$${#scripts[@]}" -gt 0 ] || { echo "there is no benchmarks/bench_*.py to run" >&2; exit 1; }; \
 	for script in "$${scripts[@]}"; do echo "$$script"; $(BIN)/python "$$script" $(ARGS); done
 
+bench-peers: $(INSTALLED) $(PEERS) ## Score beside nano-askllm, transformers and CTranslate2 (a 2.5 GB download)
+	cd benchmarks && $(abspath $(BIN))/python -m peers.compare $(ARGS)
+
 lock: $(INSTALLED) ## Resolve pyproject.toml into requirements.lock; ARGS=--upgrade takes the newest versions
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra t5 --group span-corruption --generate-hashes \
 	  --python-version 3.11 --python-platform x86_64-manylinux_2_31 --no-emit-index-url \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock $(ARGS)
 
-clean: ## Remove .venv, caches, builds and the demo's output
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output
+clean: ## Remove .venv, .venv-peers, caches, builds and the demo's output
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output
 	find curation pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Say what the commands are
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # Without the stamp, .venv is missing or a command was interrupted while it installed: it is made anew. pip brings uv,
 # which installs the rest in a fraction of pip's time, and setuptools, with which the few packages without a wheel are
@@ -66,3 +70,11 @@ $(INSTALLED): requirements.lock pyproject.toml setup.py
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --no-build-isolation requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Without the stamp it is tried again. A peer that cannot be had does not keep the others from being compared.
+$(PEERS): benchmarks/peers/requirements.txt | $(INSTALLED)
+	@echo 'Installing benchmarks/peers/requirements.txt into .venv-peers'
+	@rm -f $@
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers
+	@if $(BIN)/uv pip sync --quiet --python .venv-peers/bin/python benchmarks/peers/requirements.txt; then touch $@; \
+	else echo 'The peers could not be installed: see above' >&2; fi
