@@ -172,7 +172,6 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
   done = requests.readable(record)
   if isinstance(done, dict) and storage.exists(path):
     return OutputShard(**done)
-  storage.delete([record])
   documents = 0
   opened: list[BinaryIO] = []
 
