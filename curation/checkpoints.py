@@ -43,7 +43,7 @@ def load_checkpoint(folder: str | Path, dtype: str | None = None) -> Checkpoint:
   misshapen, truncated or unknown.
   """
   config, tensors, vocabulary = _open(Path(folder), dtype or t5.default_dtype())
-  return Checkpoint(config, _build_params(tensors, config), vocabulary)
+  return Checkpoint(config, build_params(tensors, config), vocabulary)
 
 
 def check_checkpoint(folder: str | Path) -> Vocabulary:
@@ -203,7 +203,7 @@ def _read_vocabulary(path: Path) -> Vocabulary:
   return Vocabulary(path.read_bytes(), name=str(path))
 
 
-def _build_params(tensors: dict[str, np.ndarray], config: t5.T5Config) -> t5.Params:
+def build_params(tensors: dict[str, np.ndarray], config: t5.T5Config) -> t5.Params:
   """The tree of `curation.t5` from Hugging Face's tensors; one copy of every weight, straight into its place."""
   matrix = t5.matrix_dtype(config)
   heads = (config.num_heads, config.d_kv, config.d_model)

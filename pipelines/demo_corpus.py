@@ -94,6 +94,11 @@ def read_documents(library: pathlib.Path | None = None, packages: pathlib.Path |
         yield Document(source, url, text)
 
 
+def is_licence(url: str) -> bool:
+  """Tells whether the document with this url is a licence of an installed package."""
+  return url.startswith("package:") and bool(LICENCE_NAME.match(url.rsplit("/", 1)[-1]))
+
+
 def _topics() -> Iterator[Document]:
   for name, text in sorted(pydoc_data.topics.topics.items()):
     yield Document("topic", f"pydoc://topic/{name}", text)

@@ -1,0 +1,63 @@
+"""Writes a T5 in Hugging Face's layout: the inverse of `curation.checkpoints`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from curation import t5
+from curation.random_t5 import hugging_face_config
+
+
+def write_checkpoint(
+  folder: str | Path, config: t5.T5Config, params: t5.Params, *, vocabulary: bytes, dtype: str = "float16"
+) -> Path:
+  """Writes config.json, model.safetensors (every tensor in `dtype`) and spiece.model; the same input, the same bytes.
+
+  Returns the folder, which is made if need be. Raises OverflowError if a weight is finite no more in `dtype`.
+  """
+  folder = Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  with np.errstate(over="ignore"):
+    tensors = {name: np.ascontiguousarray(value, dtype) for name, value in to_tensors(params, config).items()}
+  for name, value in tensors.items():
+    if not np.isfinite(value).all():
+      raise OverflowError(f"{name} does not fit into {dtype}")
+  (folder / "spiece.model").write_bytes(vocabulary)
+  (folder / "config.json").write_text(json.dumps(hugging_face_config(config), indent=2) + "\n")
+  safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+  return folder
+
+
+def to_tensors(params: t5.Params, config: t5.T5Config) -> dict[str, np.ndarray]:
+  """Hugging Face's tensors from the tree of `curation.t5`."""
+  tensors = {"shared.weight": np.asarray(params["embedding_VD"])}
+  if not config.tie_word_embeddings:
+    tensors["lm_head.weight"] = np.asarray(params["head_VD"])
+  gates = ("wi_0", "wi_1") if config.gated else ("wi",)
+  for stack, mlp in (("encoder", 1), ("decoder", 2)):
+    tree = params[stack]
+    bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    tensors[bias] = np.asarray(tree["position_RH"])
+    tensors[f"{stack}.final_layer_norm.weight"] = np.asarray(tree["final_norm_D"])
+    weights = {name: np.asarray(value) for name, value in tree["layers"].items()}
+    for i, wi_GD in enumerate(weights["wi_NGD"]):
+      layer = {
+        "0.layer_norm": weights["norm_ND"][i],
+        "0.SelfAttention.o": weights["out_NDE"][i],
+        f"{mlp}.layer_norm": weights["mlp_norm_ND"][i],
+        f"{mlp}.DenseReluDense.wo": weights["wo_NDF"][i],
+      }
+      layer |= {f"{mlp}.DenseReluDense.{g}": part for g, part in zip(gates, np.split(wi_GD, len(gates)), strict=True)}
+      if stack == "encoder":
+        qkv = np.split(weights["qkv_NJD"][i], 3)
+      else:
+        qkv = [weights[f"{p}_NED"][i] for p in "qkv"]
+        layer["1.layer_norm"] = weights["cross_norm_ND"][i]
+        layer["1.EncDecAttention.q"] = weights["cross_q_NED"][i]
+        layer["1.EncDecAttention.o"] = weights["cross_out_NDE"][i]
+        layer |= {f"1.EncDecAttention.{p}": weights[f"cross_{p}_NHKD"][i].reshape(-1, config.d_model) for p in "kv"}
+      layer |= {f"0.SelfAttention.{p}": part for p, part in zip("qkv", qkv, strict=True)}
+      tensors |= {f"{stack}.block.{i}.layer.{name}.weight": value for name, value in layer.items()}
+  return tensors

@@ -1,0 +1,12 @@
+"""The demo rater: a tiny T5 1.1 that was taught to tell text from damaged text, and claims nothing more.
+
+Its README.md has what it was trained on and how well it does. Nobody should select training data with it.
+"""
+
+import importlib.resources
+import pathlib
+
+
+def folder() -> pathlib.Path:
+  """The folder of the shipped checkpoint, in Hugging Face's layout."""
+  return pathlib.Path(str(importlib.resources.files(__name__)))

@@ -1,0 +1,74 @@
+"""The demo rater's texts: where they are read from, which are held out, and what is cut from them."""
+
+import gzip
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+import orjson
+import zstandard
+from pyarrow import parquet
+
+from curation import near_copies
+from curation.errors import WinnowError
+
+_READERS = {
+  ".json": lambda path: _json_lines(path.read_bytes()),
+  ".jsonl": lambda path: _json_lines(path.read_bytes()),
+  ".gz": lambda path: _json_lines(gzip.decompress(path.read_bytes())),
+  ".zst": lambda path: _json_lines(zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())),
+  ".parquet": lambda path: parquet.read_table(path, columns=["text"])["text"].to_pylist(),
+}
+_HELD_OUT_SHARE = 8  # one in so many
+
+
+def read_texts(paths: Iterable[str | pathlib.Path]) -> list[str]:
+  """The `text` of all records of JSON Lines (plain, gzip, zstd) and Parquet files; a folder stands for those in it.
+
+  Reads everything into memory. Raises WinnowError if a path is neither, or there is no text.
+  """
+  texts: list[str] = []
+  for path in map(pathlib.Path, paths):
+    if not path.exists():
+      raise WinnowError(f"{path} is not here: give files of JSON Lines or Parquet, or a folder of them.")
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    for file in files:
+      if file.suffix in _READERS:
+        texts += [text for text in _READERS[file.suffix](file) if text and text.strip()]
+  if not texts:
+    raise WinnowError("The input holds no text: give files of JSON Lines or Parquet whose records have a `text`.")
+  return texts
+
+
+def held_out(texts: list[str]) -> np.ndarray:
+  """Which texts are never trained on: bool [N], about one in 8, from each text alone.
+
+  Decided by one MinHash, so a near-copy falls on the same side with the probability that is its similarity, and a
+  document whose text changed a little between two versions of a package mostly stays on its side.
+  """
+  return near_copies.signatures(texts, hashes=1)[:, 0] % np.uint64(_HELD_OUT_SHARE) == 0
+
+
+def not_held_out(pool: list[str]) -> list[str]:
+  """The texts that may be trained on."""
+  return [text for text, out in zip(pool, held_out(pool), strict=True) if not out]
+
+
+def excerpt(text: str, generator: np.random.Generator, *, shortest: int = 8, longest: int = 300) -> str:
+  """A stretch of a text of `shortest` to `longest` words, short ones more often; a shorter text whole.
+
+  It begins with the text or with a sentence, and ends with a sentence if one ends near.
+  """
+  words = text.split()
+  size = int(shortest * (longest / shortest) ** generator.random())
+  if len(words) <= size:
+    return " ".join(words)
+  ends = [i + 1 for i, word in enumerate(words) if word[-1] in ".!?"]
+  starts = [0, *(end for end in ends if end <= len(words) - size)]
+  start = 0 if generator.random() < 0.4 else starts[int(generator.integers(len(starts)))]
+  stop = next((end for end in ends if start + size <= end <= start + size + 30), start + size)
+  return " ".join(words[start:stop])
+
+
+def _json_lines(data: bytes) -> list[str]:
+  return [orjson.loads(line).get("text", "") for line in data.splitlines() if line.strip()]
