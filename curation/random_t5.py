@@ -1,4 +1,4 @@
-"""Writes a small T5 with random weights and its own vocabulary, for tests and the demo: its scores mean nothing."""
+"""Writes a small T5 with random weights and its own vocabulary, for tests and benchmarks: its scores mean nothing."""
 
 import io
 import json
