@@ -11,17 +11,13 @@ import sys
 import tempfile
 import time
 
+import bench_scoring
 import common
 import psutil
 
 from curation import ask_llm, checkpoints, random_t5
 from pipelines import blocks, inputs, readers
 
-SIZES = {
-  "small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
-  "base": {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
-}
-PIECES = 8_000
 BLOCK_ROWS = 512
 
 
@@ -66,7 +62,7 @@ def bare(model: pathlib.Path, cache: pathlib.Path, corpus: str) -> tuple[float, 
 
 def bench() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--size", choices=tuple(SIZES), default="small")
+  parser.add_argument("--size", choices=tuple(bench_scoring.SIZES), default="small")
   parser.add_argument("--documents", type=int, default=2_048)
   namespace = parser.parse_args()
   common.print_machine()
@@ -75,7 +71,9 @@ def bench() -> None:
     common.write_corpus(folder / "corpus", count=namespace.documents, shards=1)
     common.write_corpus(folder / "one", count=1, shards=1)
     texts = itertools.islice(common.documents(1_445), 1_445)
-    random_t5.write_random_checkpoint(folder / "model", texts, pieces=PIECES, **SIZES[namespace.size])
+    random_t5.write_random_checkpoint(
+      folder / "model", texts, pieces=bench_scoring.PIECES, **bench_scoring.SIZES[namespace.size]
+    )
     print(
       f"T5-{namespace.size} size, {namespace.documents:,} documents ({common.corpus_name()}), blocks of {BLOCK_ROWS}"
     )

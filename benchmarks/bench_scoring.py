@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from curation import ask_llm, checkpoints, random_t5, t5
+from curation import ask_llm, batching, checkpoints, random_t5, t5
+from pipelines import blocks
 
 SIZES = {
   "small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
@@ -78,6 +79,10 @@ def bench() -> None:
   print(
     f"padding: {1 - scores.useful_tokens / scores.computed_tokens:.1%} of {scores.computed_tokens:,} tokens computed"
   )
+  for count in (1_445, blocks.BLOCK_ROWS):
+    lengths_N = scorer.prepare(pa.array(list(common.documents(count)))).input_lengths_N
+    useful, computed = batching.padding(lengths_N, batching.plan(lengths_N, scorer.table))
+    print(f"padding of a block of {count:,} documents, by its plan: {1 - useful / computed:.1%}")
   print(f"useful: {flops / seconds / 1e9:.0f} GFLOP/s, {flops / seconds / limit:.2f} of sgemm")
 
 

@@ -7,27 +7,50 @@ import numpy as np
 import safetensors.numpy
 
 from curation import t5
-from curation.random_t5 import hugging_face_config
 
 
 def write_checkpoint(
   folder: str | Path, config: t5.T5Config, params: t5.Params, *, vocabulary: bytes, dtype: str = "float16"
 ) -> Path:
-  """Writes config.json, model.safetensors (every tensor in `dtype`) and spiece.model; the same input, the same bytes.
-
-  Returns the folder, which is made if need be. Raises OverflowError if a weight is finite no more in `dtype`.
-  """
-  folder = Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
+  """`write_tensors` of a model's parameters in `dtype`; raises OverflowError if a weight is finite no more in it."""
   with np.errstate(over="ignore"):
     tensors = {name: np.ascontiguousarray(value, dtype) for name, value in to_tensors(params, config).items()}
   for name, value in tensors.items():
     if not np.isfinite(value).all():
       raise OverflowError(f"{name} does not fit into {dtype}")
+  return write_tensors(folder, config, tensors, vocabulary=vocabulary)
+
+
+def write_tensors(
+  folder: str | Path, config: t5.T5Config, tensors: dict[str, np.ndarray], *, vocabulary: bytes
+) -> Path:
+  """Writes config.json, model.safetensors and spiece.model; the same input gives the same bytes.
+
+  `tensors` are under Hugging Face's names. Returns the folder, which is made if need be.
+  """
+  folder = Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
   (folder / "spiece.model").write_bytes(vocabulary)
   (folder / "config.json").write_text(json.dumps(hugging_face_config(config), indent=2) + "\n")
   safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
   return folder
+
+
+def hugging_face_config(config: t5.T5Config) -> dict:
+  """The config.json that transformers would write."""
+  sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
+  names = (*sizes, "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon")
+  return {
+    "architectures": ["T5ForConditionalGeneration"],
+    "model_type": "t5",
+    "feed_forward_proj": "gated-gelu" if config.gated else "relu",
+    "tie_word_embeddings": config.tie_word_embeddings,
+    "is_encoder_decoder": True,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    **{name: getattr(config, name) for name in names},
+  }
 
 
 def to_tensors(params: t5.Params, config: t5.T5Config) -> dict[str, np.ndarray]:

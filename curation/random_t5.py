@@ -1,15 +1,13 @@
 """Writes a small T5 with random weights and its own vocabulary, for tests and benchmarks: its scores mean nothing."""
 
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 import sentencepiece
 
-from curation import t5
+from curation import checkpoint_writer, t5
 from curation.checkpoints import expected_shapes
 
 # T5's sentinels; SentencePiece does not know them, the embedding table has rows for them.
@@ -35,8 +33,6 @@ def write_random_checkpoint(
   `pieces` is a wish: few texts give fewer. `▁yes` and `▁no` are always single pieces. The same arguments give the same
   bytes. Returns the folder, which is made if need be.
   """
-  folder = Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
   model = train_vocabulary(texts, pieces)
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)
   config = t5.T5Config(
@@ -50,10 +46,7 @@ def write_random_checkpoint(
     gated=gated,
     tie_word_embeddings=not gated,
   )
-  (folder / "spiece.model").write_bytes(model)
-  (folder / "config.json").write_text(json.dumps(hugging_face_config(config), indent=2) + "\n")
-  safetensors.numpy.save_file(random_tensors(config, seed), folder / "model.safetensors", metadata={"format": "pt"})
-  return folder
+  return checkpoint_writer.write_tensors(folder, config, random_tensors(config, seed), vocabulary=model)
 
 
 def train_vocabulary(texts: Iterable[str], pieces: int) -> bytes:
@@ -80,23 +73,6 @@ def train_vocabulary(texts: Iterable[str], pieces: int) -> bytes:
     if answer not in known:
       model.pieces.add(piece=answer, score=max(piece.score for piece in model.pieces[3:]))
   return model.SerializeToString(deterministic=True)
-
-
-def hugging_face_config(config: t5.T5Config) -> dict:
-  """The config.json that transformers would write."""
-  sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
-  names = (*sizes, "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon")
-  return {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
-    "feed_forward_proj": "gated-gelu" if config.gated else "relu",
-    "tie_word_embeddings": config.tie_word_embeddings,
-    "is_encoder_decoder": True,
-    "decoder_start_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-    **{name: getattr(config, name) for name in names},
-  }
 
 
 def random_tensors(config: t5.T5Config, seed: int) -> dict[str, np.ndarray]:

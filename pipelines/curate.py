@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import jobs, launch, options, score
+from pipelines import launch, options, plans, score
 from pipelines import sample as sample_command
 
 
@@ -11,10 +11,10 @@ def curate(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.CURATE, argv)
   options.require(namespace, "output")
   namespace.sampler = namespace.sampler or namespace.scorer
-  launcher = jobs.make_launcher(namespace, beam_arguments)
+  launcher = plans.make_launcher(namespace, beam_arguments)
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
-  scoring_job = jobs.plan_named_scoring(namespace, launcher, spare=True)
-  job = jobs.plan_sampling(
+  scoring_job = plans.plan_named_scoring(namespace, launcher, spare=True)
+  job = plans.plan_sampling(
     namespace,
     options.CURATE,
     store=scoring_job.config.store,

@@ -4,26 +4,26 @@ import sys
 from collections.abc import Sequence
 
 from curation.errors import WinnowError
-from pipelines import jobs, launch, options, requests, scorers, writing
+from pipelines import jobs, launch, options, plans, requests, scorers, writing
 
 
 def sample(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.SAMPLE, argv)
   options.require(namespace, "sampler", "output")
-  launcher = jobs.make_launcher(namespace, beam_arguments)
+  launcher = plans.make_launcher(namespace, beam_arguments)
   scoring_job = None
   if namespace.scores is not None:
     options.refuse_scoring_flags(namespace)
-    store = jobs.find_store(namespace)
-    corpus, store_request = jobs.corpus_of(store, namespace, launcher), requests.read_json(store.request_path)
+    store = plans.find_store(namespace)
+    corpus, store_request = plans.corpus_of(store, namespace, launcher), requests.read_json(store.request_path)
   elif namespace.sampler == "random":
     # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
     folder = writing.count_folder(namespace.output)
-    scoring_job = jobs.plan_scoring(namespace, launcher, scorers.Count(), folder, spare=True)
+    scoring_job = plans.plan_scoring(namespace, launcher, scorers.Count(), folder, spare=True)
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
-  job = jobs.plan_sampling(namespace, options.SAMPLE, store=store, store_request=store_request, corpus=corpus)
+  job = plans.plan_sampling(namespace, options.SAMPLE, store=store, store_request=store_request, corpus=corpus)
   run_to_summary(launcher, ["winnow", options.SAMPLE, *argv], job, scoring_job)
 
 

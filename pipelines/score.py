@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import jobs, launch, options, requests
+from pipelines import jobs, launch, options, plans, requests
 
 
 def score(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.SCORE, argv)
-  launcher = jobs.make_launcher(namespace, beam_arguments)
-  job = jobs.plan_named_scoring(namespace, launcher)
+  launcher = plans.make_launcher(namespace, beam_arguments)
+  job = plans.plan_named_scoring(namespace, launcher)
   with launch.writing():
     job.claim()
     jobs.run(launcher, ["winnow", options.SCORE, *argv], scoring_job=job)

@@ -190,6 +190,12 @@ def scored(place, model) -> pathlib.Path:
   return place
 
 
+def forget_a_shard(store: pathlib.Path) -> None:
+  """Makes a complete store one that was killed before its last shard."""
+  (store / "summary.json").unlink()
+  (store / "shards/1.jsonl.parquet").unlink()
+
+
 def sample(*flags: str) -> list[str]:
   return ["sample", "--scores=scores", "--output=out", *flags]
 
@@ -247,8 +253,7 @@ def test_overwrite_starts_a_complete_store_over_and_goes_on_with_a_begun_one(sco
   store = scored / "scores/one"
   assert main.main(score(model, "--name=one", "--overwrite")) == 0
   assert last_counters(store)["documents_scored"] == 120
-  (store / "summary.json").unlink()
-  (store / "shards/1.jsonl.parquet").unlink()
+  forget_a_shard(store)
   assert main.main(score(model, "--name=one", "--overwrite")) == 0
   assert last_counters(store)["documents_scored"] == 40
 
@@ -256,8 +261,7 @@ def test_overwrite_starts_a_complete_store_over_and_goes_on_with_a_begun_one(sco
 def test_scores_of_another_engine_are_told_before_anything_is_written(scored, model, capsys):
   """Kills the mutant that leaves it to the workers: `curate --overwrite`, which spares scores, would fail for ever."""
   store = scored / "scores/one"
-  (store / "summary.json").unlink()
-  (store / "shards/1.jsonl.parquet").unlink()
+  forget_a_shard(store)
   engine = json.loads((store / "engine.json").read_text())
   (store / "engine.json").write_text(json.dumps(engine | {"jax": "0.0.1"}))
   capsys.readouterr()
@@ -271,8 +275,7 @@ def test_scores_of_another_engine_are_told_before_anything_is_written(scored, mo
 
 def test_an_engine_that_only_a_worker_knows_is_told_with_a_way_out(scored, model, capsys):
   store = scored / "scores/one"
-  (store / "summary.json").unlink()
-  (store / "shards/1.jsonl.parquet").unlink()
+  forget_a_shard(store)
   engine = json.loads((store / "engine.json").read_text())
   (store / "engine.json").write_text(json.dumps(engine | {"device_kind": "abacus"}))
   capsys.readouterr()
@@ -319,8 +322,7 @@ def test_killed_between_two_requests_nothing_is_lost(scored, model):
   folder whose request is gone, where every file says itself whose it is."""
   store = scored / "scores/one"
   (store / "request.json").unlink()
-  (store / "summary.json").unlink()
-  (store / "shards/1.jsonl.parquet").unlink()
+  forget_a_shard(store)
   assert main.main(score(model, "--name=one", "--overwrite")) == 0
   assert last_counters(store)["documents_scored"] == 40
 

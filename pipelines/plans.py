@@ -1,0 +1,219 @@
+"""Plans: from flags to jobs. All that can be checked is checked here, before anything is written."""
+
+import argparse
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from curation import selection
+from curation.errors import WinnowError
+from pipelines import (
+  blocks,
+  dataset,
+  inputs,
+  launch,
+  manifests,
+  models,
+  options,
+  readers,
+  requests,
+  scorers,
+  scoring,
+  storage,
+  stores,
+  writing,
+)
+from pipelines.jobs import Corpus, SamplingJob, ScoringJob
+
+_NAME = re.compile(r"\w+", re.ASCII)
+
+
+def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
+  """The launcher of a command; raises WinnowError where its workers could not reach what the flags name."""
+  launcher = launch.Launcher(beam_arguments)
+  paths = {flag: getattr(namespace, flag, None) for flag in ("input", "tfds_data_dir", "scores", "output", "model")}
+  if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
+    paths["input"] = None  # where its files are, `read_corpus` finds out
+  if not os.path.isdir(paths["model"] or ""):  # a hub's name
+    paths["model"] = None
+  launcher.refuse_local(paths)
+  return launcher
+
+
+def read_corpus(namespace: argparse.Namespace) -> Corpus:
+  """The input that the flags name."""
+  options.require(namespace, "input")
+  if namespace.block_rows < 1:
+    raise WinnowError(f"--block_rows={namespace.block_rows} is below 1")
+  fields = blocks.Fields(namespace.text_field, namespace.url_field, namespace.timestamp_field)
+  shards = inputs.find_shards(namespace.input, namespace.tfds_data_dir)
+  return Corpus(tuple(shards), fields, namespace.block_rows)
+
+
+def plan_scoring(
+  namespace: argparse.Namespace,
+  launcher: launch.Launcher,
+  scorer: scorers.AskLlm | scorers.Count,
+  folder: str,
+  *,
+  spare: bool = False,
+) -> ScoringJob:
+  """Checks all that can be checked before anything is written."""
+  if not 0 <= namespace.max_bad_fraction <= 1:
+    raise WinnowError(f"--max_bad_fraction={namespace.max_bad_fraction} is not in [0, 1]")
+  corpus = read_corpus(namespace)
+  launcher.refuse_local({"input": corpus.shards[0].path})
+  scorer = scorer.checked()
+  corpus = corpus.identified()
+  request = {"format": 1, **scorer.request(), **corpus.request()}
+  store = stores.ScoreStore.of(folder, request)
+  config = scoring.ScoringConfig(store, scorer, corpus.fields, corpus.block_rows, namespace.max_bad_fraction)
+  where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
+  job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine=launcher.is_local)
+  if namespace.overwrite:
+    return job
+  if store.has_scores and not storage.exists(store.request_path):
+    raise WinnowError(
+      f"{folder} holds scores, but its {requests.REQUEST_FILE} is gone, so that nobody can tell of what; restore it, "
+      "choose another name, or start over with --overwrite"
+    )
+  requests.refuse_other(store.request_path, request, owner=f"the score store {folder}")
+  if not job.is_complete and (difference := job.engine_difference()):
+    field, there, here = difference
+    raise WinnowError(
+      f"the score store {folder} was begun with {field} {there}, and here is {here}, whose scores may differ in the "
+      "last bits; go on with the same versions, or start over with --overwrite"
+    )
+  return job
+
+
+def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
+  """The job of a scoring command, in the store that its flags name."""
+  options.require(namespace, "input", "scores", "model")
+  launcher.hold_one_model()
+  _refuse_file(namespace, "scores")
+  name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
+  if not _NAME.fullmatch(name):
+    raise WinnowError(f"--name={name} may hold letters, digits and underscores only")
+  scorer = scorers.AskLlm(
+    model=namespace.model,
+    template=options.read_prompt(namespace.prompt_file),
+    yes_token=namespace.yes_token,
+    max_input_tokens=namespace.max_input_tokens,
+    batch_tokens=namespace.batch_tokens,
+    dtype=namespace.dtype,
+  )
+  return plan_scoring(namespace, launcher, scorer, storage.join(namespace.scores, name), spare=spare)
+
+
+def plan_sampling(
+  namespace: argparse.Namespace,
+  command: str,
+  *,
+  store: stores.ScoreStore,
+  store_request: dict[str, Any],
+  corpus: Corpus,
+) -> SamplingJob:
+  """Checks all that can be checked before anything is written."""
+  _refuse_file(namespace, "output")
+  if namespace.num_shards is not None and not 1 <= namespace.num_shards <= 99_999:
+    raise WinnowError(f"--num_shards={namespace.num_shards} is not between 1 and 99,999")
+  selected = selection_request(namespace)
+  if store.is_complete:
+    ledger = store.ledger()
+    selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
+  name = dataset.dataset_name(namespace.name or storage.base_name(inputs.absolute(namespace.output)))
+  request = {
+    "format": 1,
+    "dataset": name,
+    "num_shards": namespace.num_shards,
+    "scores": requests.fingerprint(store_request),
+    "selection": dataclasses.asdict(selected),
+  }
+  config = writing.SamplingConfig(
+    store=store,
+    request=selected,
+    fields=corpus.fields,
+    block_rows=corpus.block_rows,
+    output=namespace.output,
+    name=name,
+    fingerprint=requests.fingerprint(request),
+    num_shards=namespace.num_shards,
+  )
+  context = manifests.Context(tuple(options.own_arguments(command, namespace)), manifests.versions())
+  job = SamplingJob(corpus, config, request, context, namespace.overwrite)
+  if not storage.exists(job.request_path) and (strangers := _dataset_files(namespace.output)):
+    raise WinnowError(f"--output={namespace.output} holds another dataset ({strangers[0]}); choose an empty folder")
+  if not namespace.overwrite:
+    requests.refuse_other(job.request_path, request, owner=f"the output {namespace.output}")
+    job.refuse_other_engine()
+  return job
+
+
+def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
+  """The complete store that --scores, --name and --sampler name."""
+  paths = storage.match(storage.join(storage.escape(namespace.scores), "*", requests.REQUEST_FILE))
+  found = {path.rsplit("/", 2)[-2]: requests.readable(path) for path, _ in paths}
+  found = {name: request for name, request in found.items() if isinstance(request, dict)}
+  fitting = [
+    name
+    for name, request in found.items()
+    if name == namespace.name or (not namespace.name and namespace.sampler in ("random", request.get("scorer")))
+  ]
+  there = ", ".join(sorted(found)) or "none"
+  if not fitting:
+    wanted = f"called {namespace.name}" if namespace.name else f"of scorer {namespace.sampler}"
+    raise WinnowError(f"--scores={namespace.scores} has no store {wanted}; it has: {there}")
+  if len(fitting) > 1:
+    raise WinnowError(
+      f"--scores={namespace.scores} has several stores ({', '.join(sorted(fitting))}); say which: --name="
+    )
+  name, request = fitting[0], found[fitting[0]]
+  if namespace.sampler not in ("random", request.get("scorer")):
+    raise WinnowError(f"the store {name} holds scores of {request.get('scorer')}, not of --sampler={namespace.sampler}")
+  store = stores.ScoreStore.of(storage.join(namespace.scores, name), request)
+  if not store.is_complete:
+    raise WinnowError(
+      f"the score store {store.folder} is not complete; run its winnow score command again to finish it"
+    )
+  return store
+
+
+def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
+  """The corpus that a store was made from, or the same one in another place where --input says so."""
+  request = requests.read_json(store.request_path)
+  where = requests.read_json(storage.join(store.folder, stores.INPUT_FILE))
+  shards = inputs.find_shards(namespace.input or where["input"], namespace.tfds_data_dir or where["tfds_data_dir"])
+  launcher.refuse_local({"input": shards[0].path})
+  corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
+  found = corpus.request()
+  if difference := requests.first_difference({key: request[key] for key in found}, found):
+    field, scored, now = difference
+    raise WinnowError(f"the input is not what {store.folder} scored: {field} was {scored} and is {now}; score it again")
+  return corpus
+
+
+def selection_request(namespace: argparse.Namespace) -> selection.SelectionRequest:
+  """What the flags select."""
+  return selection.SelectionRequest(
+    sampler=namespace.sampler,
+    method=namespace.method or ("threshold" if namespace.threshold is not None else "top_k"),
+    seed=namespace.seed,
+    rate=namespace.rate,
+    num_examples=namespace.num_examples,
+    num_tokens=namespace.num_tokens,
+    threshold=namespace.threshold,
+  )
+
+
+def _refuse_file(namespace: argparse.Namespace, flag: str) -> None:
+  path = getattr(namespace, flag)
+  if storage.is_local(path) and os.path.exists(path) and not os.path.isdir(path):
+    raise WinnowError(f"--{flag}={path} is a file; give a folder")
+
+
+def _dataset_files(output: str) -> list[str]:
+  names = sorted(storage.list_folder(output))
+  return [name for name in names if ".tfrecord" in name or name in (*dataset.METADATA_FILES, manifests.MANIFEST_FILE)]
