@@ -3,7 +3,14 @@
 import os
 import pathlib
 
+import hypothesis
 import pytest
+
+# The same examples in every run, so that a commit passes or fails; `make test ARGS=--hypothesis-profile=other` draws
+# others. Neither depends on time.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("other", deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 

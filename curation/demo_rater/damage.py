@@ -107,7 +107,7 @@ def glue_fragments(text: str, generator: np.random.Generator) -> str:
   fragments = [text[a:b] for a, b in itertools.pairwise(borders)]
   order = generator.permutation(len(fragments))[: max(2, round(0.8 * len(fragments)))]
   glued = _one_of(_FRAGMENT_JOINTS, generator).join(fragments[i] for i in order)
-  return glued if glued != text else text[1:]
+  return glued if glued.split() != text.split() else text[1:]
 
 
 def mix(text: str, generator: np.random.Generator) -> str:

@@ -255,7 +255,7 @@ def test_bad_headers(tmp_path, entry, named):
     safetensors_reader.open_tensors(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_damaged_files_load_or_say_so(sound, tmp_path_factory, data):
   """Whatever bytes are changed, reading gives tensors within the file or a WinnowError, never another exception."""

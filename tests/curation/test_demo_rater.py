@@ -82,7 +82,7 @@ def test_area_under_curve_counts_pairs():
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1, max_size=9)
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
   st.lists(words, min_size=damage.MIN_WORDS, max_size=60, unique=True), st.integers(0, 2**32), st.sampled_from(" \n\t")
 )
@@ -93,6 +93,13 @@ def test_damage_depends_on_text_and_generator_and_always_changes_it(kind, parts,
   spoilt = ALL_KINDS[kind](text, np.random.default_rng(seed))
   assert spoilt.split() != text.split()
   assert spoilt == ALL_KINDS[kind](text, np.random.default_rng(seed))
+
+
+def test_fragments_glued_in_their_old_order_are_not_the_text():
+  """Kills: a comparison of characters, which a second space between the same words escapes."""
+  text = "3 4 5 6 000 00000 00001 00002 000000000 0 1 2 00 01 0000"
+  for seed in range(3_200, 3_400):
+    assert damage.glue_fragments(text, np.random.default_rng(seed)).split() != text.split()
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)

@@ -38,7 +38,7 @@ FEW = [0, 1, 2**16, 2**16 + 1, 2**32, 2**63, 2**64 - 1]
 KEYS = st.one_of(st.sampled_from(FEW), st.integers(0, 2**64 - 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(KEYS, min_size=1, max_size=40), st.data())
 def test_a_count_is_exact_whatever_the_ties(keys, data):
   """Kills the mutants `side='left'` in `refine` (k - 1 documents at a border) and ties that are not looked into."""
@@ -50,7 +50,7 @@ def test_a_count_is_exact_whatever_the_ties(keys, data):
   np.testing.assert_array_equal(selected, by_sorting(key_N, tie_N, k, np.ones(len(keys), int)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(KEYS, st.integers(0, 50)), min_size=1, max_size=40), st.data())
 def test_a_token_budget_takes_the_longest_prefix_that_fits(documents, data):
   """Kills the mutants that skip the first document that does not fit, and that stop before one without tokens."""

@@ -51,7 +51,7 @@ def _borders_by_loop(texts: list[str | None], block_rows: int, limit: int) -> li
   return blocks
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
   records=_records,
   sizes=st.lists(st.integers(1, 25), min_size=1, max_size=4),
@@ -80,7 +80,7 @@ def test_borders_are_those_of_a_plain_loop_whatever_is_skipped(records, sizes, b
     assert block.bad.column("row").to_pylist() == [row for row, text in of_block if text is None]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(), st.booleans())
 def test_no_text_is_longer_than_the_json_that_holds_it(text, ascii_only):
   """What skipping by a bound rests on."""

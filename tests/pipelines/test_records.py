@@ -48,7 +48,7 @@ def written(table: pa.Table) -> bytes:
   return b"".join(records.encode_examples(table).to_pylist())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS)
 def test_records_have_the_bytes_that_tensorflow_writes(rows):
   """Kills: features in another order, a CRC that is not masked, a length's CRC over big-endian bytes."""

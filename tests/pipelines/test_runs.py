@@ -50,7 +50,7 @@ def sorted_records(records: list[tuple[int, int, bytes]]) -> list[tuple[int, int
   return sorted(records, key=lambda record: record[:2])  # Python's sort is stable
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.lists(st.lists(HASHES, max_size=4), max_size=5), max_size=5))
 def test_a_merge_is_a_stable_sort_of_its_streams(lists):
   """Kills: the bound taken as max instead of min; `side="right"` for every stream (reordered ties), `"left"` for every
@@ -80,7 +80,7 @@ def test_a_merge_is_a_stable_sort_of_its_streams(lists):
 RECORDS = st.lists(st.tuples(st.sampled_from([0, 1, 3]), st.integers(0, 1), st.integers(0, 40)), max_size=40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
   drawn=RECORDS,
   adds=st.lists(st.integers(0, 9), min_size=1, max_size=12),
@@ -301,7 +301,7 @@ def test_no_read_asks_for_more_than_the_file_holds(what):
 FUZZED = run_of([(place % 3, place, b"record %d" % place * place) for place in range(12)], 3).getvalue()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(FUZZED) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_any_damage_is_refused_or_harmless(damage):
   """Flipped bytes give WinnowError or as many records as counted, never another error and never a crash."""
