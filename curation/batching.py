@@ -71,7 +71,7 @@ def bucket_table(shortest: int, longest: int, batch_tokens: int) -> BucketTable:
   steps = np.linspace(shortest - 1, longest, MAX_BUCKETS + 1)[1:]
   lengths = np.unique(np.ceil(steps / _MULTIPLE).astype(int) * _MULTIPLE)
   return BucketTable(
-    lengths=tuple(int(n) for n in lengths), rows=tuple(max(1, batch_tokens // int(n)) for n in lengths)
+    lengths=tuple(int(n) for n in lengths), rows=tuple(max(1, round(batch_tokens / int(n))) for n in lengths)
   )
 
 

@@ -21,7 +21,7 @@ from curation import ask_llm, random_t5, vocabulary
 
 PEERS_PYTHON = common.PROJECT / ".venv-peers/bin/python"
 MAX_INPUT_TOKENS = 512
-# As fast as any for Winnow, and for CTranslate2 and transformers too (T5-small, 2 cores, up to 8,192 tried).
+# For the peers; Winnow has its own. For CTranslate2 and transformers as fast as any (T5-small, 2 cores, up to 8,192).
 BATCH_TOKENS = 2_048
 
 

@@ -25,7 +25,7 @@ def test_tables_hold_every_length_in_at_most_16_shapes(shortest, more, batch_tok
   assert len(table.lengths) == len(table.rows) <= batching.MAX_BUCKETS == 16
   assert shortest + more <= table.lengths[-1] < shortest + more + 8
   for length, rows in zip(table.lengths, table.rows, strict=True):
-    assert rows == 1 or rows * length <= batch_tokens < (rows + 1) * length
+    assert rows == 1 or abs(rows * length - batch_tokens) <= length / 2
   assert json.loads(json.dumps(table.to_json())) == table.to_json()
 
 
@@ -97,7 +97,7 @@ def c4_documents(shared) -> list[str]:
 
 
 @pytest.mark.parametrize("vocabulary", ["golden", "T5's size"])
-@pytest.mark.parametrize(("batch_tokens", "limit"), [(2_048, 0.05), (8_192, 0.10)], ids=["CPU", "accelerator"])
+@pytest.mark.parametrize(("batch_tokens", "limit"), [(1_024, 0.05), (8_192, 0.10)], ids=["CPU", "accelerator"])
 def test_padding_of_a_block_of_c4(shared, vocabulary, batch_tokens, limit):
   """DESIGN.md, section 9: dummy rows counted. Real lengths, and those under a vocabulary of 32,000 pieces, which makes
   about one token of 4.3 characters and 82 of the instruction."""
