@@ -15,7 +15,7 @@ import bench_scoring
 import common
 import psutil
 
-from curation import ask_llm, checkpoints, random_t5
+from curation import ask_llm, checkpoints, engine, random_t5
 from pipelines import blocks, inputs, readers
 
 BLOCK_ROWS = 512
@@ -44,7 +44,7 @@ def command(folder: pathlib.Path, corpus: str, name: str, workers: int) -> tuple
 
 def bare(model: pathlib.Path, cache: pathlib.Path, corpus: str) -> tuple[float, float, float]:
   """Seconds of loading and warming up, of `prepare` and of `run`, over the same blocks in this process."""
-  ask_llm.enable_compilation_cache(cache / "programs")
+  engine.enable_compilation_cache(cache / "programs")
   started = time.perf_counter()
   scorer = ask_llm.AskLlmScorer(checkpoints.load_checkpoint(model))
   scorer.warm_up()

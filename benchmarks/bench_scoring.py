@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from curation import ask_llm, batching, checkpoints, random_t5, t5
+from curation import ask_llm, checkpoints, random_t5, t5
 from pipelines import blocks
 
 SIZES = {
@@ -61,7 +61,7 @@ def bench() -> None:
   scorer.warm_up()
   print(f"T5-{namespace.size} size, random weights, {scorer.config.dtype}")
   print(f"{len(texts):,} documents ({common.corpus_name()})")
-  print(f"compiling and running {len(scorer.table.lengths)} shapes: {time.perf_counter() - started:.1f} s")
+  print(f"compiling and running {len(scorer.engine.table.lengths)} shapes: {time.perf_counter() - started:.1f} s")
   before = sgemm_flops()
   started = time.perf_counter()
   prepared = scorer.prepare(pa.array(texts))
@@ -70,7 +70,7 @@ def bench() -> None:
   scores = scorer.run(prepared)
   seconds = time.perf_counter() - started
   limit = (before + sgemm_flops()) / 2
-  flops = useful_flops(scorer.config, prepared.input_lengths_N)
+  flops = useful_flops(scorer.config, prepared.batches.lengths_N)
   print(f"limit: sgemm {limit / 1e9:.0f} GFLOP/s (the mean of before and after)")
   print(
     f"tokenising: {scores.num_tokens.sum() / tokenising:,.0f} tokens/s, {tokenising / seconds:.1%} of the time below"
@@ -80,8 +80,7 @@ def bench() -> None:
     f"padding: {1 - scores.useful_tokens / scores.computed_tokens:.1%} of {scores.computed_tokens:,} tokens computed"
   )
   for count in (1_445, blocks.BLOCK_ROWS):
-    lengths_N = scorer.prepare(pa.array(list(common.documents(count)))).input_lengths_N
-    useful, computed = batching.padding(lengths_N, batching.plan(lengths_N, scorer.table))
+    useful, computed = scorer.prepare(pa.array(list(common.documents(count)))).batches.padding()
     print(f"padding of a block of {count:,} documents, by its plan: {1 - useful / computed:.1%}")
   print(f"useful: {flops / seconds / 1e9:.0f} GFLOP/s, {flops / seconds / limit:.2f} of sgemm")
 

@@ -65,16 +65,16 @@ def to_tensors(params: t5.Params, config: t5.T5Config) -> dict[str, np.ndarray]:
     tensors[bias] = np.asarray(tree["position_RH"])
     tensors[f"{stack}.final_layer_norm.weight"] = np.asarray(tree["final_norm_D"])
     weights = {name: np.asarray(value) for name, value in tree["layers"].items()}
-    for i, wi_GD in enumerate(weights["wi_NGD"]):
+    for i, wi_GFD in enumerate(weights["wi_NGFD"]):
       layer = {
         "0.layer_norm": weights["norm_ND"][i],
         "0.SelfAttention.o": weights["out_NDE"][i],
         f"{mlp}.layer_norm": weights["mlp_norm_ND"][i],
         f"{mlp}.DenseReluDense.wo": weights["wo_NDF"][i],
       }
-      layer |= {f"{mlp}.DenseReluDense.{g}": part for g, part in zip(gates, np.split(wi_GD, len(gates)), strict=True)}
+      layer |= {f"{mlp}.DenseReluDense.{g}": part for g, part in zip(gates, wi_GFD, strict=True)}
       if stack == "encoder":
-        qkv = np.split(weights["qkv_NJD"][i], 3)
+        qkv = weights["qkv_N3ED"][i]
       else:
         qkv = [weights[f"{p}_NED"][i] for p in "qkv"]
         layer["1.layer_norm"] = weights["cross_norm_ND"][i]

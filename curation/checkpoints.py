@@ -25,6 +25,7 @@ _MAX_VOCABULARY_BYTES = 256 << 20
 
 # Copies of shared.weight that some writers keep, or keep instead of it.
 _EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_NOT_ENCODER = ("decoder.", "lm_head.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,33 +37,34 @@ class Checkpoint:
   vocabulary: Vocabulary
 
 
-def load_checkpoint(folder: str | Path, dtype: str | None = None) -> Checkpoint:
+def load_checkpoint(folder: str | Path, dtype: str | None = None, *, encoder_only: bool = False) -> Checkpoint:
   """Reads the folder's model with matrices in `dtype` ('float32' or 'bfloat16'; by default what suits the devices).
 
-  Tensors in the files may be float32, bfloat16 or float16. Raises WinnowError in one sentence for anything missing,
-  misshapen, truncated or unknown.
+  Tensors in the files may be float32, bfloat16 or float16. `encoder_only`: the decoder is not looked for, and left out
+  where there is one. Raises WinnowError in one sentence for anything missing, misshapen, truncated or unknown.
   """
-  config, tensors, vocabulary = _open(Path(folder), dtype or t5.default_dtype())
+  config, tensors, vocabulary = _open(Path(folder), dtype or t5.default_dtype(), encoder_only=encoder_only)
   return Checkpoint(config, build_params(tensors, config), vocabulary)
 
 
-def check_checkpoint(folder: str | Path) -> Vocabulary:
-  """Raises what `load_checkpoint` would, without reading a weight or waking a device; returns the vocabulary."""
-  return _open(Path(folder), "float32")[2]
+def check_checkpoint(folder: str | Path, *, encoder_only: bool = False) -> tuple[t5.T5Config, Vocabulary]:
+  """Raises what `load_checkpoint` would, without reading a weight or waking a device; its config is in float32."""
+  config, _, vocabulary = _open(Path(folder), "float32", encoder_only=encoder_only)
+  return config, vocabulary
 
 
-def _open(folder: Path, dtype: str) -> tuple[t5.T5Config, dict[str, np.ndarray], Vocabulary]:
+def _open(folder: Path, dtype: str, *, encoder_only: bool) -> tuple[t5.T5Config, dict[str, np.ndarray], Vocabulary]:
   """Config, tensors (views of the mapped files) and vocabulary, which belong together."""
   try:
     files = checkpoint_files(folder)
-    config = t5.T5Config.from_hugging_face(_read_json(folder / _CONFIG), dtype)
+    config = t5.T5Config.from_hugging_face(read_json(folder / _CONFIG), dtype)
     tensors = _open_tensors(folder, files)
     vocabulary = _read_vocabulary(folder / _VOCABULARY)
   except OSError as error:
     raise WinnowError(
       f"{error.filename or folder} cannot be read ({error.strerror}): check that it is whole and yours to read."
     ) from error
-  _check_tensors(folder, tensors, config)
+  _check_tensors(folder, tensors, config, encoder_only=encoder_only)
   if len(vocabulary) > config.vocab_size:
     raise WinnowError(
       f"{folder / _VOCABULARY} has {len(vocabulary):,} pieces but the model embeds only {config.vocab_size:,}: "
@@ -102,8 +104,8 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
   return sorted([folder / _CONFIG, folder / _VOCABULARY, *weights])
 
 
-def expected_shapes(config: t5.T5Config) -> dict[str, tuple[int, ...]]:
-  """Hugging Face's names and shapes of every tensor that a model of this config has."""
+def expected_shapes(config: t5.T5Config, *, encoder_only: bool = False) -> dict[str, tuple[int, ...]]:
+  """Hugging Face's names and shapes of every tensor that a model of this config has, or its encoder."""
   width, joined = config.d_model, config.num_heads * config.d_kv
   projections = {"q": (joined, width), "k": (joined, width), "v": (joined, width), "o": (width, joined)}
   gates = ("wi_0", "wi_1") if config.gated else ("wi",)
@@ -128,10 +130,13 @@ def expected_shapes(config: t5.T5Config) -> dict[str, tuple[int, ...]]:
       shapes[f"{block}.{mlp}.layer_norm.weight"] = (width,)
       shapes |= {f"{block}.{mlp}.DenseReluDense.{gate}.weight": (config.d_ff, width) for gate in gates}
       shapes[f"{block}.{mlp}.DenseReluDense.wo.weight"] = (width, config.d_ff)
+  if encoder_only:
+    return {name: shape for name, shape in shapes.items() if not name.startswith(_NOT_ENCODER)}
   return shapes
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+  """The JSON object in a model's file; WinnowError where it is too large, or none."""
   if path.stat().st_size > _MAX_JSON_BYTES:
     raise WinnowError(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB, too large for such a file.")
   try:
@@ -145,7 +150,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_index(path: Path) -> dict[str, str]:
   """The index's map of tensor names to file names, each of which is a plain name in the index's folder."""
-  weight_map = _read_json(path).get("weight_map")
+  weight_map = read_json(path).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
     raise WinnowError(f"{path} has no weight_map of tensors to files: download it again.")
   for shard in weight_map.values():
@@ -167,7 +172,7 @@ def _open_tensors(folder: Path, files: list[Path]) -> dict[str, np.ndarray]:
   return tensors
 
 
-def _check_tensors(folder: Path, tensors: dict[str, np.ndarray], config: t5.T5Config) -> None:
+def _check_tensors(folder: Path, tensors: dict[str, np.ndarray], config: t5.T5Config, *, encoder_only: bool) -> None:
   """Makes `tensors` hold exactly the expected names; raises WinnowError where it cannot."""
   copies = [*_EMBEDDING_COPIES, *(["lm_head.weight"] if config.tie_word_embeddings else [])]
   for copy in copies:
@@ -176,7 +181,10 @@ def _check_tensors(folder: Path, tensors: dict[str, np.ndarray], config: t5.T5Co
       del tensors[copy]
   # Early conversions kept a table that no T5 uses; transformers ignores it as well.
   tensors.pop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", None)
-  expected = expected_shapes(config)
+  if encoder_only:
+    for name in [name for name in tensors if name.startswith(_NOT_ENCODER)]:
+      del tensors[name]
+  expected = expected_shapes(config, encoder_only=encoder_only)
   missing = [name for name in expected if name not in tensors]
   if missing:
     raise WinnowError(
@@ -204,42 +212,47 @@ def _read_vocabulary(path: Path) -> Vocabulary:
 
 
 def build_params(tensors: dict[str, np.ndarray], config: t5.T5Config) -> t5.Params:
-  """The tree of `curation.t5` from Hugging Face's tensors; one copy of every weight, straight into its place."""
+  """The tree of `curation.t5` from Hugging Face's tensors; one copy of every weight, straight into its place.
+
+  Without a decoder and its head where the tensors have none.
+  """
   matrix = t5.matrix_dtype(config)
   heads = (config.num_heads, config.d_kv, config.d_model)
 
   def stack(stack_name: str, layers: int, names: list[str], dtype) -> np.ndarray:
-    """Layers of tensors that are joined along their first axis: [N, sum of first axes, ...]."""
+    """Layers of equally large tensors: [N, names, ...]."""
     parts = [[tensors[f"{stack_name}.block.{i}.layer.{name}.weight"] for name in names] for i in range(layers)]
-    rows = sum(part.shape[0] for part in parts[0])
-    out = np.empty((layers, rows, *parts[0][0].shape[1:]), dtype)
+    out = np.empty((layers, len(names), *parts[0][0].shape), dtype)
     for i, layer in enumerate(parts):
-      np.concatenate(layer, out=out[i], casting="unsafe")
+      np.stack(layer, out=out[i], casting="unsafe")
     return out
 
   def side(name: str, layers: int, mlp: int) -> t5.Params:
     def matrices(*names: str) -> np.ndarray:
       return stack(name, layers, list(names), matrix)
 
+    def matrix_of(part: str) -> np.ndarray:
+      return matrices(part)[:, 0]
+
     def norms(j: int) -> np.ndarray:
-      return stack(name, layers, [f"{j}.layer_norm"], np.float32)
+      return stack(name, layers, [f"{j}.layer_norm"], np.float32)[:, 0]
 
     gates = ("wi_0", "wi_1") if config.gated else ("wi",)
     weights = {
       "norm_ND": norms(0),
-      "out_NDE": matrices("0.SelfAttention.o"),
+      "out_NDE": matrix_of("0.SelfAttention.o"),
       "mlp_norm_ND": norms(mlp),
-      "wi_NGD": matrices(*(f"{mlp}.DenseReluDense.{gate}" for gate in gates)),
-      "wo_NDF": matrices(f"{mlp}.DenseReluDense.wo"),
+      "wi_NGFD": matrices(*(f"{mlp}.DenseReluDense.{gate}" for gate in gates)),
+      "wo_NDF": matrix_of(f"{mlp}.DenseReluDense.wo"),
     }
     if name == "encoder":
-      weights["qkv_NJD"] = matrices(*(f"0.SelfAttention.{p}" for p in "qkv"))
+      weights["qkv_N3ED"] = matrices(*(f"0.SelfAttention.{p}" for p in "qkv"))
     else:
-      weights |= {f"{p}_NED": matrices(f"0.SelfAttention.{p}") for p in "qkv"}
+      weights |= {f"{p}_NED": matrix_of(f"0.SelfAttention.{p}") for p in "qkv"}
       weights["cross_norm_ND"] = norms(1)
-      weights["cross_q_NED"] = matrices("1.EncDecAttention.q")
-      weights |= {f"cross_{p}_NHKD": matrices(f"1.EncDecAttention.{p}").reshape(layers, *heads) for p in "kv"}
-      weights["cross_out_NDE"] = matrices("1.EncDecAttention.o")
+      weights["cross_q_NED"] = matrix_of("1.EncDecAttention.q")
+      weights |= {f"cross_{p}_NHKD": matrix_of(f"1.EncDecAttention.{p}").reshape(layers, *heads) for p in "kv"}
+      weights["cross_out_NDE"] = matrix_of("1.EncDecAttention.o")
     bias = tensors[f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
     return {
       "position_RH": bias.astype(np.float32),
@@ -250,8 +263,9 @@ def build_params(tensors: dict[str, np.ndarray], config: t5.T5Config) -> t5.Para
   params = {
     "embedding_VD": tensors["shared.weight"].astype(matrix),
     "encoder": side("encoder", config.num_layers, 1),
-    "decoder": side("decoder", config.num_decoder_layers, 2),
   }
-  if not config.tie_word_embeddings:
+  if "decoder.final_layer_norm.weight" in tensors:
+    params["decoder"] = side("decoder", config.num_decoder_layers, 2)
+  if "lm_head.weight" in tensors:
     params["head_VD"] = tensors["lm_head.weight"].astype(matrix)
   return params

@@ -1,18 +1,21 @@
 """T5 1.0 and T5 1.1 / Flan as pure JAX functions on a plain tree of parameters.
 
 Shape suffixes: B batch, L encoder positions, T decoder positions, M positions attended to, D model width, H heads, K a
-head's width, E = H * K, J = 3 * E, F feed-forward width, G = 2 * F if gated, else F, V vocabulary, N layers, R position
-buckets.
+head's width, E = H * K, 3 query, key and value, F feed-forward width, G 2 if gated, else 1, V vocabulary, N layers, R
+position buckets.
 
 The tree (weights are [out, in] as Hugging Face stores them, which XLA multiplies as fast as [in, out]; matrices in the
 compute dtype, the rest float32):
 
     embedding_VD, head_VD (absent if tied)
-    encoder: position_RH, final_norm_D, layers: norm_ND, qkv_NJD, out_NDE, mlp_norm_ND, wi_NGD, wo_NDF
+    encoder: position_RH, final_norm_D, layers: norm_ND, qkv_N3ED, out_NDE, mlp_norm_ND, wi_NGFD, wo_NDF
     decoder: the same, with q_NED, k_NED, v_NED for qkv, and cross_norm_ND, cross_q_NED, cross_k_NHKD, cross_v_NHKD,
       cross_out_NDE
 
 Layers are stacked and scanned: on the CPU as fast as unrolled (ratio 1.00 +- 0.03), and one layer is compiled, not 24.
+
+Where one device has no room for the tree, several hold it together, each some of the heads and of the feed-forward
+width (`shardings`); XLA adds one sum over them to attention and one to the feed-forward block (Shoeybi et al. 2019).
 """
 
 import dataclasses
@@ -22,10 +25,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from curation.errors import WinnowError
 
 Params = dict[str, Any]
+
+MODEL_AXIS = "model"
+_SPLIT = "EFH"
 
 # Finite, so that a row whose every position is masked gives a mean and not NaN; exp() of it is exactly 0.
 _MASKED = -1e30
@@ -135,6 +142,29 @@ def cast(params: Params, dtype: str) -> Params:
   return {name: leaf(name, value) for name, value in params.items()}
 
 
+def shardings(params: Params, mesh: Mesh) -> Params:
+  """How the mesh's one axis, `MODEL_AXIS`, divides the tree: a tree of NamedSharding.
+
+  Arrays with heads or feed-forward width are split along it, the rest (embeddings, norms) is on every device.
+  """
+
+  def leaf(name: str, value):
+    if isinstance(value, dict):
+      return shardings(value, mesh)
+    dims = name.rpartition("_")[2]
+    return NamedSharding(mesh, PartitionSpec(*(MODEL_AXIS if dim in _SPLIT else None for dim in dims)))
+
+  return {name: leaf(name, value) for name, value in params.items()}
+
+
+def check_division(config: T5Config, devices: int) -> None:
+  """Raises WinnowError where this number of devices cannot hold one model together."""
+  for name in ("num_heads", "d_ff"):
+    size = getattr(config, name)
+    if devices < 1 or size % devices != 0:
+      raise WinnowError(f"--devices_per_model={devices} must divide the model's {name}, which is {size:,}.")
+
+
 def relative_buckets(positions: np.ndarray, *, bidirectional: bool, config: T5Config) -> np.ndarray:
   """Buckets of (memory position - query position): int32, same shape, in [0, R).
 
@@ -166,10 +196,10 @@ def encode(params: Params, ids_BL: jax.Array, mask_BL: jax.Array, config: T5Conf
 
   def layer(x_BLD, weights):
     h_BLD = _norm(x_BLD, weights["norm_ND"], config)
-    qkv_BLJ = _product("bld,jd->blj", h_BLD, weights["qkv_NJD"], config)
-    q_BLHK, k_BMHK, v_BMHK = (_heads(x, config) for x in jnp.split(qkv_BLJ, 3, axis=-1))
+    qkv_BL3E = product("bld,ced->blce", h_BLD, weights["qkv_N3ED"], config)
+    q_BLHK, k_BMHK, v_BMHK = (_heads(qkv_BL3E[:, :, i], config) for i in range(3))
     a_BLE = _attend(q_BLHK, k_BMHK, v_BMHK, bias_HLM, mask_BM, config)
-    x_BLD += _product("ble,de->bld", a_BLE, weights["out_NDE"], config, jnp.float32)
+    x_BLD += product("ble,de->bld", a_BLE, weights["out_NDE"], config, jnp.float32)
     return _feed_forward(x_BLD, weights, config), None
 
   x_BLD = params["embedding_VD"][ids_BL].astype(jnp.float32)
@@ -189,16 +219,16 @@ def first_step_logits(params: Params, states_BLD: jax.Array, mask_BL: jax.Array,
 
   def layer(x_BD, weights):
     h_BD = _norm(x_BD, weights["norm_ND"], config)
-    v_BE = _product("bd,ed->be", h_BD, weights["v_NED"], config)
-    x_BD += _product("be,de->bd", v_BE, weights["out_NDE"], config, jnp.float32)
+    v_BE = product("bd,ed->be", h_BD, weights["v_NED"], config)
+    x_BD += product("be,de->bd", v_BE, weights["out_NDE"], config, jnp.float32)
     h_BD = _norm(x_BD, weights["cross_norm_ND"], config)
-    q_BHK = _heads(_product("bd,ed->be", h_BD, weights["cross_q_NED"], config), config)
-    q_BHD = _product("bhk,hkd->bhd", q_BHK, weights["cross_k_NHKD"], config)
-    scores_BHL = _product("bhd,bld->bhl", q_BHD, states_BLD, config, jnp.float32) + mask_BL1
-    context_BHD = _product("bhl,bld->bhd", jax.nn.softmax(scores_BHL), states_BLD, config)
-    a_BHK = _product("bhd,hkd->bhk", context_BHD, weights["cross_v_NHKD"], config)
+    q_BHK = _heads(product("bd,ed->be", h_BD, weights["cross_q_NED"], config), config)
+    q_BHD = product("bhk,hkd->bhd", q_BHK, weights["cross_k_NHKD"], config)
+    scores_BHL = product("bhd,bld->bhl", q_BHD, states_BLD, config, jnp.float32) + mask_BL1
+    context_BHD = product("bhl,bld->bhd", jax.nn.softmax(scores_BHL), states_BLD, config)
+    a_BHK = product("bhd,hkd->bhk", context_BHD, weights["cross_v_NHKD"], config)
     a_BE = a_BHK.reshape(a_BHK.shape[0], -1)
-    x_BD += _product("be,de->bd", a_BE, weights["cross_out_NDE"], config, jnp.float32)
+    x_BD += product("be,de->bd", a_BE, weights["cross_out_NDE"], config, jnp.float32)
     return _feed_forward(x_BD, weights, config), None
 
   start_D = params["embedding_VD"][0].astype(jnp.float32)
@@ -221,15 +251,15 @@ def decode(
 
   def layer(x_BTD, weights):
     h_BTD = _norm(x_BTD, weights["norm_ND"], config)
-    q, k, v = (_heads(_product("btd,ed->bte", h_BTD, weights[w], config), config) for w in ("q_NED", "k_NED", "v_NED"))
+    q, k, v = (_heads(product("btd,ed->bte", h_BTD, weights[w], config), config) for w in ("q_NED", "k_NED", "v_NED"))
     a_BTE = _attend(q, k, v, bias_HTM, no_mask_BT, config)
-    x_BTD += _product("bte,de->btd", a_BTE, weights["out_NDE"], config, jnp.float32)
+    x_BTD += product("bte,de->btd", a_BTE, weights["out_NDE"], config, jnp.float32)
     h_BTD = _norm(x_BTD, weights["cross_norm_ND"], config)
-    q = _heads(_product("btd,ed->bte", h_BTD, weights["cross_q_NED"], config), config)
-    k = _product("bld,hkd->blhk", states_BLD, weights["cross_k_NHKD"], config)
-    v = _product("bld,hkd->blhk", states_BLD, weights["cross_v_NHKD"], config)
+    q = _heads(product("btd,ed->bte", h_BTD, weights["cross_q_NED"], config), config)
+    k = product("bld,hkd->blhk", states_BLD, weights["cross_k_NHKD"], config)
+    v = product("bld,hkd->blhk", states_BLD, weights["cross_v_NHKD"], config)
     a_BTE = _attend(q, k, v, no_bias_H11, mask_BM, config)
-    x_BTD += _product("bte,de->btd", a_BTE, weights["cross_out_NDE"], config, jnp.float32)
+    x_BTD += product("bte,de->btd", a_BTE, weights["cross_out_NDE"], config, jnp.float32)
     return _feed_forward(x_BTD, weights, config), None
 
   x_BTD = params["embedding_VD"][inputs_BT].astype(jnp.float32)
@@ -258,7 +288,7 @@ def nll_per_token(
   return jnp.where(target_mask_BT, jax.lax.map(one_row, (decoded_BTD, targets_BT)), 0.0)
 
 
-def _product(spec: str, x: jax.Array, weights: jax.Array, config: T5Config, out=None) -> jax.Array:
+def product(spec: str, x: jax.Array, weights: jax.Array, config: T5Config, out=None) -> jax.Array:
   """An einsum in the compute dtype; the result has it too, or is `out`."""
   # Without HIGHEST an accelerator would multiply float32 in TF32 or bfloat16 passes.
   precision = jax.lax.Precision.HIGHEST if config.dtype == "float32" else None
@@ -301,10 +331,10 @@ def _attend(
   q, k, v = (x.transpose(2, 0, 1, 3) for x in (q_BLHK, k_BMHK, v_BMHK))
 
   def one_head(q_BLK, k_BMK, v_BMK, bias_LM):
-    scores_BLM = _product("blk,bmk->blm", q_BLK, k_BMK, config, jnp.float32) + bias_LM + mask_BM[:, None, :]
+    scores_BLM = product("blk,bmk->blm", q_BLK, k_BMK, config, jnp.float32) + bias_LM + mask_BM[:, None, :]
     weights_BLM = jnp.exp(scores_BLM - jnp.max(scores_BLM, -1, keepdims=True))
     # Divided after the product with the values: one pass less over the largest array.
-    a_BLK = _product("blm,bmk->blk", weights_BLM, v_BMK, config, jnp.float32)
+    a_BLK = product("blm,bmk->blk", weights_BLM, v_BMK, config, jnp.float32)
     return (a_BLK / jnp.sum(weights_BLM, -1)[..., None]).astype(config.dtype)
 
   def head_by_head(q, k, v, bias_HLM):
@@ -321,16 +351,12 @@ def _attend(
 def _feed_forward(x: jax.Array, weights: Params, config: T5Config) -> jax.Array:
   """Adds the feed-forward block to x [..., D]."""
   h = _norm(x, weights["mlp_norm_ND"], config)
-  h = _product("...d,gd->...g", h, weights["wi_NGD"], config).astype(jnp.float32)
-  if config.gated:
-    gate, linear = jnp.split(h, 2, axis=-1)
-    h = jax.nn.gelu(gate, approximate=True) * linear
-  else:
-    h = jax.nn.relu(h)
-  return x + _product("...f,df->...d", h, weights["wo_NDF"], config, jnp.float32)
+  h = product("...d,gfd->...gf", h, weights["wi_NGFD"], config).astype(jnp.float32)
+  h = jax.nn.gelu(h[..., 0, :], approximate=True) * h[..., 1, :] if config.gated else jax.nn.relu(h[..., 0, :])
+  return x + product("...f,df->...d", h, weights["wo_NDF"], config, jnp.float32)
 
 
 def _logits(params: Params, x: jax.Array, config: T5Config) -> jax.Array:
   if config.tie_word_embeddings:
-    return _product("...d,vd->...v", x * config.d_model**-0.5, params["embedding_VD"], config, jnp.float32)
-  return _product("...d,vd->...v", x, params["head_VD"], config, jnp.float32)
+    return product("...d,vd->...v", x * config.d_model**-0.5, params["embedding_VD"], config, jnp.float32)
+  return product("...d,vd->...v", x, params["head_VD"], config, jnp.float32)

@@ -22,7 +22,8 @@ def curate(argv: Sequence[str]) -> None:
     corpus=scoring_job.corpus,
   )
   sample_command.run_to_summary(launcher, ["winnow", options.CURATE, *argv], job, scoring_job)
-  score.print_summary(scoring_job)
+  with launch.writing():
+    score.print_summary(scoring_job)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

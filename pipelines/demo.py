@@ -29,8 +29,11 @@ def demo(argv: Sequence[str]) -> None:
   folder = pathlib.Path(namespace.output or OUTPUT)
   if folder.exists() and any(folder.iterdir()) and not (folder / "corpus").is_dir():
     raise WinnowError(f"--output={folder} holds something else than an earlier demo; choose an empty folder")
-  console = rich.console.Console(highlight=False)
+  with launch.writing():
+    _run(rich.console.Console(highlight=False), folder, beam_arguments)
 
+
+def _run(console: rich.console.Console, folder: pathlib.Path, beam_arguments: Sequence[str]) -> None:
   console.rule("[bold]1. Documents that this machine has", align="left")
   corpus = demo_corpus.write_demo_corpus(folder / "corpus")
   kinds = ", ".join(f"{count:,} {source}s" for source, count in sorted(corpus.sources.items()))

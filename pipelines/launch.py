@@ -170,33 +170,37 @@ def writing() -> Iterator[None]:
   """From here on something may have been written or removed: what is refused now is a failed job, not a refusal."""
   try:
     yield
-  except WinnowError as error:
-    raise JobError(str(error)) from error
+  except Exception as error:
+    if (told := _refusal(error)) is None:
+      raise
+    raise JobError(told) from error
+
+
+def _refusal(error: Exception) -> str | None:
+  """The sentence for what we, the system, or an object store refused; None for a defect, whose traceback counts."""
+  if isinstance(error, WinnowError):
+    return str(error)
+  if isinstance(error, OSError):
+    return ": ".join(str(part) for part in (error.strerror, error.filename) if part) or _last_line(error)
+  return _last_line(error) if type(error).__module__.startswith("google.") else None
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None) -> int:
-  """Runs a command to its exit status; a WinnowError means that nothing was written, a JobError that something was."""
+  """Runs a command to its exit status; what is refused outside of `writing` left nothing behind."""
   before = signal.signal(signal.SIGTERM, _terminate)
   try:
     command(sys.argv[1:] if argv is None else argv)
     return DONE
-  except WinnowError as error:
-    status, told = REFUSED, str(error)
   except JobError as error:
     status, told = FAILED, str(error)
   except Terminated:
     status, told = TERMINATED, "terminated; the same command goes on where it was"
   except KeyboardInterrupt:
     status, told = INTERRUPTED, "interrupted; the same command goes on where it was"
-  except OSError as error:
-    status, told = (
-      FAILED,
-      ": ".join(str(part) for part in (error.strerror, error.filename) if part) or _last_line(error),
-    )
   except Exception as error:
-    if not type(error).__module__.startswith("google."):  # an object store's answer, or the want of credentials for it
+    if (refusal := _refusal(error)) is None:
       raise
-    status, told = FAILED, _last_line(error)
+    status, told = REFUSED, refusal
   finally:
     signal.signal(signal.SIGTERM, before)
   print(f"winnow: {told}", file=sys.stderr)

@@ -82,6 +82,13 @@ FLAGS = (
     "arithmetic of the model (default: float32 on CPUs, bfloat16 on accelerators)",
     choices=("float32", "bfloat16"),
   ),
+  Flag(
+    "devices_per_model",
+    _SCORING,
+    "devices that hold one model together, where one has no room for it",
+    type=int,
+    default=1,
+  ),
   Flag("text_field", _READING, "the field that holds the text", default="text"),
   Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", _READING, "the field that holds the timestamp; may be absent", default="timestamp"),

@@ -104,6 +104,7 @@ def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher,
     max_input_tokens=namespace.max_input_tokens,
     batch_tokens=namespace.batch_tokens,
     dtype=namespace.dtype,
+    devices_per_model=namespace.devices_per_model,
   )
   return plan_scoring(namespace, launcher, scorer, storage.join(namespace.scores, name), spare=spare)
 

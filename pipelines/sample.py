@@ -36,13 +36,13 @@ def run_to_summary(
       scoring_job.claim()
     job.claim()
     jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_job=job)
-  manifest = requests.read_json(job.manifest_path)
-  counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
-  print(f"{counts['selected']:,} of {counts['scored']:,} documents selected", end="")
-  print("" if tokens is None else f", {tokens:,} tokens", end="")
-  if "score" in manifest["threshold"]:
-    print(f"; the last one's score is {manifest['threshold']['score']:.6g}", end="")
-  print(f"\n{len(manifest['shards'])} shards of dataset {manifest['dataset']}: {job.config.output}")
+    manifest = requests.read_json(job.manifest_path)
+    counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
+    print(f"{counts['selected']:,} of {counts['scored']:,} documents selected", end="")
+    print("" if tokens is None else f", {tokens:,} tokens", end="")
+    if "score" in manifest["threshold"]:
+      print(f"; the last one's score is {manifest['threshold']['score']:.6g}", end="")
+    print(f"\n{len(manifest['shards'])} shards of dataset {manifest['dataset']}: {job.config.output}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

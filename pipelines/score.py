@@ -13,7 +13,7 @@ def score(argv: Sequence[str]) -> None:
   with launch.writing():
     job.claim()
     jobs.run(launcher, ["winnow", options.SCORE, *argv], scoring_job=job)
-  print_summary(job)
+    print_summary(job)
 
 
 def print_summary(job: jobs.ScoringJob) -> None:

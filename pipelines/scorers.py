@@ -44,6 +44,7 @@ class AskLlm:
   max_input_tokens: int
   batch_tokens: int | None = None
   dtype: str | None = None
+  devices_per_model: int = 1
   files: dict[str, dict[str, Any]] | None = None
   """Size and checksum of each of the model's files, once checked."""
 
@@ -53,16 +54,17 @@ class AskLlm:
     folder = models.local_model(self.model)
     ask_llm.check_request(
       self._prompt(),
-      checkpoints.check_checkpoint(folder),
+      *checkpoints.check_checkpoint(folder),
       max_input_tokens=self.max_input_tokens,
       batch_tokens=self.batch_tokens,
+      devices_per_model=self.devices_per_model,
     )
     return dataclasses.replace(self, model=models.pinned(self.model, folder), files=_identity(folder))
 
   def engine(self) -> dict[str, Any]:
-    from curation import ask_llm
+    from curation import engine
 
-    return ask_llm.engine()
+    return engine.about()
 
   def request(self) -> dict[str, Any]:
     return {
@@ -73,10 +75,11 @@ class AskLlm:
       "max_input_tokens": self.max_input_tokens,
       "batch_tokens": self.batch_tokens,
       "dtype": self.dtype,
+      "devices_per_model": self.devices_per_model,
     }
 
   def load(self) -> Scorer:
-    from curation import ask_llm, checkpoints
+    from curation import ask_llm, checkpoints, engine
 
     folder = models.local_model(self.model)
     if difference := requests.first_difference(self.files, _identity(folder)):
@@ -85,13 +88,14 @@ class AskLlm:
         f"--model={self.model} is not the same on every machine: {field} was {there} at launch and is {here} on "
         f"{platform.node()}; give a folder that does not change and that all workers share"
       )
-    ask_llm.enable_compilation_cache(str(models.cache_folder() / "programs"))
+    engine.enable_compilation_cache(str(models.cache_folder() / "programs"))
     return ask_llm.AskLlmScorer(
       checkpoints.load_checkpoint(folder),
       self._prompt(),
       max_input_tokens=self.max_input_tokens,
       batch_tokens=self.batch_tokens,
       dtype=self.dtype,
+      devices_per_model=self.devices_per_model,
     )
 
   def _prompt(self):

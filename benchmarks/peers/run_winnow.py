@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from peers import run_peer
 
-from curation import ask_llm, checkpoints
+from curation import ask_llm, checkpoints, engine
 
 
 def winnow(folder: Path, task: run_peer.Task) -> run_peer.Score:
-  ask_llm.enable_compilation_cache(folder / "compiled")
+  engine.enable_compilation_cache(folder / "compiled")
   scorer = ask_llm.AskLlmScorer(
     checkpoints.load_checkpoint(str(folder / "checkpoint")), max_input_tokens=task["max_input_tokens"]
   )
@@ -23,7 +23,7 @@ def winnow(folder: Path, task: run_peer.Task) -> run_peer.Score:
     return scorer.run(scorer.prepare(pa.array(texts))).scores
 
   # What only Winnow's process can tell: the work in these texts, and which of them the limit cuts.
-  lengths_N = scorer.prepare(pa.array(task["texts"])).input_lengths_N
+  lengths_N = scorer.prepare(pa.array(task["texts"])).batches.lengths_N
   work = {"lengths": lengths_N.tolist(), "flops": bench_scoring.useful_flops(scorer.config, lengths_N)}
   (folder / "work.json").write_text(json.dumps(work))
   return score

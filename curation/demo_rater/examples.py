@@ -32,7 +32,7 @@ def batches(
   generator = np.random.default_rng([seed, 1])
   weighted = [(pool, _by_length(pool)) for pool in pools if pool]
   # Fewer shapes than the scorer's, for each takes long to compile here.
-  shortest = scorer.table.lengths[0]
+  shortest = scorer.engine.table.lengths[0]
   lengths = np.unique(np.geomspace(shortest, scorer.max_input_tokens, 6).astype(int))[1:]
   table = batching.BucketTable(tuple(int(n) for n in lengths), tuple(max(1, batch_tokens // int(n)) for n in lengths))
   step = 0
@@ -47,10 +47,10 @@ def batches(
     wanted_N = np.array([wanted for _, wanted in examples], np.float32)
     inputs = {
       int(i): ids_BL[row]
-      for batch, ids_BL in zip(prepared.plan, prepared.ids, strict=True)
+      for batch, ids_BL in zip(prepared.batches.plan, prepared.batches.ids, strict=True)
       for row, i in enumerate(batch.indices)
     }
-    plan = batching.plan(prepared.input_lengths_N, table)
+    plan = batching.plan(prepared.batches.lengths_N, table)
     for place in generator.permutation(len(plan)):
       batch = plan[place]
       out = TrainBatch(
@@ -60,7 +60,7 @@ def batches(
         np.zeros(batch.rows, np.float32),
       )
       for row, i in enumerate(batch.indices):
-        length = out.lengths_B[row] = prepared.input_lengths_N[i]
+        length = out.lengths_B[row] = prepared.batches.lengths_N[i]
         out.ids_BL[row, :length] = inputs[int(i)][:length]
         out.wanted_B[row], out.weight_B[row] = wanted_N[i], 1
       yield out

@@ -79,12 +79,12 @@ def test_weights_go_to_their_places(tmp_path, gated):
   tensors, params = read(folder), checkpoints.load_checkpoint(folder, "float32").params
   encoder, decoder = params["encoder"]["layers"], params["decoder"]["layers"]
   attention = "encoder.block.1.layer.0.SelfAttention"
-  expected = np.concatenate([tensors[f"{attention}.{name}.weight"] for name in "qkv"])
-  np.testing.assert_array_equal(encoder["qkv_NJD"][1], expected)
+  expected = np.stack([tensors[f"{attention}.{name}.weight"] for name in "qkv"])
+  np.testing.assert_array_equal(encoder["qkv_N3ED"][1], expected)
   np.testing.assert_array_equal(encoder["out_NDE"][1], tensors[f"{attention}.o.weight"])
   mlp = "encoder.block.0.layer.1.DenseReluDense"
   gates = [tensors[f"{mlp}.{gate}.weight"] for gate in (("wi_0", "wi_1") if gated else ("wi",))]
-  np.testing.assert_array_equal(encoder["wi_NGD"][0], np.concatenate(gates))
+  np.testing.assert_array_equal(encoder["wi_NGFD"][0], np.stack(gates))
   cross = tensors["decoder.block.1.layer.1.EncDecAttention.v.weight"]
   np.testing.assert_array_equal(decoder["cross_v_NHKD"][1], cross.reshape(3, 8, 32))
   np.testing.assert_array_equal(decoder["cross_norm_ND"][0], tensors["decoder.block.0.layer.1.layer_norm.weight"])

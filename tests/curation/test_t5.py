@@ -103,20 +103,19 @@ def numpy_encoder(params: t5.Params, ids_L: np.ndarray, config: t5.T5Config) -> 
   for i in range(config.num_layers):
     w = {name: leaf[i] for name, leaf in encoder["layers"].items()}
     h_LD = norm(x_LD, w["norm_ND"])
-    q_LE, k_LE, v_LE = np.split(h_LD @ w["qkv_NJD"].T, 3, axis=1)
+    q_LE, k_LE, v_LE = (h_LD @ w_ED.T for w_ED in w["qkv_N3ED"])
     heads = []
     for head in range(config.num_heads):
       part = slice(head * width, (head + 1) * width)
       weights_LM = np.exp(q_LE[:, part] @ k_LE[:, part].T + bias_LMH[:, :, head])
       heads.append(weights_LM / weights_LM.sum(1, keepdims=True) @ v_LE[:, part])
     x_LD = x_LD + np.concatenate(heads, 1) @ w["out_NDE"].T
-    h_LF = norm(x_LD, w["mlp_norm_ND"]) @ w["wi_NGD"].T
+    gate, *linear = (norm(x_LD, w["mlp_norm_ND"]) @ w_FD.T for w_FD in w["wi_NGFD"])
     if config.gated:
-      gate, linear = np.split(h_LF, 2, axis=1)
       tanh = np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3))
-      h_LF = 0.5 * gate * (1 + tanh) * linear
+      h_LF = 0.5 * gate * (1 + tanh) * linear[0]
     else:
-      h_LF = np.maximum(h_LF, 0)
+      h_LF = np.maximum(gate, 0)
     x_LD = x_LD + h_LF @ w["wo_NDF"].T
   return norm(x_LD, encoder["final_norm_D"])
 

@@ -40,8 +40,8 @@ def test_what_has_no_sentence_is_told_by_its_last_line():
     (launch.JobError("no"), 1),
     (KeyboardInterrupt(), 130),
     (None, 0),
-    (TimeoutError(), 1),
-    (api_exceptions.Forbidden("no\nno"), 1),
+    (TimeoutError(), 2),
+    (api_exceptions.Forbidden("no\nno"), 2),
   ],
 )
 def test_exit_statuses(error, status, capsys):
@@ -53,10 +53,16 @@ def test_exit_statuses(error, status, capsys):
   assert len(capsys.readouterr().err.splitlines()) == (status != 0)
 
 
-def test_what_the_system_refuses_is_told_in_a_sentence(tmp_path, capsys):
-  """Kills the mutant that shows the traceback of a file where a folder is wanted."""
+@pytest.mark.parametrize(("begun", "status"), [(False, 2), (True, 1)])
+def test_what_the_system_refuses_is_told_in_a_sentence(begun, status, tmp_path, capsys):
+  """Kills the mutants that show the traceback of a file where a folder is wanted, and that say "refused" too late."""
   (tmp_path / "file").touch()
-  assert launch.run_command(lambda argv: os.mkdir(argv[0]), [str(tmp_path / "file/folder")]) == 1
+
+  def command(argv):
+    with launch.writing() if begun else contextlib.nullcontext():
+      os.mkdir(argv[0])
+
+  assert launch.run_command(command, [str(tmp_path / "file/folder")]) == status
   assert capsys.readouterr().err == f"winnow: Not a directory: {tmp_path}/file/folder\n"
 
 

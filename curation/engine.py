@@ -1,0 +1,190 @@
+"""Runs a T5 over token sequences of any length, on all local devices, in batches of a few fixed shapes.
+
+What is computed for a sequence does not depend on its neighbours: see `curation.batching`. Shape suffixes as in
+`curation.t5`; N sequences of a block, B rows of a batch, L its bucket's length.
+"""
+
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from curation import batching, t5
+from curation.errors import WinnowError
+from curation.vocabulary import usable_cores
+
+# Part of every fingerprint: raise it with any change that may change a result's bits.
+ENGINE_VERSION = 2
+
+# On the CPU, with a batch on every core, 1,024 tokens a batch are as fast as 2,048 (T5-base: 0.88-0.94 of sgemm against
+# 0.90-0.92), and the half-empty last batches of 16 buckets cost half as much.
+BATCH_TOKENS_CPU = 1_024
+BATCH_TOKENS_ACCELERATOR = 8_192
+# Batches under way on every accelerator: one computes, the others' inputs and results travel.
+_IN_FLIGHT_ACCELERATOR = 3
+
+Program = Callable[[t5.Params, jax.Array, jax.Array], jax.Array]
+"""(parameters, ids int32 [B, L], lengths int32 [B]) -> float32 [B, ...], compiled; each row from itself alone."""
+
+
+class Prepared(NamedTuple):
+  """A block ready for the devices; host memory only."""
+
+  plan: list[batching.Batch]
+  ids: list[np.ndarray]
+  """One int32 [B, L] for every batch of the plan, padded with 0."""
+  lengths_N: np.ndarray
+  """Tokens of every sequence: int32 [N]."""
+
+  def padding(self) -> batching.Padding:
+    return batching.padding(self.lengths_N, self.plan)
+
+
+class Engine:
+  """One program on all local devices, with parameters held once on each, or on each few of them.
+
+  `prepare` needs only the host and may run in other threads while `run` computes; both may be called from several
+  threads.
+  """
+
+  def __init__(
+    self,
+    params: t5.Params,
+    config: t5.T5Config,
+    program: Program,
+    *,
+    shortest: int,
+    longest: int,
+    row_shape: tuple[int, ...] = (),
+    batch_tokens: int | None = None,
+    devices_per_model: int = 1,
+  ):
+    """`shortest` and `longest` sequences in tokens; `row_shape` of one row's result.
+
+    `devices_per_model` devices hold one model together (`t5.shardings`); it must divide the number of local devices.
+    """
+    t5.check_division(config, devices_per_model)
+    self._program, self._row_shape, self._dtype = program, row_shape, config.dtype
+    self._groups = _device_groups(devices_per_model)
+    self._device_kind = jax.local_devices()[0].device_kind
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    # XLA gives one batch all cores, but what it does between the products leaves most of them idle.
+    self._in_flight = usable_cores() if on_cpu else _IN_FLIGHT_ACCELERATOR * len(self._groups)
+    self._dispatching = threading.Lock()
+    if batch_tokens is None:
+      batch_tokens = BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_ACCELERATOR
+    self.table = batching.bucket_table(shortest, longest, batch_tokens)
+    params = t5.cast(params, config.dtype)
+    with _out_of_memory(
+      f"The model does not fit into the memory of {devices_per_model} device(s): let more hold it together "
+      "(--devices_per_model), or take a smaller one."
+    ):
+      self.params = [
+        jax.block_until_ready(jax.device_put(params, t5.shardings(params, group))) for group in self._groups
+      ]
+
+  def prepare(self, sequences: Sequence[np.ndarray]) -> Prepared:
+    """Plans the batches of a block: N sequences of int32 ids."""
+    lengths_N = np.fromiter(map(len, sequences), np.int32, len(sequences))
+    plan = batching.plan(lengths_N, self.table)
+    ids = []
+    for batch in plan:
+      ids_BL = np.zeros((batch.rows, batch.length), np.int32)
+      for row, i in enumerate(batch.indices):
+        ids_BL[row, : len(sequences[i])] = sequences[i]
+      ids.append(ids_BL)
+    return Prepared(plan, ids, lengths_N)
+
+  def run(self, prepared: Prepared) -> np.ndarray:
+    """Computes a block, float32 [N, ...]; every model gets every n-th batch, several batches at a time."""
+    lengths = [prepared.lengths_N[batch.indices] for batch in prepared.plan]
+    results = np.empty((len(prepared.lengths_N), *self._row_shape), np.float32)
+    for batch, result in zip(prepared.plan, self._compute(prepared.ids, lengths), strict=True):
+      results[batch.indices] = result[: len(batch.indices)]
+    return results
+
+  def warm_up(self) -> None:
+    """Compiles every shape for every model and runs it, longest first, so that lack of memory shows here.
+
+    The longest runs as often at once as `run` would have it. Raises WinnowError that names the flag to turn.
+    """
+    for length, rows in reversed(list(zip(self.table.lengths, self.table.rows, strict=True))):
+      with _out_of_memory(
+        f"Batches of {rows:,} x {length:,} tokens do not fit into memory: lower --batch_tokens (now about "
+        f"{rows * length:,}) or take a smaller model."
+      ):
+        dummy = np.zeros((rows, length), np.int32), np.full(1, length)
+        for i in range(len(self._groups)):
+          self._compute_batch(i, *dummy)
+        if length == self.table.lengths[-1]:
+          self._compute(*([part] * self._in_flight for part in dummy))
+
+  def describe(self) -> dict[str, Any]:
+    """Everything of the engine that decides a result, for a fingerprint; JSON types only."""
+    return {
+      **about(),
+      "dtype": self._dtype,
+      "buckets": self.table.to_json(),
+      "device_kind": self._device_kind,
+      "devices_per_model": self._groups[0].size,
+    }
+
+  def _compute(self, ids: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Results of many batches, given as for `_compute_batch`, `_in_flight` of them at a time."""
+    with concurrent.futures.ThreadPoolExecutor(self._in_flight, "winnow-batch") as pool:
+      return list(pool.map(self._compute_batch, range(len(ids)), ids, lengths))
+
+  def _compute_batch(self, i: int, ids_BL: np.ndarray, lengths_n: np.ndarray) -> np.ndarray:
+    """The result of batch i, by its model: float32 [B, ...]; rows beyond the lengths given are dummies of one token."""
+    place = i % len(self._groups)
+    group = self._groups[place]
+    lengths_B = np.ones(len(ids_BL), np.int32)
+    lengths_B[: len(lengths_n)] = lengths_n
+    inputs = jax.device_put((ids_BL, lengths_B), NamedSharding(group, PartitionSpec()))
+    # Devices that sum together must all see the batches in one order, or each waits for another's batch for ever.
+    with self._dispatching if group.size > 1 else contextlib.nullcontext():
+      result = self._program(self.params[place], *inputs)
+    return jax.device_get(result)
+
+
+def about() -> dict[str, Any]:
+  """What of `Engine.describe` is known without a model or a device."""
+  return {"engine_version": ENGINE_VERSION, "jax": jax.__version__}  # JAX's compiler decides the last bits
+
+
+def enable_compilation_cache(folder: str | Path) -> None:
+  """Keeps compiled programs in `folder` (local or gs://), so that the next process need not compile them again.
+
+  Holds for the whole process; call it before the first program is compiled.
+  """
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  # By default only what took a second or more is kept; a worker of small models compiles 16 that take half of that.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _device_groups(size: int) -> list[Mesh]:
+  """The local devices in groups of `size`, neighbours together."""
+  devices = jax.local_devices()
+  if len(devices) % size != 0:
+    raise WinnowError(f"--devices_per_model={size} must divide the {len(devices)} devices of a worker.")
+  return [Mesh(np.array(devices[i : i + size]), (t5.MODEL_AXIS,)) for i in range(0, len(devices), size)]
+
+
+@contextlib.contextmanager
+def _out_of_memory(message: str) -> Iterator[None]:
+  """Turns a device's or the host's lack of memory into a WinnowError with this message."""
+  try:
+    yield
+  except MemoryError as error:
+    raise WinnowError(message) from error
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error) and "ut of memory" not in str(error):
+      raise
+    raise WinnowError(message) from error
