@@ -27,3 +27,9 @@ def hash_documents(purpose: str, seed: int, shard: str, rows_N: np.ndarray) -> n
   state_N = (state_N ^ (state_N >> np.uint64(30))) * _MIX_1
   state_N = (state_N ^ (state_N >> np.uint64(27))) * _MIX_2
   return state_N ^ (state_N >> np.uint64(31))
+
+
+def uniforms(purpose: str, seed: int, number: int) -> np.ndarray:
+  """Numbers in (0, 1), evenly spread: float64 [number], the same for the same purpose and seed."""
+  bits_N = hash_documents(purpose, seed, "", np.arange(number))
+  return ((bits_N >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -1,8 +1,10 @@
 """A small random T5 and its vocabulary in a Hugging Face folder, from sentences made here: no shared data."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 
 from curation import random_t5
 
@@ -28,3 +30,31 @@ def make_checkpoint(folder: Path, *, gated: bool = True, seed: int = 0, **sizes:
   """Writes the folder, T5 1.1 if `gated`, else 1.0; `sizes` are those of `write_random_checkpoint`."""
   sizes = {"pieces": 300, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 3} | sizes
   return random_t5.write_random_checkpoint(folder, make_texts(300, seed=1), gated=gated, seed=seed, **sizes)
+
+
+def make_sentence_t5(folder: Path, *, dimensions: int = 20, max_seq_length: int = 40, **sizes: int) -> Path:
+  """Writes a random Sentence-T5 in sentence-transformers' layout: an encoder, mean pooling, a dense layer, L2."""
+  make_checkpoint(folder, **sizes)
+  weights = safetensors.numpy.load_file(folder / "model.safetensors")
+  encoder = {name: value for name, value in weights.items() if not name.startswith(("decoder.", "lm_head."))}
+  safetensors.numpy.save_file(encoder, folder / "model.safetensors")
+  width = weights["shared.weight"].shape[1]
+  generator = np.random.default_rng(5)
+  kinds = ("Transformer", "Pooling", "Dense", "Normalize")
+  places = ("", "1_Pooling", "2_Dense", "3_Normalize")
+  modules = [
+    {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{kind}"}
+    for i, (kind, place) in enumerate(zip(kinds, places, strict=True))
+  ]
+  files = {
+    "modules.json": modules,
+    "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
+    "1_Pooling/config.json": {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
+    "2_Dense/config.json": {"in_features": width, "out_features": dimensions, "bias": False},
+  }
+  for name, content in files.items():
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+  dense = generator.standard_normal((dimensions, width)).astype(np.float32)
+  safetensors.numpy.save_file({"linear.weight": dense}, folder / "2_Dense/model.safetensors")
+  return folder

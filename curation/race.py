@@ -1,0 +1,296 @@
+"""RACE sketches: how dense a set of points is around any point, from R x B counters (paper, section 3.2, Algorithm 2).
+
+Every row of the sketch has its own locality-sensitive hash from points to B counters. A point adds 1 to one counter
+of each row; the density of a point is the mean, over the rows, of the counters that it falls into: an estimate of its
+kernel sum over all points that were added, itself included (Coleman and Shrivastava 2020). Sketches of parts of a
+corpus add up to the sketch of the whole, to the last count.
+
+Points are projected in batches of one shape, so that a point falls into the same counters whoever its neighbours are.
+Shape suffixes: N points, D dimensions, R rows, H hashes that are joined in a row, P = R * H projections, B counters of
+a row, C chunks of rows.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import safetensors
+import safetensors.numpy
+import scipy.special
+
+from curation import hashing, kernels
+from curation.errors import WinnowError
+from curation.vocabulary import usable_cores
+
+FORMAT_VERSION = 1
+MAX_POINTS = 2**31 - 1
+_BATCH = 1_024
+_CHUNKS = 16
+# Beyond, a float32 projection has no fraction left that floor() could look at.
+_MAX_BUCKET = 2.0**22
+_METADATA = "winnow_sketch"
+
+
+@dataclasses.dataclass(frozen=True)
+class SketchConfig:
+  """What decides which counters a point falls into, and so which sketches belong together.
+
+  `rows` and `counters` are R and B of the paper's [1,000 x 20,000] (B.2). Raises WinnowError for what cannot be.
+  """
+
+  dimensions: int
+  kernel: kernels.Kernel
+  rows: int = 1_000
+  counters: int = 20_000
+  seed: int = 0
+
+  def __post_init__(self):
+    for name, limit in (("dimensions", 65_536), ("rows", 100_000), ("counters", 1 << 24)):
+      value = getattr(self, name)
+      if type(value) is not int or not 1 <= value <= limit:
+        raise WinnowError(f"a sketch's {name} must be a whole number from 1 to {limit:,}, not {value!r}")
+
+  def to_json(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, fields: dict[str, Any]) -> "SketchConfig":
+    """Raises TypeError, KeyError or WinnowError for fields that `to_json` did not write."""
+    return cls(**{**fields, "kernel": kernels.Kernel(**fields["kernel"])})
+
+
+class Density(NamedTuple):
+  """The density of N points. Both float64 [N]."""
+
+  mean: np.ndarray
+  """The mean count over the rows: Algorithm 2's score, an estimate of the kernel sum plus what B counters add to it."""
+  standard_error: np.ndarray
+  """Of that mean: the counts' standard deviation over the rows, by the root of R."""
+
+
+class Hashes:
+  """The hashes of a sketch's rows, a function of its configuration alone; some 3 MB per 1,000 projections of 768."""
+
+  def __init__(self, config: SketchConfig):
+    self.config, kernel = config, config.kernel
+    projections = config.rows * kernel.hashes
+    uniform_PD = hashing.uniforms("race projection", config.seed, projections * config.dimensions)
+    uniform_PD = uniform_PD.reshape(projections, config.dimensions)
+    # 2-stable for L2 and angles, 1-stable for L1 (Datar et al. 2004, section 3.1).
+    drawn_PD = np.tan(np.pi * (uniform_PD - 0.5)) if kernel.name == "l1" else scipy.special.ndtri(uniform_PD)
+    self._projections_PD = (drawn_PD / (kernel.bandwidth or 1.0)).astype(np.float32)
+    self._offsets_P = hashing.uniforms("race offset", config.seed, projections).astype(np.float32)
+    rows_times = config.rows * (kernel.hashes + 1)
+    self._multipliers_RH = hashing.hash_documents("race multiplier", config.seed, "", np.arange(rows_times)).reshape(
+      config.rows, kernel.hashes + 1
+    )
+    self._longest = float(np.linalg.norm(self._projections_PD.astype(np.float64), axis=1).max())
+
+  def checksum(self) -> str:
+    """Tells whether another machine or version makes the same hashes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (self._projections_PD, self._offsets_P, self._multipliers_RH):
+      digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+  def project(self, batch_ND: np.ndarray) -> np.ndarray:
+    """Projections of at most 1,024 points, padded to so many: float32 [P, 1,024].
+
+    Raises WinnowError where they are so far from 0 that their buckets cannot be told apart.
+    """
+    padded_ND = np.zeros((_BATCH, self.config.dimensions), np.float32)
+    padded_ND[: len(batch_ND)] = batch_ND
+    largest = float(np.sqrt(np.einsum("nd,nd->n", padded_ND, padded_ND).max()))
+    if self.config.kernel.name != "angular" and not largest * self._longest < _MAX_BUCKET:
+      raise WinnowError(
+        f"--bandwidth={self.config.kernel.bandwidth:g} is too small for embeddings of length {largest:g}: buckets "
+        "could not be told apart; take a larger one"
+      )
+    return self._projections_PD @ padded_ND.T
+
+  def arguments(self, chunk: slice) -> tuple[Any, ...]:
+    """What the compiled loops need beside projections, for some of the rows."""
+    joined = self.config.kernel.hashes
+    offsets_P = self._offsets_P[chunk.start * joined : chunk.stop * joined]
+    signs = self.config.kernel.name == "angular"
+    return offsets_P, self._multipliers_RH[chunk], np.uint64(self.config.counters), signs
+
+
+class Sketch:
+  """Counts of `num_points` points: int32 [R, B]. Not for several threads at once; each call uses all cores itself."""
+
+  def __init__(self, config: SketchConfig, counts_RB: np.ndarray | None = None, num_points: int = 0):
+    self.config, self.num_points = config, num_points
+    shape = config.rows, config.counters
+    self.counts_RB = np.zeros(shape, np.int32) if counts_RB is None else counts_RB
+    if self.counts_RB.shape != shape or self.counts_RB.dtype != np.int32:
+      raise ValueError(f"counts must be int32 {shape}, not {self.counts_RB.dtype} {self.counts_RB.shape}")
+    self._hashes: Hashes | None = None
+
+  @property
+  def hashes(self) -> Hashes:
+    if self._hashes is None:
+      self._hashes = Hashes(self.config)
+    return self._hashes
+
+  def add(self, points_ND: np.ndarray) -> None:
+    """Counts points, float [N, D], finite; in place. Raises WinnowError beyond 2^31 - 1 points, and as `project`."""
+    if self.num_points + len(points_ND) > MAX_POINTS:
+      raise WinnowError(f"a sketch holds at most {MAX_POINTS:,} points: take one for each part of the corpus")
+
+    def count(projected_PN: np.ndarray, used: int, chunk: slice) -> None:
+      _count(projected_PN, used, *self.hashes.arguments(chunk), self.counts_RB[chunk])
+
+    for _ in self._batches(points_ND, count):
+      pass
+    self.num_points += len(points_ND)
+
+  def density(self, points_ND: np.ndarray) -> Density:
+    """The density around points, float [N, D], whether they were added or not."""
+
+    def look_up(projected_PN: np.ndarray, used: int, chunk: slice) -> np.ndarray:
+      sums_2N = np.zeros((2, used))
+      _look_up(projected_PN, used, *self.hashes.arguments(chunk), self.counts_RB[chunk], sums_2N)
+      return sums_2N
+
+    # Chunks are added in one order, so that the last bits do not depend on the number of cores.
+    parts = [np.sum(sums_C, axis=0) for sums_C in self._batches(points_ND, look_up)]
+    sums_N, squares_N = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
+    rows = self.config.rows
+    mean_N = sums_N / rows
+    variance_N = np.maximum(squares_N / rows - mean_N**2, 0) * rows / max(1, rows - 1)
+    return Density(mean_N, np.sqrt(variance_N / rows))
+
+  def without_collisions(self, mean_N: np.ndarray) -> np.ndarray:
+    """Mean counts without what strangers add that share a counter by chance, 1/B of all; at least 1, the point itself.
+
+    E[mean] = S + (N - S) / B for a kernel sum S over N points (Coleman and Shrivastava 2020, Theorem 1's rehashing).
+    """
+    counters = self.config.counters
+    if counters == 1:
+      return np.ones_like(mean_N)
+    return np.maximum((mean_N - self.num_points / counters) / (1 - 1 / counters), 1.0)
+
+  def merge(self, other: "Sketch") -> None:
+    """Adds another sketch's counts, in place. Raises WinnowError unless both were made with the same hashes."""
+    for field in dataclasses.fields(SketchConfig):
+      ours, theirs = getattr(self.config, field.name), getattr(other.config, field.name)
+      if ours != theirs:
+        raise WinnowError(f"sketches of another {field.name} do not add up: {theirs} and {ours}")
+    if self.num_points + other.num_points > MAX_POINTS:
+      raise WinnowError(f"a sketch holds at most {MAX_POINTS:,} points: take one for each part of the corpus")
+    self.counts_RB += other.counts_RB
+    self.num_points += other.num_points
+
+  def _batches(self, points_ND: np.ndarray, work):
+    """What `work` gives for each batch and each chunk of rows, [batches][C]; chunks run side by side."""
+    points_ND = np.asarray(points_ND)
+    if points_ND.ndim != 2 or points_ND.shape[1] != self.config.dimensions:
+      raise ValueError(f"points must be [N, {self.config.dimensions}], not {list(points_ND.shape)}")
+    rows, joined = self.config.rows, self.config.kernel.hashes
+    borders = [rows * i // _CHUNKS for i in range(_CHUNKS + 1)]
+    chunks = [slice(a, b) for a, b in itertools.pairwise(borders) if b > a]
+    with concurrent.futures.ThreadPoolExecutor(usable_cores(), "winnow-race") as pool:
+      for start in range(0, len(points_ND), _BATCH):
+        batch_ND = points_ND[start : start + _BATCH]
+        projected_PN = self.hashes.project(batch_ND)
+        parts = [projected_PN[chunk.start * joined : chunk.stop * joined] for chunk in chunks]
+        yield list(pool.map(work, parts, [len(batch_ND)] * len(chunks), chunks))
+
+
+def usable(points_ND: np.ndarray) -> np.ndarray:
+  """Which points have a place: finite, and not all zeros, which have no direction: bool [N]."""
+  points_ND = np.asarray(points_ND, np.float32)
+  return np.isfinite(points_ND).all(axis=1) & points_ND.any(axis=1)
+
+
+def save(sketch: Sketch, path: Path) -> None:
+  """Writes a sketch as one safetensors file, 4 * R * B bytes and a header."""
+  about = {
+    "version": FORMAT_VERSION,
+    "config": sketch.config.to_json(),
+    "num_points": sketch.num_points,
+    "hashes": sketch.hashes.checksum(),
+  }
+  safetensors.numpy.save_file({"counts": sketch.counts_RB}, path, {_METADATA: json.dumps(about, sort_keys=True)})
+
+
+def load(path: Path) -> Sketch:
+  """Reads a sketch. Raises WinnowError in one sentence for a file that is none, is damaged, or has other hashes."""
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      about = json.loads((file.metadata() or {})[_METADATA])
+      if about["version"] != FORMAT_VERSION:
+        raise ValueError(f"it is of version {about['version']}, and this is version {FORMAT_VERSION}")
+      config = SketchConfig.from_json(about["config"])
+      stored = file.get_slice("counts")
+      shape, dtype, points = list(stored.get_shape()), stored.get_dtype(), about["num_points"]
+      if shape != [config.rows, config.counters] or dtype != "I32" or list(file.keys()) != ["counts"]:
+        raise ValueError(f"its counts are {dtype} {shape}")
+      counts_RB = file.get_tensor("counts")
+    if type(points) is not int or not 0 <= points <= MAX_POINTS:
+      raise ValueError(f"its number of points is {points!r}")
+    if not (counts_RB >= 0).all() or not (counts_RB.sum(axis=1, dtype=np.int64) == points).all():
+      raise ValueError(f"its rows do not add up to its {points:,} points")
+  except (OSError, safetensors.SafetensorError, WinnowError, ValueError, KeyError, TypeError) as error:
+    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise WinnowError(f"{path} is not a sketch, or damaged ({cause}): make it anew") from error
+  sketch = Sketch(config, counts_RB, points)
+  if sketch.hashes.checksum() != about["hashes"]:
+    raise WinnowError(f"{path} was made with other hashes than this version makes from its seed: make it anew")
+  return sketch
+
+
+def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+  """A loop in machine code that lets other threads run."""
+  return numba.njit(nogil=True)(loop)
+
+
+@_compiled
+def _buckets(projected_PN, row, used, offsets_P, multipliers_RH, counters, signs, mixed_N):
+  """The counters of one row that the first `used` points fall into, as uint64, into `mixed_N`.
+
+  Joined hashes go to 32 bits by a strongly universal multilinear hash (Lemire and Kaser 2014), and from there to
+  [0, B) by a product.
+  """
+  joined = multipliers_RH.shape[1] - 1
+  for n in range(used):
+    mixed_N[n] = multipliers_RH[row, joined]
+  for h in range(joined):
+    multiplier, offset = multipliers_RH[row, h], offsets_P[row * joined + h]
+    if signs:
+      for n in range(used):
+        mixed_N[n] += multiplier * np.uint64(projected_PN[row * joined + h, n] >= 0)
+    else:
+      for n in range(used):
+        bucket = np.int32(np.floor(projected_PN[row * joined + h, n] + offset))
+        mixed_N[n] += multiplier * np.uint64(np.uint32(bucket))
+  for n in range(used):
+    mixed_N[n] = ((mixed_N[n] >> np.uint64(32)) * counters) >> np.uint64(32)
+
+
+@_compiled
+def _count(projected_PN, used, offsets_P, multipliers_RH, counters, signs, counts_RB):
+  mixed_N = np.empty(used, np.uint64)
+  for row in range(counts_RB.shape[0]):
+    _buckets(projected_PN, row, used, offsets_P, multipliers_RH, counters, signs, mixed_N)
+    for n in range(used):
+      counts_RB[row, mixed_N[n]] += 1
+
+
+@_compiled
+def _look_up(projected_PN, used, offsets_P, multipliers_RH, counters, signs, counts_RB, sums_2N):
+  mixed_N = np.empty(used, np.uint64)
+  for row in range(counts_RB.shape[0]):
+    _buckets(projected_PN, row, used, offsets_P, multipliers_RH, counters, signs, mixed_N)
+    for n in range(used):
+      count = float(counts_RB[row, mixed_N[n]])
+      sums_2N[0, n] += count
+      sums_2N[1, n] += count * count

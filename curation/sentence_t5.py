@@ -1,0 +1,225 @@
+"""Sentence-T5: a text as a unit vector (Ni et al. 2021; paper, section B.2), from sentence-transformers' layout.
+
+The mean of the encoder's states over a text's tokens, a dense projection without bias, and L2 normalisation. Shape
+suffixes as in `curation.t5`; N documents of a block, O dimensions of an embedding.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from curation import checkpoints, engine, safetensors_reader, t5
+from curation.errors import WinnowError
+from curation.vocabulary import EOS_ID, Vocabulary
+
+_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+_LINEAR = "linear.weight"
+_IDENTITY = "torch.nn.modules.linear.Identity"
+_MAX_JSON_BYTES = 1 << 20
+# The shortest bucket; texts of fewer tokens are rare.
+_SHORTEST = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceT5:
+  """A model in memory; `params` is an encoder's tree with `dense_OD`."""
+
+  config: t5.T5Config
+  params: t5.Params
+  vocabulary: Vocabulary
+  max_input_tokens: int
+  """Of the model's own settings, eos included."""
+
+  @property
+  def dimensions(self) -> int:
+    return self.params["dense_OD"].shape[0]
+
+
+class Prepared(NamedTuple):
+  """A block ready for the devices; host memory only."""
+
+  batches: engine.Prepared
+  num_tokens_N: np.ndarray
+  """Tokens of every document's whole text, without eos and before any cut: int32 [N]."""
+
+
+class Embeddings(NamedTuple):
+  """What one block gave, in its own order."""
+
+  embeddings: np.ndarray
+  """Unit vectors: float32 [N, O]; NaN where the model gave NaN."""
+  num_tokens: np.ndarray
+  """Tokens of the whole text: int32 [N]."""
+  useful_tokens: int
+  computed_tokens: int
+
+
+class SentenceT5Embedder:
+  """Embeds blocks of texts with an `engine.Engine`, whose threads and devices it uses."""
+
+  def __init__(
+    self,
+    model: SentenceT5,
+    *,
+    max_input_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    devices_per_model: int = 1,
+  ):
+    """`max_input_tokens` counts eos, and is the model's own unless given; the others as for `engine.Engine`."""
+    self.max_input_tokens = max_input_tokens or model.max_input_tokens
+    self._vocabulary = model.vocabulary
+    self.engine = engine.Engine(
+      model.params,
+      model.config,
+      functools.partial(_embed, config=model.config),
+      shortest=min(_SHORTEST, self.max_input_tokens),
+      longest=self.max_input_tokens,
+      row_shape=(model.dimensions,),
+      batch_tokens=batch_tokens,
+      devices_per_model=devices_per_model,
+    )
+
+  def prepare(self, texts: pa.Array) -> Prepared:
+    """Tokenises a block (Arrow strings [N], no nulls), cuts the ends of texts that are too long, plans the batches."""
+    if texts.null_count:
+      raise ValueError("texts hold nulls")
+    tokens = self._vocabulary.encode(texts.to_pylist())
+    room = self.max_input_tokens - 1
+    inputs = [np.append(tokens.of(i)[:room], np.int32(EOS_ID)) for i in range(len(texts))]
+    return Prepared(self.engine.prepare(inputs), tokens.lengths().astype(np.int32))
+
+  def run(self, prepared: Prepared) -> Embeddings:
+    """Computes a prepared block."""
+    return Embeddings(self.engine.run(prepared.batches), prepared.num_tokens_N, *prepared.batches.padding())
+
+  def warm_up(self) -> None:
+    """As `engine.Engine.warm_up`."""
+    self.engine.warm_up()
+
+  def describe(self) -> dict[str, Any]:
+    """Everything beside weights and vocabulary that decides an embedding, for a fingerprint; JSON types only."""
+    return {**self.engine.describe(), "max_input_tokens": self.max_input_tokens}
+
+
+def load(folder: str | Path, dtype: str | None = None) -> SentenceT5:
+  """Reads a folder in sentence-transformers' layout, as `checkpoints.load_checkpoint` does its part of it.
+
+  Raises WinnowError in one sentence for anything missing, misshapen or unknown, such as another kind of pooling.
+  """
+  folder = Path(folder)
+  max_input_tokens, dense_OD = _read_head(folder)
+  checkpoint = checkpoints.load_checkpoint(folder, dtype, encoder_only=True)
+  _check_width(folder, dense_OD, checkpoint.config)
+  dense_OD = dense_OD.astype(t5.matrix_dtype(checkpoint.config))
+  return SentenceT5(
+    checkpoint.config, checkpoint.params | {"dense_OD": dense_OD}, checkpoint.vocabulary, max_input_tokens
+  )
+
+
+def check(folder: str | Path) -> None:
+  """Raises what `load` would, without reading a weight or waking a device."""
+  folder = Path(folder)
+  _, dense_OD = _read_head(folder)
+  config, _ = checkpoints.check_checkpoint(folder, encoder_only=True)
+  _check_width(folder, dense_OD, config)
+
+
+def model_files(folder: str | Path) -> list[Path]:
+  """The files that define the model, sorted by name. Raises WinnowError if one of them is missing."""
+  folder = Path(folder)
+  places = _places(folder)
+  head = [
+    folder / "modules.json",
+    folder / "sentence_bert_config.json",
+    places["Pooling"] / "config.json",
+    places["Dense"] / "config.json",
+    places["Dense"] / "model.safetensors",
+  ]
+  for file in head:
+    if not file.is_file():
+      pickled = file.suffix == ".safetensors" and file.with_name("pytorch_model.bin").is_file()
+      raise WinnowError(
+        f"{file} is missing"
+        + (
+          ", though there is a pickle of it, which could run code when read: convert it with safetensors.torch."
+          if pickled
+          else ": give a folder in sentence-transformers' layout."
+        )
+      )
+  return sorted([*checkpoints.checkpoint_files(folder), *head])
+
+
+def _places(folder: Path) -> dict[str, Path]:
+  """The modules' folders by their kinds."""
+  path = folder / "modules.json"
+  if not path.is_file():
+    raise WinnowError(f"{folder} has no modules.json: give a folder in sentence-transformers' layout.")
+  if path.stat().st_size > _MAX_JSON_BYTES:
+    raise WinnowError(f"{path} is larger than 1 MiB, too large for such a file.")
+  try:
+    modules = json.loads(path.read_bytes())
+    places = {str(module["type"]).rpartition(".")[2]: module["path"] for module in modules}
+  except (ValueError, RecursionError, KeyError, TypeError) as error:
+    raise WinnowError(f"{path} is not a list of modules: download it again.") from error
+  if tuple(places) != _MODULES:
+    raise WinnowError(f"{path} names the modules {', '.join(places)}, but Sentence-T5 has {', '.join(_MODULES)}.")
+  for place in places.values():
+    if not isinstance(place, str) or any(c in place for c in "/\\:\0") or place == "..":
+      raise WinnowError(f"{path} names the folder {place!r}, but modules lie in folders beside it.")
+  if places["Transformer"]:
+    raise WinnowError(f"{path} puts the transformer into {places['Transformer']!r}, but it must lie beside it.")
+  return {kind: folder / place for kind, place in places.items()}
+
+
+def _read_head(folder: Path) -> tuple[int, np.ndarray]:
+  """The limit on tokens, and the dense projection [O, D] as the mapped file has it."""
+  model_files(folder)
+  places = _places(folder)
+  about = checkpoints.read_json(folder / "sentence_bert_config.json")
+  limit = about.get("max_seq_length")
+  if about.get("do_lower_case"):
+    raise WinnowError(f"{folder / 'sentence_bert_config.json'} asks for lower case, but Sentence-T5 has both.")
+  if type(limit) is not int or not 1 < limit <= 1 << 20:
+    raise WinnowError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a whole number, not {limit!r}.")
+  pooling = places["Pooling"] / "config.json"
+  modes = [
+    name for name, value in checkpoints.read_json(pooling).items() if name.startswith("pooling_mode") and value is True
+  ]
+  if modes != ["pooling_mode_mean_tokens"]:
+    raise WinnowError(f"{pooling} asks for {', '.join(modes) or 'no pooling'}, but Sentence-T5 pools by the mean.")
+  dense = places["Dense"] / "config.json"
+  about = checkpoints.read_json(dense)
+  if about.get("bias") is not False or about.get("activation_function", _IDENTITY) != _IDENTITY:
+    raise WinnowError(f"{dense}: Sentence-T5's projection has neither bias nor activation.")
+  weights = places["Dense"] / "model.safetensors"
+  tensors = safetensors_reader.open_tensors(weights)
+  if tensors.keys() != {_LINEAR} or tensors[_LINEAR].ndim != 2:
+    raise WinnowError(f"{weights} must hold one matrix, {_LINEAR}, and nothing else.")
+  if list(tensors[_LINEAR].shape) != [about.get("out_features"), about.get("in_features")]:
+    raise WinnowError(f"{weights} holds {list(tensors[_LINEAR].shape)}, which is not what {dense} says.")
+  return limit, tensors[_LINEAR]
+
+
+def _check_width(folder: Path, dense_OD: np.ndarray, config: t5.T5Config) -> None:
+  if dense_OD.shape[1] != config.d_model:
+    raise WinnowError(
+      f"{folder} projects {dense_OD.shape[1]} dimensions, but its encoder has {config.d_model}: they do not belong "
+      "together."
+    )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _embed(params: t5.Params, ids_BL: jax.Array, lengths_B: jax.Array, config: t5.T5Config) -> jax.Array:
+  """Unit vectors: float32 [B, O]."""
+  mask_BL = jnp.arange(ids_BL.shape[1])[None, :] < lengths_B[:, None]
+  states_BLD = t5.encode(params, ids_BL, mask_BL, config)
+  mean_BD = jnp.sum(states_BLD * mask_BL[..., None], axis=1) / lengths_B[:, None]
+  projected_BO = t5.product("bd,od->bo", mean_BD, params["dense_OD"], config, jnp.float32)
+  return projected_BO * jax.lax.rsqrt(jnp.sum(projected_BO**2, axis=-1, keepdims=True))

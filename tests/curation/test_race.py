@@ -1,0 +1,239 @@
+"""RACE sketches: against counting by hand, against exact kernel sums, and the same to the last count however split."""
+
+import dataclasses
+import json
+import pickle
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from curation import kernels, race
+from curation.errors import WinnowError
+
+L2 = kernels.Kernel("l2", 0.8, 2)
+KERNELS = [L2, kernels.Kernel("l1", 6.0, 2), kernels.Kernel("angular", hashes=7)]
+
+
+def mixture(number: int, dimensions: int = 24, seed: int = 0) -> np.ndarray:
+  """Unit vectors around eight centres, the first ones many, with some exact copies: float32 [N, D]."""
+  generator = np.random.default_rng(seed)
+  centres = generator.standard_normal((8, dimensions))
+  centre_N = generator.choice(8, number, p=np.arange(8, 0, -1) / 36)
+  points = centres[centre_N] + 0.4 * generator.standard_normal((number, dimensions))
+  points[: number // 20] = points[0]
+  return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def sketch_of(points_ND: np.ndarray, kernel: kernels.Kernel = L2, **sizes: int) -> race.Sketch:
+  sizes = {"rows": 40, "counters": 500} | sizes
+  sketch = race.Sketch(race.SketchConfig(points_ND.shape[1], kernel, **sizes))
+  sketch.add(points_ND)
+  return sketch
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_counts_are_those_counted_by_hand(kernel):
+  """Kills: truncation in place of floor below 0, hashes of one row used in another, a product that loses high bits."""
+  points_ND = mixture(90)
+  sketch, by_hand = sketch_of(points_ND, kernel), np.zeros((40, 500), np.int64)
+  hashes = sketch.hashes
+  mean_N = np.zeros(90)
+  projected_PN = hashes.project(points_ND)
+  counters_RN = np.zeros((40, 90), int)
+  negative = 0
+  for row in range(40):
+    for n in range(90):
+      mixed = int(hashes._multipliers_RH[row, -1])
+      for h in range(kernel.hashes):
+        place = row * kernel.hashes + h
+        bucket = projected_PN[place, n] + hashes._offsets_P[place]
+        code = int(projected_PN[place, n] >= 0) if kernel.name == "angular" else int(np.floor(bucket)) % 2**32
+        negative += bucket < 0
+        mixed += int(hashes._multipliers_RH[row, h]) * code
+      counters_RN[row, n] = (mixed % 2**64 >> 32) * 500 >> 32
+      by_hand[row, counters_RN[row, n]] += 1
+  assert negative > 500
+  np.testing.assert_array_equal(sketch.counts_RB, by_hand)
+  for row in range(40):
+    mean_N += by_hand[row, counters_RN[row]] / 40
+  density = sketch.density(points_ND)
+  np.testing.assert_allclose(density.mean, mean_N, rtol=1e-12)
+  spread = np.std([by_hand[row, counters_RN[row]] for row in range(40)], axis=0, ddof=1)
+  np.testing.assert_allclose(density.standard_error, spread / np.sqrt(40), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_projections_are_the_points_products(kernel):
+  points_ND = mixture(30)
+  hashes = race.Hashes(race.SketchConfig(24, kernel, rows=40, counters=500))
+  expected = hashes._projections_PD.astype(np.float64) @ points_ND.T.astype(np.float64)
+  np.testing.assert_allclose(hashes.project(points_ND)[:, :30], expected, atol=2e-5, rtol=2e-5)
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(st.lists(st.integers(0, 3_000), max_size=6), st.integers(0, 9))
+def test_splits_orders_and_merges_give_the_same_counts(borders, seed):
+  """Kills: a batch whose shape follows from its points, and padding that is counted."""
+  points_ND = mixture(3_000, 40)
+  whole = sketch_of(points_ND)
+  order = np.random.default_rng(seed).permutation(len(points_ND))
+  parts = [sketch_of(part) for part in np.split(points_ND[order], sorted(borders))]
+  merged = race.Sketch(whole.config)
+  for i in np.random.default_rng(seed + 1).permutation(len(parts)):
+    merged.merge(pickle.loads(pickle.dumps(parts[i])))
+  np.testing.assert_array_equal(merged.counts_RB, whole.counts_RB)
+  assert merged.num_points == whole.num_points == 3_000
+  mean_N, error_N = whole.density(points_ND)
+  alone = whole.density(points_ND[order[:700]])
+  assert alone.mean.tobytes() == mean_N[order[:700]].tobytes()
+  assert alone.standard_error.tobytes() == error_N[order[:700]].tobytes()
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("counters", [200, 20_000])
+def test_density_estimates_the_kernel_sum(kernel, counters):
+  """The error is what the standard error says. Kills: a kernel that is not the hashes', copies counted once."""
+  points_ND = mixture(2_000)
+  exact_N = kernel.sums(points_ND, points_ND)
+  expected_N = exact_N + (2_000 - exact_N) / counters
+  errors, predicted = [], []
+  for seed in range(8):  # errors of one sketch go together: all its points met the same hashes
+    sketch = sketch_of(points_ND, kernel, rows=100, counters=counters, seed=seed)
+    mean_N, error_N = sketch.density(points_ND)
+    errors.append(mean_N - expected_N)
+    predicted.append(error_N)
+    corrected_N = sketch.without_collisions(mean_N)
+    assert corrected_N.min() >= 1
+    np.testing.assert_allclose(corrected_N - exact_N, errors[-1], atol=0.02 * exact_N.max())
+  ratio = np.sqrt(np.mean(np.square(errors)) / np.mean(np.square(predicted)))
+  assert 0.7 < ratio < 1.2
+
+
+def test_errors_fall_with_the_root_of_the_rows():
+  """Kills: rows that share hashes, whose errors do not average out."""
+  points_ND = mixture(1_500)
+  exact_N = L2.sums(points_ND, points_ND)
+  errors = {}
+  for rows in (50, 200, 800):
+    sketch = sketch_of(points_ND, rows=rows, counters=1 << 20)
+    errors[rows] = np.sqrt(np.mean((sketch.density(points_ND).mean - exact_N) ** 2))
+  assert errors[50] / errors[200] == pytest.approx(2, rel=0.35)
+  assert errors[200] / errors[800] == pytest.approx(2, rel=0.35)
+
+
+def test_another_seed_gives_other_hashes():
+  config = race.SketchConfig(24, L2, rows=40, counters=500)
+  sums = {race.Hashes(dataclasses.replace(config, seed=seed)).checksum() for seed in range(3)}
+  assert len(sums) == 3 and race.Hashes(config).checksum() in sums
+
+
+def test_sketches_of_other_hashes_do_not_merge():
+  points_ND = mixture(50)
+  sketch = sketch_of(points_ND)
+  others = {
+    "kernel": dataclasses.replace(sketch.config, kernel=kernels.Kernel("l2", 0.9, 2)),
+    "rows": dataclasses.replace(sketch.config, rows=39),
+    "counters": dataclasses.replace(sketch.config, counters=501),
+    "seed": dataclasses.replace(sketch.config, seed=1),
+    "dimensions": dataclasses.replace(sketch.config, dimensions=25),
+  }
+  assert set(others) == {field.name for field in dataclasses.fields(race.SketchConfig)}
+  for field, config in others.items():
+    before = sketch.counts_RB.copy()
+    with pytest.raises(WinnowError, match=f"another {field}"):
+      sketch.merge(race.Sketch(config))
+    np.testing.assert_array_equal(sketch.counts_RB, before)
+
+
+def test_what_would_overflow_is_refused():
+  sketch = sketch_of(mixture(10))
+  full = race.Sketch(sketch.config, sketch.counts_RB, race.MAX_POINTS - 4)
+  with pytest.raises(WinnowError, match=r"at most 2,147,483,647 points"):
+    full.add(mixture(5))
+  with pytest.raises(WinnowError, match=r"at most 2,147,483,647 points"):
+    full.merge(sketch)
+  with pytest.raises(WinnowError, match="--bandwidth=1e-09 is too small"):
+    sketch_of(mixture(5), kernels.Kernel("l2", 1e-9))
+
+
+def test_points_without_a_place_are_told():
+  points_ND = mixture(6)
+  points_ND[1] = 0
+  points_ND[2, 3], points_ND[4, 0] = np.nan, np.inf
+  assert race.usable(points_ND).tolist() == [True, False, False, True, False, True]
+  with pytest.raises(ValueError, match=r"\[N, 24\]"):
+    sketch_of(mixture(6)).add(points_ND[:, :23])
+
+
+def test_a_sketch_comes_back_from_its_file(tmp_path):
+  sketch = sketch_of(mixture(500), KERNELS[1])
+  race.save(sketch, tmp_path / "sketch.safetensors")
+  loaded = race.load(tmp_path / "sketch.safetensors")
+  assert (loaded.config, loaded.num_points) == (sketch.config, 500)
+  np.testing.assert_array_equal(loaded.counts_RB, sketch.counts_RB)
+  loaded.merge(sketch)
+  assert loaded.num_points == 1_000
+
+
+def damaged(tensors, about, how):
+  if how == "version":
+    about["version"] = 99
+  elif how == "seed":
+    about["config"]["seed"] = 7
+  elif how == "rows":
+    about["config"]["rows"] = 41
+  elif how == "too many rows":
+    about["config"]["rows"] = 10**9
+  elif how == "points":
+    about["num_points"] = 499
+  elif how == "negative":
+    tensors["counts"][3, :2] += np.array([-1_000, 1_000], np.int32)
+  elif how == "kernel":
+    about["config"]["kernel"] = {"name": "l2", "bandwidth": "wide"}
+  elif how == "field":
+    about["config"]["more"] = 1
+  elif how == "dtype":
+    tensors["counts"] = tensors["counts"].astype(np.int64)
+  return tensors, about
+
+
+@pytest.mark.parametrize(
+  "how",
+  [
+    "version",
+    "seed",
+    "rows",
+    "too many rows",
+    "points",
+    "negative",
+    "kernel",
+    "field",
+    "dtype",
+    "cut",
+    "empty",
+    "none",
+  ],
+)
+def test_files_that_are_no_sketch_are_refused(tmp_path, how):
+  path = tmp_path / "sketch.safetensors"
+  sketch = sketch_of(mixture(500))
+  if how != "none":
+    race.save(sketch, path)
+  if how == "cut":
+    path.write_bytes(path.read_bytes()[:-5])
+  elif how == "empty":
+    path.write_bytes(b"")
+  elif how != "none":
+    about = {
+      "version": race.FORMAT_VERSION,
+      "config": sketch.config.to_json(),
+      "num_points": 500,
+      "hashes": sketch.hashes.checksum(),
+    }
+    tensors, about = damaged({"counts": sketch.counts_RB.copy()}, about, how)
+    safetensors.numpy.save_file(tensors, path, {"winnow_sketch": json.dumps(about)})
+  with pytest.raises(WinnowError, match=r"sketch.safetensors .* make it anew"):
+    race.load(path)

@@ -1,0 +1,149 @@
+"""Sentence-T5: golden embeddings, the formula on a model made here, and folders that are none."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+import safetensors.numpy
+import tiny_t5
+
+from curation import sentence_t5, t5
+from curation.errors import WinnowError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+  return tiny_t5.make_sentence_t5(tmp_path_factory.mktemp("sentence"))
+
+
+@pytest.fixture(scope="module")
+def embedder(folder) -> sentence_t5.SentenceT5Embedder:
+  return sentence_t5.SentenceT5Embedder(sentence_t5.load(folder, "float32"), batch_tokens=64)
+
+
+def embed(embedder, texts: list[str]) -> sentence_t5.Embeddings:
+  return embedder.run(embedder.prepare(pa.array(texts, pa.string())))
+
+
+def test_golden_embeddings(shared):
+  """Kills: the mean over padding, without eos or before the final norm; a bias; no normalisation; another cut."""
+  golden = shared / "golden"
+  embedder = sentence_t5.SentenceT5Embedder(sentence_t5.load(golden / "sentence_t5_tiny", "float32"))
+  texts = json.loads((golden / "expected/sentence_t5_tiny_texts.json").read_text())
+  texts = texts["texts"] if isinstance(texts, dict) else texts
+  expected = np.load(golden / "expected/sentence_t5_tiny.npz")
+  prepared = embedder.prepare(pa.array(texts))
+  for batch, ids_BL in zip(prepared.batches.plan, prepared.batches.ids, strict=True):
+    for row, i in enumerate(batch.indices):
+      length = expected["attention_mask"][i].sum()
+      assert ids_BL[row, :length].tolist() == expected["input_ids"][i, :length].tolist()
+      assert prepared.batches.lengths_N[i] == length
+  embeddings_NO = embedder.run(prepared).embeddings
+  np.testing.assert_allclose(embeddings_NO, expected["embeddings"], rtol=0, atol=1e-5)
+
+
+def test_embeddings_are_the_formulas(folder, embedder):
+  texts = [*tiny_t5.make_texts(12, longest=20), ""]
+  model = sentence_t5.load(folder, "float32")
+  dense_OD = safetensors.numpy.load_file(folder / "2_Dense/model.safetensors")["linear.weight"]
+  found = embed(embedder, texts)
+  encode = jax.jit(t5.encode, static_argnames="config")
+  for text, embedding_O in zip(texts, found.embeddings, strict=True):
+    ids = np.append(model.vocabulary.encode([text]).ids, 1)[None]
+    states_LD = np.asarray(encode(model.params, ids, np.ones(ids.shape, bool), config=model.config))[0]
+    projected = dense_OD.astype(np.float64) @ states_LD.astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(embedding_O, projected / np.linalg.norm(projected), atol=2e-6)
+  assert found.num_tokens.tolist() == model.vocabulary.encode(texts).lengths().tolist()
+
+
+def test_an_embedding_depends_on_its_text_alone(embedder):
+  """Kills: a row's mean that is taken over its bucket."""
+  texts = tiny_t5.make_texts(60, longest=60)
+  whole = embed(embedder, texts).embeddings
+  order = np.random.default_rng(0).permutation(60)[:23]
+  assert embed(embedder, [texts[i] for i in order]).embeddings.tobytes() == whole[order].tobytes()
+  assert embed(embedder, []).embeddings.shape == (0, 20)
+
+
+def test_the_end_of_a_long_text_is_cut(embedder):
+  text = " ".join(tiny_t5.make_texts(20, longest=30))
+  cut = embedder.prepare(pa.array([text])).batches
+  assert cut.lengths_N.tolist() == [40] and cut.ids[0][0, 39] == 1
+
+
+def spoil(folder: Path, how: str) -> None:
+  def change(name: str, **fields) -> None:
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
+
+  modules = json.loads((folder / "modules.json").read_text())
+  if how == "no modules":
+    (folder / "modules.json").unlink()
+  elif how == "other modules":
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+  elif how == "not modules":
+    (folder / "modules.json").write_text('{"a": 1}')
+  elif how == "path":
+    modules[2]["path"] = "../2_Dense"
+    (folder / "modules.json").write_text(json.dumps(modules))
+  elif how == "pooling":
+    change("1_Pooling/config.json", pooling_mode_cls_token=True)
+  elif how == "limit":
+    change("sentence_bert_config.json", max_seq_length="many")
+  elif how == "case":
+    change("sentence_bert_config.json", do_lower_case=True)
+  elif how == "bias":
+    change("2_Dense/config.json", bias=True)
+  elif how == "activation":
+    change("2_Dense/config.json", activation_function="torch.nn.modules.activation.Tanh")
+  elif how == "pickle":
+    (folder / "2_Dense/model.safetensors").rename(folder / "2_Dense/pytorch_model.bin")
+  elif how == "width":
+    safetensors.numpy.save_file({"linear.weight": np.ones((20, 31), np.float32)}, folder / "2_Dense/model.safetensors")
+    change("2_Dense/config.json", in_features=31)
+  elif how == "features":
+    change("2_Dense/config.json", out_features=21)
+  elif how == "tensors":
+    safetensors.numpy.save_file({"weight": np.ones((20, 32), np.float32)}, folder / "2_Dense/model.safetensors")
+
+
+@pytest.mark.parametrize(
+  ("how", "sentence"),
+  [
+    ("no modules", "has no modules.json"),
+    ("other modules", "names the modules Transformer, Pooling, but"),
+    ("not modules", "is not a list of modules"),
+    ("path", "names the folder '../2_Dense'"),
+    ("pooling", "pooling_mode_cls_token, pooling_mode_mean_tokens, but Sentence-T5 pools by the mean"),
+    ("limit", "max_seq_length"),
+    ("case", "lower case"),
+    ("bias", "neither bias nor activation"),
+    ("activation", "neither bias nor activation"),
+    ("pickle", "could run code"),
+    ("width", "do not belong together"),
+    ("features", "is not what"),
+    ("tensors", "must hold one matrix"),
+  ],
+)
+def test_folders_that_are_no_sentence_t5_are_refused(tmp_path, how, sentence):
+  tiny_t5.make_sentence_t5(tmp_path)
+  sentence_t5.check(tmp_path)
+  spoil(tmp_path, how)
+  for open_it in (sentence_t5.check, sentence_t5.load):
+    with pytest.raises(WinnowError, match=sentence) as caught:
+      open_it(tmp_path)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_a_whole_t5_serves_by_its_encoder(folder, tmp_path, embedder):
+  """As some folders on the hub have it. Kills: a decoder that is kept in memory, or makes an error."""
+  tiny_t5.make_sentence_t5(tmp_path)
+  whole = tiny_t5.make_checkpoint(tmp_path / "whole")
+  (tmp_path / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes())
+  model = sentence_t5.load(tmp_path, "float32")
+  assert "decoder" not in model.params and "head_VD" not in model.params
+  again = sentence_t5.SentenceT5Embedder(model, batch_tokens=64)
+  texts = tiny_t5.make_texts(5)
+  assert embed(again, texts).embeddings.tobytes() == embed(embedder, texts).embeddings.tobytes()
