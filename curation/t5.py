@@ -196,8 +196,9 @@ def encode(params: Params, ids_BL: jax.Array, mask_BL: jax.Array, config: T5Conf
 
   def layer(x_BLD, weights):
     h_BLD = _norm(x_BLD, weights["norm_ND"], config)
-    qkv_BL3E = product("bld,ced->blce", h_BLD, weights["qkv_N3ED"], config)
-    q_BLHK, k_BMHK, v_BMHK = (_heads(qkv_BL3E[:, :, i], config) for i in range(3))
+    q_BLHK, k_BMHK, v_BMHK = (
+      _heads(product("bld,ed->ble", h_BLD, weights["qkv_N3ED"][i], config), config) for i in range(3)
+    )
     a_BLE = _attend(q_BLHK, k_BMHK, v_BMHK, bias_HLM, mask_BM, config)
     x_BLD += product("ble,de->bld", a_BLE, weights["out_NDE"], config, jnp.float32)
     return _feed_forward(x_BLD, weights, config), None
@@ -351,8 +352,8 @@ def _attend(
 def _feed_forward(x: jax.Array, weights: Params, config: T5Config) -> jax.Array:
   """Adds the feed-forward block to x [..., D]."""
   h = _norm(x, weights["mlp_norm_ND"], config)
-  h = product("...d,gfd->...gf", h, weights["wi_NGFD"], config).astype(jnp.float32)
-  h = jax.nn.gelu(h[..., 0, :], approximate=True) * h[..., 1, :] if config.gated else jax.nn.relu(h[..., 0, :])
+  gate, *linear = (product("...d,fd->...f", h, w_FD, config).astype(jnp.float32) for w_FD in weights["wi_NGFD"])
+  h = jax.nn.gelu(gate, approximate=True) * linear[0] if config.gated else jax.nn.relu(gate)
   return x + product("...f,df->...d", h, weights["wo_NDF"], config, jnp.float32)
 
 
