@@ -61,8 +61,8 @@ class Padding(NamedTuple):
 def bucket_table(shortest: int, longest: int, batch_tokens: int) -> BucketTable:
   """A table for inputs of `shortest` to `longest` tokens with about `batch_tokens` tokens in a batch.
 
-  Buckets are equally far apart, which suits web text that is cut at `longest`: of C4, 3.7% of the tokens computed at
-  2,048 a batch are padding, against 3.8% with geometric steps. A batch has at least one row, however long the text.
+  Buckets are equally far apart, which suits web text that is cut at `longest`: of C4, 2.4% of the tokens computed at
+  1,024 a batch are padding, and geometric steps are no better. A batch has at least one row, however long the text.
   """
   if batch_tokens < 1:
     raise WinnowError(f"--batch_tokens must be at least 1, not {batch_tokens}.")

@@ -112,9 +112,12 @@ class Engine:
   def warm_up(self) -> None:
     """Compiles every shape for every model and runs it, longest first, so that lack of memory shows here.
 
-    The longest runs as often at once as `run` would have it. Raises WinnowError that names the flag to turn.
+    The largest run as often at once as `run` would have it. Raises WinnowError that names the flag to turn.
     """
-    for length, rows in reversed(list(zip(self.table.lengths, self.table.rows, strict=True))):
+    shapes = list(zip(self.table.lengths, self.table.rows, strict=True))
+    # Rounding rows makes some batches larger than the longest; attention grows with the square of the length.
+    largest = {max(shapes, key=lambda shape: shape[0] ** power * shape[1]) for power in (1, 2)}
+    for length, rows in reversed(shapes):
       with _out_of_memory(
         f"Batches of {rows:,} x {length:,} tokens do not fit into memory: lower --batch_tokens (now about "
         f"{rows * length:,}) or take a smaller model."
@@ -122,7 +125,7 @@ class Engine:
         dummy = np.zeros((rows, length), np.int32), np.full(1, length)
         for i in range(len(self._groups)):
           self._compute_batch(i, *dummy)
-        if length == self.table.lengths[-1]:
+        if (length, rows) in largest:
           self._compute(*([part] * self._in_flight for part in dummy))
 
   def describe(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def hash_documents(purpose: str, seed: int, shard: str, rows_N: np.ndarray) -> n
   return state_N ^ (state_N >> np.uint64(31))
 
 
-def uniforms(purpose: str, seed: int, number: int) -> np.ndarray:
-  """Numbers in (0, 1), evenly spread: float64 [number], the same for the same purpose and seed."""
-  bits_N = hash_documents(purpose, seed, "", np.arange(number))
+def uniforms(purpose: str, seed: int, start: int, stop: int) -> np.ndarray:
+  """Numbers in (0, 1), evenly spread, number `start` to `stop` of a purpose and seed: float64 [stop - start]."""
+  bits_N = hash_documents(purpose, seed, "", np.arange(start, stop))
   return ((bits_N >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -33,12 +33,12 @@ class Kernel:
   def __post_init__(self):
     if self.name not in NAMES:
       raise WinnowError(f"--kernel={self.name} is none of {', '.join(NAMES)}")
-    if not 1 <= self.hashes <= 64:
+    if type(self.hashes) is not int or not 1 <= self.hashes <= 64:
       raise WinnowError(f"--hashes={self.hashes} is not between 1 and 64")
     if self.name == "angular":
       if self.bandwidth is not None:
         raise WinnowError("--kernel=angular has no --bandwidth: it looks at angles alone; turn --hashes")
-    elif self.bandwidth is None or not 0 < self.bandwidth < np.inf:
+    elif not isinstance(self.bandwidth, float) or not 0 < self.bandwidth < np.inf:
       raise WinnowError(f"--bandwidth={self.bandwidth} is not a number above 0")
 
   def of_distances(self, distances: np.ndarray) -> np.ndarray:

@@ -5,9 +5,10 @@ of each row; the density of a point is the mean, over the rows, of the counters 
 kernel sum over all points that were added, itself included (Coleman and Shrivastava 2020). Sketches of parts of a
 corpus add up to the sketch of the whole, to the last count.
 
-Points are projected in batches of one shape, so that a point falls into the same counters whoever its neighbours are.
-Shape suffixes: N points, D dimensions, R rows, H hashes that are joined in a row, P = R * H projections, B counters of
-a row, C chunks of rows.
+Points and projections are whole numbers of small units, so few of them that float32 holds each sum of their products
+exactly, whatever the order of its terms. So a point falls into the same counters whoever its neighbours are, on every
+machine and device. Shape suffixes: N points, D dimensions, R rows, H hashes that are joined in a row, P = R * H
+projections, B counters of a row, C chunks of rows.
 """
 
 import concurrent.futures
@@ -31,31 +32,49 @@ from curation.vocabulary import usable_cores
 
 FORMAT_VERSION = 1
 MAX_POINTS = 2**31 - 1
+_MAX_NUMBERS = 1 << 28
 _BATCH = 1_024
 _CHUNKS = 16
-# Beyond, a float32 projection has no fraction left that floor() could look at.
-_MAX_BUCKET = 2.0**22
+# Units of the projections' numbers, which are of size 1: fine beside their own randomness.
+_PROJECTION_UNIT = 2.0**-6
+_SLACK = 1.001  # unit vectors in float16 are a little longer than 1
+_LARGEST_CAUCHY = 1e9  # beyond lie 6 numbers in 10^10
+# A projection is off by rounding the point; buckets shall be this many times wider than the standard deviation of that.
+_BUCKET_IN_ERRORS = 8.0
 _METADATA = "winnow_sketch"
+_UNREADABLE = (OSError, safetensors.SafetensorError, WinnowError, ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
 class SketchConfig:
   """What decides which counters a point falls into, and so which sketches belong together.
 
-  `rows` and `counters` are R and B of the paper's [1,000 x 20,000] (B.2). Raises WinnowError for what cannot be.
+  `rows` and `counters` are R and B of the paper's [1,000 x 20,000] (B.2); `radius` is the length that no point exceeds.
+  Raises WinnowError for what cannot be.
   """
 
   dimensions: int
   kernel: kernels.Kernel
   rows: int = 1_000
   counters: int = 20_000
+  radius: float = 1.0
   seed: int = 0
 
   def __post_init__(self):
-    for name, limit in (("dimensions", 65_536), ("rows", 100_000), ("counters", 1 << 24)):
+    for name, low, high in (("dimensions", 1, 16_384), ("rows", 2, 100_000), ("counters", 1, 1 << 24)):
       value = getattr(self, name)
-      if type(value) is not int or not 1 <= value <= limit:
-        raise WinnowError(f"a sketch's {name} must be a whole number from 1 to {limit:,}, not {value!r}")
+      if type(value) is not int or not low <= value <= high:
+        raise WinnowError(f"a sketch's {name} must be a whole number from {low} to {high:,}, not {value!r}")
+    if type(self.radius) is not float or not 0 < self.radius < np.inf:
+      raise WinnowError(f"a sketch's radius must be a number above 0, not {self.radius!r}")
+    if type(self.seed) is not int:
+      raise WinnowError(f"a sketch's seed must be a whole number, not {self.seed!r}")
+    for what, size in (
+      ("projections", self.rows * self.kernel.hashes * self.dimensions),
+      ("counters", self.rows * self.counters),
+    ):
+      if size > _MAX_NUMBERS:
+        raise WinnowError(f"a sketch's {what} would take {size:,} numbers, more than {_MAX_NUMBERS:,}: take fewer rows")
 
   def to_json(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
@@ -76,51 +95,68 @@ class Density(NamedTuple):
 
 
 class Hashes:
-  """The hashes of a sketch's rows, a function of its configuration alone; some 3 MB per 1,000 projections of 768."""
+  """The hashes of a sketch's rows, a function of its configuration alone: 3 MB per 1,000 projections of 768 dimensions.
+
+  Projections are 2-stable for L2 and angles, 1-stable for L1 (Datar et al. 2004, section 3.1), whose largest numbers
+  need float64. Raises WinnowError where the bandwidth is too small for what is left of a point after rounding.
+  """
 
   def __init__(self, config: SketchConfig):
     self.config, kernel = config, config.kernel
-    projections = config.rows * kernel.hashes
-    uniform_PD = hashing.uniforms("race projection", config.seed, projections * config.dimensions)
-    uniform_PD = uniform_PD.reshape(projections, config.dimensions)
-    # 2-stable for L2 and angles, 1-stable for L1 (Datar et al. 2004, section 3.1).
-    drawn_PD = np.tan(np.pi * (uniform_PD - 0.5)) if kernel.name == "l1" else scipy.special.ndtri(uniform_PD)
-    self._projections_PD = (drawn_PD / (kernel.bandwidth or 1.0)).astype(np.float32)
-    self._offsets_P = hashing.uniforms("race offset", config.seed, projections).astype(np.float32)
-    rows_times = config.rows * (kernel.hashes + 1)
-    self._multipliers_RH = hashing.hash_documents("race multiplier", config.seed, "", np.arange(rows_times)).reshape(
-      config.rows, kernel.hashes + 1
-    )
-    self._longest = float(np.linalg.norm(self._projections_PD.astype(np.float64), axis=1).max())
+    is_l1 = kernel.name == "l1"
+    self._dtype: type[np.floating] = np.float64 if is_l1 else np.float32
+    bits = 53 if is_l1 else 24
+    projections, dimensions = config.rows * kernel.hashes, config.dimensions
+    self._projections_PD = np.empty((projections, dimensions), self._dtype)
+    for start in range(0, projections, _BATCH):
+      stop = min(start + _BATCH, projections)
+      uniform_PD = hashing.uniforms("race projection", config.seed, start * dimensions, stop * dimensions)
+      if is_l1:
+        drawn_PD = np.clip(np.tan(np.pi * (uniform_PD - 0.5)), -_LARGEST_CAUCHY, _LARGEST_CAUCHY)
+      else:
+        drawn_PD = scipy.special.ndtri(uniform_PD)
+      self._projections_PD[start:stop] = np.rint(drawn_PD / _PROJECTION_UNIT).reshape(-1, dimensions)
+    lengths_P = np.sqrt(np.einsum("pd,pd->p", self._projections_PD, self._projections_PD, dtype=np.float64))
+    # The sums of |products| are at most the product of the lengths (Cauchy and Schwarz), rounding included.
+    largest = 2.0**bits / lengths_P.max() - np.sqrt(dimensions)
+    self._units = 2.0 ** np.floor(np.log2(max(largest, 1.0) / (_SLACK * config.radius)))  # of a point's numbers, in 1
+    self._scale = self._dtype(_PROJECTION_UNIT / self._units / (kernel.bandwidth or 1.0))
+    error = np.median(lengths_P) * _PROJECTION_UNIT / self._units / np.sqrt(12)
+    if kernel.bandwidth is not None and kernel.bandwidth < _BUCKET_IN_ERRORS * error:
+      raise WinnowError(
+        f"--bandwidth={kernel.bandwidth:g} is too small for embeddings of length {config.radius:g}: take "
+        f"{_BUCKET_IN_ERRORS * error:.2g} or more"
+      )
+    self._offsets_P = hashing.uniforms("race offset", config.seed, 0, projections).astype(self._dtype)
+    numbers = np.arange(config.rows * (kernel.hashes + 1))
+    self._multipliers_RH = hashing.hash_documents("race multiplier", config.seed, "", numbers).reshape(config.rows, -1)
 
   def checksum(self) -> str:
     """Tells whether another machine or version makes the same hashes."""
     digest = hashlib.blake2b(digest_size=16)
-    for array in (self._projections_PD, self._offsets_P, self._multipliers_RH):
-      digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    for array in (self._projections_PD, self._offsets_P, self._multipliers_RH, np.array([self._units])):
+      digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False))  # type: ignore[arg-type]
     return digest.hexdigest()
 
-  def project(self, batch_ND: np.ndarray) -> np.ndarray:
-    """Projections of at most 1,024 points, padded to so many: float32 [P, 1,024].
-
-    Raises WinnowError where they are so far from 0 that their buckets cannot be told apart.
-    """
-    padded_ND = np.zeros((_BATCH, self.config.dimensions), np.float32)
-    padded_ND[: len(batch_ND)] = batch_ND
-    largest = float(np.sqrt(np.einsum("nd,nd->n", padded_ND, padded_ND).max()))
-    if self.config.kernel.name != "angular" and not largest * self._longest < _MAX_BUCKET:
+  def check(self, points_ND: np.ndarray) -> None:
+    """Raises WinnowError for points that are longer than the radius, or not finite."""
+    longest = np.sqrt(np.einsum("nd,nd->n", points_ND, points_ND).max(initial=0))
+    if not longest <= _SLACK * self.config.radius:
       raise WinnowError(
-        f"--bandwidth={self.config.kernel.bandwidth:g} is too small for embeddings of length {largest:g}: buckets "
-        "could not be told apart; take a larger one"
+        f"an embedding has length {longest:g}, and the sketch is for {self.config.radius:g} at most: give unit vectors"
       )
-    return self._projections_PD @ padded_ND.T
+
+  def project(self, points_ND: np.ndarray) -> np.ndarray:
+    """Projections in their units, exact whole numbers: float32 (L1: float64) [P, N]."""
+    whole_ND = points_ND * self._dtype(self._units)
+    return self._projections_PD @ np.rint(whole_ND, out=whole_ND).T
 
   def arguments(self, chunk: slice) -> tuple[Any, ...]:
     """What the compiled loops need beside projections, for some of the rows."""
     joined = self.config.kernel.hashes
     offsets_P = self._offsets_P[chunk.start * joined : chunk.stop * joined]
     signs = self.config.kernel.name == "angular"
-    return offsets_P, self._multipliers_RH[chunk], np.uint64(self.config.counters), signs
+    return self._scale, offsets_P, self._multipliers_RH[chunk], np.uint64(self.config.counters), signs
 
 
 class Sketch:
@@ -141,12 +177,13 @@ class Sketch:
     return self._hashes
 
   def add(self, points_ND: np.ndarray) -> None:
-    """Counts points, float [N, D], finite; in place. Raises WinnowError beyond 2^31 - 1 points, and as `project`."""
+    """Counts points, float [N, D], finite; in place. Raises WinnowError beyond 2^31 - 1 points, and for any
+    that is longer than the radius, and then has counted none."""
     if self.num_points + len(points_ND) > MAX_POINTS:
       raise WinnowError(f"a sketch holds at most {MAX_POINTS:,} points: take one for each part of the corpus")
 
-    def count(projected_PN: np.ndarray, used: int, chunk: slice) -> None:
-      _count(projected_PN, used, *self.hashes.arguments(chunk), self.counts_RB[chunk])
+    def count(projected_PN: np.ndarray, chunk: slice) -> None:
+      _count(projected_PN, *self.hashes.arguments(chunk), self.counts_RB[chunk])
 
     for _ in self._batches(points_ND, count):
       pass
@@ -155,9 +192,9 @@ class Sketch:
   def density(self, points_ND: np.ndarray) -> Density:
     """The density around points, float [N, D], whether they were added or not."""
 
-    def look_up(projected_PN: np.ndarray, used: int, chunk: slice) -> np.ndarray:
-      sums_2N = np.zeros((2, used))
-      _look_up(projected_PN, used, *self.hashes.arguments(chunk), self.counts_RB[chunk], sums_2N)
+    def look_up(projected_PN: np.ndarray, chunk: slice) -> np.ndarray:
+      sums_2N = np.zeros((2, projected_PN.shape[1]))
+      _look_up(projected_PN, *self.hashes.arguments(chunk), self.counts_RB[chunk], sums_2N)
       return sums_2N
 
     # Chunks are added in one order, so that the last bits do not depend on the number of cores.
@@ -165,11 +202,11 @@ class Sketch:
     sums_N, squares_N = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
     rows = self.config.rows
     mean_N = sums_N / rows
-    variance_N = np.maximum(squares_N / rows - mean_N**2, 0) * rows / max(1, rows - 1)
+    variance_N = np.maximum(squares_N / rows - mean_N**2, 0) * rows / (rows - 1)
     return Density(mean_N, np.sqrt(variance_N / rows))
 
   def without_collisions(self, mean_N: np.ndarray) -> np.ndarray:
-    """Mean counts without what strangers add that share a counter by chance, 1/B of all; at least 1, the point itself.
+    """Mean counts of points that were added, without the 1/B of all others that share a counter by chance; at least 1.
 
     E[mean] = S + (N - S) / B for a kernel sum S over N points (Coleman and Shrivastava 2020, Theorem 1's rehashing).
     """
@@ -194,15 +231,16 @@ class Sketch:
     points_ND = np.asarray(points_ND)
     if points_ND.ndim != 2 or points_ND.shape[1] != self.config.dimensions:
       raise ValueError(f"points must be [N, {self.config.dimensions}], not {list(points_ND.shape)}")
+    points_ND = points_ND.astype(np.float32, copy=False)
+    self.hashes.check(points_ND)
     rows, joined = self.config.rows, self.config.kernel.hashes
     borders = [rows * i // _CHUNKS for i in range(_CHUNKS + 1)]
     chunks = [slice(a, b) for a, b in itertools.pairwise(borders) if b > a]
     with concurrent.futures.ThreadPoolExecutor(usable_cores(), "winnow-race") as pool:
       for start in range(0, len(points_ND), _BATCH):
-        batch_ND = points_ND[start : start + _BATCH]
-        projected_PN = self.hashes.project(batch_ND)
+        projected_PN = self.hashes.project(points_ND[start : start + _BATCH])
         parts = [projected_PN[chunk.start * joined : chunk.stop * joined] for chunk in chunks]
-        yield list(pool.map(work, parts, [len(batch_ND)] * len(chunks), chunks))
+        yield list(pool.map(work, parts, chunks))
 
 
 def usable(points_ND: np.ndarray) -> np.ndarray:
@@ -239,12 +277,12 @@ def load(path: Path) -> Sketch:
       raise ValueError(f"its number of points is {points!r}")
     if not (counts_RB >= 0).all() or not (counts_RB.sum(axis=1, dtype=np.int64) == points).all():
       raise ValueError(f"its rows do not add up to its {points:,} points")
-  except (OSError, safetensors.SafetensorError, WinnowError, ValueError, KeyError, TypeError) as error:
+    sketch = Sketch(config, counts_RB, points)
+    if sketch.hashes.checksum() != about["hashes"]:
+      raise ValueError("this version makes other hashes from its seed")
+  except _UNREADABLE as error:
     cause = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise WinnowError(f"{path} is not a sketch, or damaged ({cause}): make it anew") from error
-  sketch = Sketch(config, counts_RB, points)
-  if sketch.hashes.checksum() != about["hashes"]:
-    raise WinnowError(f"{path} was made with other hashes than this version makes from its seed: make it anew")
   return sketch
 
 
@@ -254,43 +292,43 @@ def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _buckets(projected_PN, row, used, offsets_P, multipliers_RH, counters, signs, mixed_N):
-  """The counters of one row that the first `used` points fall into, as uint64, into `mixed_N`.
+def _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N):
+  """The counters of one row that the points fall into, as uint64, into `mixed_N`.
 
   Joined hashes go to 32 bits by a strongly universal multilinear hash (Lemire and Kaser 2014), and from there to
   [0, B) by a product.
   """
-  joined = multipliers_RH.shape[1] - 1
-  for n in range(used):
+  joined, points = multipliers_RH.shape[1] - 1, projected_PN.shape[1]
+  for n in range(points):
     mixed_N[n] = multipliers_RH[row, joined]
   for h in range(joined):
     multiplier, offset = multipliers_RH[row, h], offsets_P[row * joined + h]
     if signs:
-      for n in range(used):
+      for n in range(points):
         mixed_N[n] += multiplier * np.uint64(projected_PN[row * joined + h, n] >= 0)
     else:
-      for n in range(used):
-        bucket = np.int32(np.floor(projected_PN[row * joined + h, n] + offset))
+      for n in range(points):
+        bucket = np.int64(np.floor(projected_PN[row * joined + h, n] * scale + offset))
         mixed_N[n] += multiplier * np.uint64(np.uint32(bucket))
-  for n in range(used):
+  for n in range(points):
     mixed_N[n] = ((mixed_N[n] >> np.uint64(32)) * counters) >> np.uint64(32)
 
 
 @_compiled
-def _count(projected_PN, used, offsets_P, multipliers_RH, counters, signs, counts_RB):
-  mixed_N = np.empty(used, np.uint64)
+def _count(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, counts_RB):
+  mixed_N = np.empty(projected_PN.shape[1], np.uint64)
   for row in range(counts_RB.shape[0]):
-    _buckets(projected_PN, row, used, offsets_P, multipliers_RH, counters, signs, mixed_N)
-    for n in range(used):
+    _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N)
+    for n in range(projected_PN.shape[1]):
       counts_RB[row, mixed_N[n]] += 1
 
 
 @_compiled
-def _look_up(projected_PN, used, offsets_P, multipliers_RH, counters, signs, counts_RB, sums_2N):
-  mixed_N = np.empty(used, np.uint64)
+def _look_up(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, counts_RB, sums_2N):
+  mixed_N = np.empty(projected_PN.shape[1], np.uint64)
   for row in range(counts_RB.shape[0]):
-    _buckets(projected_PN, row, used, offsets_P, multipliers_RH, counters, signs, mixed_N)
-    for n in range(used):
+    _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N)
+    for n in range(projected_PN.shape[1]):
       count = float(counts_RB[row, mixed_N[n]])
       sums_2N[0, n] += count
       sums_2N[1, n] += count * count

@@ -165,17 +165,18 @@ def _places(folder: Path) -> dict[str, Path]:
     raise WinnowError(f"{path} is larger than 1 MiB, too large for such a file.")
   try:
     modules = json.loads(path.read_bytes())
-    places = {str(module["type"]).rpartition(".")[2]: module["path"] for module in modules}
+    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    places = [module["path"] for module in modules]
   except (ValueError, RecursionError, KeyError, TypeError) as error:
     raise WinnowError(f"{path} is not a list of modules: download it again.") from error
-  if tuple(places) != _MODULES:
-    raise WinnowError(f"{path} names the modules {', '.join(places)}, but Sentence-T5 has {', '.join(_MODULES)}.")
-  for place in places.values():
-    if not isinstance(place, str) or any(c in place for c in "/\\:\0") or place == "..":
+  if tuple(kinds) != _MODULES:
+    raise WinnowError(f"{path} names the modules {', '.join(kinds)}, but Sentence-T5 has {', '.join(_MODULES)}.")
+  for place in places:
+    if not isinstance(place, str) or len(place) > 100 or any(c in place for c in "/\\:\0") or place == "..":
       raise WinnowError(f"{path} names the folder {place!r}, but modules lie in folders beside it.")
-  if places["Transformer"]:
-    raise WinnowError(f"{path} puts the transformer into {places['Transformer']!r}, but it must lie beside it.")
-  return {kind: folder / place for kind, place in places.items()}
+  if places[0]:
+    raise WinnowError(f"{path} puts the transformer into {places[0]!r}, but it must lie beside it.")
+  return {kind: folder / place for kind, place in zip(kinds, places, strict=True)}
 
 
 def _read_head(folder: Path) -> tuple[int, np.ndarray]:

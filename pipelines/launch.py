@@ -32,6 +32,7 @@ _DATAFLOW_RUNNERS = ("DataflowRunner", "TestDataflowRunner")
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
 _KEPT_BYTES = 20_000
+_SIMULATED_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 _CUDA_DEVICE = re.compile(r"\s*(\d|GPU-|MIG-)")
 _DIED = (
   "a worker process died ({}; -9 means killed, often for want of memory): run the same command again, it goes on where "
@@ -72,10 +73,11 @@ class Launcher:
           f"--{flag}={path} lies on this machine, which Dataflow's workers do not see: name a gs:// path"
         )
 
-  def hold_one_model(self, root: str = "/") -> None:
+  def hold_one_model(self, devices_per_model: int = 1, root: str = "/") -> None:
     """Sees to it that no two processes load a model onto the same accelerators: one uses all of its machine's.
 
-    Raises WinnowError where several local ones would; Dataflow is asked for one a machine unless told otherwise.
+    Raises WinnowError where several local ones would, or where this machine's devices do not part into groups of
+    `devices_per_model`; Dataflow is asked for one process a machine unless told otherwise.
     """
     debug = self.options.view_as(pipeline_options.DebugOptions)
     if self._is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
@@ -85,6 +87,12 @@ class Launcher:
         f"--direct_num_workers={self._num_local_workers} would load the model {self._num_local_workers} times onto "
         f"{count} accelerator{'s' * (count > 1)}: use --direct_num_workers=1, whose one process uses every device "
         "(or set JAX_PLATFORMS=cpu)"
+      )
+    simulated = _SIMULATED_DEVICES.search(os.environ.get("XLA_FLAGS", ""))
+    devices = visible_accelerators(root) or (int(simulated[1]) if simulated else 1)
+    if self.is_local and devices % devices_per_model != 0:
+      raise WinnowError(
+        f"--devices_per_model={devices_per_model} must divide the devices of this machine, which has {devices}"
       )
 
   def run(self, define: Callable[[beam.Pipeline], None]) -> dict[str, int]:

@@ -92,7 +92,9 @@ def plan_scoring(
 def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name."""
   options.require(namespace, "input", "scores", "model")
-  launcher.hold_one_model()
+  if namespace.devices_per_model < 1:
+    raise WinnowError(f"--devices_per_model={namespace.devices_per_model} is below 1")
+  launcher.hold_one_model(namespace.devices_per_model)
   _refuse_file(namespace, "scores")
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
   if not _NAME.fullmatch(name):

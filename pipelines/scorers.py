@@ -90,7 +90,7 @@ class AskLlm:
       )
     engine.enable_compilation_cache(str(models.cache_folder() / "programs"))
     return ask_llm.AskLlmScorer(
-      checkpoints.load_checkpoint(folder),
+      checkpoints.load_checkpoint(folder, self.dtype),
       self._prompt(),
       max_input_tokens=self.max_input_tokens,
       batch_tokens=self.batch_tokens,

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import hypothesis
 import hypothesis.strategies as st
@@ -49,7 +52,7 @@ def test_counts_are_those_counted_by_hand(kernel):
       mixed = int(hashes._multipliers_RH[row, -1])
       for h in range(kernel.hashes):
         place = row * kernel.hashes + h
-        bucket = projected_PN[place, n] + hashes._offsets_P[place]
+        bucket = projected_PN[place, n] * hashes._scale + hashes._offsets_P[place]
         code = int(projected_PN[place, n] >= 0) if kernel.name == "angular" else int(np.floor(bucket)) % 2**32
         negative += bucket < 0
         mixed += int(hashes._multipliers_RH[row, h]) * code
@@ -69,14 +72,54 @@ def test_counts_are_those_counted_by_hand(kernel):
 def test_projections_are_the_points_products(kernel):
   points_ND = mixture(30)
   hashes = race.Hashes(race.SketchConfig(24, kernel, rows=40, counters=500))
-  expected = hashes._projections_PD.astype(np.float64) @ points_ND.T.astype(np.float64)
-  np.testing.assert_allclose(hashes.project(points_ND)[:, :30], expected, atol=2e-5, rtol=2e-5)
+  expected_PN = hashes._projections_PD.astype(np.float64) @ points_ND.T.astype(np.float64) * hashes._units
+  lengths_P = np.linalg.norm(hashes._projections_PD.astype(np.float64), axis=1)
+  assert (np.abs(hashes.project(points_ND) - expected_PN) / lengths_P[:, None]).max() < 2  # rounding's is 0.3 as a rule
+
+
+@pytest.mark.parametrize("kernel", [kernels.Kernel("l2", 0.1, 1), kernels.Kernel("l1", 3.0, 2)], ids=lambda k: k.name)
+def test_projections_are_exact(kernel):
+  """Whatever the order of their sums. Kills: one bit more of the points, or L1 in float32."""
+  points_ND = mixture(64, 768)
+  hashes = race.Hashes(race.SketchConfig(768, kernel))
+  whole_ND = np.rint(points_ND.astype(np.float64) * hashes._units).astype(np.int64)
+  exact_PN = hashes._projections_PD.astype(np.int64) @ whole_ND.T
+  np.testing.assert_array_equal(hashes.project(points_ND), exact_PN.astype(np.float64))
+  # Nor could another unit vector leave the numbers that are exact.
+  lengths_P = np.linalg.norm(hashes._projections_PD.astype(np.float64), axis=1)
+  limit = 2.0 ** (53 if kernel.name == "l1" else 24)
+  assert limit / 2.5 < lengths_P.max() * (1.001 * hashes._units + np.sqrt(768)) <= limit
+
+
+def test_another_machine_counts_alike():
+  """OpenBLAS as for older processors sums in another order. Kills: projections that are not whole numbers."""
+  program = """
+import hashlib, numpy as np, test_race
+points_ND = test_race.mixture(700, 768)
+order = np.random.default_rng(0).permutation(700)
+digest = hashlib.sha256()
+for kernel in (test_race.kernels.Kernel("l2", 0.03, 1), test_race.kernels.Kernel("l1", 3.0, 2)):
+  sketch = test_race.sketch_of(points_ND[order], kernel, rows=1_000, counters=2_000)
+  digest.update(sketch.counts_RB)
+  digest.update(sketch.density(points_ND).mean)
+print(digest.hexdigest())
+"""
+  found = set()
+  for settings in (
+    {},
+    {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_NUM_THREADS": "1"},
+    {"OPENBLAS_CORETYPE": "Prescott"},
+  ):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])} | settings
+    command = [sys.executable, "-c", program]
+    found.add(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+  assert len(found) == 1
 
 
 @hypothesis.settings(max_examples=25)
 @hypothesis.given(st.lists(st.integers(0, 3_000), max_size=6), st.integers(0, 9))
 def test_splits_orders_and_merges_give_the_same_counts(borders, seed):
-  """Kills: a batch whose shape follows from its points, and padding that is counted."""
+  """Kills: a batch that is left out or counted twice, counts that a merge forgets."""
   points_ND = mixture(3_000, 40)
   whole = sketch_of(points_ND)
   order = np.random.default_rng(seed).permutation(len(points_ND))
@@ -118,7 +161,7 @@ def test_errors_fall_with_the_root_of_the_rows():
   exact_N = L2.sums(points_ND, points_ND)
   errors = {}
   for rows in (50, 200, 800):
-    sketch = sketch_of(points_ND, rows=rows, counters=1 << 20)
+    sketch = sketch_of(points_ND, rows=rows, counters=1 << 18)
     errors[rows] = np.sqrt(np.mean((sketch.density(points_ND).mean - exact_N) ** 2))
   assert errors[50] / errors[200] == pytest.approx(2, rel=0.35)
   assert errors[200] / errors[800] == pytest.approx(2, rel=0.35)
@@ -138,6 +181,7 @@ def test_sketches_of_other_hashes_do_not_merge():
     "rows": dataclasses.replace(sketch.config, rows=39),
     "counters": dataclasses.replace(sketch.config, counters=501),
     "seed": dataclasses.replace(sketch.config, seed=1),
+    "radius": dataclasses.replace(sketch.config, radius=2.0),
     "dimensions": dataclasses.replace(sketch.config, dimensions=25),
   }
   assert set(others) == {field.name for field in dataclasses.fields(race.SketchConfig)}
@@ -155,8 +199,21 @@ def test_what_would_overflow_is_refused():
     full.add(mixture(5))
   with pytest.raises(WinnowError, match=r"at most 2,147,483,647 points"):
     full.merge(sketch)
-  with pytest.raises(WinnowError, match="--bandwidth=1e-09 is too small"):
-    sketch_of(mixture(5), kernels.Kernel("l2", 1e-9))
+  with pytest.raises(WinnowError, match=r"--bandwidth=1e-05 is too small .* take \S+ or more"):
+    sketch_of(mixture(5), kernels.Kernel("l2", 1e-5))
+
+
+def test_a_point_that_is_too_long_is_refused_before_any_is_counted():
+  """Kills: a check batch by batch, after which the sketch does not add up."""
+  points_ND = mixture(1_500)
+  sketch = sketch_of(points_ND)
+  before = sketch.counts_RB.copy()
+  for value in (2.0, np.nan):
+    points_ND[1_400] *= value
+    with pytest.raises(WinnowError, match=r"an embedding has length (2|nan), and the sketch is for 1 at most"):
+      sketch.add(points_ND)
+    np.testing.assert_array_equal(sketch.counts_RB, before)
+    assert sketch.num_points == 1_500
 
 
 def test_points_without_a_place_are_told():
@@ -187,6 +244,13 @@ def damaged(tensors, about, how):
     about["config"]["rows"] = 41
   elif how == "too many rows":
     about["config"]["rows"] = 10**9
+  elif how == "huge hashes":
+    about["config"] |= {"dimensions": 16_384, "kernel": {"name": "l2", "bandwidth": 0.8, "hashes": 64}}
+    about["config"] |= {"rows": 100_000, "counters": 1}
+  elif how == "half a hash":
+    about["config"]["kernel"]["hashes"] = 1.5
+  elif how == "no hashes":
+    del about["hashes"]
   elif how == "points":
     about["num_points"] = 499
   elif how == "negative":
@@ -215,6 +279,9 @@ def damaged(tensors, about, how):
     "cut",
     "empty",
     "none",
+    "huge hashes",
+    "half a hash",
+    "no hashes",
   ],
 )
 def test_files_that_are_no_sketch_are_refused(tmp_path, how):

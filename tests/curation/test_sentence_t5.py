@@ -83,6 +83,8 @@ def spoil(folder: Path, how: str) -> None:
     (folder / "modules.json").unlink()
   elif how == "other modules":
     (folder / "modules.json").write_text(json.dumps(modules[:2]))
+  elif how == "a module twice":
+    (folder / "modules.json").write_text(json.dumps([*modules[:3], *modules[2:]]))
   elif how == "not modules":
     (folder / "modules.json").write_text('{"a": 1}')
   elif how == "path":
@@ -114,6 +116,7 @@ def spoil(folder: Path, how: str) -> None:
   [
     ("no modules", "has no modules.json"),
     ("other modules", "names the modules Transformer, Pooling, but"),
+    ("a module twice", "Dense, Dense, Normalize, but"),
     ("not modules", "is not a list of modules"),
     ("path", "names the folder '../2_Dense'"),
     ("pooling", "pooling_mode_cls_token, pooling_mode_mean_tokens, but Sentence-T5 pools by the mean"),
