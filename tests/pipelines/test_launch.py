@@ -204,10 +204,18 @@ def test_a_run_that_cannot_be_defined_or_told_of_is_a_failed_job():
     launch.Launcher([f"--runner={__name__}.NoMetrics"]).run(lambda root: None)
 
 
-def start(folder: pathlib.Path, num_workers: int, where: str = "element", **more) -> subprocess.Popen:
-  """waiting_command in a process group of its own."""
+def start(
+  folder: pathlib.Path, num_workers: int, where: str = "element", on_interrupt=signal.SIG_DFL
+) -> subprocess.Popen:
+  """waiting_command in a process group of its own; tests run in the background would have it ignore SIGINT."""
   command = [sys.executable, waiting_command.__file__, str(folder), where, f"--direct_num_workers={num_workers}"]
-  return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, **more)
+  return subprocess.Popen(
+    command,
+    start_new_session=True,
+    stderr=subprocess.PIPE,
+    text=True,
+    preexec_fn=lambda: signal.signal(signal.SIGINT, on_interrupt),
+  )
 
 
 def when_all_work(process: subprocess.Popen, folder: pathlib.Path, workers: int) -> list[psutil.Process]:
@@ -292,7 +300,7 @@ def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
 
 def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(tmp_path):
   """Shells have background jobs ignore SIGINT. Kills the mutants: it is not heard then; a start is waited for."""
-  process = start(tmp_path, 2, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+  process = start(tmp_path, 2, on_interrupt=signal.SIG_IGN)
   while not (workers := psutil.Process(process.pid).children()):
     time.sleep(0.01)
   workers[0].kill()
