@@ -57,14 +57,6 @@ class Prompt:
     return self.template.partition("{document}")[2]
 
 
-class Prepared(NamedTuple):
-  """A block ready for the devices; host memory only."""
-
-  batches: engine.Prepared
-  num_tokens_N: np.ndarray
-  """Tokens of every document's whole text, without eos and before any cut: int32 [N]."""
-
-
 class Scores(NamedTuple):
   """What one block gave, in its own order."""
 
@@ -114,14 +106,14 @@ class AskLlmScorer:
       devices_per_model=devices_per_model,
     )
 
-  def prepare(self, texts: pa.Array) -> Prepared:
+  def prepare(self, texts: pa.Array) -> engine.PreparedTexts:
     """Tokenises a block (Arrow strings [N], no nulls), cuts documents that are too long, and plans the batches."""
     if texts.null_count:
       raise ValueError("texts hold nulls")
     inputs, num_tokens_N = self._tokenise(texts.to_pylist())
-    return Prepared(self.engine.prepare(inputs), num_tokens_N)
+    return engine.PreparedTexts(self.engine.prepare(inputs), num_tokens_N)
 
-  def run(self, prepared: Prepared) -> Scores:
+  def run(self, prepared: engine.PreparedTexts) -> Scores:
     """Computes a prepared block."""
     scores_N = self.engine.run(prepared.batches)
     return Scores(scores_N, prepared.num_tokens_N, *prepared.batches.padding(), batches=len(prepared.batches.plan))

@@ -46,6 +46,14 @@ class Prepared(NamedTuple):
     return batching.padding(self.lengths_N, self.plan)
 
 
+class PreparedTexts(NamedTuple):
+  """The same of a block of texts, which may have been cut."""
+
+  batches: Prepared
+  num_tokens_N: np.ndarray
+  """Tokens of every document's whole text, without eos and before any cut: int32 [N]."""
+
+
 class Engine:
   """One program on all local devices, with parameters held once on each, or on each few of them.
 

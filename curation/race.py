@@ -135,7 +135,7 @@ class Hashes:
     """Tells whether another machine or version makes the same hashes."""
     digest = hashlib.blake2b(digest_size=16)
     for array in (self._projections_PD, self._offsets_P, self._multipliers_RH, np.array([self._units])):
-      digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False))  # type: ignore[arg-type]
+      digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
     return digest.hexdigest()
 
   def check(self, points_ND: np.ndarray) -> None:

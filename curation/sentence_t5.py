@@ -42,14 +42,6 @@ class SentenceT5:
     return self.params["dense_OD"].shape[0]
 
 
-class Prepared(NamedTuple):
-  """A block ready for the devices; host memory only."""
-
-  batches: engine.Prepared
-  num_tokens_N: np.ndarray
-  """Tokens of every document's whole text, without eos and before any cut: int32 [N]."""
-
-
 class Embeddings(NamedTuple):
   """What one block gave, in its own order."""
 
@@ -86,16 +78,16 @@ class SentenceT5Embedder:
       devices_per_model=devices_per_model,
     )
 
-  def prepare(self, texts: pa.Array) -> Prepared:
+  def prepare(self, texts: pa.Array) -> engine.PreparedTexts:
     """Tokenises a block (Arrow strings [N], no nulls), cuts the ends of texts that are too long, plans the batches."""
     if texts.null_count:
       raise ValueError("texts hold nulls")
     tokens = self._vocabulary.encode(texts.to_pylist())
     room = self.max_input_tokens - 1
     inputs = [np.append(tokens.of(i)[:room], np.int32(EOS_ID)) for i in range(len(texts))]
-    return Prepared(self.engine.prepare(inputs), tokens.lengths().astype(np.int32))
+    return engine.PreparedTexts(self.engine.prepare(inputs), tokens.lengths().astype(np.int32))
 
-  def run(self, prepared: Prepared) -> Embeddings:
+  def run(self, prepared: engine.PreparedTexts) -> Embeddings:
     """Computes a prepared block."""
     return Embeddings(self.engine.run(prepared.batches), prepared.num_tokens_N, *prepared.batches.padding())
 

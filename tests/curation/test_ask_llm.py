@@ -80,7 +80,7 @@ def score(scorer: ask_llm.AskLlmScorer, texts: list[str]) -> ask_llm.Scores:
   return scorer.run(scorer.prepare(pa.array(texts, pa.string())))
 
 
-def inputs_of(prepared: ask_llm.Prepared) -> list[list[int]]:
+def inputs_of(prepared: engine.PreparedTexts) -> list[list[int]]:
   """Every document's ids, padding taken off."""
   inputs = {}
   for batch, ids_BL in zip(prepared.batches.plan, prepared.batches.ids, strict=True):
