@@ -12,18 +12,17 @@ projections, B counters of a row, C chunks of rows.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 import numba
 import numpy as np
-import safetensors
-import safetensors.numpy
 import scipy.special
 
 from curation import hashing, kernels
@@ -42,7 +41,8 @@ _LARGEST_CAUCHY = 1e9  # beyond lie 6 numbers in 10^10
 # A projection is off by rounding the point; buckets shall be this many times wider than the standard deviation of that.
 _BUCKET_IN_ERRORS = 8.0
 _METADATA = "winnow_sketch"
-_UNREADABLE = (OSError, safetensors.SafetensorError, WinnowError, ValueError, KeyError, TypeError, RecursionError)
+_MAX_HEADER_BYTES = 1 << 16
+_ROWS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,41 +249,91 @@ def usable(points_ND: np.ndarray) -> np.ndarray:
   return np.isfinite(points_ND).all(axis=1) & points_ND.any(axis=1)
 
 
-def save(sketch: Sketch, path: Path) -> None:
-  """Writes a sketch as one safetensors file, 4 * R * B bytes and a header."""
+def save(sketch: Sketch, file: BinaryIO) -> None:
+  """Writes a sketch into a binary file: a safetensors file of 4 * R * B bytes and a header."""
+  counts_RB = np.ascontiguousarray(sketch.counts_RB, "<i4")
   about = {
     "version": FORMAT_VERSION,
     "config": sketch.config.to_json(),
     "num_points": sketch.num_points,
     "hashes": sketch.hashes.checksum(),
   }
-  safetensors.numpy.save_file({"counts": sketch.counts_RB}, path, {_METADATA: json.dumps(about, sort_keys=True)})
+  entry = {"dtype": "I32", "shape": list(counts_RB.shape), "data_offsets": [0, counts_RB.nbytes]}
+  header = json.dumps({"__metadata__": {_METADATA: json.dumps(about, sort_keys=True)}, "counts": entry}).encode()
+  header += b" " * (-len(header) % 8)
+  file.write(len(header).to_bytes(8, "little") + header)
+  file.write(counts_RB.data)
 
 
-def load(path: Path) -> Sketch:
-  """Reads a sketch. Raises WinnowError in one sentence for a file that is none, is damaged, or has other hashes."""
-  try:
-    with safetensors.safe_open(path, "numpy") as file:
-      about = json.loads((file.metadata() or {})[_METADATA])
+class SketchFile:
+  """A sketch in a seekable binary file, of which the header is read: `config`, `num_points` and any of its rows.
+
+  Raises WinnowError in one sentence, which names `path`, for a file that is no sketch or damaged, before it allocates
+  anything.
+  """
+
+  def __init__(self, file: BinaryIO, path: str):
+    self._file, self._path = file, path
+    with self._told():
+      length = int.from_bytes(self._read(8), "little")
+      if length > _MAX_HEADER_BYTES:
+        raise ValueError("its header does not fit")
+      header = json.loads(self._read(length))
+      about = json.loads(header["__metadata__"][_METADATA])
       if about["version"] != FORMAT_VERSION:
         raise ValueError(f"it is of version {about['version']}, and this is version {FORMAT_VERSION}")
-      config = SketchConfig.from_json(about["config"])
-      stored = file.get_slice("counts")
-      shape, dtype, points = list(stored.get_shape()), stored.get_dtype(), about["num_points"]
-      if shape != [config.rows, config.counters] or dtype != "I32" or list(file.keys()) != ["counts"]:
-        raise ValueError(f"its counts are {dtype} {shape}")
-      counts_RB = file.get_tensor("counts")
-    if type(points) is not int or not 0 <= points <= MAX_POINTS:
-      raise ValueError(f"its number of points is {points!r}")
-    if not (counts_RB >= 0).all() or not (counts_RB.sum(axis=1, dtype=np.int64) == points).all():
-      raise ValueError(f"its rows do not add up to its {points:,} points")
-    sketch = Sketch(config, counts_RB, points)
-    if sketch.hashes.checksum() != about["hashes"]:
-      raise ValueError("this version makes other hashes from its seed")
-  except _UNREADABLE as error:
-    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise WinnowError(f"{path} is not a sketch, or damaged ({cause}): make it anew") from error
-  return sketch
+      self.config = SketchConfig.from_json(about["config"])
+      self.num_points: int = about["num_points"]
+      self._hashes, self._start = about["hashes"], 8 + length
+      size = 4 * self.config.rows * self.config.counters
+      shape = [self.config.rows, self.config.counters]
+      if header.keys() != {"__metadata__", "counts"} or header["counts"] != {
+        "dtype": "I32",
+        "shape": shape,
+        "data_offsets": [0, size],
+      }:
+        raise ValueError("its header is not a sketch's")
+      if type(self.num_points) is not int or not 0 <= self.num_points <= MAX_POINTS:
+        raise ValueError(f"its number of points is {self.num_points!r}")
+      if file.seek(0, io.SEEK_END) != self._start + size:
+        raise ValueError("its size is not what its header says")
+
+  def rows(self, start: int, stop: int) -> np.ndarray:
+    """The counts of some rows: int32 [stop - start, B], each of which adds up to the number of points."""
+    with self._told():
+      row_bytes = 4 * self.config.counters
+      self._file.seek(self._start + start * row_bytes)
+      counts_RB = np.frombuffer(self._read((stop - start) * row_bytes), "<i4").reshape(stop - start, -1)
+      if not (counts_RB >= 0).all() or not (counts_RB.sum(axis=1, dtype=np.int64) == self.num_points).all():
+        raise ValueError(f"its rows do not add up to its {self.num_points:,} points")
+    return counts_RB.astype(np.int32)
+
+  def load(self) -> Sketch:
+    """The whole sketch. Raises WinnowError too where this version makes other hashes from its seed."""
+    config = self.config
+    counts_RB = np.empty((config.rows, config.counters), np.int32)
+    for start in range(0, config.rows, _ROWS_AT_ONCE):
+      stop = min(start + _ROWS_AT_ONCE, config.rows)
+      counts_RB[start:stop] = self.rows(start, stop)
+    sketch = Sketch(config, counts_RB, self.num_points)
+    with self._told():
+      if sketch.hashes.checksum() != self._hashes:
+        raise ValueError("this version makes other hashes from its seed")
+    return sketch
+
+  def _read(self, size: int) -> bytes:
+    data = self._file.read(size)
+    if len(data) != size:
+      raise ValueError("it breaks off")
+    return data
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    try:
+      yield
+    except (WinnowError, ValueError, KeyError, TypeError, RecursionError) as error:
+      cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+      raise WinnowError(f"{self._path} is not a sketch, or damaged ({cause}): make it anew") from error
 
 
 def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
