@@ -31,5 +31,9 @@ def hash_documents(purpose: str, seed: int, shard: str, rows_N: np.ndarray) -> n
 
 def uniforms(purpose: str, seed: int, start: int, stop: int) -> np.ndarray:
   """Numbers in (0, 1), evenly spread, number `start` to `stop` of a purpose and seed: float64 [stop - start]."""
-  bits_N = hash_documents(purpose, seed, "", np.arange(start, stop))
-  return ((bits_N >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+  return to_uniforms(hash_documents(purpose, seed, "", np.arange(start, stop)))
+
+
+def to_uniforms(hashes_N: np.ndarray) -> np.ndarray:
+  """The numbers in (0, 1) that hashes stand for: float64 [N]."""
+  return ((hashes_N >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -8,8 +8,6 @@ queries, N points, D dimensions.
 import dataclasses
 
 import numpy as np
-import scipy.spatial.distance
-import scipy.special
 
 from curation.errors import WinnowError
 
@@ -43,6 +41,8 @@ class Kernel:
 
   def of_distances(self, distances: np.ndarray) -> np.ndarray:
     """k at distances >= 0 in the kernel's own measure (L2, L1, angle in radians): float64, same shape."""
+    import scipy.special  # which takes a while
+
     distances = np.asarray(distances, np.float64)
     if self.name == "angular":
       return np.clip(1 - distances / np.pi, 0, 1) ** self.hashes
@@ -56,6 +56,8 @@ class Kernel:
 
   def distances(self, queries_MD: np.ndarray, points_ND: np.ndarray) -> np.ndarray:
     """Distances in the kernel's own measure: float64 [M, N]."""
+    import scipy.spatial.distance
+
     queries_MD, points_ND = (np.asarray(x, np.float64) for x in (queries_MD, points_ND))
     if self.name == "l1":
       return scipy.spatial.distance.cdist(queries_MD, points_ND, "cityblock")

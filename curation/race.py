@@ -18,12 +18,10 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator
+from typing import IO, Any, BinaryIO, NamedTuple
 
-import numba
 import numpy as np
-import scipy.special
 
 from curation import hashing, kernels
 from curation.errors import WinnowError
@@ -102,6 +100,8 @@ class Hashes:
   """
 
   def __init__(self, config: SketchConfig):
+    import scipy.special  # which takes a while
+
     self.config, kernel = config, config.kernel
     is_l1 = kernel.name == "l1"
     self._dtype: type[np.floating] = np.float64 if is_l1 else np.float32
@@ -182,8 +182,10 @@ class Sketch:
     if self.num_points + len(points_ND) > MAX_POINTS:
       raise WinnowError(f"a sketch holds at most {MAX_POINTS:,} points: take one for each part of the corpus")
 
+    from curation import race_loops
+
     def count(projected_PN: np.ndarray, chunk: slice) -> None:
-      _count(projected_PN, *self.hashes.arguments(chunk), self.counts_RB[chunk])
+      race_loops.count(projected_PN, *self.hashes.arguments(chunk), self.counts_RB[chunk])
 
     for _ in self._batches(points_ND, count):
       pass
@@ -191,10 +193,11 @@ class Sketch:
 
   def density(self, points_ND: np.ndarray) -> Density:
     """The density around points, float [N, D], whether they were added or not."""
+    from curation import race_loops
 
     def look_up(projected_PN: np.ndarray, chunk: slice) -> np.ndarray:
       sums_2N = np.zeros((2, projected_PN.shape[1]))
-      _look_up(projected_PN, *self.hashes.arguments(chunk), self.counts_RB[chunk], sums_2N)
+      race_loops.look_up(projected_PN, *self.hashes.arguments(chunk), self.counts_RB[chunk], sums_2N)
       return sums_2N
 
     # Chunks are added in one order, so that the last bits do not depend on the number of cores.
@@ -243,13 +246,17 @@ class Sketch:
         yield list(pool.map(work, parts, chunks))
 
 
-def usable(points_ND: np.ndarray) -> np.ndarray:
-  """Which points have a place: finite, and not all zeros, which have no direction: bool [N]."""
+def unit_vectors(points_ND: np.ndarray) -> np.ndarray:
+  """The points at length 1: float32 [N, D]; zeros stay zeros, and what is not finite stays so."""
   points_ND = np.asarray(points_ND, np.float32)
-  return np.isfinite(points_ND).all(axis=1) & points_ND.any(axis=1)
+  # By the largest number first, so that no square overflows.
+  largest_N1 = np.abs(points_ND).max(axis=1, keepdims=True, initial=0)
+  with np.errstate(invalid="ignore"):
+    scaled_ND = points_ND / np.where(largest_N1 > 0, largest_N1, 1)
+    return scaled_ND / np.maximum(np.linalg.norm(scaled_ND, axis=1, keepdims=True), 1)
 
 
-def save(sketch: Sketch, file: BinaryIO) -> None:
+def save(sketch: Sketch, file: IO[bytes]) -> None:
   """Writes a sketch into a binary file: a safetensors file of 4 * R * B bytes and a header."""
   counts_RB = np.ascontiguousarray(sketch.counts_RB, "<i4")
   about = {
@@ -266,7 +273,7 @@ def save(sketch: Sketch, file: BinaryIO) -> None:
 
 
 class SketchFile:
-  """A sketch in a seekable binary file, of which the header is read: `config`, `num_points` and any of its rows.
+  """A sketch in a seekable binary file, of which the header is read: `config`, `num_points`, `hashes`, and any rows.
 
   Raises WinnowError in one sentence, which names `path`, for a file that is no sketch or damaged, before it allocates
   anything.
@@ -284,7 +291,8 @@ class SketchFile:
         raise ValueError(f"it is of version {about['version']}, and this is version {FORMAT_VERSION}")
       self.config = SketchConfig.from_json(about["config"])
       self.num_points: int = about["num_points"]
-      self._hashes, self._start = about["hashes"], 8 + length
+      self.hashes: str = about["hashes"]
+      self._start = 8 + length
       size = 4 * self.config.rows * self.config.counters
       shape = [self.config.rows, self.config.counters]
       if header.keys() != {"__metadata__", "counts"} or header["counts"] != {
@@ -317,7 +325,7 @@ class SketchFile:
       counts_RB[start:stop] = self.rows(start, stop)
     sketch = Sketch(config, counts_RB, self.num_points)
     with self._told():
-      if sketch.hashes.checksum() != self._hashes:
+      if sketch.hashes.checksum() != self.hashes:
         raise ValueError("this version makes other hashes from its seed")
     return sketch
 
@@ -334,51 +342,3 @@ class SketchFile:
     except (WinnowError, ValueError, KeyError, TypeError, RecursionError) as error:
       cause = str(error).splitlines()[0] if str(error) else type(error).__name__
       raise WinnowError(f"{self._path} is not a sketch, or damaged ({cause}): make it anew") from error
-
-
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-  """A loop in machine code that lets other threads run."""
-  return numba.njit(nogil=True)(loop)
-
-
-@_compiled
-def _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N):
-  """The counters of one row that the points fall into, as uint64, into `mixed_N`.
-
-  Joined hashes go to 32 bits by a strongly universal multilinear hash (Lemire and Kaser 2014), and from there to
-  [0, B) by a product.
-  """
-  joined, points = multipliers_RH.shape[1] - 1, projected_PN.shape[1]
-  for n in range(points):
-    mixed_N[n] = multipliers_RH[row, joined]
-  for h in range(joined):
-    multiplier, offset = multipliers_RH[row, h], offsets_P[row * joined + h]
-    if signs:
-      for n in range(points):
-        mixed_N[n] += multiplier * np.uint64(projected_PN[row * joined + h, n] >= 0)
-    else:
-      for n in range(points):
-        bucket = np.int64(np.floor(projected_PN[row * joined + h, n] * scale + offset))
-        mixed_N[n] += multiplier * np.uint64(np.uint32(bucket))
-  for n in range(points):
-    mixed_N[n] = ((mixed_N[n] >> np.uint64(32)) * counters) >> np.uint64(32)
-
-
-@_compiled
-def _count(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, counts_RB):
-  mixed_N = np.empty(projected_PN.shape[1], np.uint64)
-  for row in range(counts_RB.shape[0]):
-    _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N)
-    for n in range(projected_PN.shape[1]):
-      counts_RB[row, mixed_N[n]] += 1
-
-
-@_compiled
-def _look_up(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, counts_RB, sums_2N):
-  mixed_N = np.empty(projected_PN.shape[1], np.uint64)
-  for row in range(counts_RB.shape[0]):
-    _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N)
-    for n in range(projected_PN.shape[1]):
-      count = float(counts_RB[row, mixed_N[n]])
-      sums_2N[0, n] += count
-      sums_2N[1, n] += count * count

@@ -16,7 +16,12 @@ import numpy as np
 from curation import hashing
 from curation.errors import WinnowError
 
-METHODS = ("top_k", "bottom_k", "threshold")
+# The methods that fit each sampler, its default first. Only a density is a propensity, which is above 0.
+METHODS_OF = {
+  "random": ("top_k",),
+  "ask_llm": ("top_k", "bottom_k", "threshold"),
+  "density": ("ips", "top_k", "bottom_k", "threshold"),
+}
 PASS_BITS = 16
 NUM_PASSES = 128 // PASS_BITS
 NUM_BINS = 1 << PASS_BITS
@@ -26,7 +31,8 @@ NUM_BINS = 1 << PASS_BITS
 class SelectionRequest:
   """Which documents are wanted: one sampler, and one of `rate`, `num_examples`, `num_tokens` and `threshold`.
 
-  `rate` is text, as typed, so that 0.1 means one tenth. Raises WinnowError where the parts do not fit together.
+  `rate` is text, as typed, so that 0.1 means one tenth. `temperature` is for `ips` alone. Raises WinnowError where the
+  parts do not fit together.
   """
 
   sampler: str
@@ -36,12 +42,21 @@ class SelectionRequest:
   num_examples: int | None = None
   num_tokens: int | None = None
   threshold: float | None = None
+  temperature: float = 1.0
 
   def __post_init__(self):
-    if self.method not in METHODS:
-      raise WinnowError(f"--method={self.method} is none of {', '.join(METHODS)}")
+    fitting = METHODS_OF[self.sampler]
     if self.sampler == "random" and self.method != "top_k":
       raise WinnowError(f"--sampler=random has no scores, so --method={self.method} does not fit it; leave it out")
+    if self.method not in fitting:
+      why = ", since its scores are no propensities" if self.method == "ips" else ""
+      raise WinnowError(
+        f"--method={self.method} does not fit --sampler={self.sampler}{why}; take {' or '.join(fitting)}"
+      )
+    if not 0 < self.temperature < np.inf:
+      raise WinnowError(f"--temperature={self.temperature} is not a number above 0")
+    if self.temperature != 1 and self.method != "ips":
+      raise WinnowError(f"--temperature is for --method=ips, and this is {self.method}; leave it out")
     given = [n for n in ("rate", "num_examples", "num_tokens", "threshold") if getattr(self, n) is not None]
     if len(given) != 1:
       said = " and ".join(f"--{name}" for name in given) or "none of them"
@@ -104,10 +119,17 @@ def document_keys(request: SelectionRequest, shard: str, rows_N: np.ndarray, sco
   """The key of each document of one shard, uint64 [N]; larger is better (DESIGN: key = f(score, seed, document)).
 
   `random`: a uniform hash (paper B.1). Every other sampler: the score for `top_k` and `threshold`, its negative for
-  `bottom_k` (paper 3.3).
+  `bottom_k` (paper 3.3); for `ips` a Gumbel variable minus the score's logarithm, whose k largest are k draws without
+  replacement with probability proportional to 1 / score (paper 3.2; Efraimidis and Spirakis 2006; Vieira 2014). A
+  score of 0 is drawn first.
   """
   if request.sampler == "random":
     return hashing.hash_documents("random", request.seed, shard, rows_N)
+  if request.method == "ips":
+    uniform_N = hashing.to_uniforms(hashing.hash_documents("ips", request.seed, shard, rows_N))
+    with np.errstate(divide="ignore"):
+      log_weight_N = -np.log(np.asarray(scores_N, np.float64)) / request.temperature
+    return order_key(log_weight_N - np.log(-np.log(uniform_N)))
   return order_key(-scores_N if request.method == "bottom_k" else scores_N)
 
 

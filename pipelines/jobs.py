@@ -16,10 +16,11 @@ from pipelines import (
   launch,
   manifests,
   progress,
-  readers,
   requests,
   sampling,
   scoring,
+  sketching,
+  sources,
   storage,
   stores,
   stripes,
@@ -38,6 +39,10 @@ class Corpus:
   fields: blocks.Fields
   block_rows: int
 
+  @property
+  def texts(self) -> sources.Texts:
+    return sources.Texts(self.fields, self.block_rows)
+
   def identified(self) -> "Corpus":
     """The same with the checksums of the shards."""
     return dataclasses.replace(self, shards=tuple(inputs.identify(list(self.shards))))
@@ -55,6 +60,7 @@ class Corpus:
 class ScoringJob:
   """One store and what is to be done in it.
 
+  `embedding`, `sketch`: the job of a store of embeddings, and the sketch of it, that density scores need first.
   `overwrite`: what is there of another request goes when the job is claimed; and all of it if it is complete, so that a
   run with --overwrite that was killed goes on too, unless `spare`.
   """
@@ -66,10 +72,20 @@ class ScoringJob:
   overwrite: bool
   spare: bool
   knows_engine: bool  # workers have the launcher's libraries
+  embedding: "ScoringJob | None" = None
+  sketch: sketching.SketchConfig | None = None
 
   @property
   def folder(self) -> str:
     return self.config.store.folder
+
+  @property
+  def steps(self) -> list["ScoringJob"]:
+    """The jobs that have to be done, in order, this one last; none once this one is complete."""
+    if self.is_complete:
+      return []
+    before = [] if self.embedding is None else self.embedding.steps
+    return [*before, self]
 
   @property
   def is_complete(self) -> bool:
@@ -86,6 +102,8 @@ class ScoringJob:
   def claim(self) -> None:
     """Makes the store's folder belong to this job: the first thing that is written."""
     store = self.config.store
+    if self.embedding is not None and (self.overwrite or not self.is_complete):
+      self.embedding.claim()
     if self.overwrite:
       if self.is_complete and not self.spare:
         store.clear()
@@ -104,13 +122,27 @@ class ScoringJob:
     per_byte = {kind: _documents_per_byte(shards[0], self.corpus.fields) for kind, shards in kinds.items()}
     return round(sum(per_byte[shard.format, shard.compression] * shard.size for shard in waiting))
 
+  def tidy(self) -> None:
+    """Removes what a complete store no longer needs and a run that was killed at its very end left."""
+    self.config.store.tidy(self.corpus.shards)
+    storage.sweep_temporary_files(self.folder)
+
   def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
     """PCollection[stores.Ledger]: the store is complete."""
     config = dataclasses.replace(self.config, progress_address=address)
+    label = config.stage.capitalize()
     if self.is_complete:
-      return root | "Complete" >> beam.Create([config.store.ledger()])
+      return root | f"{label}Complete" >> beam.Create([config.store.ledger()])
+    after = root
+    if self.embedding is not None and self.sketch is not None:
+      embedded = self.embedding.pipeline(root, parallelism, address)
+      after = embedded | "Sketch" >> sketching.Sketch(dataclasses.replace(self.sketch, progress_address=address))
     waiting, finished = self._waiting_and_finished()
-    return root | "Score" >> scoring.Score(config, _divide(waiting, parallelism, per_worker=4), finished)
+    return after | label >> scoring.Score(config, _divide(waiting, parallelism, per_worker=4), finished)
+
+  def sketch_documents(self) -> int | None:
+    """How many documents the sketch will count; None where nobody knows yet."""
+    return None if self.embedding is None else requests.field(self.embedding.config.store.summary_path, "scored")
 
   def _waiting_and_finished(self) -> tuple[list[blocks.Shard], list[blocks.Shard]]:
     finished = self.config.store.finished(self.corpus.shards)
@@ -205,24 +237,25 @@ def run(
   """Runs one pipeline for what is not complete, with progress on the local runner; returns its counters."""
   # What a run that was killed at its very end left.
   if scoring_job is not None and scoring_job.is_complete:
-    storage.delete_folder(scoring_job.config.store.blocks_folder)
-    storage.sweep_temporary_files(scoring_job.folder)
+    scoring_job.tidy()
   if sampling_job is not None and sampling_job.is_complete:
     manifests.clean_up(sampling_job.config.output)
     storage.sweep_temporary_files(sampling_job.folder)
     sampling_job = None
-  if sampling_job is None and (scoring_job is None or scoring_job.is_complete):
+  steps = [] if scoring_job is None else scoring_job.steps
+  if sampling_job is None and not steps:
     return {}
   stages: dict[str, int | None] = {}
-  estimated = scoring_job is not None and not scoring_job.is_complete
-  if scoring_job is not None and estimated:
-    stages["score"] = scoring_job.expected_documents()
+  for job in steps:
+    if job.sketch is not None:
+      stages["sketch"] = job.sketch_documents()
+    stages[job.config.stage] = job.expected_documents()
   if sampling_job is not None:
     store = sampling_job.config.store
     stages["select"] = requests.field(store.summary_path, "read") if store.is_complete else stages.get("score")
     stages["write"] = None
-  running = [job for job in (sampling_job, scoring_job) if job is not None]
-  with launch.Log(running[0].folder, arguments) as log, progress.Meter(stages, estimated=estimated) as meter:
+  running: list[Any] = [job for job in (sampling_job, *reversed(steps)) if job is not None]
+  with launch.Log(running[0].folder, arguments) as log, progress.Meter(stages, estimated=bool(steps)) as meter:
     address = meter.address if launcher.is_local else None
 
     def define(root: beam.Pipeline) -> None:
@@ -255,7 +288,7 @@ def _divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int
 def _documents_per_byte(shard: blocks.Shard, fields: blocks.Fields, rows: int = 256) -> float:
   """About how many documents a byte of such a file holds, from its first rows."""
   with contextlib.suppress(WinnowError):  # what is wrong with the shard, the pipeline will tell
-    for block in readers.read_blocks(shard, fields, block_rows=rows):
+    for block in sources.Texts(fields, rows).read(shard, blocks.every):
       plain_bytes = 1.1 * block.text_bytes / block.num_rows + 100
       return _PLAIN_PER_BYTE[shard.compression] / plain_bytes
   return 0.0

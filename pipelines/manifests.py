@@ -180,9 +180,9 @@ def _by_shard(written_runs: list[writing.RunCounts]) -> tuple[dict[str, int], di
 
 
 def _threshold(request: selection.SelectionRequest, floor: int) -> dict[str, Any]:
-  """The rank of the last selected document; as a score too, where the sampler has scores."""
+  """The rank of the last selected document; as a score too, where scores alone decide."""
   threshold: dict[str, Any] = {"rank": f"{floor:032x}"}
-  if request.sampler != "random":
+  if request.sampler != "random" and request.method != "ips":
     key = selection.from_order_key(floor >> 64)
     threshold["score"] = -key if request.method == "bottom_k" else key
   return threshold

@@ -8,7 +8,17 @@ import re
 from curation.errors import WinnowError
 from pipelines import storage
 
-HUB_FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "spiece.model")
+HUB_FILES = (
+  "config.json",
+  "*.safetensors",
+  "model.safetensors.index.json",
+  "spiece.model",
+  # Sentence-T5's:
+  "modules.json",
+  "sentence_bert_config.json",
+  "[0-9]_*/config.json",
+  "[0-9]_*/*.safetensors",
+)
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -81,8 +91,9 @@ def _fetch_folder(folder: str) -> pathlib.Path:
   identity = repr(sorted((path, size, storage.checksum(path)) for path, size in files.items()))
   target = cache_folder() / "models" / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
   for path in files:
-    if not (target / storage.base_name(path)).exists():
-      with storage.open_input(path) as source, storage.create_file(str(target / storage.base_name(path))) as copy:
+    place = target / path.removeprefix(folder.rstrip("/") + "/")
+    if not place.exists():
+      with storage.open_input(path) as source, storage.create_file(str(place)) as copy:
         while chunk := source.read(storage.COPY_BYTES):
           copy.write(chunk)
   return target

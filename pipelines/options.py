@@ -13,15 +13,17 @@ from typing import Any, NoReturn
 from curation.errors import WinnowError
 from pipelines import storage
 
-SCORE, SAMPLE, CURATE, DEMO = "score", "sample", "curate", "demo"
+EMBED, SCORE, SAMPLE, CURATE, DEMO = "embed", "score", "sample", "curate", "demo"
 COMMANDS = {
+  EMBED: "embed every document of a corpus once, for the samplers that look at coverage",
   SCORE: "score every document of a corpus once, into a score store",
   SAMPLE: "draw an exact sample from scored documents, as TFRecords for T5X",
   CURATE: "score, then sample when the store is complete, in one job",
   DEMO: "a whole run on this machine's own documents: no arguments, no network",
 }
-_SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (SCORE, SAMPLE, CURATE)
-
+_SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
+_MODEL = (EMBED, SCORE, CURATE)
+ASK_LLM, DENSITY, RANDOM = "ask_llm", "density", "random"
 
 _SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
@@ -36,6 +38,12 @@ class Flag:
   type: Any = str
   default: Any = None
   choices: tuple[str, ...] | None = None
+  scorer: str | None = None
+  """The only scorer that it means anything to; None: all."""
+
+  def is_given(self, value: Any) -> bool:
+    """Tells whether a value says more than the default does."""
+    return bool(value) if self.type is bool else value is not None and value != self.default
 
   def add_to(self, parser: argparse.ArgumentParser) -> None:
     if self.type is bool:
@@ -60,34 +68,94 @@ FLAGS = (
     "winnow sample takes it from the store where it is not given",
   ),
   Flag("scores", _READING, "the folder of score stores"),
-  Flag("scorer", _SCORING, "what scores the documents", default="ask_llm", choices=("ask_llm",)),
+  Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, DENSITY)),
   Flag(
     "name",
     _READING,
-    "the store's name: letters, digits, underscores (default: SCORER_MODEL); names the output dataset too "
+    "the store's name: letters, digits, underscores (default: SCORER_MODEL or embeddings_MODEL); names the output "
+    "dataset too "
     "(default: the output folder's name)",
   ),
   Flag(
     "model",
-    _SCORING,
-    "the rater: a Hugging Face folder, local or gs://, or a name on the hub, with @REVISION if need be",
+    _MODEL,
+    "the rater, or the Sentence-T5 that embeds: a Hugging Face folder, local or gs://, or a name on the hub, with "
+    "@REVISION if need be",
   ),
-  Flag("prompt_file", _SCORING, "a text file, local or gs://, with one {document}, in place of the paper's prompt"),
-  Flag("yes_token", _SCORING, "the answer whose probability is the score: one piece", default="yes"),
-  Flag("max_input_tokens", _SCORING, "tokens of the whole prompt; only the document is cut", type=int, default=512),
-  Flag("batch_tokens", _SCORING, "tokens per batch; fewer need less memory (default: by device)", type=int),
+  Flag(
+    "prompt_file",
+    _SCORING,
+    "a text file, local or gs://, with one {document}, in place of the paper's prompt",
+    scorer=ASK_LLM,
+  ),
+  Flag("yes_token", _SCORING, "the answer whose probability is the score: one piece", default="yes", scorer=ASK_LLM),
+  Flag(
+    "max_input_tokens",
+    _MODEL,
+    "tokens of the whole prompt (default: 512), of which only the document is cut, or of a text to embed (default: the "
+    "model's own)",
+    type=int,
+  ),
+  Flag("batch_tokens", _MODEL, "tokens per batch; fewer need less memory (default: by device)", type=int),
   Flag(
     "dtype",
-    _SCORING,
+    _MODEL,
     "arithmetic of the model (default: float32 on CPUs, bfloat16 on accelerators)",
     choices=("float32", "bfloat16"),
   ),
   Flag(
     "devices_per_model",
-    _SCORING,
+    _MODEL,
     "devices that hold one model together, where one has no room for it",
     type=int,
     default=1,
+  ),
+  Flag(
+    "embeddings",
+    _MODEL,
+    "in place of --model, embeddings made elsewhere: a glob of .npy or .parquet files, one for each shard of the input "
+    "in the order of their names, with a row for each record",
+    scorer=DENSITY,
+  ),
+  Flag(
+    "embedding_name",
+    _SCORING,
+    "the name of the store of embeddings (default: embeddings_MODEL)",
+    scorer=DENSITY,
+  ),
+  Flag(
+    "embedding_dtype",
+    _MODEL,
+    "how embeddings are kept",
+    default="float16",
+    choices=("float16", "float32"),
+    scorer=DENSITY,
+  ),
+  Flag(
+    "kernel",
+    _SCORING,
+    "what a document's neighbours weigh: by L2 or L1 distance, or by angle",
+    default="l2",
+    choices=("l2", "l1", "angular"),
+    scorer=DENSITY,
+  ),
+  Flag("bandwidth", _SCORING, "the kernel's width (default: chosen from the data)", type=float, scorer=DENSITY),
+  Flag(
+    "hashes",
+    _SCORING,
+    "hashes that a row of the sketch joins; more tell near from far better, and take longer (default: chosen)",
+    type=int,
+    scorer=DENSITY,
+  ),
+  Flag("sketch_rows", _SCORING, "rows of the sketch, R", type=int, default=1000, scorer=DENSITY),
+  Flag("sketch_counters", _SCORING, "counters of a row, B", type=int, default=20_000, scorer=DENSITY),
+  Flag("sketch_seed", _SCORING, "draws the sketch's hashes", type=int, default=0, scorer=DENSITY),
+  Flag(
+    "correct_collisions",
+    _SCORING,
+    "take the documents that share a counter by chance off the density, down to 1",
+    type=bool,
+    scorer=DENSITY,
   ),
   Flag("text_field", _READING, "the field that holds the text", default="text"),
   Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
@@ -101,12 +169,20 @@ FLAGS = (
     type=float,
     default=0.01,
   ),
-  Flag("sampler", _SAMPLING, "whose scores select (winnow curate: the scorer)", choices=("ask_llm", "random")),
+  Flag("sampler", _SAMPLING, "whose scores select (winnow curate: the scorer)", choices=(ASK_LLM, DENSITY, RANDOM)),
   Flag(
     "method",
     _SAMPLING,
-    "the best, the worst, or all with a score of --threshold or more (default: top_k)",
-    choices=("top_k", "bottom_k", "threshold"),
+    "the highest scores, the lowest, all of --threshold or more, or a draw by inverse propensity, 1 / score (default: "
+    "ips for density, top_k for others)",
+    choices=("top_k", "bottom_k", "ips", "threshold"),
+  ),
+  Flag(
+    "temperature",
+    _SAMPLING,
+    "of --method=ips: weights to the power of 1 / temperature; above 1 is nearer to a random sample",
+    type=float,
+    default=1.0,
   ),
   Flag("rate", _SAMPLING, "the share of documents to keep, in (0, 1]"),
   Flag("num_examples", _SAMPLING, "the number of documents to keep", type=int),
@@ -142,6 +218,11 @@ def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[s
       flag.add_to(parser)
   namespace, others = parser.parse_known_args(list(argv))
   _refuse_unknown(command, others)
+  scorer = getattr(namespace, "scorer", None)
+  for flag in FLAGS:
+    given = command in flag.commands and flag.is_given(getattr(namespace, flag.name))
+    if given and scorer is not None and flag.scorer not in (None, scorer):
+      raise WinnowError(f"--{flag.name} is for --scorer={flag.scorer}, and this is --scorer={scorer}; leave it out")
   return namespace, others
 
 
@@ -150,8 +231,8 @@ def own_arguments(command: str, namespace: argparse.Namespace) -> list[str]:
   arguments = ["winnow", command]
   for flag in FLAGS:
     value = getattr(namespace, flag.name, None)
-    if flag.name != "overwrite" and value is not None and value != flag.default:
-      arguments.append(f"--{flag.name}={value}")
+    if flag.name != "overwrite" and flag.is_given(value):
+      arguments.append(f"--{flag.name}" if flag.type is bool else f"--{flag.name}={value}")
   return arguments
 
 

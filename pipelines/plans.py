@@ -12,6 +12,7 @@ from curation.errors import WinnowError
 from pipelines import (
   blocks,
   dataset,
+  embedding_files,
   inputs,
   launch,
   manifests,
@@ -21,6 +22,8 @@ from pipelines import (
   requests,
   scorers,
   scoring,
+  sketching,
+  sources,
   storage,
   stores,
   writing,
@@ -33,7 +36,10 @@ _NAME = re.compile(r"\w+", re.ASCII)
 def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
   """The launcher of a command; raises WinnowError where its workers could not reach what the flags name."""
   launcher = launch.Launcher(beam_arguments)
-  paths = {flag: getattr(namespace, flag, None) for flag in ("input", "tfds_data_dir", "scores", "output", "model")}
+  paths = {
+    flag: getattr(namespace, flag, None)
+    for flag in ("input", "tfds_data_dir", "scores", "output", "model", "embeddings")
+  }
   if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
     paths["input"] = None  # where its files are, `read_corpus` finds out
   if not os.path.isdir(paths["model"] or ""):  # a hub's name
@@ -55,21 +61,25 @@ def read_corpus(namespace: argparse.Namespace) -> Corpus:
 def plan_scoring(
   namespace: argparse.Namespace,
   launcher: launch.Launcher,
-  scorer: scorers.AskLlm | scorers.Count,
+  scorer: scorers.Description,
   folder: str,
   *,
+  corpus: Corpus | None = None,
+  source: sources.Source | None = None,
   spare: bool = False,
 ) -> ScoringJob:
-  """Checks all that can be checked before anything is written."""
+  """Checks all that can be checked before anything is written.
+
+  `corpus`: identified already; `source`: what the scorer reads in place of the corpus's texts.
+  """
   if not 0 <= namespace.max_bad_fraction <= 1:
     raise WinnowError(f"--max_bad_fraction={namespace.max_bad_fraction} is not in [0, 1]")
-  corpus = read_corpus(namespace)
-  launcher.refuse_local({"input": corpus.shards[0].path})
+  if corpus is None:
+    corpus = identified_corpus(namespace, launcher)
   scorer = scorer.checked()
-  corpus = corpus.identified()
-  request = {"format": 1, **scorer.request(), **corpus.request()}
+  request = {"format": 2, **scorer.request(), **corpus.request()}
   store = stores.ScoreStore.of(folder, request)
-  config = scoring.ScoringConfig(store, scorer, corpus.fields, corpus.block_rows, namespace.max_bad_fraction)
+  config = scoring.ScoringConfig(store, scorer, source or corpus.texts, namespace.max_bad_fraction)
   where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
   job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine=launcher.is_local)
   if namespace.overwrite:
@@ -89,26 +99,109 @@ def plan_scoring(
   return job
 
 
+def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
+  """The input that the flags name, with checksums, where the workers can read it."""
+  corpus = read_corpus(namespace)
+  launcher.refuse_local({"input": corpus.shards[0].path})
+  return corpus.identified()
+
+
 def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name."""
-  options.require(namespace, "input", "scores", "model")
-  if namespace.devices_per_model < 1:
-    raise WinnowError(f"--devices_per_model={namespace.devices_per_model} is below 1")
-  launcher.hold_one_model(namespace.devices_per_model)
-  _refuse_file(namespace, "scores")
-  name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
-  if not _NAME.fullmatch(name):
-    raise WinnowError(f"--name={name} may hold letters, digits and underscores only")
+  options.require(namespace, "input", "scores")
+  if namespace.scorer == options.DENSITY:
+    return _plan_density(namespace, launcher, spare=spare)
+  options.require(namespace, "model")
+  _check_devices(namespace, launcher)
   scorer = scorers.AskLlm(
     model=namespace.model,
     template=options.read_prompt(namespace.prompt_file),
     yes_token=namespace.yes_token,
-    max_input_tokens=namespace.max_input_tokens,
+    max_input_tokens=512 if namespace.max_input_tokens is None else namespace.max_input_tokens,
     batch_tokens=namespace.batch_tokens,
     dtype=namespace.dtype,
     devices_per_model=namespace.devices_per_model,
   )
-  return plan_scoring(namespace, launcher, scorer, storage.join(namespace.scores, name), spare=spare)
+  name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
+  return plan_scoring(namespace, launcher, scorer, _store_folder(namespace, "name", name), spare=spare)
+
+
+def plan_embedding(
+  namespace: argparse.Namespace, launcher: launch.Launcher, name_flag: str = "name", *, spare: bool = False
+) -> ScoringJob:
+  """The job of a store of embeddings, under the name that `name_flag` gives."""
+  options.require(namespace, "input", "scores")
+  if (namespace.model is None) == (namespace.embeddings is None):
+    raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
+  corpus = identified_corpus(namespace, launcher)
+  scorer: scorers.SentenceT5 | scorers.MadeElsewhere
+  source: sources.Source = corpus.texts
+  if namespace.embeddings is not None:
+    for name in ("max_input_tokens", "batch_tokens", "dtype"):
+      if getattr(namespace, name) is not None:
+        raise WinnowError(f"--{name} is for a --model, and --embeddings were made already; leave it out")
+    files = embedding_files.find(namespace.embeddings, list(corpus.shards))
+    scorer = scorers.MadeElsewhere(files, namespace.embedding_dtype)
+    source = sources.TextsWithEmbeddings(corpus.texts, files)
+  else:
+    _check_devices(namespace, launcher)
+    scorer = scorers.SentenceT5(
+      namespace.model,
+      namespace.embedding_dtype,
+      namespace.max_input_tokens,
+      namespace.batch_tokens,
+      namespace.dtype,
+      namespace.devices_per_model,
+    )
+  folder = _store_folder(
+    namespace, name_flag, getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
+  )
+  return plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
+
+
+def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool) -> ScoringJob:
+  name = namespace.name or f"density_{_embedder_name(namespace)}"
+  folder = _store_folder(namespace, "name", name)
+  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True)
+  if embedding.folder == folder:
+    raise WinnowError(f"--name={name} and --embedding_name are the same; give each store a name of its own")
+  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype)
+  scorer = scorers.Density(
+    sketch_path=storage.join(folder, stores.SKETCH_FOLDER, sketching.SKETCH_FILE),
+    embeddings=embeddings,
+    kernel=namespace.kernel,
+    bandwidth=namespace.bandwidth,
+    hashes=namespace.hashes,
+    rows=namespace.sketch_rows,
+    counters=namespace.sketch_counters,
+    seed=namespace.sketch_seed,
+    correct_collisions=namespace.correct_collisions,
+  )
+  job = plan_scoring(namespace, launcher, scorer, folder, corpus=embedding.corpus, source=embeddings, spare=spare)
+  sketch = sketching.SketchConfig(scorer, job.config.store, job.corpus.shards)
+  return dataclasses.replace(job, embedding=embedding, sketch=sketch)
+
+
+def _embedder_name(namespace: argparse.Namespace) -> str:
+  """A model's name, or of files that were made elsewhere the folder's."""
+  if namespace.model is not None:
+    return models.model_name(namespace.model)
+  if namespace.embeddings is None:
+    return ""  # which is refused in a moment
+  return models.model_name(inputs.absolute(namespace.embeddings).rpartition("/")[0])
+
+
+def _store_folder(namespace: argparse.Namespace, flag: str, name: str) -> str:
+  _refuse_file(namespace, "scores")
+  if not _NAME.fullmatch(name):
+    raise WinnowError(f"--{flag}={name} may hold letters, digits and underscores only")
+  return storage.join(namespace.scores, name)
+
+
+def _check_devices(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
+  if namespace.devices_per_model < 1:
+    raise WinnowError(f"--devices_per_model={namespace.devices_per_model} is below 1")
+  launcher.hold_one_model(namespace.devices_per_model)
 
 
 def plan_sampling(
@@ -163,7 +256,7 @@ def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
   fitting = [
     name
     for name, request in found.items()
-    if name == namespace.name or (not namespace.name and namespace.sampler in ("random", request.get("scorer")))
+    if name == namespace.name or (not namespace.name and _fits(namespace.sampler, request.get("scorer")))
   ]
   there = ", ".join(sorted(found)) or "none"
   if not fitting:
@@ -174,7 +267,7 @@ def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
       f"--scores={namespace.scores} has several stores ({', '.join(sorted(fitting))}); say which: --name="
     )
   name, request = fitting[0], found[fitting[0]]
-  if namespace.sampler not in ("random", request.get("scorer")):
+  if not _fits(namespace.sampler, request.get("scorer")):
     raise WinnowError(f"the store {name} holds scores of {request.get('scorer')}, not of --sampler={namespace.sampler}")
   store = stores.ScoreStore.of(storage.join(namespace.scores, name), request)
   if not store.is_complete:
@@ -182,6 +275,11 @@ def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
       f"the score store {store.folder} is not complete; run its winnow score command again to finish it"
     )
   return store
+
+
+def _fits(sampler: str, scorer: Any) -> bool:
+  """Random sampling takes the documents of any store of scores."""
+  return scorer == sampler or (sampler == options.RANDOM and scorer != stores.EMBED)
 
 
 def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
@@ -202,7 +300,9 @@ def selection_request(namespace: argparse.Namespace) -> selection.SelectionReque
   """What the flags select."""
   return selection.SelectionRequest(
     sampler=namespace.sampler,
-    method=namespace.method or ("threshold" if namespace.threshold is not None else "top_k"),
+    method=namespace.method
+    or ("threshold" if namespace.threshold is not None else selection.METHODS_OF[namespace.sampler][0]),
+    temperature=namespace.temperature,
     seed=namespace.seed,
     rate=namespace.rate,
     num_examples=namespace.num_examples,

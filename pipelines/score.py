@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import jobs, launch, options, plans, requests
+from curation import density
+from pipelines import jobs, launch, options, plans, requests, sketching
 
 
 def score(argv: Sequence[str]) -> None:
@@ -21,7 +22,23 @@ def print_summary(job: jobs.ScoringJob) -> None:
   summary = requests.read_json(job.config.store.summary_path)
   reasons = "".join(f", {reason} {count:,}" for reason, count in summary["reasons"].items())
   print(f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad{reasons}")
-  print(f"{summary['num_tokens']:,} tokens\nscores: {job.config.store.folder}")
+  if summary["num_tokens"] is not None:
+    print(f"{summary['num_tokens']:,} tokens")
+  if job.sketch is not None:
+    print_diagnostics(job.sketch)
+  print(f"{'embeddings' if job.config.store.keeps_blocks else 'scores'}: {job.config.store.folder}")
+
+
+def print_diagnostics(sketch: sketching.SketchConfig) -> None:
+  """The kernel of a density, and what it resolves; warnings where that is little."""
+  kernel = requests.read_json(sketch.path(sketching.KERNEL_FILE))["config"]["kernel"]
+  diagnostics = requests.read_json(sketch.path(sketching.DIAGNOSTICS_FILE))
+  width = "" if kernel["bandwidth"] is None else f" of bandwidth {kernel['bandwidth']:g}"
+  print(f"kernel {kernel['name']}{width}, {kernel['hashes']} hashes a row")
+  for name, value in diagnostics.items():
+    print(f"  {name.replace('_', ' ')}: {value:.4g}")
+  for warning in density.warnings(diagnostics):
+    print(f"winnow: warning: {warning}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
 from curation.errors import WinnowError
-from pipelines import blocks, prefetch, progress, readers, requests, scorers, storage, stores
+from pipelines import blocks, prefetch, progress, requests, scorers, sources, storage, stores
 from pipelines.stripes import Spread, Stripe
 
 METRICS = "winnow"
@@ -27,11 +27,15 @@ class ScoringConfig:
   """What to score, with what, and to where."""
 
   store: stores.ScoreStore
-  scorer: scorers.AskLlm | scorers.Count
-  fields: blocks.Fields
-  block_rows: int
+  scorer: scorers.Description
+  source: sources.Source
   max_bad_fraction: float
   progress_address: progress.Address | None = None
+
+  @property
+  def stage(self) -> str:
+    """What the work is called, to users and among Beam's metrics."""
+    return "embed" if self.store.keeps_blocks else "score"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +81,12 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
     return stripe.holds(index) and index not in finished and not storage.exists(store.scores_path(shard))
 
   def prepared() -> Iterator[tuple[blocks.Block, Loaded | None, Any]]:
-    for block in readers.read_blocks(shard, config.fields, block_rows=config.block_rows, want=is_wanted):
+    for block in config.source.read(shard, is_wanted):
       if block.documents is None:
         yield block, None, None
       else:
         loaded = load()
-        yield block, loaded, loaded.scorer.prepare(block.documents["text"])
+        yield block, loaded, loaded.scorer.prepare(block.documents[config.scorer.reads])
 
   with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
     written: concurrent.futures.Future[BlockCounts] | None = None
@@ -105,7 +109,12 @@ def _record(
 ) -> BlockCounts:
   store, shard, engine = where
   scores, milliseconds = result
-  table = block_table(block, scores.scores, scores.num_tokens)
+  assert block.documents is not None
+  tokens_N = scores.num_tokens
+  if tokens_N is None and "num_tokens" in block.documents.schema.names:  # of the store that the block comes from
+    column = block.documents["num_tokens"]
+    tokens_N = None if column.null_count else column.to_numpy()
+  table = block_table(block, scores.scores, tokens_N)
   try:
     stores.write_block(store, shard, block.index, engine=engine, table=table, text_bytes=block.text_bytes)
   except (OSError, WinnowError):
@@ -118,46 +127,42 @@ def _record(
     num_rows=block.num_rows,
     scored=block.num_rows - sum(documents for _, documents in reasons),
     reasons=reasons,
-    num_tokens=0 if scores.num_tokens is None else int(scores.num_tokens.sum(dtype=np.int64)),
+    num_tokens=0 if tokens_N is None else int(tokens_N.sum(dtype=np.int64)),
     useful_tokens=scores.useful_tokens,
     computed_tokens=scores.computed_tokens,
     milliseconds=milliseconds,
   )
 
 
-def block_table(block: blocks.Block, scores_N: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
-  """The rows of a block as they go on record (stores.BLOCK_SCHEMA), good and bad in one order.
+def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
+  """The rows of a block as they go on record (stores.block_schema), good and bad in one order.
 
-  A document whose score is NaN is a bad one: no key could order it.
+  `values`: scores float32 [N], or embeddings [N, D]. A document without a number that can be used is a bad one: no key
+  could order a NaN, and an embedding of zeros has no direction.
   """
   documents, unreadable = block.documents, block.bad
   assert documents is not None and unreadable is not None
-  is_nan = pa.array(np.isnan(scores_N))
-  tokens = pa.nulls(len(scores_N), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
-  good = pa.table(
-    {
-      "row": documents["row"],
-      "score": pa.array(scores_N, pa.float32()),
-      "num_tokens": tokens,
-      "reason": pa.nulls(len(scores_N), pa.string()),
-      "text": pa.nulls(len(scores_N), pa.string()),
-    },
-    schema=stores.BLOCK_SCHEMA,
-  ).filter(pa.compute.invert(is_nan))
-  without_score = documents.filter(is_nan)
-  bad = pa.concat_tables(
-    [
-      unreadable.select(["row", "reason", "text"]),
-      pa.table(
-        {
-          "row": without_score["row"],
-          "reason": pa.array(["score_is_nan"] * len(without_score), pa.string()),
-          "text": pa.compute.utf8_slice_codeunits(without_score["text"], 0, blocks.DEAD_TEXT_CHARACTERS),
-        }
-      ),
-    ]
-  )
-  return pa.concat_tables([good, bad], promote_options="default").select(stores.BLOCK_SCHEMA.names).sort_by("row")
+  if values.ndim == 1:
+    schema, column = stores.BLOCK_SCHEMA, pa.array(values, pa.float32())
+    reasons = {"score_is_nan": np.isnan(values)}
+  else:
+    column = sources.embedding_column(values)
+    schema = stores.block_schema(pa.field(stores.EMBEDDING, column.type))
+    is_finite_N = np.isfinite(values).all(axis=1)
+    reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}
+  is_bad_N = np.logical_or.reduce(list(reasons.values()))
+  tokens = pa.nulls(len(values), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
+  nulls = pa.nulls(len(values), pa.string())
+  good = pa.table([documents["row"], column, tokens, nulls, nulls], schema=schema).filter(pa.array(~is_bad_N))
+  bad = [unreadable.select(["row", "reason", "text"])]
+  for reason, is_so_N in reasons.items():
+    without = documents.filter(pa.array(is_so_N))
+    # Blocks of a store of embeddings have no texts; nothing is wrong with their embeddings, which were looked at.
+    texts = without["text"] if "text" in without.schema.names else pa.array([""] * len(without), pa.string())
+    said = pa.array([reason] * len(without), pa.string())
+    shown = pa.compute.utf8_slice_codeunits(texts, 0, blocks.DEAD_TEXT_CHARACTERS)
+    bad.append(pa.table({"row": without["row"], "reason": said, "text": shown}))
+  return pa.concat_tables([good, *bad], promote_options="default").select(schema.names).sort_by("row")
 
 
 class ScoreBlocks(beam.DoFn):
@@ -171,15 +176,19 @@ class ScoreBlocks(beam.DoFn):
     self._config = config
     self._shared = shared.Shared()
     self._load_times: list[int] = []  # told by `process`: Beam drops what other threads count
-    self._documents_read = Metrics.counter(METRICS, "documents_read")
-    self._documents_scored = Metrics.counter(METRICS, "documents_scored")
-    self._documents_resumed = Metrics.counter(METRICS, "documents_scored_before")
-    self._blocks = Metrics.counter(METRICS, "blocks_scored")
-    self._tokens = Metrics.counter(METRICS, "tokens")
-    self._useful_tokens = Metrics.counter(METRICS, "tokens_useful")
-    self._computed_tokens = Metrics.counter(METRICS, "tokens_computed")
-    self._block_latency = Metrics.distribution(METRICS, "block_latency_ms")
-    self._load_latency = Metrics.distribution(METRICS, "model_load_ms")
+    self._prefix = "" if config.stage == "score" else f"{config.stage}_"  # one pipeline may embed and score
+    self._documents_read = self._counter("documents_read")
+    self._documents_scored = self._counter("documents_scored")
+    self._documents_resumed = self._counter("documents_scored_before")
+    self._blocks = self._counter("blocks_scored")
+    self._tokens = self._counter("tokens")
+    self._useful_tokens = self._counter("tokens_useful")
+    self._computed_tokens = self._counter("tokens_computed")
+    self._block_latency = Metrics.distribution(METRICS, self._prefix + "block_latency_ms")
+    self._load_latency = Metrics.distribution(METRICS, self._prefix + "model_load_ms")
+
+  def _counter(self, name: str) -> Any:
+    return Metrics.counter(METRICS, self._prefix + name)
 
   def process(self, stripe: Stripe) -> Iterator[tuple[str, tuple[blocks.Shard, StripeTotals]]]:
     num_blocks = num_rows = 0
@@ -188,7 +197,7 @@ class ScoreBlocks(beam.DoFn):
         self._count(counts, counts.scored)
       elif stripe.holds(counts.index):
         self._documents_resumed.inc(counts.num_rows)
-        progress.report(self._config.progress_address, stage="score", documents=counts.num_rows)
+        progress.report(self._config.progress_address, stage=self._config.stage, documents=counts.num_rows)
       num_blocks += 1
       num_rows += counts.num_rows
       while self._load_times:
@@ -199,14 +208,14 @@ class ScoreBlocks(beam.DoFn):
     self._documents_read.inc(counts.num_rows)
     self._documents_scored.inc(scored)
     for reason, documents in counts.reasons:
-      Metrics.counter(METRICS, f"documents_bad_{reason}").inc(documents)
+      self._counter(f"documents_bad_{reason}").inc(documents)
     self._blocks.inc()
     self._tokens.inc(counts.num_tokens)
     self._useful_tokens.inc(counts.useful_tokens)
     self._computed_tokens.inc(counts.computed_tokens)
     self._block_latency.update(counts.milliseconds)
     progress.report(
-      self._config.progress_address, stage="score", documents=counts.num_rows, tokens=counts.useful_tokens
+      self._config.progress_address, stage=self._config.stage, documents=counts.num_rows, tokens=counts.useful_tokens
     )
 
   def _load(self) -> "Loaded":
@@ -243,7 +252,9 @@ def finish_shard(
     return stores.read_summary(store, shard)
 
 
-def seal(store: stores.ScoreStore, summaries: list[stores.ShardSummary], max_bad_fraction: float) -> stores.Ledger:
+def seal(
+  store: stores.ScoreStore, summaries: list[stores.ShardSummary], shards: list[blocks.Shard], max_bad_fraction: float
+) -> stores.Ledger:
   """Adds up the figures of all shards and writes them, which makes the store complete.
 
   Raises WinnowError if more than `max_bad_fraction` of the documents are bad; nothing is lost then, and the same
@@ -268,7 +279,7 @@ def seal(store: stores.ScoreStore, summaries: list[stores.ShardSummary], max_bad
       )
   ledger = {"fingerprint": store.fingerprint, "engine": engine, **add_up(summaries)}
   storage.create(store.summary_path, requests.to_json(ledger), must_agree=True)
-  storage.delete_folder(store.blocks_folder)
+  store.tidy(shards)
   return store.ledger()
 
 
@@ -291,19 +302,22 @@ def add_up(summaries: list[stores.ShardSummary]) -> dict[str, Any]:
 
 
 class Score(beam.PTransform):
-  """Pipeline -> PCollection[stores.Ledger]: one element, when the store is complete.
+  """Pipeline, or PCollection of one element -> PCollection[stores.Ledger]: one element, when the store is complete.
 
-  `stripes` are those of shards that are not compacted yet, `finished` the others.
+  Of a PCollection it waits for the element. `stripes` are those of shards that are not compacted yet, `finished` the
+  others.
   """
 
   def __init__(self, config: ScoringConfig, stripes: list[Stripe], finished: list[blocks.Shard]):
     super().__init__()
     self._config, self._stripes, self._finished = config, stripes, finished
 
-  def expand(self, root: Any):
+  def expand(self, after: Any):
     config, store = self._config, self._config.store
+    root = after if isinstance(after, beam.Pipeline) else after.pipeline  # which a PBegin has as well
+    shards = list({stripe.shard: None for stripe in self._stripes}) + self._finished
     new = (
-      root
+      after
       | "Stripes" >> Spread(self._stripes)
       | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config))
       # A group, not a combine: it is the moment when the last stripe of a shard is done. Its values are two numbers.
@@ -319,5 +333,5 @@ class Score(beam.PTransform):
       (new, old)
       | "Flatten" >> beam.Flatten()
       | "GatherSummaries" >> beam.combiners.ToList()
-      | "Seal" >> beam.Map(lambda summaries: seal(store, summaries, config.max_bad_fraction))
+      | "Seal" >> beam.Map(lambda summaries: seal(store, summaries, shards, config.max_bad_fraction))
     )

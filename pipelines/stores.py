@@ -1,11 +1,15 @@
 """The score store: one durable file per finished block, compacted into one Parquet file per finished shard.
 
+A store of embeddings is one too: its block files stay, since nothing is gained by moving what is large, and its shards'
+files hold no scores.
+
 SCORES/<name>/request.json                 what the store belongs to, written first
               engine.json                  how its scores are computed, written by the first worker
               blocks/<shard>-<fingerprint>/00000000.parquet  the resume log
               shards/<shard>.parquet       shard, row, score, num_tokens of every scored document
               dead_letter/<shard>.jsonl    shard, row, reason, text of every bad one
               summary.json                 the ledger, written last: the store is complete
+              sketch/                      what `sketching` makes from embeddings, for density scores
 
 Scores of a shard carry fingerprints of what was asked about it and of the engine that answered: in the name of the
 folder of its blocks, in the footer of its Parquet file, in the ledger. So a run of another request that still writes
@@ -30,27 +34,25 @@ import pyarrow.parquet as pq
 from curation.errors import WinnowError
 from pipelines import blocks, requests, storage
 
-BLOCK_SCHEMA = pa.schema(
-  [
-    ("row", pa.int64()),
-    ("score", pa.float32()),
-    ("num_tokens", pa.int32()),
-    ("reason", pa.string()),
-    ("text", pa.string()),
-  ]
-)
-SCORE_SCHEMA = pa.schema(
-  [
-    ("shard", pa.dictionary(pa.int32(), pa.string())),
-    ("row", pa.int64()),
-    ("score", pa.float32()),
-    ("num_tokens", pa.int32()),
-  ]
-)
+SCORE, EMBEDDING = "score", "embedding"
+EMBED = "embed"  # the scorer of stores that keep embeddings
+_NUM_TOKENS = pa.field("num_tokens", pa.int32())
+_SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
+_ROW = pa.field("row", pa.int64())
+
+
+def block_schema(value: pa.Field) -> pa.Schema:
+  """The columns of a block file whose documents have `value` each."""
+  return pa.schema([_ROW, value, _NUM_TOKENS, ("reason", pa.string()), ("text", pa.string())])
+
+
+BLOCK_SCHEMA = block_schema(pa.field(SCORE, pa.float32()))
 INPUT_FILE = "input.json"
-_COLUMNS = ["row", "score", "num_tokens"]
+SKETCH_FOLDER = "sketch"
 _METADATA_KEY = b"winnow"
 _PARQUET = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
+# Numbers that look random: compressing them takes more time than it saves, and a dictionary is of no use.
+_EMBEDDINGS_PARQUET = _PARQUET | {"compression": "none", "use_dictionary": False}
 _NAMED_BAD = 3
 _BLOCK_FILE = re.compile(r"(\d{8})\.parquet")
 
@@ -60,7 +62,7 @@ class ShardSummary:
   """The ledger of one shard: `read` = `scored` + `bad`. `num_tokens` is None where the scorer counts none."""
 
   shard: str
-  blocks: int
+  block_rows: list[int]
   read: int
   scored: int
   bad: int
@@ -87,11 +89,14 @@ class ScoreStore:
   folder: str
   fingerprint: str
   method: str
+  keeps_blocks: bool = False
+  """Of embeddings: they stay in the files of their blocks."""
 
   @classmethod
   def of(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
     method = {key: value for key, value in request.items() if key != "inputs"}
-    return cls(folder, requests.fingerprint(request), requests.fingerprint(method))
+    keeps_blocks = request.get("scorer") == EMBED
+    return cls(folder, requests.fingerprint(request), requests.fingerprint(method), keeps_blocks)
 
   @property
   def request_path(self) -> str:
@@ -112,6 +117,10 @@ class ScoreStore:
   @property
   def shards_folder(self) -> str:
     return storage.join(self.folder, "shards")
+
+  @property
+  def sketch_folder(self) -> str:
+    return storage.join(self.folder, SKETCH_FOLDER)
 
   def fingerprint_of(self, shard: blocks.Shard) -> str:
     """Identifies what is asked about one shard."""
@@ -159,7 +168,7 @@ class ScoreStore:
   def clear(self) -> None:
     """Removes what the store holds, the summary first, the request last: what is left is of that request."""
     storage.delete([self.summary_path])
-    for folder in ("blocks", "shards", "dead_letter"):
+    for folder in ("blocks", "shards", "dead_letter", SKETCH_FOLDER):
       storage.delete_folder(storage.join(self.folder, folder))
     storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
 
@@ -191,10 +200,25 @@ class ScoreStore:
     of_kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
     storage.delete([storage.join(letters, name) for name in storage.list_folder(letters) if name not in of_kept])
     storage.delete([storage.join(self.shards_folder, name) for name in names if name not in kept])
+    is_ours_still = requests.holds(self.request_path, self.fingerprint)
+    if not keep_engine or not is_ours_still:
+      storage.delete_folder(self.sketch_folder)
     if not keep_engine:
       storage.delete([self.engine_path])
-    if not requests.holds(self.request_path, self.fingerprint):
+    if not is_ours_still:
       storage.delete([storage.join(self.folder, INPUT_FILE), self.request_path])
+
+  def tidy(self, shards: Iterable[blocks.Shard]) -> None:
+    """Removes the block files that a complete store no longer needs: all, or other requests' where it keeps its own."""
+    if not self.keeps_blocks:
+      storage.delete_folder(self.blocks_folder)
+      storage.delete_folder(storage.join(self.sketch_folder, "work"))
+      return
+    engine = self.engine()
+    wanted = {self.block_folder(shard, engine) for shard in shards}
+    found = storage.match(storage.join(storage.escape(self.blocks_folder), "*", "*.parquet"))
+    for folder in sorted({path.rsplit("/", 1)[0] for path, _ in found} - wanted):
+      storage.delete_folder(folder)
 
   def ledger(self) -> Ledger:
     """Reads the summary of a complete store; WinnowError if it is not complete, or another request's."""
@@ -211,10 +235,10 @@ class ScoreStore:
 def write_block(
   store: ScoreStore, shard: blocks.Shard, index: int, *, engine: str, table: pa.Table, text_bytes: int
 ) -> None:
-  """Makes a finished block durable. `table`: BLOCK_SCHEMA, every row of the block in order; bad ones have a reason."""
+  """Makes a finished block durable. `table`: block_schema, every row of the block in order; bad ones have a reason."""
   with (
     storage.create_file(store.block_path(shard, index, engine)) as file,
-    pq.ParquetWriter(file, BLOCK_SCHEMA, **_PARQUET) as writer,
+    pq.ParquetWriter(file, table.schema, **(_EMBEDDINGS_PARQUET if store.keeps_blocks else _PARQUET)) as writer,
   ):
     writer.write_table(table)
     writer.add_key_value_metadata({_METADATA_KEY: orjson.dumps({"text_bytes": text_bytes})})
@@ -227,17 +251,20 @@ def compact_shard(store: ScoreStore, shard: blocks.Shard, *, num_blocks: int, nu
   last: a shard that has one is finished, and its block files go.
   """
   engine = store.engine()
-  ledger = _Ledger(shard.name, num_blocks, store.block_folder(shard, engine))
+  ledger = _Ledger(shard.name, store.block_folder(shard, engine))
+  values = [] if store.keeps_blocks else [pa.field(SCORE, pa.float32())]
+  columns = [_ROW, *values, _NUM_TOKENS]
+  names = [column.name for column in columns]
   with (
     tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
     storage.create_file(store.scores_path(shard), must_agree=True) as file,
-    pq.ParquetWriter(file, SCORE_SCHEMA, use_dictionary=["shard"], **_PARQUET) as writer,
+    pq.ParquetWriter(file, pa.schema([_SHARD, *columns]), use_dictionary=["shard"], **_PARQUET) as writer,
   ):
     for index in range(num_blocks):
-      table, text_bytes = _read_block(store.block_path(shard, index, engine))
+      table, text_bytes = read_block(store.block_path(shard, index, engine), [*names, "reason", "text"])
       good, bad = ledger.add(table, text_bytes)
       shards = pa.DictionaryArray.from_arrays(pa.array([0] * len(good), pa.int32()), pa.array([shard.name]))
-      writer.write_table(good.select(["row", "score", "num_tokens"]).add_column(0, "shard", shards))
+      writer.write_table(good.select(names).add_column(0, _SHARD, shards))
       dead_letter.writelines(
         orjson.dumps({"shard": shard.name, **row}, option=orjson.OPT_APPEND_NEWLINE)
         for row in bad.select(["row", "reason", "text"]).to_pylist()
@@ -248,7 +275,8 @@ def compact_shard(store: ScoreStore, shard: blocks.Shard, *, num_blocks: int, nu
       dead_letter.seek(0)
       with storage.create_file(store.dead_letter_path(shard), must_agree=True) as target:
         shutil.copyfileobj(dead_letter, target)
-  storage.delete_folder(store.block_folder(shard, engine))
+  if not store.keeps_blocks:
+    storage.delete_folder(store.block_folder(shard, engine))
   return summary
 
 
@@ -271,6 +299,7 @@ class ScoreFile:
     try:
       with self._told():
         self._parquet = pq.ParquetFile(self._file, page_checksum_verification=True)
+        self._columns = [name for name in self._parquet.schema_arrow.names if name != "shard"]
         self.summary = ShardSummary(**orjson.loads(self._parquet.metadata.metadata[_METADATA_KEY]))
       if self.summary.fingerprint != store.fingerprint_of(shard):
         raise WinnowError(
@@ -288,13 +317,13 @@ class ScoreFile:
     self._file.close()
 
   def block(self, index: int) -> pa.Table:
-    """`row`, `score`, `num_tokens` of the scored documents of one block."""
+    """`row`, `score` (if the store has scores), `num_tokens` of the scored documents of one block."""
     with self._told():
-      return self._parquet.read_row_group(index, columns=_COLUMNS)
+      return self._parquet.read_row_group(index, columns=self._columns)
 
   def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
     """The same columns of the whole shard, at most `rows` documents at a time."""
-    batches = self._parquet.iter_batches(rows, columns=_COLUMNS)
+    batches = self._parquet.iter_batches(rows, columns=self._columns)
     while True:
       with self._told():
         batch = next(batches, None)
@@ -319,9 +348,10 @@ class ScoreFile:
 class _Ledger:
   """Adds up the blocks of one shard, in order."""
 
-  def __init__(self, shard: str, num_blocks: int, folder: str):
+  def __init__(self, shard: str, folder: str):
     self._advice = f"delete {folder} and run the same command again"
-    self._shard, self._num_blocks, self._next_row, self._scored = shard, num_blocks, 0, 0
+    self._shard, self._next_row, self._scored = shard, 0, 0
+    self._block_rows: list[int] = []
     self._num_tokens: int | None = 0
     self._text_bytes = 0
     self._reasons: dict[str, int] = {}
@@ -334,6 +364,7 @@ class _Ledger:
     if len(rows) and not (rows[0] == expected.start and (rows[1:] - rows[:-1] == 1).all()):
       raise WinnowError(f"the blocks of {self._shard} do not continue at row {self._next_row}; {self._advice}")
     self._next_row = expected.stop
+    self._block_rows.append(len(rows))
     is_bad = pc.is_valid(table["reason"])
     good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
     self._scored += len(good)
@@ -353,7 +384,7 @@ class _Ledger:
       raise WinnowError(f"{self._shard} has {num_rows} rows, its blocks {self._next_row}; {self._advice}")
     return ShardSummary(
       shard=self._shard,
-      blocks=self._num_blocks,
+      block_rows=self._block_rows,
       read=num_rows,
       scored=self._scored,
       bad=num_rows - self._scored,
@@ -366,10 +397,16 @@ class _Ledger:
     )
 
 
-def _read_block(path: str) -> tuple[pa.Table, int]:
+def read_block(path: str, columns: list[str] | None = None, *, also: str = "") -> tuple[pa.Table, int]:
+  """The columns of a block file (all: None), and the bytes of its texts.
+
+  Raises WinnowError if it is missing or damaged; `also` names what has to be deleted with it.
+  """
   try:
     with storage.open_input(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
       metadata: dict[str, Any] = orjson.loads(parquet.metadata.metadata[_METADATA_KEY])
-      return parquet.read(), metadata["text_bytes"]
+      return parquet.read(columns), metadata["text_bytes"]
   except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-    raise WinnowError(f"{path} is missing or damaged ({error}); delete it and run the same command again") from error
+    raise WinnowError(
+      f"{path} is missing or damaged ({error}); delete it{also} and run the same command again"
+    ) from error

@@ -42,11 +42,19 @@ def divide(shards: Iterable[blocks.Shard], parallelism: int) -> Iterator[Stripe]
 
 
 class Spread(beam.PTransform):
-  """A list at launch -> a PCollection, each element with a worker of its own as far as there are workers."""
+  """A list at launch -> a PCollection, each element with a worker of its own as far as there are workers.
+
+  Applied to a PCollection of one element, it waits for that.
+  """
 
   def __init__(self, elements: Sequence[Any]):
     super().__init__()
     self._elements = elements
 
-  def expand(self, root: Any):
-    return root | "Create" >> beam.Create(self._elements) | "Spread" >> beam.Reshuffle()
+  def expand(self, after: Any):
+    elements = self._elements
+    if isinstance(after, (beam.Pipeline, beam.pvalue.PBegin)):
+      created = after | "Create" >> beam.Create(elements)
+    else:
+      created = after | "Then" >> beam.FlatMap(lambda _: elements)
+    return created | "Spread" >> beam.Reshuffle()

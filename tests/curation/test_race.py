@@ -216,13 +216,19 @@ def test_a_point_that_is_too_long_is_refused_before_any_is_counted():
     assert sketch.num_points == 1_500
 
 
-def test_points_without_a_place_are_told():
-  points_ND = mixture(6)
-  points_ND[1] = 0
-  points_ND[2, 3], points_ND[4, 0] = np.nan, np.inf
-  assert race.usable(points_ND).tolist() == [True, False, False, True, False, True]
+def test_points_of_another_width_are_refused():
   with pytest.raises(ValueError, match=r"\[N, 24\]"):
-    sketch_of(mixture(6)).add(points_ND[:, :23])
+    sketch_of(mixture(6)).add(mixture(6)[:, :23])
+
+
+def test_unit_vectors_have_length_one_whatever_their_size():
+  """Kills: squares that overflow, and zeros that become NaN."""
+  points_ND = mixture(5) * np.float32([[1], [1e30], [1e-30], [0], [7]])
+  points_ND[4, 2] = np.inf
+  units_ND = race.unit_vectors(points_ND)
+  np.testing.assert_allclose(units_ND[:3], mixture(5)[:3], atol=1e-6)
+  assert not units_ND[3].any()
+  assert not np.isfinite(units_ND[4]).all()
 
 
 def test_a_sketch_comes_back_from_its_file(tmp_path):

@@ -125,7 +125,7 @@ def test_every_document_is_accounted_for(undisturbed, corpus):
   summary = json.loads((undisturbed / "scores/tiny/summary.json").read_text())
   total = BIG_ROWS + SMALL_ROWS * len(corpora.SMALL) + 3
   assert (summary["read"], summary["scored"], summary["bad"]) == (total, len(rows), corpus.bad)
-  assert sum(shard["blocks"] for shard in summary["shards"]) >= 50
+  assert sum(len(shard["block_rows"]) for shard in summary["shards"]) >= 50
   manifest = json.loads((undisturbed / "out/manifest.json").read_text())
   assert manifest["counts"]["read"] == total
   assert sum(entry["selected"] for entry in manifest["inputs"]) == manifest["counts"]["selected"]
@@ -207,7 +207,7 @@ def test_killed_at_a_random_moment_the_same_command_goes_on(place, corpus, undis
   assert not (store / "summary.json").exists()
   assert run_in(folder, arguments) == 0
   summary = json.loads((store / "summary.json").read_text())
-  total = sum(shard["blocks"] for shard in summary["shards"] if shard["shard"] not in compacted)
+  total = sum(len(shard["block_rows"]) for shard in summary["shards"] if shard["shard"] not in compacted)
   assert logs(store)[-1]["counters"]["blocks_scored"] == total - len(on_record)
 
   seconds = random.Random(seed).uniform(0, 0.3)

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from curation.errors import WinnowError
-from pipelines import main, scorers, scoring, stores, stripes
+from pipelines import main, scorers, scoring, sources, stores, stripes
 from pipelines.blocks import Fields, Shard
 
 
@@ -74,7 +74,7 @@ def test_figures_are_beam_metrics(place, tmp_path):
   path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
   scorer = scorers.AskLlm(str(place / "model"), corpora.PROMPT, "yes", 48).checked()
   shard = Shard("a.jsonl", str(path), "jsonl", "", path.stat().st_size)
-  config = scoring.ScoringConfig(stores.ScoreStore.of(str(tmp_path / "store"), {}), scorer, Fields(), 20, 0.0)
+  config = scoring.ScoringConfig(stores.ScoreStore.of(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0)
   pipeline = beam.Pipeline("FnApiRunner")
   _ = pipeline | scoring.Score(config, [stripes.Stripe(shard, 0, 1)], [])
   metrics = pipeline.run().metrics().query()
@@ -90,11 +90,11 @@ def test_figures_are_beam_metrics(place, tmp_path):
 def test_a_summary_of_another_run_is_noticed(tmp_path):
   """Kills the mutant that takes whatever completes the store: another request would speak for this one."""
   store = stores.ScoreStore.of(str(tmp_path), {"model": "a"})
-  summary = stores.ShardSummary("s", 1, 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine())
-  scoring.seal(store, [summary], 0.0)
-  assert scoring.seal(store, [summary], 0.0) == stores.Ledger(3, 9, 30)
+  summary = stores.ShardSummary("s", [3], 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine())
+  scoring.seal(store, [summary], [], 0.0)
+  assert scoring.seal(store, [summary], [], 0.0) == stores.Ledger(3, 9, 30)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
-    scoring.seal(stores.ScoreStore.of(str(tmp_path), {"model": "b"}), [summary], 0.0)
+    scoring.seal(stores.ScoreStore.of(str(tmp_path), {"model": "b"}), [summary], [], 0.0)
 
 
 def test_stripes_hold_every_block_once_however_they_are_divided():

@@ -195,7 +195,7 @@ def test_scores_of_another_engine_are_never_taken(store):
   storage.create(store.engine_path, b'{"version": 2}')
   assert store.finished_blocks(T, store.engine()) == frozenset()
   with pytest.raises(WinnowError, match="the scores of s are of another engine"):
-    scoring.seal(store, [old], 1.0)
+    scoring.seal(store, [old], [], 1.0)
   store.clear_others([S], keep_engine=True)
   assert not store.has_scores
 

@@ -1,0 +1,24 @@
+"""`winnow embed`: embeds every document of a corpus once, into a store that every coverage sampler reads."""
+
+import sys
+from collections.abc import Sequence
+
+from pipelines import jobs, launch, options, plans, score
+
+
+def embed(argv: Sequence[str]) -> None:
+  namespace, beam_arguments = options.parse(options.EMBED, argv)
+  launcher = plans.make_launcher(namespace, beam_arguments)
+  job = plans.plan_embedding(namespace, launcher)
+  with launch.writing():
+    job.claim()
+    jobs.run(launcher, ["winnow", options.EMBED, *argv], scoring_job=job)
+    score.print_summary(job)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(embed, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

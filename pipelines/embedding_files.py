@@ -1,0 +1,192 @@
+"""Embeddings that were made elsewhere: .npy files of [N, D] numbers, or Parquet files with a column of lists.
+
+Nothing in them is trusted: no pickle, and headers are checked before anything is allocated.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.errors import WinnowError
+from pipelines import blocks, inputs, storage
+
+Rows = Callable[[int, int], np.ndarray]
+_MAX_DIMENSIONS = 16_384
+_MAX_HEADER_BYTES = 1 << 16
+_BATCH_ROWS = 1_024
+_NAMES = ("embedding", "embeddings")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingFile:
+  """One file: where it lies, its rows and dimensions, and its checksum."""
+
+  path: str
+  rows: int
+  dimensions: int
+  checksum: str
+
+  def identity(self) -> dict[str, Any]:
+    return {"name": storage.base_name(self.path), "rows": self.rows, "checksum": self.checksum}
+
+
+def find(pattern: str, shards: list[blocks.Shard]) -> dict[str, EmbeddingFile]:
+  """The files that a glob names, one for each shard, both in the order of their names.
+
+  Raises WinnowError where their numbers or dimensions do not agree, or one of them holds no embeddings.
+  """
+  paths = [path for path, _ in storage.match(inputs.absolute(pattern))]
+  if len(paths) != len(shards):
+    raise WinnowError(
+      f"--embeddings={pattern} names {len(paths)} files, and the input has {len(shards)} shards: give one for each, so "
+      "that their names sort alike"
+    )
+  found = {}
+  for shard, path in zip(sorted(shards, key=lambda shard: shard.name), paths, strict=True):
+    with storage.open_input(path) as file:
+      rows, dimensions = _shape(file, path)
+    found[shard.name] = EmbeddingFile(path, rows, dimensions, storage.checksum(path))
+  if len({about.dimensions for about in found.values()}) > 1:
+    first, *others = found.values()
+    other = next(about for about in others if about.dimensions != first.dimensions)
+    raise WinnowError(
+      f"{first.path} has {first.dimensions} dimensions and {other.path} {other.dimensions}: they are not of one model"
+    )
+  return found
+
+
+@contextlib.contextmanager
+def opened(about: EmbeddingFile) -> Iterator[Rows]:
+  """A function of (start, stop), never going back, that gives these rows: float32 [stop - start, D]; null is NaN."""
+  with storage.open_input(about.path) as file:
+    if _shape(file, about.path) != (about.rows, about.dimensions):
+      raise WinnowError(f"{about.path} has changed since the run began: run the command again")
+    yield (_parquet_rows if _is_parquet(about.path) else _npy_rows)(file, about.path)
+
+
+def _is_parquet(path: str) -> bool:
+  return path.endswith(".parquet")
+
+
+def _shape(file: BinaryIO, path: str) -> tuple[int, int]:
+  if _is_parquet(path):
+    with _told(path):
+      parquet = pq.ParquetFile(file)
+      column = _list_column(parquet.schema_arrow, path)
+      rows, dimensions = parquet.metadata.num_rows, getattr(parquet.schema_arrow.field(column).type, "list_size", 0)
+      if rows and dimensions <= 0:  # Parquet itself does not say how long its lists are
+        lists = next(parquet.iter_batches(1, columns=[column]))[0]
+        dimensions = len(lists[0].as_py() or [])
+  elif path.endswith(".npy"):
+    shape, _ = _npy_header(file, path)
+    rows, dimensions = shape
+  else:
+    raise WinnowError(f"--embeddings: {path} is neither .npy nor .parquet")
+  if not 1 <= dimensions <= _MAX_DIMENSIONS:
+    raise WinnowError(f"{path} has embeddings of {dimensions:,} dimensions; there must be 1 to {_MAX_DIMENSIONS:,}")
+  return rows, dimensions
+
+
+def _npy_header(file: BinaryIO, path: str) -> tuple[tuple[int, int], np.dtype]:
+  """Shape and dtype; the file stands where the numbers begin."""
+  readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+  with _told(path):
+    file.seek(0)
+    shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file, max_header_size=_MAX_HEADER_BYTES)
+    if len(shape) != 2 or is_fortran or dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+      order = " in Fortran's order" if is_fortran else ""
+      raise ValueError(f"it holds {dtype} {list(shape)}{order}, not floats [N, D] row by row")
+    start = file.tell()
+    if file.seek(0, 2) - start != shape[0] * shape[1] * dtype.itemsize:
+      raise ValueError("its size is not what its header says")
+    file.seek(start)
+  return shape, dtype
+
+
+def _npy_rows(file: BinaryIO, path: str) -> Rows:
+  (_, dimensions), dtype = _npy_header(file, path)
+  begin, width = file.tell(), dimensions * dtype.itemsize
+
+  def rows(start: int, stop: int) -> np.ndarray:
+    file.seek(begin + start * width)
+    with _told(path):
+      values = np.frombuffer(file.read((stop - start) * width), dtype).reshape(stop - start, dimensions)
+    return _as_float32(values)
+
+  return rows
+
+
+def _parquet_rows(file: BinaryIO, path: str) -> Rows:
+  with _told(path):
+    parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+    column = _list_column(parquet.schema_arrow, path)
+    batches = parquet.iter_batches(_BATCH_ROWS, columns=[column], use_threads=False)
+  dimensions = _shape(file, path)[1]
+  place, held = 0, np.empty((0, dimensions), np.float32)
+
+  def rows(start: int, stop: int) -> np.ndarray:
+    nonlocal place, held
+    parts = []
+    while place < stop:
+      if not len(held):
+        with _told(path):
+          held = _lists(next(batches)[0], dimensions, place)
+      skipped = min(max(start - place, 0), len(held))
+      taken = held[skipped : stop - place]
+      parts.append(taken)
+      place, held = place + skipped + len(taken), held[skipped + len(taken) :]
+    return np.concatenate(parts) if parts else np.empty((0, dimensions), np.float32)
+
+  return rows
+
+
+def _lists(column: pa.Array, dimensions: int, first_row: int) -> np.ndarray:
+  """A column of lists as [N, D]; a list that is null, or has a null in it, becomes NaN."""
+  missing = column.is_null().to_numpy(zero_copy_only=False)
+  values = column.filter(pa.array(~missing)).flatten()
+  lengths = np.full(len(column), dimensions)
+  if not pa.types.is_fixed_size_list(column.type):
+    lengths = column.value_lengths().fill_null(dimensions).to_numpy(zero_copy_only=False)
+  if (odd := np.flatnonzero(lengths != dimensions)).size:
+    raise ValueError(f"row {first_row + odd[0]} has {lengths[odd[0]]} numbers, and the first row has {dimensions}")
+  found_ND = np.full((len(column), dimensions), np.nan, np.float32)
+  found_ND[~missing] = _as_float32(values.to_numpy(zero_copy_only=False)).reshape(-1, dimensions)
+  return found_ND
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+  with np.errstate(over="ignore"):  # what becomes infinite goes to the dead letter
+    return values.astype(np.float32)
+
+
+def _list_column(schema: pa.Schema, path: str) -> str:
+  def holds_lists(field: pa.Field) -> bool:
+    is_list = (
+      pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_fixed_size_list(field.type)
+    )
+    return is_list and pa.types.is_floating(field.type.value_type)
+
+  names = [field.name for field in schema if holds_lists(field)]
+  named = [name for name in names if name in _NAMES]
+  if len(named or names) != 1:
+    raise WinnowError(
+      f"{path} does not have one column of lists of floats, such as {_NAMES[0]!r}; its columns are "
+      f"{', '.join(schema.names)}"
+    )
+  return (named or names)[0]
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+  try:
+    yield
+  except WinnowError:
+    raise
+  except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, StopIteration) as error:
+    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise WinnowError(f"{path} holds no embeddings, or is damaged ({cause})") from error

@@ -1,0 +1,345 @@
+"""One RACE sketch of a whole store of embeddings: partial sketches by group, merged slice by slice (paper 3.2).
+
+A runner flushes what a combiner holds at the end of each bundle, and an accumulator of 80 MB must not travel so often.
+So a worker counts a fixed group of blocks into one partial sketch and makes that durable; what crosses the shuffle is
+its path, once for each slice of rows, and a CombineFn adds up one slice of all partial sketches at a time. The result
+is one file that a process of the scoring workers loads once. Beside it lie the kernel, chosen from a sample of the
+documents, and what the sketch is worth.
+
+STORE/sketch/kernel.json          the sketch's configuration, first writer wins
+             work/                partial sketches and merged slices, until the store is complete
+             sketch.safetensors   the counts
+             diagnostics.json     what the density resolves
+"""
+
+import dataclasses
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+
+from curation import density, hashing, race
+from curation.errors import WinnowError
+from pipelines import blocks, prefetch, progress, requests, scorers, sources, storage, stores, stripes
+
+SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
+# A partial sketch takes 80 MB however few documents it counts: this many take a core longer than writing it does.
+_LEAST_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
+_SLICE_COUNTERS = 1 << 19
+_SAMPLED, _HELD_OUT = 5_000, 1_000
+_BATCH_ROWS = 1 << 18
+# A process counts one group at a time, whose sketch uses all cores: its threads share 80 MB rather than having it each.
+_TURN = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class SketchConfig:
+  """A store of embeddings, of which shards, for which scorer's store. `group_documents`: None, by the corpus's size."""
+
+  scorer: scorers.Density
+  store: stores.ScoreStore
+  shards: tuple[blocks.Shard, ...]
+  group_documents: int | None = None
+  progress_address: progress.Address | None = None
+
+  @property
+  def embeddings(self) -> sources.StoredEmbeddings:
+    return self.scorer.embeddings
+
+  def path(self, name: str) -> str:
+    return storage.join(self.store.sketch_folder, name)
+
+  def work_path(self, what: Any) -> str:
+    return storage.join(self.store.sketch_folder, "work", f"{requests.fingerprint(what)}.safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Consecutive blocks: (index of the shard, first block, first block of the next group) of each shard in it."""
+
+  parts: tuple[tuple[int, int, int], ...]
+
+
+class RowsOf(NamedTuple):
+  """Some rows of the sketch in a file."""
+
+  path: str
+  start: int
+  stop: int
+
+
+class Chosen(NamedTuple):
+  """The sketch's configuration, the checksum of its hashes, and what the fingerprint of its embeddings was."""
+
+  config: race.SketchConfig
+  hashes: str
+  embeddings: str
+
+
+class Sampled(NamedTuple):
+  """Documents with the smallest hashes: uint64 [N], int64 [N] (of the shard), int64 [N]."""
+
+  hashes: np.ndarray
+  shards: np.ndarray
+  rows: np.ndarray
+
+  def smallest(self, count: int) -> "Sampled":
+    order_N = np.argsort(self.hashes, kind="stable")[:count]
+    return Sampled(*(column[order_N] for column in self))
+
+
+def group_blocks(block_rows: list[list[int]], documents: int) -> Iterator[Group]:
+  """Cuts the blocks of all shards, in order, into groups of `documents` or a little more."""
+  parts: list[tuple[int, int, int]] = []
+  counted = 0
+  for shard, rows in enumerate(block_rows):
+    first = 0
+    for index, num_rows in enumerate(rows):
+      counted += num_rows
+      if counted >= documents:
+        yield Group((*parts, (shard, first, index + 1)))
+        parts, counted, first = [], 0, index + 1
+    if first < len(rows):
+      parts.append((shard, first, len(rows)))
+  if parts:
+    yield Group(tuple(parts))
+
+
+def plan_groups(config: SketchConfig) -> list[Group]:
+  """The groups of a complete store of embeddings: they follow from its documents alone, not from who counts them."""
+  summary = requests.read_json(config.embeddings.store.summary_path)
+  if summary["scored"] > race.MAX_POINTS:
+    raise WinnowError(f"a sketch holds at most {race.MAX_POINTS:,} documents, and there are {summary['scored']:,}")
+  by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
+  size = config.group_documents or min(max(summary["read"] // _GROUPS, _LEAST_GROUP), _LARGEST_GROUP)
+  return list(group_blocks([by_name[shard.name] for shard in config.shards], size))
+
+
+def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
+  """Counts a group into its partial sketch, unless that is on record; returns its path."""
+  parts = [(config.shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
+  path = config.work_path([parts, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
+  if storage.exists(path):
+    return path
+
+  def embeddings() -> Iterator[np.ndarray]:
+    for shard, first, stop in group.parts:
+      wanted = range(first, stop)
+      for block in config.embeddings.read(config.shards[shard], wanted.__contains__):
+        if block.documents is not None:
+          yield sources.embedding_array(block.documents["embedding"], config.embeddings.dtype).astype(np.float32)
+
+  with _TURN:
+    sketch = race.Sketch(chosen.config)
+    if sketch.hashes.checksum() != chosen.hashes:
+      raise WinnowError(
+        "workers make other hashes than each other: give all of them the same versions of Winnow and SciPy"
+      )
+    for embeddings_ND in prefetch.prefetch(embeddings(), ahead=2):
+      sketch.add(embeddings_ND)
+      progress.report(config.progress_address, stage="sketch", documents=len(embeddings_ND))
+    with storage.create_file(path, must_agree=True) as file:
+      race.save(sketch, file)
+  return path
+
+
+def slices_of(config: race.SketchConfig) -> Iterator[tuple[int, int]]:
+  """Runs of rows of about 2 MB."""
+  step = max(1, _SLICE_COUNTERS // config.counters)
+  for start in range(0, config.rows, step):
+    yield start, min(start + step, config.rows)
+
+
+class MergeRowsFn(beam.CombineFn):
+  """Adds up the same rows of several sketches: RowsOf -> int32 [rows, B]. An accumulator is such counts, or None."""
+
+  def create_accumulator(self) -> np.ndarray | None:
+    return None
+
+  def add_input(self, counts_RB: np.ndarray | None, rows: RowsOf) -> np.ndarray | None:
+    return self.merge_accumulators([counts_RB, read_rows(rows)])
+
+  def merge_accumulators(self, many: Iterable[np.ndarray | None]) -> np.ndarray | None:
+    total_RB = None
+    for counts_RB in many:
+      if total_RB is None:
+        total_RB = counts_RB
+      elif counts_RB is not None:
+        total_RB += counts_RB
+    return total_RB
+
+  def extract_output(self, counts_RB: np.ndarray | None) -> np.ndarray | None:
+    return counts_RB
+
+
+def read_rows(rows: RowsOf) -> np.ndarray:
+  """int32 [stop - start, B]."""
+  with storage.open_input(rows.path, buffer_bytes=4 << 20) as file:
+    return race.SketchFile(file, rows.path).rows(rows.start, rows.stop)
+
+
+def write_slice(
+  config: SketchConfig, rows: tuple[int, int], counts_RB: np.ndarray, chosen: Chosen
+) -> tuple[tuple[int, int], str]:
+  """Makes merged rows durable; returns which they are, and their path."""
+  path = config.work_path([rows, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
+  with storage.create_file(path, must_agree=True) as file:
+    np.save(file, counts_RB, allow_pickle=False)
+  return rows, path
+
+
+def assemble(config: SketchConfig, slices: list[tuple[tuple[int, int], str]], chosen: Chosen, num_points: int) -> str:
+  """Puts merged rows together into the sketch, unless it is on record; returns its path."""
+  path = config.path(SKETCH_FILE)
+  if not storage.exists(path):
+    sketch = race.Sketch(chosen.config, num_points=num_points)
+    for (start, stop), slice_path in slices:
+      with storage.open_input(slice_path) as file:
+        sketch.counts_RB[start:stop] = np.load(file, allow_pickle=False)
+    with storage.create_file(path, must_agree=True) as file:
+      race.save(sketch, file)
+  load_sketch(config, chosen, num_points)
+  return path
+
+
+def load_sketch(config: SketchConfig, chosen: Chosen, num_points: int) -> race.Sketch:
+  """The finished sketch. Raises WinnowError where it is damaged, or not of these embeddings."""
+  path = config.path(SKETCH_FILE)
+  with storage.open_input(path) as file:
+    sketch_file = race.SketchFile(file, path)
+    if (sketch_file.config, sketch_file.num_points) != (chosen.config, num_points):
+      raise WinnowError(f"{path} is the sketch of something else; delete {config.store.sketch_folder} and run again")
+    return sketch_file.load()
+
+
+def sample_rows(config: SketchConfig, shard: int) -> Iterator[Sampled]:
+  """Of each batch of a shard's embedded documents those with the smallest hashes."""
+  about = config.shards[shard]
+  with stores.ScoreFile(config.embeddings.store, about) as file:
+    for batch in file.batches(_BATCH_ROWS):
+      rows_N = batch["row"].to_numpy()
+      hashes_N = hashing.hash_documents("sketch sample", config.scorer.seed, about.name, rows_N)
+      yield Sampled(hashes_N, np.full(len(rows_N), shard), rows_N).smallest(_SAMPLED)
+
+
+def merge_sampled(many: Iterable[Sampled]) -> Sampled:
+  """The documents with the smallest hashes of all; as a combiner's function it sees its own results again."""
+  total = Sampled(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
+  for sampled in many:
+    total = Sampled(*(np.concatenate(pair) for pair in zip(total, sampled, strict=True))).smallest(_SAMPLED)
+  return total
+
+
+def by_shard(sampled: Sampled) -> Iterator[tuple[int, Sampled]]:
+  for shard in np.unique(sampled.shards):
+    yield int(shard), Sampled(*(column[sampled.shards == shard] for column in sampled))
+
+
+def read_points(config: SketchConfig, shard: int, sampled: Sampled) -> tuple[np.ndarray, np.ndarray]:
+  """Hashes and embeddings of some documents of a shard: uint64 [N], float [N, D] as they are kept."""
+  about, embeddings = config.shards[shard], config.embeddings
+  summary = stores.read_summary(embeddings.store, about)
+  starts = np.cumsum([0, *summary.block_rows])
+  blocks_N = np.searchsorted(starts, sampled.rows, side="right") - 1
+  hashes, points = [], []
+  for index in np.unique(blocks_N):
+    documents = embeddings.block(about, summary, int(index)).documents
+    assert documents is not None
+    here_N = np.flatnonzero(blocks_N == index)
+    places_N = np.searchsorted(documents["row"].to_numpy(), sampled.rows[here_N])
+    hashes.append(sampled.hashes[here_N])
+    points.append(sources.embedding_array(documents["embedding"], embeddings.dtype)[places_N])
+  return np.concatenate(hashes), np.concatenate(points)
+
+
+def join_points(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+  """The sample in the order of its hashes: float32 [N, D]."""
+  if not parts:
+    raise WinnowError("there are no embeddings at all; the dead letter says why")
+  hashes_N = np.concatenate([hashes for hashes, _ in parts])
+  return np.concatenate([points for _, points in parts])[np.argsort(hashes_N)].astype(np.float32)
+
+
+def choose(config: SketchConfig, points: list[tuple[np.ndarray, np.ndarray]]) -> Chosen:
+  """The sketch's configuration: as asked for, the rest chosen from the sample; the first writer's holds for all."""
+  scorer, sample_ND = config.scorer, join_points(points)
+  kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
+  # Unit vectors that were rounded to float16 are a little longer; L1's kernel measures them alike.
+  sketch = race.SketchConfig(sample_ND.shape[1], kernel, scorer.rows, scorer.counters, seed=scorer.seed)
+  embeddings = config.embeddings.store.fingerprint_with_engine()
+  path = config.path(KERNEL_FILE)
+  found = {"config": sketch.to_json(), "hashes": race.Hashes(sketch).checksum(), "embeddings": embeddings}
+  storage.create(path, requests.to_json(found))
+  kept = requests.read_json(path)
+  if kept["embeddings"] != embeddings:
+    raise WinnowError(f"{path} is of other embeddings; run the command again with --overwrite")
+  return Chosen(race.SketchConfig.from_json(kept["config"]), kept["hashes"], embeddings)
+
+
+def diagnose(
+  config: SketchConfig, chosen: Chosen, num_points: int, points: list[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+  """What the density resolves, into the store, and how it was chosen."""
+  points_ND, about = join_points(points), chosen.config
+  held_out = min(_HELD_OUT, len(points_ND) // 5)
+  held_out_MD, sample_ND = points_ND[:held_out], points_ND[held_out:]
+  found = density.diagnose(about, sample_ND, held_out_MD, num_points)
+  found |= density.resolution(load_sketch(config, chosen, num_points), points_ND)
+  storage.create(config.path(DIAGNOSTICS_FILE), requests.to_json(found))
+  return found
+
+
+class Sketch(beam.PTransform):
+  """PCollection[stores.Ledger] (one element: the embeddings are complete) -> PCollection[dict] (the diagnostics)."""
+
+  def __init__(self, config: SketchConfig):
+    super().__init__()
+    self._config = config
+
+  def expand(self, ledger: Any):
+    config = self._config
+    points = beam.pvalue.AsSingleton(
+      ledger
+      | "Shards" >> stripes.Spread(range(len(config.shards)))
+      | "SampleRows" >> beam.FlatMap(lambda shard: sample_rows(config, shard))
+      | "SmallestHashes" >> beam.CombineGlobally(merge_sampled)
+      | "ByShard" >> beam.FlatMap(by_shard)
+      | "SpreadSample" >> beam.Reshuffle()
+      | "ReadPoints" >> beam.MapTuple(lambda shard, sampled: read_points(config, shard, sampled))
+      | "GatherPoints" >> beam.combiners.ToList()
+    )
+    chosen = beam.pvalue.AsSingleton(
+      ledger | "Choose" >> beam.Map(lambda _, points: choose(config, points), points=points)
+    )
+    sketched = (
+      ledger
+      | "Groups" >> beam.FlatMap(lambda _: [] if storage.exists(config.path(SKETCH_FILE)) else plan_groups(config))
+      | "SpreadGroups" >> beam.Reshuffle()
+      | "SketchGroups" >> beam.Map(lambda group, chosen: (sketch_group(config, group, chosen), chosen), chosen=chosen)
+      | "Slices"
+      >> beam.FlatMapTuple(lambda path, chosen: [(rows, RowsOf(path, *rows)) for rows in slices_of(chosen.config)])
+      # Grouped first, so that paths travel and no accumulator does: runners lift what is one CombinePerKey.
+      | "GroupSlices" >> beam.GroupByKey()
+      | "MergeSlices" >> beam.CombineValues(MergeRowsFn())
+      | "WriteSlices" >> beam.Map(lambda merged, chosen: write_slice(config, *merged, chosen), chosen=chosen)
+      | "GatherSlices" >> beam.combiners.ToList()
+    )
+    documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda ledger: ledger.documents))
+    return (
+      sketched
+      | "Assemble"
+      >> beam.Map(
+        lambda slices, chosen, documents: assemble(config, slices, chosen, documents),
+        chosen=chosen,
+        documents=documents,
+      )
+      | "Diagnose"
+      >> beam.Map(
+        lambda _, chosen, documents, points: diagnose(config, chosen, documents, points),
+        chosen=chosen,
+        documents=documents,
+        points=points,
+      )
+    )

@@ -1,0 +1,107 @@
+"""Where a scorer's blocks come from: the texts of a corpus, embeddings that were made elsewhere, or a store of them.
+
+A source reads one shard as blocks (`blocks.Block`) whose `documents` have the columns that scorers ask for. Borders of
+blocks and bad rows are those of the corpus in each of them. Embeddings are a column of fixed-size binary values, which
+Parquet reads at memory speed where a list of numbers takes as long as a sketch. Legend: N documents, D dimensions.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.errors import WinnowError
+from pipelines import blocks, embedding_files, readers, stores
+
+
+def embedding_column(embeddings_ND: np.ndarray) -> pa.Array:
+  """A column of D * itemsize bytes a document; nothing is copied if the array is contiguous."""
+  embeddings_ND = np.ascontiguousarray(embeddings_ND)
+  binary = pa.binary(embeddings_ND.shape[1] * embeddings_ND.itemsize)
+  return pa.Array.from_buffers(binary, len(embeddings_ND), [None, pa.py_buffer(embeddings_ND)])
+
+
+def embedding_array(column: pa.ChunkedArray, dtype: str) -> np.ndarray:
+  """The embeddings of a column without nulls, [N, D] in the `dtype` that they were written in."""
+  array = column.combine_chunks()
+  if isinstance(array, pa.ChunkedArray):  # of no chunks, or several
+    array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+  width = column.type.byte_width
+  values = np.frombuffer(
+    array.buffers()[1] or b"", dtype, len(array) * width // np.dtype(dtype).itemsize, array.offset * width
+  )
+  return values.reshape(len(array), -1) if len(array) else np.empty((0, width // np.dtype(dtype).itemsize), dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+  """The documents of a corpus: row, text, url, timestamp."""
+
+  fields: blocks.Fields
+  block_rows: int
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    return readers.read_blocks(shard, self.fields, block_rows=self.block_rows, want=want)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextsWithEmbeddings:
+  """The same documents with an `embedding` each (float32), from a file for each shard that has the shard's rows."""
+
+  texts: Texts
+  files: dict[str, embedding_files.EmbeddingFile]
+  """By the shard's name."""
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    """Raises WinnowError where file and shard have not the same rows."""
+    about = self.files[shard.name]
+    with embedding_files.opened(about) as rows:
+      total = 0
+      for block in self.texts.read(shard, want):
+        total += block.num_rows
+        if total > about.rows:
+          break
+        if block.documents is None:
+          yield block
+          continue
+        embeddings_ND = rows(block.first_row, block.first_row + block.num_rows)
+        good_N = block.documents["row"].to_numpy() - block.first_row
+        documents = block.documents.append_column("embedding", embedding_column(embeddings_ND[good_N]))
+        yield dataclasses.replace(block, documents=documents)
+    if total != about.rows:
+      more = "at least " if total > about.rows else ""
+      raise WinnowError(
+        f"{about.path} has {about.rows:,} rows, but {shard.path} has {more}{total:,}: give a file with a row for each "
+        "of its records, bad ones too"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredEmbeddings:
+  """What a complete store of embeddings holds: row, `embedding` and num_tokens; bad rows with their reasons."""
+
+  store: stores.ScoreStore
+  dtype: str
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    summary = stores.read_summary(self.store, shard)
+    for index, num_rows in enumerate(summary.block_rows):
+      if want(index):
+        yield self.block(shard, summary, index)
+      else:
+        yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0)
+
+  def block(self, shard: blocks.Shard, summary: stores.ShardSummary, index: int) -> blocks.Block:
+    """One block. Raises WinnowError that says what to do where its file is damaged."""
+    store = self.store
+    also = f", {store.scores_path(shard)} and {store.summary_path}"
+    table, text_bytes = stores.read_block(store.block_path(shard, index, summary.engine), also=also)
+    is_bad = pc.is_valid(table["reason"])
+    good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
+    first_row = sum(summary.block_rows[:index])
+    return blocks.Block(index, first_row, len(table), good, bad.select(["row", "reason", "text"]), text_bytes)
+
+
+Source = Texts | TextsWithEmbeddings | StoredEmbeddings
