@@ -74,7 +74,9 @@ def test_figures_are_beam_metrics(place, tmp_path):
   path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
   scorer = scorers.AskLlm(str(place / "model"), corpora.PROMPT, "yes", 48).checked()
   shard = Shard("a.jsonl", str(path), "jsonl", "", path.stat().st_size)
-  config = scoring.ScoringConfig(stores.ScoreStore.of(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0)
+  config = scoring.ScoringConfig(
+    stores.ScoreStore.of(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0
+  )
   pipeline = beam.Pipeline("FnApiRunner")
   _ = pipeline | scoring.Score(config, [stripes.Stripe(shard, 0, 1)], [])
   metrics = pipeline.run().metrics().query()
