@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation import ask_llm, checkpoints, demo_rater
-from curation.demo_rater import damage, texts, train
+from curation.demo_rater import damage
+from curation.demo_training import texts
 from curation.errors import WinnowError
 
 LABELLED_FILE = "labelled/dclm_majority_499.jsonl"
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoint = checkpoints.load_checkpoint(arguments.model)
     pools = {"input": texts.read_texts(arguments.input)}
     if arguments.shared:
-      pools["C4"] = texts.read_texts([pathlib.Path(arguments.shared, name) for name in train.SHARED_FILES])
+      pools["C4"] = texts.read_shared(arguments.shared)
   except WinnowError as error:
     print(error, file=sys.stderr)
     return 2

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation import ask_llm, batching
-from curation.demo_rater import damage, texts
+from curation.demo_rater import damage
+from curation.demo_training import texts
 
 _SMOOTHING = 0.02  # what the targets keep away from 0 and 1, so that scores spread and do not tie at log P = 0
 _ROUND = 2_048  # examples that are tokenised and sorted into batches together
@@ -30,7 +31,7 @@ def batches(
   Excerpts have up to 80 words in the first two thirds of the steps, which are twice as fast, and up to 300 afterwards.
   """
   generator = np.random.default_rng([seed, 1])
-  weighted = [(pool, _by_length(pool)) for pool in pools if pool]
+  drawn = texts.draw(pools, generator)
   # Fewer shapes than the scorer's, for each takes long to compile here.
   shortest = scorer.engine.table.lengths[0]
   lengths = np.unique(np.geomspace(shortest, scorer.max_input_tokens, 6).astype(int))[1:]
@@ -40,9 +41,7 @@ def batches(
     longest = 80 if 3 * step < 2 * steps else 300
     examples: list[tuple[str, float]] = []
     while len(examples) < _ROUND:
-      pool, probabilities_N = weighted[int(generator.integers(len(weighted)))]
-      text = pool[generator.choice(len(pool), p=probabilities_N)]
-      examples += _examples(texts.excerpt(text, generator, longest=longest), generator)
+      examples += _examples(texts.excerpt(next(drawn), generator, longest=longest), generator)
     prepared = scorer.prepare(pa.array([text for text, _ in examples], pa.string()))
     wanted_N = np.array([wanted for _, wanted in examples], np.float32)
     inputs = {
@@ -77,9 +76,3 @@ def _examples(real: str, generator: np.random.Generator) -> list[tuple[str, floa
     part, share = damage.spoil_part(real, generator)
     examples.append((part, 1 - share))
   return [(text, _SMOOTHING + (1 - 2 * _SMOOTHING) * wanted) for text, wanted in examples]
-
-
-def _by_length(pool: list[str]) -> np.ndarray:
-  """The probability of each text: as the square root of its length, so that one-liners do not crowd out the rest."""
-  roots_N = np.sqrt([min(len(text), 20_000) for text in pool])
-  return roots_N / roots_N.sum()

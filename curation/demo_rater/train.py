@@ -5,12 +5,8 @@ for one that is spoilt in part, with the share that is not. Inputs are the score
 settings and machine give the same bytes. Shape suffixes as in `curation.t5`.
 """
 
-import argparse
 import dataclasses
-import functools
-import pathlib
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import jax
@@ -19,11 +15,9 @@ import numpy as np
 import optax
 
 from curation import ask_llm, checkpoint_writer, checkpoints, random_t5, t5
-from curation.demo_rater import examples, initial, texts
-from curation.errors import WinnowError
+from curation.demo_rater import examples, initial
+from curation.demo_training import loop, texts
 from curation.vocabulary import Vocabulary
-
-SHARED_FILES = ("c4/c4_en_1445.jsonl.gz",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,39 +68,23 @@ def train(
     batch_tokens=config.batch_tokens,
   )
   answers = (vocabulary.answer_id("yes"), vocabulary.answer_id("no"))
-  schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.steps // 20, config.steps)
   optimiser = optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax.adamw(schedule, weight_decay=config.weight_decay, mask=_matrices),
-    _scale_updates(),
+    loop.adamw(config.learning_rate, config.steps, weight_decay=config.weight_decay), _scale_updates()
   )
 
   def loss(params, batch: examples.TrainBatch):
     losses_2 = _losses(params, batch, answers, model)
     return losses_2[0] + config.probe * losses_2[1], losses_2[0]
 
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, state, batch: examples.TrainBatch):
-    (_, answer), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
-    updates, state = optimiser.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, answer
-
   # Only one step of a decoder is trained, which sees all tokens at once: it learns where to look much sooner when every
   # token's state must tell the answer by itself. This probe is no part of the model.
-  params = jax.tree.map(jnp.asarray, params | {"probe_D": np.zeros(config.d_model, np.float32)})
-  state = optimiser.init(params)
-  losses: list[float] = []
-  started = time.monotonic()
+  params = params | {"probe_D": np.zeros(config.d_model, np.float32)}
   shown = examples.batches(
     [own, others], scorer, steps=config.steps, batch_tokens=config.batch_tokens, seed=config.seed
   )
-  for batch in shown:
-    params, state, answer = step(params, state, batch)
-    losses.append(float(answer))
-    if len(losses) % 50 == 0:
-      log(f"step {len(losses):5d}  loss {np.mean(losses[-50:]):.4f}  {time.monotonic() - started:6.0f} s")
+  params, losses = loop.optimise(loss, params, optimiser, shown, log)
   del params["probe_D"]
-  return checkpoints.Checkpoint(model, jax.tree.map(np.asarray, params), vocabulary), losses
+  return checkpoints.Checkpoint(model, params, vocabulary), losses
 
 
 def train_vocabulary(own: list[str], pieces: int) -> bytes:
@@ -125,10 +103,6 @@ def _scale_updates() -> optax.GradientTransformation:
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _matrices(params: t5.Params) -> t5.Params:
-  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
 def _losses(params: t5.Params, batch: examples.TrainBatch, answers: tuple[int, int], model: t5.T5Config) -> jax.Array:
   """Cross-entropy of the answer, over the whole vocabulary, and of the probe, in nats a row: float32 [2]."""
   mask_BL = jnp.arange(batch.ids_BL.shape[1])[None, :] < batch.lengths_B[:, None]
@@ -143,28 +117,13 @@ def _losses(params: t5.Params, batch: examples.TrainBatch, answers: tuple[int, i
 
 def main(argv: Sequence[str] | None = None, config: TrainConfig | None = None) -> int:
   """Trains and writes the checkpoint; the exit status is 2 where the input does not suit."""
-  config = config or TrainConfig()
-  parser = argparse.ArgumentParser(prog="python -m curation.demo_rater.train", description="Trains the demo rater.")
-  parser.add_argument("--input", nargs="+", required=True, help="JSON Lines or Parquet files of texts, or their folder")
-  parser.add_argument("--shared", help="a folder with c4/c4_en_1445.jsonl.gz, which is then half of what is shown")
-  parser.add_argument("--output", required=True, help="the folder to write the checkpoint to")
-  parser.add_argument("--steps", type=int, default=config.steps)
-  parser.add_argument("--seed", type=int, default=config.seed)
-  arguments = parser.parse_args(argv)
-  config = dataclasses.replace(config, steps=arguments.steps, seed=arguments.seed)
-  try:
-    own = texts.read_texts(arguments.input)
-    others = (
-      texts.read_texts([pathlib.Path(arguments.shared, name) for name in SHARED_FILES]) if arguments.shared else []
-    )
-  except WinnowError as error:
-    print(error, file=sys.stderr)
-    return 2
-  checkpoint, _ = train(own, others, config, log=functools.partial(print, flush=True))
+  return loop.run_command(argv, config or TrainConfig(), "rater", train=train, write=_write)
+
+
+def _write(folder: str, checkpoint: checkpoints.Checkpoint) -> None:
   checkpoint_writer.write_checkpoint(
-    arguments.output, checkpoint.config, checkpoint.params, vocabulary=checkpoint.vocabulary.model
+    folder, checkpoint.config, checkpoint.params, vocabulary=checkpoint.vocabulary.model
   )
-  return 0
 
 
 if __name__ == "__main__":

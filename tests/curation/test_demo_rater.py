@@ -10,7 +10,8 @@ import pytest
 import tiny_t5
 
 from curation import ask_llm, checkpoint_writer, checkpoints, demo_rater
-from curation.demo_rater import damage, evaluate, examples, texts, train
+from curation.demo_rater import damage, evaluate, examples, train
+from curation.demo_training import texts
 from pipelines import demo_corpus
 
 ALL_KINDS = damage.KINDS | damage.UNSEEN_KINDS

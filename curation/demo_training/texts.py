@@ -1,8 +1,8 @@
-"""The demo rater's texts: where they are read from, which are held out, and what is cut from them."""
+"""The texts of the demo's models: where they are read from, which are held out, and what is cut from them."""
 
 import gzip
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import orjson
@@ -20,6 +20,7 @@ _READERS = {
   ".parquet": lambda path: parquet.read_table(path, columns=["text"])["text"].to_pylist(),
 }
 _HELD_OUT_SHARE = 8  # one in so many
+_SHARED_FILES = ("c4/c4_en_1445.jsonl.gz",)
 
 
 def read_texts(paths: Iterable[str | pathlib.Path]) -> list[str]:
@@ -40,6 +41,11 @@ def read_texts(paths: Iterable[str | pathlib.Path]) -> list[str]:
   return texts
 
 
+def read_shared(folder: str | pathlib.Path | None) -> list[str]:
+  """The texts of C4 in a folder that holds c4/c4_en_1445.jsonl.gz; none where there is no folder."""
+  return read_texts([pathlib.Path(folder, name) for name in _SHARED_FILES]) if folder else []
+
+
 def held_out(texts: list[str]) -> np.ndarray:
   """Which texts are never trained on: bool [N], about one in 8, from each text alone.
 
@@ -52,6 +58,21 @@ def held_out(texts: list[str]) -> np.ndarray:
 def not_held_out(pool: list[str]) -> list[str]:
   """The texts that may be trained on."""
   return [text for text, out in zip(pool, held_out(pool), strict=True) if not out]
+
+
+def draw(pools: list[list[str]], generator: np.random.Generator) -> Iterator[str]:
+  """Texts without end, from the pools in equal parts; long ones more often, so that one-liners do not crowd them out.
+
+  The probability of a text is as the square root of its length.
+  """
+  weighted = []
+  for pool in pools:
+    if pool:
+      roots_N = np.sqrt([min(len(text), 20_000) for text in pool])
+      weighted.append((pool, roots_N / roots_N.sum()))
+  while True:
+    pool, probabilities_N = weighted[int(generator.integers(len(weighted)))]
+    yield pool[generator.choice(len(pool), p=probabilities_N)]
 
 
 def excerpt(text: str, generator: np.random.Generator, *, shortest: int = 8, longest: int = 300) -> str:
