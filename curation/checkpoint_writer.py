@@ -1,4 +1,4 @@
-"""Writes a T5 in Hugging Face's layout: the inverse of `curation.checkpoints`."""
+"""Writes a T5 in Hugging Face's layout, and a Sentence-T5 in sentence-transformers': the inverse of reading them."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,55 @@ def write_checkpoint(
   folder: str | Path, config: t5.T5Config, params: t5.Params, *, vocabulary: bytes, dtype: str = "float16"
 ) -> Path:
   """`write_tensors` of a model's parameters in `dtype`; raises OverflowError if a weight is finite no more in it."""
-  with np.errstate(over="ignore"):
-    tensors = {name: np.ascontiguousarray(value, dtype) for name, value in to_tensors(params, config).items()}
-  for name, value in tensors.items():
-    if not np.isfinite(value).all():
-      raise OverflowError(f"{name} does not fit into {dtype}")
-  return write_tensors(folder, config, tensors, vocabulary=vocabulary)
+  return write_tensors(folder, config, _rounded(to_tensors(params, config), dtype), vocabulary=vocabulary)
+
+
+def write_sentence_t5(
+  folder: str | Path,
+  config: t5.T5Config,
+  params: t5.Params,
+  *,
+  vocabulary: bytes,
+  max_seq_length: int,
+  dtype: str = "float16",
+) -> Path:
+  """As `write_checkpoint` an encoder with `dense_OD`, which `curation.sentence_t5` reads again."""
+  write_sentence_head(folder, _rounded({"dense_OD": params["dense_OD"]}, dtype)["dense_OD"], max_seq_length)
+  return write_checkpoint(folder, config, params, vocabulary=vocabulary, dtype=dtype)
+
+
+def write_sentence_head(folder: str | Path, dense_OD: np.ndarray, max_seq_length: int) -> None:
+  """Writes what Sentence-T5 has beside an encoder: its modules, the limit on tokens, the mean and the projection."""
+  out, width = dense_OD.shape
+  kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
+  modules = [
+    {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+    for i, (path, kind) in enumerate(kinds.items())
+  ]
+  files = {
+    "modules.json": modules,
+    "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
+    "1_Pooling/config.json": {
+      "word_embedding_dimension": width,
+      "pooling_mode_cls_token": False,
+      "pooling_mode_mean_tokens": True,
+      "pooling_mode_max_tokens": False,
+      "pooling_mode_mean_sqrt_len_tokens": False,
+    },
+    "2_Dense/config.json": {
+      "in_features": width,
+      "out_features": out,
+      "bias": False,
+      "activation_function": "torch.nn.modules.linear.Identity",
+    },
+  }
+  for name, content in files.items():
+    path = Path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+  safetensors.numpy.save_file(
+    {"linear.weight": dense_OD}, Path(folder, "2_Dense/model.safetensors"), metadata={"format": "pt"}
+  )
 
 
 def write_tensors(
@@ -54,12 +97,14 @@ def hugging_face_config(config: t5.T5Config) -> dict:
 
 
 def to_tensors(params: t5.Params, config: t5.T5Config) -> dict[str, np.ndarray]:
-  """Hugging Face's tensors from the tree of `curation.t5`."""
+  """Hugging Face's tensors from the tree of `curation.t5`; those of an encoder where the tree has no decoder."""
   tensors = {"shared.weight": np.asarray(params["embedding_VD"])}
-  if not config.tie_word_embeddings:
+  if "head_VD" in params:
     tensors["lm_head.weight"] = np.asarray(params["head_VD"])
   gates = ("wi_0", "wi_1") if config.gated else ("wi",)
   for stack, mlp in (("encoder", 1), ("decoder", 2)):
+    if stack not in params:
+      continue
     tree = params[stack]
     bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     tensors[bias] = np.asarray(tree["position_RH"])
@@ -84,3 +129,12 @@ def to_tensors(params: t5.Params, config: t5.T5Config) -> dict[str, np.ndarray]:
       layer |= {f"0.SelfAttention.{p}": part for p, part in zip("qkv", qkv, strict=True)}
       tensors |= {f"{stack}.block.{i}.layer.{name}.weight": value for name, value in layer.items()}
   return tensors
+
+
+def _rounded(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+  with np.errstate(over="ignore"):
+    rounded = {name: np.ascontiguousarray(value, dtype) for name, value in tensors.items()}
+  for name, value in rounded.items():
+    if not np.isfinite(value).all():
+      raise OverflowError(f"{name} does not fit into {dtype}")
+  return rounded

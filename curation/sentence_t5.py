@@ -70,7 +70,7 @@ class SentenceT5Embedder:
     self.engine = engine.Engine(
       model.params,
       model.config,
-      functools.partial(_embed, config=model.config),
+      functools.partial(embed, config=model.config),
       shortest=min(_SHORTEST, self.max_input_tokens),
       longest=self.max_input_tokens,
       row_shape=(model.dimensions,),
@@ -209,8 +209,8 @@ def _check_width(folder: Path, dense_OD: np.ndarray, config: t5.T5Config) -> Non
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _embed(params: t5.Params, ids_BL: jax.Array, lengths_B: jax.Array, config: t5.T5Config) -> jax.Array:
-  """Unit vectors: float32 [B, O]."""
+def embed(params: t5.Params, ids_BL: jax.Array, lengths_B: jax.Array, config: t5.T5Config) -> jax.Array:
+  """Unit vectors of ids (int32 [B, L]) whose first `lengths_B` count: float32 [B, O]."""
   mask_BL = jnp.arange(ids_BL.shape[1])[None, :] < lengths_B[:, None]
   states_BLD = t5.encode(params, ids_BL, mask_BL, config)
   mean_BD = jnp.sum(states_BLD * mask_BL[..., None], axis=1) / lengths_B[:, None]

@@ -1,12 +1,11 @@
 """A small random T5 and its vocabulary in a Hugging Face folder, from sentences made here: no shared data."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
-from curation import random_t5
+from curation import checkpoint_writer, random_t5
 
 _WORDS = (
   "the a river stone bread window letter garden teacher engine winter market bridge paper candle sailor doctor "
@@ -40,21 +39,6 @@ def make_sentence_t5(folder: Path, *, dimensions: int = 20, max_seq_length: int 
   safetensors.numpy.save_file(encoder, folder / "model.safetensors")
   width = weights["shared.weight"].shape[1]
   generator = np.random.default_rng(5)
-  kinds = ("Transformer", "Pooling", "Dense", "Normalize")
-  places = ("", "1_Pooling", "2_Dense", "3_Normalize")
-  modules = [
-    {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{kind}"}
-    for i, (kind, place) in enumerate(zip(kinds, places, strict=True))
-  ]
-  files = {
-    "modules.json": modules,
-    "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
-    "1_Pooling/config.json": {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
-    "2_Dense/config.json": {"in_features": width, "out_features": dimensions, "bias": False},
-  }
-  for name, content in files.items():
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_text(json.dumps(content))
-  dense = generator.standard_normal((dimensions, width)).astype(np.float32)
-  safetensors.numpy.save_file({"linear.weight": dense}, folder / "2_Dense/model.safetensors")
+  dense_OD = generator.standard_normal((dimensions, width)).astype(np.float32)
+  checkpoint_writer.write_sentence_head(folder, dense_OD, max_seq_length)
   return folder
