@@ -10,7 +10,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 JOBS ?= 2
 # More arguments for the tool behind a target: make test ARGS='-k selection', make lock ARGS=--upgrade
 ARGS ?=
-# Real web text, half of what the demo rater is trained on where it is there.
+# Real web text, half of what the demo's models are trained on where it is there.
 SHARED ?= ../shared/data
 
 BIN := .venv/bin
@@ -21,7 +21,7 @@ CHECKED := curation pipelines tests setup.py $(wildcard benchmarks dataflow_temp
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-rater test lint format bench bench-peers lock clean help
+.PHONY: demo demo-rater demo-embedder test lint format bench bench-peers lock clean help
 
 demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 	$(BIN)/winnow demo $(ARGS)
@@ -46,12 +46,20 @@ bench: $(INSTALLED) ## Run the benchmarks, benchmarks/bench_*.py
 bench-peers: $(INSTALLED) $(PEERS) ## Score beside nano-askllm, transformers and CTranslate2 (a 2.5 GB download)
 	cd benchmarks && $(abspath $(BIN))/python -m peers.compare $(ARGS)
 
+# On this machine's documents, and on C4 where it is there.
+define train_demo_model
+@corpus=$$(mktemp -d); trap 'rm -rf "$$corpus"' EXIT; \
+shared=$$( [ ! -d "$(SHARED)" ] || echo --shared="$(SHARED)" ); \
+$(BIN)/python -c 'import sys; from pipelines import demo_corpus; demo_corpus.write_demo_corpus(sys.argv[1])' "$$corpus"; \
+$(BIN)/python -m curation.demo_$(1).train --input "$$corpus" $$shared --output demo-$(1) $(ARGS); \
+$(BIN)/python -m curation.demo_$(1).evaluate --input "$$corpus" $$shared --model demo-$(1)
+endef
+
 demo-rater: $(INSTALLED) ## Train the demo rater anew (half an hour) into ./demo-rater, and measure it
-	@corpus=$$(mktemp -d); trap 'rm -rf "$$corpus"' EXIT; \
-	shared=$$( [ ! -d "$(SHARED)" ] || echo --shared="$(SHARED)" ); \
-	$(BIN)/python -c 'import sys; from pipelines import demo_corpus; demo_corpus.write_demo_corpus(sys.argv[1])' "$$corpus"; \
-	$(BIN)/python -m curation.demo_rater.train --input "$$corpus" $$shared --output demo-rater $(ARGS); \
-	$(BIN)/python -m curation.demo_rater.evaluate --input "$$corpus" $$shared --model demo-rater
+	$(call train_demo_model,rater)
+
+demo-embedder: $(INSTALLED) ## Train the demo embedder anew (10 minutes) into ./demo-embedder, and measure it
+	$(call train_demo_model,embedder)
 
 lock: $(INSTALLED) ## Resolve pyproject.toml into requirements.lock; ARGS=--upgrade takes the newest versions
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra t5 --group span-corruption --generate-hashes \
@@ -59,11 +67,12 @@ lock: $(INSTALLED) ## Resolve pyproject.toml into requirements.lock; ARGS=--upgr
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock $(ARGS)
 
 clean: ## Remove .venv, .venv-peers, caches, builds and the demo's output
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output demo-rater
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  demo-output demo-rater demo-embedder
 	find curation pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Say what the commands are
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 # Without the stamp, .venv is missing or a command was interrupted while it installed: it is made anew. pip brings uv,
 # which installs the rest in a fraction of pip's time, and setuptools, with which the few packages without a wheel are

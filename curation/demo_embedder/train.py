@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from curation import checkpoint_writer, near_copies, random_t5, sentence_t5, t5
 from curation.demo_embedder import examples, initial
 from curation.demo_training import loop, texts
+from curation.errors import WinnowError
 from curation.vocabulary import Vocabulary
 
 
@@ -46,9 +47,15 @@ def train(
   """Trains on `own` texts and, half of the time, on `others`; returns the model and the loss of every step.
 
   The vocabulary is learnt from `own` alone. Held-out texts are left out here, and near-copies, which a batch would set
-  against each other.
+  against each other. Raises WinnowError where too few are left for a batch and for the model's dimensions.
   """
   own, others = (fit_texts(texts.not_held_out(pool)) for pool in (own, others))
+  needed = 1 + max(config.d_model, sum(rows for rows, _ in config.shapes) // 2)
+  if not own or len({*own, *others}) < needed:
+    raise WinnowError(
+      f"{len({*own, *others}):,} different texts of {examples.MIN_WORDS} words or more are left to train on, and "
+      f"{needed} are needed: give more JSON Lines or Parquet files."
+    )
   vocabulary = Vocabulary(random_t5.train_vocabulary(own, config.pieces))
   model = t5.T5Config(
     vocab_size=len(vocabulary),

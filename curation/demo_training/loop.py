@@ -62,9 +62,10 @@ def run_command(
   train: Callable[..., tuple[Any, list[float]]],
   write: Callable[[str, Any], object],
 ) -> int:
-  """Trains the demo's `name` (rater or embedder) as the arguments say and writes it; the exit status.
+  """Trains the demo's `name` (rater or embedder) as the arguments say and writes it; returns the exit status.
 
-  `train` takes the texts of --input and of --shared, the config with its `steps` and `seed`, and where to log to.
+  `train` takes the texts of --input and of --shared, the config with its `steps` and `seed`, and where to log to. The
+  status is 2 where the input does not suit.
   """
   parser = argparse.ArgumentParser(
     prog=f"python -m curation.demo_{name}.train", description=f"Trains the demo's {name}."
@@ -78,10 +79,10 @@ def run_command(
   config = dataclasses.replace(config, steps=arguments.steps, seed=arguments.seed)
   try:
     own, others = texts.read_texts(arguments.input), texts.read_shared(arguments.shared)
+    model, _ = train(own, others, config, log=functools.partial(print, flush=True))
   except WinnowError as error:
     print(error, file=sys.stderr)
     return 2
-  model, _ = train(own, others, config, log=functools.partial(print, flush=True))
   write(arguments.output, model)
   return 0
 

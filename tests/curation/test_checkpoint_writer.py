@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 import tiny_t5
 
-from curation import checkpoint_writer, checkpoints
+from curation import checkpoint_writer, checkpoints, sentence_t5
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -43,3 +43,20 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
   with pytest.raises(OverflowError, match=r"shared\.weight"):
     checkpoint_writer.write_checkpoint(tmp_path / "new", read.config, params, vocabulary=read.vocabulary.model)
   assert not (tmp_path / "new" / "model.safetensors").exists()
+
+
+def test_written_sentence_t5_is_read_again(tmp_path):
+  """Kills: a decoder that is looked for, a projection transposed or in another place, a limit that is lost."""
+  read = sentence_t5.load(tiny_t5.make_sentence_t5(tmp_path / "model", max_seq_length=33), "float32")
+  vocabulary = read.vocabulary.model
+  checkpoint_writer.write_sentence_t5(
+    tmp_path / "new", read.config, read.params, vocabulary=vocabulary, max_seq_length=read.max_input_tokens
+  )
+  again = sentence_t5.load(tmp_path / "new", "float32")
+  assert (again.config, again.max_input_tokens) == (read.config, 33) and again.vocabulary.model == vocabulary
+  assert read.params.keys() == again.params.keys()
+  for one, other in zip(jax.tree.leaves(read.params), jax.tree.leaves(again.params), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+  params = read.params | {"dense_OD": np.full_like(read.params["dense_OD"], 1e6)}
+  with pytest.raises(OverflowError, match="dense_OD"):
+    checkpoint_writer.write_sentence_t5(tmp_path / "no", read.config, params, vocabulary=vocabulary, max_seq_length=9)

@@ -1,7 +1,6 @@
 """The demo rater: small, whole, better than chance by far on texts it never saw, and trained alike twice."""
 
 import json
-import re
 
 import hypothesis
 import hypothesis.strategies as st
@@ -131,30 +130,6 @@ def test_spoil_part_leaves_the_rest():
     assert front <= (1 - share) * 200 + 1 and len(kept) >= front
 
 
-def test_held_out_follows_from_the_text_and_keeps_near_copies_together():
-  """Kills: a hash of the whole text, with which most licences are in both halves but for a name."""
-  pool = tiny_t5.make_texts(600, seed=8, longest=300)
-  out_N = texts.held_out(pool)
-  assert 0.07 < out_N.mean() < 0.19
-  assert texts.held_out(pool[::-1]).tolist() == out_N[::-1].tolist()
-  long = [i for i, text in enumerate(pool) if len(text.split()) > 150]
-  copies_N = texts.held_out([f"Copyright 2020 somebody. {pool[i]}" for i in long])
-  assert np.mean(copies_N == out_N[long]) > 0.97
-  assert texts.not_held_out(pool) == [text for text, out in zip(pool, out_N, strict=True) if not out]
-
-
-def test_excerpts_are_runs_of_the_text():
-  """Kills: an excerpt that loses a word, or always is the beginning."""
-  text = " ".join(f"w{i}{'.' if i % 11 == 10 else ''}" for i in range(2_000))
-  found = [texts.excerpt(text, np.random.default_rng(seed)) for seed in range(200)]
-  assert all(excerpt in text for excerpt in found)
-  starts = [int(re.sub(r"\D", "", excerpt.split()[0])) for excerpt in found]
-  assert 0.3 < np.mean(np.equal(starts, 0)) < 0.6 and all(start % 11 == 0 for start in starts)
-  sizes = [len(excerpt.split()) for excerpt in found]
-  assert min(sizes) < 20 and 200 < max(sizes) <= 330
-  assert texts.excerpt("too short", np.random.default_rng(0)) == "too short"
-
-
 def test_examples_are_the_scorers_inputs(checkpoint):
   """Kills: another prompt, cut or padding in training than in scoring, and rows that count though they are dummies."""
   scorer = ask_llm.AskLlmScorer(checkpoint, max_input_tokens=128)
@@ -213,9 +188,3 @@ def test_input_that_does_not_suit_is_refused(tmp_path, capsys):
     assert train.main([f"--input={path}", f"--output={tmp_path / 'out'}"], SMALL) == 2
     assert "JSON Lines or Parquet" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
-
-
-def test_texts_are_read_from_all_formats_of_the_demos_corpus(tmp_path):
-  """Kills: a format that is passed over in silence."""
-  corpus = demo_corpus.write_demo_corpus(tmp_path)
-  assert len(texts.read_texts([tmp_path])) == corpus.documents
