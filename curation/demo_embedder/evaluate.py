@@ -78,24 +78,26 @@ def evaluate(
   log: Callable[[str], None] = print,
 ) -> None:
   """Prints how often halves find each other, where cosines lie, and what a draw by density leaves of near-copies."""
-  embedder = sentence_t5.SentenceT5Embedder(model)
-  nobody = sentence_t5.SentenceT5Embedder(untrained(model, seed))
+  embedders = {
+    "trained": sentence_t5.SentenceT5Embedder(model),
+    "untrained": sentence_t5.SentenceT5Embedder(untrained(model, seed)),
+  }
   for name, pool in pools.items():
     real = held_out_texts(pool, limit=limit, seed=seed)
-    left, right = zip(*map(examples.halves, real), strict=True)
+    left, right = map(list, zip(*map(examples.halves, real), strict=True))
     shares = {
-      title: found(embed_texts(some, list(left)) @ embed_texts(some, list(right)).T)
-      for title, some in (("trained", embedder), ("untrained", nobody))
+      title: found(embed_texts(embedder, left) @ embed_texts(embedder, right).T)
+      for title, embedder in embedders.items()
     }
-    train_texts = texts.not_held_out(pool)
-    shares["TF-IDF"] = found((tf_idf(list(left), train_texts) @ tf_idf(list(right), train_texts).T).toarray())
-    log(f"{name}: the other half of a held-out document, first among {len(real):,}")
+    known = texts.not_held_out(pool)
+    shares["TF-IDF"] = found((tf_idf(left, known) @ tf_idf(right, known).T).toarray())
+    log(f"{name}: the other half of a held-out document is the nearest of {len(real):,}")
     log("  " + "  ".join(f"{title} {share:.3f}" for title, share in shares.items()))
-    copies, strangers = cosines(embedder, real, seed=seed)
-    log(f"{name}: cosines at {', '.join(map(str, _QUANTILES))}%")
-    for title, some_N in (("edited", copies), ("strangers", strangers)):
-      log(f"  {title:10s}" + "  ".join(f"{q:6.3f}" for q in np.percentile(some_N, _QUANTILES)))
-    _density(embedder, name, pool, seed=seed, log=log)
+    log(f"{name}: cosines at {', '.join(map(str, _QUANTILES))}%, of texts edited and of strangers")
+    for title, embedder in embedders.items():
+      for pairs, some in zip(("edited", "strangers"), cosines(embedder, real, seed=seed), strict=True):
+        log(f"  {title:9s} {pairs:9s}" + "  ".join(f"{q:6.3f}" for q in np.percentile(some, _QUANTILES)))
+    _density(embedders["trained"], name, pool, seed=seed, log=log)
 
 
 def cosines(embedder: sentence_t5.SentenceT5Embedder, some: list[str], *, seed: int) -> tuple[np.ndarray, np.ndarray]:
