@@ -10,6 +10,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from curation import checkpoints, t5
+from curation.demo_training import weights
 from curation.vocabulary import Tokens
 
 # A mean has no logarithm of the counts, so common tokens need less weight than in TF-IDF: halves of held-out documents
@@ -18,23 +19,10 @@ _IDF_POWER = 1.5
 
 
 def random_params(model: t5.T5Config, dimensions: int, seed: int) -> t5.Params:
-  """Random weights by fan-in, float32: the tree of an encoder and `dense_OD`."""
+  """Random weights, float32: the tree of an encoder and `dense_OD`."""
   generator = np.random.default_rng([seed, 2])
-  tensors = {}
-  for name, shape in checkpoints.expected_shapes(model, encoder_only=True).items():
-    if name.endswith("layer_norm.weight"):
-      values = np.ones(shape)
-    elif "relative_attention_bias" in name:
-      values = np.zeros(shape)
-    elif name == "shared.weight":
-      values = generator.standard_normal(shape)
-    else:
-      values = generator.standard_normal(shape) * shape[-1] ** -0.5
-      if name.endswith(".q.weight"):  # T5's attention is not scaled by d_kv**-0.5
-        values *= model.d_kv**-0.5
-      if name.endswith((".o.weight", ".wo.weight")):  # small beside the embedding that they are added to
-        values *= 0.1
-    tensors[name] = values.astype(np.float32)
+  tensors = weights.random_tensors(model, generator, added=0.1, encoder_only=True)
+  tensors["shared.weight"] *= np.float32(model.d_model**0.5)
   dense_OD = generator.standard_normal((dimensions, model.d_model)) * model.d_model**-0.5
   return checkpoints.build_params(tensors, model) | {"dense_OD": dense_OD.astype(np.float32)}
 

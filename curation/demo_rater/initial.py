@@ -9,6 +9,7 @@ Shape suffixes as in `curation.t5`; S tokens of all texts, end to end; F factors
 import numpy as np
 
 from curation import checkpoints, t5
+from curation.demo_training import weights
 
 
 def initial_params(model: t5.T5Config, ids_S: np.ndarray, seed: int) -> t5.Params:
@@ -23,19 +24,7 @@ def initial_params(model: t5.T5Config, ids_S: np.ndarray, seed: int) -> t5.Param
   if not model.gated or model.d_kv != factors or model.d_ff < 2 * factors:
     raise ValueError(f"no room for the path in {model}")
   generator = np.random.default_rng([seed, 2])
-  tensors = {}
-  for name, shape in checkpoints.expected_shapes(model).items():
-    if name.endswith("layer_norm.weight"):
-      values = np.ones(shape)
-    elif name == "lm_head.weight" or "relative_attention_bias" in name:
-      values = np.zeros(shape)
-    else:
-      values = generator.standard_normal(shape) * shape[-1] ** -0.5
-      if name.endswith(".q.weight"):  # T5's attention is not scaled by d_kv**-0.5
-        values *= model.d_kv**-0.5
-      if name.endswith((".o.weight", ".wo.weight")):  # as small as the embedding that they are added to
-        values *= 0.3
-    tensors[name] = values.astype(np.float32)
+  tensors = weights.random_tensors(model, generator, added=0.3)
 
   before_VF, behind_VF = neighbour_factors(ids_S, model.vocab_size, factors=factors, seed=seed)
   embedding_VD = 0.1 * generator.standard_normal((model.vocab_size, model.d_model))
