@@ -228,9 +228,9 @@ class Density:
     """Raises WinnowError for a sketch that cannot be, whatever the data."""
     from curation import kernels, race
 
-    stand_in = None if self.kernel == "angular" and self.bandwidth is None else self.bandwidth or 1.0
+    stand_in = 1.0 if self.bandwidth is None and self.kernel != "angular" else self.bandwidth
     race.SketchConfig(
-      1, kernels.Kernel(self.kernel, stand_in, self.hashes or 1), self.rows, self.counters, seed=self.seed
+      1, kernels.Kernel(self.kernel, stand_in, 1 if self.hashes is None else self.hashes), self.rows, self.counters, seed=self.seed
     )
     return self
 
