@@ -150,3 +150,39 @@ def test_the_smallest_rank_is_the_threshold():
   key_N, tie_N = np.array([7, 5, 5], np.uint64), np.array([1, 9, 3], np.uint64)
   assert selection.smallest_rank(key_N, tie_N) == (5 << 64) | 3
   assert selection.smallest_rank(key_N[:0], tie_N[:0]) is None
+
+
+def test_inverse_propensity_draws_are_without_replacement_and_proportional():
+  """Against drawing one after the other by the weights left (the definition). Kills: p proportional to the score."""
+  scores = np.array([1.0, 2.0, 4.0, 8.0])
+  weights = 1 / scores
+  expected = np.zeros(4)
+  for first in range(4):
+    p_first = weights[first] / weights.sum()
+    expected[first] += p_first
+    for second in set(range(4)) - {first}:
+      expected[second] += p_first * weights[second] / (weights.sum() - weights[first])
+  counts, trials = np.zeros(4), 20_000
+  for seed in range(trials):
+    request = selection.SelectionRequest("density", "ips", seed=seed, num_examples=2)
+    counts[np.argsort(selection.document_keys(request, "s", np.arange(4), scores))[2:]] += 1
+  np.testing.assert_allclose(counts / trials, expected, atol=4 * 0.5 / np.sqrt(trials))
+
+
+def test_a_temperature_flattens_the_weights():
+  """Kills: a temperature that is ignored, or applied upside down."""
+  rows_N = np.arange(40_000)
+  scores_N = np.where(rows_N % 2 == 0, 1.0, 16.0)
+  shares = []
+  for temperature in (0.5, 1.0, 2.0, 1e6):
+    request = selection.SelectionRequest("density", "ips", rate="0.01", temperature=temperature)
+    keys_N = selection.document_keys(request, "s", rows_N, scores_N)
+    shares.append(np.mean(scores_N[np.argsort(keys_N)[-400:]] == 1))
+  # The first draws follow the weights 1 / score ^ (1 / temperature): 256, 16, 4 and 1 to 1.
+  np.testing.assert_allclose(shares, [256 / 257, 16 / 17, 4 / 5, 1 / 2], atol=0.08)
+
+
+def test_a_density_of_zero_is_drawn_first():
+  request = selection.SelectionRequest("density", "ips", rate="0.5")
+  keys_N = selection.document_keys(request, "s", np.arange(5), np.array([1.0, 0.0, 1.0, 2.0, 3.0], np.float32))
+  assert keys_N.argmax() == 1
