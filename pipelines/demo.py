@@ -1,4 +1,4 @@
-"""`winnow demo`: a whole run on documents that this machine already has, with the demo rater."""
+"""`winnow demo`: a whole run on documents that this machine already has, with the demo rater and embedder."""
 
 import contextlib
 import heapq
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import rich.console
 import rich.table
 
-from curation import demo_rater, near_copies
+from curation import demo_embedder, demo_rater, near_copies
 from curation.errors import WinnowError
 from pipelines import blocks, demo_corpus, inputs, launch, options, readers, requests, sample, score, storage
 
@@ -46,27 +46,35 @@ def _run(console: rich.console.Console, folder: pathlib.Path, beam_arguments: Se
     "was tuned to follow instructions: --model=google/flan-t5-small, or larger."
   )
 
-  flags = [f"--input={corpus.pattern}", f"--scores={folder / 'scores'}", "--name=demo", "--overwrite"]
-  _step(
-    console,
-    "3. Ask it about every document",
-    score.main,
-    ["score", *flags, f"--model={demo_rater.folder()}"],
-    beam_arguments,
-  )
-  flags = [f"--scores={folder / 'scores'}", "--sampler=ask_llm", f"--rate={RATE}", f"--output={folder / 'sample'}"]
-  _step(console, "4. Keep the best fifth, exactly", sample.main, ["sample", *flags, "--overwrite"], beam_arguments)
+  reading, scores = f"--input={corpus.pattern}", f"--scores={folder / 'scores'}"
+  asking = ["score", reading, scores, "--name=demo", f"--model={demo_rater.folder()}", "--overwrite"]
+  _step(console, "3. Ask it about every document", score.main, asking, beam_arguments)
+  drawing = ["sample", scores, f"--rate={RATE}", "--overwrite"]
+  best = [*drawing, "--sampler=ask_llm", f"--output={folder / 'sample'}"]
+  _step(console, "4. Keep the best fifth, exactly", sample.main, best, beam_arguments)
 
   console.rule("[bold]5. What came out", align="left")
   documents = _documents(corpus)
   _histogram(console, folder)
   _extremes(console, folder, documents)
-  _copies(console, documents, _read_back(console, folder))
+  by_quality = _read_back(console, folder / "sample")
+
+  weighing = ["score", "--scorer=density", reading, scores, "--name=density", f"--model={demo_embedder.folder()}"]
+  weighing += ["--embedding_name=embeddings", "--overwrite"]
+  _step(console, "6. Embed every document, and see how crowded it is", score.main, weighing, beam_arguments)
+  fair = [*drawing, "--sampler=density", f"--output={folder / 'sample_density'}"]
+  _step(console, "7. Draw a fifth, crowded ones seldom", sample.main, fair, beam_arguments)
+  by_density = _read_back(console, folder / "sample_density")
+  _copies(console, documents, {"before": set(documents), "best fifth": by_quality, "density": by_density})
+  _rare(console, folder, {"best fifth": by_quality, "density": by_density})
   where = rich.table.Table.grid(padding=(0, 2))
   for name, what in (
     ("corpus", "the documents, in three formats"),
     ("scores/demo", "a score for each of them, one Parquet file per shard"),
+    ("scores/embeddings", "an embedding for each of them"),
+    ("scores/density", "how many documents are near, and the sketch that says so"),
     ("sample", "TFRecords for TFDS and seqio, with manifest.json"),
+    ("sample_density", "the same of the fifth drawn by density"),
   ):
     where.add_row(str(folder / name), what)
   console.print(where)
@@ -95,8 +103,8 @@ def _documents(corpus: demo_corpus.DemoCorpus) -> dict[str, tuple[str, str]]:
   return documents
 
 
-def _scores(folder: pathlib.Path) -> Iterator[tuple[float, str, int]]:
-  for path in sorted((folder / "scores/demo/shards").glob("*.parquet")):
+def _scores(folder: pathlib.Path, name: str = "demo") -> Iterator[tuple[float, str, int]]:
+  for path in sorted((folder / "scores" / name / "shards").glob("*.parquet")):
     table = pq.read_table(path, columns=["score", "shard", "row"])
     yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
 
@@ -128,17 +136,32 @@ def _extremes(console: rich.console.Console, folder: pathlib.Path, documents: di
       console.print(f"{score_:8.3f}  {' '.join(text.split())}", overflow="ellipsis", no_wrap=True, markup=False)
 
 
-def _copies(console: rich.console.Console, documents: dict[str, tuple[str, str]], kept: set[str]) -> None:
-  """How many licences repeat an earlier one, among all documents and in the sample: quality is not coverage."""
-  licences = {source: text for source, (text, url) in documents.items() if demo_corpus.is_licence(url)}
-  found = [
-    (len(texts), int(near_copies.near_copies(texts).sum()))
-    for texts in (list(licences.values()), [text for source, text in licences.items() if source in kept])
-  ]
-  (all_, copies), (left, copies_left) = found
+def _copies(console: rich.console.Console, documents: dict[str, tuple[str, str]], samples: dict[str, set[str]]) -> None:
+  """How many licences repeat an earlier one, among all documents and in each sample: quality is not coverage."""
+  table = rich.table.Table(title="Licences", title_justify="left", box=None, padding=(0, 2))
+  for name in ("", "all", "near-copies of an earlier one"):
+    table.add_column(name, justify="right" if name else "left")
+  for name, kept in samples.items():
+    texts = [documents[source][0] for source in sorted(kept) if demo_corpus.is_licence(documents[source][1])]
+    table.add_row(name, f"{len(texts):,}", f"{int(near_copies.near_copies(texts).sum()):,}")
+  console.print(table)
+
+
+def _rare(console: rich.console.Console, folder: pathlib.Path, samples: dict[str, set[str]]) -> None:
+  """What is kept of the documents that have the fewest others near them, and of those that have the most."""
+  ranked = [f"{shard}#{row}" for _, shard, row in sorted(_scores(folder, "density"))]
+  size = len(ranked) // 10
+  table = rich.table.Table(title="Kept of all documents", title_justify="left", box=None, padding=(0, 2))
+  for name in ("", "the loneliest tenth", "the most crowded tenth"):
+    table.add_column(name, justify="right" if name else "left")
+  for name, kept in samples.items():
+    ends = (ranked[:size], ranked[-size:])
+    table.add_row(name, *(f"{sum(source in kept for source in end) / size:.0%}" for end in ends))
+  console.print(table)
   console.print(
-    f"Near-copies of another licence: {copies:,} of {all_:,} before, {copies_left:,} of {left:,} in the sample.\n"
-    "A rater sees one document at a time; samplers that see copies are to come.\n"
+    f"A rater sees one document at a time, density how many others are like it. {float(RATE):.0%} of\n"
+    "each is what a random sample keeps. The embedder comes with Winnow and [bold]claims\n"
+    "nothing more[/bold] than to tell texts apart.\n"
   )
 
 
@@ -163,10 +186,10 @@ def _read_back(console: rich.console.Console, folder: pathlib.Path) -> set[str]:
     import tensorflow as tf
 
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("text", "source")}
-    source = seqio.TFExampleDataSource({"train": str(folder / "sample" / "*-train.tfrecord-*")}, features)
+    source = seqio.TFExampleDataSource({"train": str(folder / "*-train.tfrecord-*")}, features)
     examples = source.get_dataset("train", shuffle=False).as_numpy_iterator()
     sources = [example["source"].decode() for example in examples]
-  manifest = requests.read_json(str(folder / "sample/manifest.json"))
+  manifest = requests.read_json(str(folder / "manifest.json"))
   if len(set(sources)) != manifest["counts"]["selected"] or len(set(sources)) != len(sources):
     raise launch.JobError(f"seqio reads {len(sources)} documents where {manifest['counts']['selected']} were selected")
   tokens = manifest["tokens"]["selected"]

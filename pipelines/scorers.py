@@ -230,7 +230,11 @@ class Density:
 
     stand_in = 1.0 if self.bandwidth is None and self.kernel != "angular" else self.bandwidth
     race.SketchConfig(
-      1, kernels.Kernel(self.kernel, stand_in, 1 if self.hashes is None else self.hashes), self.rows, self.counters, seed=self.seed
+      1,
+      kernels.Kernel(self.kernel, stand_in, 1 if self.hashes is None else self.hashes),
+      self.rows,
+      self.counters,
+      seed=self.seed,
     )
     return self
 
