@@ -140,7 +140,7 @@ class Hashes:
 
   def check(self, points_ND: np.ndarray) -> None:
     """Raises WinnowError for points that are longer than the radius, or not finite."""
-    longest = np.sqrt(np.einsum("nd,nd->n", points_ND, points_ND).max(initial=0))
+    longest = np.sqrt(np.max([0, *(_squares(part_ND).max() for part_ND in _parts(points_ND))]))  # NaN if any is
     if not longest <= _SLACK * self.config.radius:
       raise WinnowError(
         f"an embedding has length {longest:g}, and the sketch is for {self.config.radius:g} at most: give unit vectors"
@@ -234,16 +234,25 @@ class Sketch:
     points_ND = np.asarray(points_ND)
     if points_ND.ndim != 2 or points_ND.shape[1] != self.config.dimensions:
       raise ValueError(f"points must be [N, {self.config.dimensions}], not {list(points_ND.shape)}")
-    points_ND = points_ND.astype(np.float32, copy=False)
     self.hashes.check(points_ND)
     rows, joined = self.config.rows, self.config.kernel.hashes
     borders = [rows * i // _CHUNKS for i in range(_CHUNKS + 1)]
     chunks = [slice(a, b) for a, b in itertools.pairwise(borders) if b > a]
     with concurrent.futures.ThreadPoolExecutor(usable_cores(), "winnow-race") as pool:
-      for start in range(0, len(points_ND), _BATCH):
-        projected_PN = self.hashes.project(points_ND[start : start + _BATCH])
+      for part_ND in _parts(points_ND):
+        projected_PN = self.hashes.project(part_ND)
         parts = [projected_PN[chunk.start * joined : chunk.stop * joined] for chunk in chunks]
         yield list(pool.map(work, parts, chunks))
+
+
+def _parts(points_ND: np.ndarray) -> Iterator[np.ndarray]:
+  """The points in float32, a batch at a time, for a block in float16 takes half the memory."""
+  for start in range(0, len(points_ND), _BATCH):
+    yield points_ND[start : start + _BATCH].astype(np.float32, copy=False)
+
+
+def _squares(points_ND: np.ndarray) -> np.ndarray:
+  return np.einsum("nd,nd->n", points_ND, points_ND)
 
 
 def unit_vectors(points_ND: np.ndarray) -> np.ndarray:

@@ -277,7 +277,7 @@ class _DensityScorer:
     """Needs nothing."""
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
-    return sources.embedding_array(column, self._about.embeddings.dtype).astype(np.float32)
+    return sources.embedding_array(column, self._about.embeddings.dtype)
 
   def run(self, prepared: np.ndarray) -> Scores:
     with self._turn:

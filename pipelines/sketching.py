@@ -129,7 +129,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
       wanted = range(first, stop)
       for block in config.embeddings.read(config.shards[shard], wanted.__contains__):
         if block.documents is not None:
-          yield sources.embedding_array(block.documents["embedding"], config.embeddings.dtype).astype(np.float32)
+          yield sources.embedding_array(block.documents["embedding"], config.embeddings.dtype)
 
   with _TURN:
     sketch = race.Sketch(chosen.config)
@@ -200,7 +200,6 @@ def assemble(config: SketchConfig, slices: list[tuple[tuple[int, int], str]], ch
         sketch.counts_RB[start:stop] = np.load(file, allow_pickle=False)
     with storage.create_file(path, must_agree=True) as file:
       race.save(sketch, file)
-  load_sketch(config, chosen, num_points)
   return path
 
 
@@ -323,7 +322,8 @@ class Sketch(beam.PTransform):
       # Grouped first, so that paths travel and no accumulator does: runners lift what is one CombinePerKey.
       | "GroupSlices" >> beam.GroupByKey()
       | "MergeSlices" >> beam.CombineValues(MergeRowsFn())
-      | "WriteSlices" >> beam.Map(lambda merged, chosen: write_slice(config, *merged, chosen), chosen=chosen)
+      | "WriteSlices"
+      >> beam.Map(lambda merged, chosen: write_slice(config, merged[0], merged[1], chosen), chosen=chosen)
       | "GatherSlices" >> beam.combiners.ToList()
     )
     documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda ledger: ledger.documents))
