@@ -44,8 +44,9 @@ def choose_kernel(
   the sample move it. Raises WinnowError where a choice is needed and no two points differ.
   """
   if name == "angular" and hashes is None:
-    kept = kernels.Kernel(name, bandwidth).of_distances(_median_distance(sample_ND, name, "--hashes"))
-    hashes = int(np.clip(np.rint(np.log(_KERNEL_AT_MEDIAN) / np.log(np.clip(kept, 1e-9, 1 - 1e-9))), 1, 64))
+    median = np.array(_median_distance(sample_ND, name, "--hashes"))
+    of_one_hash = np.clip(kernels.Kernel(name, bandwidth).of_distances(median), 1e-9, 1 - 1e-9)
+    hashes = int(np.clip(np.rint(np.log(_KERNEL_AT_MEDIAN) / np.log(of_one_hash)), 1, 64))
   hashes = DEFAULT_HASHES if hashes is None else hashes
   if name in ("l2", "l1") and bandwidth is None:
     exact = _median_distance(sample_ND, name, "--bandwidth") * _bandwidth_at_one(name, hashes)
@@ -135,7 +136,7 @@ def warnings(diagnostics: dict[str, Any]) -> list[str]:
   elif neighbours > _MOST_NEIGHBOURS_SHARE * num_points and variation < _LEAST_VARIATION_OF_MANY:
     found.append(
       f"the kernel is so wide that {neighbours / num_points:.0%} of the corpus are neighbours of a document, and the "
-      f"weights differ by only {variation:.1%}, nearly as in random sampling: take a smaller --bandwidth or more --hashes"
+      f"weights differ by only {variation:.1%}, almost random sampling: take a smaller --bandwidth or more --hashes"
     )
   elif variation < _LEAST_VARIATION:
     found.append(
@@ -174,7 +175,8 @@ def _bandwidth_at_one(name: str, hashes: int) -> float:
   """The bandwidth at which the kernel at distance 1 has the value that is wanted at the median."""
 
   def excess(log_bandwidth: float) -> float:
-    return float(kernels.Kernel(name, float(np.exp(log_bandwidth)), hashes).of_distances(1.0)) - _KERNEL_AT_MEDIAN
+    kernel = kernels.Kernel(name, float(np.exp(log_bandwidth)), hashes)
+    return float(kernel.of_distances(np.array(1.0))) - _KERNEL_AT_MEDIAN
 
   return float(np.exp(scipy.optimize.brentq(excess, np.log(1e-6), np.log(1e6))))
 
