@@ -8,15 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from pipelines import manifests, progress, scoring, stripes, thresholds, writing
-
-
-def use_lean_memory_pool() -> None:
-  """Lets this process give memory back: Arrow's default allocator kept 50 MB more than was in use."""
-  pa.set_memory_pool(pa.system_memory_pool())
+from pipelines import manifests, memory, progress, scoring, stripes, thresholds, writing
 
 
 class WriteRuns(beam.DoFn):
@@ -28,7 +22,7 @@ class WriteRuns(beam.DoFn):
     self._documents_selected = Metrics.counter(scoring.METRICS, "documents_selected")
 
   def setup(self) -> None:
-    use_lean_memory_pool()
+    memory.use_lean_arrow_pool()
 
   def process(self, stripe: stripes.Stripe, plan: writing.Plan) -> Iterator[writing.RunCounts]:
     for read, counts in writing.write_run(self._config, stripe, plan):
@@ -46,7 +40,7 @@ class WriteShards(beam.DoFn):
     self._config, self._stripes = config, all_stripes
 
   def setup(self) -> None:
-    use_lean_memory_pool()
+    memory.use_lean_arrow_pool()
 
   def process(
     self, index: int, plan: writing.Plan, written_runs: list[writing.RunCounts]

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 
-from curation import density
 from pipelines import jobs, launch, options, plans, requests, sketching
 
 
@@ -31,13 +30,15 @@ def print_summary(job: jobs.ScoringJob) -> None:
 
 def print_diagnostics(sketch: sketching.SketchConfig) -> None:
   """The kernel of a density, and what it resolves; warnings where that is little."""
+  from curation import density
+
   kernel = requests.read_json(sketch.path(sketching.KERNEL_FILE))["config"]["kernel"]
   diagnostics = requests.read_json(sketch.path(sketching.DIAGNOSTICS_FILE))
   width = "" if kernel["bandwidth"] is None else f" of bandwidth {kernel['bandwidth']:g}"
   print(f"kernel {kernel['name']}{width}, {kernel['hashes']} hashes a row")
-  for name, value in diagnostics.items():
-    print(f"  {name.replace('_', ' ')}: {value:.4g}")
-  for warning in density.warnings(diagnostics):
+  for title, figures in diagnostics.items():
+    print(f"of the {title}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()))
+  for warning in density.warnings(diagnostics.get("sample", {}) | diagnostics["sketch"]):
     print(f"winnow: warning: {warning}", file=sys.stderr)
 
 

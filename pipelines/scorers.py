@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import embedding_files, models, requests, sources, storage, stores
+from pipelines import embedding_files, memory, models, requests, sources, storage, stores
 
 
 class Scores(NamedTuple):
@@ -265,6 +265,7 @@ class _DensityScorer:
   def __init__(self, about: Density):
     from curation import race
 
+    memory.return_large_arrays()
     self._about, self._turn = about, threading.Lock()
     with storage.open_input(about.sketch_path) as file:
       self._sketch = race.SketchFile(file, about.sketch_path).load()

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 
-from curation import density, hashing, race
+from curation import hashing, race
 from curation.errors import WinnowError
-from pipelines import blocks, prefetch, progress, requests, scorers, sources, storage, stores, stripes
+from pipelines import blocks, memory, prefetch, progress, requests, scorers, sources, storage, stores, stripes
 
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
 # A partial sketch takes 80 MB however few documents it counts: this many take a core longer than writing it does.
@@ -131,6 +131,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
         if block.documents is not None:
           yield sources.embedding_array(block.documents["embedding"], config.embeddings.dtype)
 
+  memory.return_large_arrays()
   with _TURN:
     sketch = race.Sketch(chosen.config)
     if sketch.hashes.checksum() != chosen.hashes:
@@ -263,6 +264,8 @@ def join_points(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 def choose(config: SketchConfig, points: list[tuple[np.ndarray, np.ndarray]]) -> Chosen:
   """The sketch's configuration: as asked for, the rest chosen from the sample; the first writer's holds for all."""
+  from curation import density  # whose libraries take a while
+
   scorer, sample_ND = config.scorer, join_points(points)
   kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
   # Unit vectors that were rounded to float16 are a little longer; L1's kernel measures them alike.
@@ -280,12 +283,17 @@ def choose(config: SketchConfig, points: list[tuple[np.ndarray, np.ndarray]]) ->
 def diagnose(
   config: SketchConfig, chosen: Chosen, num_points: int, points: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
-  """What the density resolves, into the store, and how it was chosen."""
+  """What the density resolves, into the store: of a sample against exact sums, and of the finished sketch."""
+  from curation import density
+
   points_ND, about = join_points(points), chosen.config
   held_out = min(_HELD_OUT, len(points_ND) // 5)
-  held_out_MD, sample_ND = points_ND[:held_out], points_ND[held_out:]
-  found = density.diagnose(about, sample_ND, held_out_MD, num_points)
-  found |= density.resolution(load_sketch(config, chosen, num_points), points_ND)
+  found = {"sketch": density.resolution(load_sketch(config, chosen, num_points), points_ND)}
+  if held_out > 1:
+    held_out_MD, sample_ND = points_ND[:held_out], points_ND[held_out:]
+    found["sample"] = density.diagnose(
+      about.kernel, about.rows, about.counters, about.seed, sample_ND, held_out_MD, num_points
+    )
   storage.create(config.path(DIAGNOSTICS_FILE), requests.to_json(found))
   return found
 
