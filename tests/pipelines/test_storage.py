@@ -7,6 +7,7 @@ import threading
 
 import corpora
 import pytest
+import tiny_t5
 
 from curation.errors import WinnowError
 from pipelines import main, storage
@@ -173,29 +174,38 @@ def test_an_unknown_scheme_is_refused_in_a_sentence():
 
 
 def test_a_whole_run_on_an_object_store(bucket, tmp_path, monkeypatch):
-  """Corpus, model, scores and output on gs://; the output has the bytes of a run on local disk."""
+  """Corpus, models, scores and outputs on gs://; all files have the bytes of a run on local disk."""
   monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
   corpus = corpora.write_corpus(tmp_path / "corpus", big_rows=300, small_rows=60)
-  model = corpora.write_model(tmp_path / "model")
+  corpora.write_model(tmp_path / "model")
+  tiny_t5.make_sentence_t5(tmp_path / "embedder")
   (tmp_path / "corpus.txt").write_text(corpora.PROMPT)
-  for name in ("corpus", "model"):
-    for path in (tmp_path / name).iterdir():
-      storage.create(f"{bucket}/{name}/{path.name}", path.read_bytes())
+  for name in ("corpus", "model", "embedder"):
+    for path in (tmp_path / name).rglob("*"):
+      if path.is_file():
+        storage.create(f"{bucket}/{path.relative_to(tmp_path)}", path.read_bytes())
   storage.create(f"{bucket}/corpus.txt", corpora.PROMPT.encode())
 
-  def run(root: str, corpus_folder: str, model_folder: str) -> None:
-    flags = [f"--scores={root}/scores", "--name=tiny", "--direct_num_workers=1"]
-    reading = [f"--input={corpus_folder}/*", f"--model={model_folder}", "--max_bad_fraction=0.5"]
-    shape = ["--max_input_tokens=32", f"--prompt_file={corpus_folder}.txt", "--block_rows=50"]
-    assert main.main(["score", *flags, *reading, *shape]) == 0
-    selecting = ["--sampler=ask_llm", "--rate=0.5", "--num_shards=3", f"--output={root}/out"]
-    assert main.main(["sample", *flags, *selecting]) == 0
+  def run(place: str, root: str) -> None:
+    scores = [f"--scores={root}/scores", "--direct_num_workers=1"]
+    reading = [f"--input={place}/corpus/*", "--max_bad_fraction=0.5", "--block_rows=100"]
+    asking = ["--name=tiny", f"--model={place}/model", "--max_input_tokens=32", f"--prompt_file={place}/corpus.txt"]
+    assert main.main(["score", *scores, *reading, *asking]) == 0
+    weighing = ["--scorer=density", f"--model={place}/embedder", "--sketch_rows=20", "--sketch_counters=500"]
+    assert main.main(["score", *scores, *reading, *weighing]) == 0
+    for sampler in ("ask_llm", "density"):
+      selecting = [f"--sampler={sampler}", "--rate=0.5", "--num_shards=3", f"--output={root}/{sampler}"]
+      assert main.main(["sample", *scores, *selecting]) == 0
 
-  run(f"{bucket}/run", f"{bucket}/corpus", f"{bucket}/model")
-  run(str(tmp_path / "run"), str(tmp_path / "corpus"), model)
+  run(bucket, f"{bucket}/run")
+  run(str(tmp_path), str(tmp_path / "run"))
   assert len(corpus.texts) > 500
+  compared = 0
   for path in (tmp_path / "run").rglob("*"):
     name = path.relative_to(tmp_path)
     if path.is_file() and "log" not in path.parts and path.name not in NAMES_PATHS:
       assert storage.read_bytes(f"{bucket}/{name}") == path.read_bytes(), name
-  assert storage.exists(f"{bucket}/run/out/manifest.json")
+      compared += 1
+  assert compared > 60
+  assert storage.exists(f"{bucket}/run/ask_llm/manifest.json")
+  assert storage.exists(f"{bucket}/run/scores/density_embedder/sketch/sketch.safetensors")
