@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import scipy.optimize
-import scipy.stats
 
 from curation import kernels, race
 from curation.errors import WinnowError
@@ -197,4 +196,10 @@ def _rank_correlation(x_M: np.ndarray, y_M: np.ndarray) -> float:
   """Spearman's; 0 where one is constant and it has no value."""
   if np.ptp(x_M) == 0 or np.ptp(y_M) == 0:
     return 0.0
-  return float(scipy.stats.spearmanr(x_M, y_M).statistic)
+  return float(np.corrcoef(_ranks(x_M), _ranks(y_M))[0, 1])
+
+
+def _ranks(x_M: np.ndarray) -> np.ndarray:
+  """Equal numbers share the mean of their ranks; scipy.stats has this too, for 23 MB of every worker's memory."""
+  _, place_M, counts = np.unique(x_M, return_inverse=True, return_counts=True)
+  return (np.cumsum(counts) - (counts - 1) / 2)[place_M]
