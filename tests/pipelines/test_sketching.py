@@ -150,6 +150,17 @@ def test_another_request_is_refused_and_overwrite_starts_over(corpus, capsys):
   assert json.loads((corpus / "scores/d/sketch/kernel.json").read_text())["config"]["kernel"]["hashes"] == 3
 
 
+def test_a_density_belongs_to_its_embeddings(corpus, capsys):
+  """Kills: a request that does not say which embeddings, so that scores of others are taken for its own."""
+  assert density(corpus) == 0
+  np.save(corpus / "a.npy", np.random.default_rng(1).standard_normal((400, 5)).astype(np.float32))
+  assert density(corpus) == 2
+  assert "embeddings_" in capsys.readouterr().err
+  assert density(corpus, "--embedding_name=new") == 2
+  assert "scores/d belongs to another request: embeddings is" in capsys.readouterr().err
+  assert density(corpus, "--embedding_name=new", "--overwrite") == 0
+
+
 def test_curate_gives_what_score_and_sample_give(corpus):
   where = [f"--input={corpus}/*.jsonl", f"--embeddings={corpus}/*.npy", "--name=d", "--direct_num_workers=1"]
   drawing = ["--rate=0.3", "--seed=5", "--temperature=2", "--num_shards=2"]
