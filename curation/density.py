@@ -121,8 +121,14 @@ def resolution(sketch: race.Sketch, sample_ND: np.ndarray) -> dict[str, Any]:
   }
 
 
-def warnings(diagnostics: dict[str, Any]) -> list[str]:
-  """Sentences on why the densities of `diagnose` or `resolution` would not do, and which flag to turn; mostly none."""
+def warnings(diagnostics: dict[str, Any], name: str = "l2") -> list[str]:
+  """Sentences on why the densities of `diagnose` or `resolution` would not do, and which flag to turn; mostly none.
+
+  `name`: of the kernel, for the angular one has no bandwidth to turn.
+  """
+  wider, narrower = "take a larger --bandwidth or fewer --hashes", "take a smaller --bandwidth or more --hashes"
+  if name == "angular":
+    wider, narrower = "take fewer --hashes", "take more --hashes, or --kernel=l2"
   neighbours, num_points = diagnostics["neighbours"], diagnostics["num_points"]
   variation, error = diagnostics["weights_variation"], diagnostics["median_relative_standard_error"]
   correlation = diagnostics.get("rank_correlation")
@@ -130,12 +136,12 @@ def warnings(diagnostics: dict[str, Any]) -> list[str]:
   if neighbours < _LEAST_NEIGHBOURS:
     found.append(
       f"most documents have no neighbours (the median kernel sum of all others is {neighbours:.2g}), so that only "
-      "close copies are thinned: take a larger --bandwidth or fewer --hashes"
+      f"close copies are thinned: {wider}"
     )
   elif neighbours > _MOST_NEIGHBOURS_SHARE * num_points and variation < _LEAST_VARIATION_OF_MANY:
     found.append(
       f"the kernel is so wide that {neighbours / num_points:.0%} of the corpus are neighbours of a document, and the "
-      f"weights differ by only {variation:.1%}, almost random sampling: take a smaller --bandwidth or more --hashes"
+      f"weights differ by only {variation:.1%}, almost random sampling: {narrower}"
     )
   elif variation < _LEAST_VARIATION:
     found.append(
@@ -166,7 +172,9 @@ def _median_distance(sample_ND: np.ndarray, name: str, flag: str) -> float:
   distances = measure.distances(sample_ND, sample_ND)[np.triu_indices(len(sample_ND), 1)]
   distances = distances[distances > 1e-6 * distances.max(initial=0)]
   if not len(distances):
-    raise WinnowError(f"no two of {len(sample_ND):,} sampled embeddings differ, so {flag} must be given")
+    raise WinnowError(
+      f"no two of {len(sample_ND):,} sampled embeddings differ, so {flag} must be given, with --overwrite"
+    )
   return float(np.median(distances))
 
 

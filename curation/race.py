@@ -65,8 +65,8 @@ class SketchConfig:
         raise WinnowError(f"a sketch's {name} must be a whole number from {low} to {high:,}, not {value!r}")
     if type(self.radius) is not float or not 0 < self.radius < np.inf:
       raise WinnowError(f"a sketch's radius must be a number above 0, not {self.radius!r}")
-    if type(self.seed) is not int:
-      raise WinnowError(f"a sketch's seed must be a whole number, not {self.seed!r}")
+    if type(self.seed) is not int or not -(2**63) <= self.seed < 2**63:
+      raise WinnowError(f"a sketch's seed must be a whole number of 64 bits, not {self.seed!r}")
     for what, size in (
       ("projections", self.rows * self.kernel.hashes * self.dimensions),
       ("counters", self.rows * self.counters),
@@ -125,7 +125,7 @@ class Hashes:
     if kernel.bandwidth is not None and kernel.bandwidth < _BUCKET_IN_ERRORS * error:
       raise WinnowError(
         f"--bandwidth={kernel.bandwidth:g} is too small for embeddings of length {config.radius:g}: take "
-        f"{_BUCKET_IN_ERRORS * error:.2g} or more"
+        f"{_BUCKET_IN_ERRORS * error:.2g} or more, and --overwrite"
       )
     self._offsets_P = hashing.uniforms("race offset", config.seed, 0, projections).astype(self._dtype)
     numbers = np.arange(config.rows * (kernel.hashes + 1))
@@ -350,4 +350,4 @@ class SketchFile:
       yield
     except (WinnowError, ValueError, KeyError, TypeError, RecursionError) as error:
       cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-      raise WinnowError(f"{self._path} is not a sketch, or damaged ({cause}): make it anew") from error
+      raise WinnowError(f"{self._path} is not a sketch, or damaged ({cause}): delete it and make it anew") from error

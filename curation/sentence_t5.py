@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from curation import checkpoints, engine, safetensors_reader, t5
+from curation import batching, checkpoints, engine, safetensors_reader, t5
 from curation.errors import WinnowError
 from curation.vocabulary import EOS_ID, Vocabulary
 
@@ -25,6 +25,7 @@ _IDENTITY = "torch.nn.modules.linear.Identity"
 _MAX_JSON_BYTES = 1 << 20
 # The shortest bucket; texts of fewer tokens are rare.
 _SHORTEST = 16
+_MOST_TOKENS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class SentenceT5Embedder:
     devices_per_model: int = 1,
   ):
     """`max_input_tokens` counts eos, and is the model's own unless given; the others as for `engine.Engine`."""
-    self.max_input_tokens = max_input_tokens or model.max_input_tokens
+    self.max_input_tokens = model.max_input_tokens if max_input_tokens is None else max_input_tokens
     self._vocabulary = model.vocabulary
     self.engine = engine.Engine(
       model.params,
@@ -115,12 +116,24 @@ def load(folder: str | Path, dtype: str | None = None) -> SentenceT5:
   )
 
 
-def check(folder: str | Path) -> None:
-  """Raises what `load` would, without reading a weight or waking a device."""
+def check(
+  folder: str | Path,
+  *,
+  max_input_tokens: int | None = None,
+  batch_tokens: int | None = None,
+  devices_per_model: int = 1,
+) -> None:
+  """Raises what `load` and a SentenceT5Embedder would, without reading a weight or waking a device."""
   folder = Path(folder)
-  _, dense_OD = _read_head(folder)
+  limit, dense_OD = _read_head(folder)
   config, _ = checkpoints.check_checkpoint(folder, encoder_only=True)
   _check_width(folder, dense_OD, config)
+  longest = limit if max_input_tokens is None else max_input_tokens
+  if not 1 < longest <= _MOST_TOKENS:
+    raise WinnowError(f"--max_input_tokens={longest} is not between 2 and {_MOST_TOKENS:,}.")
+  t5.check_division(config, devices_per_model)
+  tokens = engine.BATCH_TOKENS_CPU if batch_tokens is None else batch_tokens
+  batching.bucket_table(min(_SHORTEST, longest), longest, tokens)
 
 
 def model_files(folder: str | Path) -> list[Path]:

@@ -11,6 +11,7 @@ def curate(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.CURATE, argv)
   options.require(namespace, "output")
   namespace.sampler = namespace.sampler or namespace.scorer
+  plans.refuse_other_sampler(namespace.sampler, namespace.scorer)
   launcher = plans.make_launcher(namespace, beam_arguments)
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
   scoring_job = plans.plan_named_scoring(namespace, launcher, spare=True)

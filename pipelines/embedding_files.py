@@ -5,11 +5,13 @@ Nothing in them is trusted: no pickle, and headers are checked before anything i
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
@@ -40,33 +42,48 @@ def find(pattern: str, shards: list[blocks.Shard]) -> dict[str, EmbeddingFile]:
 
   Raises WinnowError where their numbers or dimensions do not agree, or one of them holds no embeddings.
   """
-  paths = [path for path, _ in storage.match(inputs.absolute(pattern))]
+  paths = sorted((path for path, _ in storage.match(inputs.absolute(pattern))), key=storage.base_name)
   if len(paths) != len(shards):
     raise WinnowError(
       f"--embeddings={pattern} names {len(paths)} files, and the input has {len(shards)} shards: give one for each, so "
       "that their names sort alike"
+    )
+  names, shard_names = [storage.base_name(path) for path in paths], [shard.name for shard in shards]
+  if _sorts_by_number(names) != _sorts_by_number(shard_names):
+    raise WinnowError(
+      f"--embeddings={pattern}: the numbers in the names of the files ({names[0]}, {names[1]}, ...) and of the shards "
+      "sort differently, so that they would not belong together: fill the numbers up with zeros"
     )
   found = {}
   for shard, path in zip(sorted(shards, key=lambda shard: shard.name), paths, strict=True):
     with storage.open_input(path) as file:
       rows, dimensions = _shape(file, path)
     found[shard.name] = EmbeddingFile(path, rows, dimensions, storage.checksum(path))
-  if len({about.dimensions for about in found.values()}) > 1:
-    first, *others = found.values()
-    other = next(about for about in others if about.dimensions != first.dimensions)
-    raise WinnowError(
-      f"{first.path} has {first.dimensions} dimensions and {other.path} {other.dimensions}: they are not of one model"
-    )
-  return found
+  first = next((about for about in found.values() if about.dimensions), None)
+  if first is None:
+    raise WinnowError(f"--embeddings={pattern}: there is no embedding in any of the files")
+  for other in found.values():
+    if other.dimensions not in (0, first.dimensions):
+      raise WinnowError(
+        f"{first.path} has {first.dimensions} dimensions and {other.path} {other.dimensions}: they are not of one model"
+      )
+  return {shard: dataclasses.replace(about, dimensions=first.dimensions) for shard, about in found.items()}
+
+
+def _sorts_by_number(names: list[str]) -> bool:
+  """Tells whether names sort as their numbers do."""
+  by_number = sorted(names, key=lambda name: [part.zfill(20) for part in re.split(r"(\d+)", name)])
+  return sorted(names) == by_number
 
 
 @contextlib.contextmanager
 def opened(about: EmbeddingFile) -> Iterator[Rows]:
   """A function of (start, stop), never going back, that gives these rows: float32 [stop - start, D]; null is NaN."""
   with storage.open_input(about.path) as file:
-    if _shape(file, about.path) != (about.rows, about.dimensions):
+    rows, dimensions = _shape(file, about.path)
+    if rows != about.rows or dimensions not in (0, about.dimensions):
       raise WinnowError(f"{about.path} has changed since the run began: run the command again")
-    yield (_parquet_rows if _is_parquet(about.path) else _npy_rows)(file, about.path)
+    yield _parquet_rows(file, about) if _is_parquet(about.path) else _npy_rows(file, about.path)
 
 
 def _is_parquet(path: str) -> bool:
@@ -74,21 +91,25 @@ def _is_parquet(path: str) -> bool:
 
 
 def _shape(file: BinaryIO, path: str) -> tuple[int, int]:
+  """Rows and dimensions; 0 dimensions where no row tells them."""
   if _is_parquet(path):
     with _told(path):
       parquet = pq.ParquetFile(file)
       column = _list_column(parquet.schema_arrow, path)
       rows, dimensions = parquet.metadata.num_rows, getattr(parquet.schema_arrow.field(column).type, "list_size", 0)
-      if rows and dimensions <= 0:  # Parquet itself does not say how long its lists are
-        lists = next(parquet.iter_batches(1, columns=[column]))[0]
-        dimensions = len(lists[0].as_py() or [])
+      if dimensions <= 0:  # Parquet itself does not say how long its lists are: the first one that is not null does
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=[column]):
+          lengths = pc.list_value_length(batch[0].drop_null())
+          if len(filled := lengths.filter(pc.greater(lengths, 0))):
+            dimensions = filled[0].as_py()
+            break
   elif path.endswith(".npy"):
     shape, _ = _npy_header(file, path)
     rows, dimensions = shape
   else:
     raise WinnowError(f"--embeddings: {path} is neither .npy nor .parquet")
-  if not 1 <= dimensions <= _MAX_DIMENSIONS:
-    raise WinnowError(f"{path} has embeddings of {dimensions:,} dimensions; there must be 1 to {_MAX_DIMENSIONS:,}")
+  if dimensions > _MAX_DIMENSIONS:
+    raise WinnowError(f"{path} has embeddings of {dimensions:,} dimensions; there may be {_MAX_DIMENSIONS:,}")
   return rows, dimensions
 
 
@@ -121,12 +142,12 @@ def _npy_rows(file: BinaryIO, path: str) -> Rows:
   return rows
 
 
-def _parquet_rows(file: BinaryIO, path: str) -> Rows:
+def _parquet_rows(file: BinaryIO, about: EmbeddingFile) -> Rows:
+  path, dimensions = about.path, about.dimensions
   with _told(path):
     parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
     column = _list_column(parquet.schema_arrow, path)
     batches = parquet.iter_batches(_BATCH_ROWS, columns=[column], use_threads=False)
-  dimensions = _shape(file, path)[1]
   place, held = 0, np.empty((0, dimensions), np.float32)
 
   def rows(start: int, stop: int) -> np.ndarray:

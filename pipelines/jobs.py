@@ -102,14 +102,14 @@ class ScoringJob:
   def claim(self) -> None:
     """Makes the store's folder belong to this job: the first thing that is written."""
     store = self.config.store
-    if self.embedding is not None and (self.overwrite or not self.is_complete):
+    starts_over = self.overwrite and self.is_complete and not self.spare
+    keep_engine = self.is_complete or self.engine_difference() is None
+    if self.embedding is not None and (starts_over or not self.is_complete):
       self.embedding.claim()
-    if self.overwrite:
-      if self.is_complete and not self.spare:
-        store.clear()
-      else:
-        keep_engine = self.is_complete or self.engine_difference() is None
-        store.clear_others(self.corpus.shards, keep_engine=keep_engine)
+    if starts_over:
+      store.clear()
+    elif self.overwrite:
+      store.clear_others(self.corpus.shards, keep_engine=keep_engine)
     requests.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
     storage.create(storage.join(store.folder, stores.INPUT_FILE), requests.to_json(self.where))
 

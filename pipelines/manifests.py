@@ -13,7 +13,7 @@ from pipelines import dataset, requests, storage, writing
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 DISTRIBUTION = "winnow-curation"
-VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "sentencepiece", "tensorflow-datasets")
+VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "scipy", "sentencepiece", "tensorflow-datasets")
 
 
 @dataclasses.dataclass(frozen=True)

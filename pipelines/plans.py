@@ -80,8 +80,10 @@ def plan_scoring(
   request = {"format": 2, **scorer.request(), **corpus.request()}
   store = stores.ScoreStore.of(folder, request)
   config = scoring.ScoringConfig(store, scorer, source or corpus.texts, namespace.max_bad_fraction)
+  # What is known of a density's engine, its embeddings, the store says.
+  knows_engine = launcher.is_local or isinstance(scorer, scorers.Density)
   where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
-  job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine=launcher.is_local)
+  job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine)
   if namespace.overwrite:
     return job
   if store.has_scores and not storage.exists(store.request_path):
@@ -137,14 +139,13 @@ def plan_embedding(
   scorer: scorers.SentenceT5 | scorers.MadeElsewhere
   source: sources.Source = corpus.texts
   if namespace.embeddings is not None:
-    for name in ("max_input_tokens", "batch_tokens", "dtype"):
-      if getattr(namespace, name) is not None:
+    for name in ("max_input_tokens", "batch_tokens", "dtype", "devices_per_model"):
+      if getattr(namespace, name) not in (None, 1):
         raise WinnowError(f"--{name} is for a --model, and --embeddings were made already; leave it out")
     files = embedding_files.find(namespace.embeddings, list(corpus.shards))
     scorer = scorers.MadeElsewhere(files, namespace.embedding_dtype)
     source = sources.TextsWithEmbeddings(corpus.texts, files)
   else:
-    _check_devices(namespace, launcher)
     scorer = scorers.SentenceT5(
       namespace.model,
       namespace.embedding_dtype,
@@ -156,7 +157,10 @@ def plan_embedding(
   folder = _store_folder(
     namespace, name_flag, getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
   )
-  return plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
+  job = plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
+  if namespace.model is not None and not job.is_complete:
+    _check_devices(namespace, launcher)
+  return job
 
 
 def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool) -> ScoringJob:
@@ -217,6 +221,8 @@ def plan_sampling(
   if namespace.num_shards is not None and not 1 <= namespace.num_shards <= 99_999:
     raise WinnowError(f"--num_shards={namespace.num_shards} is not between 1 and 99,999")
   selected = selection_request(namespace)
+  if namespace.num_tokens is not None and getattr(namespace, "embeddings", None) is not None:
+    raise WinnowError("--num_tokens needs token counts, and --embeddings come without; use --num_examples")
   if store.is_complete:
     ledger = store.ledger()
     selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
@@ -275,6 +281,12 @@ def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
       f"the score store {store.folder} is not complete; run its winnow score command again to finish it"
     )
   return store
+
+
+def refuse_other_sampler(sampler: str, scorer: str) -> None:
+  """Raises WinnowError where a sampler would draw by what another scorer's scores mean."""
+  if not _fits(sampler, scorer):
+    raise WinnowError(f"--sampler={sampler} does not draw by the scores of --scorer={scorer}; leave it out")
 
 
 def _fits(sampler: str, scorer: Any) -> bool:

@@ -33,12 +33,14 @@ def print_diagnostics(sketch: sketching.SketchConfig) -> None:
   from curation import density
 
   kernel = requests.read_json(sketch.path(sketching.KERNEL_FILE))["config"]["kernel"]
-  diagnostics = requests.read_json(sketch.path(sketching.DIAGNOSTICS_FILE))
+  diagnostics = requests.readable(sketch.path(sketching.DIAGNOSTICS_FILE)) or {}
   width = "" if kernel["bandwidth"] is None else f" of bandwidth {kernel['bandwidth']:g}"
   print(f"kernel {kernel['name']}{width}, {kernel['hashes']} hashes a row")
   for title, figures in diagnostics.items():
     print(f"of the {title}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()))
-  for warning in density.warnings(diagnostics.get("sample", {}) | diagnostics["sketch"]):
+  # The sample's figures are exact, but a small corpus has none.
+  figures = diagnostics.get("sketch", {}) | diagnostics.get("sample", {})
+  for warning in density.warnings(figures, kernel["name"]) if figures else ():
     print(f"winnow: warning: {warning}", file=sys.stderr)
 
 

@@ -124,7 +124,12 @@ class SentenceT5:
     from curation import sentence_t5
 
     folder = models.local_model(self.model)
-    sentence_t5.check(folder)
+    sentence_t5.check(
+      folder,
+      max_input_tokens=self.max_input_tokens,
+      batch_tokens=self.batch_tokens,
+      devices_per_model=self.devices_per_model,
+    )
     files = _identity(folder, sentence_t5.model_files(folder))
     return dataclasses.replace(self, model=models.pinned(self.model, folder), files=files)
 

@@ -30,6 +30,10 @@ _LEAST_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
 _SLICE_COUNTERS = 1 << 19
 _SAMPLED, _HELD_OUT = 5_000, 1_000
 _BATCH_ROWS = 1 << 18
+_OTHER_HASHES = (
+  "{} was made with other hashes than here: go on with the versions of Winnow and SciPy that it was begun with, the "
+  "same on all workers, or delete {} and run the command again"
+)
 # A process counts one group at a time, whose sketch uses all cores: its threads share 80 MB rather than having it each.
 _TURN = threading.Lock()
 
@@ -122,6 +126,8 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   parts = [(config.shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
   path = config.work_path([parts, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
   if storage.exists(path):
+    with storage.open_input(path, buffer_bytes=1 << 16) as part:
+      race.SketchFile(part, path)  # whose sentence says to delete it if it is damaged
     return path
 
   def embeddings() -> Iterator[np.ndarray]:
@@ -135,9 +141,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   with _TURN:
     sketch = race.Sketch(chosen.config)
     if sketch.hashes.checksum() != chosen.hashes:
-      raise WinnowError(
-        "workers make other hashes than each other: give all of them the same versions of Winnow and SciPy"
-      )
+      raise WinnowError(_OTHER_HASHES.format(config.path(KERNEL_FILE), config.store.sketch_folder))
     for embeddings_ND in prefetch.prefetch(embeddings(), ahead=2):
       sketch.add(embeddings_ND)
       progress.report(config.progress_address, stage="sketch", documents=len(embeddings_ND))
@@ -274,9 +278,13 @@ def choose(config: SketchConfig, points: list[tuple[np.ndarray, np.ndarray]]) ->
   path = config.path(KERNEL_FILE)
   found = {"config": sketch.to_json(), "hashes": race.Hashes(sketch).checksum(), "embeddings": embeddings}
   storage.create(path, requests.to_json(found))
-  kept = requests.read_json(path)
-  if kept["embeddings"] != embeddings:
-    raise WinnowError(f"{path} is of other embeddings; run the command again with --overwrite")
+  kept = requests.readable(path)
+  if not isinstance(kept, dict) or kept.get("embeddings") != embeddings:
+    raise WinnowError(
+      f"{path} is damaged, or of other embeddings; delete {config.store.sketch_folder} and run the command again"
+    )
+  if kept["config"] == found["config"] and kept["hashes"] != found["hashes"]:
+    raise WinnowError(_OTHER_HASHES.format(path, config.store.sketch_folder))
   return Chosen(race.SketchConfig.from_json(kept["config"]), kept["hashes"], embeddings)
 
 

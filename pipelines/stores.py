@@ -201,7 +201,8 @@ class ScoreStore:
     storage.delete([storage.join(letters, name) for name in storage.list_folder(letters) if name not in of_kept])
     storage.delete([storage.join(self.shards_folder, name) for name in names if name not in kept])
     is_ours_still = requests.holds(self.request_path, self.fingerprint)
-    if not keep_engine or not is_ours_still:
+    # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
+    if not is_ours_still or (not keep_engine and storage.exists(self.engine_path)):
       storage.delete_folder(self.sketch_folder)
     if not keep_engine:
       storage.delete([self.engine_path])

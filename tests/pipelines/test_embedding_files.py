@@ -102,6 +102,32 @@ def test_lists_of_other_lengths_are_told_by_their_row(tmp_path):
     rows(0, 2_500)
 
 
+def test_a_first_row_without_an_embedding_and_a_file_without_rows_are_taken(tmp_path):
+  """Kills: dimensions that the first row alone tells."""
+  lists = pa.array([None, *POINTS], pa.list_(pa.float32()))
+  pq.write_table(pa.table({"embedding": lists}), tmp_path / "x.parquet")
+  pq.write_table(pa.table({"embedding": lists[:0]}), tmp_path / "y.parquet")
+  found = embedding_files.find(f"{tmp_path}/*.parquet", [SHARD, Shard("b.jsonl", "b.jsonl", "jsonl", "", 1)])
+  assert [(about.rows, about.dimensions) for about in found.values()] == [(2_501, 6), (0, 6)]
+  with embedding_files.opened(found["a.jsonl"]) as rows:
+    assert np.isnan(rows(0, 1)).all()
+    np.testing.assert_array_equal(rows(1, 2_501), POINTS)
+  with embedding_files.opened(found["b.jsonl"]) as rows:
+    assert rows(0, 0).shape == (0, 6)
+
+
+def test_files_are_paired_by_name_and_unlike_numbering_is_refused(tmp_path):
+  """Kills: e_10 paired with the third shard, c.00002, and files in other folders sorted by these."""
+  shards = [Shard(f"c.{i:05d}.jsonl", "", "jsonl", "", 1) for i in range(11)]
+  for i in range(11):
+    np.save(tmp_path / f"e_{i}.npy", POINTS[: i + 1])
+  with pytest.raises(WinnowError, match="sort differently"):
+    embedding_files.find(f"{tmp_path}/*.npy", shards)
+  same = [Shard(f"c_{i}.jsonl", "", "jsonl", "", 1) for i in range(11)]
+  found = embedding_files.find(f"{tmp_path}/*.npy", same)
+  assert {shard: about.rows for shard, about in found.items()} == {f"c_{i}.jsonl": i + 1 for i in range(11)}
+
+
 def corpus(folder: pathlib.Path, *rows: int) -> str:
   for shard, count in enumerate(rows):
     (folder / f"{shard}.jsonl").write_text("".join(json.dumps({"text": f"text {row}"}) + "\n" for row in range(count)))

@@ -4,9 +4,11 @@ import functools
 import itertools
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
+import tiny_t5
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,6 +127,8 @@ def test_a_sketch_that_is_damaged_or_of_something_else_is_never_used(corpus, cap
     (["--sketch_counters=0"], "a sketch's counters must be a whole number from 1"),
     (["--prompt_file=p"], "--prompt_file is for --scorer=ask_llm"),
     (["--scorer=ask_llm", "--model=m"], "--embeddings is for --scorer=density"),
+    (["--sketch_seed=99999999999999999999"], "a whole number of 64 bits"),
+    (["--devices_per_model=2"], "--devices_per_model is for a --model"),
     (["--embedding_name=d"], "give each store a name of its own"),
   ],
 )
@@ -159,6 +163,51 @@ def test_a_density_belongs_to_its_embeddings(corpus, capsys):
   assert density(corpus, "--embedding_name=new") == 2
   assert "scores/d belongs to another request: embeddings is" in capsys.readouterr().err
   assert density(corpus, "--embedding_name=new", "--overwrite") == 0
+
+
+@pytest.mark.parametrize("how", ["damaged", "other hashes", "other embeddings"])
+def test_a_kernel_that_cannot_be_gone_on_with_is_told_with_what_helps(corpus, capsys, how):
+  """Kills: advice to type --overwrite, which spares a store that is not complete."""
+  assert density(corpus) == 0
+  store = corpus / "scores/d"
+  before = (store / "sketch/sketch.safetensors").read_bytes()
+  (store / "summary.json").unlink()
+  (store / "shards/a.jsonl.parquet").unlink()
+  path = store / "sketch/kernel.json"
+  if how == "damaged":
+    path.write_text("{")
+  else:
+    field = how.split()[1]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: "0" * 32}))
+  capsys.readouterr()
+  assert density(corpus) == 1
+  told = capsys.readouterr().err
+  assert f"delete {store / 'sketch'} and run the command again" in told
+  shutil.rmtree(store / "sketch")
+  assert density(corpus) == 0
+  assert (store / "sketch/sketch.safetensors").read_bytes() == before
+
+
+def test_curate_refuses_a_sampler_of_other_scores(corpus, capsys):
+  """Kills: the documents of the highest density drawn as those of the highest quality."""
+  where = [f"--input={corpus}/*.jsonl", f"--scores={corpus}/s", f"--output={corpus}/o", "--rate=0.5"]
+  embeddings = [f"--embeddings={corpus}/*.npy"]
+  assert main.main(["curate", "--scorer=density", "--sampler=ask_llm", *where, *embeddings]) == 2
+  assert "--sampler=ask_llm does not draw by the scores of --scorer=density" in capsys.readouterr().err
+  where = [f"--input={corpus}/*.jsonl", f"--scores={corpus}/s", f"--output={corpus}/o", "--num_tokens=5"]
+  assert main.main(["curate", "--scorer=density", *where, *embeddings]) == 2
+  assert "--embeddings come without; use --num_examples" in capsys.readouterr().err
+  assert not (corpus / "s").exists()
+
+
+@pytest.mark.parametrize("tokens", [-5, 0, 1, 99_999_999])
+def test_limits_that_no_text_fits_are_refused_at_launch(corpus, capsys, tokens):
+  """Kills: a limit of 0 that counts as none, and one that fails after the store is claimed."""
+  model = tiny_t5.make_sentence_t5(corpus / "model")
+  where = [f"--input={corpus}/*.jsonl", f"--scores={corpus}/s", f"--model={model}"]
+  assert main.main(["embed", *where, f"--max_input_tokens={tokens}"]) == 2
+  assert f"--max_input_tokens={tokens} is not between 2 and" in capsys.readouterr().err
+  assert not (corpus / "s").exists()
 
 
 def test_curate_gives_what_score_and_sample_give(corpus):
