@@ -16,7 +16,7 @@ SHARED ?= ../shared/data
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
-CHECKED := curation pipelines tests setup.py $(wildcard benchmarks dataflow_templates)
+CHECKED := curation pipelines tests setup.py $(wildcard benchmarks dataflow_templates docs/*.py)
 
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE

@@ -1,0 +1,92 @@
+"""The pages of docs/ say what is so: their links, the code on them, the figures beside the picture."""
+
+import importlib.util
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from curation import density, kernels, race
+from pipelines import embed, options
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DENSITY_PAGE = (PROJECT / "docs/density.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+  linked = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+  assert not [link for link in linked if not (page.parent / link).exists()]
+
+
+def test_the_picture_of_density_shows_what_its_page_says():
+  """Kills: scores in place of their inverse, a sample of the wrong size, a page that tells of another mixture."""
+  spec = importlib.util.spec_from_file_location("make_density_figure", PROJECT / "docs/make_density_figure.py")
+  assert spec is not None and spec.loader is not None
+  script = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(script)
+  samples = script.compute().samples
+  assert [len(set(sample.drawn)) for sample in samples.values()] == [6_300, 630, 630]
+  largest, smallest = re.findall(r"([\d.]+)% of all points and the smallest ([\d.]+)%", DENSITY_PAGE)[0]
+  assert samples["all points"].shares[[0, -1]] == pytest.approx([float(largest) / 100, float(smallest) / 100], abs=6e-3)
+  (random,) = re.findall(r"even shares ([\d.]+)\)", DENSITY_PAGE)
+  assert samples["random"].unevenness == pytest.approx(float(random), abs=6e-3)
+  largest, smallest, even = re.findall(r"by density has (\d+)% and ([\d.]+)% \(([\d.]+)\)", DENSITY_PAGE)[0]
+  assert samples["density"].shares[[0, -1]] == pytest.approx([float(largest) / 100, float(smallest) / 100], abs=6e-3)
+  assert samples["density"].unevenness == pytest.approx(float(even), abs=6e-3)
+
+
+def python_on_page(about: str) -> str:
+  (found,) = [code for code in re.findall(r"```python\n(.*?)```", DENSITY_PAGE, re.DOTALL) if about in code]
+  return found
+
+
+def test_embeddings_are_read_back_as_the_page_says(tmp_path, monkeypatch):
+  """Kills: another layout of block files, or a page that forgets bad rows."""
+  monkeypatch.chdir(tmp_path)
+  vectors_ND = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+  vectors_ND[1] = 0
+  np.save("vectors.npy", vectors_ND)
+  pathlib.Path("texts.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(5)))
+  arguments = ["--scores=OUT/scores", "--name=embeddings_sentence_t5_base", "--block_rows=2", "--max_bad_fraction=1"]
+  folder = pathlib.Path.cwd()
+  assert embed.main([f"--input={folder}/*.jsonl", f"--embeddings={folder}/*.npy", *arguments]) == 0
+  names: dict = {}
+  exec(python_on_page("frombuffer"), names)
+  assert names["embeddings"].dtype == np.float16
+  np.testing.assert_allclose(names["embeddings"], race.unit_vectors(np.delete(vectors_ND, 1, axis=0)), atol=1e-3)
+
+
+def test_sketches_merge_as_the_page_says(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  points_ND = race.unit_vectors(np.random.default_rng(0).standard_normal((50, 4)))
+  config = race.SketchConfig(4, kernels.Kernel("l2", 0.5, 2), rows=10, counters=100)
+  whole = race.Sketch(config)
+  whole.add(points_ND)
+  for year, part_ND in (("2025", points_ND[:30]), ("2026", points_ND[30:])):
+    part = race.Sketch(config)
+    part.add(part_ND)
+    path = pathlib.Path(f"OUT/scores/density_{year}/sketch/sketch.safetensors")
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+      race.save(part, file)
+  exec(python_on_page("merge"), {})
+  with open("OUT/sketch.safetensors", "rb") as file:
+    merged = race.SketchFile(file, "merged").load()
+  assert merged.num_points == 50
+  np.testing.assert_array_equal(merged.counts_RB, whole.counts_RB)
+
+
+def test_the_page_on_density_names_flags_figures_and_warnings_that_exist():
+  assert set(re.findall(r"--(\w+)", DENSITY_PAGE)) <= {flag.name for flag in options.FLAGS}
+  points_ND = race.unit_vectors(np.random.default_rng(0).standard_normal((200, 4)))
+  kernel = density.choose_kernel(points_ND)
+  figures = density.diagnose(kernel, 10, 100, 0, points_ND[:150], points_ND[150:], 200)
+  assert set(re.findall(r"^\| `(\w+)`", DENSITY_PAGE, re.MULTILINE)) <= set(figures)
+  (warnings,) = re.findall(r"Each warning names.*?\n\n", DENSITY_PAGE, re.DOTALL)
+  source = pathlib.Path(density.__file__).read_text()
+  quoted = re.findall(r'"([^"]+)"', warnings.replace("\n", " "))
+  assert len(quoted) == 6 and not [words for words in quoted if words not in source]
