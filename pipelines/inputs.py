@@ -17,7 +17,7 @@ def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.S
   if pattern.startswith("tfds:"):
     shards = readers.tfds_shards(pattern, data_dir=tfds_data_dir)
   else:
-    shards = [_shard(path, size) for path, size in storage.match(pattern)]
+    shards = [_shard(path, size) for path, size in storage.match(absolute(pattern))]
   if not shards:
     raise WinnowError(f"--input={pattern} matches no file; quote the glob and check the path")
   names = collections.Counter(shard.name for shard in shards)

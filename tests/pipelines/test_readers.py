@@ -210,3 +210,15 @@ def test_memory_is_that_of_a_few_blocks(tmp_path, monkeypatch, suffix):
     peak = max(peak, process.memory_info().rss - before)
   assert rows == (80_000 if suffix == "parquet" else 100_000)
   assert peak < 120 << 20
+
+
+def test_a_glob_in_the_folder_where_one_stands_finds_its_files(tmp_path, monkeypatch):
+  """As the README types it. Kills the mutant that leaves a name without a folder to Beam, which finds nothing."""
+  from pipelines import inputs
+
+  for name in ("c4-train.00000.json", "c4-train.00001.json"):
+    (tmp_path / name).write_text('{"text": "a"}\n')
+  monkeypatch.chdir(tmp_path)
+  found = inputs.find_shards("c4-train.*.json")
+  assert [shard.path for shard in found] == [str(tmp_path / shard.name) for shard in found]
+  assert len(found) == 2
