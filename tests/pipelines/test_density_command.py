@@ -19,9 +19,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from running import content, logs, run_in
 
 from curation import hashing, kernels
-from pipelines import main
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS = 300_000, 2_000, 12
 SKETCH = ["--bandwidth=0.5", "--hashes=2", "--sketch_rows=64", "--sketch_counters=1000"]
@@ -66,16 +66,6 @@ def place(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-def run_in(folder: pathlib.Path, arguments: list[str]) -> int:
-  folder.mkdir(exist_ok=True)
-  before = os.getcwd()
-  os.chdir(folder)
-  try:
-    return main.main(arguments)
-  finally:
-    os.chdir(before)
-
-
 def score_command(place: pathlib.Path, *flags: str) -> list[str]:
   reading = [f"--input={place}/corpus/*", f"--embeddings={place}/made/*", "--scores=scores"]
   return ["score", "--scorer=density", *reading, *SKETCH, *flags]
@@ -94,15 +84,6 @@ def undisturbed(place) -> pathlib.Path:
 
 def store(folder: pathlib.Path) -> pathlib.Path:
   return folder / "scores/density_made"
-
-
-def content(folder: pathlib.Path) -> dict[str, bytes]:
-  files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-  return {name: data for name, data in files.items() if "/log/" not in name}
-
-
-def logs(folder: pathlib.Path) -> list[dict]:
-  return [json.loads(path.read_text()) for path in sorted((folder / "log").iterdir(), key=lambda p: p.stat().st_mtime)]
 
 
 def scored(folder: pathlib.Path) -> dict[tuple[str, int], float]:

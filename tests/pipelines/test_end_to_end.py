@@ -17,8 +17,9 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from running import content, logs, run_in
 
-from pipelines import main, stripes
+from pipelines import stripes
 
 BIG_ROWS, SMALL_ROWS = 200_000, 1_500
 RATE = "0.3"
@@ -61,16 +62,6 @@ def sample_command(*flags: str) -> list[str]:
   ]
 
 
-def run_in(folder: pathlib.Path, arguments: list[str]) -> int:
-  folder.mkdir(exist_ok=True)
-  before = os.getcwd()
-  os.chdir(folder)
-  try:
-    return main.main(arguments)
-  finally:
-    os.chdir(before)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(place, corpus) -> pathlib.Path:
   """One process, nothing happens to it."""
@@ -78,16 +69,6 @@ def undisturbed(place, corpus) -> pathlib.Path:
   assert run_in(folder, [*score_command(place, corpus), "--direct_num_workers=1"]) == 0
   assert run_in(folder, [*sample_command(), "--direct_num_workers=1"]) == 0
   return folder
-
-
-def content(folder: pathlib.Path) -> dict[str, bytes]:
-  """Every file below a run's folder but its logs."""
-  files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-  return {name: data for name, data in files.items() if "/log/" not in name}
-
-
-def logs(folder: pathlib.Path) -> list[dict]:
-  return [json.loads(path.read_text()) for path in sorted((folder / "log").iterdir(), key=lambda p: p.stat().st_mtime)]
 
 
 def assert_same(folder: pathlib.Path, undisturbed: pathlib.Path) -> None:
