@@ -90,7 +90,9 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
 
   with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
     written: concurrent.futures.Future[BlockCounts] | None = None
-    for block, loaded, ready in prefetch.prefetch(prepared(), ahead=2):
+    # A block of embeddings takes more memory than its texts would and less time to read: fewer are held.
+    is_large = config.scorer.reads == stores.EMBEDDING
+    for block, loaded, ready in prefetch.prefetch(prepared(), ahead=1 if is_large else 2):
       if loaded is None:
         yield BlockCounts(block.index, block.num_rows)
         continue
@@ -99,6 +101,10 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
       milliseconds = round(1000 * (time.monotonic() - started))
       if written is not None:
         yield written.result()
+      if is_large:
+        assert block.documents is not None
+        block = dataclasses.replace(block, documents=block.documents.drop_columns(config.scorer.reads))
+        del ready
       written = writer.submit(_record, (store, shard, loaded.engine), block, (scores, milliseconds))
     if written is not None:
       yield written.result()
