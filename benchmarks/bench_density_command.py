@@ -1,4 +1,7 @@
-"""`winnow score --scorer=density` of embeddings made elsewhere: peak memory and time for a small and a large corpus."""
+"""`winnow score --scorer=density` of embeddings made elsewhere: peak memory and time for a small and a large corpus.
+
+And how long a block takes to be read as Winnow keeps it, and as lists of numbers.
+"""
 
 import argparse
 import contextlib
@@ -12,6 +15,10 @@ import time
 import common
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import sources
 
 MEGABYTE = 1 << 20
 BAR_MEGABYTES = 100
@@ -34,6 +41,19 @@ def write_corpus(folder: pathlib.Path, documents: int, dimensions: int, shards: 
       made[start : start + 10_000] = points_ND / np.linalg.norm(points_ND, axis=1, keepdims=True)
 
 
+def seconds_to_read(dimensions: int, column: str, repeats: int = 10) -> float:
+  """Seconds to read a block of embeddings from Parquet in memory, as `binary` values or as `list`s of numbers."""
+  points_ND = np.random.default_rng(0).standard_normal((4_096, dimensions)).astype(np.float16)
+  lists = pa.FixedSizeListArray.from_arrays(pa.array(points_ND.ravel()), dimensions)
+  table = pa.table({"embedding": sources.embedding_column(points_ND) if column == "binary" else lists})
+  file = pa.BufferOutputStream()
+  pq.write_table(table, file, compression="none", use_dictionary=False, write_page_checksum=True)
+  started = time.perf_counter()
+  for _ in range(repeats):
+    pq.ParquetFile(pa.BufferReader(file.getvalue()), page_checksum_verification=True).read()
+  return (time.perf_counter() - started) / repeats
+
+
 def peak_of_tree(command: list[str]) -> int:
   """Runs a command to its end; the largest sum of the resident memory of it and its workers, in bytes."""
   process = subprocess.Popen(command, cwd=common.PROJECT)
@@ -54,6 +74,8 @@ def bench() -> None:
   parser.add_argument("--workers", type=int, default=1)
   namespace = parser.parse_args()
   common.print_machine()
+  for column in ("binary", "list"):
+    print(f"a block read as {column}: {1000 * seconds_to_read(namespace.dimensions, column):.1f} ms", flush=True)
   peaks = []
   for documents in namespace.documents:
     with tempfile.TemporaryDirectory() as name:

@@ -3,6 +3,7 @@
 Nothing in them is trusted: no pickle, and headers are checked before anything is allocated.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import re
@@ -54,11 +55,8 @@ def find(pattern: str, shards: list[blocks.Shard]) -> dict[str, EmbeddingFile]:
       f"--embeddings={pattern}: the numbers in the names of the files ({names[0]}, {names[1]}, ...) and of the shards "
       "sort differently, so that they would not belong together: fill the numbers up with zeros"
     )
-  found = {}
-  for shard, path in zip(sorted(shards, key=lambda shard: shard.name), paths, strict=True):
-    with storage.open_input(path) as file:
-      rows, dimensions = _shape(file, path)
-    found[shard.name] = EmbeddingFile(path, rows, dimensions, storage.checksum(path))
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    found = dict(zip(sorted(shard_names), pool.map(_identify, paths), strict=True))
   first = next((about for about in found.values() if about.dimensions), None)
   if first is None:
     raise WinnowError(f"--embeddings={pattern}: there is no embedding in any of the files")
@@ -68,6 +66,12 @@ def find(pattern: str, shards: list[blocks.Shard]) -> dict[str, EmbeddingFile]:
         f"{first.path} has {first.dimensions} dimensions and {other.path} {other.dimensions}: they are not of one model"
       )
   return {shard: dataclasses.replace(about, dimensions=first.dimensions) for shard, about in found.items()}
+
+
+def _identify(path: str) -> EmbeddingFile:
+  with storage.open_input(path) as file:
+    rows, dimensions = _shape(file, path)
+  return EmbeddingFile(path, rows, dimensions, storage.checksum(path))
 
 
 def _sorts_by_number(names: list[str]) -> bool:
@@ -174,7 +178,7 @@ def _lists(column: pa.Array, dimensions: int, first_row: int) -> np.ndarray:
   if not pa.types.is_fixed_size_list(column.type):
     lengths = column.value_lengths().fill_null(dimensions).to_numpy(zero_copy_only=False)
   if (odd := np.flatnonzero(lengths != dimensions)).size:
-    raise ValueError(f"row {first_row + odd[0]} has {lengths[odd[0]]} numbers, and the first row has {dimensions}")
+    raise ValueError(f"row {first_row + odd[0]} has {lengths[odd[0]]} numbers, and others have {dimensions}")
   found_ND = np.full((len(column), dimensions), np.nan, np.float32)
   found_ND[~missing] = _as_float32(values.to_numpy(zero_copy_only=False)).reshape(-1, dimensions)
   return found_ND

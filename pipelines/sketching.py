@@ -40,12 +40,11 @@ _TURN = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class SketchConfig:
-  """A store of embeddings, of which shards, for which scorer's store. `group_documents`: None, by the corpus's size."""
+  """A store of embeddings, of which shards, for which scorer's store."""
 
   scorer: scorers.Density
   store: stores.ScoreStore
   shards: tuple[blocks.Shard, ...]
-  group_documents: int | None = None
   progress_address: progress.Address | None = None
 
   @property
@@ -117,7 +116,7 @@ def plan_groups(config: SketchConfig) -> list[Group]:
   if summary["scored"] > race.MAX_POINTS:
     raise WinnowError(f"a sketch holds at most {race.MAX_POINTS:,} documents, and there are {summary['scored']:,}")
   by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
-  size = config.group_documents or min(max(summary["read"] // _GROUPS, _LEAST_GROUP), _LARGEST_GROUP)
+  size = min(max(summary["read"] // _GROUPS, _LEAST_GROUP), _LARGEST_GROUP)
   return list(group_blocks([by_name[shard.name] for shard in config.shards], size))
 
 
@@ -272,7 +271,6 @@ def choose(config: SketchConfig, points: list[tuple[np.ndarray, np.ndarray]]) ->
 
   scorer, sample_ND = config.scorer, join_points(points)
   kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
-  # Unit vectors that were rounded to float16 are a little longer; L1's kernel measures them alike.
   sketch = race.SketchConfig(sample_ND.shape[1], kernel, scorer.rows, scorer.counters, seed=scorer.seed)
   embeddings = config.embeddings.store.fingerprint_with_engine()
   path = config.path(KERNEL_FILE)
