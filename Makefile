@@ -15,19 +15,38 @@ SHARED ?= ../shared/data
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# Engines that the tests run beside Beam's own local runner: Prism and the workers' boot program of the Beam that is
+# locked, and Flink, of a version that Beam's job servers know.
+ENGINES := .engines
+BEAM = $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements.lock)
+FLINK := 2.2.1
 PEERS := .venv-peers/installed
 CHECKED := curation pipelines tests setup.py $(wildcard benchmarks dataflow_templates docs/*.py)
 
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-rater demo-embedder test lint format bench bench-peers lock clean help
+.PHONY: demo demo-rater demo-embedder test test-prism test-flink cluster-up cluster-down lint format bench bench-peers \
+  lock clean help
 
 demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 	$(BIN)/winnow demo $(ARGS)
 
-test: $(INSTALLED) ## Run the tests
+test: $(INSTALLED) $(ENGINES)/prism ## Run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-prism: $(INSTALLED) $(ENGINES)/prism ## Run the pipelines of the tests on Beam's Prism runner
+	WINNOW_TEST_FLAGS='--runner=PrismRunner --prism_location=$(abspath $(ENGINES)/prism)' \
+	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not local_runner' tests/pipelines $(ARGS)
+
+test-flink: $(INSTALLED) $(ENGINES)/flink ## Run pipelines on a Flink cluster, and kill a part of it
+	$(BIN)/python -m pytest tests/engines -k flink -rs $(ARGS)
+
+cluster-up: $(INSTALLED) $(ENGINES)/flink ## Start a Flink cluster on this machine's loopback, and say how to use it
+	$(BIN)/python tests/engines/flink_cluster.py up
+
+cluster-down: $(INSTALLED) ## End that cluster
+	$(BIN)/python tests/engines/flink_cluster.py down
 
 lint: $(INSTALLED) ## Check style, formatting and types
 	$(BIN)/ruff check $(CHECKED)
@@ -67,7 +86,7 @@ lock: $(INSTALLED) ## Resolve pyproject.toml into requirements.lock; ARGS=--upgr
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock $(ARGS)
 
 clean: ## Remove .venv, .venv-peers, caches, builds and the demo's output
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-peers $(ENGINES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  demo-output demo-rater demo-embedder
 	find curation pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -87,6 +106,22 @@ $(INSTALLED): requirements.lock pyproject.toml setup.py
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/bootstrap.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --no-build-isolation requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Without Go the tests on Prism say that they need it, which only CI takes for a failure.
+$(ENGINES)/prism: requirements.lock
+	@mkdir -p $(ENGINES)
+	@if command -v go > /dev/null; then \
+	  echo 'Building Prism and the boot program of Beam $(BEAM) into $(ENGINES)'; \
+	  export GOBIN=$(abspath $(ENGINES)); module=github.com/apache/beam/sdks/v2; \
+	  go install $$module/python/container@v$(BEAM) && mv $(ENGINES)/container $(ENGINES)/boot && \
+	  go install $$module/go/cmd/prism@v$(BEAM) && touch $@ || echo 'Prism could not be built: see above' >&2; \
+	else echo 'There is no Go on this machine: no test runs on Prism' >&2; fi
+
+# --no-deps: of Flink only the jars are wanted, not its Python.
+$(ENGINES)/flink: Makefile
+	@echo 'Installing Flink $(FLINK) into $(ENGINES)'
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $@ apache-flink-libraries==$(FLINK)
 	@touch $@
 
 # Without the stamp it is tried again. A peer that cannot be had does not keep the others from being compared.

@@ -256,7 +256,7 @@ def run(
     stages["write"] = None
   running: list[Any] = [job for job in (sampling_job, *reversed(steps)) if job is not None]
   with launch.Log(running[0].folder, arguments) as log, progress.Meter(stages, estimated=bool(steps)) as meter:
-    address = meter.address if launcher.is_local else None
+    address = meter.address if launcher.workers_are_here else None
 
     def define(root: beam.Pipeline) -> None:
       ledger = None

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.io import filesystems
 from apache_beam.options import pipeline_options, pipeline_options_validator
 from apache_beam.runners import runner as beam_runner
@@ -29,15 +30,19 @@ DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
 _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
 _DATAFLOW_RUNNERS = ("DataflowRunner", "TestDataflowRunner")
+# Each would tell a failure again, with the traceback of every layer that it came through.
+_TALKATIVE = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner")
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
 _KEPT_BYTES = 20_000
 _SIMULATED_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 _CUDA_DEVICE = re.compile(r"\s*(\d|GPU-|MIG-)")
 _DIED = (
-  "a worker process died ({}; -9 means killed, often for want of memory): run the same command again, it goes on where "
-  "it was, with fewer --direct_num_workers or --batch_tokens if need be"
+  "a worker process died ({}): run the same command again, it goes on where it was, with fewer --direct_num_workers or "
+  "--batch_tokens if need be"
 )
+_RETURNED = "{}; -9 means killed, often for want of memory"
+_DISCONNECTED = "SDK worker disconnected"  # as Prism has it
 _SENTENCE = re.compile(r"WinnowError: (.+?)(?: \[while running '.*'\])?$", re.MULTILINE)
 
 
@@ -61,6 +66,7 @@ class Launcher:
     self._runner = _create_runner(self.options)
     self.is_local = type(self._runner).__name__ in _LOCAL_RUNNERS
     self._is_dataflow = type(self._runner).__name__ in _DATAFLOW_RUNNERS
+    self.workers_are_here = self.is_local or _is_here(self._runner, self.options)
     direct = self.options.view_as(pipeline_options.DirectOptions)
     self._num_local_workers = direct.direct_num_workers or os.cpu_count() or 1
     self.parallelism = self._num_local_workers if self.is_local else _remote_workers(self.options)
@@ -97,9 +103,8 @@ class Launcher:
 
   def run(self, define: Callable[[beam.Pipeline], None]) -> dict[str, int]:
     """Runs a pipeline to its end; returns its counters. Raises JobError if it failed."""
-    if self.is_local:
-      # The failure is told by its sentence; Beam and gRPC would print the traceback of each of their layers.
-      for name in ("apache_beam", "grpc"):
+    if self.workers_are_here:
+      for name in _TALKATIVE if self.is_local else (*_TALKATIVE, "root"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with (
       tempfile.NamedTemporaryFile(prefix="winnow-") as worker_errors,
@@ -121,7 +126,8 @@ class Launcher:
           if not self.is_local:
             print("winnow: the job goes on where it runs: cancel it there before you start another", file=sys.stderr)
           raise interrupt from None
-        failure = JobError(sentence_of(error) if processes.died is None else _DIED.format(processes.died))
+        died = processes.died and _DIED.format(_RETURNED.format(processes.died))
+        failure = JobError(died or sentence_of(error))
         for note in (worker_errors.read()[-_KEPT_BYTES:].decode(errors="replace"), *processes.thread_errors):
           failure.add_note(note)
         raise failure from error
@@ -140,6 +146,13 @@ def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.Pip
   if errors:
     raise WinnowError(f"--runner={name} refuses the options: {' '.join(' '.join(errors).split())}")
   return runner
+
+
+def _is_here(runner: beam_runner.PipelineRunner, options: pipeline_options.PipelineOptions) -> bool:
+  """Tells whether a portable runner's workers are threads of this process, or started on this machine."""
+  portable = options.view_as(pipeline_options.PortableOptions)
+  is_prism = type(runner).__name__ == "PrismRunner" and not portable.job_endpoint
+  return (is_prism and portable.environment_type != "DOCKER") or portable.environment_type == "LOOPBACK"
 
 
 def visible_accelerators(root: str = "/") -> int:
@@ -166,11 +179,14 @@ def sentence_of(error: BaseException) -> str:
   found = _SENTENCE.findall("".join(traceback.format_exception(error)))
   if found:
     return found[-1].replace("\\n", " ")
+  if _DISCONNECTED in str(error):
+    return _DIED.format(_DISCONNECTED)
   return f"{type(error).__name__}: {_last_line(error)} (the whole story is in the log)"
 
 
 def _last_line(error: BaseException) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+  told = error.details() if isinstance(error, grpc.Call) else None
+  return (str(told or error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 @contextlib.contextmanager

@@ -50,7 +50,9 @@ def local_model(model: str) -> pathlib.Path:
 
 def pinned(model: str, folder: pathlib.Path) -> str:
   """The model as workers must ask for it: a hub's by the commit that `local_model` gave, for a name may move on."""
-  is_commit = _COMMIT.fullmatch(folder.name) and not os.path.isdir(model)
+  if os.path.isdir(model):
+    return os.path.abspath(model)  # a worker may have been started in another folder
+  is_commit = _COMMIT.fullmatch(folder.name)
   return f"{model.partition('@')[0]}@{folder.name}" if is_commit else model
 
 

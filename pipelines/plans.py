@@ -199,7 +199,7 @@ def _store_folder(namespace: argparse.Namespace, flag: str, name: str) -> str:
   _refuse_file(namespace, "scores")
   if not _NAME.fullmatch(name):
     raise WinnowError(f"--{flag}={name} may hold letters, digits and underscores only")
-  return storage.join(namespace.scores, name)
+  return storage.join(inputs.absolute(namespace.scores), name)
 
 
 def _check_devices(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
@@ -239,7 +239,7 @@ def plan_sampling(
     request=selected,
     fields=corpus.fields,
     block_rows=corpus.block_rows,
-    output=namespace.output,
+    output=inputs.absolute(namespace.output),
     name=name,
     fingerprint=requests.fingerprint(request),
     num_shards=namespace.num_shards,
@@ -275,7 +275,7 @@ def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
   name, request = fitting[0], found[fitting[0]]
   if not _fits(namespace.sampler, request.get("scorer")):
     raise WinnowError(f"the store {name} holds scores of {request.get('scorer')}, not of --sampler={namespace.sampler}")
-  store = stores.ScoreStore.of(storage.join(namespace.scores, name), request)
+  store = stores.ScoreStore.of(storage.join(inputs.absolute(namespace.scores), name), request)
   if not store.is_complete:
     raise WinnowError(
       f"the score store {store.folder} is not complete; run its winnow score command again to finish it"

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from curation.errors import WinnowError
-from pipelines import jobs, launch, options, plans, requests, scorers, writing
+from pipelines import inputs, jobs, launch, options, plans, requests, scorers, writing
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -18,7 +18,7 @@ def sample(argv: Sequence[str]) -> None:
     corpus, store_request = plans.corpus_of(store, namespace, launcher), requests.read_json(store.request_path)
   elif namespace.sampler == "random":
     # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
-    folder = writing.count_folder(namespace.output)
+    folder = writing.count_folder(inputs.absolute(namespace.output))
     scoring_job = plans.plan_scoring(namespace, launcher, scorers.Count(), folder, spare=True)
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:

@@ -6,6 +6,8 @@ import pathlib
 import hypothesis
 import pytest
 
+from pipelines import main, options
+
 # The same examples in every run, so that a commit passes or fails; `make test ARGS=--hypothesis-profile=other` draws
 # others. Neither depends on time.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -23,3 +25,14 @@ def shared() -> pathlib.Path:
     assert os.environ.get("CI") != "true", f"CI needs {folder}"
     pytest.skip(f"{folder} is not here: golden files and real data are not part of a user's checkout")
   return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def another_runner():
+  """`make test-prism` has every command of the tests run with the flags in WINNOW_TEST_FLAGS."""
+  flags, run = os.environ.get("WINNOW_TEST_FLAGS", "").split(), main.main
+  with pytest.MonkeyPatch.context() as patch:
+    if flags:
+      pipelines = set(options.COMMANDS) - {options.DEMO}
+      patch.setattr(main, "main", lambda argv: run([*argv, *flags] if pipelines & {*argv[:1]} else argv))
+    yield

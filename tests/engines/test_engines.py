@@ -1,0 +1,158 @@
+"""One answer everywhere: the same commands in this process, in several, on Prism and on Flink leave the same bytes.
+
+Twelve shards in all formats, bad records in the middle, some 75 blocks; both scorers, scored and sampled by one job.
+"""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import corpora
+import engines
+import numpy as np
+import psutil
+import pytest
+import worker_pool
+from flink_cluster import Cluster, free_ports
+from running import content, logs, run_in
+
+BIG_ROWS, SMALL_ROWS = 50_000, 1_500
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("engines")
+  corpora.write_corpus(folder / "corpus", big_rows=BIG_ROWS, small_rows=SMALL_ROWS)
+  corpora.write_model(folder / "model")
+  (folder / "prompt.txt").write_text(corpora.PROMPT)
+  (folder / "made").mkdir()
+  for path in sorted((folder / "corpus").iterdir()):
+    rows = BIG_ROWS if path.name == "big.jsonl.gz" else SMALL_ROWS + ("tfrecord" in path.name)
+    generator = np.random.default_rng(list(path.name.encode()))
+    np.save(folder / "made" / f"{path.name}.npy", generator.standard_normal((rows, 8)).astype(np.float32))
+  return folder
+
+
+def ask_llm(place: pathlib.Path) -> list[str]:
+  model = [f"--model={place}/model", f"--prompt_file={place}/prompt.txt", "--max_input_tokens=32"]
+  return ["curate", *model, *everywhere(place), "--name=asked", "--output=asked"]
+
+
+def density(place: pathlib.Path) -> list[str]:
+  sketch = ["--sketch_rows=32", "--sketch_counters=500"]
+  return ["curate", "--scorer=density", f"--embeddings={place}/made/*", *sketch, *everywhere(place), "--output=dense"]
+
+
+def everywhere(place: pathlib.Path) -> list[str]:
+  return [f"--input={place}/corpus/*", "--scores=scores", "--block_rows=1000", "--rate=0.3", "--num_shards=3"]
+
+
+@pytest.fixture(scope="module")
+def alone(place) -> dict[str, bytes]:
+  """What one process leaves."""
+  for command in (ask_llm(place), density(place)):
+    assert run_in(place / "alone", [*command, "--direct_num_workers=1"]) == 0
+  return content(place / "alone")
+
+
+@pytest.fixture
+def pool():
+  """The address of a worker pool."""
+  (port,) = free_ports(1)
+  process = subprocess.Popen([sys.executable, worker_pool.__file__, str(port)])
+  yield f"127.0.0.1:{port}"
+  process.terminate()
+  process.wait()
+
+
+@pytest.fixture
+def flink(tmp_path):
+  """A cluster with two TaskManagers, and the flags by which a command runs there."""
+  engines.need_flink()
+  job_server = engines.job_server_flags()
+  cluster = Cluster(tmp_path / "cluster")
+  cluster.up()
+  yield cluster, [*cluster.flags, *job_server]
+  cluster.down()
+
+
+def assert_same(folder: pathlib.Path, place: pathlib.Path, alone: dict[str, bytes], flags: list[str]) -> set[int]:
+  """Runs both commands with the engine's flags; returns the processes that scored with the model."""
+  for command in (ask_llm(place), density(place)):
+    assert run_in(folder, [*command, *flags]) == 0
+  found = content(folder)
+  assert sorted(found) == sorted(alone)
+  assert [name for name in alone if found[name] != alone[name]] == []
+  return {int(process) for process in logs(folder / "asked")[-1]["documents_by_process"]["score"]}
+
+
+def test_in_two_processes(place, alone):
+  processes = assert_same(place / "two", place, alone, ["--direct_num_workers=2"])
+  assert len(processes - {os.getpid()}) == 2
+
+
+def test_on_prism(place, alone):
+  assert assert_same(place / "prism", place, alone, engines.prism_flags()) == {os.getpid()}
+
+
+def test_on_prism_with_a_worker_pool(place, alone, pool):
+  flags = [*engines.prism_flags(), "--environment_type=EXTERNAL", f"--environment_config={pool}"]
+  assert os.getpid() not in (processes := assert_same(place / "pool", place, alone, flags)) and processes
+
+
+def test_on_prism_with_workers_that_are_booted_as_in_a_container(place, alone, tmp_path):
+  flags = [*engines.prism_flags(), *engines.process_flags(tmp_path)]
+  assert os.getpid() not in (processes := assert_same(place / "booted", place, alone, flags)) and processes
+
+
+def test_on_flink(place, alone, flink):
+  _, flags = flink
+  assert_same(place / "flink", place, alone, flags)
+
+
+def kill_while_scoring(folder: pathlib.Path, command: list[str], find) -> subprocess.Popen:
+  """Starts a command, and kills what `find` finds once some blocks are on record."""
+  folder.mkdir()
+  process = subprocess.Popen(
+    [sys.executable, "-m", "pipelines.main", *command], cwd=folder, stderr=subprocess.PIPE, text=True
+  )
+  while process.poll() is None and len(list(folder.glob("scores/asked/blocks/*/*.parquet"))) < 3:
+    time.sleep(0.01)
+  victims = find()
+  assert process.poll() is None and victims, process.communicate()
+  for victim in victims:
+    victim.send_signal(signal.SIGKILL)
+  return process
+
+
+def test_where_a_worker_is_killed_the_job_fails_and_the_same_command_goes_on(place, alone, pool):
+  """Prism gives up with its worker. Kills the mutant that waits for the job for ever."""
+  flags = [*engines.prism_flags(), "--environment_type=EXTERNAL", f"--environment_config={pool}"]
+
+  def workers() -> list[psutil.Process]:
+    tree = psutil.Process().children(recursive=True)
+    return [process for process in tree if "SdkHarness" in " ".join(process.cmdline())]
+
+  process = kill_while_scoring(place / "killed", [*ask_llm(place), *flags], workers)
+  told = process.communicate(timeout=60)[1]
+  assert process.returncode == 1
+  assert "winnow: a worker process died" in told
+  begun = len(list((place / "killed").glob("scores/asked/blocks/*/*.parquet")))
+  assert 0 < begun < 70
+  assert_same(place / "killed", place, alone, flags)
+  assert logs(place / "killed/asked")[-1]["counters"]["documents_scored_before"] > 0
+
+
+def test_where_a_task_manager_of_flink_is_killed_the_job_ends_well(place, alone, flink):
+  cluster, flags = flink
+  process = kill_while_scoring(place / "flink_killed", [*ask_llm(place), *flags], lambda: cluster.task_managers()[:1])
+  cluster.start_task_manager()  # as a cluster's manager does
+  told = process.communicate(timeout=300)[1]
+  assert process.returncode == 0, told
+  found = content(place / "flink_killed")
+  wanted = {name: data for name, data in alone.items() if name.split("/")[0] == "asked" or "/asked/" in name}
+  assert sorted(found) == sorted(wanted)
+  assert [name for name in wanted if found[name] != wanted[name]] == []
