@@ -24,14 +24,14 @@ from apache_beam.runners import runner as beam_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import local_runner, requests, storage
+from pipelines import local_runner, logs, requests, storage
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
 _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
 _DATAFLOW_RUNNERS = ("DataflowRunner", "TestDataflowRunner")
 # Each would tell a failure again, with the traceback of every layer that it came through.
-_TALKATIVE = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner")
+_TALKATIVE = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
 _KEPT_BYTES = 20_000

@@ -16,7 +16,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
 from curation.errors import WinnowError
-from pipelines import blocks, prefetch, progress, requests, scorers, sources, storage, stores
+from pipelines import blocks, logs, prefetch, progress, requests, scorers, sources, storage, stores
 from pipelines.stripes import Spread, Stripe
 
 METRICS = "winnow"
@@ -128,7 +128,7 @@ def _record(
       raise
   counts = table["reason"].value_counts().to_pylist()
   reasons = tuple((count["values"], count["counts"]) for count in counts if count["values"] is not None)
-  return BlockCounts(
+  found = BlockCounts(
     index=block.index,
     num_rows=block.num_rows,
     scored=block.num_rows - sum(documents for _, documents in reasons),
@@ -138,6 +138,24 @@ def _record(
     computed_tokens=scores.computed_tokens,
     milliseconds=milliseconds,
   )
+  _log_block(shard, table, found)
+  return found
+
+
+def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> None:
+  where = {"shard": shard.name, "block": counts.index}
+  logs.tell(
+    "block_done",
+    **where,
+    row=table["row"][0].as_py(),
+    rows=counts.num_rows,
+    scored=counts.scored,
+    tokens=counts.useful_tokens,
+    milliseconds=counts.milliseconds,
+  )
+  if counts.reasons:
+    first = table["row"].filter(table["reason"].is_valid())[0].as_py()
+    logs.warn("bad_documents", **where, row=first, reasons=dict(counts.reasons))
 
 
 def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
@@ -189,7 +207,7 @@ class ScoreBlocks(beam.DoFn):
     self._blocks = self._counter("blocks_scored")
     self._tokens = self._counter("tokens")
     self._useful_tokens = self._counter("tokens_useful")
-    self._computed_tokens = self._counter("tokens_computed")
+    self._padding_tokens = self._counter("tokens_padding")
     self._block_latency = Metrics.distribution(METRICS, self._prefix + "block_latency_ms")
     self._load_latency = Metrics.distribution(METRICS, self._prefix + "model_load_ms")
 
@@ -218,7 +236,7 @@ class ScoreBlocks(beam.DoFn):
     self._blocks.inc()
     self._tokens.inc(counts.num_tokens)
     self._useful_tokens.inc(counts.useful_tokens)
-    self._computed_tokens.inc(counts.computed_tokens)
+    self._padding_tokens.inc(counts.computed_tokens - counts.useful_tokens)
     self._block_latency.update(counts.milliseconds)
     progress.report(
       self._config.progress_address, stage=self._config.stage, documents=counts.num_rows, tokens=counts.useful_tokens
@@ -239,7 +257,9 @@ class ScoreBlocks(beam.DoFn):
       advice=f"go on with what it was begun with, choose another --name, or delete {store.folder} to start over",
     )
     scorer.warm_up()
-    self._load_times.append(round(1000 * (time.monotonic() - started)))
+    milliseconds = round(1000 * (time.monotonic() - started))
+    self._load_times.append(milliseconds)
+    logs.tell("model_loaded", stage=self._config.stage, milliseconds=milliseconds, engine=engine)
     return Loaded(scorer, requests.fingerprint(engine))
 
 
@@ -251,11 +271,13 @@ def finish_shard(
   if len(set(totals)) != 1:
     raise WinnowError(f"{shard.path} changed while it was read: its stripes saw {sorted(set(totals))}; score it again")
   try:
-    return stores.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
+    summary = stores.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
   except WinnowError:
     if not storage.exists(store.scores_path(shard)):
       raise
     return stores.read_summary(store, shard)
+  logs.tell("shard_done", shard=shard.name, read=summary.read, scored=summary.scored, bad=summary.bad)
+  return summary
 
 
 def seal(

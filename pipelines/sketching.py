@@ -22,7 +22,7 @@ import numpy as np
 
 from curation import hashing, race
 from curation.errors import WinnowError
-from pipelines import blocks, memory, prefetch, progress, requests, scorers, sources, storage, stores, stripes
+from pipelines import blocks, logs, memory, prefetch, progress, requests, scorers, sources, storage, stores, stripes
 
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
 # A partial sketch takes 80 MB however few documents it counts: this many take a core longer than writing it does.
@@ -146,6 +146,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
       progress.report(config.progress_address, stage="sketch", documents=len(embeddings_ND))
     with storage.create_file(path, must_agree=True) as file:
       race.save(sketch, file)
+  logs.tell("group_done", path=path, documents=sketch.num_points)
   return path
 
 

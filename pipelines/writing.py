@@ -14,6 +14,7 @@ from curation.errors import WinnowError
 from pipelines import (
   blocks,
   dataset,
+  logs,
   prefetch,
   progress,
   readers,
@@ -158,6 +159,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
         num_tokens += tokens
         yield block.num_rows, None
       writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
+    logs.tell("run_done", shard=shard.name, stripe=str(stripe), selected=documents)
   with storage.open_input(path) as file:
     header = runs.RunReader(file, path).header
   yield 0, RunCounts(shard.name, header["documents"], header["num_tokens"])
@@ -199,4 +201,5 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       opened_file.close()
   shard = OutputShard(index, documents, storage.size(path), storage.checksum(path))
   storage.create(record, requests.to_json(dataclasses.asdict(shard)))
+  logs.tell("output_shard_done", path=path, documents=documents, bytes=shard.bytes)
   return shard

@@ -6,6 +6,7 @@ import pathlib
 import apache_beam as beam
 import corpora
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
@@ -82,11 +83,38 @@ def test_figures_are_beam_metrics(place, tmp_path):
   metrics = pipeline.run().metrics().query()
   counters = {counter.key.metric.name: counter.result for counter in metrics["counters"]}
   assert (counters["documents_read"], counters["documents_scored"], counters["blocks_scored"]) == (50, 50, 3)
-  assert 0 < counters["tokens_useful"] <= counters["tokens_computed"]
+  loaded = scorer.load()
+  direct = [loaded.run(loaded.prepare(pa.chunked_array([texts[row : row + 20]]))) for row in (0, 20, 40)]
+  assert counters["tokens_useful"] == sum(scores.useful_tokens for scores in direct)
+  assert counters["tokens_padding"] == sum(scores.computed_tokens - scores.useful_tokens for scores in direct) > 0
   distributions = {entry.key.metric.name: entry.result for entry in metrics["distributions"]}
   assert distributions["block_latency_ms"].count == 3
   assert distributions["model_load_ms"].count == 1
   assert distributions["model_load_ms"].sum > 0
+
+
+def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
+  """Kills the mutants: the row within the block in place of the shard's; the first good row in place of a bad one."""
+  path = tmp_path / "100%d.jsonl"
+  lines = [json.dumps({"text": text}) for text in corpora.sentences(50, 6)]
+  lines[27], lines[31] = "{", "[]"
+  path.write_text("\n".join(lines))
+  shard = Shard(path.name, str(path), "jsonl", "", path.stat().st_size)
+  store = stores.ScoreStore.of(str(tmp_path / "store"), {})
+  config = scoring.ScoringConfig(store, scorers.Count(), sources.Texts(Fields(), 20), 0.0)
+  caplog.set_level("INFO", "winnow")
+  scored = scoring.ScoreBlocks(config)
+  ((_, done),) = scored.process(stripes.Stripe(shard, 0, 1))
+  scoring.finish_shard(store, [done])
+  told = [(record.levelname, json.loads(record.getMessage())) for record in caplog.records if record.name == "winnow"]
+  events = {entry["event"]: entry for _, entry in told}
+  assert events["model_loaded"]["stage"] == "score"
+  where = [(entry["shard"], entry["block"], entry["row"]) for _, entry in told if entry["event"] == "block_done"]
+  assert where == [(path.name, 0, 0), (path.name, 1, 20), (path.name, 2, 40)]
+  bad = {"event": "bad_documents", "shard": path.name, "block": 1, "row": 27}
+  assert events["bad_documents"] == bad | {"reasons": {"invalid_json": 1, "not_an_object": 1}}
+  assert [level for level, entry in told if entry["event"] == "bad_documents"] == ["WARNING"]
+  assert events["shard_done"] == {"event": "shard_done", "shard": path.name, "read": 50, "scored": 48, "bad": 2}
 
 
 def test_a_summary_of_another_run_is_noticed(tmp_path):
