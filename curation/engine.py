@@ -58,7 +58,7 @@ class Engine:
   """One program on all local devices, with parameters held once on each, or on each few of them.
 
   `prepare` needs only the host and may run in other threads while `run` computes; both may be called from several
-  threads.
+  threads, whose blocks are computed one after the other: more batches at once than `warm_up` tried might not fit.
   """
 
   def __init__(
@@ -84,7 +84,7 @@ class Engine:
     on_cpu = jax.local_devices()[0].platform == "cpu"
     # XLA gives one batch all cores, but what it does between the products leaves most of them idle.
     self._in_flight = usable_cores() if on_cpu else _IN_FLIGHT_ACCELERATOR * len(self._groups)
-    self._dispatching = threading.Lock()
+    self._dispatching, self._turn = threading.Lock(), threading.Lock()
     if batch_tokens is None:
       batch_tokens = BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_ACCELERATOR
     self.table = batching.bucket_table(shortest, longest, batch_tokens)
@@ -148,7 +148,7 @@ class Engine:
 
   def _compute(self, ids: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Results of many batches, given as for `_compute_batch`, `_in_flight` of them at a time."""
-    with concurrent.futures.ThreadPoolExecutor(self._in_flight, "winnow-batch") as pool:
+    with self._turn, concurrent.futures.ThreadPoolExecutor(self._in_flight, "winnow-batch") as pool:
       return list(pool.map(self._compute_batch, range(len(ids)), ids, lengths))
 
   def _compute_batch(self, i: int, ids_BL: np.ndarray, lengths_n: np.ndarray) -> np.ndarray:

@@ -116,8 +116,11 @@ class Launcher:
           runner = local_runner.fn_api_runner(self.options, self._num_local_workers)
         pipeline = beam.Pipeline(runner=runner, options=self.options)
         define(pipeline)
-        result = pipeline.run()
-        state = result.wait_until_finish()
+        # Beam's worker prints the traceback of what it reports; as a thread of this process, onto our standard error.
+        is_thread = self.workers_are_here and not self.is_local
+        with open(worker_errors.name, "a") as errors, contextlib.redirect_stderr(errors if is_thread else sys.stderr):
+          result = pipeline.run()
+          state = result.wait_until_finish()
         if state in (None, beam_runner.PipelineState.DONE):
           counters = result.metrics().query()["counters"]
           return {counter.key.metric.name: counter.result or 0 for counter in counters}
@@ -264,4 +267,5 @@ class Log:
 
 def _remote_workers(options: pipeline_options.PipelineOptions) -> int:
   workers = options.view_as(pipeline_options.WorkerOptions)
-  return workers.max_num_workers or workers.num_workers or _REMOTE_PARALLELISM
+  slots = max(options.view_as(pipeline_options.FlinkRunnerOptions).parallelism, 0)  # -1: Flink's own default
+  return workers.max_num_workers or workers.num_workers or slots or _REMOTE_PARALLELISM

@@ -34,5 +34,10 @@ def another_runner():
   with pytest.MonkeyPatch.context() as patch:
     if flags:
       pipelines = set(options.COMMANDS) - {options.DEMO}
-      patch.setattr(main, "main", lambda argv: run([*argv, *flags] if pipelines & {*argv[:1]} else argv))
+
+      def run_there(argv):
+        names_runner = any(argument.startswith("--runner") for argument in argv)
+        return run([*argv, *flags] if argv[0] in pipelines and not names_runner else argv)
+
+      patch.setattr(main, "main", run_there)
     yield

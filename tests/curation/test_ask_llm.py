@@ -1,10 +1,13 @@
 """Ask-LLM: the prompt to the token, golden probabilities, and scores that depend on nothing but the document."""
 
+import concurrent.futures
 import json
 import os
 import resource
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +173,27 @@ def test_warm_up_compiles_every_shape_and_nothing_is_compiled_later(checkpoint):
   assert compiled == len(scorer.engine.table.lengths) <= 16
   score(scorer, tiny_t5.make_texts(40, longest=30))
   assert ask_llm._log_probability._cache_size() == compiled
+
+
+def test_callers_in_several_threads_share_the_batches_that_warm_up_tried(checkpoint):
+  """A runner's worker has many threads. Kills the mutant in which each has batches of its own under way."""
+  lock, running, peak = threading.Lock(), 0, 0
+
+  def program(params, ids_BL, lengths_B):
+    nonlocal running, peak
+    with lock:
+      running += 1
+      peak = max(peak, running)
+    time.sleep(0.002)
+    with lock:
+      running -= 1
+    return np.zeros(len(ids_BL), np.float32)
+
+  made = engine.Engine(checkpoint.params, checkpoint.config, program, shortest=8, longest=8, batch_tokens=8)
+  block = made.prepare([np.ones(4, np.int32)] * 40)
+  with concurrent.futures.ThreadPoolExecutor(6) as pool:
+    assert all(len(result) == 40 for result in pool.map(made.run, [block] * 12))
+  assert 1 <= peak <= made._in_flight
 
 
 def test_accounts_for_padding(scorer):

@@ -163,6 +163,7 @@ def test_where_one_file_is_replaced_only_that_one_is_scored_again(scored, model,
   assert summary(scored, "one")["scored"] == 420
 
 
+@pytest.mark.local_runner
 def test_the_failure_of_a_worker_process_is_one_sentence_too(place, model, capfd):
   lines = [json.dumps({"text": text}) for text in corpora.sentences(500, 5)]
   (place / "in/cut.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode())[:-20])
@@ -258,6 +259,7 @@ def test_overwrite_starts_a_complete_store_over_and_goes_on_with_a_begun_one(sco
   assert last_counters(store)["documents_scored"] == 40
 
 
+@pytest.mark.local_runner
 def test_scores_of_another_engine_are_told_before_anything_is_written(scored, model, capsys):
   """Kills the mutant that leaves it to the workers: `curate --overwrite`, which spares scores, would fail for ever."""
   store = scored / "scores/one"
@@ -282,7 +284,7 @@ def test_an_engine_that_only_a_worker_knows_is_told_with_a_way_out(scored, model
   assert main.main(score(model, "--name=one", "--direct_num_workers=1")) == 1
   sentence = told(capsys)
   assert 'device_kind is "abacus" there' in sentence
-  assert "delete scores/one to start over" in sentence
+  assert f"delete {store} to start over" in sentence
 
 
 def test_curate_refuses_what_cannot_be_drawn_before_it_clears_the_output(scored, model, capsys):
@@ -309,7 +311,7 @@ def test_a_damaged_score_file_costs_its_shard_alone(scored, model, capsys):
   assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1")) == 1
   sentence = told(capsys)
   assert "shards/1.jsonl.parquet is missing or damaged" in sentence
-  assert "delete it and scores/one/summary.json, and run winnow score again" in sentence
+  assert f"delete it and {store}/summary.json, and run winnow score again" in sentence
   path.unlink()
   (store / "summary.json").unlink()
   assert main.main(score(model, "--name=one")) == 0

@@ -155,6 +155,7 @@ def test_the_sample_is_the_largest_keys(undisturbed):
   assert {f"{s}#{r}" for s, r in wanted} == {example["source"].decode() for example in tfds.as_numpy(drawn)}
 
 
+@pytest.mark.local_runner
 def test_two_processes_and_other_blocks_give_the_same(place, undisturbed):
   """Kills the mutants: partial sketches named by the worker, or merged with one of them twice."""
   folder = place / "two"

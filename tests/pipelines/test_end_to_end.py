@@ -133,6 +133,7 @@ def test_the_sample_is_the_exact_top_of_the_scores_with_its_texts(undisturbed, c
     assert example["score"] == np.float32(rows[key][0]) >= np.float32(kth)
 
 
+@pytest.mark.local_runner
 def test_two_worker_processes_give_the_same_bytes_and_both_work(place, corpus, undisturbed):
   """Kills the mutants: batches padded to their own longest row; output order by arrival; one worker doing all."""
   folder = place / "two_workers"

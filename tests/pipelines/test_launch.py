@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import grpc
 import psutil
 import pytest
 import waiting_command
@@ -31,6 +32,15 @@ def test_the_sentence_is_found_below_every_layer_of_a_runner():
 
 def test_what_has_no_sentence_is_told_by_its_last_line():
   assert "RuntimeError: the last line" in launch.sentence_of(RuntimeError("first\nthe last line"))
+  lost = "bundle inst007 failed:SDK worker disconnected: worker[1], 4 active instructions"  # as Prism tells it
+  assert launch.sentence_of(RuntimeError(lost)).startswith("a worker process died (SDK worker disconnected): run the")
+
+
+def test_an_endpoint_that_does_not_answer_is_told_by_what_grpc_says():
+  """Kills the mutant that tells the last line of the error's own text, which is a bracket."""
+  with grpc.insecure_channel("localhost:1") as channel, pytest.raises(grpc.RpcError) as raised:
+    channel.unary_unary("/service/method")(b"")
+  assert "Failed to connect" in launch.sentence_of(raised.value) or "refused" in launch.sentence_of(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +87,23 @@ def test_the_runner_is_named_by_winnow_and_not_by_beam():
   assert launcher.parallelism == 3
   assert launch.Launcher(["--runner=direct"]).is_local
   assert not launch.Launcher(["--runner=FlinkRunner"]).is_local
+  assert launch.Launcher(["--runner=FlinkRunner", "--parallelism=5"]).parallelism == 5
+
+
+@pytest.mark.parametrize(
+  ("arguments", "are_here"),
+  [
+    ([], True),
+    (["--runner=PrismRunner"], True),
+    (["--runner=PrismRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:1"], True),
+    (["--runner=PrismRunner", "--environment_type=DOCKER"], False),
+    (["--runner=PrismRunner", "--job_endpoint=elsewhere:1"], False),
+    (["--runner=FlinkRunner", "--environment_type=EXTERNAL", "--environment_config=localhost:1"], False),
+    (["--runner=FlinkRunner", "--environment_type=LOOPBACK"], True),
+  ],
+)
+def test_progress_is_asked_of_workers_that_can_reach_this_process(arguments, are_here):
+  assert launch.Launcher(arguments).workers_are_here == are_here
 
 
 @pytest.mark.parametrize(
