@@ -38,7 +38,6 @@ def score_nothing(source: str, folder: pathlib.Path) -> float:
   namespace, beam_arguments = options.parse(options.SCORE, [source, "--direct_num_workers=1"])
   launcher = plans.make_launcher(namespace, beam_arguments)
   job = plans.plan_scoring(namespace, launcher, scorers.Count(), str(folder))
-  job.claim()
   jobs.run(launcher, ["winnow", "score"], scoring_job=job)
   return logged_seconds(folder)
 

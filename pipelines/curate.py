@@ -22,9 +22,9 @@ def curate(argv: Sequence[str]) -> None:
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
-  sample_command.run_to_summary(launcher, ["winnow", options.CURATE, *argv], job, scoring_job)
-  with launch.writing():
-    score.print_summary(scoring_job)
+  if sample_command.run_to_summary(launcher, ["winnow", options.CURATE, *argv], job, scoring_job):
+    with launch.writing():
+      score.print_summary(scoring_job)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,9 +11,8 @@ def embed(argv: Sequence[str]) -> None:
   launcher = plans.make_launcher(namespace, beam_arguments)
   job = plans.plan_embedding(namespace, launcher)
   with launch.writing():
-    job.claim()
-    jobs.run(launcher, ["winnow", options.EMBED, *argv], scoring_job=job)
-    score.print_summary(job)
+    if jobs.run(launcher, ["winnow", options.EMBED, *argv], scoring_job=job):
+      score.print_summary(job)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

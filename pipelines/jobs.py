@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -233,8 +233,18 @@ def run(
   *,
   scoring_job: ScoringJob | None = None,
   sampling_job: SamplingJob | None = None,
-) -> dict[str, int]:
-  """Runs one pipeline for what is not complete, with progress on the local runner; returns its counters."""
+) -> bool:
+  """Claims the store and the output, and runs one pipeline for what of them is not complete.
+
+  Returns whether all is complete: a dry run leaves no trace, and of a template only the job is written.
+  """
+  if launcher.is_dry_run:
+    define = _definition(launcher, scoring_job, sampling_job, None)
+    launcher.run(define, _job_name(arguments, sampling_job or scoring_job))
+    return False
+  for job in (scoring_job, sampling_job):
+    if job is not None:
+      job.claim()
   # What a run that was killed at its very end left.
   if scoring_job is not None and scoring_job.is_complete:
     scoring_job.tidy()
@@ -244,7 +254,7 @@ def run(
     sampling_job = None
   steps = [] if scoring_job is None else scoring_job.steps
   if sampling_job is None and not steps:
-    return {}
+    return True
   stages: dict[str, int | None] = {}
   for job in steps:
     if job.sketch is not None:
@@ -257,27 +267,48 @@ def run(
   running: list[Any] = [job for job in (sampling_job, *reversed(steps)) if job is not None]
   with launch.Log(running[0].folder, arguments) as log, progress.Meter(stages, estimated=bool(steps)) as meter:
     address = meter.address if launcher.workers_are_here else None
-
-    def define(root: beam.Pipeline) -> None:
-      ledger = None
-      if scoring_job is not None:
-        ledger = scoring_job.pipeline(root, launcher.parallelism, address)
-      if sampling_job is not None:
-        if ledger is None:
-          ledger = root | "Complete" >> beam.Create([sampling_job.config.store.ledger()])
-        sampling_job.pipeline(ledger, launcher.parallelism, address)
-
-    log.entry["counters"] = {}
+    define = _definition(launcher, scoring_job, sampling_job, address)
+    counters: dict[str, int] | None = {}
     try:
-      log.entry["counters"] = launcher.run(define)
+      counters = launcher.run(define, _job_name(arguments, running[0]))
     except launch.JobError:
       # Another run of the same command may have completed the work, and tidied up what this one was still reading.
       if not all(job.is_complete for job in running):
         raise
+    log.entry["counters"] = counters
     log.entry["documents_by_process"] = meter.documents_by_process
+    if counters is None:
+      return False
     for job in running:
       storage.sweep_temporary_files(job.folder)
-    return log.entry["counters"]
+    return True
+
+
+def _definition(
+  launcher: launch.Launcher,
+  scoring_job: ScoringJob | None,
+  sampling_job: SamplingJob | None,
+  address: progress.Address | None,
+) -> Callable[[beam.Pipeline], None]:
+  def define(root: beam.Pipeline) -> None:
+    ledger = None
+    if scoring_job is not None:
+      ledger = scoring_job.pipeline(root, launcher.parallelism, address)
+    if sampling_job is not None:
+      if ledger is None:
+        ledger = root | "Complete" >> beam.Create([sampling_job.config.store.ledger()])
+      sampling_job.pipeline(ledger, launcher.parallelism, address)
+
+  return define
+
+
+def _job_name(arguments: Sequence[str], job: Any) -> str:
+  """What a runner's console calls the job: by the command and the folder that it fills.
+
+  Dataflow refuses a second job of one name while the first one runs.
+  """
+  name = f"winnow-{arguments[1]}-{storage.base_name(job.folder)}".lower()
+  return re.sub("[^a-z0-9]+", "-", name)[:63].strip("-")
 
 
 def _divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:

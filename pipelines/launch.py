@@ -24,12 +24,11 @@ from apache_beam.runners import runner as beam_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import local_runner, logs, requests, storage
+from pipelines import dataflow, local_runner, logs, requests, storage
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
 _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
-_DATAFLOW_RUNNERS = ("DataflowRunner", "TestDataflowRunner")
 # Each would tell a failure again, with the traceback of every layer that it came through.
 _TALKATIVE = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
@@ -65,7 +64,10 @@ class Launcher:
     filesystems.FileSystems.set_options(self.options)  # credentials, endpoints: the launcher reads and writes as well
     self._runner = _create_runner(self.options)
     self.is_local = type(self._runner).__name__ in _LOCAL_RUNNERS
-    self._is_dataflow = type(self._runner).__name__ in _DATAFLOW_RUNNERS
+    self._is_dataflow = type(self._runner).__name__ in dataflow.RUNNERS
+    if self._is_dataflow:
+      dataflow.prepare_workers(self.options)
+    self.is_dry_run = self._is_dataflow and self.options.view_as(pipeline_options.TestOptions).dry_run
     self.workers_are_here = self.is_local or _is_here(self._runner, self.options)
     direct = self.options.view_as(pipeline_options.DirectOptions)
     self._num_local_workers = direct.direct_num_workers or os.cpu_count() or 1
@@ -101,15 +103,21 @@ class Launcher:
         f"--devices_per_model={devices_per_model} must divide the devices of this machine, which has {devices}"
       )
 
-  def run(self, define: Callable[[beam.Pipeline], None]) -> dict[str, int]:
-    """Runs a pipeline to its end; returns its counters. Raises JobError if it failed."""
+  def run(self, define: Callable[[beam.Pipeline], None], name: str) -> dict[str, int] | None:
+    """Runs a pipeline to its end and returns its counters; None where the job was only built, or written as a template.
+
+    `name` is made of letters, digits and hyphens. Raises JobError if the pipeline failed.
+    """
+    google = self.options.view_as(pipeline_options.GoogleCloudOptions)
+    google.job_name = google.job_name or (name if self._is_dataflow else None)
     if self.workers_are_here:
-      for name in _TALKATIVE if self.is_local else (*_TALKATIVE, "root"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+      for talkative in _TALKATIVE if self.is_local else (*_TALKATIVE, "root"):
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     with (
       tempfile.NamedTemporaryFile(prefix="winnow-") as worker_errors,
       local_runner.WorkerProcesses(worker_errors.name) as processes,
     ):
+      result: Any = None
       try:
         runner = self._runner
         if type(runner) is fn_runner.FnApiRunner:
@@ -120,21 +128,31 @@ class Launcher:
         is_thread = self.workers_are_here and not self.is_local
         with open(worker_errors.name, "a") as errors, contextlib.redirect_stderr(errors if is_thread else sys.stderr):
           result = pipeline.run()
+          if self.is_dry_run:
+            print(dataflow.describe(result.job))
+            return None
+          if self._is_dataflow and google.template_location:
+            print(f"{google.template_location} holds the job; whoever launched the template starts it")
+            return None
           state = result.wait_until_finish()
         if state in (None, beam_runner.PipelineState.DONE):
           counters = result.metrics().query()["counters"]
           return {counter.key.metric.name: counter.result or 0 for counter in counters}
+        error_of_state = JobError(f"the job ended as {state}; its own log says why, and the same command goes on")
       except (Exception, KeyboardInterrupt) as error:
         if processes.died is None and (interrupt := _interrupt_within(error)):
-          if not self.is_local:
-            print("winnow: the job goes on where it runs: cancel it there before you start another", file=sys.stderr)
+          if result is not None and not self.is_local:
+            where = dataflow.place(self.options, result) if self._is_dataflow else ""
+            print(f"winnow: the job goes on where it runs{where}", file=sys.stderr)
           raise interrupt from None
-        died = processes.died and _DIED.format(_RETURNED.format(processes.died))
-        failure = JobError(died or sentence_of(error))
+        told = _DIED.format(_RETURNED.format(processes.died)) if processes.died else sentence_of(error)
+        if self._is_dataflow and result is not None:
+          told += dataflow.place(self.options, result)
+        failure = JobError(told)
         for note in (worker_errors.read()[-_KEPT_BYTES:].decode(errors="replace"), *processes.thread_errors):
           failure.add_note(note)
         raise failure from error
-    raise JobError(f"the job ended as {state}; its own log says why, and the same command goes on where it was")
+    raise error_of_state
 
 
 def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunner:

@@ -29,13 +29,11 @@ def sample(argv: Sequence[str]) -> None:
 
 def run_to_summary(
   launcher: launch.Launcher, arguments: Sequence[str], job: jobs.SamplingJob, scoring_job: jobs.ScoringJob | None
-) -> None:
-  """Claims the output, and the store where it is to be filled, runs what is not complete, and prints what was drawn."""
+) -> bool:
+  """Runs what is not complete, and prints what was drawn; returns whether all is complete."""
   with launch.writing():
-    if scoring_job is not None:
-      scoring_job.claim()
-    job.claim()
-    jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_job=job)
+    if not jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_job=job):
+      return False
     manifest = requests.read_json(job.manifest_path)
     counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
     print(f"{counts['selected']:,} of {counts['scored']:,} documents selected", end="")
@@ -43,6 +41,7 @@ def run_to_summary(
     if "score" in manifest["threshold"]:
       print(f"; the last one's score is {manifest['threshold']['score']:.6g}", end="")
     print(f"\n{len(manifest['shards'])} shards of dataset {manifest['dataset']}: {job.config.output}")
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,7 +34,7 @@ class WriteRuns(beam.DoFn):
 
 
 class WriteShards(beam.DoFn):
-  """int (output shard) -> OutputShard; `written_runs` is a side input that makes it wait for every run."""
+  """int (output shard) -> OutputShard; `num_runs` is a side input that makes it wait for every run."""
 
   def __init__(self, config: writing.SamplingConfig, all_stripes: list[stripes.Stripe]):
     self._config, self._stripes = config, all_stripes
@@ -42,9 +42,7 @@ class WriteShards(beam.DoFn):
   def setup(self) -> None:
     memory.use_lean_arrow_pool()
 
-  def process(
-    self, index: int, plan: writing.Plan, written_runs: list[writing.RunCounts]
-  ) -> Iterator[writing.OutputShard]:
+  def process(self, index: int, plan: writing.Plan, num_runs: int) -> Iterator[writing.OutputShard]:
     shard = writing.write_shard(self._config, index, plan, self._stripes)
     progress.report(self._config.progress_address, stage="write", documents=shard.documents)
     yield shard
@@ -80,7 +78,7 @@ class Sample(beam.PTransform):
       >> beam.ParDo(
         WriteShards(config, self._stripes),
         plan=beam.pvalue.AsSingleton(plan),
-        written_runs=beam.pvalue.AsSingleton(written_runs),
+        num_runs=beam.pvalue.AsSingleton(written_runs | "CountRuns" >> beam.Map(len)),
       )
       | "GatherShards" >> beam.combiners.ToList()
     )

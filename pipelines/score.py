@@ -11,9 +11,8 @@ def score(argv: Sequence[str]) -> None:
   launcher = plans.make_launcher(namespace, beam_arguments)
   job = plans.plan_named_scoring(namespace, launcher)
   with launch.writing():
-    job.claim()
-    jobs.run(launcher, ["winnow", options.SCORE, *argv], scoring_job=job)
-    print_summary(job)
+    if jobs.run(launcher, ["winnow", options.SCORE, *argv], scoring_job=job):
+      print_summary(job)
 
 
 def print_summary(job: jobs.ScoringJob) -> None:

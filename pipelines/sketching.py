@@ -241,9 +241,15 @@ def by_shard(sampled: Sampled) -> Iterator[tuple[int, Sampled]]:
     yield int(shard), Sampled(*(column[sampled.shards == shard] for column in sampled))
 
 
-def read_points(config: SketchConfig, shard: int, sampled: Sampled) -> tuple[np.ndarray, np.ndarray]:
-  """Hashes and embeddings of some documents of a shard: uint64 [N], float [N, D] as they are kept."""
+def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
+  """Makes hashes and embeddings of some documents of a shard durable, and returns their path.
+
+  A file rather than an element: the whole sample is 8 MB and more, and several stages have it as a side input.
+  """
   about, embeddings = config.shards[shard], config.embeddings
+  path = config.work_path(["sample", about.identity(), embeddings.store.fingerprint_with_engine(), config.scorer.seed])
+  if storage.exists(path):
+    return path
   summary = stores.read_summary(embeddings.store, about)
   starts = np.cumsum([0, *summary.block_rows])
   blocks_N = np.searchsorted(starts, sampled.rows, side="right") - 1
@@ -255,22 +261,29 @@ def read_points(config: SketchConfig, shard: int, sampled: Sampled) -> tuple[np.
     places_N = np.searchsorted(documents["row"].to_numpy(), sampled.rows[here_N])
     hashes.append(sampled.hashes[here_N])
     points.append(sources.embedding_array(documents["embedding"], embeddings.dtype)[places_N])
-  return np.concatenate(hashes), np.concatenate(points)
+  with storage.create_file(path, must_agree=True) as file:
+    np.save(file, np.concatenate(hashes), allow_pickle=False)
+    np.save(file, np.concatenate(points), allow_pickle=False)
+  return path
 
 
-def join_points(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def read_points(paths: list[str]) -> np.ndarray:
   """The sample in the order of its hashes: float32 [N, D]."""
-  if not parts:
+  if not paths:
     raise WinnowError("there are no embeddings at all; the dead letter says why")
-  hashes_N = np.concatenate([hashes for hashes, _ in parts])
-  return np.concatenate([points for _, points in parts])[np.argsort(hashes_N)].astype(np.float32)
+  hashes, points = [], []
+  for path in paths:
+    with storage.open_input(path) as file:
+      hashes.append(np.load(file, allow_pickle=False))
+      points.append(np.load(file, allow_pickle=False))
+  return np.concatenate(points)[np.argsort(np.concatenate(hashes))].astype(np.float32)
 
 
-def choose(config: SketchConfig, points: list[tuple[np.ndarray, np.ndarray]]) -> Chosen:
+def choose(config: SketchConfig, sample: list[str]) -> Chosen:
   """The sketch's configuration: as asked for, the rest chosen from the sample; the first writer's holds for all."""
   from curation import density  # whose libraries take a while
 
-  scorer, sample_ND = config.scorer, join_points(points)
+  scorer, sample_ND = config.scorer, read_points(sample)
   kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
   sketch = race.SketchConfig(sample_ND.shape[1], kernel, scorer.rows, scorer.counters, seed=scorer.seed)
   embeddings = config.embeddings.store.fingerprint_with_engine()
@@ -287,13 +300,11 @@ def choose(config: SketchConfig, points: list[tuple[np.ndarray, np.ndarray]]) ->
   return Chosen(race.SketchConfig.from_json(kept["config"]), kept["hashes"], embeddings)
 
 
-def diagnose(
-  config: SketchConfig, chosen: Chosen, num_points: int, points: list[tuple[np.ndarray, np.ndarray]]
-) -> dict[str, Any]:
+def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list[str]) -> dict[str, Any]:
   """What the density resolves, into the store: of a sample against exact sums, and of the finished sketch."""
   from curation import density
 
-  points_ND, about = join_points(points), chosen.config
+  points_ND, about = read_points(sample), chosen.config
   held_out = min(_HELD_OUT, len(points_ND) // 5)
   found = {"sketch": density.resolution(load_sketch(config, chosen, num_points), points_ND)}
   if held_out > 1:
@@ -314,18 +325,18 @@ class Sketch(beam.PTransform):
 
   def expand(self, ledger: Any):
     config = self._config
-    points = beam.pvalue.AsSingleton(
+    sample = beam.pvalue.AsSingleton(
       ledger
       | "Shards" >> stripes.Spread(range(len(config.shards)))
       | "SampleRows" >> beam.FlatMap(lambda shard: sample_rows(config, shard))
       | "SmallestHashes" >> beam.CombineGlobally(merge_sampled)
       | "ByShard" >> beam.FlatMap(by_shard)
       | "SpreadSample" >> beam.Reshuffle()
-      | "ReadPoints" >> beam.MapTuple(lambda shard, sampled: read_points(config, shard, sampled))
-      | "GatherPoints" >> beam.combiners.ToList()
+      | "WritePoints" >> beam.MapTuple(lambda shard, sampled: write_points(config, shard, sampled))
+      | "GatherSample" >> beam.combiners.ToList()
     )
     chosen = beam.pvalue.AsSingleton(
-      ledger | "Choose" >> beam.Map(lambda _, points: choose(config, points), points=points)
+      ledger | "Choose" >> beam.Map(lambda _, sample: choose(config, sample), sample=sample)
     )
     sketched = (
       ledger
@@ -352,9 +363,9 @@ class Sketch(beam.PTransform):
       )
       | "Diagnose"
       >> beam.Map(
-        lambda _, chosen, documents, points: diagnose(config, chosen, documents, points),
+        lambda _, chosen, documents, sample: diagnose(config, chosen, documents, sample),
         chosen=chosen,
         documents=documents,
-        points=points,
+        sample=sample,
       )
     )

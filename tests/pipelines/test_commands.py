@@ -29,7 +29,7 @@ def place(tmp_path, monkeypatch) -> pathlib.Path:
 
 
 # An endpoint that Beam asks nothing, so that no credentials are looked for.
-DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1"]
+DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1", "--sdk_container_image=winnow"]
 
 
 def score(model: str, *flags: str) -> list[str]:

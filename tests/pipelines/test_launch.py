@@ -124,7 +124,8 @@ def test_a_runner_that_cannot_be_used_is_refused_in_a_sentence(arguments, senten
   assert len(told.splitlines()) == 1
 
 
-DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1"]  # an endpoint that Beam asks nothing
+# An endpoint that Beam asks nothing.
+DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1", "--sdk_container_image=winnow"]
 
 
 def test_local_paths_are_refused_where_workers_are_other_machines():

@@ -1,0 +1,42 @@
+"""What is Dataflow's own: what its workers should be like, and how its jobs are told of."""
+
+from typing import Any
+
+from apache_beam.options import pipeline_options
+
+from curation.errors import WinnowError
+
+RUNNERS = ("DataflowRunner", "TestDataflowRunner")
+# Dataflow has twelve in a process, each with blocks of 32 MiB and a run to write: more memory than the cheap machines
+# have, where one reads ahead, one writes and the model takes one block at a time anyway.
+_HARNESS_THREADS = 4
+
+
+def prepare_workers(options: pipeline_options.PipelineOptions) -> None:
+  """Sets what the user has not; raises WinnowError where workers would lack Winnow."""
+  worker = options.view_as(pipeline_options.WorkerOptions)
+  setup = options.view_as(pipeline_options.SetupOptions)
+  if not (worker.sdk_container_image or setup.setup_file or setup.extra_packages or setup.requirements_file):
+    raise WinnowError(
+      "Dataflow's workers need Winnow: name its image with --sdk_container_image= (docs/dataflow.md builds it), or let "
+      "each worker install it as it starts, with --setup_file=./setup.py"
+    )
+  debug = options.view_as(pipeline_options.DebugOptions)
+  debug.number_of_worker_harness_threads = debug.number_of_worker_harness_threads or _HARNESS_THREADS
+
+
+def place(options: pipeline_options.PipelineOptions, result: Any) -> str:
+  """Where a job that was submitted is looked at, and how it is cancelled."""
+  google = options.view_as(pipeline_options.GoogleCloudOptions)
+  job, region, project = result.job_id(), google.region, google.project
+  return (
+    f" (https://console.cloud.google.com/dataflow/jobs/{region}/{job}?project={project}; it is cancelled with gcloud "
+    f"dataflow jobs cancel {job} --region={region} --project={project})"
+  )
+
+
+def describe(job: Any) -> str:
+  """A job that was built and not submitted, in a sentence."""
+  steps = sum(not transform.subtransforms for transform in job.proto_pipeline.components.transforms.values())
+  size = job.proto_pipeline.ByteSize() / 1e6
+  return f"the job {job.proto.name} has {steps} steps in {size:.1f} MB; nothing was submitted, and nothing written"
