@@ -6,7 +6,7 @@ import pathlib
 import hypothesis
 import pytest
 
-from pipelines import main, options
+from pipelines import main, options, storage
 
 # The same examples in every run, so that a commit passes or fails; `make test ARGS=--hypothesis-profile=other` draws
 # others. Neither depends on time.
@@ -41,3 +41,21 @@ def another_runner():
 
       patch.setattr(main, "main", run_there)
     yield
+
+
+@pytest.fixture(scope="module")
+def bucket():
+  """A bucket of an emulator of Google Cloud Storage in this process, which worker processes reach too."""
+  from apache_beam.internal.gcp import auth
+  from gcp_storage_emulator import server
+
+  emulator = server.create_server("localhost", 0, in_memory=True, default_bucket="winnow")
+  emulator.start()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{emulator._api._httpd.server_address[1]}")
+    # What Beam finds out here by itself in 20 s: there are no credentials.
+    patch.setattr(auth._Credentials, "_credentials_init", True)
+    storage._gcs_client.cache_clear()
+    yield "gs://winnow"
+  emulator.stop()
+  storage._gcs_client.cache_clear()

@@ -13,23 +13,6 @@ from curation.errors import WinnowError
 from pipelines import main, storage
 
 
-@pytest.fixture(scope="module")
-def bucket():
-  from gcp_storage_emulator import server
-
-  emulator = server.create_server("localhost", 0, in_memory=True, default_bucket="winnow")
-  emulator.start()
-  before = os.environ.get("STORAGE_EMULATOR_HOST")
-  os.environ["STORAGE_EMULATOR_HOST"] = f"http://localhost:{emulator._api._httpd.server_address[1]}"
-  storage._gcs_client.cache_clear()
-  yield "gs://winnow"
-  emulator.stop()
-  storage._gcs_client.cache_clear()
-  del os.environ["STORAGE_EMULATOR_HOST"]
-  if before:
-    os.environ["STORAGE_EMULATOR_HOST"] = before
-
-
 @pytest.fixture(params=["local", "gs"])
 def folder(request, tmp_path):
   return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
