@@ -21,7 +21,7 @@ ENGINES := .engines
 BEAM = $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements.lock)
 FLINK := 2.2.1
 PEERS := .venv-peers/installed
-CHECKED := curation pipelines tests setup.py $(wildcard benchmarks dataflow_templates docs/*.py)
+CHECKED := curation pipelines dataflow_templates tests setup.py benchmarks $(wildcard docs/*.py)
 
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
@@ -80,10 +80,16 @@ demo-rater: $(INSTALLED) ## Train the demo rater anew (half an hour) into ./demo
 demo-embedder: $(INSTALLED) ## Train the demo embedder anew (10 minutes) into ./demo-embedder, and measure it
 	$(call train_demo_model,embedder)
 
+COMPILE = $(BIN)/uv pip compile --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+  --no-emit-index-url --custom-compile-command 'make lock' --quiet
+
+# The images' locks are of the versions of requirements.lock, without what only tests and training jobs need.
 lock: $(INSTALLED) ## Resolve pyproject.toml into requirements.lock; ARGS=--upgrade takes the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra t5 --group span-corruption --generate-hashes \
-	  --python-version 3.11 --python-platform x86_64-manylinux_2_31 --no-emit-index-url \
-	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock $(ARGS)
+	$(COMPILE) pyproject.toml --extra dev --extra t5 --group span-corruption --output-file requirements.lock $(ARGS)
+	printf 'setuptools\nuv\n' | $(COMPILE) pyproject.toml - --constraint requirements.lock \
+	  --output-file dataflow_templates/requirements-cpu.lock
+	for accelerator in gpu tpu; do printf 'setuptools\nuv\n' | $(COMPILE) pyproject.toml - --extra $$accelerator \
+	  --constraint requirements.lock --output-file dataflow_templates/requirements-$$accelerator.lock; done
 
 clean: ## Remove .venv, .venv-peers, caches, builds and the demo's output
 	rm -rf .venv .venv-peers $(ENGINES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -9,7 +9,6 @@ from pipelines import sample as sample_command
 
 def curate(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.CURATE, argv)
-  options.require(namespace, "output")
   namespace.sampler = namespace.sampler or namespace.scorer
   plans.refuse_other_sampler(namespace.sampler, namespace.scorer)
   launcher = plans.make_launcher(namespace, beam_arguments)

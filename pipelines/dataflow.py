@@ -1,5 +1,6 @@
 """What is Dataflow's own: what its workers should be like, and how its jobs are told of."""
 
+import os
 from typing import Any
 
 from apache_beam.options import pipeline_options
@@ -16,6 +17,8 @@ def prepare_workers(options: pipeline_options.PipelineOptions) -> None:
   """Sets what the user has not; raises WinnowError where workers would lack Winnow."""
   worker = options.view_as(pipeline_options.WorkerOptions)
   setup = options.view_as(pipeline_options.SetupOptions)
+  # A Flex Template's launcher runs in the image that its workers want.
+  worker.sdk_container_image = worker.sdk_container_image or os.environ.get("WINNOW_IMAGE")
   if not (worker.sdk_container_image or setup.setup_file or setup.extra_packages or setup.requirements_file):
     raise WinnowError(
       "Dataflow's workers need Winnow: name its image with --sdk_container_image= (docs/dataflow.md builds it), or let "

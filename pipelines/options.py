@@ -25,6 +25,23 @@ _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE
 _MODEL = (EMBED, SCORE, CURATE)
 ASK_LLM, DENSITY, RANDOM = "ask_llm", "density", "random"
 
+# In the order in which --help and a console show them.
+GROUPS = {
+  "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
+  "Store": ("scores", "name", "embedding_name", "overwrite"),
+  "Scorer": (
+    *("scorer", "model", "prompt_file", "yes_token", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model"),
+    *("embeddings", "embedding_dtype"),
+  ),
+  "Density": (
+    *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
+  ),
+  "Sample": (
+    *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "seed"),
+    *("output", "num_shards"),
+  ),
+}
+_BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
 _SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
 
@@ -40,12 +57,20 @@ class Flag:
   choices: tuple[str, ...] | None = None
   scorer: str | None = None
   """The only scorer that it means anything to; None: all."""
+  required: tuple[str, ...] = ()
+  """The commands that cannot do without it."""
+  pattern: str | None = None
+  """What a console takes for it: a regular expression of the whole value, where workers are other machines."""
+
+  @property
+  def group(self) -> str:
+    return next(group for group, names in GROUPS.items() if self.name in names)
 
   def is_given(self, value: Any) -> bool:
     """Tells whether a value says more than the default does."""
     return bool(value) if self.type is bool else value is not None and value != self.default
 
-  def add_to(self, parser: argparse.ArgumentParser) -> None:
+  def add_to(self, parser: Any) -> None:
     if self.type is bool:
       parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
       return
@@ -66,8 +91,10 @@ FLAGS = (
     _READING,
     "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, or tfds:NAME/CONFIG:VERSION; "
     "winnow sample takes it from the store where it is not given",
+    required=(EMBED, SCORE, CURATE),
+    pattern=r"(gs://|tfds:).+",
   ),
-  Flag("scores", _READING, "the folder of score stores"),
+  Flag("scores", _READING, "the folder of score stores", required=(EMBED, SCORE, CURATE), pattern=_BUCKET),
   Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, DENSITY)),
   Flag(
     "name",
@@ -75,18 +102,21 @@ FLAGS = (
     "the store's name: letters, digits, underscores (default: SCORER_MODEL or embeddings_MODEL); names the output "
     "dataset too "
     "(default: the output folder's name)",
+    pattern=r"\w+",
   ),
   Flag(
     "model",
     _MODEL,
     "the rater, or the Sentence-T5 that embeds: a Hugging Face folder, local or gs://, or a name on the hub, with "
     "@REVISION if need be",
+    pattern=r"gs://.+|[\w.-]+(/[\w.-]+)?(@[\w./-]+)?",
   ),
   Flag(
     "prompt_file",
     _SCORING,
     "a text file, local or gs://, with one {document}, in place of the paper's prompt",
     scorer=ASK_LLM,
+    pattern=_BUCKET,
   ),
   Flag("yes_token", _SCORING, "the answer whose probability is the score: one piece", default="yes", scorer=ASK_LLM),
   Flag(
@@ -116,12 +146,14 @@ FLAGS = (
     "in place of --model, embeddings made elsewhere: a glob of .npy or .parquet files, one for each shard of the input "
     "in the order of their names, with a row for each record",
     scorer=DENSITY,
+    pattern=_BUCKET,
   ),
   Flag(
     "embedding_name",
     _SCORING,
     "the name of the store of embeddings (default: embeddings_MODEL)",
     scorer=DENSITY,
+    pattern=r"\w+",
   ),
   Flag(
     "embedding_dtype",
@@ -160,7 +192,7 @@ FLAGS = (
   Flag("text_field", _READING, "the field that holds the text", default="text"),
   Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", _READING, "the field that holds the timestamp; may be absent", default="timestamp"),
-  Flag("tfds_data_dir", _READING, "where TFDS keeps its datasets"),
+  Flag("tfds_data_dir", _READING, "where TFDS keeps its datasets", pattern=_BUCKET),
   Flag("block_rows", _READING, "rows per block: what a resumed run may lose", type=int, default=4096),
   Flag(
     "max_bad_fraction",
@@ -169,7 +201,13 @@ FLAGS = (
     type=float,
     default=0.01,
   ),
-  Flag("sampler", _SAMPLING, "whose scores select (winnow curate: the scorer)", choices=(ASK_LLM, DENSITY, RANDOM)),
+  Flag(
+    "sampler",
+    _SAMPLING,
+    "whose scores select (winnow curate: the scorer)",
+    choices=(ASK_LLM, DENSITY, RANDOM),
+    required=(SAMPLE,),
+  ),
   Flag(
     "method",
     _SAMPLING,
@@ -184,13 +222,13 @@ FLAGS = (
     type=float,
     default=1.0,
   ),
-  Flag("rate", _SAMPLING, "the share of documents to keep, in (0, 1]"),
+  Flag("rate", _SAMPLING, "the share of documents to keep, in (0, 1]", pattern=r"0?\.\d+|1(\.0*)?"),
   Flag("num_examples", _SAMPLING, "the number of documents to keep", type=int),
   Flag("num_tokens", _SAMPLING, "keep the most documents that fit this many tokens", type=int),
   Flag("threshold", _SAMPLING, "keep every document with this score or more", type=float),
   Flag("seed", _SAMPLING, "settles ties, random samples and the order of the output", type=int, default=0),
   Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each)", type=int),
-  Flag("output", (SAMPLE, CURATE, DEMO), "the output folder"),
+  Flag("output", (SAMPLE, CURATE, DEMO), "the output folder", required=(SAMPLE, CURATE), pattern=_BUCKET),
   Flag(
     "overwrite",
     _READING,
@@ -213,17 +251,39 @@ def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[s
     epilog="Every Beam option (--runner, --direct_num_workers, --temp_location, ...) is accepted as well.",
     allow_abbrev=False,
   )
-  for flag in FLAGS:
-    if command in flag.commands:
-      flag.add_to(parser)
-  namespace, others = parser.parse_known_args(list(argv))
+  own = [flag for flag in FLAGS if command in flag.commands]
+  for group in GROUPS:
+    if members := [flag for flag in own if flag.group == group]:
+      titled = parser.add_argument_group(group)
+      for flag in members:
+        flag.add_to(titled)
+  namespace, others = parser.parse_known_args(_plain(own, argv))
   _refuse_unknown(command, others)
   scorer = getattr(namespace, "scorer", None)
   for flag in FLAGS:
     given = command in flag.commands and flag.is_given(getattr(namespace, flag.name))
     if given and scorer is not None and flag.scorer not in (None, scorer):
       raise WinnowError(f"--{flag.name} is for --scorer={flag.scorer}, and this is --scorer={scorer}; leave it out")
+  require(namespace, *(flag.name for flag in FLAGS if command in flag.required))
   return namespace, others
+
+
+def _plain(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:
+  """The arguments as a parser takes them: a console says --overwrite=true, and --name= for what is not given."""
+  by_name = {f"--{flag.name}": flag for flag in own}
+  arguments = []
+  for argument in argv:
+    name, equals, value = argument.partition("=")
+    flag = by_name.get(name)
+    if flag is None or not equals:
+      arguments.append(argument)
+    elif flag.type is bool and value.lower() not in ("true", "false", ""):
+      raise WinnowError(f"{argument} is neither {name}=true nor {name}=false")
+    elif flag.type is bool and value.lower() == "true":
+      arguments.append(name)
+    elif flag.type is not bool and value:
+      arguments.append(argument)
+  return arguments
 
 
 def own_arguments(command: str, namespace: argparse.Namespace) -> list[str]:

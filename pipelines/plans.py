@@ -110,7 +110,6 @@ def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) 
 
 def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name."""
-  options.require(namespace, "input", "scores")
   if namespace.scorer == options.DENSITY:
     return _plan_density(namespace, launcher, spare=spare)
   options.require(namespace, "model")
@@ -132,7 +131,6 @@ def plan_embedding(
   namespace: argparse.Namespace, launcher: launch.Launcher, name_flag: str = "name", *, spare: bool = False
 ) -> ScoringJob:
   """The job of a store of embeddings, under the name that `name_flag` gives."""
-  options.require(namespace, "input", "scores")
   if (namespace.model is None) == (namespace.embeddings is None):
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   corpus = identified_corpus(namespace, launcher)

@@ -9,7 +9,6 @@ from pipelines import inputs, jobs, launch, options, plans, requests, scorers, w
 
 def sample(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.SAMPLE, argv)
-  options.require(namespace, "sampler", "output")
   launcher = plans.make_launcher(namespace, beam_arguments)
   scoring_job = None
   if namespace.scores is not None:

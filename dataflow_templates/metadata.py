@@ -1,0 +1,70 @@
+"""Writes metadata.json of every template: what a console asks for, by the declaration of the flags.
+
+python -m dataflow_templates.metadata
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from pipelines import options
+
+FOLDER = pathlib.Path(__file__).parent
+TEMPLATES = (options.EMBED, options.SCORE, options.SAMPLE, options.CURATE)
+_FOLDERS = ("scores", "output")
+
+
+def metadata(command: str) -> dict[str, Any]:
+  """A command as google.dataflow.v1beta3.TemplateMetadata in JSON."""
+  flags = [flag for flag in options.FLAGS if command in flag.commands]
+  in_order = [flag for group in options.GROUPS for flag in flags if flag.group == group]
+  names = {flag.name for flag in flags}
+  return {
+    "name": f"Winnow: {command}",
+    "description": f"{_sentence(options.COMMANDS[command])} Flags and files: docs/reference.md of Winnow.",
+    "parameters": [parameter(flag, command, "scorer" in names) for flag in in_order],
+  }
+
+
+def parameter(flag: options.Flag, command: str, has_scorer: bool) -> dict[str, Any]:
+  """One flag as google.dataflow.v1beta3.ParameterMetadata in JSON."""
+  found: dict[str, Any] = {
+    "name": flag.name,
+    "label": flag.name.replace("_", " ").capitalize(),
+    "helpText": _sentence(flag.help),
+    "groupName": flag.group,
+    "isOptional": command not in flag.required,
+    "paramType": _type(flag),
+  }
+  if flag.choices:
+    found["enumOptions"] = [{"value": choice, "label": choice.replace("_", " ")} for choice in flag.choices]
+  if flag.pattern:
+    found["regexes"] = [f"^({flag.pattern})$"]
+  if flag.default is not None:
+    found["defaultValue"] = str(flag.default).lower() if flag.type is bool else str(flag.default)
+  if flag.scorer is not None and has_scorer:
+    found |= {"parentName": "scorer", "parentTriggerValues": [flag.scorer]}
+  return found
+
+
+def _type(flag: options.Flag) -> str:
+  if flag.choices:
+    return "ENUM"
+  if flag.name in _FOLDERS:
+    return "GCS_WRITE_FOLDER"
+  if flag.name == "prompt_file":
+    return "GCS_READ_FILE"
+  return {bool: "BOOLEAN", int: "NUMBER", float: "NUMBER"}.get(flag.type, "TEXT")
+
+
+def _sentence(text: str) -> str:
+  return text[0].upper() + text[1:] + "."
+
+
+def to_json(command: str) -> str:
+  return json.dumps(metadata(command), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+  for template in TEMPLATES:
+    (FOLDER / template / "metadata.json").write_text(to_json(template))
