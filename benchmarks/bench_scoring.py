@@ -22,18 +22,6 @@ SIZES = {
 PIECES = 8_000
 
 
-def useful_flops(config: t5.T5Config, lengths_N: np.ndarray) -> float:
-  """Floating-point operations that the texts need, without padding: the encoder's products, and one decoder step."""
-  joined, gates = config.num_heads * config.d_kv, 3 if config.gated else 2
-  weights = config.num_layers * (4 * config.d_model * joined + gates * config.d_model * config.d_ff)
-  tokens, squares = float(lengths_N.sum()), float((lengths_N.astype(float) ** 2).sum())
-  encoder = 2 * weights * tokens + 4 * config.num_layers * joined * squares
-  # Folded cross-attention: scores and weighted mean over states of width d_model, for each head.
-  cross = 4 * config.num_decoder_layers * config.num_heads * config.d_model * tokens
-  decoder_weights = 2 * weights / config.num_layers * config.num_decoder_layers + config.vocab_size * config.d_model
-  return encoder + cross + 2 * decoder_weights * len(lengths_N)
-
-
 def sgemm_flops(size: int = 2048, seconds: float = 3.0) -> float:
   """Operations/s of float32 matrix products alone, by the same library."""
   a = jnp.asarray(np.random.default_rng(0).standard_normal((size, size), np.float32))
@@ -70,7 +58,7 @@ def bench() -> None:
   scores = scorer.run(prepared)
   seconds = time.perf_counter() - started
   limit = (before + sgemm_flops()) / 2
-  flops = useful_flops(scorer.config, prepared.batches.lengths_N)
+  flops = t5.useful_flops(scorer.config, prepared.batches.lengths_N).sum()
   print(f"limit: sgemm {limit / 1e9:.0f} GFLOP/s (the mean of before and after)")
   print(
     f"tokenising: {scores.num_tokens.sum() / tokenising:,.0f} tokens/s, {tokenising / seconds:.1%} of the time below"

@@ -170,6 +170,24 @@ def check_request(
   batching.bucket_table(len(prefix) + len(suffix) + 2, max_input_tokens, tokens)
 
 
+def work(
+  prompt: Prompt,
+  config: t5.T5Config,
+  vocabulary: Vocabulary,
+  texts: list[str],
+  *,
+  max_input_tokens: int,
+  batch_tokens: int,
+) -> engine.Work:
+  """What scoring N texts would take, without a model: lengths to within the piece that joining a prompt may save."""
+  _, prefix, suffix = _question(prompt, vocabulary, max_input_tokens)
+  around = len(prefix) + len(suffix) + 1
+  num_tokens_N = vocabulary.encode(texts).lengths()
+  lengths_N = np.minimum(num_tokens_N + around, max_input_tokens)
+  table = batching.bucket_table(around + 1, max_input_tokens, batch_tokens)
+  return engine.Work(num_tokens_N, lengths_N, t5.useful_flops(config, lengths_N), table)
+
+
 def _question(prompt: Prompt, vocabulary: Vocabulary, max_input_tokens: int) -> tuple[int, np.ndarray, np.ndarray]:
   """The answer's id, and the ids before and behind the document; WinnowError where no document would fit between."""
   yes_id = vocabulary.answer_id(prompt.yes_token)

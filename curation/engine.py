@@ -54,6 +54,20 @@ class PreparedTexts(NamedTuple):
   """Tokens of every document's whole text, without eos and before any cut: int32 [N]."""
 
 
+class Work(NamedTuple):
+  """What N texts would take."""
+
+  num_tokens_N: np.ndarray
+  """Of whole texts."""
+  lengths_N: np.ndarray
+  """Of the model's inputs."""
+  flops_N: np.ndarray
+  table: batching.BucketTable
+
+  def padding(self) -> batching.Padding:
+    return batching.padding(self.lengths_N, batching.plan(self.lengths_N, self.table))
+
+
 class Engine:
   """One program on all local devices, with parameters held once on each, or on each few of them.
 

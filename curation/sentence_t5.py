@@ -136,6 +136,17 @@ def check(
   batching.bucket_table(min(_SHORTEST, longest), longest, tokens)
 
 
+def work(folder: str | Path, texts: list[str], *, max_input_tokens: int | None, batch_tokens: int) -> engine.Work:
+  """What embedding N texts would take, without reading a weight."""
+  limit, _ = _read_head(Path(folder))
+  config, vocabulary = checkpoints.check_checkpoint(folder, encoder_only=True)
+  longest = limit if max_input_tokens is None else max_input_tokens
+  num_tokens_N = vocabulary.encode(texts).lengths()
+  lengths_N = np.minimum(num_tokens_N + 1, longest)
+  table = batching.bucket_table(min(_SHORTEST, longest), longest, batch_tokens)
+  return engine.Work(num_tokens_N, lengths_N, t5.useful_flops(config, lengths_N, encoder_only=True), table)
+
+
 def model_files(folder: str | Path) -> list[Path]:
   """The files that define the model, sorted by name. Raises WinnowError if one of them is missing."""
   folder = Path(folder)

@@ -165,6 +165,23 @@ def check_division(config: T5Config, devices: int) -> None:
       raise WinnowError(f"--devices_per_model={devices} must divide the model's {name}, which is {size:,}.")
 
 
+def useful_flops(config: T5Config, lengths_N: np.ndarray, *, encoder_only: bool = False) -> np.ndarray:
+  """Floating-point operations for each of N texts of these lengths, without padding: float64 [N].
+
+  The encoder, and one decoder step with folded cross-attention. A product of m x k by k x n is 2mkn operations.
+  """
+  joined = config.num_heads * config.d_kv
+  attention, feed_forward = 4 * config.d_model * joined, (3 if config.gated else 2) * config.d_model * config.d_ff
+  tokens_N = np.asarray(lengths_N, np.float64)
+  encoder_N = config.num_layers * (2 * (attention + feed_forward) * tokens_N + 4 * joined * tokens_N**2)
+  if encoder_only:
+    return encoder_N
+  # Scores and a weighted mean over states of width d_model, for each head.
+  cross_N = 4 * config.num_decoder_layers * config.num_heads * config.d_model * tokens_N
+  step = config.num_decoder_layers * (2 * attention + feed_forward) + config.vocab_size * config.d_model
+  return encoder_N + cross_N + 2 * step
+
+
 def relative_buckets(positions: np.ndarray, *, bidirectional: bool, config: T5Config) -> np.ndarray:
   """Buckets of (memory position - query position): int32, same shape, in [0, R).
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import launch, options, plans, score
+from pipelines import estimate, launch, options, plans, score
 from pipelines import sample as sample_command
 
 
@@ -12,6 +12,9 @@ def curate(argv: Sequence[str]) -> None:
   namespace.sampler = namespace.sampler or namespace.scorer
   plans.refuse_other_sampler(namespace.sampler, namespace.scorer)
   launcher = plans.make_launcher(namespace, beam_arguments)
+  if namespace.estimate:
+    estimate.show(namespace, launcher)
+    return
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
   scoring_job = plans.plan_named_scoring(namespace, launcher, spare=True)
   job = plans.plan_sampling(

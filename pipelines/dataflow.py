@@ -6,6 +6,7 @@ from typing import Any
 from apache_beam.options import pipeline_options
 
 from curation.errors import WinnowError
+from pipelines import accelerators
 
 RUNNERS = ("DataflowRunner", "TestDataflowRunner")
 # Dataflow has twelve in a process, each with blocks of 32 MiB and a run to write: more memory than the cheap machines
@@ -13,8 +14,8 @@ RUNNERS = ("DataflowRunner", "TestDataflowRunner")
 _HARNESS_THREADS = 4
 
 
-def prepare_workers(options: pipeline_options.PipelineOptions) -> None:
-  """Sets what the user has not; raises WinnowError where workers would lack Winnow."""
+def prepare_workers(options: pipeline_options.PipelineOptions, accelerator: str | None) -> None:
+  """Sets what the user has not; raises WinnowError where workers would lack Winnow, or a TPU its machine."""
   worker = options.view_as(pipeline_options.WorkerOptions)
   setup = options.view_as(pipeline_options.SetupOptions)
   # A Flex Template's launcher runs in the image that its workers want.
@@ -26,6 +27,22 @@ def prepare_workers(options: pipeline_options.PipelineOptions) -> None:
     )
   debug = options.view_as(pipeline_options.DebugOptions)
   debug.number_of_worker_harness_threads = debug.number_of_worker_harness_threads or _HARNESS_THREADS
+  if accelerator is not None:
+    _give_pool(options, accelerators.find(accelerator))
+
+
+def _give_pool(options: pipeline_options.PipelineOptions, accelerator: accelerators.Accelerator) -> None:
+  """Gives every worker the accelerator, unless Dataflow Prime fits workers to the hints of each stage."""
+  google = options.view_as(pipeline_options.GoogleCloudOptions)
+  worker = options.view_as(pipeline_options.WorkerOptions)
+  machine = accelerator.machine.name
+  if accelerator.is_tpu and worker.machine_type != machine:
+    raise WinnowError(f"--accelerator={accelerator.name} wants --worker_machine_type={machine}")
+  service = list(google.dataflow_service_options or [])
+  given = ",".join(service)
+  if "worker_accelerator" not in given and (accelerator.is_tpu or "enable_prime" not in given):
+    google.dataflow_service_options = [*service, accelerator.pool_option]
+  worker.machine_type = worker.machine_type or (None if "enable_prime" in given else machine)
 
 
 def place(options: pipeline_options.PipelineOptions, result: Any) -> str:

@@ -59,14 +59,14 @@ class Launcher:
   Raises WinnowError where there is no such runner, or Beam refuses its options.
   """
 
-  def __init__(self, beam_arguments: Sequence[str]):
+  def __init__(self, beam_arguments: Sequence[str], accelerator: str | None = None):
     self.options = pipeline_options.PipelineOptions(list(beam_arguments))
     filesystems.FileSystems.set_options(self.options)  # credentials, endpoints: the launcher reads and writes as well
     self._runner = _create_runner(self.options)
     self.is_local = type(self._runner).__name__ in _LOCAL_RUNNERS
     self._is_dataflow = type(self._runner).__name__ in dataflow.RUNNERS
     if self._is_dataflow:
-      dataflow.prepare_workers(self.options)
+      dataflow.prepare_workers(self.options, accelerator)
     self.is_dry_run = self._is_dataflow and self.options.view_as(pipeline_options.TestOptions).dry_run
     self.workers_are_here = self.is_local or _is_here(self._runner, self.options)
     direct = self.options.view_as(pipeline_options.DirectOptions)
@@ -103,7 +103,7 @@ class Launcher:
         f"--devices_per_model={devices_per_model} must divide the devices of this machine, which has {devices}"
       )
 
-  def run(self, define: Callable[[beam.Pipeline], None], name: str) -> dict[str, int] | None:
+  def run(self, define: Callable[[beam.Pipeline], None], name: str = "winnow") -> dict[str, int] | None:
     """Runs a pipeline to its end and returns its counters; None where the job was only built, or written as a template.
 
     `name` is made of letters, digits and hyphens. Raises JobError if the pipeline failed.

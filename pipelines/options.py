@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from curation.errors import WinnowError
-from pipelines import storage
+from pipelines import accelerators, storage
 
 EMBED, SCORE, SAMPLE, CURATE, DEMO = "embed", "score", "sample", "curate", "demo"
 COMMANDS = {
@@ -31,7 +31,7 @@ GROUPS = {
   "Store": ("scores", "name", "embedding_name", "overwrite"),
   "Scorer": (
     *("scorer", "model", "prompt_file", "yes_token", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model"),
-    *("embeddings", "embedding_dtype"),
+    *("embeddings", "embedding_dtype", "accelerator", "estimate"),
   ),
   "Density": (
     *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
@@ -42,6 +42,7 @@ GROUPS = {
   ),
 }
 _BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
+_OF_THE_RUN = ("accelerator", "estimate", "overwrite")  # no part of the request
 _SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
 
@@ -139,6 +140,18 @@ FLAGS = (
     "devices that hold one model together, where one has no room for it",
     type=int,
     default=1,
+  ),
+  Flag(
+    "accelerator",
+    _MODEL,
+    "the GPU or TPU that the stage with the model gets on Dataflow, and that --estimate reckons with (default: none)",
+    choices=accelerators.names(),
+  ),
+  Flag(
+    "estimate",
+    _MODEL,
+    "reckon documents, tokens, hours and price from a sample of the input, and do nothing",
+    type=bool,
   ),
   Flag(
     "embeddings",
@@ -291,7 +304,7 @@ def own_arguments(command: str, namespace: argparse.Namespace) -> list[str]:
   arguments = ["winnow", command]
   for flag in FLAGS:
     value = getattr(namespace, flag.name, None)
-    if flag.name != "overwrite" and flag.is_given(value):
+    if flag.name not in _OF_THE_RUN and flag.is_given(value):
       arguments.append(f"--{flag.name}" if flag.type is bool else f"--{flag.name}={value}")
   return arguments
 

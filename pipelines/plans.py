@@ -10,6 +10,7 @@ from typing import Any
 from curation import selection
 from curation.errors import WinnowError
 from pipelines import (
+  accelerators,
   blocks,
   dataset,
   embedding_files,
@@ -35,7 +36,7 @@ _NAME = re.compile(r"\w+", re.ASCII)
 
 def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
   """The launcher of a command; raises WinnowError where its workers could not reach what the flags name."""
-  launcher = launch.Launcher(beam_arguments)
+  launcher = launch.Launcher(beam_arguments, getattr(namespace, "accelerator", None))
   paths = {
     flag: getattr(namespace, flag, None)
     for flag in ("input", "tfds_data_dir", "scores", "output", "model", "embeddings")
@@ -79,7 +80,12 @@ def plan_scoring(
   scorer = scorer.checked()
   request = {"format": 2, **scorer.request(), **corpus.request()}
   store = stores.ScoreStore.of(folder, request)
-  config = scoring.ScoringConfig(store, scorer, source or corpus.texts, namespace.max_bad_fraction)
+  hints = {}
+  if isinstance(scorer, scorers.AskLlm | scorers.SentenceT5) and scorer.files is not None:
+    hints = accelerators.resource_hints(namespace.accelerator, sum(about["bytes"] for about in scorer.files.values()))
+  config = scoring.ScoringConfig(
+    store, scorer, source or corpus.texts, namespace.max_bad_fraction, resource_hints=hints
+  )
   # What is known of a density's engine, its embeddings, the store says.
   knows_engine = launcher.is_local or isinstance(scorer, scorers.Density)
   where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
@@ -108,13 +114,9 @@ def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) 
   return corpus.identified()
 
 
-def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
-  """The job of a scoring command, in the store that its flags name."""
-  if namespace.scorer == options.DENSITY:
-    return _plan_density(namespace, launcher, spare=spare)
+def ask_llm(namespace: argparse.Namespace) -> scorers.AskLlm:
   options.require(namespace, "model")
-  _check_devices(namespace, launcher)
-  scorer = scorers.AskLlm(
+  return scorers.AskLlm(
     model=namespace.model,
     template=options.read_prompt(namespace.prompt_file),
     yes_token=namespace.yes_token,
@@ -123,6 +125,25 @@ def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher,
     dtype=namespace.dtype,
     devices_per_model=namespace.devices_per_model,
   )
+
+
+def sentence_t5(namespace: argparse.Namespace) -> scorers.SentenceT5:
+  return scorers.SentenceT5(
+    namespace.model,
+    namespace.embedding_dtype,
+    namespace.max_input_tokens,
+    namespace.batch_tokens,
+    namespace.dtype,
+    namespace.devices_per_model,
+  )
+
+
+def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
+  """The job of a scoring command, in the store that its flags name."""
+  if namespace.scorer == options.DENSITY:
+    return _plan_density(namespace, launcher, spare=spare)
+  scorer = ask_llm(namespace)
+  _check_devices(namespace, launcher)
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
   return plan_scoring(namespace, launcher, scorer, _store_folder(namespace, "name", name), spare=spare)
 
@@ -144,14 +165,7 @@ def plan_embedding(
     scorer = scorers.MadeElsewhere(files, namespace.embedding_dtype)
     source = sources.TextsWithEmbeddings(corpus.texts, files)
   else:
-    scorer = scorers.SentenceT5(
-      namespace.model,
-      namespace.embedding_dtype,
-      namespace.max_input_tokens,
-      namespace.batch_tokens,
-      namespace.dtype,
-      namespace.devices_per_model,
-    )
+    scorer = sentence_t5(namespace)
   folder = _store_folder(
     namespace, name_flag, getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
   )

@@ -13,13 +13,16 @@ import dataclasses
 import pathlib
 import platform
 import threading
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
 from pipelines import embedding_files, memory, models, requests, sources, storage, stores
+
+if TYPE_CHECKING:
+  from curation.engine import Work
 
 
 class Scores(NamedTuple):
@@ -100,6 +103,14 @@ class AskLlm:
       devices_per_model=self.devices_per_model,
     )
 
+  def work(self, texts: list[str], batch_tokens: int) -> "Work":
+    """What scoring texts would take; reads no weights."""
+    from curation import ask_llm, checkpoints
+
+    config, vocabulary = checkpoints.check_checkpoint(models.local_model(self.model))
+    batch_tokens, longest = self.batch_tokens or batch_tokens, self.max_input_tokens
+    return ask_llm.work(self._prompt(), config, vocabulary, texts, max_input_tokens=longest, batch_tokens=batch_tokens)
+
   def _prompt(self):
     from curation import ask_llm
 
@@ -162,6 +173,13 @@ class SentenceT5:
       devices_per_model=self.devices_per_model,
     )
     return _Embedder(embedder, self.embedding_dtype)
+
+  def work(self, texts: list[str], batch_tokens: int) -> "Work":
+    """What embedding texts would take; reads no weights."""
+    from curation import sentence_t5
+
+    folder, batch_tokens = models.local_model(self.model), self.batch_tokens or batch_tokens
+    return sentence_t5.work(folder, texts, max_input_tokens=self.max_input_tokens, batch_tokens=batch_tokens)
 
 
 class _Embedder:

@@ -6,7 +6,7 @@ A document's text never leaves the worker that read it: what crosses a shuffle i
 import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -31,6 +31,8 @@ class ScoringConfig:
   source: sources.Source
   max_bad_fraction: float
   progress_address: progress.Address | None = None
+  resource_hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  """What the stage that computes asks of its workers."""
 
   @property
   def stage(self) -> str:
@@ -347,7 +349,7 @@ class Score(beam.PTransform):
     new = (
       after
       | "Stripes" >> Spread(self._stripes)
-      | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config))
+      | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config)).with_resource_hints(**config.resource_hints)
       # A group, not a combine: it is the moment when the last stripe of a shard is done. Its values are two numbers.
       | "GroupStripes" >> beam.GroupByKey()
       | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: finish_shard(store, stripes_done))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from peers import run_peer
 
-from curation import ask_llm, checkpoints, engine
+from curation import ask_llm, checkpoints, engine, t5
 
 
 def winnow(folder: Path, task: run_peer.Task) -> run_peer.Score:
@@ -24,7 +24,7 @@ def winnow(folder: Path, task: run_peer.Task) -> run_peer.Score:
 
   # What only Winnow's process can tell: the work in these texts, and which of them the limit cuts.
   lengths_N = scorer.prepare(pa.array(task["texts"])).batches.lengths_N
-  work = {"lengths": lengths_N.tolist(), "flops": bench_scoring.useful_flops(scorer.config, lengths_N)}
+  work = {"lengths": lengths_N.tolist(), "flops": float(t5.useful_flops(scorer.config, lengths_N).sum())}
   (folder / "work.json").write_text(json.dumps(work))
   return score
 

@@ -26,7 +26,7 @@ def test_flags_are_unique_over_the_process():
 
 
 def test_beams_options_pass_and_neither_kind_may_be_misspelt():
-  namespace, beam = options.parse("score", ["--input", "x", "--runner=FlinkRunner", "--flink_master=local"])
+  namespace, beam = options.parse("score", ["--input", "x", "--scores=s", "--runner=FlinkRunner", "--flink_master=local"])
   assert namespace.input == "x"
   assert beam == ["--runner=FlinkRunner", "--flink_master=local"]
   with pytest.raises(WinnowError, match="did you mean --scores"):

@@ -1,0 +1,239 @@
+"""`--estimate`: what a scoring command would take, from a sample of its input; nothing is written.
+
+Documents and tokens are extrapolated from the heads of some shards by the shards' sizes. The time is measured where the
+command would run, on this machine, or reckoned from the operations and the speed of a named accelerator.
+"""
+
+import argparse
+import sys
+import time
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import rich.console
+import rich.table
+import zstandard
+from apache_beam.options import pipeline_options
+
+from curation import extrapolation
+from curation.errors import WinnowError
+from pipelines import accelerators, blocks, launch, options, plans, scorers, sources, storage
+
+_SHARDS, _ROWS, _HEAD_BYTES = 16, 256, 1 << 20
+_MEASURED_SECONDS = 5.0
+_LOADING_SECONDS = 180.0
+"""Of a worker: its machine starts, its image is pulled, its model is read and its shapes are compiled."""
+_WORKERS = (1, 16, 256)
+_BATCH_TOKENS = {True: 1_024, False: 8_192}
+"""Of the engine on CPUs, and on accelerators."""
+_SKETCH_SHARE = 0.85
+"""Of the speed of its projections alone, that a sketch is built and read with (benchmarks/RESULTS.md)."""
+
+_DIMENSIONS = 768
+
+
+class Sampled(NamedTuple):
+  """The sampled heads: a ShardSample of each but for its values, and its texts."""
+
+  shards: list[tuple[blocks.Shard, float, float]]
+  """With the number of documents, and its standard error."""
+  texts: list[list[str]]
+
+
+class Speed(NamedTuple):
+  """Operations a second of one worker, how it is known, and what runs there."""
+
+  flops: float
+  source: str
+  machine: accelerators.Machine
+  accelerator: accelerators.Accelerator | None
+
+
+def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
+  """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
+  corpus = plans.read_corpus(namespace)
+  by_density = getattr(namespace, "scorer", options.DENSITY) == options.DENSITY
+  scorer: scorers.AskLlm | scorers.SentenceT5 | None = None
+  if not by_density:
+    scorer = plans.ask_llm(namespace).checked()
+  elif namespace.model is not None:
+    scorer = plans.sentence_t5(namespace).checked()
+  elif namespace.embeddings is None:
+    raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
+  sampled = sample(list(corpus.shards), corpus.fields)
+  table = rich.table.Table(show_header=False, box=None, pad_edge=False)
+  documents = _total(corpus.shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])
+  table.add_row("documents", _figure(documents))
+  workers = _workers(launcher)
+  hours = 0.0
+  if scorer is not None:
+    on_cpu = namespace.accelerator is None
+    work = [scorer.work(texts, _BATCH_TOKENS[on_cpu]) for texts in sampled.texts]
+    tokens, useful, flops = (
+      _total(corpus.shards, sampled, [np.asarray(getattr(each, what), float) for each in work])
+      for what in ("num_tokens_N", "lengths_N", "flops_N")
+    )
+    lengths_N = np.concatenate([each.lengths_N for each in work])
+    padding = work[0]._replace(lengths_N=np.tile(lengths_N, -(-blocks.BLOCK_ROWS // len(lengths_N)))).padding()
+    speed = _measured(scorer, sampled, work) if on_cpu else _reckoned(accelerators.find(namespace.accelerator))
+    hours = flops.value / speed.flops / 3600
+    table.add_row("tokens of whole texts", _figure(tokens))
+    table.add_row("tokens of the model's inputs", _figure(useful))
+    table.add_row("padding", f"{1 - padding.useful_tokens / padding.computed_tokens:.1%}")
+    table.add_row("operations", f"{flops.value:.3g} ± {flops.error:.1g}")
+    table.add_row("speed", f"{speed.flops / 1e12:.3g} TFLOP/s: {speed.source}")
+    name = "hours of this machine" if speed.accelerator is None else f"hours of one {speed.accelerator.name}"
+    table.add_row(name, f"{hours:,.2f}")
+  else:
+    speed = Speed(0.0, "", accelerators.default_machine(), None)
+  sketch = 0.0
+  if by_density and hasattr(namespace, "sketch_rows"):
+    sketch = _sketch_hours(namespace, documents.value)
+    table.add_row(f"hours of this machine for the sketch ({_DIMENSIONS} dimensions)", f"{sketch:,.2f}, in two passes")
+  for count in workers:
+    table.add_row(f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * (hours + sketch) / count))
+  price = accelerators.hour_price(speed.machine, speed.accelerator)
+  prices = accelerators.table()["prices"]
+  if price is None:
+    table.add_row("price", f"unknown: {accelerators.TABLE.name} has none of {namespace.accelerator}")
+  else:
+    share = 1.0 if speed.accelerator is not None else _usable_cores() / speed.machine.vcpus
+    told = f"about {price * share * (hours + sketch):,.2f} {prices['currency']}"
+    table.add_row("price", f"{told}, {speed.machine.name} on Dataflow in {prices['region']}, {prices['date']}")
+  console = rich.console.Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+  console.print(table)
+  shown = sum(map(len, sampled.texts))
+  of = f"{len(sampled.texts):,} of {len(corpus.shards):,} shards"
+  console.print(f"From {shown:,} documents of {of}; ± is one standard error.")
+
+
+def sample(shards: list[blocks.Shard], fields: blocks.Fields) -> Sampled:
+  """The first rows of up to 16 shards, evenly spaced; WinnowError where none of them has a document."""
+  places = np.unique(np.linspace(0, len(shards) - 1, min(_SHARDS, len(shards))).round().astype(int))
+  found, texts = [], []
+  for place in places:
+    shard = shards[place]
+    block = next(iter(sources.Texts(fields, _ROWS).read(shard, lambda index: index == 0)), None)
+    if block is None or block.documents is None or not len(block.documents):
+      continue
+    head = block.documents["text"].to_pylist()
+    sizes_M = np.array([len(text) for text in head], float)
+    count, seen = _count(shard, block)
+    error = 0.0 if seen is None or len(head) < 2 else count * sizes_M.std(ddof=1) / sizes_M.mean() / np.sqrt(seen)
+    found.append((shard, count, error))
+    texts.append(head)
+  if not found:
+    raise WinnowError("the sampled shards hold no documents at all; check --input")
+  return Sampled(found, texts)
+
+
+def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]:
+  """About how many records a shard holds, and of how many that is known; None where all were counted."""
+  with storage.open_input(shard.path, buffer_bytes=_HEAD_BYTES) as file:
+    if shard.format == "parquet":
+      return float(pq.ParquetFile(file).metadata.num_rows), None
+    raw = file.read(_HEAD_BYTES)
+  plain = _plain(raw, shard.compression)
+  if shard.format == "jsonl":
+    records = plain.count(b"\n") + (len(raw) == shard.size and not plain.endswith(b"\n"))
+  elif shard.format == "tfrecord":
+    records = _framed(plain)
+  else:  # as many bytes a record as its text has, and its fields
+    records = round(len(raw) / (block.text_bytes / block.num_rows + 100))
+  if len(raw) == shard.size and shard.format != "array_record":
+    return float(records), None
+  return records * shard.size / len(raw), max(records, 1)
+
+
+def _plain(raw: bytes, compression: str) -> bytes:
+  """What the beginning of a compressed file holds."""
+  if compression == "gzip":
+    plain = b""
+    while raw:  # parallel gzips write several members
+      member = zlib.decompressobj(31)
+      plain, raw = plain + member.decompress(raw), member.unused_data
+    return plain
+  if compression == "zstd":
+    return zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+  return raw
+
+
+def _framed(data: bytes) -> int:
+  """Whole TFRecords at the beginning: 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
+  place = records = 0
+  while place + 12 <= len(data):
+    place += 16 + int.from_bytes(data[place : place + 8], "little")
+    records += place <= len(data)
+  return records
+
+
+def _total(shards: Any, sampled: Sampled, values: list[np.ndarray]) -> extrapolation.Total:
+  samples = [
+    extrapolation.ShardSample(shard.size, documents, error, values_M)
+    for (shard, documents, error), values_M in zip(sampled.shards, values, strict=True)
+  ]
+  return extrapolation.total(samples, num_shards=len(shards), size=sum(shard.size for shard in shards))
+
+
+def _measured(scorer: Any, sampled: Sampled, work: list[Any]) -> Speed:
+  """The speed of this machine with the real model, on ever more of the sample until some seconds have passed."""
+  loaded = scorer.load()
+  loaded.warm_up()
+  texts = [text for rows in zip(*sampled.texts, strict=False) for text in rows] or sampled.texts[0]
+  flops_N = np.concatenate([each.flops_N for each in work])
+  by_text = dict(zip([text for head in sampled.texts for text in head], flops_N, strict=True))
+  done, seconds, count, place = 0.0, 0.0, 16, 0
+  while place < len(texts) and seconds < _MEASURED_SECONDS:
+    part = texts[place : place + count]
+    started = time.perf_counter()
+    loaded.run(loaded.prepare(pa.chunked_array([part])))
+    seconds += time.perf_counter() - started
+    done += sum(by_text[text] for text in part)
+    place, count = place + count, 2 * count
+  source = f"measured here on {min(place, len(texts)):,} documents in {seconds:.1f} s"
+  return Speed(done / seconds, source, accelerators.default_machine(), None)
+
+
+def _reckoned(accelerator: accelerators.Accelerator) -> Speed:
+  source = f"{accelerator.utilisation:.0%} of {accelerator.teraflops:g}, by {accelerators.TABLE.name}"
+  return Speed(accelerator.utilisation * accelerator.teraflops * 1e12, source, accelerator.machine, accelerator)
+
+
+def _sketch_hours(namespace: argparse.Namespace, documents: float) -> float:
+  """Counting and reading the sketch: the projections of each pass, at the speed that they have here."""
+  from curation import density
+
+  dimensions, hashes = _DIMENSIONS, namespace.hashes or density.DEFAULT_HASHES
+  a_KK = np.ones((1024, 1024), np.float32)
+  a_KK @ a_KK
+  started = time.perf_counter()
+  for _ in range(10):
+    a_KK @ a_KK
+  flops = 10 * 2 * 1024**3 / (time.perf_counter() - started)
+  return 2 * documents * 2 * dimensions * hashes * namespace.sketch_rows / (_SKETCH_SHARE * flops) / 3600
+
+
+def _workers(launcher: launch.Launcher) -> tuple[int, ...]:
+  """As many as the flags of the runner say, or some numbers to choose from."""
+  worker = launcher.options.view_as(pipeline_options.WorkerOptions)
+  local = launcher.options.view_as(pipeline_options.DirectOptions).direct_num_workers
+  given = worker.max_num_workers or worker.num_workers or (local if local and local > 1 else None)
+  return _WORKERS if given is None else (given,)
+
+
+def _usable_cores() -> int:
+  from curation import vocabulary
+
+  return vocabulary.usable_cores()
+
+
+def _figure(total: extrapolation.Total) -> str:
+  return f"{total.value:,.0f} ± {total.error:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+  minutes = round((seconds + _LOADING_SECONDS) / 60)
+  return f"{minutes // 60:,} h {minutes % 60:02d} min, of which {_LOADING_SECONDS / 60:.0f} to start"
