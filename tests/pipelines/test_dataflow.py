@@ -5,14 +5,19 @@ Input, model, scores, output and what Beam stages lie on the emulator of an obje
 
 import json
 import pathlib
+from typing import Any
 
+import apache_beam as beam
 import corpora
 import dataflow_api
+import numpy as np
 import pytest
+import tiny_t5
 from apache_beam.options import pipeline_options
 
+from curation import selection
 from curation.errors import WinnowError
-from pipelines import launch, main, storage
+from pipelines import blocks, jobs, launch, main, manifests, scorers, scoring, storage, stores, writing
 
 JOB_ID = "2026-11-25_00_00_00-1"
 
@@ -87,6 +92,60 @@ def test_the_graph_fans_out_before_scoring_and_moves_no_text(place, graph):
   assert options.view_as(pipeline_options.DebugOptions).number_of_worker_harness_threads == 4
   assert "no_use_multiple_sdk_containers" in options.view_as(pipeline_options.DebugOptions).experiments
   assert graph[0].proto_pipeline.ByteSize() < 1_000_000
+
+
+def test_the_inference_stage_alone_asks_for_an_accelerator(place, bucket, graph, tmp_path):
+  """Kills the mutants: a hint for every stage; a stage of embeddings or scores without a model that has one."""
+  for path in tiny_t5.make_sentence_t5(tmp_path / "embedder").rglob("*"):
+    if path.is_file():
+      storage.create(f"{bucket}/embedder/{path.relative_to(tmp_path / 'embedder')}", path.read_bytes())
+  flags = dataflow("--dry_run=True", "--no_auth", "--accelerator=nvidia-l4")
+  sample = ["--rate=0.5", "--output=gs://winnow/out"]
+  asked = command(place, "curate", *sample, *flags)
+  dense = [flag for flag in asked if not flag.startswith(("--prompt_file", "--max_input_tokens", "--model"))]
+  for arguments, stage in (
+    (asked, "Score/ScoreBlocks"),
+    ([*dense, "--scorer=density", "--model=gs://winnow/embedder"], "Embed/ScoreBlocks"),
+  ):
+    graph.clear()
+    assert main.main(arguments) == 0
+    environments = graph[0].proto_pipeline.components.environments
+    hints = {
+      name: dict(environments[transform.environment_id].resource_hints)
+      for name, transform in transforms_of(graph[0]).items()
+      if transform.environment_id
+    }
+    assert {name for name, found in hints.items() if found} == {stage}
+    assert hints[stage]["beam:resources:accelerator:v1"] == b"type:nvidia-l4;count:1;install-nvidia-driver"
+    assert int(hints[stage]["beam:resources:min_ram_bytes:v1"]) >= 4 << 30
+
+
+def graph_of(num_shards: int) -> Any:
+  """The graph of scoring and sampling so many shards, as curate has it, whose names and checksums do not compress."""
+  generator = np.random.default_rng(0)
+  shards = tuple(
+    blocks.Shard(f"c4-train.{i:05d}", f"gs://b/c4-train.{i:05d}", "jsonl", "gzip", 320 << 20, checksum)
+    for i, checksum in enumerate(map(str, generator.integers(1 << 60, size=num_shards)))
+  )
+  corpus = jobs.Corpus(shards, blocks.Fields(), 4096)
+  store = stores.ScoreStore.of("gs://winnow/many", {"shards": num_shards})
+  config = scoring.ScoringConfig(store, scorers.Count(), corpus.texts, 0.01)
+  request = selection.SelectionRequest("random", rate="0.2")
+  drawn = writing.SamplingConfig(store, request, corpus.fields, 4096, "gs://winnow/many_out", "c4", "f" * 32)
+  scoring_job = jobs.ScoringJob(corpus, config, {}, {}, False, False, False)
+  sampling_job = jobs.SamplingJob(corpus, drawn, {}, manifests.Context(("winnow",), {}), False)
+  pipeline = beam.Pipeline("FnApiRunner")
+  sampling_job.pipeline(scoring_job.pipeline(pipeline, 1024, None), 1024, None)
+  return pipeline.to_runner_api()
+
+
+def test_graphs_of_many_shards_stay_small(bucket):
+  """Dataflow takes 10 MB. Kills the mutant that writes every stripe into every stage that reads."""
+  small, large = graph_of(1_000), graph_of(10_000)
+  assert large.ByteSize() < 3_000_000
+  assert large.ByteSize() < 10 * small.ByteSize()
+  largest = max(len(transform.spec.payload) for transform in large.components.transforms.values())
+  assert largest < 1_000_000
 
 
 @pytest.mark.parametrize("given", ["--setup_file=./setup.py", "--extra_package=winnow.tar.gz"])

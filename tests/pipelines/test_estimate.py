@@ -86,7 +86,7 @@ def test_what_the_command_refuses_the_estimate_refuses(place, capsys):
 
 
 def test_operations_are_those_of_the_model(tmp_path):
-  """Counted by XLA for a batch of one length, with norms and softmax; one layer and one head, as it counts a loop's body once.
+  """Counted by XLA, with norms and softmax, for one layer and one head, as it counts the body of a loop once.
 
   Kills the mutants: a product counted as one operation; attention that grows with the length and not its square.
   """

@@ -26,9 +26,10 @@ def test_flags_are_unique_over_the_process():
 
 
 def test_beams_options_pass_and_neither_kind_may_be_misspelt():
-  namespace, beam = options.parse("score", ["--input", "x", "--scores=s", "--runner=FlinkRunner", "--flink_master=local"])
+  theirs = ["--runner=FlinkRunner", "--flink_master=local"]
+  namespace, beam = options.parse("score", ["--input", "x", "--scores=s", *theirs])
   assert namespace.input == "x"
-  assert beam == ["--runner=FlinkRunner", "--flink_master=local"]
+  assert beam == theirs
   with pytest.raises(WinnowError, match="did you mean --scores"):
     options.parse("score", ["--scoers=x"])
   with pytest.raises(WinnowError, match="did you mean --flink_master"):
