@@ -265,8 +265,12 @@ def run(
     stages["select"] = requests.field(store.summary_path, "read") if store.is_complete else stages.get("score")
     stages["write"] = None
   running: list[Any] = [job for job in (sampling_job, *reversed(steps)) if job is not None]
-  with launch.Log(running[0].folder, arguments) as log, progress.Meter(stages, estimated=bool(steps)) as meter:
-    address = meter.address if launcher.workers_are_here else None
+  are_here = launcher.workers_are_here
+  with (
+    launch.Log(running[0].folder, arguments) as log,
+    progress.Meter(stages, estimated=bool(steps), quiet=not are_here) as meter,
+  ):
+    address = meter.address if are_here else None
     define = _definition(launcher, scoring_job, sampling_job, address)
     counters: dict[str, int] | None = {}
     try:

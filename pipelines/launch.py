@@ -134,6 +134,8 @@ class Launcher:
           if self._is_dataflow and google.template_location:
             print(f"{google.template_location} holds the job; whoever launched the template starts it")
             return None
+          if self._is_dataflow:
+            print(f"winnow: the job runs{dataflow.place(self.options, result)}", file=sys.stderr)
           state = result.wait_until_finish()
         if state in (None, beam_runner.PipelineState.DONE):
           counters = result.metrics().query()["counters"]

@@ -49,10 +49,11 @@ class Meter:
   """Adds up what workers report, and shows it until the `with` block ends.
 
   `stages` maps each stage to its expected number of documents, None where unknown; `estimated` marks those as guesses.
+  `quiet` shows nothing, where workers are on other machines and the runner's own console tells.
   """
 
-  def __init__(self, stages: dict[str, int | None], *, estimated: bool = False):
-    self._console = rich.console.Console(file=sys.stderr)
+  def __init__(self, stages: dict[str, int | None], *, estimated: bool = False, quiet: bool = False):
+    self._console = rich.console.Console(file=sys.stderr, quiet=quiet)
     self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     self._socket.bind(("127.0.0.1", 0))
     self._socket.settimeout(0.2)

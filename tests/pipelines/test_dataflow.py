@@ -5,6 +5,9 @@ Input, model, scores, output and what Beam stages lie on the emulator of an obje
 
 import json
 import pathlib
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import apache_beam as beam
@@ -177,10 +180,13 @@ def test_a_job_that_fails_is_told_with_its_console(place, capsys):
   with dataflow_api.serve(["JOB_STATE_RUNNING", "JOB_STATE_FAILED"], error=worker) as api:
     assert main.main(command(place, "score", "--name=fails", *dataflow(*api.flags))) == 1
   told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("winnow: ")]
+  place_of_job = (
+    f" (https://console.cloud.google.com/dataflow/jobs/us-central1/{JOB_ID}?project=winnow-test; it is cancelled with "
+    f"gcloud dataflow jobs cancel {JOB_ID} --region=us-central1 --project=winnow-test)"
+  )
   assert told == [
-    "winnow: x.gz cannot be read: replace it (https://console.cloud.google.com/dataflow/jobs/us-central1/"
-    f"{JOB_ID}?project=winnow-test; it is cancelled with gcloud dataflow jobs cancel {JOB_ID} --region=us-central1 "
-    "--project=winnow-test)"
+    f"winnow: the job runs{place_of_job}",
+    f"winnow: x.gz cannot be read: replace it{place_of_job}",
   ]
   (job,) = api.jobs
   assert job["name"] == "winnow-score-fails"
@@ -206,3 +212,21 @@ def test_a_job_that_is_done_is_told_by_what_its_workers_wrote(place, bucket, cap
     assert main.main(command(place, "score", "--name=done", *dataflow(*api.flags))) == 0
   assert capsys.readouterr().out == told
   assert "120 documents read = 120 scored + 0 bad" in told
+
+
+def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, bucket):
+  """Kills the mutant that says nothing of a job that goes on and costs."""
+  with dataflow_api.serve(["JOB_STATE_RUNNING"]) as api:
+    arguments = command(place, "score", "--name=interrupted", *dataflow(*api.flags))
+    process = subprocess.Popen(
+      [sys.executable, "-m", "pipelines.main", *arguments], stderr=subprocess.PIPE, text=True, cwd=place
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+      if line.startswith("winnow: the job runs"):
+        break
+    process.send_signal(signal.SIGINT)
+    told = process.stderr.read()
+  assert process.wait() == 130
+  assert "winnow: the job goes on where it runs (https://console.cloud.google.com/" in told
+  assert f"gcloud dataflow jobs cancel {JOB_ID}" in told
