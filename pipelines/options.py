@@ -240,7 +240,7 @@ FLAGS = (
   Flag("num_tokens", _SAMPLING, "keep the most documents that fit this many tokens", type=int),
   Flag("threshold", _SAMPLING, "keep every document with this score or more", type=float),
   Flag("seed", _SAMPLING, "settles ties, random samples and the order of the output", type=int, default=0),
-  Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each)", type=int),
+  Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each, 1,024 at most)", type=int),
   Flag("output", (SAMPLE, CURATE, DEMO), "the output folder", required=(SAMPLE, CURATE), pattern=_BUCKET),
   Flag(
     "overwrite",

@@ -28,13 +28,16 @@ from pipelines import (
 )
 
 OUTPUT_SHARD_BYTES = 200 << 20
+# Every output shard reads from every run, of which there are as many as input shards at least: with no limit here the
+# requests to a store would grow with the square of the corpus.
+MOST_OUTPUT_SHARDS = 1_024
 WORK_FOLDER = ".winnow"
 RUNS_FOLDER = "runs"
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """What to draw from a complete store, and where to write it. `num_shards` None: about 200 MB each.
+  """What to draw from a complete store, and where to write it. `num_shards` None: about 200 MB each, but 1,024 at most.
 
   `fingerprint` is the whole request's. What is written before the output is complete lies in a folder named by it and
   by the scores' engine, so that another run that still writes is never taken for this one.
@@ -108,7 +111,7 @@ def plan_output(selected: thresholds.Selected, ledger: stores.Ledger, config: Sa
   if not selected.documents:
     raise WinnowError("the request selects no document; lower --threshold, or raise --num_tokens")
   text_bytes = ledger.text_bytes * selected.documents / ledger.documents
-  num_shards = config.num_shards or max(1, math.ceil(text_bytes / OUTPUT_SHARD_BYTES))
+  num_shards = config.num_shards or min(max(1, math.ceil(text_bytes / OUTPUT_SHARD_BYTES)), MOST_OUTPUT_SHARDS)
   return Plan(selected, num_shards, requests.fingerprint(engine))
 
 
