@@ -12,11 +12,12 @@ from pipelines import options
 FOLDER = pathlib.Path(__file__).parent
 TEMPLATES = (options.EMBED, options.SCORE, options.SAMPLE, options.CURATE)
 _FOLDERS = ("scores", "output")
+_OF_A_TERMINAL = ("estimate",)  # a launcher that starts no job has failed
 
 
 def metadata(command: str) -> dict[str, Any]:
   """A command as google.dataflow.v1beta3.TemplateMetadata in JSON."""
-  flags = [flag for flag in options.FLAGS if command in flag.commands]
+  flags = [flag for flag in options.FLAGS if command in flag.commands and flag.name not in _OF_A_TERMINAL]
   in_order = [flag for group in options.GROUPS for flag in flags if flag.group == group]
   names = {flag.name for flag in flags}
   return {
