@@ -260,6 +260,7 @@ def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[s
   """Splits a command line into Winnow's flags and Beam's; WinnowError for what is neither."""
   parser = _Parser(
     prog=f"winnow {command}",
+    usage=f"winnow {command} [flags] [options of Beam]",
     description=COMMANDS[command],
     epilog="Every Beam option (--runner, --direct_num_workers, --temp_location, ...) is accepted as well.",
     allow_abbrev=False,
