@@ -219,7 +219,12 @@ def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, buc
   with dataflow_api.serve(["JOB_STATE_RUNNING"]) as api:
     arguments = command(place, "score", "--name=interrupted", *dataflow(*api.flags))
     process = subprocess.Popen(
-      [sys.executable, "-m", "pipelines.main", *arguments], stderr=subprocess.PIPE, text=True, cwd=place
+      [sys.executable, "-m", "pipelines.main", *arguments],
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=place,
+      # Ignored where the tests run in the background, as CI's may.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:
