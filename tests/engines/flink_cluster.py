@@ -124,9 +124,9 @@ class Cluster:
     return [process for entry in entries if (process := _alive(entry))]
 
   def registered(self) -> int:
-    """How many TaskManagers the JobManager knows; 0 while it does not answer."""
+    """How many TaskManagers have given the JobManager their slot; 0 while it does not answer."""
     try:
-      return self.ask("/overview")["taskmanagers"]
+      return self.ask("/overview")["slots-total"]
     except OSError:
       return 0
 
