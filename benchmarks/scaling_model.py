@@ -6,6 +6,7 @@ on accelerators or on a cloud's store. Change them and run it again.
 
 import argparse
 import dataclasses
+import operator
 
 # C4 (en): documents, shards, bytes of gzip and of JSON, and tokens of inputs cut at 512 with the prompt.
 DOCUMENTS, SHARDS, GZIP_BYTES, PLAIN_BYTES, TOKENS_EACH = 364_868_892, 1_024, 305e9, 820e9, 380
@@ -115,7 +116,7 @@ def main() -> None:
       growth = double[stage] / tables[2][stage]
       figures = " | ".join(f"{table[stage]:,.0f}" for table in tables)
       print(f"| {stage} | {figures} | x {growth:.1f}{' FASTER THAN LINEAR' if growth > 2.05 else ''} |")
-    limits = " | ".join(max(table, key=lambda stage, table=table: table[stage]) for table in tables)  # type: ignore[misc]
+    limits = " | ".join(max(table.items(), key=operator.itemgetter(1))[0] for table in tables)
     print(f"| what limits | {limits} | with 256 |")
   print("\n| shuffle of C4 | MB |\n|---|---|")
   for name, million in SHUFFLED.items():

@@ -20,7 +20,9 @@ class Api:
     self._states, self._error, self._asked = states, error, 0
 
   def answer(self, method: str, path: str, body: bytes) -> dict[str, Any]:
-    project, region, job, what = _JOBS.fullmatch(path).groups()  # type: ignore[union-attr]
+    asked = _JOBS.fullmatch(path)
+    assert asked, path
+    project, region, job, what = asked.groups()
     if method == "POST":
       self.jobs.append(json.loads(body))
       return self._job(project, region, "JOB_STATE_PENDING")

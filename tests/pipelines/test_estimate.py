@@ -33,7 +33,8 @@ def score(place: pathlib.Path, *flags: str) -> list[str]:
 def figure(told: str, row: str) -> tuple[float, float]:
   found = re.search(rf"^{row}\s+([\d,.e+]+) ± ([\d,.e+]+)", told, re.MULTILINE)
   assert found, told
-  return tuple(float(number.replace(",", "")) for number in found.groups())  # type: ignore[return-value]
+  value, error = (float(number.replace(",", "")) for number in found.groups())
+  return value, error
 
 
 def test_an_estimate_is_near_the_truth_and_writes_nothing(place, monkeypatch, tmp_path, capsys):
