@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation import selection
-from pipelines import blocks, launch, stores, stripes, thresholds
+from pipelines import block_files, blocks, launch, stores, stripes, thresholds
 
 RATE = "0.2"
 # Scores of every document: hardly a tie, some hundred ties each, and all the same.
@@ -47,10 +47,10 @@ def write_store(
           "reason": nothing,
           "text": nothing,
         },
-        schema=stores.BLOCK_SCHEMA,
+        schema=block_files.BLOCK_SCHEMA,
       )
-      stores.write_block(store, shard, index, engine=store.engine(), table=table, text_bytes=size)
-    stores.compact_shard(store, shard, num_blocks=len(starts), num_rows=rows)
+      block_files.write_block(store, shard, index, block_files.BlockFile(table, size, 0), engine=store.engine())
+    block_files.compact_shard(store, shard, num_blocks=len(starts), num_rows=rows)
   return store, written
 
 

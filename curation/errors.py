@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read."""
+"""The errors that a user is meant to read."""
 
 
 class WinnowError(Exception):
@@ -7,3 +7,7 @@ class WinnowError(Exception):
   The message says what is wrong, where (file, row) and what to do. The command line prints it alone, without
   a traceback, and exits with status 2 if nothing was written yet, 1 otherwise.
   """
+
+
+class DamagedError(WinnowError):
+  """A file of ours does not hold what was written into it: a run may remove it and make it again."""

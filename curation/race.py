@@ -24,7 +24,7 @@ from typing import IO, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from curation import hashing, kernels
-from curation.errors import WinnowError
+from curation.errors import DamagedError, WinnowError
 from curation.vocabulary import usable_cores
 
 FORMAT_VERSION = 1
@@ -284,7 +284,7 @@ def save(sketch: Sketch, file: IO[bytes]) -> None:
 class SketchFile:
   """A sketch in a seekable binary file, of which the header is read: `config`, `num_points`, `hashes`, and any rows.
 
-  Raises WinnowError in one sentence, which names `path`, for a file that is no sketch or damaged, before it allocates
+  Raises DamagedError in one sentence, which names `path`, for a file that is no sketch or damaged, before it allocates
   anything.
   """
 
@@ -325,6 +325,11 @@ class SketchFile:
         raise ValueError(f"its rows do not add up to its {self.num_points:,} points")
     return counts_RB.astype(np.int32)
 
+  def check(self) -> None:
+    """Reads all rows, each of which adds up to the number of points, so that no damaged counter goes unseen."""
+    for start in range(0, self.config.rows, _ROWS_AT_ONCE):
+      self.rows(start, min(start + _ROWS_AT_ONCE, self.config.rows))
+
   def load(self) -> Sketch:
     """The whole sketch. Raises WinnowError too where this version makes other hashes from its seed."""
     config = self.config
@@ -350,4 +355,4 @@ class SketchFile:
       yield
     except (WinnowError, ValueError, KeyError, TypeError, RecursionError) as error:
       cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-      raise WinnowError(f"{self._path} is not a sketch, or damaged ({cause}): delete it and make it anew") from error
+      raise DamagedError(f"{self._path} is not a sketch, or damaged ({cause}): delete it and make it anew") from error

@@ -7,8 +7,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 BLOCK_ROWS = 4096
 BLOCK_TEXT_BYTES = 32 << 20
@@ -52,8 +54,8 @@ class Block:
   """One block: its place in the shard and, unless it was skipped, its rows.
 
   `documents` holds the good rows as `DOCUMENT_SCHEMA`, `bad` the others as `BAD_SCHEMA`, both in row order; rows count
-  every record of the shard from 0. `text_bytes` are the UTF-8 bytes of the good texts. A skipped block has its place
-  and `num_rows` alone: None, None, 0.
+  every record of the shard from 0. `text_bytes` are the UTF-8 bytes of the good texts, `checksum` tells what these,
+  their urls and timestamps say. A skipped block has its place and `num_rows` alone: None, None, 0, 0.
   """
 
   index: int
@@ -62,6 +64,7 @@ class Block:
   documents: pa.Table | None
   bad: pa.Table | None
   text_bytes: int
+  checksum: int
 
 
 class BrokenShardError(Exception):
@@ -117,7 +120,17 @@ def parsed_rows(documents: list[list[Any]], bad: list[list[Any]]) -> Parsed:
 
 def text_bytes(documents: pa.Table) -> int:
   """UTF-8 bytes of the texts, from Arrow's offsets alone."""
-  return sum(_value_bytes(chunk) for chunk in documents.column("text").chunks)
+  return sum(_content(chunk).size for chunk in documents.column("text").chunks)
+
+
+def checksum(documents: pa.Table) -> int:
+  """CRC32C of texts, urls and timestamps, each with its length."""
+  found = 0
+  for name in ("text", "url", "timestamp"):
+    for column in documents.column(name).chunks:
+      found = google_crc32c.extend(found, pc.binary_length(column).to_numpy(zero_copy_only=False))
+      found = google_crc32c.extend(found, _content(column))
+  return found
 
 
 def records_chunk(records: list[bytes], parse_record: Callable[[bytes], tuple[str, str, str]]) -> Chunk:
@@ -225,10 +238,10 @@ class _OpenBlock:
 
   def close(self) -> Block:
     if not self.wanted:
-      return Block(self.index, self.first_row, self.num_rows, None, None, 0)
+      return Block(self.index, self.first_row, self.num_rows, None, None, 0, 0)
     documents = pa.concat_tables([parsed.documents for parsed in self._parsed]).combine_chunks()
     bad = pa.concat_tables([parsed.bad for parsed in self._parsed]).combine_chunks()
-    return Block(self.index, self.first_row, self.num_rows, documents, bad, self._exact)
+    return Block(self.index, self.first_row, self.num_rows, documents, bad, self._exact, checksum(documents))
 
 
 def _table(columns: list[Any], schema: pa.Schema) -> pa.Table:
@@ -239,8 +252,9 @@ def _table(columns: list[Any], schema: pa.Schema) -> pa.Table:
   return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _value_bytes(text: pa.Array) -> int:
-  if not len(text):
-    return 0
-  offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset : text.offset + len(text) + 1]
-  return int(offsets[-1]) - int(offsets[0])
+def _content(column: pa.StringArray) -> pa.Buffer:
+  """The bytes of all values, one after the other; no copy."""
+  if not len(column) or column.buffers()[2] is None:
+    return pa.py_buffer(b"")
+  start, stop = np.frombuffer(column.buffers()[1], np.int32)[column.offset :][[0, len(column)]]
+  return column.buffers()[2].slice(int(start), int(stop - start))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import apache_beam as beam
 from curation.errors import WinnowError
 from pipelines import (
   blocks,
+  damage,
   dataset,
   inputs,
   launch,
@@ -138,7 +140,8 @@ class ScoringJob:
       embedded = self.embedding.pipeline(root, parallelism, address)
       after = embedded | "Sketch" >> sketching.Sketch(dataclasses.replace(self.sketch, progress_address=address))
     waiting, finished = self._waiting_and_finished()
-    return after | label >> scoring.Score(config, _divide(waiting, parallelism, per_worker=4), finished)
+    divided = (_divide(shards, parallelism, per_worker=4) for shards in (waiting, finished))
+    return after | label >> scoring.Score(config, *divided)
 
   def sketch_documents(self) -> int | None:
     """How many documents the sketch will count; None where nobody knows yet."""
@@ -208,8 +211,8 @@ class SamplingJob:
     output, config, goes_on = self.config.output, self.config, self._goes_on()
     name = re.escape(requests.field(self.request_path, "dataset") or config.name)
     is_shard = re.compile(rf"{name}-{dataset.SPLIT}\.tfrecord-(\d{{5}})-of-\d{{5}}")
-    records = storage.list_folder(config.runs_folder(config.store.engine())) if goes_on else {}
-    shards = [found for found in map(is_shard.fullmatch, storage.list_folder(output)) if found]
+    records = storage.list_names(config.runs_folder(config.store.engine())) if goes_on else set()
+    shards = [found for found in map(is_shard.fullmatch, storage.list_names(output)) if found]
     others = [shard[0] for shard in shards if f"{shard[1]}.json" not in records]
     storage.delete([self.manifest_path])
     storage.delete([storage.join(output, file) for file in (*others, *dataset.METADATA_FILES)])
@@ -266,6 +269,7 @@ def run(
     stages["write"] = None
   running: list[Any] = [job for job in (sampling_job, *reversed(steps)) if job is not None]
   are_here = launcher.workers_are_here
+  damaged_before = {record for job in running for record in damage.records(job.folder)}
   with (
     launch.Log(running[0].folder, arguments) as log,
     progress.Meter(stages, estimated=bool(steps), quiet=not are_here) as meter,
@@ -280,12 +284,20 @@ def run(
       if not all(job.is_complete for job in running):
         raise
     log.entry["counters"] = counters
+    _tell_damage(running, damaged_before)
     log.entry["documents_by_process"] = meter.documents_by_process
     if counters is None:
       return False
     for job in running:
       storage.sweep_temporary_files(job.folder)
     return True
+
+
+def _tell_damage(running: Sequence[Any], before: set[str]) -> None:
+  for job in running:
+    if new := sorted(set(damage.records(job.folder)) - before):
+      told = "1 damaged file was" if len(new) == 1 else f"{len(new)} damaged files were"
+      print(f"winnow: {told} found in {job.folder} and made again, see {new[0]}", file=sys.stderr)
 
 
 def _definition(

@@ -42,7 +42,7 @@ _DIED = (
 )
 _RETURNED = "{}; -9 means killed, often for want of memory"
 _DISCONNECTED = "SDK worker disconnected"  # as Prism has it
-_SENTENCE = re.compile(r"WinnowError: (.+?)(?: \[while running '.*'\])?$", re.MULTILINE)
+_SENTENCE = r"\b(?:{}): (.+?)(?: \[while running '.*'\])?$"
 
 
 class JobError(Exception):
@@ -199,12 +199,17 @@ def _interrupt_within(error: BaseException | None) -> KeyboardInterrupt | None:
 
 def sentence_of(error: BaseException) -> str:
   """The sentence within a failure, however many layers of a runner, processes and tracebacks it came through."""
-  found = _SENTENCE.findall("".join(traceback.format_exception(error)))
+  names = "|".join(kind.__name__ for kind in _kinds(WinnowError))
+  found = re.findall(_SENTENCE.format(names), "".join(traceback.format_exception(error)), re.MULTILINE)
   if found:
     return found[-1].replace("\\n", " ")
   if _DISCONNECTED in str(error):
     return _DIED.format(_DISCONNECTED)
   return f"{type(error).__name__}: {_last_line(error)} (the whole story is in the log)"
+
+
+def _kinds(base: type[BaseException]) -> list[type[BaseException]]:
+  return [base, *(kind for subclass in base.__subclasses__() for kind in _kinds(subclass))]
 
 
 def _last_line(error: BaseException) -> str:

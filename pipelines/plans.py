@@ -342,5 +342,5 @@ def _refuse_file(namespace: argparse.Namespace, flag: str) -> None:
 
 
 def _dataset_files(output: str) -> list[str]:
-  names = sorted(storage.list_folder(output))
+  names = sorted(storage.list_names(output))
   return [name for name in names if ".tfrecord" in name or name in (*dataset.METADATA_FILES, manifests.MANIFEST_FILE)]

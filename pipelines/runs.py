@@ -3,11 +3,13 @@
 A run holds the selected records of some blocks sorted by (output shard, hash); an output shard is the merge of its
 ranges of all runs. The file:
 
-    b'WINNOWR1' | uint32 header length | header (a JSON object, UTF-8)
-    | uint64 offsets[num_shards + 1] | uint64 counts[num_shards]
+    b'WINNOWR2' | uint32 header length | header (a JSON object, UTF-8)
+    | uint64 offsets[num_shards + 1] | uint64 counts[num_shards] | uint32 checksums[num_shards]
+    | uint32 checksum of all before
     | for each output shard an Arrow IPC stream of `hash` uint64, `record` large_binary (nothing where it has no record)
 
-All integers are little-endian; offsets are bytes from the start of the file, counts are records. Shapes: N records.
+All integers are little-endian; offsets are bytes from the start of the file, counts are records, checksums the
+CRC32C of each output shard's range. Shapes: N records.
 """
 
 import contextlib
@@ -18,13 +20,15 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.errors import WinnowError
+from curation.errors import DamagedError, WinnowError
+from pipelines import storage
 
 BATCH_BYTES = 256 << 10  # of records in one batch of a run, or one record where that is larger
 BUDGET_BYTES = 16 << 20  # of records that a RunWriter holds
@@ -33,8 +37,9 @@ FAN_IN = 32  # runs merged at once: each is read two batches at a time
 # Hashes in ascending order, uint64 [N], and their records, large_binary [N].
 Batch = tuple[np.ndarray, pa.LargeBinaryArray]
 
-_MAGIC = b"WINNOWR1"
+_MAGIC = b"WINNOWR2"
 _MAX_HEADER_BYTES = 1 << 20
+_SHARD_BYTES, _FIXED_BYTES = 8 + 8 + 4, 8 + 4  # of the tables, for each output shard and besides
 _SCHEMA = pa.schema(
   [pa.field("hash", pa.uint64(), nullable=False), pa.field("record", pa.large_binary(), nullable=False)]
 )
@@ -129,6 +134,8 @@ def merge_batches(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
 class RunReader:
   """A run in a seekable file, read range by range: `header`, `num_shards`, `counts` (of each shard), `batches(shard)`.
 
+  A range's checksum is compared when its last batch has been taken: what was made of the others counts only then.
+
   `name` is for messages. The file stays the caller's to close. Raises WinnowError where the file is not a whole run.
   """
 
@@ -147,15 +154,26 @@ class RunReader:
       self.num_shards = self.header["num_shards"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
       raise self._corrupt("its header cannot be read") from error
-    body = len(start) + header_bytes
-    if type(self.num_shards) is not int or not 0 <= self.num_shards <= ((size - body) // 8 - 1) // 2:
+    head = len(start) + header_bytes
+    if type(self.num_shards) is not int or not 0 <= self.num_shards <= (size - head - _FIXED_BYTES) // _SHARD_BYTES:
       raise self._corrupt("its header names an impossible number of output shards")
-    offsets = np.frombuffer(self._read(8 * (self.num_shards + 1)), "<u8")
-    counts = np.frombuffer(self._read(8 * self.num_shards), "<u8")
-    if offsets[0] != body + offsets.nbytes + counts.nbytes or offsets[-1] != size or (offsets[1:] < offsets[:-1]).any():
+    file.seek(0)
+    table = self._read(head + self.num_shards * _SHARD_BYTES + 8)
+    if google_crc32c.value(table) != int.from_bytes(self._read(4), "little"):
+      raise self._corrupt("its table does not fit its checksum")
+    offsets = np.frombuffer(table, "<u8", self.num_shards + 1, head)
+    counts = np.frombuffer(table, "<u8", self.num_shards, head + offsets.nbytes)
+    if offsets[0] != len(table) + 4 or offsets[-1] != size or (offsets[1:] < offsets[:-1]).any():
       raise self._corrupt("its table of offsets does not fit its size")
     self.counts: list[int] = counts.tolist()
     self._offsets: list[int] = offsets.tolist()
+    self._checksums = np.frombuffer(table, "<u4", self.num_shards, head + offsets.nbytes + counts.nbytes)
+
+  def check(self) -> None:
+    """Reads the whole run; raises WinnowError unless every byte of it is as written."""
+    for shard in range(self.num_shards):
+      for _ in self.batches(shard):
+        pass
 
   def batches(self, shard: int) -> Iterator[Batch]:
     """The batches of one output shard, ascending by hash; reads nothing but its range."""
@@ -177,9 +195,14 @@ class RunReader:
           left, last = left - len(hash_N), hash_N[-1] if len(hash_N) else last
           yield hash_N, batch.column(1)
     except (pa.ArrowException, OSError, MemoryError) as error:
+      if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
+        raise storage.AccessError(f"cannot read {self.name}: {error.strerror}") from error
       raise self._corrupt(str(error).splitlines()[0] if str(error) else "not enough memory") from error
     if left:
       raise self._corrupt("it does not hold as many records as it says")
+    window.read()  # what Arrow had no need of
+    if window.checksum != self._checksums[shard]:
+      raise self._corrupt("its records do not fit their checksum")
 
   def _read(self, size: int) -> bytes:
     data = self._file.read(size)
@@ -187,8 +210,8 @@ class RunReader:
       raise self._corrupt("it is cut short")
     return data
 
-  def _corrupt(self, what: str) -> WinnowError:
-    return WinnowError(f"{self.name} is not a whole run of records ({what}): delete it and run the same command again")
+  def _corrupt(self, what: str) -> DamagedError:
+    return DamagedError(f"{self.name} is not a whole run of records ({what}): delete it and run the same command again")
 
 
 class RunWriter:
@@ -289,10 +312,11 @@ class _Cursor:
 
 
 class _Window(io.RawIOBase):
-  """Bytes [start, stop) of a file, as a file; a read never asks for more than is there."""
+  """Bytes [start, stop) of a file, as a file, and the checksum of those read; no read asks for more than is there."""
 
   def __init__(self, file: IO[bytes], start: int, stop: int):
     self._file, self.position, self._stop = file, start, stop
+    self.checksum = 0
 
   def readable(self) -> bool:
     return True
@@ -302,7 +326,25 @@ class _Window(io.RawIOBase):
     self._file.seek(self.position)  # several windows take turns on one file
     data = self._file.read(left if size < 0 else min(size, left))
     self.position += len(data)
+    self.checksum = google_crc32c.extend(self.checksum, data)
     return data
+
+
+class _Checked:
+  """The end of a file that is written, and the checksum of what is written through here."""
+
+  def __init__(self, file: IO[bytes]):
+    self._file, self.checksum, self.closed = file, 0, False
+
+  def write(self, data: Any) -> int:
+    self.checksum = google_crc32c.extend(self.checksum, bytes(data))
+    return self._file.write(data)
+
+  def flush(self) -> None:
+    """Nothing is held."""
+
+  def close(self) -> None:
+    self.closed = True
 
 
 @contextlib.contextmanager
@@ -315,28 +357,31 @@ def _write(file: IO[bytes], header: dict, shards: Iterable[Iterator[Batch]], num
   text = json.dumps(header | {"num_shards": num_shards}, sort_keys=True).encode()
   if len(text) > _MAX_HEADER_BYTES:
     raise ValueError(f"a run's header is counts, at most {_MAX_HEADER_BYTES} bytes, not {len(text)}")
-  file.write(_MAGIC + struct.pack("<I", len(text)) + text)
-  table = file.tell()
-  file.write(bytes(8 * (2 * num_shards + 1)))
-  offsets, counts = [file.tell()], []
+  head = _MAGIC + struct.pack("<I", len(text)) + text
+  file.write(head + bytes(_FIXED_BYTES + num_shards * _SHARD_BYTES))
+  offsets, counts, checksums = [file.tell()], [], []
   for batches in shards:
-    counts.append(_write_range(file, batches))
+    count, checksum = _write_range(file, batches)
+    counts.append(count)
+    checksums.append(checksum)
     offsets.append(file.tell())
-  file.seek(table)
-  file.write(np.array(offsets + counts, "<u8").tobytes())
+  table = head + np.array(offsets + counts, "<u8").tobytes() + np.array(checksums, "<u4").tobytes()
+  file.seek(0)
+  file.write(table + google_crc32c.value(table).to_bytes(4, "little"))
   file.seek(0, os.SEEK_END)
 
 
-def _write_range(file: IO[bytes], batches: Iterator[Batch]) -> int:
-  writer, count = None, 0
+def _write_range(file: IO[bytes], batches: Iterator[Batch]) -> tuple[int, int]:
+  """Writes one output shard's records: how many, and the checksum of their range."""
+  writer, count, checked = None, 0, _Checked(file)
   for hash_N, record_N in batches:
     for part in _cut(_sizes(record_N)):
-      writer = writer or pa.ipc.new_stream(pa.PythonFile(file, mode="w"), _SCHEMA)
+      writer = writer or pa.ipc.new_stream(pa.PythonFile(checked, mode="w"), _SCHEMA)
       writer.write_batch(pa.record_batch([pa.array(hash_N[part]), record_N[part]], schema=_SCHEMA))
     count += len(hash_N)
   if writer:
     writer.close()
-  return count
+  return count, checked.checksum
 
 
 def _write_records(batches: Iterator[Batch], file: IO[bytes]) -> tuple[int, int]:

@@ -16,7 +16,19 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
 from curation.errors import WinnowError
-from pipelines import blocks, logs, prefetch, progress, requests, scorers, sources, storage, stores
+from pipelines import (
+  block_files,
+  blocks,
+  failing,
+  logs,
+  prefetch,
+  progress,
+  requests,
+  scorers,
+  sources,
+  storage,
+  stores,
+)
 from pipelines.stripes import Spread, Stripe
 
 METRICS = "winnow"
@@ -73,10 +85,11 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
   """Scores the blocks of a stripe that are not on record, and makes each durable; yields every block of the shard once.
 
   Reading and tokenising run ahead in a thread, writing behind in another, so that the device never waits for either.
-  `load` is called when the first block needs a score.
+  `load` is called when the first block needs a score. Raises ChangedError, and takes back what was recorded here, where
+  the shard is not what it was at launch.
   """
   store, shard = config.store, stripe.shard
-  finished = store.finished_blocks(shard, store.engine())
+  finished = block_files.sound_blocks(store, shard, store.engine(), stripe.holds)
 
   def is_wanted(index: int) -> bool:
     # Another run of the same command may compact the shard meanwhile, and its block files are gone then.
@@ -88,18 +101,34 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
         yield block, None, None
       else:
         loaded = load()
-        yield block, loaded, loaded.scorer.prepare(block.documents[config.scorer.reads])
+        yield block, loaded, _prepare(loaded.scorer, block, config.scorer.reads)
 
+  here: list[int] = []
+  try:
+    yield from _score_prepared(prepared(), config, shard, here)
+  except sources.ChangedError:
+    engine = store.engine()
+    storage.delete([store.block_path(shard, index, engine) for index in here])
+    raise
+
+
+def _score_prepared(
+  prepared: Iterator[tuple[blocks.Block, Loaded | None, Any]],
+  config: ScoringConfig,
+  shard: blocks.Shard,
+  here: list[int],
+) -> Iterator[BlockCounts]:
+  """Scores and records blocks; `here` gets their indices."""
   with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
     written: concurrent.futures.Future[BlockCounts] | None = None
     # A block of embeddings takes more memory than its texts would and less time to read: fewer are held.
     is_large = config.scorer.reads == stores.EMBEDDING
-    for block, loaded, ready in prefetch.prefetch(prepared(), ahead=1 if is_large else 2):
+    for block, loaded, ready in prefetch.prefetch(prepared, ahead=1 if is_large else 2):
       if loaded is None:
         yield BlockCounts(block.index, block.num_rows)
         continue
       started = time.monotonic()
-      scores = loaded.scorer.run(ready)
+      block, scores = _run(loaded.scorer, block, ready)
       milliseconds = round(1000 * (time.monotonic() - started))
       if written is not None:
         yield written.result()
@@ -107,9 +136,40 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
         assert block.documents is not None
         block = dataclasses.replace(block, documents=block.documents.drop_columns(config.scorer.reads))
         del ready
-      written = writer.submit(_record, (store, shard, loaded.engine), block, (scores, milliseconds))
+      here.append(block.index)
+      written = writer.submit(_record, (config.store, shard, loaded.engine), block, (scores, milliseconds))
     if written is not None:
       yield written.result()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failed:
+  """What `prepare` raised for a block, until it is this block's turn."""
+
+  error: Exception
+
+
+def _prepare(scorer: scorers.Scorer, block: blocks.Block, reads: str) -> Any:
+  assert block.documents is not None
+  try:
+    return scorer.prepare(block.documents[reads])
+  except Exception as error:
+    if reads != "text":
+      raise
+    return _Failed(error)
+
+
+def _run(scorer: scorers.Scorer, block: blocks.Block, ready: Any) -> tuple[blocks.Block, scorers.Scores]:
+  """The scores of a block, without the documents that the scorer cannot bear, which become bad ones."""
+  assert block.documents is not None
+  try:
+    if isinstance(ready, _Failed):
+      raise ready.error
+    return block, scorer.run(ready)
+  except Exception as error:
+    if "text" not in block.documents.schema.names:
+      raise
+    return failing.without_culprits(scorer, block, error)
 
 
 def _record(
@@ -124,7 +184,8 @@ def _record(
     tokens_N = None if column.null_count else column.to_numpy()
   table = block_table(block, scores.scores, tokens_N)
   try:
-    stores.write_block(store, shard, block.index, engine=engine, table=table, text_bytes=block.text_bytes)
+    file = block_files.BlockFile(table, block.text_bytes, block.checksum)
+    block_files.write_block(store, shard, block.index, file, engine=engine)
   except (OSError, WinnowError):
     if not storage.exists(store.scores_path(shard)):  # compacted by another run, which removed the folder
       raise
@@ -161,7 +222,7 @@ def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> Non
 
 
 def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
-  """The rows of a block as they go on record (stores.block_schema), good and bad in one order.
+  """The rows of a block as they go on record (block_files.block_schema), good and bad in one order.
 
   `values`: scores float32 [N], or embeddings [N, D]. A document without a number that can be used is a bad one: no key
   could order a NaN, and an embedding of zeros has no direction.
@@ -169,11 +230,11 @@ def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarra
   documents, unreadable = block.documents, block.bad
   assert documents is not None and unreadable is not None
   if values.ndim == 1:
-    schema, column = stores.BLOCK_SCHEMA, pa.array(values, pa.float32())
+    schema, column = block_files.BLOCK_SCHEMA, pa.array(values, pa.float32())
     reasons = {"score_is_nan": np.isnan(values)}
   else:
     column = sources.embedding_column(values)
-    schema = stores.block_schema(pa.field(stores.EMBEDDING, column.type))
+    schema = block_files.block_schema(pa.field(stores.EMBEDDING, column.type))
     is_finite_N = np.isfinite(values).all(axis=1)
     reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}
   is_bad_N = np.logical_or.reduce(list(reasons.values()))
@@ -265,6 +326,23 @@ class ScoreBlocks(beam.DoFn):
     return Loaded(scorer, requests.fingerprint(engine))
 
 
+class CheckShards(beam.DoFn):
+  """Shard (compacted before this run) -> its ShardSummary; stripes of those that are damaged, tagged `AGAIN`."""
+
+  AGAIN = "again"
+
+  def __init__(self, store: stores.ScoreStore, stripes_of: Mapping[str, list[Stripe]]):
+    self._store, self._stripes_of = store, stripes_of
+
+  def process(self, shard: blocks.Shard) -> Iterator[Any]:
+    summary = block_files.sound_shard(self._store, shard)
+    if summary is not None:
+      yield summary
+    else:
+      for stripe in self._stripes_of[shard.name]:
+        yield beam.pvalue.TaggedOutput(self.AGAIN, stripe)
+
+
 def finish_shard(
   store: stores.ScoreStore, stripes_done: Iterable[tuple[blocks.Shard, StripeTotals]]
 ) -> stores.ShardSummary:
@@ -273,7 +351,7 @@ def finish_shard(
   if len(set(totals)) != 1:
     raise WinnowError(f"{shard.path} changed while it was read: its stripes saw {sorted(set(totals))}; score it again")
   try:
-    summary = stores.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
+    summary = block_files.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
   except WinnowError:
     if not storage.exists(store.scores_path(shard)):
       raise
@@ -334,33 +412,36 @@ def add_up(summaries: list[stores.ShardSummary]) -> dict[str, Any]:
 class Score(beam.PTransform):
   """Pipeline, or PCollection of one element -> PCollection[stores.Ledger]: one element, when the store is complete.
 
-  Of a PCollection it waits for the element. `stripes` are those of shards that are not compacted yet, `finished` the
-  others.
+  Of a PCollection it waits for the element. `stripes` are those of shards that are not compacted yet, `finished` those
+  of the others, in case that one of them proves damaged.
   """
 
-  def __init__(self, config: ScoringConfig, stripes: list[Stripe], finished: list[blocks.Shard]):
+  def __init__(self, config: ScoringConfig, stripes: list[Stripe], finished: list[Stripe]):
     super().__init__()
     self._config, self._stripes, self._finished = config, stripes, finished
 
   def expand(self, after: Any):
     config, store = self._config, self._config.store
-    root = after if isinstance(after, beam.Pipeline) else after.pipeline  # which a PBegin has as well
-    shards = list({stripe.shard: None for stripe in self._stripes}) + self._finished
-    new = (
+    finished: dict[blocks.Shard, list[Stripe]] = {}
+    for stripe in self._finished:
+      finished.setdefault(stripe.shard, []).append(stripe)
+    shards = list({stripe.shard: None for stripe in self._stripes}) + list(finished)
+    stripes_of = {shard.name: stripes for shard, stripes in finished.items()}
+    old = (
       after
-      | "Stripes" >> Spread(self._stripes)
+      | "FinishedShards" >> Spread(list(finished))
+      | "CheckShards" >> beam.ParDo(CheckShards(store, stripes_of)).with_outputs(CheckShards.AGAIN, main="whole")
+    )
+    new = (
+      (after | "Stripes" >> Spread(self._stripes), old[CheckShards.AGAIN] | "SpreadAgain" >> beam.Reshuffle())
+      | "AllStripes" >> beam.Flatten()
       | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config)).with_resource_hints(**config.resource_hints)
       # A group, not a combine: it is the moment when the last stripe of a shard is done. Its values are two numbers.
       | "GroupStripes" >> beam.GroupByKey()
       | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: finish_shard(store, stripes_done))
     )
-    old = (
-      root
-      | "FinishedShards" >> beam.Create(self._finished)
-      | "ReadSummaries" >> beam.Map(lambda shard: stores.read_summary(store, shard))
-    )
     return (
-      (new, old)
+      (new, old.whole)
       | "Flatten" >> beam.Flatten()
       | "GatherSummaries" >> beam.combiners.ToList()
       | "Seal" >> beam.Map(lambda summaries: seal(store, summaries, shards, config.max_bad_fraction))

@@ -18,11 +18,25 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import google_crc32c
 import numpy as np
 
 from curation import hashing, race
-from curation.errors import WinnowError
-from pipelines import blocks, logs, memory, prefetch, progress, requests, scorers, sources, storage, stores, stripes
+from curation.errors import DamagedError, WinnowError
+from pipelines import (
+  blocks,
+  damage,
+  logs,
+  memory,
+  prefetch,
+  progress,
+  requests,
+  scorers,
+  sources,
+  storage,
+  stores,
+  stripes,
+)
 
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
 # A partial sketch takes 80 MB however few documents it counts: this many take a core longer than writing it does.
@@ -111,7 +125,12 @@ def group_blocks(block_rows: list[list[int]], documents: int) -> Iterator[Group]
 
 
 def plan_groups(config: SketchConfig) -> list[Group]:
-  """The groups of a complete store of embeddings: they follow from its documents alone, not from who counts them."""
+  """The groups of a complete store of embeddings: they follow from its documents alone, not from who counts them.
+
+  None once the sketch is on record.
+  """
+  if _is_whole_sketch(config, config.path(SKETCH_FILE)):
+    return []
   summary = requests.read_json(config.embeddings.store.summary_path)
   if summary["scored"] > race.MAX_POINTS:
     raise WinnowError(f"a sketch holds at most {race.MAX_POINTS:,} documents, and there are {summary['scored']:,}")
@@ -124,9 +143,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   """Counts a group into its partial sketch, unless that is on record; returns its path."""
   parts = [(config.shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
   path = config.work_path([parts, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
-  if storage.exists(path):
-    with storage.open_input(path, buffer_bytes=1 << 16) as part:
-      race.SketchFile(part, path)  # whose sentence says to delete it if it is damaged
+  if _is_whole_sketch(config, path):
     return path
 
   def embeddings() -> Iterator[np.ndarray]:
@@ -148,6 +165,56 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
       race.save(sketch, file)
   logs.tell("group_done", path=path, documents=sketch.num_points)
   return path
+
+
+def _is_whole_sketch(config: SketchConfig, path: str) -> bool:
+  """Tells whether a sketch, or a partial one, is on record; one that is damaged is removed."""
+  if not storage.exists(path):
+    return False
+  try:
+    with storage.open_input(path, buffer_bytes=4 << 20) as file:
+      race.SketchFile(file, path).check()
+  except DamagedError as error:
+    damage.remove(config.store.folder, path, error)
+    return False
+  return True
+
+
+def _write_arrays(path: str, *arrays: np.ndarray) -> None:
+  """Makes arrays durable, and a checksum of them."""
+  checksum = 0
+  with storage.create_file(path) as file:
+    for array in arrays:
+      np.save(file, array, allow_pickle=False)
+      checksum = google_crc32c.extend(checksum, np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+    np.save(file, np.uint32(checksum), allow_pickle=False)
+
+
+def _read_arrays(path: str, count: int) -> list[np.ndarray]:
+  """What `_write_arrays` wrote; DamagedError where it is not that."""
+  try:
+    with storage.open_input(path) as file:
+      arrays = [np.load(file, allow_pickle=False) for _ in range(count)]
+      expected, checksum = int(np.load(file, allow_pickle=False)), 0
+    for array in arrays:
+      checksum = google_crc32c.extend(checksum, np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+    if checksum != expected:
+      raise ValueError("it does not fit its checksum")
+  except (ValueError, TypeError, EOFError, MemoryError) as error:
+    raise DamagedError(f"{path} is damaged ({error}); run the same command again, which makes it again") from error
+  return arrays
+
+
+def _has_arrays(config: SketchConfig, path: str, count: int) -> bool:
+  """Tells whether such a file is on record; one that is damaged is removed."""
+  if not storage.exists(path):
+    return False
+  try:
+    _read_arrays(path, count)
+  except DamagedError as error:
+    damage.remove(config.store.folder, path, error)
+    return False
+  return True
 
 
 def slices_of(config: race.SketchConfig) -> Iterator[tuple[int, int]]:
@@ -190,8 +257,8 @@ def write_slice(
 ) -> tuple[tuple[int, int], str]:
   """Makes merged rows durable; returns which they are, and their path."""
   path = config.work_path([rows, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
-  with storage.create_file(path, must_agree=True) as file:
-    np.save(file, counts_RB, allow_pickle=False)
+  if not _has_arrays(config, path, 1):
+    _write_arrays(path, counts_RB)
   return rows, path
 
 
@@ -201,8 +268,7 @@ def assemble(config: SketchConfig, slices: list[tuple[tuple[int, int], str]], ch
   if not storage.exists(path):
     sketch = race.Sketch(chosen.config, num_points=num_points)
     for (start, stop), slice_path in slices:
-      with storage.open_input(slice_path) as file:
-        sketch.counts_RB[start:stop] = np.load(file, allow_pickle=False)
+      (sketch.counts_RB[start:stop],) = _read_arrays(slice_path, 1)
     with storage.create_file(path, must_agree=True) as file:
       race.save(sketch, file)
   return path
@@ -211,7 +277,7 @@ def assemble(config: SketchConfig, slices: list[tuple[tuple[int, int], str]], ch
 def load_sketch(config: SketchConfig, chosen: Chosen, num_points: int) -> race.Sketch:
   """The finished sketch. Raises WinnowError where it is damaged, or not of these embeddings."""
   path = config.path(SKETCH_FILE)
-  with storage.open_input(path) as file:
+  with storage.open_input(path, buffer_bytes=4 << 20) as file:
     sketch_file = race.SketchFile(file, path)
     if (sketch_file.config, sketch_file.num_points) != (chosen.config, num_points):
       raise WinnowError(f"{path} is the sketch of something else; delete {config.store.sketch_folder} and run again")
@@ -248,7 +314,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
   """
   about, embeddings = config.shards[shard], config.embeddings
   path = config.work_path(["sample", about.identity(), embeddings.store.fingerprint_with_engine(), config.scorer.seed])
-  if storage.exists(path):
+  if _has_arrays(config, path, 2):
     return path
   summary = stores.read_summary(embeddings.store, about)
   starts = np.cumsum([0, *summary.block_rows])
@@ -261,9 +327,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
     places_N = np.searchsorted(documents["row"].to_numpy(), sampled.rows[here_N])
     hashes.append(sampled.hashes[here_N])
     points.append(sources.embedding_array(documents["embedding"], embeddings.dtype)[places_N])
-  with storage.create_file(path, must_agree=True) as file:
-    np.save(file, np.concatenate(hashes), allow_pickle=False)
-    np.save(file, np.concatenate(points), allow_pickle=False)
+  _write_arrays(path, np.concatenate(hashes), np.concatenate(points))
   return path
 
 
@@ -271,11 +335,7 @@ def read_points(paths: list[str]) -> np.ndarray:
   """The sample in the order of its hashes: float32 [N, D]."""
   if not paths:
     raise WinnowError("there are no embeddings at all; the dead letter says why")
-  hashes, points = [], []
-  for path in paths:
-    with storage.open_input(path) as file:
-      hashes.append(np.load(file, allow_pickle=False))
-      points.append(np.load(file, allow_pickle=False))
+  hashes, points = zip(*(_read_arrays(path, 2) for path in paths), strict=True)
   return np.concatenate(points)[np.argsort(np.concatenate(hashes))].astype(np.float32)
 
 
@@ -340,7 +400,7 @@ class Sketch(beam.PTransform):
     )
     sketched = (
       ledger
-      | "Groups" >> beam.FlatMap(lambda _: [] if storage.exists(config.path(SKETCH_FILE)) else plan_groups(config))
+      | "Groups" >> beam.FlatMap(lambda _: plan_groups(config))
       | "SpreadGroups" >> beam.Reshuffle()
       | "SketchGroups" >> beam.Map(lambda group, chosen: (sketch_group(config, group, chosen), chosen), chosen=chosen)
       | "Slices"

@@ -5,6 +5,7 @@ blocks and bad rows are those of the corpus in each of them. Embeddings are a co
 Parquet reads six times as fast as lists of numbers. Legend: N documents, D dimensions.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import WinnowError
-from pipelines import blocks, embedding_files, readers, stores
+from pipelines import block_files, blocks, embedding_files, readers, storage, stores
 
 
 def embedding_column(embeddings_ND: np.ndarray) -> pa.Array:
@@ -34,6 +35,10 @@ def embedding_array(column: pa.ChunkedArray, dtype: str) -> np.ndarray:
   return values.reshape(-1, dimensions)
 
 
+class ChangedError(WinnowError):
+  """A shard was replaced while it was read: nobody can tell which of its blocks are of which file."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Texts:
   """The documents of a corpus: row, text, url, timestamp."""
@@ -42,7 +47,13 @@ class Texts:
   block_rows: int
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
-    return readers.read_blocks(shard, self.fields, block_rows=self.block_rows, want=want)
+    """Raises ChangedError at the end if the file is not what it was at launch, WinnowError where it cannot be read."""
+    try:
+      yield from readers.read_blocks(shard, self.fields, block_rows=self.block_rows, want=want)
+    except WinnowError:
+      _refuse_changed(shard)
+      raise
+    _refuse_changed(shard)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +101,28 @@ class StoredEmbeddings:
       if want(index):
         yield self.block(shard, summary, index)
       else:
-        yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0)
+        yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0, 0)
 
   def block(self, shard: blocks.Shard, summary: stores.ShardSummary, index: int) -> blocks.Block:
     """One block. Raises WinnowError that says what to do where its file is damaged."""
     store = self.store
-    also = f", {store.scores_path(shard)} and {store.summary_path}"
-    table, text_bytes = stores.read_block(store.block_path(shard, index, summary.engine), also=also)
+    advice = f"delete {store.scores_path(shard)} and run winnow embed again, which makes this block again"
+    table, text_bytes, checksum = block_files.read_block(store.block_path(shard, index, summary.engine), advice=advice)
     is_bad = pc.is_valid(table["reason"])
     good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
     first_row = sum(summary.block_rows[:index])
-    return blocks.Block(index, first_row, len(table), good, bad.select(["row", "reason", "text"]), text_bytes)
+    bad = bad.select(["row", "reason", "text"])
+    return blocks.Block(index, first_row, len(table), good, bad, text_bytes, checksum)
+
+
+def _refuse_changed(shard: blocks.Shard) -> None:
+  # A look at metadata on GCS; a local file is read again, at a few GB/s and mostly from memory.
+  with contextlib.suppress(FileNotFoundError):
+    if not shard.checksum or storage.checksum(shard.path) == shard.checksum:
+      return
+  raise ChangedError(
+    f"{shard.path} changed while it was read; restore it and run the same command again, or start over with --overwrite"
+  )
 
 
 Source = Texts | TextsWithEmbeddings | StoredEmbeddings

@@ -61,15 +61,15 @@ def match(pattern: str) -> list[tuple[str, int]]:
   return sorted((entry.path, entry.size_in_bytes) for entry in found if not _TEMPORARY.fullmatch(base_name(entry.path)))
 
 
-def list_folder(folder: str) -> dict[str, int]:
-  """Names and bytes of the files directly in a folder; empty where there is no such folder."""
+def list_names(folder: str) -> set[str]:
+  """Names of the files directly in a folder; empty where there is no such folder. One listing, no look at a file."""
   if not is_local(folder):
-    return {base_name(path): size for path, size in match(join(escape(folder), "*"))}
+    return {base_name(path) for path, _ in match(join(escape(folder), "*"))}
   try:
     with os.scandir(folder) as entries:
-      return {e.name: e.stat().st_size for e in entries if e.is_file() and not _TEMPORARY.fullmatch(e.name)}
+      return {e.name for e in entries if e.is_file() and not _TEMPORARY.fullmatch(e.name)}
   except FileNotFoundError:
-    return {}
+    return set()
 
 
 def exists(path: str) -> bool:
@@ -117,7 +117,7 @@ def checksum(path: str) -> str:
       blob.reload()
       return "crc32c:" + base64.b64decode(blob.crc32c).hex()
   with open_input(path) as file:
-    return _checksum(file)
+    return checksum_of(file)
 
 
 @contextlib.contextmanager
@@ -149,7 +149,7 @@ def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
       published = _publish_remote(file, path)
     if not published and must_agree:
       file.seek(0)
-      if _checksum(file) != checksum(path):
+      if checksum_of(file) != checksum(path):
         raise _stranger(path)
 
 
@@ -284,7 +284,8 @@ def _blob(path: str):
   return _gcs_client().bucket(bucket).blob(name)
 
 
-def _checksum(file: IO[bytes]) -> str:
+def checksum_of(file: IO[bytes]) -> str:
+  """`checksum` of what a file holds from where it stands."""
   digest = google_crc32c.Checksum()
   while chunk := file.read(COPY_BYTES):
     digest.update(chunk)

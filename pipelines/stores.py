@@ -21,39 +21,28 @@ import contextlib
 import dataclasses
 import errno
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import google_crc32c
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.errors import WinnowError
+from curation.errors import DamagedError, WinnowError
 from pipelines import blocks, requests, storage
 
 SCORE, EMBEDDING = "score", "embedding"
 EMBED = "embed"  # the scorer of stores that keep embeddings
-_NUM_TOKENS = pa.field("num_tokens", pa.int32())
+ROW = pa.field("row", pa.int64())
+SCORE_FIELD = pa.field(SCORE, pa.float32())
+NUM_TOKENS = pa.field("num_tokens", pa.int32())
 _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
-_ROW = pa.field("row", pa.int64())
-
-
-def block_schema(value: pa.Field) -> pa.Schema:
-  """The columns of a block file whose documents have `value` each."""
-  return pa.schema([_ROW, value, _NUM_TOKENS, ("reason", pa.string()), ("text", pa.string())])
-
-
-BLOCK_SCHEMA = block_schema(pa.field(SCORE, pa.float32()))
 INPUT_FILE = "input.json"
 SKETCH_FOLDER = "sketch"
-_METADATA_KEY = b"winnow"
-_PARQUET = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
-# Numbers that look random: compressing them takes more time than it saves, and a dictionary is of no use.
-_EMBEDDINGS_PARQUET = _PARQUET | {"compression": "none", "use_dictionary": False}
-_NAMED_BAD = 3
+_METADATA_KEY, _CHECKSUM_KEY = b"winnow", b"winnow_crc32c"
+_BATCH_ROWS = 1 << 18
 _BLOCK_FILE = re.compile(r"(\d{8})\.parquet")
 
 
@@ -63,6 +52,8 @@ class ShardSummary:
 
   shard: str
   block_rows: list[int]
+  block_checksums: list[int]
+  """Of their documents, as they were scored."""
   read: int
   scored: int
   bad: int
@@ -72,6 +63,8 @@ class ShardSummary:
   first_bad: list[str]
   fingerprint: str
   engine: str
+  dead_letter: str
+  """The checksum of its dead letter."""
 
 
 class Ledger(NamedTuple):
@@ -122,6 +115,11 @@ class ScoreStore:
   def sketch_folder(self) -> str:
     return storage.join(self.folder, SKETCH_FOLDER)
 
+  @property
+  def shard_schema(self) -> pa.Schema:
+    """The columns of a shard's Parquet file."""
+    return pa.schema([_SHARD, ROW, *([] if self.keeps_blocks else [SCORE_FIELD]), NUM_TOKENS])
+
   def fingerprint_of(self, shard: blocks.Shard) -> str:
     """Identifies what is asked about one shard."""
     return requests.fingerprint([self.method, shard.identity()])
@@ -145,25 +143,26 @@ class ScoreStore:
 
   def finished_blocks(self, shard: blocks.Shard, engine: str) -> frozenset[int]:
     """Indices of the blocks of a shard that are on record: one listing."""
-    names = storage.list_folder(self.block_folder(shard, engine))
+    names = storage.list_names(self.block_folder(shard, engine))
     return frozenset(int(found[1]) for found in map(_BLOCK_FILE.fullmatch, names) if found)
 
   def finished(self, shards: Iterable[blocks.Shard]) -> list[blocks.Shard]:
     """Those of the shards that are compacted: one listing."""
-    names = storage.list_folder(self.shards_folder)
+    names = storage.list_names(self.shards_folder)
     return [shard for shard in shards if f"{shard.name}.parquet" in names]
 
   @property
   def is_complete(self) -> bool:
+    """Every shard is there, and the ledger is this request's. A shard that is removed is thus made again, alone."""
     summary = requests.readable(self.summary_path)
-    return isinstance(summary, dict) and (summary.get("fingerprint"), summary.get("engine")) == (
-      self.fingerprint,
-      self.engine(),
-    )
+    if not isinstance(summary, dict) or summary.get("fingerprint") != self.fingerprint:
+      return False
+    names = {f"{shard['shard']}.parquet" for shard in summary["shards"]}
+    return summary["engine"] == self.engine() and names <= storage.list_names(self.shards_folder)
 
   @property
   def has_scores(self) -> bool:
-    return storage.exists(self.summary_path) or bool(storage.list_folder(self.shards_folder))
+    return storage.exists(self.summary_path) or bool(storage.list_names(self.shards_folder))
 
   def clear(self) -> None:
     """Removes what the store holds, the summary first, the request last: what is left is of that request."""
@@ -191,14 +190,14 @@ class ScoreStore:
       except WinnowError:
         return False
 
-    names = sorted(storage.list_folder(self.shards_folder))
+    names = sorted(storage.list_names(self.shards_folder))
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
       kept = {name for name, ours in zip(names, pool.map(is_ours, names), strict=True) if ours}
     if not self.is_complete or not wanted.keys() <= kept:
       storage.delete([self.summary_path])
     letters = storage.join(self.folder, "dead_letter")
     of_kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
-    storage.delete([storage.join(letters, name) for name in storage.list_folder(letters) if name not in of_kept])
+    storage.delete([storage.join(letters, name) for name in storage.list_names(letters) if name not in of_kept])
     storage.delete([storage.join(self.shards_folder, name) for name in names if name not in kept])
     is_ours_still = requests.holds(self.request_path, self.fingerprint)
     # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
@@ -233,52 +232,30 @@ class ScoreStore:
     return requests.fingerprint([self.fingerprint, requests.read_json(self.engine_path)])
 
 
-def write_block(
-  store: ScoreStore, shard: blocks.Shard, index: int, *, engine: str, table: pa.Table, text_bytes: int
-) -> None:
-  """Makes a finished block durable. `table`: block_schema, every row of the block in order; bad ones have a reason."""
-  with (
-    storage.create_file(store.block_path(shard, index, engine)) as file,
-    pq.ParquetWriter(file, table.schema, **(_EMBEDDINGS_PARQUET if store.keeps_blocks else _PARQUET)) as writer,
-  ):
-    writer.write_table(table)
-    writer.add_key_value_metadata({_METADATA_KEY: orjson.dumps({"text_bytes": text_bytes})})
+def footer(about: Any) -> dict[bytes, bytes]:
+  """A JSON value as a Parquet file's own metadata, with its checksum, for Parquet guards pages only."""
+  value = orjson.dumps(about)
+  return {_METADATA_KEY: value, _CHECKSUM_KEY: b"%08x" % google_crc32c.value(value)}
 
 
-def compact_shard(store: ScoreStore, shard: blocks.Shard, *, num_blocks: int, num_rows: int) -> ShardSummary:
-  """Joins the block files of a finished shard into its Parquet file and its dead letter, one row group per block.
+def read_footer(parquet: pq.ParquetFile) -> Any:
+  """What `footer` put there; ValueError or KeyError where it is not as written."""
+  metadata = parquet.metadata.metadata or {}
+  if metadata[_CHECKSUM_KEY] != b"%08x" % google_crc32c.value(metadata[_METADATA_KEY]):
+    raise ValueError("its footer does not fit its checksum")
+  return orjson.loads(metadata[_METADATA_KEY])
 
-  Raises WinnowError unless the blocks are all there and hold each row of the shard once. The Parquet file is written
-  last: a shard that has one is finished, and its block files go.
-  """
-  engine = store.engine()
-  ledger = _Ledger(shard.name, store.block_folder(shard, engine))
-  values = [] if store.keeps_blocks else [pa.field(SCORE, pa.float32())]
-  columns = [_ROW, *values, _NUM_TOKENS]
-  names = [column.name for column in columns]
-  with (
-    tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
-    storage.create_file(store.scores_path(shard), must_agree=True) as file,
-    pq.ParquetWriter(file, pa.schema([_SHARD, *columns]), use_dictionary=["shard"], **_PARQUET) as writer,
-  ):
-    for index in range(num_blocks):
-      table, text_bytes = read_block(store.block_path(shard, index, engine), [*names, "reason", "text"])
-      good, bad = ledger.add(table, text_bytes)
-      shards = pa.DictionaryArray.from_arrays(pa.array([0] * len(good), pa.int32()), pa.array([shard.name]))
-      writer.write_table(good.select(names).add_column(0, _SHARD, shards))
-      dead_letter.writelines(
-        orjson.dumps({"shard": shard.name, **row}, option=orjson.OPT_APPEND_NEWLINE)
-        for row in bad.select(["row", "reason", "text"]).to_pylist()
-      )
-    summary = ledger.close(num_rows, store.fingerprint_of(shard), engine)
-    writer.add_key_value_metadata({_METADATA_KEY: orjson.dumps(dataclasses.asdict(summary))})
-    if summary.bad:
-      dead_letter.seek(0)
-      with storage.create_file(store.dead_letter_path(shard), must_agree=True) as target:
-        shutil.copyfileobj(dead_letter, target)
-  if not store.keeps_blocks:
-    storage.delete_folder(store.block_folder(shard, engine))
-  return summary
+
+@contextlib.contextmanager
+def told(path: str, advice: str) -> Iterator[None]:
+  """Tells what reading a Parquet file of ours ends with: DamagedError that says what to do, or AccessError."""
+  try:
+    yield
+  except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have no number
+      raise storage.AccessError(f"cannot read {path}: {error.strerror}") from error
+    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise DamagedError(f"{path} is missing or damaged ({cause}); {advice}") from error
 
 
 def read_summary(store: ScoreStore, shard: blocks.Shard) -> ShardSummary:
@@ -290,24 +267,28 @@ def read_summary(store: ScoreStore, shard: blocks.Shard) -> ShardSummary:
 class ScoreFile:
   """The scores of a compacted shard, a context manager; pages are checked against their checksums.
 
-  Raises WinnowError that names the file where it is missing, damaged, or of another request.
+  Raises WinnowError that names the file where it is of another request, DamagedError where it is missing or damaged.
   """
 
   def __init__(self, store: ScoreStore, shard: blocks.Shard):
-    self._path, self._advice = store.scores_path(shard), f"delete it and {store.summary_path}"
+    self._path = store.scores_path(shard)
     with self._told():
       self._file = storage.open_input(self._path)
     try:
       with self._told():
         self._parquet = pq.ParquetFile(self._file, page_checksum_verification=True)
-        self._columns = [name for name in self._parquet.schema_arrow.names if name != "shard"]
-        self.summary = ShardSummary(**orjson.loads(self._parquet.metadata.metadata[_METADATA_KEY]))
+        found = self._parquet.schema_arrow
+        # How a dictionary is indexed is for Arrow to choose as it reads.
+        if found.names != store.shard_schema.names or found.remove(0) != store.shard_schema.remove(0):
+          raise ValueError("its columns are not a shard's")
+        self._columns = found.names[1:]
+        self.summary = ShardSummary(**read_footer(self._parquet))
       if self.summary.fingerprint != store.fingerprint_of(shard):
         raise WinnowError(
           f"{self._path} holds scores of another request: another run has written there; see that it has ended, and "
           "run winnow score again with --overwrite"
         )
-    except WinnowError:
+    except BaseException:
       self._file.close()
       raise
 
@@ -332,82 +313,16 @@ class ScoreFile:
         return
       yield batch
 
-  @contextlib.contextmanager
-  def _told(self) -> Iterator[None]:
-    try:
-      yield
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-      if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have no number
-        raise storage.AccessError(f"cannot read {self._path}: {error.strerror}") from error
-      cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-      raise WinnowError(
-        f"{self._path} is missing or damaged ({cause}); {self._advice}, and run winnow score again: the scores of "
-        "other shards stay"
-      ) from error
+  def check(self) -> ShardSummary:
+    """Reads the whole file; DamagedError unless it holds what its ledger says."""
+    scored, num_tokens = 0, 0
+    for batch in self.batches(_BATCH_ROWS):
+      scored += batch.num_rows
+      num_tokens += pc.sum(batch["num_tokens"].cast(pa.int64())).as_py() or 0
+    with self._told():
+      if (scored, num_tokens) != (self.summary.scored, self.summary.num_tokens or 0):
+        raise ValueError("its rows are not those of its ledger")
+    return self.summary
 
-
-class _Ledger:
-  """Adds up the blocks of one shard, in order."""
-
-  def __init__(self, shard: str, folder: str):
-    self._advice = f"delete {folder} and run the same command again"
-    self._shard, self._next_row, self._scored = shard, 0, 0
-    self._block_rows: list[int] = []
-    self._num_tokens: int | None = 0
-    self._text_bytes = 0
-    self._reasons: dict[str, int] = {}
-    self._first_bad: list[str] = []
-
-  def add(self, table: pa.Table, text_bytes: int) -> tuple[pa.Table, pa.Table]:
-    """Splits a block into its scored and its bad rows."""
-    rows = table["row"].to_numpy()
-    expected = range(self._next_row, self._next_row + len(rows))
-    if len(rows) and not (rows[0] == expected.start and (rows[1:] - rows[:-1] == 1).all()):
-      raise WinnowError(f"the blocks of {self._shard} do not continue at row {self._next_row}; {self._advice}")
-    self._next_row = expected.stop
-    self._block_rows.append(len(rows))
-    is_bad = pc.is_valid(table["reason"])
-    good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
-    self._scored += len(good)
-    self._text_bytes += text_bytes
-    if good["num_tokens"].null_count:
-      self._num_tokens = None
-    elif self._num_tokens is not None:
-      self._num_tokens += pc.sum(good["num_tokens"].cast(pa.int64())).as_py() or 0
-    for count in pc.value_counts(bad["reason"]).to_pylist():
-      self._reasons[count["values"]] = self._reasons.get(count["values"], 0) + count["counts"]
-    for row in bad.slice(0, _NAMED_BAD - len(self._first_bad)).to_pylist():
-      self._first_bad.append(f"{self._shard} row {row['row']} ({row['reason']})")
-    return good, bad
-
-  def close(self, num_rows: int, fingerprint: str, engine: str) -> ShardSummary:
-    if self._next_row != num_rows:
-      raise WinnowError(f"{self._shard} has {num_rows} rows, its blocks {self._next_row}; {self._advice}")
-    return ShardSummary(
-      shard=self._shard,
-      block_rows=self._block_rows,
-      read=num_rows,
-      scored=self._scored,
-      bad=num_rows - self._scored,
-      num_tokens=self._num_tokens,
-      text_bytes=self._text_bytes,
-      reasons=dict(sorted(self._reasons.items())),
-      first_bad=self._first_bad,
-      fingerprint=fingerprint,
-      engine=engine,
-    )
-
-
-def read_block(path: str, columns: list[str] | None = None, *, also: str = "") -> tuple[pa.Table, int]:
-  """The columns of a block file (all: None), and the bytes of its texts.
-
-  Raises WinnowError if it is missing or damaged; `also` names what has to be deleted with it.
-  """
-  try:
-    with storage.open_input(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-      metadata: dict[str, Any] = orjson.loads(parquet.metadata.metadata[_METADATA_KEY])
-      return parquet.read(columns), metadata["text_bytes"]
-  except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-    raise WinnowError(
-      f"{path} is missing or damaged ({error}); delete it{also} and run the same command again"
-    ) from error
+  def _told(self) -> contextlib.AbstractContextManager[None]:
+    return told(self._path, "delete it and run winnow score again: the scores of other shards stay")

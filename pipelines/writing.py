@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import hashing, selection
-from curation.errors import WinnowError
+from curation.errors import DamagedError, WinnowError
 from pipelines import (
   blocks,
+  damage,
   dataset,
   logs,
   prefetch,
@@ -140,12 +141,12 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
 
   Yields the documents read, block by block, and at last the counts, which the run's header keeps for a resumed run.
   """
-  path, shard = config.run_path(stripe, plan.engine), stripe.shard
-  if not storage.exists(path):
+  path, shard, store = config.run_path(stripe, plan.engine), stripe.shard, config.store
+  if not _is_whole_run(config, path):
     num_tokens = 0
     documents = 0
     with (
-      stores.ScoreFile(config.store, shard) as scores,
+      stores.ScoreFile(store, shard) as scores,
       storage.create_file(path) as file,
       runs.RunWriter(num_shards=plan.num_shards) as writer,
     ):
@@ -153,6 +154,11 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
       for block in prefetch.prefetch(read, ahead=1):
         if block.documents is None:
           continue
+        if scores.summary.block_checksums[block.index : block.index + 1] != [block.checksum]:
+          raise WinnowError(
+            f"{shard.path}, block {block.index}: its documents are not those that were scored, so the file has changed "
+            f"since, or while it was scored; restore it, or delete {store.scores_path(shard)} and score it again"
+          )
         scored = scores.block(block.index)
         selected, tokens = select_documents(config, shard.name, block, scored, floor=plan.selected.floor)
         hash_N = hashing.hash_documents("place", config.request.seed, shard.name, selected["row"].to_numpy())
@@ -168,6 +174,19 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
   yield 0, RunCounts(shard.name, header["documents"], header["num_tokens"])
 
 
+def _is_whole_run(config: SamplingConfig, path: str) -> bool:
+  """Tells whether a run is on record; one that is damaged is removed."""
+  if not storage.exists(path):
+    return False
+  try:
+    with storage.open_input(path) as file:
+      runs.RunReader(file, path).check()
+  except DamagedError as error:
+    damage.remove(config.output, path, error)
+    return False
+  return True
+
+
 def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Iterable[stripes.Stripe]) -> OutputShard:
   """Merges every run's part of one output shard into its TFRecord file, in the order of the documents' hashes.
 
@@ -176,7 +195,9 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
   path, record = config.shard_path(index, plan.num_shards), config.shard_record_path(index, plan.engine)
   done = requests.readable(record)
   if isinstance(done, dict) and storage.exists(path):
-    return OutputShard(**done)
+    if storage.checksum(path) == done["checksum"]:
+      return OutputShard(**done)
+    damage.remove(config.output, path, DamagedError(f"{path} does not fit the checksum in {record}"))
   documents = 0
   opened: list[BinaryIO] = []
 

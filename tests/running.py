@@ -20,7 +20,7 @@ def run_in(folder: pathlib.Path, arguments: list[str]) -> int:
 def content(folder: pathlib.Path) -> dict[str, bytes]:
   """Every file below a run's folder but its logs."""
   files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-  return {name: data for name, data in files.items() if "/log/" not in name}
+  return {name: data for name, data in files.items() if "/log/" not in f"/{name}"}
 
 
 def logs(folder: pathlib.Path) -> list[dict]:

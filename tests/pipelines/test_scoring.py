@@ -5,6 +5,7 @@ import pathlib
 
 import apache_beam as beam
 import corpora
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,6 +69,66 @@ def test_a_document_without_a_number_is_dead_and_its_neighbours_live(place):
   ]
 
 
+class Touchy:
+  """A real scorer that cannot bear some texts, as a tokenizer might, or breaks for good."""
+
+  def __init__(self, scorer, breaks):
+    self.describe, self.warm_up, self._scorer, self._breaks = scorer.describe, scorer.warm_up, scorer, breaks
+
+  def prepare(self, column):
+    return column, self._scorer.prepare(column)
+
+  def run(self, prepared):
+    column, ready = prepared
+    self._breaks(column.to_pylist())
+    return self._scorer.run(ready)
+
+
+def scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks):
+  (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+  load = scorers.AskLlm.load
+  monkeypatch.setattr(scorers.AskLlm, "load", lambda self: Touchy(load(self), breaks))
+  command = ["score", f"--input={tmp_path}/a.jsonl", "--name=a", f"--scores={tmp_path}/scores", "--block_rows=100"]
+  command += [f"--model={place}/model", f"--prompt_file={place}/prompt.txt", "--max_input_tokens=48"]
+  return main.main([*command, "--max_bad_fraction=1", "--direct_num_workers=1"])
+
+
+def test_a_document_that_breaks_the_scorer_falls_alone(place, tmp_path, monkeypatch):
+  """Kills the mutants: a block that falls as a whole; neighbours that are scored otherwise for having been apart."""
+  texts = corpora.sentences(300, 5)
+  expected = score(place, "unbroken", texts)
+  wicked = {texts[row] for row in (0, 150, 151, 299)}
+
+  def breaks(column):
+    if wicked & set(column):
+      raise RuntimeError("cannot tokenize this")
+
+  assert scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks) == 0
+  table = pq.read_table(tmp_path / "scores/a/shards/a.jsonl.parquet").to_pydict()
+  found = dict(zip(table["row"], table["score"], strict=True))
+  assert found == {row: value for row, value in expected.items() if row not in (0, 150, 151, 299)}
+  dead = [json.loads(line) for line in (tmp_path / "scores/a/dead_letter/a.jsonl.jsonl").read_text().splitlines()]
+  assert [(entry["row"], entry["reason"]) for entry in dead] == [(r, "scorer_failed") for r in (0, 150, 151, 299)]
+
+
+@pytest.mark.parametrize("how", ["everything", "most", "its device", "memory"])
+def test_a_scorer_that_is_broken_blames_no_document(place, tmp_path, monkeypatch, capsys, how):
+  """Kills the mutant that takes a broken worker for a bad document, and would score a corpus to nothing."""
+  texts = corpora.sentences(120, 5)
+
+  def breaks(column):
+    if how == "everything" or (how == "most" and set(column) & set(texts[:90])):
+      raise RuntimeError("out of order")
+    if how == "its device" and texts[3] in column:
+      raise jax.errors.JaxRuntimeError("INTERNAL: out of order")
+    if how == "memory" and texts[3] in column:
+      raise MemoryError("out of order")
+
+  assert scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks) == 1
+  assert "out of order" in capsys.readouterr().err
+  assert not list((tmp_path / "scores/a/blocks").rglob("00000000.parquet"))
+
+
 def test_figures_are_beam_metrics(place, tmp_path):
   """Kills the mutant that tells the time of loading in the thread that reads ahead, where Beam hears nothing."""
   texts = corpora.sentences(50, 6)
@@ -120,7 +181,7 @@ def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
 def test_a_summary_of_another_run_is_noticed(tmp_path):
   """Kills the mutant that takes whatever completes the store: another request would speak for this one."""
   store = stores.ScoreStore.of(str(tmp_path), {"model": "a"})
-  summary = stores.ShardSummary("s", [3], 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine())
+  summary = stores.ShardSummary("s", [3], [0], 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine(), "")
   scoring.seal(store, [summary], [], 0.0)
   assert scoring.seal(store, [summary], [], 0.0) == stores.Ledger(3, 9, 30)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):

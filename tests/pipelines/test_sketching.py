@@ -86,14 +86,14 @@ def corpus(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["corrupt", "foreign", "cut"])
-def test_a_sketch_that_is_damaged_or_of_something_else_is_never_used(corpus, capsys, how):
+def test_a_sketch_that_is_damaged_is_made_again_and_one_of_something_else_never_used(corpus, capsys, how):
   """Kills: a sketch that is taken because it is there."""
   assert density(corpus) == 0
   store = corpus / "scores/d"
   (store / "summary.json").unlink()
   (store / "shards/a.jsonl.parquet").unlink()
   path = store / "sketch/sketch.safetensors"
-  data = bytearray(path.read_bytes())
+  data = bytearray(whole := path.read_bytes())
   if how == "corrupt":
     data[-4:] = b"\x09\0\0\0"
   elif how == "cut":
@@ -108,12 +108,13 @@ def test_a_sketch_that_is_damaged_or_of_something_else_is_never_used(corpus, cap
     data = bytearray(path.read_bytes())
   path.write_bytes(data)
   capsys.readouterr()
-  assert density(corpus) == 1
-  told = capsys.readouterr().err
-  assert "sketch.safetensors" in told
-  assert ("the sketch of something else" if how == "foreign" else "make it anew") in told
-  path.unlink()
+  if how == "foreign":
+    assert density(corpus) == 1
+    assert "sketch.safetensors is the sketch of something else" in capsys.readouterr().err
+    path.unlink()
   assert density(corpus) == 0
+  assert path.read_bytes() == whole
+  assert ("1 damaged file was found" in capsys.readouterr().err) == (how != "foreign")
 
 
 @pytest.mark.parametrize(
@@ -222,3 +223,29 @@ def test_curate_gives_what_score_and_sample_give(corpus):
   assert len(shards) == 2
   for name in shards:
     assert (corpus / "out" / name).read_bytes() == (corpus / "out2" / name).read_bytes()
+
+
+@pytest.mark.parametrize("how", ["corrupt", "cut", "empty"])
+def test_what_a_killed_run_left_damaged_is_made_again(corpus, capsys, monkeypatch, how):
+  """Kills the mutants: a partial sketch, merged rows or a sample that are whole because they are there."""
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  assert density(corpus) == 0
+  expected = {path.name: path.read_bytes() for path in (corpus / "scores/d/sketch").iterdir()}
+  (corpus / "scores").rename(corpus / "undisturbed")
+  with monkeypatch.context() as patch:
+    patch.setattr(sketching, "assemble", killed)
+    assert density(corpus) != 0
+  left = list((corpus / "scores/d/sketch/work").iterdir())
+  assert len(left) == 3  # the sample, a partial sketch and its one slice
+  for path in left:
+    data = bytearray(path.read_bytes())
+    if how == "corrupt":
+      data[-300] ^= 0x10
+    path.write_bytes(data if how == "corrupt" else data[:-8] if how == "cut" else b"")
+  capsys.readouterr()
+  assert density(corpus) == 0
+  assert "3 damaged files were found" in capsys.readouterr().err
+  assert {path.name: path.read_bytes() for path in (corpus / "scores/d/sketch").iterdir()} == expected

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.errors import WinnowError
-from pipelines import blocks, requests, scoring, storage, stores
+from curation.errors import DamagedError, WinnowError
+from pipelines import block_files, blocks, damage, requests, scoring, storage, stores
 
 S, T = (blocks.Shard(name, f"/{name}", "jsonl", "", 100, "crc32c:00000000") for name in "st")
 REQUEST = {"model": "a", "inputs": [S.identity()]}
@@ -33,16 +33,17 @@ def write_blocks(store, shard=S, *, bad=(2, 6), tokens=True, sizes=SIZES) -> int
         "reason": ["empty_text" if r in bad else None for r in rows],
         "text": ["  " if r in bad else None for r in rows],
       },
-      schema=stores.BLOCK_SCHEMA,
+      schema=block_files.BLOCK_SCHEMA,
     )
-    stores.write_block(store, shard, index, engine=store.engine(), table=table, text_bytes=10 * size)
+    block = block_files.BlockFile(table, 10 * size, index)
+    block_files.write_block(store, shard, index, block, engine=store.engine())
     row += size
   return row
 
 
 def test_a_shard_holds_each_scored_row_and_its_dead_letter_the_others(store):
   rows = write_blocks(store)
-  summary = stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+  summary = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   assert (summary.read, summary.scored, summary.bad, summary.num_tokens, summary.text_bytes) == (12, 10, 2, 58, 120)
   assert summary.reasons == {"empty_text": 2}
   assert summary.first_bad == ["s row 2 (empty_text)", "s row 6 (empty_text)"]
@@ -62,21 +63,22 @@ def test_a_shard_holds_each_scored_row_and_its_dead_letter_the_others(store):
 
 def test_without_token_counts_there_is_no_sum(store):
   rows = write_blocks(store, tokens=False)
-  assert stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).num_tokens is None
+  assert block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).num_tokens is None
 
 
 def test_a_block_that_is_missing_or_damaged_is_named_and_nothing_is_compacted(store):
   rows = write_blocks(store)
   path = store.block_path(S, 2, store.engine())
   whole = storage.read_bytes(path)
+  scores = pq.read_metadata(path).row_group(0).column(1)
   damaged = bytearray(whole)
-  damaged[len(whole) // 4] ^= 0xFF
+  damaged[scores.data_page_offset + scores.total_compressed_size - 1] ^= 0xFF
   for content in (whole[:-9], bytes(damaged), None):
     storage.delete([path])
     if content is not None:
       storage.create(path, content)
     with pytest.raises(WinnowError, match=r"00000002\.parquet is missing or damaged"):
-      stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+      block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
     assert store.finished([S]) == []
 
 
@@ -84,18 +86,18 @@ def test_rows_that_do_not_add_up_are_refused(store):
   """Kills the mutants that trust the count of blocks, or the rows of a block, without looking."""
   rows = write_blocks(store)
   with pytest.raises(WinnowError, match="has 13 rows, its blocks 12"):
-    stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows + 1)
+    block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows + 1)
   shifted = pq.read_table(store.block_path(S, 3, store.engine()))
-  stores.write_block(store, T, 0, engine=store.engine(), table=shifted, text_bytes=0)
+  block_files.write_block(store, T, 0, block_files.BlockFile(shifted, 0, 0), engine=store.engine())
   with pytest.raises(WinnowError, match="do not continue at row 0"):
-    stores.compact_shard(store, T, num_blocks=1, num_rows=5)
+    block_files.compact_shard(store, T, num_blocks=1, num_rows=5)
 
 
 def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
   """Kills the mutant that removes request.json first: scores of the old request would pass for the new one's."""
   rows = write_blocks(store)
   requests.claim(store.request_path, REQUEST, owner="the store")
-  stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+  block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   delete_folder, removed = storage.delete_folder, []
 
   def interrupted(folder: str) -> None:
@@ -124,12 +126,13 @@ def test_scores_of_another_request_are_never_taken(store):
   other = stores.ScoreStore.of(store.folder, REQUEST | {"model": "b"})
   rows = write_blocks(other)
   assert store.finished_blocks(S, store.engine()) == frozenset()
-  stores.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
-  storage.create(other.summary_path, requests.to_json({"fingerprint": other.fingerprint, "engine": other.engine()}))
+  block_files.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
+  ledger = {"fingerprint": other.fingerprint, "engine": other.engine(), "shards": []}
+  storage.create(other.summary_path, requests.to_json(ledger))
   assert other.is_complete and not store.is_complete
   write_blocks(store)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
-    stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+    block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   with pytest.raises(WinnowError, match="scores of another request"):
     stores.read_summary(store, S)
   with pytest.raises(WinnowError, match="of another request"):
@@ -137,7 +140,7 @@ def test_scores_of_another_request_are_never_taken(store):
   store.clear_others([S], keep_engine=True)
   assert not other.has_scores
   assert store.finished_blocks(S, store.engine()) == {0, 1, 2, 3}
-  assert stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).scored == 10
+  assert block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).scored == 10
 
 
 def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
@@ -145,7 +148,7 @@ def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
   requests.claim(store.request_path, REQUEST, owner="the store")
   storage.create(store.engine_path, requests.to_json({"method": store.method}))
   for shard in (S, T):
-    stores.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
+    block_files.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
   replaced = dataclasses.replace(T, checksum="crc32c:11111111")
   now = stores.ScoreStore.of(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
   now.clear_others([S, replaced], keep_engine=True)
@@ -158,7 +161,7 @@ def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
 def test_damage_in_a_score_file_is_told_by_its_name(store):
   """Kills the mutant that opens the file and trusts what is in it."""
   rows = write_blocks(store)
-  stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+  block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   path = store.scores_path(S)
   whole = storage.read_bytes(path)
   scores_of_first_block = pq.read_metadata(path).row_group(0).column(2)
@@ -172,8 +175,74 @@ def test_damage_in_a_score_file_is_told_by_its_name(store):
     storage.delete([path])
     if content is not None:
       storage.create(path, content)
-    with pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged .*summary\.json, and run"):
+    with pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged .* delete it and run"):
       stores.ScoreFile(store, S)
+
+
+def write_damaged(path: str, how: str) -> None:
+  data = storage.read_bytes(path)
+  storage.delete([path])
+  if how == "cut":
+    storage.create(path, data[:-9])
+  elif how == "empty":
+    storage.create(path, b"")
+
+
+@pytest.mark.parametrize("how", ["cut", "empty"])
+def test_a_block_that_is_damaged_is_removed_and_made_again(store, how):
+  """Kills the mutants: a file is a block because it has the name of one; damage that nobody is told of."""
+  write_blocks(store)
+  path = store.block_path(S, 2, store.engine())
+  write_damaged(path, how)
+  assert block_files.sound_blocks(store, S, store.engine(), lambda index: index != 1) == {0, 3}
+  assert not storage.exists(path)
+  (record,) = damage.records(store.folder)
+  assert requests.read_json(record)["path"] == path
+  assert block_files.sound_blocks(store, S, store.engine(), lambda index: True) == {0, 1, 3}
+  assert len(damage.records(store.folder)) == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "gone"])
+@pytest.mark.parametrize("what", ["scores", "dead_letter"])
+def test_a_shard_that_is_damaged_is_removed_and_its_store_incomplete(store, how, what):
+  """Kills the mutants: a shard is whole because its file opens; a dead letter that nobody compares."""
+  rows = write_blocks(store)
+  summary = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+  assert block_files.sound_shard(store, S) == summary
+  path = store.scores_path(S) if what == "scores" else store.dead_letter_path(S)
+  write_damaged(path, how)
+  assert block_files.sound_shard(store, S) is None
+  assert store.finished([S]) == [] and not storage.exists(store.dead_letter_path(S))
+  assert len(damage.records(store.folder)) == 1
+
+
+@pytest.mark.parametrize("what", ["block", "shard"])
+def test_any_flipped_bit_is_found_or_harmless(store, what):
+  """Kills the mutants: a footer, or names of columns, that are taken on trust."""
+  rows = write_blocks(store)
+  path = store.block_path(S, 3, store.engine())
+  if what == "shard":
+    block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+    path = store.scores_path(S)
+
+  def read():
+    if what == "block":
+      table, *about = block_files.read_block(path)
+      return table.to_pylist(), about
+    with stores.ScoreFile(store, S) as scores:
+      return scores.check(), [scores.block(index).to_pylist() for index in range(len(SIZES))]
+
+  whole, good, found = storage.read_bytes(path), read(), 0
+  for place in range(len(whole)):
+    flipped = bytearray(whole)
+    flipped[place] ^= 1 << place % 8
+    with open(path, "wb") as file:
+      file.write(flipped)
+    try:
+      assert read() == good
+    except DamagedError:
+      found += 1
+  assert found > len(whole) / 3
 
 
 def test_strange_files_are_no_blocks_and_no_shards(store):
@@ -189,7 +258,7 @@ def test_scores_of_another_engine_are_never_taken(store):
   """Kills the mutants: blocks found whatever engine made them; a seal that looks at the request alone."""
   storage.create(store.engine_path, b'{"version": 1}')
   rows = write_blocks(store)
-  old = stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
+  old = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   write_blocks(store, T)
   storage.delete([store.engine_path])
   storage.create(store.engine_path, b'{"version": 2}')
@@ -204,7 +273,7 @@ def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
   """Kills the mutant that takes a failing disk or network for a foreign file: scores would be lost by an accident."""
   requests.claim(store.request_path, REQUEST, owner="the store")
   storage.create(store.engine_path, requests.to_json({"method": store.method}))
-  stores.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
+  block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
   open_input = storage.open_input
 
   def failing(path: str, **keywords):

@@ -7,7 +7,7 @@ import pytest
 from apache_beam.testing import util
 
 from curation import selection
-from pipelines import blocks, stores, thresholds
+from pipelines import block_files, blocks, stores, thresholds
 
 ROWS = {"a": 5_000, "b": 0, "c": 7_001, "d": 1}
 SHARDS = {blocks.Shard(name, "", "jsonl", "", 0): rows for name, rows in ROWS.items()}
@@ -29,9 +29,9 @@ def store(tmp_path_factory) -> stores.ScoreStore:
           "reason": pa.nulls(size, pa.string()),
           "text": pa.nulls(size, pa.string()),
         },
-      ).cast(stores.BLOCK_SCHEMA)
-      stores.write_block(store, shard, index, engine=store.engine(), table=table, text_bytes=size)
-    stores.compact_shard(store, shard, num_blocks=-(-rows // 1000), num_rows=rows)
+      ).cast(block_files.BLOCK_SCHEMA)
+      block_files.write_block(store, shard, index, block_files.BlockFile(table, size, 0), engine=store.engine())
+    block_files.compact_shard(store, shard, num_blocks=-(-rows // 1000), num_rows=rows)
   return store
 
 

@@ -1,0 +1,146 @@
+"""Files that are damaged while nobody runs, and inputs that change while somebody does: found, told, and made again."""
+
+import pathlib
+import shutil
+
+import corpora
+import pytest
+from running import content, run_in
+
+from pipelines import damage, manifests, prefetch, scoring, storage
+
+SCORE = ["--max_input_tokens=32", "--scores=scores", "--name=tiny", "--block_rows=50", "--direct_num_workers=1"]
+SAMPLE = ["sample", "--scores=scores", "--sampler=ask_llm", "--rate=0.3", "--output=out", "--num_shards=4"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("damage")
+  (folder / "prompt.txt").write_text(corpora.PROMPT)
+  corpora.write_model(folder / "model")
+  corpora.write_corpus(folder / "corpus", big_rows=3_000, small_rows=300)
+  return folder
+
+
+def score_command(place: pathlib.Path, corpus: str = "corpus") -> list[str]:
+  return ["score", f"--input={place / corpus}/*", f"--model={place}/model", f"--prompt_file={place}/prompt.txt", *SCORE]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place) -> pathlib.Path:
+  folder = place / "undisturbed"
+  assert run_in(folder, score_command(place)) == 0
+  assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) == 0
+  return folder
+
+
+def interrupted(*_, **__):
+  raise KeyboardInterrupt
+
+
+def spoil(path: pathlib.Path, how: int) -> None:
+  data = bytearray(path.read_bytes())
+  data[len(data) // 3] ^= 0x20
+  path.write_bytes((bytes(data), data[: len(data) // 2], b"")[how % 3])
+
+
+def test_whatever_is_damaged_in_a_store_is_made_again(place, undisturbed, monkeypatch, capsys):
+  """Blocks, shards and dead letters. Kills the mutants: a run that relies on what it has not looked at; a shard that is
+  damaged and ends the run."""
+  folder, store = place / "store", place / "store/scores/tiny"
+  compacted = []
+
+  def compact_three(*arguments, **keywords):
+    if len(compacted) == 3:
+      raise KeyboardInterrupt
+    compacted.append(arguments)
+    return compact(*arguments, **keywords)
+
+  compact = scoring.block_files.compact_shard
+  with monkeypatch.context() as patch:
+    patch.setattr(scoring.block_files, "compact_shard", compact_three)
+    assert run_in(folder, score_command(place)) != 0
+  blocks, shards = sorted(store.glob("blocks/*/*.parquet")), sorted(store.glob("shards/*"))
+  letters = [store / "dead_letter" / f"{shard.stem}.jsonl" for shard in shards]
+  assert len(blocks) > 40 and len(shards) == 3
+  spoilt = [*blocks[::5], shards[0], letters[1]]
+  for how, path in enumerate(spoilt):
+    spoil(path, how)
+  capsys.readouterr()
+  assert run_in(folder, score_command(place)) == 0
+  # A flipped bit may lie where it does no harm.
+  assert len(spoilt) * 2 // 3 <= len(damage.records(str(store))) <= len(spoilt)
+  assert "damaged files were found" in capsys.readouterr().err
+  assert content(store) == content(undisturbed / "scores/tiny")
+
+
+def test_whatever_is_damaged_in_an_output_is_made_again(place, undisturbed, monkeypatch, capsys):
+  """Runs and output shards. Kills the mutants: a run that is whole because it opens; a shard that is done because its
+  record says so."""
+  folder = place / "output"
+  shutil.copytree(undisturbed / "scores", folder / "scores")
+  with monkeypatch.context() as patch:
+    patch.setattr(manifests, "publish", interrupted)
+    assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) != 0
+  runs, shards = sorted(folder.rglob("*.run")), sorted((folder / "out").glob("*tfrecord*"))
+  assert len(runs) == 12 and len(shards) == 4
+  spoilt = [*runs[::3], *shards[:3]]
+  for how, path in enumerate(spoilt):
+    spoil(path, how)
+  capsys.readouterr()
+  assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) == 0
+  assert len(damage.records(str(folder / "out"))) == len(spoilt)
+  assert "7 damaged files were found" in capsys.readouterr().err
+  assert content(folder / "out") == content(undisturbed / "out")
+
+
+@pytest.mark.parametrize("how", ["replaced", "truncated"])
+def test_a_shard_that_changes_while_it_is_scored_leaves_no_scores(place, undisturbed, monkeypatch, capsys, how):
+  """Kills the mutants: a run that does not look at its input again; one that leaves the blocks that it had written."""
+  shutil.copytree(place / "corpus", place / how)
+  path = place / how / "big.jsonl.gz"
+  whole = path.read_bytes()
+  seen = []
+
+  def changing(items, *, ahead):
+    for item in prefetch_items(items, ahead=ahead):
+      seen.append(item[0].index)
+      if len(seen) == 5:
+        path.write_bytes(whole[: len(whole) // 2] if how == "truncated" else (place / "corpus/e.jsonl.gz").read_bytes())
+      yield item
+
+  prefetch_items = prefetch.prefetch
+  folder = place / f"{how}_run"
+  with monkeypatch.context() as patch:
+    patch.setattr(prefetch, "prefetch", changing)
+    assert run_in(folder, score_command(place, how)) == 1
+  assert f"{how}/big.jsonl.gz changed while it was read; restore it" in capsys.readouterr().err
+  assert not list((folder / "scores/tiny/blocks").glob("big.jsonl.gz-*/*.parquet"))
+  path.write_bytes(whole)
+  assert run_in(folder, score_command(place, how)) == 0
+  expected = content(undisturbed / "scores/tiny/shards")
+  assert content(folder / "scores/tiny/shards") == expected
+
+
+def test_a_shard_that_changes_while_it_is_sampled_ends_the_run(place, undisturbed, monkeypatch, capsys):
+  """Its rows are as many and as good, its texts are others. Kills the mutant that joins by rows alone."""
+  folder = place / "sampled"
+  shutil.copytree(undisturbed / "scores", folder / "scores")
+  path = place / "corpus/a.jsonl"
+  whole = path.read_bytes()
+  identify = storage.checksum
+
+  def identified_then_changed(name: str) -> str:
+    found = identify(name)
+    if name == str(path):
+      path.write_bytes(whole.replace(b"river", b"rover"))
+    return found
+
+  with monkeypatch.context() as patch:
+    patch.setattr(storage, "checksum", identified_then_changed)
+    assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) == 1
+  assert "a.jsonl, block 0: its documents are not those that were scored" in capsys.readouterr().err
+  assert not (folder / "out/manifest.json").exists()
+  path.write_bytes(whole)
+  assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) == 0
+  assert content(folder / "out") == content(undisturbed / "out")
