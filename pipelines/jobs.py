@@ -140,7 +140,7 @@ class ScoringJob:
       embedded = self.embedding.pipeline(root, parallelism, address)
       after = embedded | "Sketch" >> sketching.Sketch(dataclasses.replace(self.sketch, progress_address=address))
     waiting, finished = self._waiting_and_finished()
-    divided = (_divide(shards, parallelism, per_worker=4) for shards in (waiting, finished))
+    divided = (divide(shards, parallelism, per_worker=4) for shards in (waiting, finished))
     return after | label >> scoring.Score(config, *divided)
 
   def sketch_documents(self) -> int | None:
@@ -180,6 +180,10 @@ class SamplingJob:
     return storage.join(self.config.work_folder, requests.ENGINE_FILE)
 
   @property
+  def scores_place_path(self) -> str:
+    return storage.join(self.config.work_folder, writing.SCORES_FILE)
+
+  @property
   def is_complete(self) -> bool:
     return requests.field(self.manifest_path, "fingerprint") == self.config.fingerprint
 
@@ -188,6 +192,8 @@ class SamplingJob:
     if self.overwrite:
       self._clear()
     requests.claim(self.request_path, self.request, owner=f"the output {self.config.output}")
+    place = {"store": writing.scores_place(self.config.store.folder, self.config.output)}
+    storage.create(self.scores_place_path, requests.to_json(place))
 
   def refuse_other_engine(self) -> None:
     """Raises WinnowError if the output was begun with scores of another engine than the store's."""
@@ -210,12 +216,13 @@ class SamplingJob:
     """
     output, config, goes_on = self.config.output, self.config, self._goes_on()
     name = re.escape(requests.field(self.request_path, "dataset") or config.name)
-    is_shard = re.compile(rf"{name}-{dataset.SPLIT}\.tfrecord-(\d{{5}})-of-\d{{5}}")
+    is_shard = re.compile(rf"{name}-{dataset.SPLIT}(?:\.tfrecord)?-(\d{{5}})-of-\d{{5}}(?:\.\w+)?")
     records = storage.list_names(config.runs_folder(config.store.engine())) if goes_on else set()
     shards = [found for found in map(is_shard.fullmatch, storage.list_names(output)) if found]
     others = [shard[0] for shard in shards if f"{shard[1]}.json" not in records]
     storage.delete([self.manifest_path])
     storage.delete([storage.join(output, file) for file in (*others, *dataset.METADATA_FILES)])
+    storage.delete([self.scores_place_path])
     if config.store.folder != writing.count_folder(output):
       storage.delete_folder(writing.count_folder(output))
     if not goes_on:
@@ -226,7 +233,7 @@ class SamplingJob:
   def pipeline(self, ledger: Any, parallelism: int, address: progress.Address | None) -> Any:
     """PCollection[dict]: the manifest."""
     config = dataclasses.replace(self.config, progress_address=address)
-    divided = _divide(self.corpus.shards, parallelism, per_worker=2)
+    divided = divide(self.corpus.shards, parallelism, per_worker=2)
     return ledger | "Sample" >> sampling.Sample(config, divided, self.context)
 
 
@@ -327,7 +334,7 @@ def _job_name(arguments: Sequence[str], job: Any) -> str:
   return re.sub("[^a-z0-9]+", "-", name)[:63].strip("-")
 
 
-def _divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:
+def divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:
   """Several stripes for each of several workers, since they are not equally long; a single one reads each file once."""
   return list(stripes.divide(shards, per_worker * parallelism if parallelism > 1 else 1))
 

@@ -1,17 +1,19 @@
 """The manifest: what an output is, where each figure of it comes from, and the proof that the books balance."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, requests, storage, writing
+from pipelines import dataset, formats, requests, storage, thresholds, writing
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 DISTRIBUTION = "winnow-curation"
 VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "scipy", "sentencepiece", "tensorflow-datasets")
 
@@ -49,18 +51,8 @@ def publish(
   """
   written_shards = sorted(written_shards)
   manifest = make_manifest(config, context, plan, written_runs, written_shards)
-  counts = manifest["counts"]
-  with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
-    dataset.write_dataset_metadata(
-      folder,
-      name=config.name,
-      shard_lengths=[shard.documents for shard in written_shards],
-      num_bytes=sum(shard.bytes for shard in written_shards),
-      description=f"{counts['selected']:,} of {counts['scored']:,} documents, drawn by Winnow with --sampler="
-      f"{config.request.sampler}; {MANIFEST_FILE} says how.",
-    )
-    for name in sorted(os.listdir(folder)):
-      content = storage.read_bytes(os.path.join(folder, name))
+  if config.output_format == formats.TFRECORD:
+    for name, content in dataset_metadata(config, manifest).items():
       storage.create(storage.join(config.output, name), content, must_agree=True)
   path = storage.join(config.output, MANIFEST_FILE)
   storage.create(path, requests.to_json(manifest))
@@ -68,6 +60,43 @@ def publish(
     raise WinnowError(f"{path} is of another run; see that it has ended, and start over with --overwrite")
   clean_up(config.output)
   return manifest
+
+
+def dataset_metadata(config: writing.SamplingConfig, manifest: dict[str, Any]) -> dict[str, bytes]:
+  """The files that make the output a dataset of TFDS, by their names."""
+  counts = manifest["counts"]
+  with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
+    dataset.write_dataset_metadata(
+      folder,
+      name=config.name,
+      shard_lengths=[shard["documents"] for shard in manifest["shards"]],
+      num_bytes=sum(shard["bytes"] for shard in manifest["shards"]),
+      description=f"{counts['selected']:,} of {counts['scored']:,} documents, drawn by Winnow with --sampler="
+      f"{config.request.sampler}; {MANIFEST_FILE} says how.",
+    )
+    return {name: storage.read_bytes(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
+
+
+def read(output: str) -> dict[str, Any]:
+  """The manifest of a complete output; WinnowError where there is none, or one that is damaged."""
+  path = storage.join(output, MANIFEST_FILE)
+  if not storage.exists(path):
+    raise WinnowError(f"{path} is not there: {output} is no output of ours, or not complete; run its command again")
+  manifest = requests.read_json(path)
+  if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    raise WinnowError(f"{path} is not a manifest of format {FORMAT}, which this version reads")
+  return manifest
+
+
+@contextlib.contextmanager
+def told(output: str) -> Iterator[None]:
+  """Tells in a sentence what reading the fields of a manifest ends with that somebody has damaged."""
+  try:
+    yield
+  except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    path = storage.join(output, MANIFEST_FILE)
+    cause = f"{type(error).__name__}: {error}"
+    raise WinnowError(f"{path} is damaged ({cause}); restore it, or run its command again") from error
 
 
 def clean_up(output: str) -> None:
@@ -89,15 +118,17 @@ def make_manifest(
   try:
     check_books(config.request, plan, summary, selected=selected, written_shards=written_shards)
   except WinnowError as error:
+    named = _differing_shard(config, plan, selected)
     raise WinnowError(
-      f"{error}; delete {config.runs_folder(plan.engine)}, run again, and report it if it stays so"
+      f"{error}{named}; delete {config.runs_folder(plan.engine)}, run again, and report it if it stays so"
     ) from error
   inputs = {entry["name"]: entry for entry in store_request["inputs"]}
   return {
     "format": FORMAT,
     "fingerprint": config.fingerprint,
     "dataset": config.name,
-    "split": "train",
+    "split": dataset.SPLIT,
+    "output_format": config.output_format,
     "request": dataclasses.asdict(config.request),
     "threshold": _threshold(config.request, plan.selected.floor),
     "counts": {
@@ -124,7 +155,7 @@ def make_manifest(
     ],
     "shards": [
       {
-        "file": dataset.shard_file_name(config.name, shard.index, plan.num_shards),
+        "file": storage.base_name(config.shard_path(shard.index, plan.num_shards)),
         "documents": shard.documents,
         "bytes": shard.bytes,
         "checksum": shard.checksum,
@@ -168,6 +199,16 @@ def check_books(
     raise WinnowError(f"the books do not balance: documents {figures}")
   if not begun.by_count and plan.selected.num_tokens > begun.remaining:
     raise WinnowError(f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={begun.remaining}")
+
+
+def _differing_shard(config: writing.SamplingConfig, plan: writing.Plan, selected: dict[str, int]) -> str:
+  """Names the first input shard of which its runs hold another number of documents than its scores select."""
+  for shard in config.store.shards():
+    parts = thresholds.count_selected(config.store, shard, config.request, plan.selected.floor)
+    wanted = thresholds.add_selected(parts).documents
+    if wanted != selected.get(shard.name, 0):
+      return f": of {shard.name} {wanted:,} are selected, and {selected.get(shard.name, 0):,} in its runs"
+  return ""
 
 
 def _by_shard(written_runs: list[writing.RunCounts]) -> tuple[dict[str, int], dict[str, int]]:

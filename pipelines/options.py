@@ -11,14 +11,18 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from curation.errors import WinnowError
-from pipelines import accelerators, storage
+from pipelines import accelerators, formats, storage
 
 EMBED, SCORE, SAMPLE, CURATE, DEMO = "embed", "score", "sample", "curate", "demo"
+STATUS, VERIFY, EXPLAIN = "status", "verify", "explain"
 COMMANDS = {
   EMBED: "embed every document of a corpus once, for the samplers that look at coverage",
   SCORE: "score every document of a corpus once, into a score store",
   SAMPLE: "draw an exact sample from scored documents, as TFRecords for T5X",
   CURATE: "score, then sample when the store is complete, in one job",
+  STATUS: "what of a score store is there, what is missing, and how long it will take, from the store alone",
+  VERIFY: "recompute all that can be of an output, and say the first thing that is not so",
+  EXPLAIN: "a document's scores, where they stand among all, and why it was selected or not",
   DEMO: "a whole run on this machine's own documents: no arguments, no network",
 }
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
@@ -27,6 +31,7 @@ ASK_LLM, DENSITY, RANDOM = "ask_llm", "density", "random"
 
 # In the order in which --help and a console show them.
 GROUPS = {
+  "What to look at": ("folder", "document"),
   "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
   "Store": ("scores", "name", "embedding_name", "overwrite"),
   "Scorer": (
@@ -38,7 +43,7 @@ GROUPS = {
   ),
   "Sample": (
     *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "seed"),
-    *("output", "num_shards"),
+    *("output", "output_format", "num_shards"),
   ),
 }
 _BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
@@ -63,6 +68,9 @@ class Flag:
   pattern: str | None = None
   """What a console takes for it: a regular expression of the whole value, where workers are other machines."""
 
+  positional: bool = False
+  """Given by its place alone, without its name."""
+
   @property
   def group(self) -> str:
     return next(group for group, names in GROUPS.items() if self.name in names)
@@ -74,6 +82,9 @@ class Flag:
   def add_to(self, parser: Any) -> None:
     if self.type is bool:
       parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
+      return
+    if self.positional:
+      parser.add_argument(self.name, metavar=self.name.upper(), help=self.help)
       return
     shown = "" if self.default is None else f" (default: {self.default})"
     parser.add_argument(
@@ -87,15 +98,23 @@ class Flag:
 
 
 FLAGS = (
+  Flag("folder", (STATUS, VERIFY), "a score store or a folder of them (status), an output (verify)", positional=True),
+  Flag("document", (EXPLAIN,), "SHARD#ROW, as an output's `source` has it", positional=True),
   Flag(
     "input",
-    _READING,
+    (*_READING, VERIFY),
     "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, or tfds:NAME/CONFIG:VERSION; "
-    "winnow sample takes it from the store where it is not given",
+    "winnow sample and verify take it from the store where it is not given",
     required=(EMBED, SCORE, CURATE),
     pattern=r"(gs://|tfds:).+",
   ),
-  Flag("scores", _READING, "the folder of score stores", required=(EMBED, SCORE, CURATE), pattern=_BUCKET),
+  Flag(
+    "scores",
+    (*_READING, VERIFY, EXPLAIN),
+    "the folder of score stores (winnow verify: where they are now, if they moved)",
+    required=(EMBED, SCORE, CURATE, EXPLAIN),
+    pattern=_BUCKET,
+  ),
   Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, DENSITY)),
   Flag(
     "name",
@@ -205,7 +224,7 @@ FLAGS = (
   Flag("text_field", _READING, "the field that holds the text", default="text"),
   Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", _READING, "the field that holds the timestamp; may be absent", default="timestamp"),
-  Flag("tfds_data_dir", _READING, "where TFDS keeps its datasets", pattern=_BUCKET),
+  Flag("tfds_data_dir", (*_READING, VERIFY), "where TFDS keeps its datasets", pattern=_BUCKET),
   Flag("block_rows", _READING, "rows per block: what a resumed run may lose", type=int, default=4096),
   Flag(
     "max_bad_fraction",
@@ -241,7 +260,14 @@ FLAGS = (
   Flag("threshold", _SAMPLING, "keep every document with this score or more", type=float),
   Flag("seed", _SAMPLING, "settles ties, random samples and the order of the output", type=int, default=0),
   Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each, 1,024 at most)", type=int),
-  Flag("output", (SAMPLE, CURATE, DEMO), "the output folder", required=(SAMPLE, CURATE), pattern=_BUCKET),
+  Flag("output", (SAMPLE, CURATE, EXPLAIN, DEMO), "the output folder", required=(SAMPLE, CURATE), pattern=_BUCKET),
+  Flag(
+    "output_format",
+    _SAMPLING,
+    "how the output is written: TFRecords of tf.train.Example for TFDS and seqio, or files for everything else",
+    default=formats.TFRECORD,
+    choices=formats.NAMES,
+  ),
   Flag(
     "overwrite",
     _READING,
@@ -258,14 +284,15 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Splits a command line into Winnow's flags and Beam's; WinnowError for what is neither."""
+  own = [flag for flag in FLAGS if command in flag.commands]
+  places = [flag.name.upper() for flag in own if flag.positional]
   parser = _Parser(
     prog=f"winnow {command}",
-    usage=f"winnow {command} [flags] [options of Beam]",
+    usage=" ".join(["winnow", command, *places, "[flags] [options of Beam]"]),
     description=COMMANDS[command],
     epilog="Every Beam option (--runner, --direct_num_workers, --temp_location, ...) is accepted as well.",
     allow_abbrev=False,
   )
-  own = [flag for flag in FLAGS if command in flag.commands]
   for group in GROUPS:
     if members := [flag for flag in own if flag.group == group]:
       titled = parser.add_argument_group(group)
@@ -342,7 +369,8 @@ def reference() -> str:
   for flag in FLAGS:
     default = "" if flag.default is None or flag.type is bool else f"`{flag.default}`"
     meaning = flag.help + (f"; one of {', '.join(f'`{choice}`' for choice in flag.choices)}" if flag.choices else "")
-    lines.append(f"| `--{flag.name}` | {', '.join(flag.commands)} | {default} | {meaning} |")
+    shown = flag.name.upper() if flag.positional else f"--{flag.name}"
+    lines.append(f"| `{shown}` | {', '.join(flag.commands)} | {default} | {meaning} |")
   return "\n".join(lines) + "\n"
 
 

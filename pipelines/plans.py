@@ -27,10 +27,12 @@ from pipelines import (
   sources,
   storage,
   stores,
+  verification,
   writing,
 )
 from pipelines.jobs import Corpus, SamplingJob, ScoringJob
 
+_SHARD = re.compile(r"\.tfrecord|-\d{5}-of-\d{5}\.")
 _NAME = re.compile(r"\w+", re.ASCII)
 
 
@@ -240,8 +242,9 @@ def plan_sampling(
     selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
   name = dataset.dataset_name(namespace.name or storage.base_name(inputs.absolute(namespace.output)))
   request = {
-    "format": 1,
+    "format": 2,
     "dataset": name,
+    "output_format": namespace.output_format,
     "num_shards": namespace.num_shards,
     "scores": requests.fingerprint(store_request),
     "selection": dataclasses.asdict(selected),
@@ -255,6 +258,7 @@ def plan_sampling(
     name=name,
     fingerprint=requests.fingerprint(request),
     num_shards=namespace.num_shards,
+    output_format=namespace.output_format,
   )
   context = manifests.Context(tuple(options.own_arguments(command, namespace)), manifests.versions())
   job = SamplingJob(corpus, config, request, context, namespace.overwrite)
@@ -266,15 +270,24 @@ def plan_sampling(
   return job
 
 
+def find_stores(scores: str) -> dict[str, stores.ScoreStore]:
+  """The stores of a folder by their names, complete or not."""
+  paths = storage.match(storage.join(storage.escape(scores), "*", requests.REQUEST_FILE))
+  found = {path.rsplit("/", 2)[-2]: requests.readable(path) for path, _ in paths}
+  return {
+    name: stores.ScoreStore.of(storage.join(inputs.absolute(scores), name), request)
+    for name, request in found.items()
+    if isinstance(request, dict)
+  }
+
+
 def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
   """The complete store that --scores, --name and --sampler name."""
-  paths = storage.match(storage.join(storage.escape(namespace.scores), "*", requests.REQUEST_FILE))
-  found = {path.rsplit("/", 2)[-2]: requests.readable(path) for path, _ in paths}
-  found = {name: request for name, request in found.items() if isinstance(request, dict)}
+  found = find_stores(namespace.scores)
   fitting = [
     name
-    for name, request in found.items()
-    if name == namespace.name or (not namespace.name and _fits(namespace.sampler, request.get("scorer")))
+    for name, store in found.items()
+    if name == namespace.name or (not namespace.name and _fits(namespace.sampler, store.scorer))
   ]
   there = ", ".join(sorted(found)) or "none"
   if not fitting:
@@ -284,10 +297,10 @@ def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
     raise WinnowError(
       f"--scores={namespace.scores} has several stores ({', '.join(sorted(fitting))}); say which: --name="
     )
-  name, request = fitting[0], found[fitting[0]]
-  if not _fits(namespace.sampler, request.get("scorer")):
-    raise WinnowError(f"the store {name} holds scores of {request.get('scorer')}, not of --sampler={namespace.sampler}")
-  store = stores.ScoreStore.of(storage.join(inputs.absolute(namespace.scores), name), request)
+  (name,) = fitting
+  store = found[name]
+  if not _fits(namespace.sampler, store.scorer):
+    raise WinnowError(f"the store {name} holds scores of {store.scorer}, not of --sampler={namespace.sampler}")
   if not store.is_complete:
     raise WinnowError(
       f"the score store {store.folder} is not complete; run its winnow score command again to finish it"
@@ -320,6 +333,53 @@ def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher:
   return corpus
 
 
+def plan_verification(
+  namespace: argparse.Namespace, launcher: launch.Launcher, output: str
+) -> tuple[verification.VerificationConfig, str]:
+  """What a complete output claims; and why its texts cannot be compared with the input, if they cannot."""
+  manifest = manifests.read(output)
+  store = store_of(output, manifest, namespace.scores)
+  untold, shards = "", store.shards()
+  try:
+    shards = corpus_of(store, namespace, launcher).shards
+  except (WinnowError, OSError) as error:
+    if namespace.input is not None:
+      raise
+    untold = str(error)
+  request = requests.read_json(store.request_path)
+  sampling = writing.SamplingConfig(
+    store=store,
+    request=selection.SelectionRequest(**manifest["request"]),
+    fields=blocks.Fields(**request["fields"]),
+    block_rows=request["block_rows"],
+    output=output,
+    name=manifest["dataset"],
+    fingerprint=manifest["fingerprint"],
+    num_shards=len(manifest["shards"]),
+    output_format=manifest["output_format"],
+  )
+  return verification.VerificationConfig(sampling, manifest, shards, texts=not untold), untold
+
+
+def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> stores.ScoreStore:
+  """The store that an output was drawn from: where its files say, or below `scores`."""
+  wanted = manifest["scores"]["fingerprint"]
+  if scores is None:
+    place = requests.field(storage.join(output, writing.WORK_FOLDER, writing.SCORES_FILE), "store") or ""
+    folder = place if not storage.is_local(place) else os.path.normpath(storage.join(output, place))
+    request = requests.readable(storage.join(folder, requests.REQUEST_FILE))
+    found = [stores.ScoreStore.of(folder, request)] if isinstance(request, dict) else []
+  else:
+    found = list(find_stores(scores).values())
+  fitting = [store for store in found if store.is_complete and store.fingerprint_with_engine() == wanted]
+  if not fitting:
+    where = f"in --scores={scores}" if scores is not None else "where it was"
+    raise WinnowError(
+      f"the store that {output} was drawn from is not {where}, or not complete; name its folder: --scores="
+    )
+  return fitting[0]
+
+
 def selection_request(namespace: argparse.Namespace) -> selection.SelectionRequest:
   """What the flags select."""
   return selection.SelectionRequest(
@@ -343,4 +403,4 @@ def _refuse_file(namespace: argparse.Namespace, flag: str) -> None:
 
 def _dataset_files(output: str) -> list[str]:
   names = sorted(storage.list_names(output))
-  return [name for name in names if ".tfrecord" in name or name in (*dataset.METADATA_FILES, manifests.MANIFEST_FILE)]
+  return [name for name in names if _SHARD.search(name) or name in (*dataset.METADATA_FILES, manifests.MANIFEST_FILE)]

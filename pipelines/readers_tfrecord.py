@@ -94,10 +94,19 @@ def read_frames(stream: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _parse_frame(frame: bytes, fields: Fields) -> tuple[str, str, str]:
+  try:
+    data = checked_data(frame)
+  except ValueError as error:
+    raise BadRowError("corrupt_record", frame[: -_CRC.size].decode(errors="replace")) from error
+  return _parse_record(data, fields)
+
+
+def checked_data(frame: bytes) -> bytes:
+  """A record without its checksum; ValueError where it does not fit."""
   data = frame[: -_CRC.size]
-  if _masked_crc(data) == _CRC.unpack_from(frame, len(data))[0]:
-    return _parse_record(data, fields)
-  raise BadRowError("corrupt_record", data.decode(errors="replace"))
+  if _masked_crc(data) != _CRC.unpack_from(frame, len(data))[0]:
+    raise ValueError("a record does not fit its checksum")
+  return data
 
 
 def _parse_record(data: bytes, fields: Fields) -> tuple[str, str, str]:

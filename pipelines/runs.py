@@ -80,25 +80,24 @@ def merge_runs(readers: Sequence["RunReader"], file: IO[bytes], header: dict, nu
   _write(file, header, merged, num_shards)
 
 
-def write_shard(
-  readers: Iterable["RunReader"], shard: int, file: IO[bytes], *, temporary_folder: str | None = None
-) -> tuple[int, int]:
-  """Writes one output shard, a TFRecord file, from its ranges of all runs: (records, bytes written).
+def merge_shard(readers: Iterable["RunReader"], shard: int, *, temporary_folder: str | None = None) -> Iterator[Batch]:
+  """The records of one output shard, in order, from its ranges of all runs.
 
-  The records are framed already. Equal hashes keep the order of the readers, so readers in the order of their blocks
-  make the bytes independent of how blocks were spread over runs. At most FAN_IN runs are merged directly. More are
+  Equal hashes keep the order of the readers, so readers in the order of their blocks
+  make the result independent of how blocks were spread over runs. At most FAN_IN runs are merged directly. More are
   sorted through temporary files, so that memory does not grow with their number; `readers` may then be a generator that
   opens them one by one.
   """
   readers = iter(readers)
   first = list(itertools.islice(readers, FAN_IN + 1))
   if len(first) <= FAN_IN:
-    return _write_records(merge_batches([reader.batches(shard) for reader in first]), file)
+    yield from merge_batches([reader.batches(shard) for reader in first])
+    return
   with RunWriter(num_shards=1, temporary_folder=temporary_folder) as writer:
     for reader in itertools.chain(first, readers):
       for hash_N, record_N in reader.batches(shard):
         writer.add(np.zeros(len(hash_N), np.uint32), hash_N, record_N)
-    return _write_records(merge_batches([run.batches(0) for run in writer.spilled_runs()]), file)
+    yield from merge_batches([run.batches(0) for run in writer.spilled_runs()])
 
 
 def merge_batches(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
@@ -384,12 +383,13 @@ def _write_range(file: IO[bytes], batches: Iterator[Batch]) -> tuple[int, int]:
   return count, checked.checksum
 
 
-def _write_records(batches: Iterator[Batch], file: IO[bytes]) -> tuple[int, int]:
-  num_records = num_bytes = 0
+def write_records(batches: Iterator[Batch], file: IO[bytes]) -> int:
+  """Writes records one after the other; returns how many."""
+  num_records = 0
   for hash_N, record_N in batches:
     num_records += len(hash_N)
-    num_bytes += file.write(_content(record_N))
-  return num_records, num_bytes
+    file.write(_content(record_N))
+  return num_records
 
 
 def _content(record_N: pa.LargeBinaryArray) -> pa.Buffer:

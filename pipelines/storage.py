@@ -72,6 +72,17 @@ def list_names(folder: str) -> set[str]:
     return set()
 
 
+def list_times(pattern: str) -> dict[str, float]:
+  """The files that a glob names, and when each was written, in seconds since 1970."""
+  with _told(f"cannot list {pattern}"):
+    found = filesystems.FileSystems.match([pattern])[0].metadata_list
+  return {
+    entry.path: os.path.getmtime(entry.path) if is_local(entry.path) else entry.last_updated_in_seconds
+    for entry in found
+    if not _TEMPORARY.fullmatch(base_name(entry.path))
+  }
+
+
 def exists(path: str) -> bool:
   if is_local(path):
     return os.path.exists(path)

@@ -82,14 +82,17 @@ class ScoreStore:
   folder: str
   fingerprint: str
   method: str
-  keeps_blocks: bool = False
-  """Of embeddings: they stay in the files of their blocks."""
+  scorer: str
+
+  @property
+  def keeps_blocks(self) -> bool:
+    """Embeddings stay in the files of their blocks."""
+    return self.scorer == EMBED
 
   @classmethod
   def of(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
     method = {key: value for key, value in request.items() if key != "inputs"}
-    keeps_blocks = request.get("scorer") == EMBED
-    return cls(folder, requests.fingerprint(request), requests.fingerprint(method), keeps_blocks)
+    return cls(folder, requests.fingerprint(request), requests.fingerprint(method), str(request.get("scorer")))
 
   @property
   def request_path(self) -> str:
@@ -119,6 +122,11 @@ class ScoreStore:
   def shard_schema(self) -> pa.Schema:
     """The columns of a shard's Parquet file."""
     return pa.schema([_SHARD, ROW, *([] if self.keeps_blocks else [SCORE_FIELD]), NUM_TOKENS])
+
+  def shards(self) -> tuple[blocks.Shard, ...]:
+    """The shards that the store is of, by its request alone: their files need not be there, nor where they were."""
+    entries = requests.read_json(self.request_path)["inputs"]
+    return tuple(blocks.Shard(entry["name"], "", "", "", entry["bytes"], entry["checksum"]) for entry in entries)
 
   def fingerprint_of(self, shard: blocks.Shard) -> str:
     """Identifies what is asked about one shard."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -14,12 +15,11 @@ from curation.errors import DamagedError, WinnowError
 from pipelines import (
   blocks,
   damage,
-  dataset,
+  formats,
   logs,
   prefetch,
   progress,
   readers,
-  records,
   requests,
   runs,
   storage,
@@ -33,6 +33,7 @@ OUTPUT_SHARD_BYTES = 200 << 20
 # requests to a store would grow with the square of the corpus.
 MOST_OUTPUT_SHARDS = 1_024
 WORK_FOLDER = ".winnow"
+SCORES_FILE = "scores.json"  # in the work folder: where the store lies that the output was drawn from
 RUNS_FOLDER = "runs"
 
 
@@ -52,6 +53,7 @@ class SamplingConfig:
   name: str
   fingerprint: str
   num_shards: int | None = None
+  output_format: str = formats.TFRECORD
   progress_address: progress.Address | None = None
 
   @property
@@ -68,7 +70,14 @@ class SamplingConfig:
     return storage.join(self.runs_folder(engine), f"{index:05d}.json")
 
   def shard_path(self, index: int, num_shards: int) -> str:
-    return storage.join(self.output, dataset.shard_file_name(self.name, index, num_shards))
+    return storage.join(self.output, formats.file_name(self.name, self.output_format, index, num_shards))
+
+
+def scores_place(store: str, output: str) -> str:
+  """Where an output's scores lie, as `SCORES_FILE` has it: seen from the output where both are on one file system."""
+  if storage.is_local(store) and storage.is_local(output):
+    return os.path.relpath(store, output)
+  return store
 
 
 def count_folder(output: str) -> str:
@@ -136,6 +145,17 @@ def select_documents(
   return table, 0 if ranks.num_tokens is None else int(ranks.num_tokens[above_N].sum(dtype=np.int64))
 
 
+def refuse_other_documents(
+  config: SamplingConfig, shard: blocks.Shard, block: blocks.Block, scores: stores.ScoreFile
+) -> None:
+  """Raises WinnowError unless a block holds the documents that were scored."""
+  if scores.summary.block_checksums[block.index : block.index + 1] != [block.checksum]:
+    raise WinnowError(
+      f"{shard.path}, block {block.index}: its documents are not those that were scored, so the file has changed since "
+      f"or meanwhile; restore it, or delete {config.store.scores_path(shard)} and score it again"
+    )
+
+
 def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Iterator[tuple[int, RunCounts | None]]:
   """Writes the selected documents of a stripe to its run file, sorted by (output shard, hash).
 
@@ -154,16 +174,12 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
       for block in prefetch.prefetch(read, ahead=1):
         if block.documents is None:
           continue
-        if scores.summary.block_checksums[block.index : block.index + 1] != [block.checksum]:
-          raise WinnowError(
-            f"{shard.path}, block {block.index}: its documents are not those that were scored, so the file has changed "
-            f"since, or while it was scored; restore it, or delete {store.scores_path(shard)} and score it again"
-          )
+        refuse_other_documents(config, shard, block, scores)
         scored = scores.block(block.index)
         selected, tokens = select_documents(config, shard.name, block, scored, floor=plan.selected.floor)
         hash_N = hashing.hash_documents("place", config.request.seed, shard.name, selected["row"].to_numpy())
         shard_N = (hash_N % np.uint64(plan.num_shards)).astype(np.uint32)
-        writer.add(shard_N, hash_N, records.encode_examples(selected))
+        writer.add(shard_N, hash_N, formats.encode(selected, config.output_format))
         documents += len(hash_N)
         num_tokens += tokens
         yield block.num_rows, None
@@ -188,7 +204,7 @@ def _is_whole_run(config: SamplingConfig, path: str) -> bool:
 
 
 def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Iterable[stripes.Stripe]) -> OutputShard:
-  """Merges every run's part of one output shard into its TFRecord file, in the order of the documents' hashes.
+  """Merges every run's part of one output shard into its file, in the order of the documents' hashes.
 
   A record beside the runs says that the shard is done; a file without one may be another run's, and is compared.
   """
@@ -213,7 +229,7 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
 
   try:
     with storage.create_file(path, must_agree=True) as file:
-      written, _ = runs.write_shard(open_runs(), index, file)
+      written = formats.write(runs.merge_shard(open_runs(), index), file, config.output_format)
       if written != documents:
         raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
   except FileNotFoundError as error:

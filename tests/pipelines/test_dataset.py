@@ -56,7 +56,8 @@ def output(tmp_path_factory) -> tuple[pathlib.Path, list[dict]]:
   lengths, sizes = [], []
   for index in range(NUM_SHARDS):
     with (folder / dataset.shard_file_name("tiny_set", index, NUM_SHARDS)).open("wb") as shard:
-      length, size = runs.write_shard([runs.RunReader(file)], index, shard)
+      length = runs.write_records(runs.merge_shard([runs.RunReader(file)], index), shard)
+      size = shard.tell()
     lengths.append(length)
     sizes.append(size)
   dataset.write_dataset_metadata(

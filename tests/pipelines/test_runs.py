@@ -120,7 +120,7 @@ def test_output_depends_on_the_records_alone(drawn, adds, run_ends, budget_bytes
     for shard in range(4):
       output = io.BytesIO()
       of_shard = [record for at, _, record in expected if at == shard]
-      assert runs.write_shard(iter(readers), shard, output) == (len(of_shard), sum(map(len, of_shard)))
+      assert runs.write_records(runs.merge_shard(iter(readers), shard), output) == len(of_shard)
       assert output.getvalue() == b"".join(of_shard)
       assert sum(reader.counts[shard] for reader in readers) == len(of_shard)
     merged = io.BytesIO()
@@ -155,8 +155,8 @@ def test_nothing_added():
   reader = runs.RunReader(file)
   assert reader.header == {"documents": 0, "num_shards": 3}
   assert reader.counts == [0, 0, 0] and read_run(reader) == []
-  assert runs.write_shard([reader, reader], 1, io.BytesIO()) == (0, 0)
-  assert runs.write_shard([], 0, io.BytesIO()) == (0, 0)
+  assert list(runs.merge_shard([reader, reader], 1)) == []
+  assert list(runs.merge_shard([], 0)) == []
 
 
 def test_ranges_of_one_reader_are_read_in_turns(monkeypatch):
@@ -355,7 +355,7 @@ def test_memory_does_not_grow_with_what_is_written():
     for files in large, many:
       for shard in range(2):
         with tempfile.TemporaryFile() as output:
-          written += runs.write_shard([runs.RunReader(file) for file in files], shard, output)[0]
+          written += runs.write_records(runs.merge_shard([runs.RunReader(file) for file in files], shard), output)
     assert written == 250 * (2 * 80 + 200), written
     print(peak() - idle)
   """

@@ -1,0 +1,143 @@
+"""`winnow explain`: a document's scores, where they stand among all, and why it was selected or not."""
+
+import concurrent.futures
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from curation import hashing, selection
+from curation.errors import WinnowError
+from pipelines import blocks, inputs, launch, manifests, options, plans, storage, stores, thresholds
+
+_READERS = 8  # files read at once
+_BATCH_ROWS = 1 << 18
+
+
+class Found(NamedTuple):
+  """What a store knows of a document: a score, or the reason why it has none."""
+
+  score: float | None
+  told: str
+
+
+def explain(argv: Sequence[str]) -> None:
+  namespace, _ = options.parse(options.EXPLAIN, argv)
+  name, mark, row = namespace.document.rpartition("#")
+  if not mark or not (row.isascii() and row.isdigit()):
+    raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
+  found = plans.find_stores(namespace.scores)
+  if not found:
+    raise WinnowError(f"--scores={namespace.scores} has no store; name the folder that winnow score wrote to")
+  known = {store_name: (store, _shard(store, name)) for store_name, store in sorted(found.items())}
+  if not any(shard for _, shard in known.values()):
+    raise WinnowError(f"no store in --scores={namespace.scores} has a shard called {name}")
+  for store_name, (store, shard) in known.items():
+    print(f"{store_name}: {_in_store(store, shard, int(row))}")
+  if namespace.output is not None:
+    output = inputs.absolute(namespace.output)
+    with manifests.told(output):
+      print(f"{namespace.output}: {_in_output(output, namespace.scores, name, int(row))}")
+
+
+def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
+  """Finds a document of a compacted shard."""
+  with stores.ScoreFile(store, shard) as scores:
+    if row >= scores.summary.read:
+      raise WinnowError(f"{shard.name} has {scores.summary.read:,} rows, from 0, and none of number {row:,}")
+    block = int(np.searchsorted(np.cumsum(scores.summary.block_rows), row, side="right"))
+    table = scores.block(block)
+    place = int(np.searchsorted(table["row"].to_numpy(), row))
+    if place < len(table) and table["row"][place].as_py() == row:
+      tokens = table["num_tokens"][place].as_py()
+      counted = "" if tokens is None else f", {tokens:,} tokens"
+      return Found(0.0 if store.keeps_blocks else table["score"][place].as_py(), counted)
+  for line in storage.read_bytes(store.dead_letter_path(shard)).splitlines():
+    entry = orjson.loads(line)
+    if entry["row"] == row:
+      return Found(None, f"a bad document ({entry['reason']}), which begins with {entry['text'][:80]!r}")
+  raise WinnowError(f"{store.dead_letter_path(shard)} lacks row {row}, which has no score; run winnow score again")
+
+
+def _shard(store: stores.ScoreStore, name: str) -> blocks.Shard | None:
+  return next((shard for shard in store.shards() if shard.name == name), None)
+
+
+def _in_store(store: stores.ScoreStore, shard: blocks.Shard | None, row: int) -> str:
+  if shard is None:
+    return "of a corpus without this shard"
+  if not store.finished([shard]):
+    return "its shard is not finished"
+  score, told = look_up(store, shard, row)
+  if score is None:
+    return told
+  if store.keeps_blocks:
+    return f"embedded{told}"
+  finished = store.finished(store.shards())
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    below, equal, total = map(sum, zip(*pool.map(lambda other: _compare(store, other, score), finished), strict=True))
+  whole = "" if len(finished) == len(store.shards()) else " so far"
+  alike = f", equal to {equal - 1:,} others" if equal > 1 else ""
+  return f"{store.scorer} {score:.6g}{told}; above {below / total:.2%} of {total:,} documents{whole}{alike}"
+
+
+def _compare(store: stores.ScoreStore, shard: blocks.Shard, score: float) -> tuple[int, int, int]:
+  """How many documents of a shard have a lower score, the same one, and any."""
+  below = equal = total = 0
+  with stores.ScoreFile(store, shard) as scores:
+    for batch in scores.batches(_BATCH_ROWS):
+      scores_N = batch["score"].to_numpy()
+      below, equal = below + int((scores_N < score).sum()), equal + int((scores_N == score).sum())
+      total += len(scores_N)
+  return below, equal, total
+
+
+def _in_output(output: str, scores: str, name: str, row: int) -> str:
+  manifest = manifests.read(output)
+  try:
+    store = plans.store_of(output, manifest, None)
+  except WinnowError:
+    store = plans.store_of(output, manifest, scores)
+  shard = _shard(store, name)
+  if shard is None:
+    raise WinnowError(f"{name} is none of the inputs of {output}")
+  score, told = look_up(store, shard, row)
+  if score is None:
+    return f"not selected: {told}"
+  request = selection.SelectionRequest(**manifest["request"])
+  row_N = np.array([row])
+  key = int(selection.document_keys(request, name, row_N, np.array([score], np.float32))[0])
+  tie = int(selection.tie_hashes(request.seed, name, row_N)[0])
+  rank, floor = key << 64 | tie, int(manifest["threshold"]["rank"], 16)
+  before = _count_above(store, request, rank)
+  place = f"number {before + 1:,} of {manifest['counts']['scored']:,} in the order of {_order(request)}"
+  if rank < floor:
+    return f"not selected: {place}, of which the first {manifest['counts']['selected']:,} are"
+  num_shards = len(manifest["shards"])
+  index = int(hashing.hash_documents("place", request.seed, name, row_N)[0]) % num_shards
+  return f"selected: {place}; in {manifest['shards'][index]['file']}"
+
+
+def _order(request: selection.SelectionRequest) -> str:
+  what: dict[str, Any] = {"method": request.method} if request.sampler != "random" else {}
+  flags = {"sampler": request.sampler, **what, "seed": request.seed}
+  return " ".join(f"--{name}={value}" for name, value in flags.items())
+
+
+def _count_above(store: stores.ScoreStore, request: selection.SelectionRequest, rank: int) -> int:
+  def count(shard: blocks.Shard) -> int:
+    parts = thresholds.read_ranks(store, shard, request)
+    return sum(int(selection.is_selected(rank + 1, ranks.keys, ranks.ties).sum()) for ranks in parts)
+
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    return sum(pool.map(count, store.shards()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(explain, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,264 @@
+"""Verification: an output recomputed from the scores that it was drawn from, and from its own bytes.
+
+Each output shard is read back, and every document in it added to its input shard's tally: how many, and the sum of
+their 128-bit hashes. The same tallies are made from the scores, and from the input where it is still there. They cancel
+out only where the output holds each selected document once, as it was, and no other. What crosses a shuffle is tallies.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from curation import hashing, selection
+from curation.errors import WinnowError
+from pipelines import blocks, formats, manifests, progress, readers, storage, stores, stripes, thresholds, writing
+
+STAGE_READ, STAGE_RECOMPUTE = "read back", "recompute"
+_MODULUS = 1 << 128
+
+
+@dataclasses.dataclass(frozen=True)
+class VerificationConfig:
+  """What an output's manifest claims. `texts`: the input is still there, so that texts can be compared with it."""
+
+  sampling: writing.SamplingConfig
+  manifest: dict[str, Any]
+  shards: tuple[blocks.Shard, ...]
+  texts: bool
+  progress_address: progress.Address | None = None
+
+  @property
+  def floor(self) -> int:
+    return int(self.manifest["threshold"]["rank"], 16)
+
+  @property
+  def num_shards(self) -> int:
+    return len(self.manifest["shards"])
+
+
+class Tally(NamedTuple):
+  """Documents of one input shard: how many, and the sum of their hashes modulo 2^128."""
+
+  documents: int
+  digest: int
+
+  def __neg__(self) -> "Tally":
+    return Tally(-self.documents, -self.digest % _MODULUS)
+
+
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+  documents = digest = 0
+  for tally in tallies:
+    documents, digest = documents + tally.documents, (digest + tally.digest) % _MODULUS
+  return Tally(documents, digest)
+
+
+def digests(table: pa.Table, *, texts: bool) -> list[int]:
+  """A hash of each document of a table as formats.SCHEMA has it: of its source and score, or of all that it says."""
+  names = formats.SCHEMA.names if texts else ["source", "score"]
+  rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+  return [int.from_bytes(hashlib.blake2b(orjson.dumps(row), digest_size=16).digest(), "little") for row in rows]
+
+
+def check_launch(config: VerificationConfig) -> None:
+  """What needs no pass over the documents: fingerprints, sums, and files that should be there or should not."""
+  manifest, sampling = config.manifest, config.sampling
+  store = sampling.store
+  scores = store.fingerprint_with_engine()
+  _expect(manifest["scores"]["fingerprint"], scores, f"the scores are not those of {store.folder}")
+  counts = manifest["counts"]
+  for name, total in (("read", "read"), ("scored", "scored"), ("bad", "bad"), ("selected", "selected")):
+    _expect(counts[name], sum(shard[total] for shard in manifest["inputs"]), f"the inputs' {name} do not add up")
+  _expect(counts["read"], counts["scored"] + counts["bad"], "read is not scored + bad")
+  _expect(counts["selected"], sum(s["documents"] for s in manifest["shards"]), "the shards' documents do not add up")
+  if manifest["tokens"]["selected"] is not None:
+    tokens = sum(shard["tokens_selected"] for shard in manifest["inputs"])
+    _expect(manifest["tokens"]["selected"], tokens, "the inputs' tokens do not add up")
+  _expect([s["name"] for s in manifest["inputs"]], [shard.name for shard in config.shards], "the inputs are others")
+  names = [storage.base_name(sampling.shard_path(index, config.num_shards)) for index in range(config.num_shards)]
+  _expect([shard["file"] for shard in manifest["shards"]], names, "the shards have other names")
+  found = {name for name in storage.list_names(sampling.output) if not name.endswith(".json")}
+  if strange := sorted(found - set(names)):
+    path = storage.join(sampling.output, strange[0])
+    raise WinnowError(f"{path} is not among the shards of {manifests.MANIFEST_FILE}")
+  if sampling.output_format == formats.TFRECORD:
+    for name, content in manifests.dataset_metadata(sampling, manifest).items():
+      path = storage.join(sampling.output, name)
+      if not storage.exists(path) or storage.read_bytes(path) != content:
+        raise WinnowError(f"{path} is missing, or not what {manifests.MANIFEST_FILE} says of the dataset")
+
+
+def _expect(claimed: Any, found: Any, what: str) -> None:
+  if claimed != found:
+    raise WinnowError(f"{manifests.MANIFEST_FILE}: {what}: {claimed!r} is claimed, and {found!r} found"[:600])
+
+
+def check_output_shard(config: VerificationConfig, index: int) -> Iterator[tuple[str, Tally]]:
+  """Reads one output shard back: its checksum, its count, each document's place; yields tallies by input shard."""
+  sampling, claimed = config.sampling, config.manifest["shards"][index]
+  path = sampling.shard_path(index, config.num_shards)
+  if not storage.exists(path):
+    raise WinnowError(f"{path} is missing")
+  for what, found in (("bytes", storage.size(path)), ("checksum", storage.checksum(path))):
+    if claimed[what] != found:
+      raise WinnowError(f"{path}: {what} is {found}, and {claimed[what]} in {manifests.MANIFEST_FILE}")
+  documents, last = 0, np.uint64(0)
+  tallies: dict[str, Tally] = {}
+  for table in formats.read(path, sampling.output_format):
+    if not len(table):
+      continue
+    sources = table["source"].to_pylist()
+    hash_N = np.empty(len(table), np.uint64)
+    digest_N = digests(table, texts=config.texts)
+    for shard, places in _by_shard(path, sources).items():
+      rows_N = np.array([int(sources[place].rpartition("#")[2]) for place in places])
+      hash_N[places] = hashing.hash_documents("place", sampling.request.seed, shard, rows_N)
+      before = tallies.get(shard, Tally(0, 0))
+      tallies[shard] = add_tallies([before, *(Tally(1, digest_N[place]) for place in places)])
+    if (wrong := np.flatnonzero(hash_N % np.uint64(config.num_shards) != index)).size:
+      raise WinnowError(f"{path}: {sources[wrong[0]]} belongs into another shard")
+    if hash_N[0] < last or (wrong := np.flatnonzero(hash_N[1:] < hash_N[:-1])).size:
+      raise WinnowError(f"{path}: {sources[wrong[0] + 1] if hash_N[0] >= last else sources[0]} is out of order")
+    documents, last = documents + len(table), hash_N[-1]
+    progress.report(config.progress_address, stage=STAGE_READ, documents=len(table))
+  if documents != claimed["documents"]:
+    of_manifest = f"{claimed['documents']:,} by {manifests.MANIFEST_FILE}"
+    raise WinnowError(f"{path} holds {documents:,} documents, and {of_manifest}")
+  yield from tallies.items()
+
+
+def _by_shard(path: str, sources: list[str]) -> dict[str, list[int]]:
+  places: dict[str, list[int]] = {}
+  for place, source in enumerate(sources):
+    shard, mark, row = source.rpartition("#")
+    if not mark or not (row.isascii() and row.isdigit()) or len(row) > 18:
+      raise WinnowError(f"{path}: {source!r} is no source of a document, SHARD#ROW")
+    places.setdefault(shard, []).append(place)
+  return places
+
+
+def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Iterator[pa.Table]:
+  """The documents of a stripe that the scores select: whole if texts are to be compared, else `source` and `score`."""
+  sampling, shard = config.sampling, stripe.shard
+  with stores.ScoreFile(sampling.store, shard) as scores:
+    if config.texts:
+      read = readers.read_blocks(shard, sampling.fields, block_rows=sampling.block_rows, want=stripe.holds)
+      for block in read:
+        if block.documents is not None:
+          writing.refuse_other_documents(sampling, shard, block, scores)
+          scored = scores.block(block.index)
+          yield writing.select_documents(sampling, shard.name, block, scored, floor=config.floor)[0]
+          progress.report(config.progress_address, stage=STAGE_RECOMPUTE, documents=block.num_rows)
+      return
+    for index in filter(stripe.holds, range(len(scores.summary.block_rows))):
+      table = scores.block(index)
+      ranks = thresholds.rank_rows(sampling.request, shard.name, table)
+      above = table.filter(pa.array(selection.is_selected(config.floor, ranks.keys, ranks.ties)))
+      sources = [f"{shard.name}#{row}" for row in above["row"].to_pylist()]
+      yield pa.table({"source": pa.array(sources, pa.string()), "score": above["score"]})
+      progress.report(config.progress_address, stage=STAGE_RECOMPUTE, documents=len(table))
+
+
+def recompute(config: VerificationConfig, stripe: stripes.Stripe) -> Iterator[tuple[str, Tally]]:
+  """The tally of a stripe by the scores; what the manifest says of the whole shard is compared by its first stripe."""
+  if stripe.index == 0:
+    check_input_shard(config, stripe.shard)
+  for table in selected_tables(config, stripe):
+    yield stripe.shard.name, add_tallies(Tally(1, digest) for digest in digests(table, texts=config.texts))
+
+
+def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
+  """Compares what the manifest says of one input shard with its scores, which are read whole."""
+  sampling = config.sampling
+  with stores.ScoreFile(sampling.store, shard) as scores:
+    summary = scores.check()
+  (claimed,) = [entry for entry in config.manifest["inputs"] if entry["name"] == shard.name]
+  found: dict[str, Any] = {"read": summary.read, "scored": summary.scored, "bad": summary.bad}
+  parts = thresholds.count_selected(sampling.store, shard, sampling.request, config.floor)
+  selected = thresholds.add_selected(parts)
+  found |= {"selected": selected.documents}
+  if claimed["tokens_selected"] is not None:
+    found |= {"tokens_selected": selected.num_tokens}
+  for name, value in found.items():
+    if claimed[name] != value:
+      of_manifest = f"{claimed[name]:,} in {manifests.MANIFEST_FILE}"
+      raise WinnowError(f"{shard.name}: {name} is {value:,} by its scores, and {of_manifest}")
+
+
+def refuse_difference(config: VerificationConfig, shard_name: str, difference: Tally) -> None:
+  """Raises WinnowError that names a document unless the tallies of an input shard cancel out."""
+  if difference == Tally(0, 0):
+    return
+  shards = [shard for shard in config.shards if shard.name == shard_name]
+  if not shards:
+    raise WinnowError(f"the output holds documents of {shard_name}, which is none of its inputs")
+  expected: dict[str, int] = {}
+  for table in selected_tables(config, stripes.Stripe(shards[0], 0, 1)):
+    expected |= zip(table["source"].to_pylist(), digests(table, texts=config.texts), strict=True)
+  seen = set()
+  for index in range(config.num_shards):
+    path = config.sampling.shard_path(index, config.num_shards)
+    for table in formats.read(path, config.sampling.output_format):
+      for source, digest in zip(table["source"].to_pylist(), digests(table, texts=config.texts), strict=True):
+        if source.rpartition("#")[0] != shard_name:
+          continue
+        if source in seen:
+          raise WinnowError(f"{path}: {source} is there twice")
+        seen.add(source)
+        if source not in expected:
+          raise WinnowError(f"{path}: {source} is there, and the scores do not select it")
+        if expected[source] != digest:
+          what = "its score, text, url or timestamp" if config.texts else "its score"
+          raise WinnowError(f"{path}: {source} is not as it was: {what} differs")
+  missing = next(source for source in expected if source not in seen)
+  raise WinnowError(f"{missing} is selected by the scores, and in none of the output's shards")
+
+
+def check_threshold(selected: thresholds.Selected, config: VerificationConfig) -> None:
+  """Compares the threshold that was found anew with the manifest's."""
+  manifest = config.manifest
+  _expect(manifest["threshold"]["rank"], f"{selected.floor:032x}", "the threshold is another")
+  _expect(manifest["counts"]["selected"], selected.documents, "the threshold selects as many documents")
+  if manifest["tokens"]["selected"] is not None:
+    _expect(manifest["tokens"]["selected"], selected.num_tokens, "the threshold selects as many tokens")
+
+
+class Verify(beam.PTransform):
+  """Pipeline -> nothing: the pipeline fails with the first thing that is not so."""
+
+  def __init__(self, config: VerificationConfig, all_stripes: list[stripes.Stripe]):
+    super().__init__()
+    self._config, self._stripes = config, all_stripes
+
+  def expand(self, root: Any):
+    config, sampling = self._config, self._config.sampling
+    ledger = root | "Ledger" >> beam.Create([sampling.store.ledger()])
+    _ = (
+      root
+      | "Shards" >> stripes.Spread(list(config.shards))
+      | "FindThreshold" >> thresholds.FindThreshold(sampling.store, sampling.request, ledger)
+      | "CheckThreshold" >> beam.Map(check_threshold, config)
+    )
+    there = (
+      root
+      | "OutputShards" >> stripes.Spread(range(config.num_shards))
+      | "ReadBack" >> beam.FlatMap(lambda index: check_output_shard(config, index))
+    )
+    wanted = (
+      root
+      | "Stripes" >> stripes.Spread(self._stripes)
+      | "Recompute" >> beam.FlatMap(lambda stripe: recompute(config, stripe))
+      | "Negate" >> beam.MapTuple(lambda shard, tally: (shard, -tally))
+    )
+    return (
+      (there, wanted)
+      | "Flatten" >> beam.Flatten()
+      | "AddTallies" >> beam.CombinePerKey(add_tallies)
+      | "Compare" >> beam.MapTuple(lambda shard, tally: refuse_difference(config, shard, tally))
+    )

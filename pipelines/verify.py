@@ -1,0 +1,36 @@
+"""`winnow verify`: recomputes all that can be of an output, and says the first thing that is not so."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from pipelines import inputs, jobs, launch, manifests, options, plans, progress, verification
+
+
+def verify(argv: Sequence[str]) -> None:
+  namespace, beam_arguments = options.parse(options.VERIFY, argv)
+  launcher = plans.make_launcher(namespace, beam_arguments)
+  output = inputs.absolute(namespace.folder)
+  with manifests.told(output):
+    config, untold = plans.plan_verification(namespace, launcher, output)
+    counts = config.manifest["counts"]
+  # It writes nothing; but a claim that is not so is a failure, not a refusal.
+  with launch.writing():
+    with manifests.told(output):
+      verification.check_launch(config)
+    divided = jobs.divide(config.shards, launcher.parallelism, per_worker=2)
+    stages = {verification.STAGE_READ: counts["selected"], verification.STAGE_RECOMPUTE: counts["scored"]}
+    with progress.Meter(stages, quiet=not launcher.workers_are_here) as meter:
+      config = dataclasses.replace(config, progress_address=meter.address if launcher.workers_are_here else None)
+      if launcher.run(lambda root: root | "Verify" >> verification.Verify(config, divided), "winnow-verify") is None:
+        return
+  print(f"{counts['selected']:,} documents in {config.num_shards:,} shards are those that the scores select, each once")
+  print("their texts are those of the input" if config.texts else f"their texts were not compared: {untold}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(verify, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

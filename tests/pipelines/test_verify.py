@@ -1,0 +1,210 @@
+"""`winnow verify`: an output that is as it should be passes, and the first lie in any other is named."""
+
+import json
+import pathlib
+import re
+import shutil
+import types
+
+import corpora
+import pyarrow as pa
+import pytest
+from running import content, run_in
+
+from pipelines import formats, manifests, records, requests, storage
+
+SCORE = ["--max_input_tokens=32", "--scores=scores", "--name=tiny", "--block_rows=50"]
+SAMPLE = ["sample", "--scores=scores", "--rate=0.3", "--num_shards=3", "--direct_num_workers=1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+  """A store of twelve shards in all formats, and samples of it by all sorts of requests."""
+  folder = tmp_path_factory.mktemp("verify")
+  (folder / "prompt.txt").write_text(corpora.PROMPT)
+  corpora.write_model(folder / "model")
+  corpora.write_corpus(folder / "corpus", big_rows=1_500, small_rows=200)
+  reading = [f"--input={folder}/corpus/*", f"--model={folder}/model", f"--prompt_file={folder}/prompt.txt"]
+  assert run_in(folder, ["score", *reading, *SCORE, "--max_bad_fraction=0.1", "--direct_num_workers=1"]) == 0
+  for output_format in formats.NAMES:
+    arguments = ["--sampler=ask_llm", f"--output={output_format}", f"--output_format={output_format}"]
+    assert run_in(folder, [*SAMPLE, *arguments]) == 0
+  for name, flags in {
+    "tokens": ["--sampler=ask_llm", "--num_tokens=9000"],
+    "bottom": ["--sampler=ask_llm", "--method=bottom_k", "--num_examples=100"],
+    "above": ["--sampler=ask_llm", "--threshold=-3.9"],
+    "random": ["--sampler=random", "--rate=0.1"],
+  }.items():
+    command = ["sample", "--scores=scores", *flags, f"--output={name}", "--direct_num_workers=1"]
+    assert run_in(folder, command) == 0
+  counting = ["sample", "--sampler=random", f"--input={folder}/corpus/*", "--rate=0.1", "--output=counted"]
+  assert run_in(folder, [*counting, "--max_bad_fraction=0.1", "--direct_num_workers=1"]) == 0
+  return folder
+
+
+@pytest.mark.parametrize("name", [*formats.NAMES, "tokens", "bottom", "above", "random", "counted"])
+def test_what_is_so_passes(place, name, capsys):
+  before = content(place / name)
+  assert run_in(place, ["verify", name, "--direct_num_workers=1"]) == 0
+  said = capsys.readouterr().out
+  selected = json.loads((place / name / "manifest.json").read_text())["counts"]["selected"]
+  assert f"{selected:,} documents in " in said
+  assert "their texts are those of the input" in said
+  assert content(place / name) == before  # it writes nothing
+
+
+def test_two_processes_verify_too(place):
+  assert run_in(place, ["verify", "tfrecord", "--direct_num_workers=2"]) == 0
+
+
+@pytest.fixture
+def copy(place, tmp_path) -> pathlib.Path:
+  """Store and output in another place, to be spoilt."""
+  for name in ("tfrecord", "scores"):
+    shutil.copytree(place / name, tmp_path / name)
+  return tmp_path
+
+
+def verify(folder: pathlib.Path, *flags: str) -> int:
+  return run_in(folder, ["verify", "tfrecord", "--direct_num_workers=1", *flags])
+
+
+def test_an_output_that_moved_with_its_scores_passes(copy):
+  assert verify(copy) == 0
+
+
+def test_scores_that_moved_are_named_by_a_flag(copy, capsys):
+  (copy / "scores").rename(copy / "moved")
+  assert verify(copy) == 2
+  assert "name its folder: --scores=" in capsys.readouterr().err
+  assert verify(copy, "--scores=moved") == 0
+
+
+def test_without_the_input_all_but_texts_is_compared(place, copy, capsys):
+  (copy / "scores/tiny/input.json").write_text(json.dumps({"input": "/nowhere/*", "tfds_data_dir": None}))
+  assert verify(copy) == 0
+  assert "their texts were not compared: --input=/nowhere/* matches no file" in capsys.readouterr().out
+  assert verify(copy, f"--input={place}/corpus/*") == 0
+  assert "their texts are those of the input" in capsys.readouterr().out
+
+
+def rewrite(folder: pathlib.Path, change, *, shard: int = 0, also=lambda manifest: None) -> None:
+  """Rewrites one output shard, and the manifest so that it agrees: whoever lies does it well."""
+  path = folder / f"tfrecord/tfrecord-train.tfrecord-{shard:05d}-of-00003"
+  table = change(pa.concat_tables(formats.read(str(path), formats.TFRECORD)))
+  path.write_bytes(b"".join(records.encode_examples(table).to_pylist()))
+  manifest = json.loads((folder / "tfrecord/manifest.json").read_text())
+  also(manifest)
+  about = {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path)), "documents": len(table)}
+  manifest["shards"][shard] |= about
+  (folder / "tfrecord/manifest.json").write_bytes(requests.to_json(manifest))
+  config = types.SimpleNamespace(name="tfrecord", request=types.SimpleNamespace(sampler="ask_llm"))
+  for name, metadata in manifests.dataset_metadata(config, manifest).items():
+    (folder / "tfrecord" / name).write_bytes(metadata)
+
+
+def changed(table: pa.Table, column: str, value) -> pa.Table:
+  place = table.schema.get_field_index(column)
+  values = pa.array([value, *table[column].to_pylist()[1:]], table.schema.field(column).type)
+  return table.set_column(place, column, values)
+
+
+def twice(table: pa.Table) -> pa.Table:
+  return pa.concat_tables([table.slice(0, 1), table.slice(0, len(table) - 1)])
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    (lambda table: changed(table, "score", 0.5), "is not as it was: its score"),
+    (lambda table: changed(table, "text", "nothing of the kind"), "is not as it was: its score, text"),
+    (lambda table: changed(table, "url", "http://elsewhere"), "is not as it was: its score, text, url"),
+    (lambda table: changed(table, "source", "nonsense"), "'nonsense' is no source of a document"),
+    (lambda table: table.take([1, 0, *range(2, len(table))]), "is out of order"),
+    (twice, "is there twice"),
+  ],
+)
+def test_a_lie_in_a_document_is_named(copy, capsys, change, told):
+  """The manifest agrees with the lie. Kills the mutants: counts without contents; a set in place of a multiset."""
+  rewrite(copy, change)
+  assert verify(copy) == 1
+  assert told in capsys.readouterr().err
+
+
+def test_a_document_in_the_wrong_shard_is_named(copy, capsys):
+  path = copy / "tfrecord/tfrecord-train.tfrecord-00001-of-00003"
+  other = pa.concat_tables(formats.read(str(path), formats.TFRECORD))
+  rewrite(copy, lambda table: pa.concat_tables([other.slice(0, 1), table.slice(1)]))
+  assert verify(copy) == 1
+  assert f"{other['source'][0]} belongs into another shard" in capsys.readouterr().err
+
+
+def test_a_document_that_is_missing_is_named(copy, capsys):
+  """Counts in the manifest agree with one document less."""
+  path = copy / "tfrecord/tfrecord-train.tfrecord-00000-of-00003"
+  lost = pa.concat_tables(formats.read(str(path), formats.TFRECORD))["source"][0].as_py()
+
+  def one_less(manifest: dict) -> None:
+    manifest["counts"]["selected"] -= 1
+    (entry,) = [entry for entry in manifest["inputs"] if entry["name"] == lost.partition("#")[0]]
+    entry["selected"] -= 1
+
+  rewrite(copy, lambda table: table.slice(1), also=one_less)
+  assert verify(copy) == 1
+  # Whichever is found first: the shard's count, the threshold, or the document.
+  assert re.search(f"selected is|selects as many|{lost} is selected", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+  ("change", "told"),
+  [
+    (lambda m: m["counts"].update(read=m["counts"]["read"] + 1), "the inputs' read do not add up"),
+    (lambda m: m["inputs"][2].update(selected=m["inputs"][2]["selected"] + 1), "the inputs' selected do not add up"),
+    (lambda m: m["tokens"].update(selected=m["tokens"]["selected"] - 1), "the inputs' tokens do not add up"),
+    (lambda m: m["threshold"].update(rank="0" * 32), "selected is"),
+    (lambda m: m["shards"][1].update(checksum="crc32c:00000000"), "checksum is crc32c:"),
+    (lambda m: m["shards"].pop(), "do not add up"),
+    (lambda m: m["inputs"].reverse(), "the inputs are others"),
+  ],
+)
+def test_a_lie_in_the_manifest_is_named(copy, capsys, change, told):
+  path = copy / "tfrecord/manifest.json"
+  manifest = json.loads(path.read_text())
+  change(manifest)
+  path.write_bytes(requests.to_json(manifest))
+  assert verify(copy) == 1
+  assert told in capsys.readouterr().err
+
+
+def test_files_that_should_not_be_there_are_named(copy, capsys):
+  stale = copy / "tfrecord/tfrecord-train.tfrecord-00004-of-00005"
+  stale.write_bytes(b"")
+  assert verify(copy) == 1
+  assert f"{stale.name} is not among the shards" in capsys.readouterr().err
+  stale.unlink()
+  (copy / "tfrecord/dataset_info.json").write_text("{}")
+  assert verify(copy) == 1
+  assert "dataset_info.json is missing, or not what manifest.json says" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_output_is_refused(tmp_path, capsys):
+  assert run_in(tmp_path, ["verify", "out"]) == 2
+  assert "out/manifest.json is not there" in capsys.readouterr().err
+  assert run_in(tmp_path, ["verify"]) == 2
+  assert "FOLDER" in capsys.readouterr().err
+
+
+def test_other_formats_are_what_everybody_reads(place):
+  """Kills the mutants: a Parquet file of another order, lines that are no JSON."""
+  import pyarrow.parquet as pq
+
+  paths = sorted((place / "tfrecord").glob("*tfrecord-*"))
+  rows = [row for path in paths for table in formats.read(str(path), "tfrecord") for row in table.to_pylist()]
+  lines = [line for path in sorted((place / "jsonl").glob("*.jsonl")) for line in path.read_text().splitlines()]
+  assert [json.loads(line) for line in lines] == rows
+  tables = [pq.read_table(path) for path in sorted((place / "parquet").glob("*.parquet"))]
+  assert pa.concat_tables(tables).select(formats.SCHEMA.names).to_pylist() == rows
+  assert [path.name for path in sorted((place / "jsonl").iterdir()) if path.is_file()] == [
+    *(f"jsonl-train-{index:05d}-of-00003.jsonl" for index in range(3)),
+    "manifest.json",
+  ]
