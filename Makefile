@@ -26,8 +26,8 @@ CHECKED := curation pipelines dataflow_templates tests setup.py benchmarks $(wil
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-rater demo-embedder test test-prism test-flink cluster-up cluster-down lint format bench bench-peers \
-  lock clean help
+.PHONY: demo demo-rater demo-embedder test test-prism test-flink faults cluster-up cluster-down lint format bench \
+  bench-peers lock clean help
 
 demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 	$(BIN)/winnow demo $(ARGS)
@@ -41,6 +41,9 @@ test-prism: $(INSTALLED) $(ENGINES)/prism ## Run the pipelines of the tests on B
 
 test-flink: $(INSTALLED) $(ENGINES)/flink ## Run pipelines on a Flink cluster, and kill a part of it
 	$(BIN)/python -m pytest tests/engines -k flink -rs $(ARGS)
+
+faults: $(INSTALLED) ## Kill, starve and damage every command at length, into the table of docs/reliability.md (half an hour)
+	$(BIN)/python tests/faults/faults.py --write $(ARGS)
 
 cluster-up: $(INSTALLED) $(ENGINES)/flink ## Start a Flink cluster on this machine's loopback, and say how to use it
 	$(BIN)/python tests/engines/flink_cluster.py up

@@ -5,10 +5,11 @@ page checksums guard the columns, one of ours what the footer says. What is dama
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
@@ -134,13 +135,35 @@ def sound_shard(store: stores.ScoreStore, shard: blocks.Shard) -> stores.ShardSu
   return summary
 
 
-def read_block(path: str, columns: list[str] | None = None, *, advice: str = "") -> BlockFile:
+@contextlib.contextmanager
+def removing_damaged(store: stores.ScoreStore, shard: blocks.Shard, index: int | None = None) -> Iterator[None]:
+  """What proves damaged, at a second look too, is removed, so that the command that made the store makes it again.
+
+  `index`: of the block that is read, of a store that keeps its blocks; None: the shard's scores are read.
+  """
+  try:
+    yield
+  except DamagedError as error:
+    if index is None:
+      is_whole = sound_shard(store, shard) is not None
+    else:
+      is_whole = bool(sound_blocks(store, shard, store.engine(), lambda other: other == index))
+      if not is_whole:
+        storage.delete([store.scores_path(shard)])
+    if is_whole:
+      raise
+    raise DamagedError(
+      f"{error}; what was damaged is removed: run the command that made {store.folder} again, which makes it again"
+    ) from error
+
+
+def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
   """A block file with some of its columns (all: None).
 
-  Raises DamagedError if it is missing or damaged; `advice` says what to do then, if the same command does not mend it.
+  Raises DamagedError if it is missing or damaged.
   """
   with (
-    stores.told(path, advice or "run the same command again, which makes it again"),
+    stores.told(path),
     storage.open_input(path) as file,
     pq.ParquetFile(file, page_checksum_verification=True) as parquet,
   ):

@@ -9,7 +9,6 @@ import platform
 import re
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import uuid
@@ -33,7 +32,6 @@ _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunn
 _TALKATIVE = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
-_KEPT_BYTES = 20_000
 _SIMULATED_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 _CUDA_DEVICE = re.compile(r"\s*(\d|GPU-|MIG-)")
 _DIED = (
@@ -113,10 +111,7 @@ class Launcher:
     if self.workers_are_here:
       for talkative in _TALKATIVE if self.is_local else (*_TALKATIVE, "root"):
         logging.getLogger(talkative).setLevel(logging.CRITICAL)
-    with (
-      tempfile.NamedTemporaryFile(prefix="winnow-") as worker_errors,
-      local_runner.WorkerProcesses(worker_errors.name) as processes,
-    ):
+    with local_runner.WorkerProcesses() as processes:
       result: Any = None
       try:
         runner = self._runner
@@ -126,7 +121,7 @@ class Launcher:
         define(pipeline)
         # Beam's worker prints the traceback of what it reports; as a thread of this process, onto our standard error.
         is_thread = self.workers_are_here and not self.is_local
-        with open(worker_errors.name, "a") as errors, contextlib.redirect_stderr(errors if is_thread else sys.stderr):
+        with contextlib.redirect_stderr(processes.errors if is_thread else sys.stderr):
           result = pipeline.run()
           if self.is_dry_run:
             print(dataflow.describe(result.job))
@@ -151,7 +146,7 @@ class Launcher:
         if self._is_dataflow and result is not None:
           told += dataflow.place(self.options, result)
         failure = JobError(told)
-        for note in (worker_errors.read()[-_KEPT_BYTES:].decode(errors="replace"), *processes.thread_errors):
+        for note in (processes.errors.getvalue(), *processes.thread_errors):
           failure.add_note(note)
         raise failure from error
     raise error_of_state

@@ -1,6 +1,7 @@
 """The local runner: Beam's FnApiRunner in this process, or with worker processes of which none outlives its run."""
 
 import functools
+import io
 import os
 import shlex
 import signal
@@ -23,6 +24,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WORKER = "apache_beam.runners.worker.sdk_worker_main"
 _NOTICE_SECONDS = 0.2
 _CLOSE_SECONDS = 1.0
+_KEPT_CHARACTERS = 20_000
 
 
 def fn_api_runner(options: pipeline_options.PipelineOptions, num_workers: int) -> fn_runner.FnApiRunner:
@@ -36,6 +38,21 @@ def fn_api_runner(options: pipeline_options.PipelineOptions, num_workers: int) -
   return fn_runner.FnApiRunner(environment, provision_info=fn_runner.ExtendedProvisionInfo(provision))
 
 
+class Tail(io.TextIOBase):
+  """The end of what is written. In memory: a worker that cannot log, for want of space on a disk, answers nobody."""
+
+  def __init__(self, characters: int):
+    self._characters, self._text, self._lock = characters, "", threading.Lock()
+
+  def write(self, text: str) -> int:
+    with self._lock:
+      self._text = (self._text + text)[-self._characters :]
+    return len(text)
+
+  def getvalue(self) -> str:
+    return self._text
+
+
 class WorkerProcesses:
   """The worker processes of one run: a context manager around it, for the main thread.
 
@@ -43,12 +60,13 @@ class WorkerProcesses:
   run has failed already. Here a worker's death interrupts the main thread, and a run that ends by an error kills its
   workers; while it does, Ctrl-C and SIGTERM, which would only disturb the end, are not heard.
 
-  Workers log into the file `errors`, the tracebacks of what they report anyway among it.
+  What workers log, the tracebacks of what they report anyway among it, ends in `errors`.
   """
 
-  def __init__(self, errors: str):
+  def __init__(self):
     # exec: what is killed is the worker, not a shell. trap: it is for the launcher to answer what its group is sent.
-    self.command = f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -m {_WORKER} 2>>{shlex.quote(errors)}"
+    self.command = f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -m {_WORKER}"
+    self.errors = Tail(_KEPT_CHARACTERS)
     self.died: str | None = None  # the return code of the first worker that ended before its run
     self.thread_errors: list[str] = []  # what the runner's threads would print as they end with an error
     self.workers: list[_Worker] = []
@@ -154,10 +172,20 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
     if self._processes.killing:
       return
     try:
-      self._process = subprocess.Popen(self._processes.command, shell=True, env=os.environ | environment)
+      self._process = subprocess.Popen(
+        self._processes.command,
+        shell=True,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+      )
     except OSError as error:
       self._processes.tell_death(str(error))
       return
     if self._processes.killing:
       self._process.kill()
+    assert self._process.stderr is not None
+    for line in self._process.stderr:
+      self._processes.errors.write(line)
     self._processes.tell_death(str(self._process.wait()))

@@ -144,6 +144,8 @@ def _pieces(file: BinaryIO, shard: Shard, stack: contextlib.ExitStack) -> Iterat
     while piece := read(_PIECE_BYTES):
       yield piece
   except broken as error:
+    if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of what it holds
+      raise
     raise BrokenShardError(f"its {shard.compression} stream is truncated or damaged ({error})") from error
 
 
@@ -169,3 +171,7 @@ def _located(chunks: Iterable[Chunk], shard: Shard) -> Iterator[Chunk]:
   except BrokenShardError as error:
     reason = " ".join(str(error).split())  # Arrow's messages may have several lines
     raise WinnowError(f"{shard.path} cannot be read beyond row {row}: {reason}; replace the file") from error
+  except OSError as error:
+    raise storage.AccessError(
+      f"{shard.path} cannot be read beyond row {row} just now ({error.strerror or error}); run the same command again"
+    ) from error

@@ -15,7 +15,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
-from curation.errors import WinnowError
+from curation.errors import DamagedError, WinnowError
 from pipelines import (
   block_files,
   blocks,
@@ -352,10 +352,12 @@ def finish_shard(
     raise WinnowError(f"{shard.path} changed while it was read: its stripes saw {sorted(set(totals))}; score it again")
   try:
     summary = block_files.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
-  except WinnowError:
-    if not storage.exists(store.scores_path(shard)):
-      raise
-    return stores.read_summary(store, shard)
+  except WinnowError as error:
+    if storage.exists(store.scores_path(shard)):
+      return stores.read_summary(store, shard)
+    if isinstance(error, DamagedError):  # since the reader of its stripe looked at it
+      raise DamagedError(f"{error}; run the same command again, which makes it again") from error
+    raise
   logs.tell("shard_done", shard=shard.name, read=summary.read, scored=summary.scored, bad=summary.bad)
   return summary
 

@@ -104,10 +104,10 @@ class StoredEmbeddings:
         yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0, 0)
 
   def block(self, shard: blocks.Shard, summary: stores.ShardSummary, index: int) -> blocks.Block:
-    """One block. Raises WinnowError that says what to do where its file is damaged."""
+    """One block. Raises DamagedError that says what to do where its file is damaged."""
     store = self.store
-    advice = f"delete {store.scores_path(shard)} and run winnow embed again, which makes this block again"
-    table, text_bytes, checksum = block_files.read_block(store.block_path(shard, index, summary.engine), advice=advice)
+    with block_files.removing_damaged(store, shard, index):
+      table, text_bytes, checksum = block_files.read_block(store.block_path(shard, index, summary.engine))
     is_bad = pc.is_valid(table["reason"])
     good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
     first_row = sum(summary.block_rows[:index])

@@ -127,7 +127,7 @@ def checksum(path: str) -> str:
       blob = _blob(path)
       blob.reload()
       return "crc32c:" + base64.b64decode(blob.crc32c).hex()
-  with open_input(path) as file:
+  with open_input(path) as file, _told(f"cannot read {path}"):
     return checksum_of(file)
 
 
@@ -312,5 +312,6 @@ def _told(what: str) -> Iterator[None]:
     raise
   except Exception as error:
     details = list((getattr(error, "exception_details", None) or {}).values())
-    cause = str(details[0] if details else error).strip() or type(error).__name__
+    of_system = error.strerror if isinstance(error, OSError) else None
+    cause = str(details[0] if details else of_system or error).strip() or type(error).__name__
     raise AccessError(f"{what}: {cause.splitlines()[0]}") from error

@@ -255,15 +255,15 @@ def read_footer(parquet: pq.ParquetFile) -> Any:
 
 
 @contextlib.contextmanager
-def told(path: str, advice: str) -> Iterator[None]:
-  """Tells what reading a Parquet file of ours ends with: DamagedError that says what to do, or AccessError."""
+def told(path: str) -> Iterator[None]:
+  """Tells what reading a Parquet file of ours ends with: DamagedError, or AccessError."""
   try:
     yield
   except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
     if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have no number
       raise storage.AccessError(f"cannot read {path}: {error.strerror}") from error
     cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise DamagedError(f"{path} is missing or damaged ({cause}); {advice}") from error
+    raise DamagedError(f"{path} is missing or damaged ({cause})") from error
 
 
 def read_summary(store: ScoreStore, shard: blocks.Shard) -> ShardSummary:
@@ -333,4 +333,4 @@ class ScoreFile:
     return self.summary
 
   def _told(self) -> contextlib.AbstractContextManager[None]:
-    return told(self._path, "delete it and run winnow score again: the scores of other shards stay")
+    return told(self._path)

@@ -9,7 +9,7 @@ import numpy as np
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import blocks, stores
+from pipelines import block_files, blocks, stores
 
 _BATCH_ROWS = 1 << 18
 
@@ -45,7 +45,7 @@ def rank_rows(request: selection.SelectionRequest, shard: str, table: Any) -> Ra
 
 def read_ranks(store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest) -> Iterator[Ranks]:
   """The ranks of a shard's documents, in batches of bounded size."""
-  with stores.ScoreFile(store, shard) as scores:
+  with block_files.removing_damaged(store, shard), stores.ScoreFile(store, shard) as scores:
     for batch in scores.batches(_BATCH_ROWS):
       yield rank_rows(request, shard.name, batch)
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from curation import hashing, selection
 from curation.errors import DamagedError, WinnowError
 from pipelines import (
+  block_files,
   blocks,
   damage,
   formats,
@@ -166,6 +167,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
     num_tokens = 0
     documents = 0
     with (
+      block_files.removing_damaged(store, shard),
       stores.ScoreFile(store, shard) as scores,
       storage.create_file(path) as file,
       runs.RunWriter(num_shards=plan.num_shards) as writer,

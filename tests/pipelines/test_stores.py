@@ -175,7 +175,7 @@ def test_damage_in_a_score_file_is_told_by_its_name(store):
     storage.delete([path])
     if content is not None:
       storage.create(path, content)
-    with pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged .* delete it and run"):
+    with pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged"):
       stores.ScoreFile(store, S)
 
 
