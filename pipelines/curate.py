@@ -17,14 +17,14 @@ def curate(argv: Sequence[str]) -> None:
     return
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
   scoring_job = plans.plan_named_scoring(namespace, launcher, spare=True)
-  job = plans.plan_sampling(
+  found = plans.plan_samples(
     namespace,
     options.CURATE,
     store=scoring_job.config.store,
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
-  if sample_command.run_to_summary(launcher, ["winnow", options.CURATE, *argv], job, scoring_job):
+  if sample_command.run_to_summary(launcher, ["winnow", options.CURATE, *argv], found, scoring_job):
     with launch.writing():
       score.print_summary(scoring_job)
 

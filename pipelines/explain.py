@@ -113,11 +113,15 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
   rank, floor = key << 64 | tie, int(manifest["threshold"]["rank"], 16)
   before = _count_above(store, request, rank)
   place = f"number {before + 1:,} of {manifest['counts']['scored']:,} in the order of {_order(request)}"
-  if rank < floor:
-    return f"not selected: {place}, of which the first {manifest['counts']['selected']:,} are"
+  is_selected, counts = rank >= floor, manifest["counts"]
+  num_selected = counts["scored"] - counts["selected"] if manifest["rejected"] else counts["selected"]
+  told = f"{'' if is_selected else 'not '}selected: {place}"
+  if is_selected == manifest["rejected"]:
+    return f"{told}, of which the first {num_selected:,} are; so not here"
   num_shards = len(manifest["shards"])
   index = int(hashing.hash_documents("place", request.seed, name, row_N)[0]) % num_shards
-  return f"selected: {place}; in {manifest['shards'][index]['file']}"
+  first = "" if is_selected else f", of which the first {num_selected:,} are"
+  return f"{told}{first}; in {manifest['shards'][index]['file']}"
 
 
 def _order(request: selection.SelectionRequest) -> str:

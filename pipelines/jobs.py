@@ -234,7 +234,8 @@ class SamplingJob:
     """PCollection[dict]: the manifest."""
     config = dataclasses.replace(self.config, progress_address=address)
     divided = divide(self.corpus.shards, parallelism, per_worker=2)
-    return ledger | "Sample" >> sampling.Sample(config, divided, self.context)
+    label = "Reject" if config.rejected else "Sample"
+    return ledger | label >> sampling.Sample(config, divided, self.context)
 
 
 def run(
@@ -242,39 +243,41 @@ def run(
   arguments: Sequence[str],
   *,
   scoring_job: ScoringJob | None = None,
-  sampling_job: SamplingJob | None = None,
+  sampling_jobs: Sequence[SamplingJob] = (),
 ) -> bool:
-  """Claims the store and the output, and runs one pipeline for what of them is not complete.
+  """Claims the store and the outputs, and runs one pipeline for what of them is not complete.
 
   Returns whether all is complete: a dry run leaves no trace, and of a template only the job is written.
   """
+  wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
+  name = _job_name(arguments, sampling_jobs[0] if sampling_jobs else scoring_job)
   if launcher.is_dry_run:
-    define = _definition(launcher, scoring_job, sampling_job, None)
-    launcher.run(define, _job_name(arguments, sampling_job or scoring_job))
+    launcher.run(_definition(launcher, scoring_job, sampling_jobs, None), name)
     return False
-  for job in (scoring_job, sampling_job):
-    if job is not None:
-      job.claim()
+  for job in wanted:
+    job.claim()
   # What a run that was killed at its very end left.
   if scoring_job is not None and scoring_job.is_complete:
     scoring_job.tidy()
-  if sampling_job is not None and sampling_job.is_complete:
-    manifests.clean_up(sampling_job.config.output)
-    storage.sweep_temporary_files(sampling_job.folder)
-    sampling_job = None
+  for sampling_job in sampling_jobs:
+    if sampling_job.is_complete:
+      manifests.clean_up(sampling_job.config.output)
+      storage.sweep_temporary_files(sampling_job.folder)
+  sampling_jobs = [job for job in sampling_jobs if not job.is_complete]
   steps = [] if scoring_job is None else scoring_job.steps
-  if sampling_job is None and not steps:
+  if not sampling_jobs and not steps:
     return True
   stages: dict[str, int | None] = {}
   for job in steps:
     if job.sketch is not None:
       stages["sketch"] = job.sketch_documents()
     stages[job.config.stage] = job.expected_documents()
-  if sampling_job is not None:
-    store = sampling_job.config.store
-    stages["select"] = requests.field(store.summary_path, "read") if store.is_complete else stages.get("score")
+  if sampling_jobs:
+    store = sampling_jobs[0].config.store
+    read = requests.field(store.summary_path, "read") if store.is_complete else stages.get("score")
+    stages["select"] = None if read is None else read * len(sampling_jobs)
     stages["write"] = None
-  running: list[Any] = [job for job in (sampling_job, *reversed(steps)) if job is not None]
+  running: list[Any] = [*sampling_jobs, *reversed(steps)]
   are_here = launcher.workers_are_here
   damaged_before = {record for job in running for record in damage.records(job.folder)}
   with (
@@ -282,10 +285,10 @@ def run(
     progress.Meter(stages, estimated=bool(steps), quiet=not are_here) as meter,
   ):
     address = meter.address if are_here else None
-    define = _definition(launcher, scoring_job, sampling_job, address)
+    define = _definition(launcher, scoring_job, sampling_jobs, address)
     counters: dict[str, int] | None = {}
     try:
-      counters = launcher.run(define, _job_name(arguments, running[0]))
+      counters = launcher.run(define, name)
     except launch.JobError:
       # Another run of the same command may have completed the work, and tidied up what this one was still reading.
       if not all(job.is_complete for job in running):
@@ -310,17 +313,17 @@ def _tell_damage(running: Sequence[Any], before: set[str]) -> None:
 def _definition(
   launcher: launch.Launcher,
   scoring_job: ScoringJob | None,
-  sampling_job: SamplingJob | None,
+  sampling_jobs: Sequence[SamplingJob],
   address: progress.Address | None,
 ) -> Callable[[beam.Pipeline], None]:
   def define(root: beam.Pipeline) -> None:
     ledger = None
     if scoring_job is not None:
       ledger = scoring_job.pipeline(root, launcher.parallelism, address)
-    if sampling_job is not None:
+    for job in sampling_jobs:
       if ledger is None:
-        ledger = root | "Complete" >> beam.Create([sampling_job.config.store.ledger()])
-      sampling_job.pipeline(ledger, launcher.parallelism, address)
+        ledger = root | "Complete" >> beam.Create([job.config.store.ledger()])
+      job.pipeline(ledger, launcher.parallelism, address)
 
   return define
 

@@ -71,8 +71,9 @@ def dataset_metadata(config: writing.SamplingConfig, manifest: dict[str, Any]) -
       name=config.name,
       shard_lengths=[shard["documents"] for shard in manifest["shards"]],
       num_bytes=sum(shard["bytes"] for shard in manifest["shards"]),
-      description=f"{counts['selected']:,} of {counts['scored']:,} documents, drawn by Winnow with --sampler="
-      f"{config.request.sampler}; {MANIFEST_FILE} says how.",
+      description=f"{counts['selected']:,} of {counts['scored']:,} documents, "
+      f"{'rejected' if config.rejected else 'drawn'} by Winnow with --sampler={config.request.sampler}; {MANIFEST_FILE} "
+      "says how.",
     )
     return {name: storage.read_bytes(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
 
@@ -116,7 +117,7 @@ def make_manifest(
   store_request = requests.read_json(config.store.request_path)
   selected, tokens = _by_shard(written_runs)
   try:
-    check_books(config.request, plan, summary, selected=selected, written_shards=written_shards)
+    check_books(config, plan, summary, selected=selected, written_shards=written_shards)
   except WinnowError as error:
     named = _differing_shard(config, plan, selected)
     raise WinnowError(
@@ -129,6 +130,7 @@ def make_manifest(
     "dataset": config.name,
     "split": dataset.SPLIT,
     "output_format": config.output_format,
+    "rejected": config.rejected,
     "request": dataclasses.asdict(config.request),
     "threshold": _threshold(config.request, plan.selected.floor),
     "counts": {
@@ -173,7 +175,7 @@ def make_manifest(
 
 
 def check_books(
-  request: selection.SelectionRequest,
+  config: writing.SamplingConfig,
   plan: writing.Plan,
   summary: dict[str, Any],
   *,
@@ -187,24 +189,25 @@ def check_books(
         f"the books of {shard['shard']} do not balance: {shard['read']} read, {shard['scored']} scored, {shard['bad']} "
         f"bad, {selected.get(shard['shard'], 0)} selected"
       )
-  begun = request.search(summary["scored"], summary["num_tokens"])
+  begun = config.request.search(summary["scored"], summary["num_tokens"])
   figures = {
     "above the threshold": plan.selected.documents,
     "in the runs": sum(selected.values()),
     "in the output shards": sum(shard.documents for shard in written_shards),
   }
   if begun.by_count and not begun.done:
-    figures["asked for"] = begun.remaining
+    figures["asked for"] = summary["scored"] - begun.remaining if config.rejected else begun.remaining
   if len(set(figures.values())) != 1:
     raise WinnowError(f"the books do not balance: documents {figures}")
-  if not begun.by_count and plan.selected.num_tokens > begun.remaining:
+  if not begun.by_count and not config.rejected and plan.selected.num_tokens > begun.remaining:
     raise WinnowError(f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={begun.remaining}")
 
 
 def _differing_shard(config: writing.SamplingConfig, plan: writing.Plan, selected: dict[str, int]) -> str:
   """Names the first input shard of which its runs hold another number of documents than its scores select."""
   for shard in config.store.shards():
-    parts = thresholds.count_selected(config.store, shard, config.request, plan.selected.floor)
+    floor, rejected = plan.selected.floor, config.rejected
+    parts = thresholds.count_selected(config.store, shard, config.request, floor, rejected=rejected)
     wanted = thresholds.add_selected(parts).documents
     if wanted != selected.get(shard.name, 0):
       return f": of {shard.name} {wanted:,} are selected, and {selected.get(shard.name, 0):,} in its runs"

@@ -43,7 +43,7 @@ GROUPS = {
   ),
   "Sample": (
     *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "seed"),
-    *("output", "output_format", "num_shards"),
+    *("output", "output_format", "num_shards", "rejected"),
   ),
 }
 _BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
@@ -261,6 +261,12 @@ FLAGS = (
   Flag("seed", _SAMPLING, "settles ties, random samples and the order of the output", type=int, default=0),
   Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each, 1,024 at most)", type=int),
   Flag("output", (SAMPLE, CURATE, EXPLAIN, DEMO), "the output folder", required=(SAMPLE, CURATE), pattern=_BUCKET),
+  Flag(
+    "rejected",
+    _SAMPLING,
+    "another output folder, for the scored documents that are not selected; the input is read once more for it",
+    pattern=_BUCKET,
+  ),
   Flag(
     "output_format",
     _SAMPLING,

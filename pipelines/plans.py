@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
   launcher = launch.Launcher(beam_arguments, getattr(namespace, "accelerator", None))
   paths = {
     flag: getattr(namespace, flag, None)
-    for flag in ("input", "tfds_data_dir", "scores", "output", "model", "embeddings")
+    for flag in ("input", "tfds_data_dir", "scores", "output", "rejected", "model", "embeddings")
   }
   if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
     paths["input"] = None  # where its files are, `read_corpus` finds out
@@ -229,9 +230,12 @@ def plan_sampling(
   store: stores.ScoreStore,
   store_request: dict[str, Any],
   corpus: Corpus,
+  rejected: bool = False,
 ) -> SamplingJob:
-  """Checks all that can be checked before anything is written."""
-  _refuse_file(namespace, "output")
+  """Checks all that can be checked before anything is written. `rejected`: of the output of --rejected."""
+  flag = "rejected" if rejected else "output"
+  output = getattr(namespace, flag)
+  _refuse_file(namespace, flag)
   if namespace.num_shards is not None and not 1 <= namespace.num_shards <= 99_999:
     raise WinnowError(f"--num_shards={namespace.num_shards} is not between 1 and 99,999")
   selected = selection_request(namespace)
@@ -240,7 +244,9 @@ def plan_sampling(
   if store.is_complete:
     ledger = store.ledger()
     selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
-  name = dataset.dataset_name(namespace.name or storage.base_name(inputs.absolute(namespace.output)))
+  # The same name for both would make two datasets of one.
+  named = None if rejected else namespace.name
+  name = dataset.dataset_name(named or storage.base_name(inputs.absolute(output)))
   request = {
     "format": 2,
     "dataset": name,
@@ -248,26 +254,48 @@ def plan_sampling(
     "num_shards": namespace.num_shards,
     "scores": requests.fingerprint(store_request),
     "selection": dataclasses.asdict(selected),
+    "rejected": rejected,
   }
   config = writing.SamplingConfig(
     store=store,
     request=selected,
     fields=corpus.fields,
     block_rows=corpus.block_rows,
-    output=inputs.absolute(namespace.output),
+    output=inputs.absolute(output),
     name=name,
     fingerprint=requests.fingerprint(request),
     num_shards=namespace.num_shards,
     output_format=namespace.output_format,
+    rejected=rejected,
   )
   context = manifests.Context(tuple(options.own_arguments(command, namespace)), manifests.versions())
   job = SamplingJob(corpus, config, request, context, namespace.overwrite)
-  if not storage.exists(job.request_path) and (strangers := _dataset_files(namespace.output)):
-    raise WinnowError(f"--output={namespace.output} holds another dataset ({strangers[0]}); choose an empty folder")
+  if not storage.exists(job.request_path) and (strangers := _dataset_files(output)):
+    raise WinnowError(f"--{flag}={output} holds another dataset ({strangers[0]}); choose an empty folder")
   if not namespace.overwrite:
-    requests.refuse_other(job.request_path, request, owner=f"the output {namespace.output}")
+    requests.refuse_other(job.request_path, request, owner=f"the output {output}")
     job.refuse_other_engine()
   return job
+
+
+def plan_samples(
+  namespace: argparse.Namespace,
+  command: str,
+  *,
+  store: stores.ScoreStore,
+  store_request: dict[str, Any],
+  corpus: Corpus,
+) -> list[SamplingJob]:
+  """The job of --output, and that of --rejected where it is given."""
+  plan = functools.partial(
+    plan_sampling, namespace, command, store=store, store_request=store_request, corpus=corpus
+  )
+  found = [plan()]
+  if namespace.rejected is not None:
+    if inputs.absolute(namespace.rejected) == inputs.absolute(namespace.output):
+      raise WinnowError(f"--rejected={namespace.rejected} is --output; give it a folder of its own")
+    found.append(plan(rejected=True))
+  return found
 
 
 def find_stores(scores: str) -> dict[str, stores.ScoreStore]:
@@ -357,6 +385,7 @@ def plan_verification(
     fingerprint=manifest["fingerprint"],
     num_shards=len(manifest["shards"]),
     output_format=manifest["output_format"],
+    rejected=manifest["rejected"],
   )
   return verification.VerificationConfig(sampling, manifest, shards, texts=not untold), untold
 

@@ -22,25 +22,34 @@ def sample(argv: Sequence[str]) -> None:
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
-  job = plans.plan_sampling(namespace, options.SAMPLE, store=store, store_request=store_request, corpus=corpus)
-  run_to_summary(launcher, ["winnow", options.SAMPLE, *argv], job, scoring_job)
+  found = plans.plan_samples(namespace, options.SAMPLE, store=store, store_request=store_request, corpus=corpus)
+  run_to_summary(launcher, ["winnow", options.SAMPLE, *argv], found, scoring_job)
 
 
 def run_to_summary(
-  launcher: launch.Launcher, arguments: Sequence[str], job: jobs.SamplingJob, scoring_job: jobs.ScoringJob | None
+  launcher: launch.Launcher,
+  arguments: Sequence[str],
+  found: list[jobs.SamplingJob],
+  scoring_job: jobs.ScoringJob | None,
 ) -> bool:
   """Runs what is not complete, and prints what was drawn; returns whether all is complete."""
   with launch.writing():
-    if not jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_job=job):
+    if not jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=found):
       return False
-    manifest = requests.read_json(job.manifest_path)
-    counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
-    print(f"{counts['selected']:,} of {counts['scored']:,} documents selected", end="")
-    print("" if tokens is None else f", {tokens:,} tokens", end="")
-    if "score" in manifest["threshold"]:
-      print(f"; the last one's score is {manifest['threshold']['score']:.6g}", end="")
-    print(f"\n{len(manifest['shards'])} shards of dataset {manifest['dataset']}: {job.config.output}")
+    for job in found:
+      print_manifest(job)
     return True
+
+
+def print_manifest(job: jobs.SamplingJob) -> None:
+  manifest = requests.read_json(job.manifest_path)
+  counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
+  what = "rejected" if manifest["rejected"] else "selected"
+  print(f"{counts['selected']:,} of {counts['scored']:,} documents {what}", end="")
+  print("" if tokens is None else f", {tokens:,} tokens", end="")
+  if "score" in manifest["threshold"] and not manifest["rejected"]:
+    print(f"; the last one's score is {manifest['threshold']['score']:.6g}", end="")
+  print(f"\n{len(manifest['shards'])} shards of dataset {manifest['dataset']}: {job.config.output}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -61,12 +61,22 @@ def count_bins(
     yield selection.histogram(search, ranks.keys, ranks.ties, weight_N=weights)
 
 
+def is_wanted(ranks: Ranks, floor: int, *, rejected: bool = False) -> np.ndarray:
+  """Tells which documents lie above a threshold, or below it: bool [N]."""
+  return selection.is_selected(floor, ranks.keys, ranks.ties) ^ rejected
+
+
 def count_selected(
-  store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest, floor: int
+  store: stores.ScoreStore,
+  shard: blocks.Shard,
+  request: selection.SelectionRequest,
+  floor: int,
+  *,
+  rejected: bool = False,
 ) -> Iterator[Selected]:
-  """Counts the documents of one shard above a threshold."""
+  """Counts the documents of one shard above a threshold, or below it."""
   for ranks in read_ranks(store, shard, request):
-    above = selection.is_selected(floor, ranks.keys, ranks.ties)
+    above = is_wanted(ranks, floor, rejected=rejected)
     smallest = selection.smallest_rank(ranks.keys[above], ranks.ties[above])
     if smallest is not None:
       tokens = 0 if ranks.num_tokens is None else int(ranks.num_tokens[above].sum(dtype=np.int64))

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from curation import hashing, selection
+from curation import hashing
 from curation.errors import WinnowError
 from pipelines import blocks, formats, manifests, progress, readers, storage, stores, stripes, thresholds, writing
 
@@ -159,7 +159,7 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
     for index in filter(stripe.holds, range(len(scores.summary.block_rows))):
       table = scores.block(index)
       ranks = thresholds.rank_rows(sampling.request, shard.name, table)
-      above = table.filter(pa.array(selection.is_selected(config.floor, ranks.keys, ranks.ties)))
+      above = table.filter(pa.array(thresholds.is_wanted(ranks, config.floor, rejected=sampling.rejected)))
       sources = [f"{shard.name}#{row}" for row in above["row"].to_pylist()]
       yield pa.table({"source": pa.array(sources, pa.string()), "score": above["score"]})
       progress.report(config.progress_address, stage=STAGE_RECOMPUTE, documents=len(table))
@@ -180,7 +180,8 @@ def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
     summary = scores.check()
   (claimed,) = [entry for entry in config.manifest["inputs"] if entry["name"] == shard.name]
   found: dict[str, Any] = {"read": summary.read, "scored": summary.scored, "bad": summary.bad}
-  parts = thresholds.count_selected(sampling.store, shard, sampling.request, config.floor)
+  rejected = sampling.rejected
+  parts = thresholds.count_selected(sampling.store, shard, sampling.request, config.floor, rejected=rejected)
   selected = thresholds.add_selected(parts)
   found |= {"selected": selected.documents}
   if claimed["tokens_selected"] is not None:
@@ -222,11 +223,14 @@ def refuse_difference(config: VerificationConfig, shard_name: str, difference: T
 
 def check_threshold(selected: thresholds.Selected, config: VerificationConfig) -> None:
   """Compares the threshold that was found anew with the manifest's."""
-  manifest = config.manifest
+  manifest, documents, num_tokens = config.manifest, selected.documents, selected.num_tokens
+  if config.sampling.rejected:
+    documents = manifest["counts"]["scored"] - documents
+    num_tokens = (manifest["tokens"]["scored"] or 0) - num_tokens
   _expect(manifest["threshold"]["rank"], f"{selected.floor:032x}", "the threshold is another")
-  _expect(manifest["counts"]["selected"], selected.documents, "the threshold selects as many documents")
+  _expect(manifest["counts"]["selected"], documents, "the threshold selects as many documents")
   if manifest["tokens"]["selected"] is not None:
-    _expect(manifest["tokens"]["selected"], selected.num_tokens, "the threshold selects as many tokens")
+    _expect(manifest["tokens"]["selected"], num_tokens, "the threshold selects as many tokens")
 
 
 class Verify(beam.PTransform):

@@ -55,6 +55,8 @@ class SamplingConfig:
   fingerprint: str
   num_shards: int | None = None
   output_format: str = formats.TFRECORD
+  rejected: bool = False
+  """The documents that the request does not select are written in place of those that it selects."""
   progress_address: progress.Address | None = None
 
   @property
@@ -119,8 +121,12 @@ def plan_output(selected: thresholds.Selected, ledger: stores.Ledger, config: Sa
   """
   engine = requests.read_json(config.store.engine_path)
   requests.claim(storage.join(config.work_folder, requests.ENGINE_FILE), engine, owner=f"the output {config.output}")
+  if config.rejected:
+    num_tokens = 0 if ledger.num_tokens is None else ledger.num_tokens - selected.num_tokens
+    selected = thresholds.Selected(ledger.documents - selected.documents, num_tokens, selected.floor)
   if not selected.documents:
-    raise WinnowError("the request selects no document; lower --threshold, or raise --num_tokens")
+    advice = "leave --rejected out" if config.rejected else "lower --threshold, or raise --num_tokens"
+    raise WinnowError(f"the request {'rejects' if config.rejected else 'selects'} no document; {advice}")
   text_bytes = ledger.text_bytes * selected.documents / ledger.documents
   num_shards = config.num_shards or min(max(1, math.ceil(text_bytes / OUTPUT_SHARD_BYTES)), MOST_OUTPUT_SHARDS)
   return Plan(selected, num_shards, requests.fingerprint(engine))
@@ -139,7 +145,7 @@ def select_documents(
   place_N = np.searchsorted(document_rows_N, ranks.rows)
   if not np.array_equal(document_rows_N[np.minimum(place_N, len(document_rows_N) - 1)], ranks.rows):
     raise WinnowError(f"{shard}, block {block.index}: its rows are not those that were scored; score the input again")
-  above_N = selection.is_selected(floor, ranks.keys, ranks.ties)
+  above_N = thresholds.is_wanted(ranks, floor, rejected=config.rejected)
   documents = block.documents.take(pa.array(place_N[above_N]))
   sources = pc.binary_join_element_wise(shard, documents["row"].cast(pa.string()), "#")
   table = documents.append_column("source", sources).append_column("score", scores["score"].filter(pa.array(above_N)))

@@ -1,6 +1,7 @@
 """The books: every figure that does not add up stops the manifest."""
 
 import dataclasses
+import types
 
 import pytest
 
@@ -23,7 +24,8 @@ WRITTEN = [writing.OutputShard(0, 5, 100, ""), writing.OutputShard(1, 1, 20, "")
 def check(*, rate="0.2", num_tokens=None, summary=SUMMARY, documents=6, tokens=100, selected=SELECTED, written=WRITTEN):
   request = selection.SelectionRequest("ask_llm", rate=rate, num_tokens=num_tokens)
   plan = writing.Plan(thresholds.Selected(documents, tokens, 0), 2, "engine")
-  manifests.check_books(request, plan, summary, selected=selected, written_shards=written)
+  config = types.SimpleNamespace(request=request, rejected=False)
+  manifests.check_books(config, plan, summary, selected=selected, written_shards=written)
 
 
 def test_books_that_balance_pass():

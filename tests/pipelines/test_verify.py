@@ -8,6 +8,7 @@ import types
 
 import corpora
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
@@ -33,7 +34,7 @@ def place(tmp_path_factory) -> pathlib.Path:
     "tokens": ["--sampler=ask_llm", "--num_tokens=9000"],
     "bottom": ["--sampler=ask_llm", "--method=bottom_k", "--num_examples=100"],
     "above": ["--sampler=ask_llm", "--threshold=-3.9"],
-    "random": ["--sampler=random", "--rate=0.1"],
+    "random": ["--sampler=random", "--rate=0.1", "--rejected=rest"],
   }.items():
     command = ["sample", "--scores=scores", *flags, f"--output={name}", "--direct_num_workers=1"]
     assert run_in(folder, command) == 0
@@ -42,7 +43,7 @@ def place(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-@pytest.mark.parametrize("name", [*formats.NAMES, "tokens", "bottom", "above", "random", "counted"])
+@pytest.mark.parametrize("name", [*formats.NAMES, "tokens", "bottom", "above", "random", "rest", "counted"])
 def test_what_is_so_passes(place, name, capsys):
   before = content(place / name)
   assert run_in(place, ["verify", name, "--direct_num_workers=1"]) == 0
@@ -98,7 +99,8 @@ def rewrite(folder: pathlib.Path, change, *, shard: int = 0, also=lambda manifes
   about = {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path)), "documents": len(table)}
   manifest["shards"][shard] |= about
   (folder / "tfrecord/manifest.json").write_bytes(requests.to_json(manifest))
-  config = types.SimpleNamespace(name="tfrecord", request=types.SimpleNamespace(sampler="ask_llm"))
+  request = types.SimpleNamespace(sampler="ask_llm")
+  config = types.SimpleNamespace(name="tfrecord", request=request, rejected=False)
   for name, metadata in manifests.dataset_metadata(config, manifest).items():
     (folder / "tfrecord" / name).write_bytes(metadata)
 
@@ -196,8 +198,6 @@ def test_a_folder_that_is_no_output_is_refused(tmp_path, capsys):
 
 def test_other_formats_are_what_everybody_reads(place):
   """Kills the mutants: a Parquet file of another order, lines that are no JSON."""
-  import pyarrow.parquet as pq
-
   paths = sorted((place / "tfrecord").glob("*tfrecord-*"))
   rows = [row for path in paths for table in formats.read(str(path), "tfrecord") for row in table.to_pylist()]
   lines = [line for path in sorted((place / "jsonl").glob("*.jsonl")) for line in path.read_text().splitlines()]
@@ -208,3 +208,32 @@ def test_other_formats_are_what_everybody_reads(place):
     *(f"jsonl-train-{index:05d}-of-00003.jsonl" for index in range(3)),
     "manifest.json",
   ]
+
+
+def test_rejected_documents_are_the_others(place, capsys):
+  """Kills the mutants: documents in both, or in neither."""
+
+  def sources(name: str) -> set[str]:
+    tables = [t for path in (place / name).glob("*tfrecord-*") for t in formats.read(str(path), "tfrecord")]
+    found = [source for table in tables for source in table["source"].to_pylist()]
+    assert len(found) == len(set(found))
+    return set(found)
+
+  chosen, others = sources("random"), sources("rest")
+  tables = [pq.read_table(path).to_pydict() for path in (place / "scores/tiny/shards").iterdir()]
+  everything = {f"{shard}#{row}" for t in tables for shard, row in zip(t["shard"], t["row"], strict=True)}
+  assert not chosen & others and chosen | others == everything
+  manifest = json.loads((place / "rest/manifest.json").read_text())
+  assert manifest["rejected"] and manifest["counts"]["selected"] == len(others)
+  source = min(others)
+  assert run_in(place, ["explain", source, "--scores=scores", "--output=rest"]) == 0
+  said = capsys.readouterr().out
+  assert "rest: not selected" in said and "in rest-train.tfrecord-0000" in said
+  assert run_in(place, ["explain", source, "--scores=scores", "--output=random"]) == 0
+  assert "random: not selected" in capsys.readouterr().out
+
+
+def test_a_folder_for_both_is_refused(place, capsys):
+  flags = ["--sampler=random", "--rate=0.1", "--output=same", "--rejected=./same"]
+  assert run_in(place, ["sample", "--scores=scores", *flags]) == 2
+  assert "--rejected=./same is --output" in capsys.readouterr().err
