@@ -72,14 +72,14 @@ def scored_twice(folder: pathlib.Path, documents: int, workers: int) -> None:
   counters = json.loads(max((store / "log").iterdir(), key=lambda path: path.stat().st_mtime).read_text())["counters"]
   twice = sum(count - 1 for count in times.values())
   print(
-    f"{workers} workers, {len(times)} blocks of {BLOCK_ROWS}, killed with {kept} on record: {counters['blocks_scored']} "
-    f"scored by the next run, {twice} of them for the second time (bar: {workers})",
+    f"{workers} workers, {len(times)} blocks of {BLOCK_ROWS}, killed with {kept} on record: "
+    f"{counters['blocks_scored']} scored by the next run, {twice} of them for the second time (bar: {workers})",
     flush=True,
   )
 
 
 def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> None:
-  """A store of a scorer that costs nothing, all but one block of each shard on record, and the same command again."""
+  """A store of a scorer that costs nothing, a block of each shard not on record, and the same command again."""
   per_shard = block_files_ // shards + 1
   corpus = folder / "many"
   corpus.mkdir()

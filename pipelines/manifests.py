@@ -72,8 +72,8 @@ def dataset_metadata(config: writing.SamplingConfig, manifest: dict[str, Any]) -
       shard_lengths=[shard["documents"] for shard in manifest["shards"]],
       num_bytes=sum(shard["bytes"] for shard in manifest["shards"]),
       description=f"{counts['selected']:,} of {counts['scored']:,} documents, "
-      f"{'rejected' if config.rejected else 'drawn'} by Winnow with --sampler={config.request.sampler}; {MANIFEST_FILE} "
-      "says how.",
+      f"{'rejected' if config.rejected else 'drawn'} by Winnow with --sampler={config.request.sampler}; "
+      f"{MANIFEST_FILE} says how.",
     )
     return {name: storage.read_bytes(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
 
@@ -86,6 +86,9 @@ def read(output: str) -> dict[str, Any]:
   manifest = requests.read_json(path)
   if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
     raise WinnowError(f"{path} is not a manifest of format {FORMAT}, which this version reads")
+  name = manifest.get("dataset")
+  if not isinstance(name, str) or dataset.dataset_name(name) != name:  # it becomes a part of paths
+    raise WinnowError(f"{path} names the dataset {name!r}, which is no name; restore it, or run its command again")
   return manifest
 
 

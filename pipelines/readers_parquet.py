@@ -45,6 +45,8 @@ def parquet_chunks(file: BinaryIO, path: str, fields: Fields) -> Iterator[Chunk]
         raise BrokenShardError(f"a text is longer than {MAX_RECORD_BYTES >> 20} MiB")
       yield _batch_chunk(batch, lengths_N, fields)
   except (pa.ArrowException, OSError) as error:
+    if isinstance(error, OSError) and error.errno is not None:  # of the disk; Arrow's own have no number
+      raise
     raise BrokenShardError(f"it is no whole Parquet file ({error})") from error
 
 

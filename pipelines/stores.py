@@ -21,7 +21,7 @@ import contextlib
 import dataclasses
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -43,6 +43,9 @@ INPUT_FILE = "input.json"
 SKETCH_FOLDER = "sketch"
 _METADATA_KEY, _CHECKSUM_KEY = b"winnow", b"winnow_crc32c"
 _BATCH_ROWS = 1 << 18
+_COUNTS = {"read": int, "scored": int, "bad": int, "num_tokens": int | None, "text_bytes": int, "reasons": dict}
+_LEDGER = _COUNTS | {"fingerprint": str, "engine": str, "shards": list}
+_LEDGER_OF_SHARD = _COUNTS | {"shard": str, "block_rows": list}
 _BLOCK_FILE = re.compile(r"(\d{8})\.parquet")
 
 
@@ -125,8 +128,16 @@ class ScoreStore:
 
   def shards(self) -> tuple[blocks.Shard, ...]:
     """The shards that the store is of, by its request alone: their files need not be there, nor where they were."""
-    entries = requests.read_json(self.request_path)["inputs"]
-    return tuple(blocks.Shard(entry["name"], "", "", "", entry["bytes"], entry["checksum"]) for entry in entries)
+    request = requests.read_json(self.request_path)
+    entries = request.get("inputs") if isinstance(request, dict) else None
+    fields = {"name": str, "bytes": int, "checksum": str}
+    if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries):
+      raise WinnowError(f"{self.request_path} is damaged: it names no inputs; restore it, or start over with --overwrite")
+    shards = tuple(blocks.Shard(entry["name"], "", "", "", entry["bytes"], entry["checksum"]) for entry in entries)
+    for shard in shards:
+      if shard.name in ("", ".", "..") or "/" in shard.name or "\0" in shard.name:  # they become parts of paths
+        raise WinnowError(f"{self.request_path} names the shard {shard.name!r}, which is no file's name; restore it")
+    return shards
 
   def fingerprint_of(self, shard: blocks.Shard) -> str:
     """Identifies what is asked about one shard."""
@@ -163,10 +174,11 @@ class ScoreStore:
   def is_complete(self) -> bool:
     """Every shard is there, and the ledger is this request's. A shard that is removed is thus made again, alone."""
     summary = requests.readable(self.summary_path)
-    if not isinstance(summary, dict) or summary.get("fingerprint") != self.fingerprint:
+    if not _has(summary, _LEDGER) or not all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]):
       return False
     names = {f"{shard['shard']}.parquet" for shard in summary["shards"]}
-    return summary["engine"] == self.engine() and names <= storage.list_names(self.shards_folder)
+    is_ours = (summary["fingerprint"], summary["engine"]) == (self.fingerprint, self.engine())
+    return is_ours and names <= storage.list_names(self.shards_folder)
 
   @property
   def has_scores(self) -> bool:
@@ -238,6 +250,13 @@ class ScoreStore:
   def fingerprint_with_engine(self) -> str:
     """Identifies the scores: what was asked for, and how it was computed."""
     return requests.fingerprint([self.fingerprint, requests.read_json(self.engine_path)])
+
+
+def _has(value: Any, fields: Mapping[str, Any]) -> bool:
+  """Tells whether a JSON value is an object with these fields, of these types; a bool is no number."""
+  return isinstance(value, dict) and all(
+    isinstance(value.get(name), kind) and not isinstance(value.get(name), bool) for name, kind in fields.items()
+  )
 
 
 def footer(about: Any) -> dict[bytes, bytes]:

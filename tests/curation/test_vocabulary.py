@@ -1,5 +1,7 @@
 """The vocabulary: SentencePiece's own ids, in blocks."""
 
+import gzip
+import json
 import pickle
 
 import numpy as np
@@ -65,3 +67,31 @@ def test_golden_answers(shared):
 def test_damaged_models(model, damaged):
   with pytest.raises(WinnowError, match="here is not a SentencePiece model"):
     vocabulary.Vocabulary(model[: len(model) // 2] if damaged == "cut" else damaged, name="here")
+
+
+def test_long_texts_are_cut_at_spaces_and_give_the_same_ids(model, monkeypatch):
+  """Kills: a part that begins inside a word, a space that is lost or stands for a piece, offsets by parts."""
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  words = vocabulary.Vocabulary(model)
+  monkeypatch.setattr(vocabulary, "_LONGEST_CHARACTERS", 45)
+  texts = [*tiny_t5.make_texts(60), "", "the  river   " * 20, " " * 100 + "stone", "\n the\triver " * 9]
+  tokens = words.encode(texts)
+  assert max(map(len, texts)) > 200
+  for i, text in enumerate(texts):
+    assert tokens.of(i).tolist() == processor.encode(text), text
+  # Without a space it is cut nevertheless, and nothing else suffers.
+  tokens = words.encode(["short", "x" * 1_000, "the river"])
+  assert tokens.of(0).tolist() == processor.encode("short") and tokens.of(2).tolist() == processor.encode("the river")
+  assert len(tokens.of(1)) >= len(processor.encode("x" * 1_000))
+
+
+def test_real_texts_are_cut_the_same_but_for_ties(shared, monkeypatch):
+  """Where two segmentations are equally good, rounding decides, and it depends on what came before."""
+  raw = (shared / "golden" / "spiece.model").read_bytes()
+  words, processor = vocabulary.Vocabulary(raw), sentencepiece.SentencePieceProcessor(model_proto=raw)
+  with gzip.open(shared / "data/c4/c4_en_1445.jsonl.gz") as file:
+    texts = [json.loads(line)["text"] for line in file][:300]
+  monkeypatch.setattr(vocabulary, "_LONGEST_CHARACTERS", 100)
+  tokens, expected = words.encode(texts), [processor.encode(text) for text in texts]
+  assert tokens.lengths().tolist() == list(map(len, expected))
+  assert sum(tokens.of(i).tolist() == ids for i, ids in enumerate(expected)) > 0.97 * len(texts)

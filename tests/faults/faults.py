@@ -212,7 +212,8 @@ def kills(place: Place, name: str, count: int, generator: random.Random) -> Outc
     if not last and process.poll() is None:
       how = kill(process, generator)
       status, told = place.ended(process)
-      if how == "worker" and (status != 1 or "Traceback" in told):
+      # 0: it had nothing left to do.
+      if how == "worker" and (status not in (0, 1) or "Traceback" in told):
         outcome.notes.append(f"{name}: a worker's death ended the command with {status}: {told[-300:]}")
       outcome.injected, pending = outcome.injected + 1, pending + 1
       continue
