@@ -132,7 +132,7 @@ class ScoreStore:
     entries = request.get("inputs") if isinstance(request, dict) else None
     fields = {"name": str, "bytes": int, "checksum": str}
     if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries):
-      raise WinnowError(f"{self.request_path} is damaged: it names no inputs; restore it, or start over with --overwrite")
+      raise WinnowError(f"{self.request_path} is damaged: it names no inputs; restore it, or start over: --overwrite")
     shards = tuple(blocks.Shard(entry["name"], "", "", "", entry["bytes"], entry["checksum"]) for entry in entries)
     for shard in shards:
       if shard.name in ("", ".", "..") or "/" in shard.name or "\0" in shard.name:  # they become parts of paths
