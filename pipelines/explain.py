@@ -24,7 +24,8 @@ class Found(NamedTuple):
 
 
 def explain(argv: Sequence[str]) -> None:
-  namespace, _ = options.parse(options.EXPLAIN, argv)
+  namespace, beam_arguments = options.parse(options.EXPLAIN, argv)
+  plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):
     raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")

@@ -90,6 +90,11 @@ class ScoringJob:
     return [*before, self]
 
   @property
+  def all_steps(self) -> list["ScoringJob"]:
+    """This job, and the one of its embeddings."""
+    return [self] if self.embedding is None else [self.embedding, self]
+
+  @property
   def is_complete(self) -> bool:
     return self.config.store.is_complete
 
@@ -126,8 +131,9 @@ class ScoringJob:
 
   def tidy(self) -> None:
     """Removes what a complete store no longer needs and a run that was killed at its very end left."""
-    self.config.store.tidy(self.corpus.shards)
-    storage.sweep_temporary_files(self.folder)
+    for job in self.all_steps:
+      job.config.store.tidy(self.corpus.shards)
+      storage.sweep_temporary_files(job.folder)
 
   def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
     """PCollection[stores.Ledger]: the store is complete."""
@@ -298,7 +304,7 @@ def run(
     log.entry["documents_by_process"] = meter.documents_by_process
     if counters is None:
       return False
-    for job in running:
+    for job in running if scoring_job is None else (*running, *scoring_job.all_steps):
       storage.sweep_temporary_files(job.folder)
     return True
 

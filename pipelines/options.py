@@ -103,10 +103,11 @@ FLAGS = (
   Flag(
     "input",
     (*_READING, VERIFY),
-    "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, or tfds:NAME/CONFIG:VERSION; "
+    "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
+    "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION; "
     "winnow sample and verify take it from the store where it is not given",
     required=(EMBED, SCORE, CURATE),
-    pattern=r"(gs://|tfds:).+",
+    pattern=r"(gs://|s3://|hf://datasets/|tfds:).+",
   ),
   Flag(
     "scores",

@@ -44,6 +44,9 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
     flag: getattr(namespace, flag, None)
     for flag in ("input", "tfds_data_dir", "scores", "output", "rejected", "model", "embeddings")
   }
+  for flag in ("scores", "output", "rejected"):
+    if (paths[flag] or "").startswith(storage.HUB):
+      raise WinnowError(f"--{flag}={paths[flag]}: hf:// can be read only; give a folder, or a gs:// one")
   if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
     paths["input"] = None  # where its files are, `read_corpus` finds out
   if not os.path.isdir(paths["model"] or ""):  # a hub's name
@@ -287,9 +290,7 @@ def plan_samples(
   corpus: Corpus,
 ) -> list[SamplingJob]:
   """The job of --output, and that of --rejected where it is given."""
-  plan = functools.partial(
-    plan_sampling, namespace, command, store=store, store_request=store_request, corpus=corpus
-  )
+  plan = functools.partial(plan_sampling, namespace, command, store=store, store_request=store_request, corpus=corpus)
   found = [plan()]
   if namespace.rejected is not None:
     if inputs.absolute(namespace.rejected) == inputs.absolute(namespace.output):

@@ -33,7 +33,8 @@ class Progress:
 
 
 def status(argv: Sequence[str]) -> None:
-  namespace, _ = options.parse(options.STATUS, argv)
+  namespace, beam_arguments = options.parse(options.STATUS, argv)
+  plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
   request = requests.readable(storage.join(folder, requests.REQUEST_FILE))
   if isinstance(request, dict):

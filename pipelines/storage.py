@@ -1,6 +1,7 @@
 """Files, local and on object stores: whole or not there, and never replaced by a second writer.
 
-Local paths use the operating system, `gs://` Google's client, and every other scheme goes through Beam's FileSystems.
+Local paths use the operating system, `gs://` Google's client, `hf://` (to be read only) the hub's own file system, and
+every other scheme, `s3://` among them, goes through Beam's FileSystems.
 """
 
 import base64
@@ -30,7 +31,8 @@ class AccessError(WinnowError):
 
 
 COPY_BYTES = 4 << 20
-_GCS = "gs://"
+_GCS, HUB = "gs://", "hf://"
+_HUB_REPOSITORY = re.compile(r"hf://(datasets|spaces)/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", re.DOTALL)
 _HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)  # host, process
 _ABANDONED_SECONDS = 24 * 3600
@@ -56,6 +58,8 @@ def escape(path: str) -> str:
 
 def match(pattern: str) -> list[tuple[str, int]]:
   """The files (path, bytes) that a glob names, sorted by path; an empty list where there are none."""
+  if pattern.startswith(HUB):
+    return _match_hub(pattern)
   with _told(f"cannot list {pattern}"):
     found = filesystems.FileSystems.match([pattern])[0].metadata_list
   return sorted((entry.path, entry.size_in_bytes) for entry in found if not _TEMPORARY.fullmatch(base_name(entry.path)))
@@ -87,6 +91,8 @@ def exists(path: str) -> bool:
   if is_local(path):
     return os.path.exists(path)
   with _told(f"cannot look for {path}"):
+    if path.startswith(HUB):
+      return _hub().exists(path)
     return _blob(path).exists() if path.startswith(_GCS) else filesystems.FileSystems.exists(path)
 
 
@@ -110,6 +116,8 @@ def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
   if not exists(path):  # each store has an error of its own for it
     raise FileNotFoundError(path)
   with _told(f"cannot read {path}"):
+    if path.startswith(HUB):
+      return cast(BinaryIO, _hub().open(path, "rb", block_size=buffer_bytes))
     if path.startswith(_GCS):  # Beam has one buffer size for all
       return cast(BinaryIO, _blob(path).open("rb", chunk_size=buffer_bytes, raw_download=True))
     return filesystems.FileSystems.open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
@@ -121,7 +129,14 @@ def read_bytes(path: str) -> bytes:
 
 
 def checksum(path: str) -> str:
-  """CRC32C of the content: `crc32c:` and eight hex digits; GCS tells it without a read."""
+  """What tells a file's content: CRC32C, `crc32c:` and eight hex digits, which GCS knows without a read; of the hub's
+  files `sha256:` or `git:` (a blob's name), as it keeps them.
+  """
+  if path.startswith(HUB):
+    with _told(f"cannot read {path}"):
+      about = _hub().info(path)
+      large = about.get("lfs")
+      return f"sha256:{large['sha256']}" if large else f"git:{about['blob_id']}"
   if path.startswith(_GCS):
     with _told(f"cannot read {path}"):
       blob = _blob(path)
@@ -256,6 +271,8 @@ def _publish_remote(file: IO[bytes], path: str) -> bool:
   if exists(path):  # spares the upload; on GCS the condition below is what holds against a writer at the same moment
     return False
   file.seek(0)
+  if path.startswith(HUB):
+    raise WinnowError("hf:// can be read only; write to a folder, or to gs://")
   if not path.startswith(_GCS):
     with filesystems.FileSystems.create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
       shutil.copyfileobj(file, target, COPY_BYTES)
@@ -288,6 +305,29 @@ def _gcs_client():
   from apache_beam.io.gcp import gcsio
 
   return gcsio.create_storage_client(_options())  # anonymous where there are no credentials
+
+
+def _hub():
+  import huggingface_hub  # which takes a while
+
+  return huggingface_hub.HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
+
+
+def _match_hub(pattern: str) -> list[tuple[str, int]]:
+  """The files that a glob names, by the commit that they are of now: a branch may move while a job runs."""
+  import huggingface_hub
+
+  found = _HUB_REPOSITORY.fullmatch(pattern)
+  if found is None:
+    raise WinnowError(
+      f"{pattern} names no files of a repository; write hf://datasets/OWNER/NAME/PATH, or NAME@REVISION"
+    )
+  kind, repository, revision, rest = found.groups()
+  with _told(f"cannot list {pattern}"):
+    api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    commit = api.repo_info(repository, revision=revision, repo_type=kind.removesuffix("s")).sha
+    entries = _hub().glob(f"{kind}/{repository}@{commit}/{rest}", detail=True)
+  return sorted((HUB + name, about["size"]) for name, about in entries.items() if about["type"] == "file")
 
 
 def _blob(path: str):

@@ -11,17 +11,17 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psutil
 import pyarrow.parquet as pq
@@ -408,47 +408,57 @@ def little_memory(place: Place) -> Outcome:
   return outcome
 
 
-def at_length(place: Place, number_of_kills: int, seed: int) -> Iterator[Outcome]:
-  generator = random.Random(seed)
+def at_length(place: Place, count: int, generator: random.Random) -> dict[str, Callable[[], Outcome | None]]:
+  """All faults by what they are called."""
+  faults: dict[str, Callable[[], Outcome | None]] = {}
   for name in COMMANDS:
-    yield kills(place, name, number_of_kills, generator)
-  for name in COMMANDS:
-    yield damaged_files(place, name, 10, generator)
-    yield two_at_once(place, name)
-    if (outcome := full_disk(place, name)) is not None:
-      yield outcome
-  yield little_memory(place)
+    faults[f"kills {name}"] = functools.partial(kills, place, name, count, generator)
+    faults[f"damage {name}"] = functools.partial(damaged_files, place, name, 10, generator)
+    faults[f"two {name}"] = functools.partial(two_at_once, place, name)
+    faults[f"disk {name}"] = functools.partial(full_disk, place, name)
+  faults["memory score"] = functools.partial(little_memory, place)
   for name in ("score", "sample"):
     for how in ("replaced", "truncated"):
-      yield changed_shard(place, name, how)
-    yield jumping_clock(place, name)
+      faults[f"{how} {name}"] = functools.partial(changed_shard, place, name, how)
+    faults[f"clock {name}"] = functools.partial(jumping_clock, place, name)
   for name in ("score", "embed", "sample"):
-    yield read_error(place, name)
+    faults[f"read {name}"] = functools.partial(read_error, place, name)
+  return faults
 
 
 def row(outcome: Outcome) -> str:
   return f"| {outcome.fault} | {outcome.injected} | {outcome.survived} | {outcome.lost} | {outcome.duplicated} |"
 
 
+def write_table(outcomes: list[Outcome], *, anew: bool) -> None:
+  """Writes the rows into the page; those of other faults stay unless all were injected."""
+  text = _PAGE.read_text()
+  start, stop = text.index(_TABLE[0]) + len(_TABLE[0]), text.index(_TABLE[1])
+  rows = {} if anew else {line.split(" | ")[0]: line for line in text[start:stop].splitlines()[2:]}
+  rows |= {row(outcome).split(" | ")[0]: row(outcome) for outcome in outcomes}
+  head = ["| fault | injected | survived | documents lost | duplicated |", "|---|---|---|---|---|"]
+  _PAGE.write_text(text[:start] + "\n".join([*head, *rows.values()]) + "\n" + text[stop:])
+
+
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--kills", type=int, default=50, help="of each command")
   parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-  parser.add_argument("--write", action="store_true", help="write the table into docs/reliability.md")
+  parser.add_argument("--only", default="", help="a regular expression of what to do, such as 'kills|read score'")
+  parser.add_argument("--write", action="store_true", help="write the table of docs/reliability.md")
   namespace = parser.parse_args()
   print(f"seed {namespace.seed}", flush=True)
   outcomes = []
   with tempfile.TemporaryDirectory(prefix="winnow-faults-") as folder:
     place = Place(pathlib.Path(folder), big_rows=20_000, small_rows=600)
-    for outcome in at_length(place, namespace.kills, namespace.seed):
-      print("\n".join([row(outcome), *outcome.notes]), flush=True)
-      outcomes.append(outcome)
+    for called, inject in at_length(place, namespace.kills, random.Random(namespace.seed)).items():
+      if re.search(namespace.only, called) and (outcome := inject()) is not None:
+        print("\n".join([row(outcome), *outcome.notes]), flush=True)
+        outcomes.append(outcome)
   if namespace.write:
-    head = ["| fault | injected | survived | documents lost | duplicated |", "|---|---|---|---|---|"]
-    text = _PAGE.read_text()
-    start, stop = text.index(_TABLE[0]) + len(_TABLE[0]), text.index(_TABLE[1])
-    _PAGE.write_text(text[:start] + "\n".join([*head, *map(row, outcomes)]) + "\n" + text[stop:])
-  print(json.dumps({"injected": sum(o.injected for o in outcomes), "survived": sum(o.survived for o in outcomes)}))
+    write_table(outcomes, anew=not namespace.only)
+  injected, survived = sum(o.injected for o in outcomes), sum(o.survived for o in outcomes)
+  print(f"{injected} injected, {survived} survived")
   return 0 if all(outcome.is_good and not outcome.notes for outcome in outcomes) else 1
 
 

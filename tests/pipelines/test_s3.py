@@ -1,0 +1,41 @@
+"""Input on s3://, against moto's server."""
+
+import urllib.request
+
+import corpora
+import pytest
+from moto import server as moto_server
+from running import content, run_in
+
+from pipelines import storage
+
+
+@pytest.fixture
+def s3(monkeypatch):
+  monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+  monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+  monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+  server = moto_server.ThreadedMotoServer("127.0.0.1", 0)
+  server.start()
+  host, port = server.get_host_and_port()
+  endpoint = f"http://{host}:{port}"
+  urllib.request.urlopen(urllib.request.Request(f"{endpoint}/winnow", method="PUT")).close()
+  yield endpoint
+  server.stop()
+
+
+@pytest.mark.local_runner
+def test_input_on_s3_gives_what_local_files_give(s3, tmp_path):
+  """Two workers. Kills the mutants: a path that loses its bucket; a status that looks without the flags of the run."""
+  corpora.write_corpus(tmp_path / "corpus", big_rows=600, small_rows=100)
+  flags = [f"--s3_endpoint_url={s3}", "--direct_num_workers=2"]
+  assert run_in(tmp_path, ["status", "s3://winnow/scores", *flags]) == 2  # and sets the endpoint for this process
+  for path in (tmp_path / "corpus").iterdir():
+    storage.create(f"s3://winnow/corpus/{path.name}", path.read_bytes())
+  for name, corpus in (("there", "s3://winnow/corpus"), ("here", f"{tmp_path}/corpus")):
+    drawing = ["sample", "--sampler=random", f"--input={corpus}/*", "--rate=0.3", "--output=out", "--num_shards=2"]
+    assert run_in(tmp_path / name, [*drawing, "--block_rows=100", "--max_bad_fraction=0.1", *flags]) == 0
+  there, here = content(tmp_path / "there/out"), content(tmp_path / "here/out")
+  names = [name for name in here if name.startswith((".winnow/count/shards", ".winnow/count/dead_letter", "out-train"))]
+  assert len(names) == 12 + 12 + 2 and all(there[name] == here[name] for name in names)
+  assert run_in(tmp_path / "there", ["verify", "out", *flags]) == 0
