@@ -144,6 +144,8 @@ def removing_damaged(store: stores.ScoreStore, shard: blocks.Shard, index: int |
   try:
     yield
   except DamagedError as error:
+    if not store.is_mended:
+      raise
     if index is None:
       is_whole = sound_shard(store, shard) is not None
     else:

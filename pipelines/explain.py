@@ -1,6 +1,7 @@
 """`winnow explain`: a document's scores, where they stand among all, and why it was selected or not."""
 
 import concurrent.futures
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,7 +30,10 @@ def explain(argv: Sequence[str]) -> None:
   name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):
     raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
-  found = plans.find_stores(namespace.scores)
+  found = {
+    store_name: dataclasses.replace(store, is_mended=False)
+    for store_name, store in plans.find_stores(namespace.scores).items()
+  }
   if not found:
     raise WinnowError(f"--scores={namespace.scores} has no store; name the folder that winnow score wrote to")
   known = {store_name: (store, _shard(store, name)) for store_name, store in sorted(found.items())}

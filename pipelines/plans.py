@@ -84,7 +84,7 @@ def plan_scoring(
   if corpus is None:
     corpus = identified_corpus(namespace, launcher)
   scorer = scorer.checked()
-  request = {"format": 2, **scorer.request(), **corpus.request()}
+  request = {"format": stores.FORMAT, **scorer.request(), **corpus.request()}
   store = stores.ScoreStore.of(folder, request)
   hints = {}
   if isinstance(scorer, scorers.AskLlm | scorers.SentenceT5) and scorer.files is not None:
@@ -300,14 +300,11 @@ def plan_samples(
 
 
 def find_stores(scores: str) -> dict[str, stores.ScoreStore]:
-  """The stores of a folder by their names, complete or not."""
+  """The stores of a folder by their names, complete or not. Raises WinnowError if one is of another version."""
   paths = storage.match(storage.join(storage.escape(scores), "*", requests.REQUEST_FILE))
-  found = {path.rsplit("/", 2)[-2]: requests.readable(path) for path, _ in paths}
-  return {
-    name: stores.ScoreStore.of(storage.join(inputs.absolute(scores), name), request)
-    for name, request in found.items()
-    if isinstance(request, dict)
-  }
+  names = [path.rsplit("/", 2)[-2] for path, _ in paths]
+  found = {name: stores.ScoreStore.at(storage.join(inputs.absolute(scores), name)) for name in names}
+  return {name: store for name, store in found.items() if store is not None}
 
 
 def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
@@ -397,8 +394,8 @@ def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> store
   if scores is None:
     place = requests.field(storage.join(output, writing.WORK_FOLDER, writing.SCORES_FILE), "store") or ""
     folder = place if not storage.is_local(place) else os.path.normpath(storage.join(output, place))
-    request = requests.readable(storage.join(folder, requests.REQUEST_FILE))
-    found = [stores.ScoreStore.of(folder, request)] if isinstance(request, dict) else []
+    at_place = stores.ScoreStore.at(folder)
+    found = [] if at_place is None else [at_place]
   else:
     found = list(find_stores(scores).values())
   fitting = [store for store in found if store.is_complete and store.fingerprint_with_engine() == wanted]
@@ -407,7 +404,7 @@ def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> store
     raise WinnowError(
       f"the store that {output} was drawn from is not {where}, or not complete; name its folder: --scores="
     )
-  return fitting[0]
+  return dataclasses.replace(fitting[0], is_mended=False)
 
 
 def selection_request(namespace: argparse.Namespace) -> selection.SelectionRequest:

@@ -36,11 +36,8 @@ def status(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.STATUS, argv)
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
-  request = requests.readable(storage.join(folder, requests.REQUEST_FILE))
-  if isinstance(request, dict):
-    found = {storage.base_name(folder): stores.ScoreStore.of(folder, request)}
-  else:
-    found = plans.find_stores(folder)
+  store = stores.ScoreStore.at(folder)
+  found = plans.find_stores(folder) if store is None else {storage.base_name(folder): store}
   if not found:
     raise WinnowError(
       f"{namespace.folder} is no score store and holds none; name the folder that winnow score wrote to"

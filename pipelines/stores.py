@@ -35,6 +35,7 @@ from pipelines import blocks, requests, storage
 
 SCORE, EMBEDDING = "score", "embedding"
 EMBED = "embed"  # the scorer of stores that keep embeddings
+FORMAT = 3  # of stores; of another one nothing is read, lest what is only older be taken for damaged
 ROW = pa.field("row", pa.int64())
 SCORE_FIELD = pa.field(SCORE, pa.float32())
 NUM_TOKENS = pa.field("num_tokens", pa.int32())
@@ -86,6 +87,22 @@ class ScoreStore:
   fingerprint: str
   method: str
   scorer: str
+  is_mended: bool = True
+  """What proves damaged is removed, to be made again; False where a store is only looked at."""
+
+  @classmethod
+  def at(cls, folder: str) -> "ScoreStore | None":
+    """The store whose folder this is; None where it is none's. Raises WinnowError for one of another format."""
+    path = storage.join(folder, requests.REQUEST_FILE)
+    request = requests.readable(path)
+    if not isinstance(request, dict):
+      return None
+    if request.get("format") != FORMAT:
+      raise WinnowError(
+        f"{path} is of format {request.get('format')!r}, and this version of Winnow reads {FORMAT}: use the version "
+        "that made the store, or make it again under another name"
+      )
+    return cls.of(folder, request)
 
   @property
   def keeps_blocks(self) -> bool:

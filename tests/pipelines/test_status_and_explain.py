@@ -4,15 +4,16 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import time
 
 import corpora
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from running import run_in
+from running import content, run_in
 
-from pipelines import formats, scoring, status, stores
+from pipelines import formats, requests, scoring, status, stores
 
 SAMPLE = ["sample", "--scores=scores", "--sampler=ask_llm", "--name=tiny", "--direct_num_workers=1"]
 
@@ -157,3 +158,35 @@ def test_a_bad_document_is_explained_by_its_reason(place, capsys):
 def test_what_cannot_be_explained_is_refused_in_a_sentence(place, capsys, arguments, told):
   assert run_in(place, ["explain", *arguments]) == 2
   assert told in capsys.readouterr().err
+
+
+def test_a_store_of_another_version_is_refused_and_nothing_in_it_removed(place, tmp_path, capsys):
+  """Kills the mutant that takes what is only older for damaged, and removes it."""
+  shutil.copytree(place / "scores", tmp_path / "scores")
+  path = tmp_path / "scores/tiny/request.json"
+  path.write_bytes(requests.to_json(json.loads(path.read_text()) | {"format": 2}))
+  before = content(tmp_path)
+  for command in (
+    [*SAMPLE, "--rate=0.5", "--output=out"],
+    score(place),
+    ["status", "scores"],
+    ["explain", "a.jsonl#1", "--scores=scores"],
+  ):
+    assert run_in(tmp_path, command) == 2
+    assert re.search("is of format 2, and this version of Winnow reads|format is 2 there", capsys.readouterr().err)
+  assert content(tmp_path) == before
+
+
+def test_looking_removes_nothing(place, tmp_path, capsys):
+  """Kills the mutant whose verification or explanation mends what it should only tell."""
+  for name in ("scores", "best"):
+    shutil.copytree(place / name, tmp_path / name)
+  path = tmp_path / "scores/tiny/shards/a.jsonl.parquet"
+  path.write_bytes(path.read_bytes()[:-50])
+  before = content(tmp_path)
+  explain = ["explain", "a.jsonl#1", "--scores=scores"]
+  for command in (["verify", "best", "--direct_num_workers=1"], explain, ["status", "scores"]):
+    run_in(tmp_path, command)
+    told = capsys.readouterr()
+    assert command[0] == "status" or f"{path} is missing or damaged" in told.err
+  assert content(tmp_path) == before
