@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 import tomllib
 from typing import Any
 
@@ -36,6 +37,12 @@ class Accelerator:
   @property
   def is_tpu(self) -> bool:
     return self.name.startswith("tpu")
+
+  @property
+  def count(self) -> int:
+    """Of one worker: what its hint says, 1 where that is a topology."""
+    found = re.search(r"count:(\d+)", self.hint)
+    return int(found[1]) if found else 1
 
   @property
   def pool_option(self) -> str:
@@ -75,4 +82,4 @@ def resource_hints(name: str | None, model_bytes: int) -> dict[str, str]:
   """Beam's hints for the stage that has the model: the accelerator, and memory for reading the model onto it."""
   if name is None or find(name).is_tpu:
     return {}
-  return {"accelerator": find(name).hint, "min_ram": f"{-(-(2 * model_bytes + _WORKER_BYTES) >> 30)}GB"}
+  return {"accelerator": find(name).hint, "min_ram": f"{-(-(2 * model_bytes + _WORKER_BYTES) >> 30)}GiB"}

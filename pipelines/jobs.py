@@ -84,7 +84,7 @@ class ScoringJob:
   @property
   def steps(self) -> list["ScoringJob"]:
     """The jobs that have to be done, in order, this one last; none once this one is complete."""
-    if self.is_complete:
+    if self.is_complete and not self.starts_over:
       return []
     before = [] if self.embedding is None else self.embedding.steps
     return [*before, self]
@@ -98,6 +98,11 @@ class ScoringJob:
   def is_complete(self) -> bool:
     return self.config.store.is_complete
 
+  @property
+  def starts_over(self) -> bool:
+    """The store is complete, and is to be made again; once it is claimed it is not complete."""
+    return self.overwrite and self.is_complete and not self.spare
+
   def engine_difference(self) -> tuple[str, str, str] | None:
     """In what the engine that the store was begun with is known to differ from the one here, before a worker has it."""
     here = self.config.scorer.engine()
@@ -109,7 +114,7 @@ class ScoringJob:
   def claim(self) -> None:
     """Makes the store's folder belong to this job: the first thing that is written."""
     store = self.config.store
-    starts_over = self.overwrite and self.is_complete and not self.spare
+    starts_over = self.starts_over
     keep_engine = self.is_complete or self.engine_difference() is None
     if self.embedding is not None and (starts_over or not self.is_complete):
       self.embedding.claim()
@@ -139,13 +144,13 @@ class ScoringJob:
     """PCollection[stores.Ledger]: the store is complete."""
     config = dataclasses.replace(self.config, progress_address=address)
     label = config.stage.capitalize()
-    if self.is_complete:
+    if self.is_complete and not self.starts_over:
       return root | f"{label}Complete" >> beam.Create([config.store.ledger()])
     after = root
     if self.embedding is not None and self.sketch is not None:
       embedded = self.embedding.pipeline(root, parallelism, address)
       after = embedded | "Sketch" >> sketching.Sketch(dataclasses.replace(self.sketch, progress_address=address))
-    waiting, finished = self._waiting_and_finished()
+    waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
     divided = (divide(shards, parallelism, per_worker=4) for shards in (waiting, finished))
     return after | label >> scoring.Score(config, *divided)
 
@@ -335,12 +340,12 @@ def _definition(
 
 
 def _job_name(arguments: Sequence[str], job: Any) -> str:
-  """What a runner's console calls the job: by the command and the folder that it fills.
+  """What a runner's console calls the job: by the command and the folder that it fills, and a hash of where that lies.
 
   Dataflow refuses a second job of one name while the first one runs.
   """
-  name = f"winnow-{arguments[1]}-{storage.base_name(job.folder)}".lower()
-  return re.sub("[^a-z0-9]+", "-", name)[:63].strip("-")
+  name = re.sub("[^a-z0-9]+", "-", f"winnow-{arguments[1]}-{storage.base_name(job.folder)}".lower())
+  return f"{name[:54].strip('-')}-{requests.fingerprint(job.folder)[:8]}"
 
 
 def divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:

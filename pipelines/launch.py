@@ -23,7 +23,7 @@ from apache_beam.runners import runner as beam_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import dataflow, local_runner, logs, requests, storage
+from pipelines import accelerators, dataflow, local_runner, logs, requests, storage
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
@@ -62,10 +62,13 @@ class Launcher:
     filesystems.FileSystems.set_options(self.options)  # credentials, endpoints: the launcher reads and writes as well
     self._runner = _create_runner(self.options)
     self.is_local = type(self._runner).__name__ in _LOCAL_RUNNERS
-    self._is_dataflow = type(self._runner).__name__ in dataflow.RUNNERS
-    if self._is_dataflow:
+    self.is_dataflow = type(self._runner).__name__ in dataflow.RUNNERS
+    self._accelerator = None if accelerator is None else accelerators.find(accelerator)
+    if self.is_dataflow:
       dataflow.prepare_workers(self.options, accelerator)
-    self.is_dry_run = self._is_dataflow and self.options.view_as(pipeline_options.TestOptions).dry_run
+    self.is_dry_run = self.options.view_as(pipeline_options.TestOptions).dry_run
+    if self.is_dry_run and not self.is_dataflow:
+      raise WinnowError("--dry_run is for --runner=DataflowRunner; others would run the job: leave it out")
     self.workers_are_here = self.is_local or _is_here(self._runner, self.options)
     direct = self.options.view_as(pipeline_options.DirectOptions)
     self._num_local_workers = direct.direct_num_workers or os.cpu_count() or 1
@@ -74,7 +77,7 @@ class Launcher:
   def refuse_local(self, paths: Mapping[str, str | None]) -> None:
     """Raises WinnowError for the first path, by its flag's name, that the runner's workers cannot share."""
     for flag, path in paths.items():
-      if self._is_dataflow and path is not None and storage.is_local(path):
+      if self.is_dataflow and path is not None and storage.is_local(path):
         raise WinnowError(
           f"--{flag}={path} lies on this machine, which Dataflow's workers do not see: name a gs:// path"
         )
@@ -86,13 +89,18 @@ class Launcher:
     `devices_per_model`; Dataflow is asked for one process a machine unless told otherwise.
     """
     debug = self.options.view_as(pipeline_options.DebugOptions)
-    if self._is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
+    if self.is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
       debug.add_experiment(_ONE_PROCESS)
     if self.is_local and self._num_local_workers > 1 and (count := visible_accelerators(root)):
       raise WinnowError(
         f"--direct_num_workers={self._num_local_workers} would load the model {self._num_local_workers} times onto "
         f"{count} accelerator{'s' * (count > 1)}: use --direct_num_workers=1, whose one process uses every device "
         "(or set JAX_PLATFORMS=cpu)"
+      )
+    of_worker = 1 if self._accelerator is None else self._accelerator.count
+    if self.is_dataflow and devices_per_model > of_worker:
+      raise WinnowError(
+        f"--devices_per_model={devices_per_model} is more than the {of_worker} of a worker; see accelerators.toml"
       )
     simulated = _SIMULATED_DEVICES.search(os.environ.get("XLA_FLAGS", ""))
     devices = visible_accelerators(root) or (int(simulated[1]) if simulated else 1)
@@ -107,7 +115,7 @@ class Launcher:
     `name` is made of letters, digits and hyphens. Raises JobError if the pipeline failed.
     """
     google = self.options.view_as(pipeline_options.GoogleCloudOptions)
-    google.job_name = google.job_name or (name if self._is_dataflow else None)
+    google.job_name = google.job_name or (name if self.is_dataflow else None)
     if self.workers_are_here:
       for talkative in _TALKATIVE if self.is_local else (*_TALKATIVE, "root"):
         logging.getLogger(talkative).setLevel(logging.CRITICAL)
@@ -126,10 +134,10 @@ class Launcher:
           if self.is_dry_run:
             print(dataflow.describe(result.job))
             return None
-          if self._is_dataflow and google.template_location:
+          if self.is_dataflow and google.template_location:
             print(f"{google.template_location} holds the job; whoever launched the template starts it")
             return None
-          if self._is_dataflow:
+          if self.is_dataflow:
             print(f"winnow: the job runs{dataflow.place(self.options, result)}", file=sys.stderr)
           state = result.wait_until_finish()
         if state in (None, beam_runner.PipelineState.DONE):
@@ -138,12 +146,12 @@ class Launcher:
         error_of_state = JobError(f"the job ended as {state}; its own log says why, and the same command goes on")
       except (Exception, KeyboardInterrupt) as error:
         if processes.died is None and (interrupt := _interrupt_within(error)):
-          if result is not None and not self.is_local:
-            where = dataflow.place(self.options, result) if self._is_dataflow else ""
+          if result is not None and not self.workers_are_here:
+            where = dataflow.place(self.options, result) if self.is_dataflow else ""
             print(f"winnow: the job goes on where it runs{where}", file=sys.stderr)
           raise interrupt from None
         told = _DIED.format(_RETURNED.format(processes.died)) if processes.died else sentence_of(error)
-        if self._is_dataflow and result is not None:
+        if self.is_dataflow and result is not None:
           told += dataflow.place(self.options, result)
         failure = JobError(told)
         for note in (processes.errors.getvalue(), *processes.thread_errors):

@@ -39,7 +39,13 @@ _NAME = re.compile(r"\w+", re.ASCII)
 
 def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
   """The launcher of a command; raises WinnowError where its workers could not reach what the flags name."""
-  launcher = launch.Launcher(beam_arguments, getattr(namespace, "accelerator", None))
+  accelerator = getattr(namespace, "accelerator", None)
+  launcher = launch.Launcher(beam_arguments, accelerator)
+  if accelerator is not None and not launcher.is_dataflow and not namespace.estimate:
+    raise WinnowError(
+      f"--accelerator={accelerator} is for Dataflow and for --estimate; other runners' workers use what they have: "
+      "leave it out"
+    )
   paths = {
     flag: getattr(namespace, flag, None)
     for flag in ("input", "tfds_data_dir", "scores", "output", "rejected", "model", "embeddings")
@@ -87,7 +93,8 @@ def plan_scoring(
   request = {"format": stores.FORMAT, **scorer.request(), **corpus.request()}
   store = stores.ScoreStore.of(folder, request)
   hints = {}
-  if isinstance(scorer, scorers.AskLlm | scorers.SentenceT5) and scorer.files is not None:
+  # On other runners a hint would give the stage processes of its own.
+  if launcher.is_dataflow and isinstance(scorer, scorers.AskLlm | scorers.SentenceT5) and scorer.files is not None:
     hints = accelerators.resource_hints(namespace.accelerator, sum(about["bytes"] for about in scorer.files.values()))
   config = scoring.ScoringConfig(
     store, scorer, source or corpus.texts, namespace.max_bad_fraction, resource_hints=hints
@@ -164,7 +171,7 @@ def plan_embedding(
   scorer: scorers.SentenceT5 | scorers.MadeElsewhere
   source: sources.Source = corpus.texts
   if namespace.embeddings is not None:
-    for name in ("max_input_tokens", "batch_tokens", "dtype", "devices_per_model"):
+    for name in ("max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
       if getattr(namespace, name) not in (None, 1):
         raise WinnowError(f"--{name} is for a --model, and --embeddings were made already; leave it out")
     files = embedding_files.find(namespace.embeddings, list(corpus.shards))
@@ -176,7 +183,7 @@ def plan_embedding(
     namespace, name_flag, getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
   )
   job = plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
-  if namespace.model is not None and not job.is_complete:
+  if namespace.model is not None and (not job.is_complete or job.starts_over):
     _check_devices(namespace, launcher)
   return job
 

@@ -110,7 +110,7 @@ def test_operations_are_those_of_the_model(tmp_path):
 
 def test_only_the_stage_with_the_model_asks_for_an_accelerator():
   hints = accelerators.resource_hints("nvidia-l4", 3 << 30)
-  assert hints == {"accelerator": "type:nvidia-l4;count:1;install-nvidia-driver", "min_ram": "10GB"}
+  assert hints == {"accelerator": "type:nvidia-l4;count:1;install-nvidia-driver:5xx", "min_ram": "10GiB"}
   assert accelerators.resource_hints(None, 1 << 30) == accelerators.resource_hints("tpu-v5-lite-podslice", 1) == {}
 
 
@@ -121,7 +121,7 @@ DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1",
 @pytest.mark.parametrize(
   ("accelerator", "flags", "service", "machine"),
   [
-    ("nvidia-l4", [], "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver", "g2-standard-4"),
+    ("nvidia-l4", [], "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx", "g2-standard-4"),
     ("nvidia-l4", ["--dataflow_service_options=enable_prime"], "enable_prime", None),
     ("nvidia-l4", ["--worker_machine_type=g2-standard-8"], "worker_accelerator=type:nvidia-l4", "g2-standard-8"),
     ("nvidia-l4", ["--dataflow_service_options=worker_accelerator=x"], "worker_accelerator=x", "g2-standard-4"),

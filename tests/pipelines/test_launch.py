@@ -15,7 +15,7 @@ from apache_beam.runners import runner as beam_runner
 from google.api_core import exceptions as api_exceptions
 
 from curation.errors import WinnowError
-from pipelines import launch
+from pipelines import launch, main
 
 
 def test_the_sentence_is_found_below_every_layer_of_a_runner():
@@ -335,3 +335,15 @@ def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(
   status, told = ended(process, workers)
   assert status == 1
   assert told.startswith("winnow: a worker process died (-9;")
+
+
+def test_what_only_dataflow_has_is_refused_elsewhere(tmp_path, capsys):
+  """Kills the mutants: a dry run that scores a corpus; a hint that gives a local stage processes of its own."""
+  command = ["score", "--input=x/*", "--model=m", f"--scores={tmp_path}/s"]
+  assert main.main([*command, "--dry_run=True"]) == 2
+  assert "--dry_run is for --runner=DataflowRunner" in capsys.readouterr().err
+  assert main.main([*command, "--accelerator=nvidia-l4"]) == 2
+  assert "--accelerator=nvidia-l4 is for Dataflow and for --estimate" in capsys.readouterr().err
+  launcher = launch.Launcher([*DATAFLOW, "--setup_file=./setup.py"], "nvidia-l4")
+  with pytest.raises(WinnowError, match="--devices_per_model=4 is more than the 1 of a worker"):
+    launcher.hold_one_model(4)
