@@ -112,7 +112,7 @@ class Place:
       stdout=subprocess.DEVNULL,
       stderr=handle,
       start_new_session=True,
-      env=os.environ | {"PYTHONPATH": str(PROJECT)} | (environment or {}),
+      env=_environment() | (environment or {}),
     )
     os.close(handle)
     self._errors[process.pid] = pathlib.Path(path)
@@ -154,6 +154,11 @@ class Place:
         outcome.duplicated += (found - expected).total()
     outcome.survived += is_same
     return is_same
+
+
+def _environment() -> dict[str, str]:
+  """Commands run this tree's code, whatever is installed."""
+  return os.environ | {"PYTHONPATH": str(PROJECT)}
 
 
 def _documents(folder: pathlib.Path) -> collections.Counter:
@@ -390,6 +395,7 @@ def little_memory(place: Place) -> Outcome:
   process = subprocess.run(
     ["bash", "-c", limit + ' "$@"', "bash", *command],
     cwd=folder,
+    env=_environment(),
     capture_output=True,
     text=True,
     timeout=SECONDS,
@@ -401,7 +407,7 @@ def little_memory(place: Place) -> Outcome:
   if files_on_record(folder):
     outcome.notes.append("documents were scored before memory was found to be too little")
   command = [sys.executable, "-m", "pipelines.main", *place.arguments("score"), "--overwrite"]
-  rerun = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+  rerun = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, check=False)
   if rerun.returncode:
     outcome.notes.append(f"with less to hold it ended with {rerun.returncode}: {rerun.stderr[-500:].decode()}")
   place.compare("score", folder, outcome)
