@@ -97,7 +97,12 @@ def plan_scoring(
   if launcher.is_dataflow and isinstance(scorer, scorers.AskLlm | scorers.SentenceT5) and scorer.files is not None:
     hints = accelerators.resource_hints(namespace.accelerator, sum(about["bytes"] for about in scorer.files.values()))
   config = scoring.ScoringConfig(
-    store, scorer, source or corpus.texts, namespace.max_bad_fraction, resource_hints=hints
+    store,
+    scorer,
+    source or corpus.texts,
+    namespace.max_bad_fraction,
+    resource_hints=hints,
+    accelerator=getattr(namespace, "accelerator", None),
   )
   # What is known of a density's engine, its embeddings, the store says.
   knows_engine = launcher.is_local or isinstance(scorer, scorers.Density)

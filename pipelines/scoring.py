@@ -5,6 +5,7 @@ A document's text never leaves the worker that read it: what crosses a shuffle i
 
 import concurrent.futures
 import dataclasses
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ class ScoringConfig:
   progress_address: progress.Address | None = None
   resource_hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
   """What the stage that computes asks of its workers."""
+  accelerator: str | None = None
+  """What they were asked to have, so that none scores on its CPU at an accelerator's price."""
 
   @property
   def stage(self) -> str:
@@ -313,6 +316,11 @@ class ScoreBlocks(beam.DoFn):
     scorer = self._config.scorer.load()
     store = self._config.store
     engine = {"method": store.method, **scorer.describe()}
+    if self._config.accelerator is not None and engine.get("device_kind") == "cpu":
+      raise WinnowError(
+        f"--accelerator={self._config.accelerator} was asked for, and JAX finds a CPU alone on {platform.node()}: the "
+        "image is another accelerator's, or the driver was not installed; nothing was scored"
+      )
     requests.claim(
       store.engine_path,
       engine,

@@ -154,6 +154,18 @@ def test_figures_are_beam_metrics(place, tmp_path):
   assert distributions["model_load_ms"].sum > 0
 
 
+def test_a_worker_without_the_accelerator_that_was_asked_for_scores_nothing(place, tmp_path):
+  """Kills the mutant that scores a corpus on CPUs at a GPU's price, and binds the store to them."""
+  (tmp_path / "a.jsonl").write_text('{"text": "the river"}\n')
+  shard = Shard("a.jsonl", str(tmp_path / "a.jsonl"), "jsonl", "", 24)
+  scorer = scorers.AskLlm(str(place / "model"), corpora.PROMPT, "yes", 48).checked()
+  store = stores.ScoreStore.of(str(tmp_path / "store"), {})
+  config = scoring.ScoringConfig(store, scorer, sources.Texts(Fields(), 20), 0.0, accelerator="nvidia-l4")
+  with pytest.raises(WinnowError, match="--accelerator=nvidia-l4 was asked for, and JAX finds a CPU alone on"):
+    list(scoring.ScoreBlocks(config).process(stripes.Stripe(shard, 0, 1)))
+  assert not (tmp_path / "store").exists()
+
+
 def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
   """Kills the mutants: the row within the block in place of the shard's; the first good row in place of a bad one."""
   path = tmp_path / "100%d.jsonl"
