@@ -405,8 +405,7 @@ def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> store
   wanted = manifest["scores"]["fingerprint"]
   if scores is None:
     place = requests.field(storage.join(output, writing.WORK_FOLDER, writing.SCORES_FILE), "store") or ""
-    folder = place if not storage.is_local(place) else os.path.normpath(storage.join(output, place))
-    at_place = stores.ScoreStore.at(folder)
+    at_place = stores.ScoreStore.at(writing.scores_folder(str(place), output))
     found = [] if at_place is None else [at_place]
   else:
     found = list(find_stores(scores).values())

@@ -77,10 +77,24 @@ class SamplingConfig:
 
 
 def scores_place(store: str, output: str) -> str:
-  """Where an output's scores lie, as `SCORES_FILE` has it: seen from the output where both are on one file system."""
-  if storage.is_local(store) and storage.is_local(output):
-    return os.path.relpath(store, output)
-  return store
+  """Where an output's scores lie, as `SCORES_FILE` has it: seen from the output if both are on one disk or bucket."""
+  (of_store, path), (of_output, seen_from) = _volume(store), _volume(output)
+  return os.path.relpath(path, seen_from) if of_store == of_output else store
+
+
+def scores_folder(place: str, output: str) -> str:
+  """The folder of the store that `scores_place` gave."""
+  volume, path = _volume(output)
+  return place if "://" in place else volume + os.path.normpath(os.path.join(path, place))
+
+
+def _volume(folder: str) -> tuple[str, str]:
+  """A disk ('') or a bucket ('gs://bucket'), and the absolute path in it."""
+  if storage.is_local(folder):
+    return "", os.path.abspath(folder)
+  scheme, _, rest = folder.partition("://")
+  bucket, _, path = rest.partition("/")
+  return f"{scheme}://{bucket}", f"/{path}"
 
 
 def count_folder(output: str) -> str:

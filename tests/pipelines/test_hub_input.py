@@ -6,6 +6,7 @@ import pathlib
 import corpora
 import pytest
 from hub import Hub
+from huggingface_hub import constants
 from running import content, run_in
 
 from curation.errors import WinnowError
@@ -15,6 +16,8 @@ from pipelines import storage
 @pytest.fixture
 def hub(monkeypatch):
   with Hub() as played:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # as other tests of this process may have left it
     monkeypatch.setenv("HF_ENDPOINT", played.endpoint)
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     yield played

@@ -127,7 +127,7 @@ def test_scores_of_another_request_are_never_taken(store):
   rows = write_blocks(other)
   assert store.finished_blocks(S, store.engine()) == frozenset()
   block_files.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
-  ledger = {"fingerprint": other.fingerprint, "engine": other.engine(), "shards": []}
+  ledger = {"fingerprint": other.fingerprint, "engine": other.engine(), **scoring.add_up([])}
   storage.create(other.summary_path, requests.to_json(ledger))
   assert other.is_complete and not store.is_complete
   write_blocks(store)
