@@ -35,7 +35,8 @@ def read_blocks(folder: pathlib.Path) -> None:
 
 def score_nothing(source: str, folder: pathlib.Path) -> float:
   """Seconds of `winnow score`'s pipeline with the scorer that only finds out which documents there are."""
-  namespace, beam_arguments = options.parse(options.SCORE, [source, f"--scores={folder.parent}", "--direct_num_workers=1"])
+  flags = [source, f"--scores={folder.parent}", "--direct_num_workers=1"]
+  namespace, beam_arguments = options.parse(options.SCORE, flags)
   launcher = plans.make_launcher(namespace, beam_arguments)
   job = plans.plan_scoring(namespace, launcher, scorers.Count(), str(folder))
   jobs.run(launcher, ["winnow", "score"], scoring_job=job)
