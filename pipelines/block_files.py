@@ -107,7 +107,8 @@ def sound_blocks(
     return True
 
   indices = sorted(filter(holds, store.finished_blocks(shard, engine)))
-  with concurrent.futures.ThreadPoolExecutor(_CHECKING) as pool:
+  # A block of embeddings may take 64 MB.
+  with concurrent.futures.ThreadPoolExecutor(1 if store.keeps_blocks else _CHECKING) as pool:
     return frozenset(index for index, sound in zip(indices, pool.map(is_sound, indices), strict=True) if sound)
 
 

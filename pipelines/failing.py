@@ -18,15 +18,48 @@ _PROBE = "The quick brown fox jumps over the lazy dog."
 _MOST_CULPRITS = 16
 
 
-def without_culprits(
+@dataclasses.dataclass(frozen=True)
+class _Failed:
+  """What `prepare` raised for a block, until it is the block's turn."""
+
+  error: Exception
+
+
+def prepare(scorer: scorers.Scorer, block: blocks.Block, reads: str) -> Any:
+  """The host's work for a block's column `reads`, for `run`."""
+  assert block.documents is not None
+  try:
+    return scorer.prepare(block.documents[reads])
+  except Exception as error:
+    return _Failed(error)
+
+
+def run(scorer: scorers.Scorer, block: blocks.Block, prepared: Any) -> tuple[blocks.Block, scorers.Scores]:
+  """A block and its scores. Documents of a text that make the scorer fail are among its bad ones then."""
+  assert block.documents is not None
+  try:
+    if isinstance(prepared, _Failed):
+      raise prepared.error
+    return block, scorer.run(prepared)
+  except Exception as error:
+    if "text" not in block.documents.schema.names or _is_nobodys(error):
+      raise
+    return _without_culprits(scorer, block, error)
+
+
+def _is_nobodys(error: Exception) -> bool:
+  """A WinnowError is the scorer's own refusal, memory everybody's, and what the device says is about the device."""
+  return isinstance(error, WinnowError | MemoryError) or type(error).__module__.startswith("jax")
+
+
+def _without_culprits(
   scorer: scorers.Scorer, block: blocks.Block, error: Exception
 ) -> tuple[blocks.Block, scorers.Scores]:
   """The block with the documents that make the scorer fail among its bad ones, and the scores of the others.
 
-  `error` is what scoring the whole block ended with. It is raised again where the documents are not to blame: a
-  WinnowError is the scorer's own refusal of its work, memory is everybody's, what the device says is about the device,
-  and a worker in which something is broken cannot score any text. So is it where more than a few documents fail: then
-  it is the scorer that should be looked at.
+  `error`, which scoring the whole block ended with, is raised again where the documents are not to blame: a worker in
+  which something is broken cannot score any text, and where more than a few documents fail it is the scorer that should
+  be looked at.
   """
   documents, bad = block.documents, block.bad
   assert documents is not None and bad is not None
@@ -40,7 +73,7 @@ def without_culprits(
       good.append(table)
       return
     except Exception as failure:
-      if isinstance(failure, WinnowError | MemoryError) or type(failure).__module__.startswith("jax"):
+      if _is_nobodys(failure):
         raise
       if len(table) <= 1:
         if not len(table) or len(culprits) == _MOST_CULPRITS or not _can_score(scorer):
@@ -50,12 +83,15 @@ def without_culprits(
         told = (str(failure).splitlines() or [""])[0]
         logs.warn("scorer_failed", row=culprits[-1]["row"], error=f"{type(failure).__name__}: {told}")
         return
+    halve(table)
+
+  def halve(table: pa.Table) -> None:
     half = len(table) // 2
     score(table.slice(0, half))
     score(table.slice(half))
 
-  score(documents.slice(0, 0))
-  score(documents)
+  score(documents.slice(0, 0))  # of no documents there are scores, too: all of them may be culprits
+  halve(documents)
   fallen = pa.concat_tables([bad, pa.Table.from_pylist(culprits, schema=blocks.BAD_SCHEMA)]).sort_by("row")
   kept = pa.concat_tables(good)
   return dataclasses.replace(block, documents=kept, bad=fallen, text_bytes=blocks.text_bytes(kept)), _joined(parts)

@@ -90,11 +90,6 @@ class ScoringJob:
     return [*before, self]
 
   @property
-  def all_steps(self) -> list["ScoringJob"]:
-    """This job, and the one of its embeddings."""
-    return [self] if self.embedding is None else [self.embedding, self]
-
-  @property
   def is_complete(self) -> bool:
     return self.config.store.is_complete
 
@@ -136,8 +131,12 @@ class ScoringJob:
 
   def tidy(self) -> None:
     """Removes what a complete store no longer needs and a run that was killed at its very end left."""
-    for job in self.all_steps:
-      job.config.store.tidy(self.corpus.shards)
+    self.config.store.tidy(self.corpus.shards)
+    self.sweep()
+
+  def sweep(self) -> None:
+    """Removes what dead writers left, in the store of embeddings too, which may have been complete for long."""
+    for job in (self,) if self.embedding is None else (self.embedding, self):
       storage.sweep_temporary_files(job.folder)
 
   def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
@@ -177,6 +176,10 @@ class SamplingJob:
   @property
   def folder(self) -> str:
     return self.config.output
+
+  def sweep(self) -> None:
+    """Removes what dead writers left."""
+    storage.sweep_temporary_files(self.folder)
 
   @property
   def request_path(self) -> str:
@@ -273,7 +276,7 @@ def run(
   for sampling_job in sampling_jobs:
     if sampling_job.is_complete:
       manifests.clean_up(sampling_job.config.output)
-      storage.sweep_temporary_files(sampling_job.folder)
+      sampling_job.sweep()
   sampling_jobs = [job for job in sampling_jobs if not job.is_complete]
   steps = [] if scoring_job is None else scoring_job.steps
   if not sampling_jobs and not steps:
@@ -309,8 +312,8 @@ def run(
     log.entry["documents_by_process"] = meter.documents_by_process
     if counters is None:
       return False
-    for job in running if scoring_job is None else (*running, *scoring_job.all_steps):
-      storage.sweep_temporary_files(job.folder)
+    for job in wanted:
+      job.sweep()
     return True
 
 

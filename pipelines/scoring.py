@@ -104,7 +104,7 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
         yield block, None, None
       else:
         loaded = load()
-        yield block, loaded, _prepare(loaded.scorer, block, config.scorer.reads)
+        yield block, loaded, failing.prepare(loaded.scorer, block, config.scorer.reads)
 
   here: list[int] = []
   try:
@@ -131,7 +131,7 @@ def _score_prepared(
         yield BlockCounts(block.index, block.num_rows)
         continue
       started = time.monotonic()
-      block, scores = _run(loaded.scorer, block, ready)
+      block, scores = failing.run(loaded.scorer, block, ready)
       milliseconds = round(1000 * (time.monotonic() - started))
       if written is not None:
         yield written.result()
@@ -143,36 +143,6 @@ def _score_prepared(
       written = writer.submit(_record, (config.store, shard, loaded.engine), block, (scores, milliseconds))
     if written is not None:
       yield written.result()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Failed:
-  """What `prepare` raised for a block, until it is this block's turn."""
-
-  error: Exception
-
-
-def _prepare(scorer: scorers.Scorer, block: blocks.Block, reads: str) -> Any:
-  assert block.documents is not None
-  try:
-    return scorer.prepare(block.documents[reads])
-  except Exception as error:
-    if reads != "text":
-      raise
-    return _Failed(error)
-
-
-def _run(scorer: scorers.Scorer, block: blocks.Block, ready: Any) -> tuple[blocks.Block, scorers.Scores]:
-  """The scores of a block, without the documents that the scorer cannot bear, which become bad ones."""
-  assert block.documents is not None
-  try:
-    if isinstance(ready, _Failed):
-      raise ready.error
-    return block, scorer.run(ready)
-  except Exception as error:
-    if "text" not in block.documents.schema.names:
-      raise
-    return failing.without_culprits(scorer, block, error)
 
 
 def _record(
@@ -335,20 +305,23 @@ class ScoreBlocks(beam.DoFn):
 
 
 class CheckShards(beam.DoFn):
-  """Shard (compacted before this run) -> its ShardSummary; stripes of those that are damaged, tagged `AGAIN`."""
+  """First Stripe of a shard that was compacted before this run -> its ShardSummary.
+
+  All stripes of those that are damaged, tagged `AGAIN`.
+  """
 
   AGAIN = "again"
 
-  def __init__(self, store: stores.ScoreStore, stripes_of: Mapping[str, list[Stripe]]):
-    self._store, self._stripes_of = store, stripes_of
+  def __init__(self, store: stores.ScoreStore):
+    self._store = store
 
-  def process(self, shard: blocks.Shard) -> Iterator[Any]:
-    summary = block_files.sound_shard(self._store, shard)
+  def process(self, first: Stripe) -> Iterator[Any]:
+    summary = block_files.sound_shard(self._store, first.shard)
     if summary is not None:
       yield summary
     else:
-      for stripe in self._stripes_of[shard.name]:
-        yield beam.pvalue.TaggedOutput(self.AGAIN, stripe)
+      for index in range(first.count):
+        yield beam.pvalue.TaggedOutput(self.AGAIN, dataclasses.replace(first, index=index))
 
 
 def finish_shard(
@@ -432,15 +405,11 @@ class Score(beam.PTransform):
 
   def expand(self, after: Any):
     config, store = self._config, self._config.store
-    finished: dict[blocks.Shard, list[Stripe]] = {}
-    for stripe in self._finished:
-      finished.setdefault(stripe.shard, []).append(stripe)
-    shards = list({stripe.shard: None for stripe in self._stripes}) + list(finished)
-    stripes_of = {shard.name: stripes for shard, stripes in finished.items()}
+    shards = [stripe.shard for stripe in (*self._stripes, *self._finished) if stripe.index == 0]
     old = (
       after
-      | "FinishedShards" >> Spread(list(finished))
-      | "CheckShards" >> beam.ParDo(CheckShards(store, stripes_of)).with_outputs(CheckShards.AGAIN, main="whole")
+      | "FinishedShards" >> Spread([stripe for stripe in self._finished if stripe.index == 0])
+      | "CheckShards" >> beam.ParDo(CheckShards(store)).with_outputs(CheckShards.AGAIN, main="whole")
     )
     new = (
       (after | "Stripes" >> Spread(self._stripes), old[CheckShards.AGAIN] | "SpreadAgain" >> beam.Reshuffle())

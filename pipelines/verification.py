@@ -119,8 +119,8 @@ def check_output_shard(config: VerificationConfig, index: int) -> Iterator[tuple
     for shard, places in _by_shard(path, sources).items():
       rows_N = np.array([int(sources[place].rpartition("#")[2]) for place in places])
       hash_N[places] = hashing.hash_documents("place", sampling.request.seed, shard, rows_N)
-      before = tallies.get(shard, Tally(0, 0))
-      tallies[shard] = add_tallies([before, *(Tally(1, digest_N[place]) for place in places)])
+      tally = Tally(len(places), sum(digest_N[place] for place in places))
+      tallies[shard] = add_tallies([tallies.get(shard, Tally(0, 0)), tally])
     if (wrong := np.flatnonzero(hash_N % np.uint64(config.num_shards) != index)).size:
       raise WinnowError(f"{path}: {sources[wrong[0]]} belongs into another shard")
     if hash_N[0] < last or (wrong := np.flatnonzero(hash_N[1:] < hash_N[:-1])).size:
@@ -170,7 +170,8 @@ def recompute(config: VerificationConfig, stripe: stripes.Stripe) -> Iterator[tu
   if stripe.index == 0:
     check_input_shard(config, stripe.shard)
   for table in selected_tables(config, stripe):
-    yield stripe.shard.name, add_tallies(Tally(1, digest) for digest in digests(table, texts=config.texts))
+    found = digests(table, texts=config.texts)
+    yield stripe.shard.name, Tally(len(found), sum(found) % _MODULUS)
 
 
 def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:

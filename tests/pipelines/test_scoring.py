@@ -111,6 +111,20 @@ def test_a_document_that_breaks_the_scorer_falls_alone(place, tmp_path, monkeypa
   assert [(entry["row"], entry["reason"]) for entry in dead] == [(r, "scorer_failed") for r in (0, 150, 151, 299)]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_block_of_nothing_but_culprits_has_no_scores(place, tmp_path, monkeypatch, count):
+  """Kills the mutant that has no scores to join where nobody is left."""
+  texts = corpora.sentences(count, 5)
+
+  def breaks(column):
+    if set(texts) & set(column):
+      raise RuntimeError("cannot tokenize this")
+
+  assert scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks) == 0
+  summary = json.loads((tmp_path / "scores/a/summary.json").read_text())
+  assert (summary["scored"], summary["reasons"]) == (0, {"scorer_failed": count})
+
+
 @pytest.mark.parametrize("how", ["everything", "most", "its device", "memory"])
 def test_a_scorer_that_is_broken_blames_no_document(place, tmp_path, monkeypatch, capsys, how):
   """Kills the mutant that takes a broken worker for a bad document, and would score a corpus to nothing."""
