@@ -1,12 +1,13 @@
 """Block files, a store's resume log: one for each finished block, compacted into one Parquet file per finished shard.
 
-A block file holds the scores (or embeddings) and the bad rows of its block, so that one write settles both. Parquet's
-page checksums guard the columns, one of ours what the footer says. What is damaged is found when a run relies on it.
+A block file holds the scores (or embeddings) and the bad rows of its block, so that one write settles both. What is
+damaged is found when a run relies on it.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import io
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, damage, storage, stores
+from pipelines import blocks, damage, parquet_files, storage, stores
 
 
 def block_schema(value: pa.Field) -> pa.Schema:
@@ -27,9 +28,8 @@ def block_schema(value: pa.Field) -> pa.Schema:
 
 
 BLOCK_SCHEMA = block_schema(stores.SCORE_FIELD)
-_PARQUET = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
 # Numbers that look random: compressing them takes more time than it saves, and a dictionary is of no use.
-_EMBEDDINGS_PARQUET = _PARQUET | {"compression": "none", "use_dictionary": False}
+_OF_EMBEDDINGS: dict[str, Any] = {"compression": "none", "use_dictionary": False}
 _NAMED_BAD = 3
 _CHECKING = 8  # files read at once, since each waits for a disk or a store
 
@@ -44,12 +44,11 @@ class BlockFile(NamedTuple):
 
 def write_block(store: stores.ScoreStore, shard: blocks.Shard, index: int, block: BlockFile, *, engine: str) -> None:
   """Makes a finished block durable: as block_schema, every row of it in order; bad rows have a reason."""
-  with (
-    storage.create_file(store.block_path(shard, index, engine)) as file,
-    pq.ParquetWriter(file, block.table.schema, **(_EMBEDDINGS_PARQUET if store.keeps_blocks else _PARQUET)) as writer,
-  ):
+  options = _OF_EMBEDDINGS if store.keeps_blocks else {}
+  path = store.block_path(shard, index, engine)
+  with parquet_files.create(path, block.table.schema, **options) as writer:
     writer.write_table(block.table)
-    writer.add_key_value_metadata(stores.footer({"text_bytes": block.text_bytes, "checksum": block.checksum}))
+    parquet_files.describe(writer, {"text_bytes": block.text_bytes, "checksum": block.checksum})
 
 
 def compact_shard(
@@ -66,8 +65,7 @@ def compact_shard(
   names = [name for name in schema.names if name != "shard"]
   with (
     tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
-    storage.create_file(store.scores_path(shard), must_agree=True) as file,
-    pq.ParquetWriter(file, schema, use_dictionary=["shard"], **_PARQUET) as writer,
+    parquet_files.create(store.scores_path(shard), schema, must_agree=True, use_dictionary=["shard"]) as writer,
   ):
     for index in range(num_blocks):
       block = read_block(store.block_path(shard, index, engine), [*names, "reason", "text"])
@@ -81,7 +79,7 @@ def compact_shard(
     dead_letter.seek(0)
     checksum = storage.checksum_of(dead_letter)
     summary = ledger.close(num_rows, store.fingerprint_of(shard), engine=engine, dead_letter=checksum)
-    writer.add_key_value_metadata(stores.footer(dataclasses.asdict(summary)))
+    parquet_files.describe(writer, dataclasses.asdict(summary))
     if summary.bad:
       dead_letter.seek(0)
       with storage.create_file(store.dead_letter_path(shard), must_agree=True) as target:
@@ -161,21 +159,20 @@ def removing_damaged(store: stores.ScoreStore, shard: blocks.Shard, index: int |
 
 
 def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
-  """A block file with some of its columns (all: None).
+  """A block file, every byte of which is as written, with some of its columns (all: None).
 
   Raises DamagedError if it is missing or damaged.
   """
-  with (
-    stores.told(path),
-    storage.open_input(path) as file,
-    pq.ParquetFile(file, page_checksum_verification=True) as parquet,
-  ):
-    about: dict[str, Any] = stores.read_footer(parquet)
-    schema = parquet.schema_arrow
-    value = schema.field(1)
-    if value.name not in (stores.SCORE, stores.EMBEDDING) or not schema.equals(block_schema(value)):
-      raise ValueError("its columns are not a block's")
-    return BlockFile(parquet.read(columns), about["text_bytes"], about["checksum"])
+  with parquet_files.told(path):
+    data = storage.read_bytes(path)
+    parquet_files.check(io.BytesIO(data))
+    with pq.ParquetFile(pa.BufferReader(data)) as parquet:
+      about: dict[str, Any] = parquet_files.description(parquet)
+      schema = parquet.schema_arrow
+      value = schema.field(1)
+      if value.name not in (stores.SCORE, stores.EMBEDDING) or not schema.equals(block_schema(value)):
+        raise ValueError("its columns are not a block's")
+      return BlockFile(parquet.read(columns), about["text_bytes"], about["checksum"])
 
 
 class _Ledger:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from pipelines import (
   writing,
 )
 
+_ATTEMPTS = 8  # at a command whose stores prove damaged again and again
 # Compressed to plain bytes of English JSON lines, roughly: they only place the end of a progress bar.
 _PLAIN_PER_BYTE = {"": 1.0, "gzip": 2.5, "zstd": 2.7}
 
@@ -264,12 +266,29 @@ def run(
   Returns whether all is complete: a dry run leaves no trace, and of a template only the job is written.
   """
   wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
-  name = _job_name(arguments, sampling_jobs[0] if sampling_jobs else scoring_job)
   if launcher.is_dry_run:
-    launcher.run(_definition(launcher, scoring_job, sampling_jobs, None), name)
+    launcher.run(_definition(launcher, scoring_job, sampling_jobs, None), _job_name(arguments, wanted))
     return False
   for job in wanted:
     job.claim()
+  for attempt in itertools.count(1):
+    before = _damage(scoring_job)
+    try:
+      return _run_claimed(launcher, arguments, scoring_job, sampling_jobs)
+    except launch.JobError:
+      # What was damaged in a store that this command makes is gone, and the next attempt makes it again.
+      if _damage(scoring_job) == before or attempt == _ATTEMPTS:
+        raise
+  raise AssertionError
+
+
+def _run_claimed(
+  launcher: launch.Launcher,
+  arguments: Sequence[str],
+  scoring_job: ScoringJob | None,
+  sampling_jobs: Sequence[SamplingJob],
+) -> bool:
+  wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
   # What a run that was killed at its very end left.
   if scoring_job is not None and scoring_job.is_complete:
     scoring_job.tidy()
@@ -302,13 +321,14 @@ def run(
     define = _definition(launcher, scoring_job, sampling_jobs, address)
     counters: dict[str, int] | None = {}
     try:
-      counters = launcher.run(define, name)
+      counters = launcher.run(define, _job_name(arguments, wanted))
     except launch.JobError:
       # Another run of the same command may have completed the work, and tidied up what this one was still reading.
       if not all(job.is_complete for job in running):
         raise
+    finally:
+      _tell_damage(running, damaged_before)
     log.entry["counters"] = counters
-    _tell_damage(running, damaged_before)
     log.entry["documents_by_process"] = meter.documents_by_process
     if counters is None:
       return False
@@ -317,11 +337,16 @@ def run(
     return True
 
 
+def _damage(job: ScoringJob | None) -> set[str]:
+  """The records of what was ever damaged in the stores of a job."""
+  return set() if job is None else set(damage.records(job.folder)) | _damage(job.embedding)
+
+
 def _tell_damage(running: Sequence[Any], before: set[str]) -> None:
   for job in running:
     if new := sorted(set(damage.records(job.folder)) - before):
       told = "1 damaged file was" if len(new) == 1 else f"{len(new)} damaged files were"
-      print(f"winnow: {told} found in {job.folder} and made again, see {new[0]}", file=sys.stderr)
+      print(f"winnow: {told} found in {job.folder}, to be made again; see {new[0]}", file=sys.stderr)
 
 
 def _definition(
@@ -342,11 +367,12 @@ def _definition(
   return define
 
 
-def _job_name(arguments: Sequence[str], job: Any) -> str:
+def _job_name(arguments: Sequence[str], wanted: Sequence[Any]) -> str:
   """What a runner's console calls the job: by the command and the folder that it fills, and a hash of where that lies.
 
   Dataflow refuses a second job of one name while the first one runs.
   """
+  job = next((job for job in wanted if isinstance(job, SamplingJob)), wanted[0])
   name = re.sub("[^a-z0-9]+", "-", f"winnow-{arguments[1]}-{storage.base_name(job.folder)}".lower())
   return f"{name[:54].strip('-')}-{requests.fingerprint(job.folder)[:8]}"
 

@@ -152,14 +152,14 @@ def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
 
   The first writer wins: where `path` exists by then, what was written is dropped, so that retried bundles and second
   workers need no lock. `must_agree` is for content that follows from the request alone: what exists must be the same,
-  or WinnowError is raised, for it is another run's. The file object is local and seekable.
+  or WinnowError is raised, for it is another run's. The file object is local, seekable, and can be read again.
   """
   if is_local(path):
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{base_name(path)}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-      with open(temporary, "xb") as file:
+      with open(temporary, "x+b") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

@@ -19,30 +19,26 @@ into the store is never taken for this one's, and where one input file changes, 
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import google_crc32c
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, requests, storage
+from curation.errors import WinnowError
+from pipelines import blocks, parquet_files, requests, storage
 
 SCORE, EMBEDDING = "score", "embedding"
 EMBED = "embed"  # the scorer of stores that keep embeddings
-FORMAT = 3  # of stores; of another one nothing is read, lest what is only older be taken for damaged
+FORMAT = 4  # of stores; of another one nothing is read, lest what is only older be taken for damaged
 ROW = pa.field("row", pa.int64())
 SCORE_FIELD = pa.field(SCORE, pa.float32())
 NUM_TOKENS = pa.field("num_tokens", pa.int32())
 _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
 INPUT_FILE = "input.json"
 SKETCH_FOLDER = "sketch"
-_METADATA_KEY, _CHECKSUM_KEY = b"winnow", b"winnow_crc32c"
 _BATCH_ROWS = 1 << 18
 _COUNTS = {"read": int, "scored": int, "bad": int, "num_tokens": int | None, "text_bytes": int, "reasons": dict}
 _LEDGER = _COUNTS | {"fingerprint": str, "engine": str, "shards": list}
@@ -276,32 +272,6 @@ def _has(value: Any, fields: Mapping[str, Any]) -> bool:
   )
 
 
-def footer(about: Any) -> dict[bytes, bytes]:
-  """A JSON value as a Parquet file's own metadata, with its checksum, for Parquet guards pages only."""
-  value = orjson.dumps(about)
-  return {_METADATA_KEY: value, _CHECKSUM_KEY: b"%08x" % google_crc32c.value(value)}
-
-
-def read_footer(parquet: pq.ParquetFile) -> Any:
-  """What `footer` put there; ValueError or KeyError where it is not as written."""
-  metadata = parquet.metadata.metadata or {}
-  if metadata[_CHECKSUM_KEY] != b"%08x" % google_crc32c.value(metadata[_METADATA_KEY]):
-    raise ValueError("its footer does not fit its checksum")
-  return orjson.loads(metadata[_METADATA_KEY])
-
-
-@contextlib.contextmanager
-def told(path: str) -> Iterator[None]:
-  """Tells what reading a Parquet file of ours ends with: DamagedError, or AccessError."""
-  try:
-    yield
-  except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have no number
-      raise storage.AccessError(f"cannot read {path}: {error.strerror}") from error
-    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise DamagedError(f"{path} is missing or damaged ({cause})") from error
-
-
 def read_summary(store: ScoreStore, shard: blocks.Shard) -> ShardSummary:
   """The ledger of a compacted shard, from the footer of its Parquet file."""
   with ScoreFile(store, shard) as scores:
@@ -326,7 +296,7 @@ class ScoreFile:
         if found.names != store.shard_schema.names or found.remove(0) != store.shard_schema.remove(0):
           raise ValueError("its columns are not a shard's")
         self._columns = found.names[1:]
-        self.summary = ShardSummary(**read_footer(self._parquet))
+        self.summary = ShardSummary(**parquet_files.description(self._parquet))
       if self.summary.fingerprint != store.fingerprint_of(shard):
         raise WinnowError(
           f"{self._path} holds scores of another request: another run has written there; see that it has ended, and "
@@ -358,8 +328,10 @@ class ScoreFile:
       yield batch
 
   def check(self) -> ShardSummary:
-    """Reads the whole file; DamagedError unless it holds what its ledger says."""
+    """Reads the whole file; DamagedError unless every byte is as written and it holds what its ledger says."""
     scored, num_tokens = 0, 0
+    with self._told():
+      parquet_files.check(self._file)
     for batch in self.batches(_BATCH_ROWS):
       scored += batch.num_rows
       num_tokens += pc.sum(batch["num_tokens"].cast(pa.int64())).as_py() or 0
@@ -369,4 +341,4 @@ class ScoreFile:
     return self.summary
 
   def _told(self) -> contextlib.AbstractContextManager[None]:
-    return told(self._path)
+    return parquet_files.told(self._path)

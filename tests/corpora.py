@@ -49,6 +49,11 @@ def sentences(count: int, seed: int) -> list[str]:
   return [" ".join(WORDS[next(words)] for _ in range(length)) + f" {seed}.{row}" for row, length in enumerate(lengths)]
 
 
+def rows_of(shard: str, *, big_rows: int, small_rows: int) -> int:
+  """Rows of a shard of `write_corpus`, bad ones too."""
+  return big_rows if shard == "big.jsonl.gz" else small_rows + ("tfrecord" in shard)
+
+
 def write_corpus(folder: pathlib.Path, *, big_rows: int, small_rows: int) -> Corpus:
   """Twelve shards: one gzip of `big_rows` rows, and eleven of `small_rows` in all formats."""
   folder.mkdir(parents=True, exist_ok=True)

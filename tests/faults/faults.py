@@ -338,7 +338,9 @@ def damaged_files(place: Place, name: str, count: int, generator: random.Random)
       break
     shutil.rmtree(folder)
     place.prepared(name, folder)
-  found = (path for filled in place.made_by(name) for path in sorted((folder / filled).rglob("*")))
+  # A store that is complete is not looked at again but where something is made of it.
+  begun = (folder / made for made in place.made_by(name) if not (folder / made / "summary.json").exists())
+  found = (path for filled in begun for path in sorted(filled.rglob("*")))
   made = [path for path in found if path.suffix in _ON_RECORD]
   for path in generator.sample(made, min(count, len(made))):
     outcome.injected += 1

@@ -39,7 +39,7 @@ def make_embeddings(shard: str, rows: int) -> np.ndarray:
 
 
 def rows_of(shard: str) -> int:
-  return BIG_ROWS if shard == "big.jsonl.gz" else SMALL_ROWS + ("tfrecord" in shard)
+  return corpora.rows_of(shard, big_rows=BIG_ROWS, small_rows=SMALL_ROWS)
 
 
 def units(points_ND: np.ndarray) -> np.ndarray:

@@ -217,8 +217,8 @@ def test_a_shard_that_is_damaged_is_removed_and_its_store_incomplete(store, how,
 
 
 @pytest.mark.parametrize("what", ["block", "shard"])
-def test_any_flipped_bit_is_found_or_harmless(store, what):
-  """Kills the mutants: a footer, or names of columns, that are taken on trust."""
+def test_any_flipped_bit_is_found(store, what):
+  """Kills the mutants: a seal that leaves out the footer, or that nobody compares where files are relied on."""
   rows = write_blocks(store)
   path = store.block_path(S, 3, store.engine())
   if what == "shard":
@@ -231,6 +231,32 @@ def test_any_flipped_bit_is_found_or_harmless(store, what):
       return table.to_pylist(), about
     with stores.ScoreFile(store, S) as scores:
       return scores.check(), [scores.block(index).to_pylist() for index in range(len(SIZES))]
+
+  whole = storage.read_bytes(path)
+  read()
+  for place in range(len(whole)):
+    flipped = bytearray(whole)
+    flipped[place] ^= 1 << place % 8
+    with open(path, "wb") as file:
+      file.write(flipped)
+    with pytest.raises(DamagedError):
+      read()
+  for place in range(0, len(whole), 7):
+    with open(path, "wb") as file:
+      file.write(whole[:place])
+    with pytest.raises(DamagedError):
+      read()
+
+
+def test_who_reads_scores_alone_takes_no_damaged_ones(store):
+  """Without the seal, which wants the whole file read. Kills the mutants: a footer, or names of columns, that are taken
+  on trust."""
+  block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
+  path = store.scores_path(S)
+
+  def read():
+    with stores.ScoreFile(store, S) as scores:
+      return scores.summary, [scores.block(index).to_pylist() for index in range(len(SIZES))]
 
   whole, good, found = storage.read_bytes(path), read(), 0
   for place in range(len(whole)):
