@@ -14,16 +14,30 @@ import common
 import numpy as np
 import pyarrow as pa
 
-from curation import selection
-from pipelines import block_files, blocks, launch, stores, stripes, thresholds
+from curation import domains, selection
+from pipelines import block_files, blocks, launch, quotas, ranks, stores, stripes, thresholds
 
 RATE = "0.2"
-# Scores of every document: hardly a tie, some hundred ties each, and all the same.
+# Scores of every document: hardly a tie, one value for half of them, some hundred ties each, and all the same.
 SCORES = {
   "all different": lambda generator, size: generator.standard_normal(size),
+  "half equal": lambda generator, size: np.where(generator.random(size) < 0.5, 0, generator.standard_normal(size)),
   "34,000 values": lambda generator, size: generator.standard_normal(size).astype(np.float16),
   "all equal": lambda generator, size: np.zeros(size),
 }
+
+
+QUOTA = "a quota of 100"
+GROUP_MAX = 100
+SCORES[f"all different, {QUOTA}"] = SCORES["all different"]
+DOMAINS = pa.array([f"site-{number}.example.org" for number in range(2_000_000)])
+
+
+def request_of(kind: str) -> selection.SelectionRequest:
+  """A fifth of all, or what is within the quotas of domains."""
+  if QUOTA in kind:
+    return selection.SelectionRequest("ask_llm", group_by="domain", group_max=GROUP_MAX)
+  return selection.SelectionRequest("ask_llm", rate=RATE)
 
 
 def write_store(
@@ -44,6 +58,7 @@ def write_store(
           "row": np.arange(start, start + size),
           "score": SCORES[kind](generator, size).astype(np.float32),
           "num_tokens": generator.integers(1, 2_000, size, np.int32),
+          "domain": DOMAINS.take(pa.array(generator.zipf(1.2, size) % len(DOMAINS))) if QUOTA in kind else nothing,
           "reason": nothing,
           "text": nothing,
         },
@@ -60,13 +75,17 @@ def find_threshold(
   """The pipeline's answer, by way of a file, for it may come from another process."""
   with tempfile.TemporaryDirectory() as place:
     answer = pathlib.Path(place) / "selected.json"
+    settled = quotas.Quotas(store, request, tuple(shards), place, place, "bench")
 
     def define(pipeline: beam.Pipeline) -> None:
       ledger = pipeline | "Ledger" >> beam.Create([stores.Ledger(keys, None, keys)])
+      limits: ranks.Limits = ranks.unlimited
+      if request.group_by is not None:
+        ledger, limits = ledger | quotas.Settle(settled), settled.within
       (
         pipeline
         | "Shards" >> stripes.Spread(shards)
-        | thresholds.FindThreshold(store, request, ledger)
+        | thresholds.FindThreshold(store, request, ledger, limits)
         | beam.Map(lambda selected: answer.write_text(json.dumps(selected)))
       )
 
@@ -74,12 +93,35 @@ def find_threshold(
     return thresholds.Selected(*json.loads(answer.read_text()))
 
 
+def by_sorting(
+  store: stores.ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest
+) -> tuple[thresholds.Selected, float]:
+  """What is within quotas with NumPy, all ranks in memory, and the seconds without reading."""
+  parts, groups = [], []
+  for shard in shards:
+    with stores.ScoreFile(store, shard) as scores:
+      for batch in scores.batches(ranks.BATCH_ROWS, domains=True):
+        parts.append(ranks.of_rows(request, shard.name, batch))
+        groups.append(domains.hash_domains(batch["domain"]))
+  key_N, tie_N = np.concatenate([part.keys for part in parts]), np.concatenate([part.ties for part in parts])
+  tokens_N, group_N = np.concatenate([part.num_tokens for part in parts]), np.concatenate(groups)
+  del parts, groups
+  started = time.perf_counter()
+  order_N = np.lexsort((~tie_N, ~key_N, group_N))
+  _, first, counts = np.unique(group_N[order_N], return_index=True, return_counts=True)
+  within_N = order_N[np.arange(len(order_N)) - np.repeat(first, counts) < GROUP_MAX]
+  seconds = time.perf_counter() - started
+  floor = selection.smallest_rank(key_N[within_N], tie_N[within_N])
+  assert floor is not None
+  return thresholds.Selected(len(within_N), int(tokens_N[within_N].sum(dtype=np.int64)), floor), seconds
+
+
 def by_partition(
   store: stores.ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest, k: int
 ) -> tuple[int, float]:
   """The rank of the k-th document with NumPy, all keys in memory, and the seconds without reading."""
-  ranks = [ranks for shard in shards for ranks in thresholds.read_ranks(store, shard, request)]
-  key_N, tie_N = np.concatenate([r.keys for r in ranks]), np.concatenate([r.ties for r in ranks])
+  parts = [part for shard in shards for part in ranks.read(store, shard, request)]
+  key_N, tie_N = np.concatenate([part.keys for part in parts]), np.concatenate([part.ties for part in parts])
   started = time.perf_counter()
   kth = key_N[np.argpartition(key_N, len(key_N) - k)[len(key_N) - k]]
   ties = tie_N[key_N == kth]
@@ -100,13 +142,13 @@ def bench() -> None:
   parser.add_argument("--kinds", nargs="+", choices=tuple(SCORES), default=list(SCORES))
   namespace = parser.parse_args()
   common.print_machine()
-  request = selection.SelectionRequest("ask_llm", rate=RATE)
   apart = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))  # its memory is not ours
   with apart, tempfile.TemporaryDirectory(prefix="winnow-bench-") as place:
     small = write_store(pathlib.Path(place) / "small", "all equal", 100_000, 2)
-    find_threshold(*small, request, 100_000, namespace.workers)
+    find_threshold(*small, request_of(""), 100_000, namespace.workers)
     idle = peak_mb()
     for number, kind in enumerate(namespace.kinds):
+      request = request_of(kind)
       store, shards = write_store(pathlib.Path(place) / str(number), kind, namespace.keys, namespace.shards)
       started = time.perf_counter()
       found = find_threshold(store, shards, request, namespace.keys, namespace.workers)
@@ -117,6 +159,11 @@ def bench() -> None:
         f"{namespace.keys / seconds / namespace.workers / 1e6:.2f} M keys/s a worker, {grown:.0f} MB more than idle",
         flush=True,
       )
+      if QUOTA in kind:
+        expected, seconds = apart.submit(by_sorting, store, shards, request).result()
+        print(f"  beside: numpy.lexsort on all ranks in memory {namespace.keys / seconds / 1e6:.1f} M keys/s")
+        print(f"  {found.documents:,} selected, {'as NumPy has it' if found == expected else 'NOT AS NUMPY HAS IT'}")
+        continue
       floor, seconds = apart.submit(by_partition, store, shards, request, found.documents).result()
       print(f"  beside: numpy.argpartition on keys in memory {namespace.keys / seconds / 1e6:.1f} M keys/s")
       exact = found.floor == floor and found.documents == request.search(namespace.keys, None).remaining

@@ -23,7 +23,15 @@ def hash_documents(purpose: str, seed: int, shard: str, rows_N: np.ndarray) -> n
   """
   identity = "\0".join((purpose, str(seed), shard)).encode()
   key = np.frombuffer(hashlib.blake2b(identity, digest_size=8).digest(), "<u8")[0]
-  state_N = (np.asarray(rows_N).astype(np.uint64) + np.uint64(1)) * _GOLDEN_RATIO + key
+  return _finalise((np.asarray(rows_N).astype(np.uint64) + np.uint64(1)) * _GOLDEN_RATIO + key)
+
+
+def mix(state_N: np.ndarray) -> np.ndarray:
+  """SplitMix64's step for any states: uint64 [N], a bijection."""
+  return _finalise(state_N + _GOLDEN_RATIO)
+
+
+def _finalise(state_N: np.ndarray) -> np.ndarray:
   state_N = (state_N ^ (state_N >> np.uint64(30))) * _MIX_1
   state_N = (state_N ^ (state_N >> np.uint64(27))) * _MIX_2
   return state_N ^ (state_N >> np.uint64(31))

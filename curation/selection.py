@@ -31,8 +31,9 @@ NUM_BINS = 1 << PASS_BITS
 class SelectionRequest:
   """Which documents are wanted: one sampler, and one of `rate`, `num_examples`, `num_tokens` and `threshold`.
 
-  `rate` is text, as typed, so that 0.1 means one tenth. `temperature` is for `ips` alone. Raises WinnowError where the
-  parts do not fit together.
+  `group_by` sets each group a quota, `group_rate` or `group_max`, and only documents within it can be selected; all of
+  them are where nothing else says how many. Rates are text, as typed, so that 0.1 means one tenth. `temperature` is for
+  `ips` alone. Raises WinnowError where the parts do not fit together.
   """
 
   sampler: str
@@ -43,6 +44,9 @@ class SelectionRequest:
   num_tokens: int | None = None
   threshold: float | None = None
   temperature: float = 1.0
+  group_by: str | None = None
+  group_rate: str | None = None
+  group_max: int | None = None
 
   def __post_init__(self):
     fitting = METHODS_OF[self.sampler]
@@ -58,29 +62,37 @@ class SelectionRequest:
     if self.temperature != 1 and self.method != "ips":
       raise WinnowError(f"--temperature is for --method=ips, and this is {self.method}; leave it out")
     given = [n for n in ("rate", "num_examples", "num_tokens", "threshold") if getattr(self, n) is not None]
-    if len(given) != 1:
+    self._check_groups()
+    if len(given) != 1 and (given or self.group_by is None):
       said = " and ".join(f"--{name}" for name in given) or "none of them"
       raise WinnowError(f"give one of --rate, --num_examples, --num_tokens and --threshold; there is {said}")
     if (self.method == "threshold") != (self.threshold is not None):
       raise WinnowError("--method=threshold and --threshold=SCORE go together")
-    if self.rate is not None and not 0 < self._rate() <= 1:
-      raise WinnowError(f"--rate={self.rate} is not in (0, 1]; type --rate=0.2 to keep a fifth")
-    for name in ("num_examples", "num_tokens"):
+    for name in ("rate", "group_rate"):
+      if (typed := getattr(self, name)) is not None and not 0 < _fraction(name, typed) <= 1:
+        raise WinnowError(f"--{name}={typed} is not in (0, 1]; type --{name}=0.2 to keep a fifth")
+    for name in ("num_examples", "num_tokens", "group_max"):
       if (value := getattr(self, name)) is not None and value < 1:
         raise WinnowError(f"--{name}={value} selects nothing; type a number above 0")
     if self.threshold is not None and np.isnan(self.threshold):
       raise WinnowError("--threshold=nan selects nothing; type a number")
 
-  def _rate(self) -> fractions.Fraction:
-    try:
-      return fractions.Fraction(self.rate or "")
-    except (ValueError, ZeroDivisionError) as error:
-      raise WinnowError(f"--rate={self.rate} is not a number; type --rate=0.2 to keep a fifth") from error
+  def _check_groups(self) -> None:
+    quotas = [f"--{name}" for name in ("group_rate", "group_max") if getattr(self, name) is not None]
+    if self.group_by is None and quotas:
+      raise WinnowError(f"{quotas[0]} is a quota of each group; say of which ones: --group_by=domain")
+    if self.group_by is not None and len(quotas) != 1:
+      said = " and ".join(quotas) or "none of them"
+      raise WinnowError(f"--group_by={self.group_by} wants one of --group_rate and --group_max; there is {said}")
 
-  def search(self, num_documents: int, num_tokens: int | None) -> "RadixSearch":
+  def exact_group_rate(self) -> fractions.Fraction:
+    return _fraction("group_rate", self.group_rate)
+
+  def search(self, num_documents: int, num_tokens: int | None, within: int | None = None) -> "RadixSearch":
     """Begins the search among `num_documents` scored documents of `num_tokens` tokens in all.
 
-    A rate means exactly k = floor(rate × N + 1/2) documents. Raises WinnowError where the request cannot be met.
+    A rate means exactly k = floor(rate × N + 1/2) documents. `within`: those that are within their groups' quotas;
+    None: all, or nobody knows yet. Raises WinnowError where the request cannot be met.
     """
     if self.threshold is not None:
       return RadixSearch(0, floor=int(order_key(np.array([self.threshold]))[0]) << 64, done=True)
@@ -88,15 +100,31 @@ class SelectionRequest:
       if num_tokens is None:
         raise WinnowError("--num_tokens needs a store with token counts, and this one has none; use --num_examples")
       return RadixSearch(self.num_tokens, by_count=False)
+    if self.rate is None and self.num_examples is None:
+      return RadixSearch(0, done=True)
     if self.rate is not None:
-      k = int(self._rate() * num_documents + fractions.Fraction(1, 2))
+      asked, k = f"--rate={self.rate}", int(_fraction("rate", self.rate) * num_documents + fractions.Fraction(1, 2))
       if not k:
-        raise WinnowError(f"--rate={self.rate} of {num_documents:,} documents is none; use a larger rate")
-      return RadixSearch(k)
-    assert self.num_examples is not None
-    if self.num_examples > num_documents:
-      raise WinnowError(f"--num_examples={self.num_examples} is more than the {num_documents:,} documents there are")
-    return RadixSearch(self.num_examples)
+        raise WinnowError(f"{asked} of {num_documents:,} documents is none; use a larger rate")
+    else:
+      assert self.num_examples is not None
+      asked, k = f"--num_examples={self.num_examples}", self.num_examples
+    if k > num_documents:
+      raise WinnowError(f"{asked} is more than the {num_documents:,} documents there are")
+    if within is not None and k > within:
+      quota = f"--group_max={self.group_max}" if self.group_max is not None else f"--group_rate={self.group_rate}"
+      raise WinnowError(
+        f"{asked} of {num_documents:,} documents is {k:,}, and {quota} leaves {within:,}; ask for fewer, raise the "
+        f"quota, or leave --{asked[2:].partition('=')[0]} out to take all of them"
+      )
+    return RadixSearch(k)
+
+
+def _fraction(name: str, typed: str | None) -> fractions.Fraction:
+  try:
+    return fractions.Fraction(typed or "")
+  except (ValueError, ZeroDivisionError) as error:
+    raise WinnowError(f"--{name}={typed} is not a number; type --{name}=0.2 to keep a fifth") from error
 
 
 def order_key(values_N: np.ndarray) -> np.ndarray:

@@ -24,7 +24,9 @@ from pipelines import blocks, damage, parquet_files, storage, stores
 
 def block_schema(value: pa.Field) -> pa.Schema:
   """The columns of a block file whose documents have `value` each."""
-  return pa.schema([stores.ROW, value, stores.NUM_TOKENS, ("reason", pa.string()), ("text", pa.string())])
+  return pa.schema(
+    [stores.ROW, value, stores.NUM_TOKENS, stores.DOMAIN, ("reason", pa.string()), ("text", pa.string())]
+  )
 
 
 BLOCK_SCHEMA = block_schema(stores.SCORE_FIELD)
@@ -63,9 +65,10 @@ def compact_shard(
   ledger = _Ledger(shard.name, store.block_folder(shard, engine))
   schema = store.shard_schema
   names = [name for name in schema.names if name != "shard"]
+  dictionaries = ["shard", stores.DOMAIN.name]
   with (
     tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
-    parquet_files.create(store.scores_path(shard), schema, must_agree=True, use_dictionary=["shard"]) as writer,
+    parquet_files.create(store.scores_path(shard), schema, must_agree=True, use_dictionary=dictionaries) as writer,
   ):
     for index in range(num_blocks):
       block = read_block(store.block_path(shard, index, engine), [*names, "reason", "text"])

@@ -4,6 +4,8 @@ import os
 import platform
 import time
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 from curation.errors import DamagedError
 from pipelines import logs, requests, storage
@@ -18,6 +20,18 @@ def remove(folder: str, path: str, error: DamagedError) -> None:
   found["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
   storage.create(storage.join(_log(folder), f"{_PREFIX}{uuid.uuid4().hex}.json"), requests.to_json(found))
   storage.delete([path])
+
+
+def is_whole(folder: str, path: str, check: Callable[[str], Any]) -> bool:
+  """Tells whether a file is on record; where `check` of it raises DamagedError, it is removed."""
+  if not storage.exists(path):
+    return False
+  try:
+    check(path)
+  except DamagedError as error:
+    remove(folder, path, error)
+    return False
+  return True
 
 
 def records(folder: str) -> list[str]:

@@ -8,20 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from curation import hashing, selection
+from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import blocks, inputs, launch, manifests, options, plans, storage, stores, thresholds
+from pipelines import blocks, inputs, launch, manifests, options, plans, ranks, storage, stores
 
 _READERS = 8  # files read at once
-_BATCH_ROWS = 1 << 18
 
 
 class Found(NamedTuple):
-  """What a store knows of a document: a score, or the reason why it has none."""
+  """What a store knows of a document: a score and a domain, or the reason why it has none."""
 
   score: float | None
   told: str
+  domain: str = ""
 
 
 def explain(argv: Sequence[str]) -> None:
@@ -53,12 +55,13 @@ def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
     if row >= scores.summary.read:
       raise WinnowError(f"{shard.name} has {scores.summary.read:,} rows, from 0, and none of number {row:,}")
     block = int(np.searchsorted(np.cumsum(scores.summary.block_rows), row, side="right"))
-    table = scores.block(block)
+    table = scores.block(block, domains=True)
     place = int(np.searchsorted(table["row"].to_numpy(), row))
     if place < len(table) and table["row"][place].as_py() == row:
       tokens = table["num_tokens"][place].as_py()
       counted = "" if tokens is None else f", {tokens:,} tokens"
-      return Found(0.0 if store.keeps_blocks else table["score"][place].as_py(), counted)
+      score = 0.0 if store.keeps_blocks else table["score"][place].as_py()
+      return Found(score, counted, table["domain"][place].as_py())
   for line in storage.read_bytes(store.dead_letter_path(shard)).splitlines():
     entry = orjson.loads(line)
     if entry["row"] == row:
@@ -75,7 +78,7 @@ def _in_store(store: stores.ScoreStore, shard: blocks.Shard | None, row: int) ->
     return "of a corpus without this shard"
   if not store.finished([shard]):
     return "its shard is not finished"
-  score, told = look_up(store, shard, row)
+  score, told, _ = look_up(store, shard, row)
   if score is None:
     return told
   if store.keeps_blocks:
@@ -92,7 +95,7 @@ def _compare(store: stores.ScoreStore, shard: blocks.Shard, score: float) -> tup
   """How many documents of a shard have a lower score, the same one, and any."""
   below = equal = total = 0
   with stores.ScoreFile(store, shard) as scores:
-    for batch in scores.batches(_BATCH_ROWS):
+    for batch in scores.batches(ranks.BATCH_ROWS):
       scores_N = batch["score"].to_numpy()
       below, equal = below + int((scores_N < score).sum()), equal + int((scores_N == score).sum())
       total += len(scores_N)
@@ -108,7 +111,7 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
   shard = _shard(store, name)
   if shard is None:
     raise WinnowError(f"{name} is none of the inputs of {output}")
-  score, told = look_up(store, shard, row)
+  score, told, domain = look_up(store, shard, row)
   if score is None:
     return f"not selected: {told}"
   request = selection.SelectionRequest(**manifest["request"])
@@ -116,17 +119,31 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
   key = int(selection.document_keys(request, name, row_N, np.array([score], np.float32))[0])
   tie = int(selection.tie_hashes(request.seed, name, row_N)[0])
   rank, floor = key << 64 | tie, int(manifest["threshold"]["rank"], 16)
-  before = _count_above(store, request, rank)
+  before, _ = _count_above(store, request, rank)
   place = f"number {before + 1:,} of {manifest['counts']['scored']:,} in the order of {_order(request)}"
-  is_selected, counts = rank >= floor, manifest["counts"]
+  is_within, quota = True, ""
+  if request.group_by is not None:
+    is_within, quota = _in_group(store, request, rank, domain)
+  is_selected, counts = rank >= floor and is_within, manifest["counts"]
   num_selected = counts["scored"] - counts["selected"] if manifest["rejected"] else counts["selected"]
   told = f"{'' if is_selected else 'not '}selected: {place}"
+  first = f", of which {'the first ' if request.group_by is None else ''}{num_selected:,} are"
   if is_selected == manifest["rejected"]:
-    return f"{told}, of which the first {num_selected:,} are; so not here"
+    return f"{told}{first}{quota}; so not here"
   num_shards = len(manifest["shards"])
   index = int(hashing.hash_documents("place", request.seed, name, row_N)[0]) % num_shards
-  first = "" if is_selected else f", of which the first {num_selected:,} are"
-  return f"{told}{first}; in {manifest['shards'][index]['file']}"
+  return f"{told}{'' if is_selected else first}{quota}; in {manifest['shards'][index]['file']}"
+
+
+def _in_group(
+  store: stores.ScoreStore, request: selection.SelectionRequest, rank: int, domain: str
+) -> tuple[bool, str]:
+  """Whether a document is within its group's quota, and how that is said."""
+  before, size = _count_above(store, request, rank, domain)
+  group = domains.hash_domains(pa.array([domain]))
+  limit = int(quotas.limits(request, group, np.array([size]))[0])
+  of_it = f"number {before + 1:,} of {size:,} of {domain or 'no domain'}, of which {limit:,} can be selected"
+  return before < limit, f"; {of_it}"
 
 
 def _order(request: selection.SelectionRequest) -> str:
@@ -135,13 +152,24 @@ def _order(request: selection.SelectionRequest) -> str:
   return " ".join(f"--{name}={value}" for name, value in flags.items())
 
 
-def _count_above(store: stores.ScoreStore, request: selection.SelectionRequest, rank: int) -> int:
-  def count(shard: blocks.Shard) -> int:
-    parts = thresholds.read_ranks(store, shard, request)
-    return sum(int(selection.is_selected(rank + 1, ranks.keys, ranks.ties).sum()) for ranks in parts)
+def _count_above(
+  store: stores.ScoreStore, request: selection.SelectionRequest, rank: int, domain: str | None = None
+) -> tuple[int, int]:
+  """How many documents have a larger rank, and how many there are; of one domain, or of all."""
+
+  def count(shard: blocks.Shard) -> tuple[int, int]:
+    above = total = 0
+    with stores.ScoreFile(store, shard) as scores:
+      for batch in scores.batches(ranks.BATCH_ROWS, domains=domain is not None):
+        alike = batch if domain is None else batch.filter(pc.equal(batch["domain"], domain))
+        ranked = ranks.of_rows(request, shard.name, alike)
+        above += int(selection.is_selected(rank + 1, ranked.keys, ranked.ties).sum())
+        total += len(ranked.rows)
+    return above, total
 
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    return sum(pool.map(count, store.shards()))
+    above, total = map(sum, zip(*pool.map(count, store.shards()), strict=True))
+  return above, total
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -271,14 +271,18 @@ def run(
     return False
   for job in wanted:
     job.claim()
+  of_stores = [] if scoring_job is None else [job.folder for job in (scoring_job.embedding, scoring_job) if job]
   for attempt in itertools.count(1):
-    before = _damage(scoring_job)
+    folders = [*of_stores, *(job.folder for job in sampling_jobs if job.folder not in of_stores)]
+    before = {folder: set(damage.records(folder)) for folder in folders}
     try:
       return _run_claimed(launcher, arguments, scoring_job, sampling_jobs)
     except launch.JobError:
       # What was damaged in a store that this command makes is gone, and the next attempt makes it again.
-      if _damage(scoring_job) == before or attempt == _ATTEMPTS:
+      if attempt == _ATTEMPTS or all(before[folder] == set(damage.records(folder)) for folder in of_stores):
         raise
+    finally:
+      _tell_damage(before)
   raise AssertionError
 
 
@@ -312,7 +316,6 @@ def _run_claimed(
     stages["write"] = None
   running: list[Any] = [*sampling_jobs, *reversed(steps)]
   are_here = launcher.workers_are_here
-  damaged_before = {record for job in running for record in damage.records(job.folder)}
   with (
     launch.Log(running[0].folder, arguments) as log,
     progress.Meter(stages, estimated=bool(steps), quiet=not are_here) as meter,
@@ -326,8 +329,6 @@ def _run_claimed(
       # Another run of the same command may have completed the work, and tidied up what this one was still reading.
       if not all(job.is_complete for job in running):
         raise
-    finally:
-      _tell_damage(running, damaged_before)
     log.entry["counters"] = counters
     log.entry["documents_by_process"] = meter.documents_by_process
     if counters is None:
@@ -337,16 +338,11 @@ def _run_claimed(
     return True
 
 
-def _damage(job: ScoringJob | None) -> set[str]:
-  """The records of what was ever damaged in the stores of a job."""
-  return set() if job is None else set(damage.records(job.folder)) | _damage(job.embedding)
-
-
-def _tell_damage(running: Sequence[Any], before: set[str]) -> None:
-  for job in running:
-    if new := sorted(set(damage.records(job.folder)) - before):
+def _tell_damage(before: Mapping[str, set[str]]) -> None:
+  for folder, records in before.items():
+    if new := sorted(set(damage.records(folder)) - records):
       told = "1 damaged file was" if len(new) == 1 else f"{len(new)} damaged files were"
-      print(f"winnow: {told} found in {job.folder}, to be made again; see {new[0]}", file=sys.stderr)
+      print(f"winnow: {told} found in {folder}, to be made again; see {new[0]}", file=sys.stderr)
 
 
 def _definition(

@@ -210,7 +210,7 @@ def _differing_shard(config: writing.SamplingConfig, plan: writing.Plan, selecte
   """Names the first input shard of which its runs hold another number of documents than its scores select."""
   for shard in config.store.shards():
     floor, rejected = plan.selected.floor, config.rejected
-    parts = thresholds.count_selected(config.store, shard, config.request, floor, rejected=rejected)
+    parts = thresholds.count_selected(config.store, shard, config.request, floor, config.within, rejected=rejected)
     wanted = thresholds.add_selected(parts).documents
     if wanted != selected.get(shard.name, 0):
       return f": of {shard.name} {wanted:,} are selected, and {selected.get(shard.name, 0):,} in its runs"

@@ -28,6 +28,7 @@ COMMANDS = {
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _MODEL = (EMBED, SCORE, CURATE)
 ASK_LLM, DENSITY, RANDOM = "ask_llm", "density", "random"
+DOMAIN = "domain"
 
 # In the order in which --help and a console show them.
 GROUPS = {
@@ -43,10 +44,12 @@ GROUPS = {
   ),
   "Sample": (
     *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "seed"),
+    *("group_by", "group_rate", "group_max"),
     *("output", "output_format", "num_shards", "rejected"),
   ),
 }
 _BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
+_RATE = r"0?\.\d+|1(\.0*)?"
 _OF_THE_RUN = ("accelerator", "estimate", "overwrite")  # no part of the request
 _SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
@@ -255,10 +258,19 @@ FLAGS = (
     type=float,
     default=1.0,
   ),
-  Flag("rate", _SAMPLING, "the share of documents to keep, in (0, 1]", pattern=r"0?\.\d+|1(\.0*)?"),
+  Flag("rate", _SAMPLING, "the share of documents to keep, in (0, 1]", pattern=_RATE),
   Flag("num_examples", _SAMPLING, "the number of documents to keep", type=int),
   Flag("num_tokens", _SAMPLING, "keep the most documents that fit this many tokens", type=int),
   Flag("threshold", _SAMPLING, "keep every document with this score or more", type=float),
+  Flag(
+    "group_by",
+    _SAMPLING,
+    "set each group a quota, --group_rate or --group_max: its best documents within that can be selected, and all of "
+    "them are where nothing else says how many; a domain is the registered one of a url",
+    choices=(DOMAIN,),
+  ),
+  Flag("group_rate", _SAMPLING, "the share of each group's documents that can be selected", pattern=_RATE),
+  Flag("group_max", _SAMPLING, "the number of each group's documents that can be selected", type=int),
   Flag("seed", _SAMPLING, "settles ties, random samples and the order of the output", type=int, default=0),
   Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each, 1,024 at most)", type=int),
   Flag("output", (SAMPLE, CURATE, EXPLAIN, DEMO), "the output folder", required=(SAMPLE, CURATE), pattern=_BUCKET),

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import re
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -282,6 +283,7 @@ def plan_sampling(
     num_shards=namespace.num_shards,
     output_format=namespace.output_format,
     rejected=rejected,
+    shards=corpus.shards,
   )
   context = manifests.Context(tuple(options.own_arguments(command, namespace)), manifests.versions())
   job = SamplingJob(corpus, config, request, context, namespace.overwrite)
@@ -396,6 +398,8 @@ def plan_verification(
     num_shards=len(manifest["shards"]),
     output_format=manifest["output_format"],
     rejected=manifest["rejected"],
+    shards=store.shards(),
+    work=storage.join(output, writing.WORK_FOLDER, f"verify-{uuid.uuid4().hex}"),
   )
   return verification.VerificationConfig(sampling, manifest, shards, texts=not untold), untold
 
@@ -430,6 +434,9 @@ def selection_request(namespace: argparse.Namespace) -> selection.SelectionReque
     num_examples=namespace.num_examples,
     num_tokens=namespace.num_tokens,
     threshold=namespace.threshold,
+    group_by=namespace.group_by,
+    group_rate=namespace.group_rate,
+    group_max=namespace.group_max,
   )
 
 

@@ -6,10 +6,12 @@ ranges of all runs. The file:
     b'WINNOWR2' | uint32 header length | header (a JSON object, UTF-8)
     | uint64 offsets[num_shards + 1] | uint64 counts[num_shards] | uint32 checksums[num_shards]
     | uint32 checksum of all before
-    | for each output shard an Arrow IPC stream of `hash` uint64, `record` large_binary (nothing where it has no record)
+    | for each output shard an Arrow IPC stream of `hash` uint64 or fixed_size_binary[16], `record` large_binary
+      (nothing where it has no record)
 
 All integers are little-endian; offsets are bytes from the start of the file, counts are records, checksums the
-CRC32C of each output shard's range. Shapes: N records.
+CRC32C of each output shard's range. What is called a hash here is what records are sorted by: 64 bits, or 128 as the
+bytes of a big-endian number (S16 in NumPy). Shapes: N records.
 """
 
 import contextlib
@@ -34,15 +36,16 @@ BATCH_BYTES = 256 << 10  # of records in one batch of a run, or one record where
 BUDGET_BYTES = 16 << 20  # of records that a RunWriter holds
 FAN_IN = 32  # runs merged at once: each is read two batches at a time
 
-# Hashes in ascending order, uint64 [N], and their records, large_binary [N].
+# Hashes in ascending order, uint64 or S16 [N], and their records, large_binary [N].
 Batch = tuple[np.ndarray, pa.LargeBinaryArray]
 
 _MAGIC = b"WINNOWR2"
 _MAX_HEADER_BYTES = 1 << 20
 _SHARD_BYTES, _FIXED_BYTES = 8 + 8 + 4, 8 + 4  # of the tables, for each output shard and besides
-_SCHEMA = pa.schema(
-  [pa.field("hash", pa.uint64(), nullable=False), pa.field("record", pa.large_binary(), nullable=False)]
-)
+_RECORD = pa.field("record", pa.large_binary(), nullable=False)
+_SCHEMAS = [pa.schema([pa.field("hash", kind, nullable=False), _RECORD]) for kind in (pa.uint64(), pa.binary(16))]
+_BUFFER_BYTES = 1 << 20  # of an object store, at once
+_ROW_BYTES = 16  # that a record of none takes
 
 
 def write_run(
@@ -50,8 +53,8 @@ def write_run(
 ) -> None:
   """Sorts records by (shard, hash) and writes them as one run to a seekable file that is empty.
 
-  `shard_N` is uint32 (below `num_shards`), `hash_N` uint64, `record_N` binary or large_binary. Equal ones keep their
-  order. `header` is a small JSON object; `num_shards` is added to it.
+  `shard_N` is uint32 (below `num_shards`), `hash_N` uint64 or S16, `record_N` binary or large_binary. Equal
+  ones keep their order. `header` is a small JSON object; `num_shards` is added to it.
   """
   if len(shard_N) and int(shard_N.max()) >= num_shards:
     raise ValueError(f"output shard {shard_N.max()}, but there are {num_shards}")
@@ -176,20 +179,20 @@ class RunReader:
 
   def batches(self, shard: int) -> Iterator[Batch]:
     """The batches of one output shard, ascending by hash; reads nothing but its range."""
-    left, last = self.counts[shard], np.uint64(0)
+    left, last = self.counts[shard], None
     if not left:
       return
     window = _Window(self._file, *self._offsets[shard : shard + 2])
     try:
       with pa.ipc.open_stream(pa.PythonFile(window, mode="r")) as stream:
-        if not stream.schema.equals(_SCHEMA):
+        if stream.schema not in _SCHEMAS:
           raise self._corrupt("its columns are not a run's")
         for batch in stream:
           batch.validate(full=True)
           if any(column.null_count for column in batch.columns):
             raise self._corrupt("a value is missing")
-          hash_N = batch.column(0).to_numpy()
-          if len(hash_N) and (hash_N[0] < last or (hash_N[1:] < hash_N[:-1]).any()):
+          hash_N = _from_column(batch.column(0))
+          if len(hash_N) and ((last is not None and hash_N[0] < last) or (hash_N[1:] < hash_N[:-1]).any()):
             raise self._corrupt("its hashes are not in order")
           left, last = left - len(hash_N), hash_N[-1] if len(hash_N) else last
           yield hash_N, batch.column(1)
@@ -213,6 +216,31 @@ class RunReader:
     return DamagedError(f"{self.name} is not a whole run of records ({what}): delete it and run the same command again")
 
 
+@contextlib.contextmanager
+def opened(paths: Iterable[str]) -> Iterator[Iterator[RunReader]]:
+  """The runs in files, which are opened one by one as `merge_shard` asks for them."""
+  files: list[IO[bytes]] = []
+
+  def readers() -> Iterator[RunReader]:
+    for path in paths:
+      if len(files) > FAN_IN + 1:
+        files.pop().close()  # of more runs than this, each has been read when the next one is asked for
+      files.append(storage.open_input(path, buffer_bytes=_BUFFER_BYTES))
+      yield RunReader(files[-1], path)
+
+  try:
+    yield readers()
+  finally:
+    for file in files:
+      file.close()
+
+
+def check(path: str) -> None:
+  """Raises DamagedError unless every byte of a run's file is as written."""
+  with storage.open_input(path) as file:
+    RunReader(file, path).check()
+
+
 class RunWriter:
   """Collects records in any order and writes them as one run, in `budget_bytes` of memory and a few MB for merging.
 
@@ -224,7 +252,7 @@ class RunWriter:
   def __init__(self, *, num_shards: int, budget_bytes: int = BUDGET_BYTES, temporary_folder: str | None = None):
     self._temporary_folder, self._num_shards = temporary_folder, num_shards
     self._buffer = np.empty(budget_bytes, np.uint8)
-    self._used = 0
+    self._used = self._rows = 0
     # Output shard, hash and size of the records in the buffer.
     self._collected: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     self._files = contextlib.ExitStack()
@@ -240,8 +268,9 @@ class RunWriter:
   def add(self, shard_N: np.ndarray, hash_N: np.ndarray, record_N: pa.Array) -> None:
     """Adds records as for `write_run`."""
     record_N = record_N.cast(pa.large_binary())
-    data = np.frombuffer(_content(record_N), np.uint8)
-    if self._used + len(data) > len(self._buffer):
+    data = np.frombuffer(content(record_N), np.uint8)
+    self._rows += len(hash_N)
+    if self._used + len(data) > len(self._buffer) or self._rows * _ROW_BYTES > len(self._buffer):
       self._spill()
     if len(data) > len(self._buffer):
       self._spill_run(shard_N, hash_N, record_N)
@@ -289,11 +318,11 @@ class RunWriter:
 
   def _take_collected(self) -> tuple[np.ndarray, np.ndarray, pa.LargeBinaryArray]:
     """What was collected, in the buffer: to be written before more is added."""
-    empty = (np.zeros(0, np.uint32), np.zeros(0, np.uint64), np.zeros(0, np.int64))
-    shard_N, hash_N, size_N = (np.concatenate(parts) for parts in zip(empty, *self._collected, strict=True))
+    collected = self._collected or [(np.zeros(0, np.uint32), np.zeros(0, np.uint64), np.zeros(0, np.int64))]
+    shard_N, hash_N, size_N = (np.concatenate(parts) for parts in zip(*collected, strict=True))
     offsets = np.concatenate([[0], np.cumsum(size_N)])
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self._buffer[: self._used])]
-    self._collected, self._used = [], 0
+    self._collected, self._used, self._rows = [], 0, 0
     return shard_N, hash_N, pa.Array.from_buffers(pa.large_binary(), len(size_N), buffers)
 
 
@@ -375,8 +404,9 @@ def _write_range(file: IO[bytes], batches: Iterator[Batch]) -> tuple[int, int]:
   writer, count, checked = None, 0, _Checked(file)
   for hash_N, record_N in batches:
     for part in _cut(_sizes(record_N)):
-      writer = writer or pa.ipc.new_stream(pa.PythonFile(checked, mode="w"), _SCHEMA)
-      writer.write_batch(pa.record_batch([pa.array(hash_N[part]), record_N[part]], schema=_SCHEMA))
+      schema = _SCHEMAS[hash_N.dtype != np.uint64]
+      writer = writer or pa.ipc.new_stream(pa.PythonFile(checked, mode="w"), schema)
+      writer.write_batch(pa.record_batch([_to_column(hash_N[part]), record_N[part]], schema=schema))
     count += len(hash_N)
   if writer:
     writer.close()
@@ -388,11 +418,11 @@ def write_records(batches: Iterator[Batch], file: IO[bytes]) -> int:
   num_records = 0
   for hash_N, record_N in batches:
     num_records += len(hash_N)
-    file.write(_content(record_N))
+    file.write(content(record_N))
   return num_records
 
 
-def _content(record_N: pa.LargeBinaryArray) -> pa.Buffer:
+def content(record_N: pa.LargeBinaryArray) -> pa.Buffer:
   """The bytes of all records, one after the other; no copy."""
   if not len(record_N):
     return pa.py_buffer(b"")
@@ -401,12 +431,27 @@ def _content(record_N: pa.LargeBinaryArray) -> pa.Buffer:
   return data.slice(int(start), int(stop - start)) if data else pa.py_buffer(b"")
 
 
+def _to_column(hash_N: np.ndarray) -> pa.Array:
+  if hash_N.dtype == np.uint64:
+    return pa.array(hash_N)
+  return pa.Array.from_buffers(pa.binary(16), len(hash_N), [None, pa.py_buffer(np.ascontiguousarray(hash_N))])
+
+
+def _from_column(column: pa.Array) -> np.ndarray:
+  if column.type == pa.uint64():
+    return column.to_numpy()
+  if not len(column):
+    return np.empty(0, "S16")
+  return np.frombuffer(column.buffers()[1], "S16", len(column), column.offset * 16)
+
+
 def _sizes(record_N: pa.LargeBinaryArray) -> np.ndarray:
   return pc.binary_length(record_N).to_numpy()
 
 
 def _cut(size_N: np.ndarray) -> Iterator[slice]:
   """Consecutive slices of at most BATCH_BYTES, or of one record where that is larger."""
+  size_N = size_N + _ROW_BYTES
   end_N = np.cumsum(size_N)
   start = 0
   while start < len(size_N):

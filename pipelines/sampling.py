@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines import manifests, memory, progress, scoring, stripes, thresholds, writing
+from pipelines import manifests, memory, progress, quotas, scoring, stripes, thresholds, writing
 
 
 class WriteRuns(beam.DoFn):
@@ -58,10 +58,12 @@ class Sample(beam.PTransform):
   def expand(self, ledger: Any):
     config, root = self._config, ledger.pipeline
     shards = list(dict.fromkeys(stripe.shard for stripe in self._stripes))
+    if config.quotas is not None:
+      ledger = ledger | "Quotas" >> quotas.Settle(config.quotas)
     selected = (
       root
       | "Shards" >> stripes.Spread(shards)
-      | "FindThreshold" >> thresholds.FindThreshold(config.store, config.request, ledger)
+      | "FindThreshold" >> thresholds.FindThreshold(config.store, config.request, ledger, config.within)
     )
     plan = selected | "PlanOutput" >> beam.Map(writing.plan_output, beam.pvalue.AsSingleton(ledger), config)
     written_runs = (

@@ -16,6 +16,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
+from curation import domains
 from curation.errors import DamagedError, WinnowError
 from pipelines import (
   block_files,
@@ -213,7 +214,9 @@ def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarra
   is_bad_N = np.logical_or.reduce(list(reasons.values()))
   tokens = pa.nulls(len(values), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
   nulls = pa.nulls(len(values), pa.string())
-  good = pa.table([documents["row"], column, tokens, nulls, nulls], schema=schema).filter(pa.array(~is_bad_N))
+  is_known = stores.DOMAIN.name in documents.schema.names  # to the store that the block comes from
+  of_each = documents[stores.DOMAIN.name] if is_known else domains.registered_domains(documents["url"])
+  good = pa.table([documents["row"], column, tokens, of_each, nulls, nulls], schema=schema).filter(pa.array(~is_bad_N))
   bad = [unreadable.select(["row", "reason", "text"])]
   for reason, is_so_N in reasons.items():
     without = documents.filter(pa.array(is_so_N))
@@ -285,7 +288,7 @@ class ScoreBlocks(beam.DoFn):
     started = time.monotonic()
     scorer = self._config.scorer.load()
     store = self._config.store
-    engine = {"method": store.method, **scorer.describe()}
+    engine = {"method": store.method, "suffix_list": domains.suffix_list(), **scorer.describe()}
     if self._config.accelerator is not None and engine.get("device_kind") == "cpu":
       raise WinnowError(
         f"--accelerator={self._config.accelerator} was asked for, and JAX finds a CPU alone on {platform.node()}: the "

@@ -18,12 +18,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import google_crc32c
 import numpy as np
 
 from curation import hashing, race
-from curation.errors import DamagedError, WinnowError
+from curation.errors import WinnowError
 from pipelines import (
+  array_files,
   blocks,
   damage,
   logs,
@@ -168,53 +168,18 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
 
 
 def _is_whole_sketch(config: SketchConfig, path: str) -> bool:
-  """Tells whether a sketch, or a partial one, is on record; one that is damaged is removed."""
-  if not storage.exists(path):
-    return False
-  try:
+  """Tells whether a sketch, or a partial one, is on record."""
+
+  def check(path: str) -> None:
     with storage.open_input(path, buffer_bytes=4 << 20) as file:
       race.SketchFile(file, path).check()
-  except DamagedError as error:
-    damage.remove(config.store.folder, path, error)
-    return False
-  return True
 
-
-def _write_arrays(path: str, *arrays: np.ndarray) -> None:
-  """Makes arrays durable, and a checksum of them."""
-  checksum = 0
-  with storage.create_file(path) as file:
-    for array in arrays:
-      np.save(file, array, allow_pickle=False)
-      checksum = google_crc32c.extend(checksum, np.ascontiguousarray(array).view(np.uint8).reshape(-1))
-    np.save(file, np.uint32(checksum), allow_pickle=False)
-
-
-def _read_arrays(path: str, count: int) -> list[np.ndarray]:
-  """What `_write_arrays` wrote; DamagedError where it is not that."""
-  try:
-    with storage.open_input(path) as file:
-      arrays = [np.load(file, allow_pickle=False) for _ in range(count)]
-      expected, checksum = int(np.load(file, allow_pickle=False)), 0
-    for array in arrays:
-      checksum = google_crc32c.extend(checksum, np.ascontiguousarray(array).view(np.uint8).reshape(-1))
-    if checksum != expected:
-      raise ValueError("it does not fit its checksum")
-  except (ValueError, TypeError, EOFError, MemoryError) as error:
-    raise DamagedError(f"{path} is damaged ({error}); run the same command again, which makes it again") from error
-  return arrays
+  return damage.is_whole(config.store.folder, path, check)
 
 
 def _has_arrays(config: SketchConfig, path: str, count: int) -> bool:
-  """Tells whether such a file is on record; one that is damaged is removed."""
-  if not storage.exists(path):
-    return False
-  try:
-    _read_arrays(path, count)
-  except DamagedError as error:
-    damage.remove(config.store.folder, path, error)
-    return False
-  return True
+  """Tells whether a file of so many arrays is on record."""
+  return damage.is_whole(config.store.folder, path, lambda path: array_files.read(path, count))
 
 
 def slices_of(config: race.SketchConfig) -> Iterator[tuple[int, int]]:
@@ -258,7 +223,7 @@ def write_slice(
   """Makes merged rows durable; returns which they are, and their path."""
   path = config.work_path([rows, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
   if not _has_arrays(config, path, 1):
-    _write_arrays(path, counts_RB)
+    array_files.write(path, counts_RB)
   return rows, path
 
 
@@ -268,7 +233,7 @@ def assemble(config: SketchConfig, slices: list[tuple[tuple[int, int], str]], ch
   if not storage.exists(path):
     sketch = race.Sketch(chosen.config, num_points=num_points)
     for (start, stop), slice_path in slices:
-      (sketch.counts_RB[start:stop],) = _read_arrays(slice_path, 1)
+      (sketch.counts_RB[start:stop],) = array_files.read(slice_path, 1)
     with storage.create_file(path, must_agree=True) as file:
       race.save(sketch, file)
   return path
@@ -327,7 +292,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
     places_N = np.searchsorted(documents["row"].to_numpy(), sampled.rows[here_N])
     hashes.append(sampled.hashes[here_N])
     points.append(sources.embedding_array(documents["embedding"], embeddings.dtype)[places_N])
-  _write_arrays(path, np.concatenate(hashes), np.concatenate(points))
+  array_files.write(path, np.concatenate(hashes), np.concatenate(points))
   return path
 
 
@@ -335,7 +300,7 @@ def read_points(paths: list[str]) -> np.ndarray:
   """The sample in the order of its hashes: float32 [N, D]."""
   if not paths:
     raise WinnowError("there are no embeddings at all; the dead letter says why")
-  hashes, points = zip(*(_read_arrays(path, 2) for path in paths), strict=True)
+  hashes, points = zip(*(array_files.read(path, 2) for path in paths), strict=True)
   return np.concatenate(points)[np.argsort(np.concatenate(hashes))].astype(np.float32)
 
 

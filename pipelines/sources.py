@@ -90,7 +90,7 @@ class TextsWithEmbeddings:
 
 @dataclasses.dataclass(frozen=True)
 class StoredEmbeddings:
-  """What a complete store of embeddings holds: row, `embedding` and num_tokens; bad rows with their reasons."""
+  """What a complete store of embeddings holds: row, `embedding`, num_tokens, domain; bad rows with their reasons."""
 
   store: stores.ScoreStore
   dtype: str

@@ -6,7 +6,7 @@ files hold no scores.
 SCORES/<name>/request.json                 what the store belongs to, written first
               engine.json                  how its scores are computed, written by the first worker
               blocks/<shard>-<fingerprint>/00000000.parquet  the resume log
-              shards/<shard>.parquet       shard, row, score, num_tokens of every scored document
+              shards/<shard>.parquet       shard, row, score, num_tokens, domain of every scored document
               dead_letter/<shard>.jsonl    shard, row, reason, text of every bad one
               summary.json                 the ledger, written last: the store is complete
               sketch/                      what `sketching` makes from embeddings, for density scores
@@ -36,6 +36,7 @@ FORMAT = 4  # of stores; of another one nothing is read, lest what is only older
 ROW = pa.field("row", pa.int64())
 SCORE_FIELD = pa.field(SCORE, pa.float32())
 NUM_TOKENS = pa.field("num_tokens", pa.int32())
+DOMAIN = pa.field("domain", pa.string())
 _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
 INPUT_FILE = "input.json"
 SKETCH_FOLDER = "sketch"
@@ -73,6 +74,8 @@ class Ledger(NamedTuple):
   documents: int
   num_tokens: int | None
   text_bytes: int
+  within: int | None = None
+  """Documents within their groups' quotas; None: there are none, or they are not settled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +140,7 @@ class ScoreStore:
   @property
   def shard_schema(self) -> pa.Schema:
     """The columns of a shard's Parquet file."""
-    return pa.schema([_SHARD, ROW, *([] if self.keeps_blocks else [SCORE_FIELD]), NUM_TOKENS])
+    return pa.schema([_SHARD, ROW, *([] if self.keeps_blocks else [SCORE_FIELD]), NUM_TOKENS, DOMAIN])
 
   def shards(self) -> tuple[blocks.Shard, ...]:
     """The shards that the store is of, by its request alone: their files need not be there, nor where they were."""
@@ -295,7 +298,7 @@ class ScoreFile:
         # How a dictionary is indexed is for Arrow to choose as it reads.
         if found.names != store.shard_schema.names or found.remove(0) != store.shard_schema.remove(0):
           raise ValueError("its columns are not a shard's")
-        self._columns = found.names[1:]
+        self._columns = found.names[1:-1]
         self.summary = ShardSummary(**parquet_files.description(self._parquet))
       if self.summary.fingerprint != store.fingerprint_of(shard):
         raise WinnowError(
@@ -312,14 +315,14 @@ class ScoreFile:
   def __exit__(self, *_: object) -> None:
     self._file.close()
 
-  def block(self, index: int) -> pa.Table:
-    """`row`, `score` (if the store has scores), `num_tokens` of the scored documents of one block."""
+  def block(self, index: int, *, domains: bool = False) -> pa.Table:
+    """`row`, `score` (if the store has scores), `num_tokens` of a block's scored documents; `domain` if need be."""
     with self._told():
-      return self._parquet.read_row_group(index, columns=self._columns)
+      return self._parquet.read_row_group(index, columns=self._names(domains))
 
-  def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
-    """The same columns of the whole shard, at most `rows` documents at a time."""
-    batches = self._parquet.iter_batches(rows, columns=self._columns)
+  def batches(self, rows: int, *, domains: bool = False) -> Iterator[pa.RecordBatch]:
+    """The same columns of the whole shard, and `domain` if need be, at most `rows` documents at a time."""
+    batches = self._parquet.iter_batches(rows, columns=self._names(domains))
     while True:
       with self._told():
         batch = next(batches, None)
@@ -339,6 +342,9 @@ class ScoreFile:
       if (scored, num_tokens) != (self.summary.scored, self.summary.num_tokens or 0):
         raise ValueError("its rows are not those of its ledger")
     return self.summary
+
+  def _names(self, domains: bool) -> list[str]:
+    return [*self._columns, *([DOMAIN.name] if domains else [])]
 
   def _told(self) -> contextlib.AbstractContextManager[None]:
     return parquet_files.told(self._path)

@@ -9,18 +9,7 @@ import numpy as np
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import block_files, blocks, stores
-
-_BATCH_ROWS = 1 << 18
-
-
-class Ranks(NamedTuple):
-  """Scored documents of one shard: int64, uint64, uint64, int32 (None where the store counts no tokens), each [N]."""
-
-  rows: np.ndarray
-  keys: np.ndarray
-  ties: np.ndarray
-  num_tokens: np.ndarray | None
+from pipelines import blocks, ranks, stores
 
 
 class Selected(NamedTuple):
@@ -31,39 +20,20 @@ class Selected(NamedTuple):
   floor: int
 
 
-def rank_rows(request: selection.SelectionRequest, shard: str, table: Any) -> Ranks:
-  """The ranks of the rows of a score file (or of a row group or batch of it)."""
-  rows, scores = table["row"].to_numpy(), table["score"].to_numpy()
-  num_tokens = None if table["num_tokens"].null_count else table["num_tokens"].to_numpy()
-  return Ranks(
-    rows,
-    selection.document_keys(request, shard, rows, scores),
-    selection.tie_hashes(request.seed, shard, rows),
-    num_tokens,
-  )
-
-
-def read_ranks(store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest) -> Iterator[Ranks]:
-  """The ranks of a shard's documents, in batches of bounded size."""
-  with block_files.removing_damaged(store, shard), stores.ScoreFile(store, shard) as scores:
-    for batch in scores.batches(_BATCH_ROWS):
-      yield rank_rows(request, shard.name, batch)
-
-
 def count_bins(
-  store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest, search: selection.RadixSearch
+  store: stores.ScoreStore,
+  shard: blocks.Shard,
+  request: selection.SelectionRequest,
+  search: selection.RadixSearch,
+  limits: ranks.Limits = ranks.unlimited,
 ) -> Iterator[np.ndarray]:
   """One shard's part of a pass: histograms int64 [65,536]; nothing if the search is over."""
   if search.done:
     return
-  for ranks in read_ranks(store, shard, request):
-    weights = None if search.by_count else ranks.num_tokens
-    yield selection.histogram(search, ranks.keys, ranks.ties, weight_N=weights)
-
-
-def is_wanted(ranks: Ranks, floor: int, *, rejected: bool = False) -> np.ndarray:
-  """Tells which documents lie above a threshold, or below it: bool [N]."""
-  return selection.is_selected(floor, ranks.keys, ranks.ties) ^ rejected
+  for part in ranks.read(store, shard, request, limits):
+    counted = part.only_within()
+    weights = None if search.by_count else counted.num_tokens
+    yield selection.histogram(search, counted.keys, counted.ties, weight_N=weights)
 
 
 def count_selected(
@@ -71,16 +41,17 @@ def count_selected(
   shard: blocks.Shard,
   request: selection.SelectionRequest,
   floor: int,
+  limits: ranks.Limits = ranks.unlimited,
   *,
   rejected: bool = False,
 ) -> Iterator[Selected]:
-  """Counts the documents of one shard above a threshold, or below it."""
-  for ranks in read_ranks(store, shard, request):
-    above = is_wanted(ranks, floor, rejected=rejected)
-    smallest = selection.smallest_rank(ranks.keys[above], ranks.ties[above])
+  """Counts the documents of one shard that a threshold selects, or that it does not."""
+  for part in ranks.read(store, shard, request, limits):
+    wanted = part.are_wanted(floor, rejected=rejected)
+    smallest = selection.smallest_rank(part.keys[wanted], part.ties[wanted])
     if smallest is not None:
-      tokens = 0 if ranks.num_tokens is None else int(ranks.num_tokens[above].sum(dtype=np.int64))
-      yield Selected(int(above.sum()), tokens, smallest)
+      tokens = 0 if part.num_tokens is None else int(part.num_tokens[wanted].sum(dtype=np.int64))
+      yield Selected(int(wanted.sum()), tokens, smallest)
 
 
 class HistogramFn(beam.CombineFn):
@@ -120,22 +91,32 @@ def refine(search: selection.RadixSearch, histogram: np.ndarray) -> selection.Ra
 class FindThreshold(beam.PTransform):
   """PCollection[blocks.Shard] -> PCollection[Selected]: one element, how many documents and from which rank on.
 
-  `ledger` is a PCollection of one stores.Ledger. The passes are unrolled; those after the search is over read nothing.
+  `ledger` is a PCollection of one stores.Ledger; with `limits`, one of settled quotas. The passes are
+  unrolled; those after the search is over read nothing.
   """
 
-  def __init__(self, store: stores.ScoreStore, request: selection.SelectionRequest, ledger: Any):
+  def __init__(
+    self,
+    store: stores.ScoreStore,
+    request: selection.SelectionRequest,
+    ledger: Any,
+    limits: ranks.Limits = ranks.unlimited,
+  ):
     super().__init__()
-    self._store, self._request, self._ledger = store, request, ledger
+    self._store, self._request, self._ledger, self._limits = store, request, ledger, limits
 
   def expand(self, shards: Any):
-    store, request = self._store, self._request
-    search = self._ledger | "Begin" >> beam.Map(lambda ledger: request.search(ledger.documents, ledger.num_tokens))
+    store, request, limits = self._store, self._request, self._limits
+    search = self._ledger | "Begin" >> beam.Map(
+      lambda ledger: request.search(ledger.documents, ledger.num_tokens, ledger.within)
+    )
     for index in range(selection.NUM_PASSES):
       histogram = (
         shards
         | f"CountBins{index}"
         >> beam.FlatMap(
-          lambda shard, search: count_bins(store, shard, request, search), search=beam.pvalue.AsSingleton(search)
+          lambda shard, search: count_bins(store, shard, request, search, limits),
+          search=beam.pvalue.AsSingleton(search),
         )
         | f"AddBins{index}" >> beam.CombineGlobally(HistogramFn())
       )
@@ -144,7 +125,7 @@ class FindThreshold(beam.PTransform):
       shards
       | "CountSelected"
       >> beam.FlatMap(
-        lambda shard, search: count_selected(store, shard, request, search.floor),
+        lambda shard, search: count_selected(store, shard, request, search.floor, limits),
         search=beam.pvalue.AsSingleton(search),
       )
       | "AddSelected" >> beam.CombineGlobally(add_selected)

@@ -17,7 +17,20 @@ import pyarrow as pa
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import blocks, formats, manifests, progress, readers, storage, stores, stripes, thresholds, writing
+from pipelines import (
+  blocks,
+  formats,
+  manifests,
+  progress,
+  quotas,
+  ranks,
+  readers,
+  storage,
+  stores,
+  stripes,
+  thresholds,
+  writing,
+)
 
 STAGE_READ, STAGE_RECOMPUTE = "read back", "recompute"
 _MODULUS = 1 << 128
@@ -146,6 +159,7 @@ def _by_shard(path: str, sources: list[str]) -> dict[str, list[int]]:
 def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Iterator[pa.Table]:
   """The documents of a stripe that the scores select: whole if texts are to be compared, else `source` and `score`."""
   sampling, shard = config.sampling, stripe.shard
+  within = sampling.within(shard)
   with stores.ScoreFile(sampling.store, shard) as scores:
     if config.texts:
       read = readers.read_blocks(shard, sampling.fields, block_rows=sampling.block_rows, want=stripe.holds)
@@ -153,13 +167,13 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
         if block.documents is not None:
           writing.refuse_other_documents(sampling, shard, block, scores)
           scored = scores.block(block.index)
-          yield writing.select_documents(sampling, shard.name, block, scored, floor=config.floor)[0]
+          yield writing.select_documents(sampling, shard.name, block, scored, within, floor=config.floor)[0]
           progress.report(config.progress_address, stage=STAGE_RECOMPUTE, documents=block.num_rows)
       return
     for index in filter(stripe.holds, range(len(scores.summary.block_rows))):
       table = scores.block(index)
-      ranks = thresholds.rank_rows(sampling.request, shard.name, table)
-      above = table.filter(pa.array(thresholds.is_wanted(ranks, config.floor, rejected=sampling.rejected)))
+      ranked = ranks.of_rows(sampling.request, shard.name, table, within)
+      above = table.filter(pa.array(ranked.are_wanted(config.floor, rejected=sampling.rejected)))
       sources = [f"{shard.name}#{row}" for row in above["row"].to_pylist()]
       yield pa.table({"source": pa.array(sources, pa.string()), "score": above["score"]})
       progress.report(config.progress_address, stage=STAGE_RECOMPUTE, documents=len(table))
@@ -181,8 +195,8 @@ def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
     summary = scores.check()
   (claimed,) = [entry for entry in config.manifest["inputs"] if entry["name"] == shard.name]
   found: dict[str, Any] = {"read": summary.read, "scored": summary.scored, "bad": summary.bad}
-  rejected = sampling.rejected
-  parts = thresholds.count_selected(sampling.store, shard, sampling.request, config.floor, rejected=rejected)
+  request, rejected = sampling.request, sampling.rejected
+  parts = thresholds.count_selected(sampling.store, shard, request, config.floor, sampling.within, rejected=rejected)
   selected = thresholds.add_selected(parts)
   found |= {"selected": selected.documents}
   if claimed["tokens_selected"] is not None:
@@ -244,10 +258,13 @@ class Verify(beam.PTransform):
   def expand(self, root: Any):
     config, sampling = self._config, self._config.sampling
     ledger = root | "Ledger" >> beam.Create([sampling.store.ledger()])
+    if sampling.quotas is not None:
+      ledger = ledger | "Quotas" >> quotas.Settle(sampling.quotas)
+    settled = beam.pvalue.AsSingleton(ledger)  # for what reads quotas
     _ = (
       root
       | "Shards" >> stripes.Spread(list(config.shards))
-      | "FindThreshold" >> thresholds.FindThreshold(sampling.store, sampling.request, ledger)
+      | "FindThreshold" >> thresholds.FindThreshold(sampling.store, sampling.request, ledger, sampling.within)
       | "CheckThreshold" >> beam.Map(check_threshold, config)
     )
     there = (
@@ -258,7 +275,7 @@ class Verify(beam.PTransform):
     wanted = (
       root
       | "Stripes" >> stripes.Spread(self._stripes)
-      | "Recompute" >> beam.FlatMap(lambda stripe: recompute(config, stripe))
+      | "Recompute" >> beam.FlatMap(lambda stripe, _: recompute(config, stripe), settled)
       | "Negate" >> beam.MapTuple(lambda shard, tally: (shard, -tally))
     )
     return (

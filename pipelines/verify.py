@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import inputs, jobs, launch, manifests, options, plans, progress, verification
+from pipelines import inputs, jobs, launch, manifests, options, plans, progress, storage, verification
 
 
 def verify(argv: Sequence[str]) -> None:
@@ -14,7 +14,7 @@ def verify(argv: Sequence[str]) -> None:
   with manifests.told(output):
     config, untold = plans.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
-  # It writes nothing; but a claim that is not so is a failure, not a refusal.
+  # It writes nothing that stays; but a claim that is not so is a failure, not a refusal.
   with launch.writing():
     with manifests.told(output):
       verification.check_launch(config)
@@ -22,8 +22,11 @@ def verify(argv: Sequence[str]) -> None:
     stages = {verification.STAGE_READ: counts["selected"], verification.STAGE_RECOMPUTE: counts["scored"]}
     with progress.Meter(stages, quiet=not launcher.workers_are_here) as meter:
       config = dataclasses.replace(config, progress_address=meter.address if launcher.workers_are_here else None)
-      if launcher.run(lambda root: root | "Verify" >> verification.Verify(config, divided), "winnow-verify") is None:
-        return
+      try:
+        if launcher.run(lambda root: root | "Verify" >> verification.Verify(config, divided), "winnow-verify") is None:
+          return
+      finally:
+        storage.delete_folder(config.sampling.work_folder)
   print(f"{counts['selected']:,} documents in {config.num_shards:,} shards are those that the scores select, each once")
   print("their texts are those of the input" if config.texts else f"their texts were not compared: {untold}")
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from pipelines import (
   logs,
   prefetch,
   progress,
+  quotas,
+  ranks,
   readers,
   requests,
   runs,
@@ -59,9 +61,25 @@ class SamplingConfig:
   """The documents that the request does not select are written in place of those that it selects."""
   progress_address: progress.Address | None = None
 
+  shards: tuple[blocks.Shard, ...] = ()
+  """Of the store."""
+  work: str | None = None
+  """Where it is, what is written before the output is complete; None: in the output."""
+
   @property
   def work_folder(self) -> str:
-    return storage.join(self.output, WORK_FOLDER)
+    return storage.join(self.output, WORK_FOLDER) if self.work is None else self.work
+
+  @property
+  def quotas(self) -> quotas.Quotas | None:
+    if self.request.group_by is None:
+      return None
+    folder = storage.join(self.work_folder, RUNS_FOLDER)
+    return quotas.Quotas(self.store, self.request, self.shards, self.output, folder, self.fingerprint)
+
+  def within(self, shard: blocks.Shard) -> ranks.Within:
+    """Reads which documents of a shard are within their groups' quotas."""
+    return None if self.quotas is None else self.quotas.within(shard)
 
   def runs_folder(self, engine: str) -> str:
     return storage.join(self.work_folder, RUNS_FOLDER, requests.fingerprint([self.fingerprint, engine])[:16])
@@ -147,23 +165,23 @@ def plan_output(selected: thresholds.Selected, ledger: stores.Ledger, config: Sa
 
 
 def select_documents(
-  config: SamplingConfig, shard: str, block: blocks.Block, scores: pa.Table, *, floor: int
+  config: SamplingConfig, shard: str, block: blocks.Block, scores: pa.Table, within: ranks.Within, *, floor: int
 ) -> tuple[pa.Table, int]:
   """The selected documents of one block with `source` and `score`, and their tokens.
 
   Joins by position: raises WinnowError unless every scored row is a good row of the block.
   """
   assert block.documents is not None
-  ranks = thresholds.rank_rows(config.request, shard, scores)
+  ranked = ranks.of_rows(config.request, shard, scores, within)
   document_rows_N = block.documents["row"].to_numpy()
-  place_N = np.searchsorted(document_rows_N, ranks.rows)
-  if not np.array_equal(document_rows_N[np.minimum(place_N, len(document_rows_N) - 1)], ranks.rows):
+  place_N = np.searchsorted(document_rows_N, ranked.rows)
+  if not np.array_equal(document_rows_N[np.minimum(place_N, len(document_rows_N) - 1)], ranked.rows):
     raise WinnowError(f"{shard}, block {block.index}: its rows are not those that were scored; score the input again")
-  above_N = thresholds.is_wanted(ranks, floor, rejected=config.rejected)
-  documents = block.documents.take(pa.array(place_N[above_N]))
+  wanted_N = ranked.are_wanted(floor, rejected=config.rejected)
+  documents = block.documents.take(pa.array(place_N[wanted_N]))
   sources = pc.binary_join_element_wise(shard, documents["row"].cast(pa.string()), "#")
-  table = documents.append_column("source", sources).append_column("score", scores["score"].filter(pa.array(above_N)))
-  return table, 0 if ranks.num_tokens is None else int(ranks.num_tokens[above_N].sum(dtype=np.int64))
+  table = documents.append_column("source", sources).append_column("score", scores["score"].filter(pa.array(wanted_N)))
+  return table, 0 if ranked.num_tokens is None else int(ranked.num_tokens[wanted_N].sum(dtype=np.int64))
 
 
 def refuse_other_documents(
@@ -183,9 +201,9 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
   Yields the documents read, block by block, and at last the counts, which the run's header keeps for a resumed run.
   """
   path, shard, store = config.run_path(stripe, plan.engine), stripe.shard, config.store
-  if not _is_whole_run(config, path):
-    num_tokens = 0
-    documents = 0
+  if not damage.is_whole(config.output, path, runs.check):
+    num_tokens = documents = 0
+    within = config.within(shard)
     with (
       block_files.removing_damaged(store, shard),
       stores.ScoreFile(store, shard) as scores,
@@ -198,7 +216,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
           continue
         refuse_other_documents(config, shard, block, scores)
         scored = scores.block(block.index)
-        selected, tokens = select_documents(config, shard.name, block, scored, floor=plan.selected.floor)
+        selected, tokens = select_documents(config, shard.name, block, scored, within, floor=plan.selected.floor)
         hash_N = hashing.hash_documents("place", config.request.seed, shard.name, selected["row"].to_numpy())
         shard_N = (hash_N % np.uint64(plan.num_shards)).astype(np.uint32)
         writer.add(shard_N, hash_N, formats.encode(selected, config.output_format))
@@ -210,19 +228,6 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
   with storage.open_input(path) as file:
     header = runs.RunReader(file, path).header
   yield 0, RunCounts(shard.name, header["documents"], header["num_tokens"])
-
-
-def _is_whole_run(config: SamplingConfig, path: str) -> bool:
-  """Tells whether a run is on record; one that is damaged is removed."""
-  if not storage.exists(path):
-    return False
-  try:
-    with storage.open_input(path) as file:
-      runs.RunReader(file, path).check()
-  except DamagedError as error:
-    damage.remove(config.output, path, error)
-    return False
-  return True
 
 
 def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Iterable[stripes.Stripe]) -> OutputShard:
@@ -237,30 +242,25 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       return OutputShard(**done)
     damage.remove(config.output, path, DamagedError(f"{path} does not fit the checksum in {record}"))
   documents = 0
-  opened: list[BinaryIO] = []
 
-  def open_runs() -> Iterator[runs.RunReader]:
+  def counted(readers: Iterator[runs.RunReader]) -> Iterator[runs.RunReader]:
     nonlocal documents
-    for stripe in all_stripes:
-      if len(opened) > runs.FAN_IN + 1:
-        opened.pop().close()  # of more runs than this, each has been read when the next one is asked for
-      opened.append(storage.open_input(config.run_path(stripe, plan.engine), buffer_bytes=1 << 20))
-      reader = runs.RunReader(opened[-1], config.run_path(stripe, plan.engine))
+    for reader in readers:
       documents += reader.counts[index]
       yield reader
 
   try:
-    with storage.create_file(path, must_agree=True) as file:
-      written = formats.write(runs.merge_shard(open_runs(), index), file, config.output_format)
+    with (
+      runs.opened(config.run_path(stripe, plan.engine) for stripe in all_stripes) as readers,
+      storage.create_file(path, must_agree=True) as file,
+    ):
+      written = formats.write(runs.merge_shard(counted(readers), index), file, config.output_format)
       if written != documents:
         raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
   except FileNotFoundError as error:
     raise WinnowError(
       f"{error.filename or error} is gone: another run has ended or started over there; run this command again"
     ) from error
-  finally:
-    for opened_file in opened:
-      opened_file.close()
   shard = OutputShard(index, documents, storage.size(path), storage.checksum(path))
   storage.create(record, requests.to_json(dataclasses.asdict(shard)))
   logs.tell("output_shard_done", path=path, documents=documents, bytes=shard.bytes)

@@ -82,12 +82,13 @@ class Place:
     asking = [f"--model={self.folder}/model", f"--prompt_file={self.folder}/prompt.txt", "--max_input_tokens=32"]
     embedding = [f"--model={self.folder}/embedder", "--embedding_name=embedded"]
     drawing = ["--rate=0.3", "--num_shards=5"]
+    quotas = ["--group_by=domain", "--group_rate=0.8"]
     scores = "--scores=scores"
     flags = {
       "score": ["score", *reading, *asking, scores, "--name=asked"],
       "embed": ["embed", *reading, embedding[0], scores, "--name=embedded"],
       "density": ["score", "--scorer=density", *reading, *embedding, scores, "--name=dense", "--sketch_rows=50"],
-      "sample": ["sample", scores, "--sampler=ask_llm", "--name=asked", "--output=sampled", *drawing],
+      "sample": ["sample", scores, "--sampler=ask_llm", "--name=asked", "--output=sampled", *drawing, *quotas],
       "curate": ["curate", *reading, *asking, "--scores=scores_too", "--name=both", "--output=curated", *drawing],
     }
     return [*flags[name], f"--direct_num_workers={workers}"]

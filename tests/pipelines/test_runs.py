@@ -232,7 +232,7 @@ def corrupt_runs() -> dict[str, bytes]:
     head = with_bytes(data, place, struct.pack("<Q", value))[: body - 4]
     return head + struct.pack("<I", google_crc32c.value(head)) + data[body:]
 
-  schema = runs._SCHEMA
+  schema = runs._SCHEMAS[0]
   nullable = pa.schema([pa.field("hash", pa.uint64()), pa.field("record", pa.large_binary())])
   good = stream_of(schema, [1, 2], [b"a", b"b"])
   runs.RunReader(io.BytesIO(around(good, 2)))  # what follows is refused for what is wrong in it

@@ -30,6 +30,7 @@ def write_blocks(store, shard=S, *, bad=(2, 6), tokens=True, sizes=SIZES) -> int
         "row": rows,
         "score": [None if r in bad else -float(r) for r in rows],
         "num_tokens": [None if r in bad or not tokens else r for r in rows],
+        "domain": [None if r in bad else f"{r % 3}.org" for r in rows],
         "reason": ["empty_text" if r in bad else None for r in rows],
         "text": ["  " if r in bad else None for r in rows],
       },

@@ -7,7 +7,7 @@ import pytest
 from apache_beam.testing import util
 
 from curation import selection
-from pipelines import block_files, blocks, stores, thresholds
+from pipelines import block_files, blocks, ranks, stores, thresholds
 
 ROWS = {"a": 5_000, "b": 0, "c": 7_001, "d": 1}
 SHARDS = {blocks.Shard(name, "", "jsonl", "", 0): rows for name, rows in ROWS.items()}
@@ -26,6 +26,7 @@ def store(tmp_path_factory) -> stores.ScoreStore:
           "row": np.arange(start, start + size),
           "score": np.round(generator.standard_normal(size), 1),
           "num_tokens": generator.integers(0, 50, size),
+          "domain": pa.nulls(size, pa.string()),
           "reason": pa.nulls(size, pa.string()),
           "text": pa.nulls(size, pa.string()),
         },
@@ -38,9 +39,9 @@ def store(tmp_path_factory) -> stores.ScoreStore:
 def by_sorting(store, request) -> thresholds.Selected:
   ranked = []
   for shard in SHARDS:
-    for ranks in thresholds.read_ranks(store, shard, request):
-      numbers = (ranks.keys.astype(object) << 64) | ranks.ties.astype(object)
-      ranked += zip(numbers.tolist(), ranks.num_tokens.tolist(), strict=True)
+    for part in ranks.read(store, shard, request):
+      numbers = (part.keys.astype(object) << 64) | part.ties.astype(object)
+      ranked += zip(numbers.tolist(), part.num_tokens.tolist(), strict=True)
   ranked.sort(reverse=True)
   if request.threshold is not None:
     least = int(selection.order_key(np.array([request.threshold]))[0]) << 64
@@ -87,8 +88,8 @@ def test_smaller_samples_lie_within_larger_ones(store, sampler):
       {
         (shard.name, row)
         for shard in SHARDS
-        for ranks in thresholds.read_ranks(store, shard, request)
-        for row in ranks.rows[selection.is_selected(floor, ranks.keys, ranks.ties)].tolist()
+        for part in ranks.read(store, shard, request)
+        for row in part.rows[selection.is_selected(floor, part.keys, part.ties)].tolist()
       }
     )
   assert [len(documents) for documents in drawn] == [1200, 2400, 4801]

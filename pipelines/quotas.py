@@ -1,0 +1,168 @@
+"""Quotas as Beam passes: which documents are within what may be selected of their groups, as one bit a row.
+
+A group's documents lie in any shard. So each shard's ranks are sorted into a run by (part of all groups, rank), each
+part of the groups is merged in the order of ranks and its documents taken until quotas are full, which gives a run by
+(shard, row), and each shard gathers its rows. What crosses a shuffle is names of shards, numbers of parts, and counts;
+memory is that of the groups of one part. Legend: N documents.
+
+FOLDER/ranked/<shard>.run    order S16; record: hash of the group uint64, shard uint32, row uint64
+       within/<part>.run     the rows that are within their quotas, by shard
+       <shard>.within        a bit for each row of the shard
+"""
+
+import dataclasses
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from curation import domains, selection
+from curation import quotas as arithmetic
+from pipelines import array_files, block_files, blocks, damage, ranks, requests, runs, storage, stores, stripes
+
+_PART_DOCUMENTS = 1 << 20  # so many have so many groups at most: 32 bytes each
+_MOST_PARTS = 1024
+_RECORD = np.dtype([("group", "<u8"), ("shard", "<u4"), ("row", "<u8")])
+
+
+@dataclasses.dataclass(frozen=True)
+class Quotas:
+  """Of which store, for which request; `output` has the log in which damage is told, `work` all files."""
+
+  store: stores.ScoreStore
+  request: selection.SelectionRequest
+  shards: tuple[blocks.Shard, ...]
+  output: str
+  work: str
+  fingerprint: str
+
+  @property
+  def folder(self) -> str:
+    return storage.join(self.work, requests.fingerprint([self.fingerprint, self.store.engine()])[:16], "quotas")
+
+  def within(self, shard: blocks.Shard) -> ranks.Within:
+    """Reads which documents of a shard are within their quotas."""
+    (bits,) = array_files.read(storage.join(self.folder, f"{shard.name}.within"), 1)
+
+    def within(rows_N: np.ndarray) -> np.ndarray:
+      return (bits[rows_N >> 3] >> (7 - (rows_N & 7)).astype(np.uint8)) & 1 > 0
+
+    return within
+
+  def is_whole_run(self, path: str) -> bool:
+    return damage.is_whole(self.output, path, runs.check)
+
+
+def num_parts(documents: int) -> int:
+  return min(max(1, -(-documents // _PART_DOCUMENTS)), _MOST_PARTS)
+
+
+def rank_groups(quotas: Quotas, index: int, parts: int) -> str:
+  """Sorts the documents of one shard by (part, rank) into a run; returns its path."""
+  shard = quotas.shards[index]
+  path = storage.join(quotas.folder, "ranked", f"{shard.name}.run")
+  if quotas.is_whole_run(path):
+    return path
+  with (
+    block_files.removing_damaged(quotas.store, shard),
+    stores.ScoreFile(quotas.store, shard) as scores,
+    storage.create_file(path) as file,
+    runs.RunWriter(num_shards=parts) as writer,
+  ):
+    for batch in scores.batches(ranks.BATCH_ROWS, domains=True):
+      ranked = ranks.of_rows(quotas.request, shard.name, batch)
+      record_N = np.empty(len(batch), _RECORD)
+      record_N["group"], record_N["shard"] = domains.hash_domains(batch["domain"]), index
+      record_N["row"] = ranked.rows
+      part_N = (record_N["group"] % np.uint64(parts)).astype(np.uint32)
+      writer.add(part_N, arithmetic.order(ranked.keys, ranked.ties), _to_binary(record_N))
+    writer.finish(file, {})
+  return path
+
+
+def fill_part(quotas: Quotas, part: int) -> str:
+  """Takes the documents of one part of the groups by rank until quotas are full; returns the run of their rows."""
+  path = storage.join(quotas.folder, "within", f"{part:05d}.run")
+  if quotas.is_whole_run(path):
+    return path
+  sizes = arithmetic.Sizes()
+  ranked = [storage.join(quotas.folder, "ranked", f"{shard.name}.run") for shard in quotas.shards]
+  with runs.opened(ranked) as readers:
+    for reader in readers:
+      for _, record_N in reader.batches(part):
+        sizes.add(_from_binary(record_N)["group"])
+  group_G, size_G = sizes.finish()
+  left = arithmetic.Quotas(group_G, arithmetic.limits(quotas.request, group_G, size_G))
+  with (
+    runs.opened(ranked) as readers,
+    storage.create_file(path) as file,
+    runs.RunWriter(num_shards=len(quotas.shards)) as writer,
+  ):
+    for _, merged_N in runs.merge_shard(readers, part):
+      record_N = _from_binary(merged_N)
+      taken_N = record_N[left.take(record_N["group"])]
+      nothing_N = pa.repeat(pa.scalar(b"", pa.large_binary()), len(taken_N))
+      writer.add(taken_N["shard"].astype(np.uint32), taken_N["row"].astype(np.uint64), nothing_N)
+    writer.finish(file, {})
+  return path
+
+
+def gather_rows(quotas: Quotas, index: int, parts: int) -> int:
+  """Gathers which documents of a shard are within their quotas; returns how many."""
+  shard = quotas.shards[index]
+  path = storage.join(quotas.folder, f"{shard.name}.within")
+  if not damage.is_whole(quotas.output, path, lambda path: array_files.read(path, 1)):
+    bits = np.zeros(-(-stores.read_summary(quotas.store, shard).read // 8), np.uint8)
+    with runs.opened(storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts)) as readers:
+      for reader in readers:
+        for rows_N, _ in reader.batches(index):
+          place_N = rows_N.astype(np.int64)
+          np.bitwise_or.at(bits, place_N >> 3, np.uint8(128) >> (place_N & 7).astype(np.uint8))
+    array_files.write(path, bits)
+  (bits,) = array_files.read(path, 1)
+  return int(np.bitwise_count(bits).sum(dtype=np.int64))
+
+
+def _to_binary(record_N: np.ndarray) -> pa.LargeBinaryArray:
+  offsets = np.arange(len(record_N) + 1, dtype=np.int64) * _RECORD.itemsize
+  buffers = [None, pa.py_buffer(offsets), pa.py_buffer(record_N)]
+  return pa.Array.from_buffers(pa.large_binary(), len(record_N), buffers)
+
+
+def _from_binary(record_N: pa.LargeBinaryArray) -> np.ndarray:
+  return np.frombuffer(runs.content(record_N), _RECORD)
+
+
+class Settle(beam.PTransform):
+  """PCollection[stores.Ledger] (one) -> the same with the number of documents that are within their quotas."""
+
+  def __init__(self, quotas: Quotas):
+    super().__init__()
+    self._quotas = quotas
+
+  def expand(self, ledger: Any):
+    quotas, every_shard = self._quotas, range(len(self._quotas.shards))
+    parts = beam.pvalue.AsSingleton(ledger | "Parts" >> beam.Map(lambda ledger: num_parts(ledger.documents)))
+    ranked = (
+      ledger
+      | "Shards" >> stripes.Spread(every_shard)
+      | "RankGroups" >> beam.Map(lambda index, parts: rank_groups(quotas, index, parts), parts=parts)
+      | "CountRanked" >> beam.combiners.Count.Globally()
+    )
+    filled = (
+      ranked
+      | "EachPart" >> beam.FlatMap(lambda _, parts: range(parts), parts=parts)
+      | "SpreadParts" >> beam.Reshuffle()
+      | "FillParts" >> beam.Map(lambda part: fill_part(quotas, part))
+      | "CountFilled" >> beam.combiners.Count.Globally()
+    )
+    within = (
+      filled
+      | "ShardsAgain" >> stripes.Spread(every_shard)
+      | "GatherRows" >> beam.Map(lambda index, parts: gather_rows(quotas, index, parts), parts=parts)
+      | "AddRows" >> beam.CombineGlobally(sum)
+    )
+    return ledger | "Settled" >> beam.Map(
+      lambda ledger, within: ledger._replace(within=within), within=beam.pvalue.AsSingleton(within)
+    )

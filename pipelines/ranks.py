@@ -1,0 +1,66 @@
+"""The ranks of scored documents, shard by shard, in batches of bounded size."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from curation import selection
+from pipelines import block_files, blocks, stores
+
+BATCH_ROWS = 1 << 18
+
+# Tells of rows of one shard, int64 [N], which documents are within their groups' quotas: bool [N]. None: all are.
+Within = Callable[[np.ndarray], np.ndarray] | None
+Limits = Callable[[blocks.Shard], Within]
+
+
+def unlimited(shard: blocks.Shard) -> Within:
+  """The limits where there are no quotas."""
+  del shard
+  return None
+
+
+class Ranks(NamedTuple):
+  """Scored documents of one shard: int64, uint64, uint64, int32 (None where the store counts no tokens), each [N]."""
+
+  rows: np.ndarray
+  keys: np.ndarray
+  ties: np.ndarray
+  num_tokens: np.ndarray | None
+  within: np.ndarray | None = None
+  """Which of them are within their groups' quotas, bool [N]; None: all."""
+
+  def are_wanted(self, floor: int, *, rejected: bool = False) -> np.ndarray:
+    """Tells which documents a threshold and the quotas select, or which they do not: bool [N]."""
+    above_N = selection.is_selected(floor, self.keys, self.ties)
+    return (above_N if self.within is None else above_N & self.within) ^ rejected
+
+  def only_within(self) -> "Ranks":
+    """Those that are within their groups' quotas."""
+    if self.within is None:
+      return self
+    columns = (None if column is None else column[self.within] for column in self[:4])
+    return Ranks(*columns)  # type: ignore[arg-type]
+
+
+def of_rows(request: selection.SelectionRequest, shard: str, table: Any, within: Within = None) -> Ranks:
+  """The ranks of the rows of a score file (or of a row group or batch of it)."""
+  rows, scores = table["row"].to_numpy(), table["score"].to_numpy()
+  return Ranks(
+    rows,
+    selection.document_keys(request, shard, rows, scores),
+    selection.tie_hashes(request.seed, shard, rows),
+    None if table["num_tokens"].null_count else table["num_tokens"].to_numpy(),
+    None if within is None else within(rows),
+  )
+
+
+def read(
+  store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest, limits: Limits = unlimited
+) -> Iterator[Ranks]:
+  """The ranks of a shard's documents."""
+  within = limits(shard)
+  with block_files.removing_damaged(store, shard), stores.ScoreFile(store, shard) as scores:
+    for batch in scores.batches(BATCH_ROWS):
+      yield of_rows(request, shard.name, batch, within)
