@@ -27,9 +27,6 @@ class Total(NamedTuple):
   error: float
   """Standard error."""
 
-  def __add__(self, other):
-    return Total(self.value + other.value, float(np.hypot(self.error, other.error)))
-
 
 def total(samples: Sequence[ShardSample], *, num_shards: int, size: float) -> Total:
   """The quantity over all `num_shards` shards, which have `size` bytes together, of which some are sampled."""

@@ -35,7 +35,7 @@ def parameter(flag: options.Flag, command: str, has_scorer: bool) -> dict[str, A
     "helpText": _sentence(flag.help),
     "groupName": flag.group,
     "isOptional": command not in flag.required,
-    "paramType": _type(flag),
+    "paramType": _type(flag, command),
   }
   if flag.choices:
     found["enumOptions"] = [{"value": choice, "label": choice.replace("_", " ")} for choice in flag.choices]
@@ -48,11 +48,11 @@ def parameter(flag: options.Flag, command: str, has_scorer: bool) -> dict[str, A
   return found
 
 
-def _type(flag: options.Flag) -> str:
+def _type(flag: options.Flag, command: str) -> str:
   if flag.choices:
     return "ENUM"
   if flag.name in _FOLDERS:
-    return "GCS_WRITE_FOLDER"
+    return "GCS_READ_FOLDER" if (command, flag.name) == (options.SAMPLE, "scores") else "GCS_WRITE_FOLDER"
   if flag.name == "prompt_file":
     return "GCS_READ_FILE"
   return {bool: "BOOLEAN", int: "NUMBER", float: "NUMBER"}.get(flag.type, "TEXT")

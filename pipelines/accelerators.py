@@ -7,6 +7,8 @@ import re
 import tomllib
 from typing import Any
 
+from curation.errors import WinnowError
+
 TABLE = pathlib.Path(__file__).with_name("accelerators.toml")
 # Beside the model: TensorFlow-free workers take 1 GB, blocks and batches the rest.
 _WORKER_BYTES = 4 << 30
@@ -19,35 +21,39 @@ class Machine:
   name: str
   vcpus: int
   memory_gb: float
-  disk_gb: float
+  disk_gb: int
+
+  @property
+  def family(self) -> str:
+    return self.name.partition("-")[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-  """A kind of GPU or TPU, and the machine that carries one. `hour` is its price alone, None where it is not known."""
+  """A kind of GPU or TPU, and the machines that carry it, the smallest first. `hour`: its price alone, if known."""
 
   name: str
+  kind: str
   teraflops: float
   utilisation: float
-  memory_gb: float
-  machine: Machine
-  hint: str
+  machines: tuple[Machine, ...]
+  options: str
+  """What the service is told about it: how many or in which topology, and the driver."""
   hour: float | None = None
 
   @property
   def is_tpu(self) -> bool:
-    return self.name.startswith("tpu")
+    return self.kind == "tpu"
 
   @property
   def count(self) -> int:
-    """Of one worker: what its hint says, 1 where that is a topology."""
-    found = re.search(r"count:(\d+)", self.hint)
+    """Of one worker: what its options say, 1 where that is a topology."""
+    found = re.search(r"count:(\d+)", self.options)
     return int(found[1]) if found else 1
 
-  @property
-  def pool_option(self) -> str:
-    """The Dataflow service option that gives one to every worker."""
-    return f"worker_accelerator={self.hint}"
+  def asked_for(self, machine: str | None = None) -> str:
+    """As Dataflow's `worker_accelerator` and Beam's hint have it, on a machine of that type if it matters."""
+    return f"type:{self.name};{self.options}" + ("" if machine is None else f";machine_type:{machine}")
 
 
 @functools.cache
@@ -61,11 +67,31 @@ def names() -> tuple[str, ...]:
 
 def find(name: str) -> Accelerator:
   row = table()["accelerators"][name]
-  return Accelerator(name, **row | {"machine": Machine(**row["machine"])})
+  return Accelerator(name, **row | {"machines": tuple(Machine(**machine) for machine in row["machines"])})
 
 
-def default_machine() -> Machine:
-  return Machine(**table()["machine"])
+def plain_machines() -> tuple[Machine, ...]:
+  """Those without an accelerator, the smallest first."""
+  return tuple(Machine(**machine) for machine in table()["machines"])
+
+
+def memory_gb(model_bytes: int) -> int:
+  """What a worker needs: the model's files and what is made of them, and room to read and write."""
+  return -(-(2 * model_bytes + _WORKER_BYTES) >> 30)
+
+
+def smallest_machine(accelerator: Accelerator | None, model_bytes: int = 0) -> Machine:
+  """The first machine of the table that has the memory; WinnowError where none has."""
+  machines = plain_machines() if accelerator is None else accelerator.machines
+  wanted = memory_gb(model_bytes)
+  for machine in machines:
+    if machine.memory_gb >= wanted:
+      return machine
+  of = "without an accelerator" if accelerator is None else f"with {accelerator.name}"
+  raise WinnowError(
+    f"--model= wants {wanted} GB of a worker's memory, and no machine {of} in {TABLE.name} has more than "
+    f"{machines[-1].memory_gb:g}: add one there, or take a smaller model"
+  )
 
 
 def hour_price(machine: Machine, accelerator: Accelerator | None) -> float | None:
@@ -76,10 +102,3 @@ def hour_price(machine: Machine, accelerator: Accelerator | None) -> float | Non
   if accelerator is None:
     return price
   return None if accelerator.hour is None else price + accelerator.hour
-
-
-def resource_hints(name: str | None, model_bytes: int) -> dict[str, str]:
-  """Beam's hints for the stage that has the model: the accelerator, and memory for reading the model onto it."""
-  if name is None or find(name).is_tpu:
-    return {}
-  return {"accelerator": find(name).hint, "min_ram": f"{-(-(2 * model_bytes + _WORKER_BYTES) >> 30)}GiB"}

@@ -1,5 +1,6 @@
 """What is Dataflow's own: what its workers should be like, and how its jobs are told of."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -14,35 +15,107 @@ RUNNERS = ("DataflowRunner", "TestDataflowRunner")
 _HARNESS_THREADS = 4
 
 
-def prepare_workers(options: pipeline_options.PipelineOptions, accelerator: str | None) -> None:
-  """Sets what the user has not; raises WinnowError where workers would lack Winnow, or a TPU its machine."""
+def prepare_workers(options: pipeline_options.PipelineOptions, accelerator: accelerators.Accelerator | None) -> None:
+  """Sets what the user has not; raises WinnowError where workers would lack Winnow, or it would be of another kind."""
   worker = options.view_as(pipeline_options.WorkerOptions)
   setup = options.view_as(pipeline_options.SetupOptions)
   # A Flex Template's launcher runs in the image that its workers want.
-  worker.sdk_container_image = worker.sdk_container_image or os.environ.get("WINNOW_IMAGE")
+  here = os.environ.get("WINNOW_IMAGE")
+  worker.sdk_container_image = worker.sdk_container_image or here
   if not (worker.sdk_container_image or setup.setup_file or setup.extra_packages or setup.requirements_file):
     raise WinnowError(
       "Dataflow's workers need Winnow: name its image with --sdk_container_image= (docs/dataflow.md builds it), or let "
       "each worker install it as it starts, with --setup_file=./setup.py"
     )
+  kind = os.environ.get("WINNOW_ACCELERATOR")
+  if accelerator is not None and worker.sdk_container_image == here and kind not in (None, accelerator.kind):
+    raise WinnowError(
+      f"--accelerator={accelerator.name} wants an image built for {accelerator.kind}, and {here} is one for {kind}: "
+      f"dataflow_templates/build … {accelerator.kind}"
+    )
   debug = options.view_as(pipeline_options.DebugOptions)
   debug.number_of_worker_harness_threads = debug.number_of_worker_harness_threads or _HARNESS_THREADS
-  if accelerator is not None:
-    _give_pool(options, accelerators.find(accelerator))
 
 
-def _give_pool(options: pipeline_options.PipelineOptions, accelerator: accelerators.Accelerator) -> None:
-  """Gives every worker the accelerator, unless Dataflow Prime fits workers to the hints of each stage."""
-  google = options.view_as(pipeline_options.GoogleCloudOptions)
+def fit_workers(
+  options: pipeline_options.PipelineOptions, accelerator: accelerators.Accelerator | None, model_bytes: int
+) -> dict[str, str]:
+  """Gives workers what a model needs where the user has not said it; returns the hints of the stage that has the model.
+
+  A GPU is asked for by the hint of that stage alone, right fitting: the service refuses it together with
+  `worker_accelerator`, FlexRS, or TPUs, whose pools are of one type. Raises WinnowError for what cannot be.
+  """
   worker = options.view_as(pipeline_options.WorkerOptions)
-  machine = accelerator.machine.name
-  if accelerator.is_tpu and worker.machine_type != machine:
-    raise WinnowError(f"--accelerator={accelerator.name} wants --worker_machine_type={machine}")
+  google = options.view_as(pipeline_options.GoogleCloudOptions)
+  experiments = options.view_as(pipeline_options.DebugOptions).experiments or []
   service = list(google.dataflow_service_options or [])
-  given = ",".join(service)
-  if "worker_accelerator" not in given and (accelerator.is_tpu or "enable_prime" not in given):
-    google.dataflow_service_options = [*service, accelerator.pool_option]
-  worker.machine_type = worker.machine_type or (None if "enable_prime" in given else machine)
+  is_prime = "enable_prime" in ",".join([*service, *experiments])
+  machine = accelerators.smallest_machine(accelerator, model_bytes)
+  hints = {"min_ram": f"{accelerators.memory_gb(model_bytes)}GiB"} if is_prime else {}
+  if accelerator is None:
+    _set_machine(worker, machine, is_prime)
+    return hints
+  unfit = "flexrs_goal" if google.flexrs_goal else "enable_prime" if is_prime and accelerator.is_tpu else None
+  if unfit is not None:
+    raise WinnowError(f"Dataflow has no {unfit} with --accelerator={accelerator.name}; leave one of them out")
+  whole_pool = accelerator.is_tpu or "worker_accelerator" in ",".join(service)
+  own = worker.machine_type
+  _refuse_other_family(accelerator, own, whole_pool)
+  if whole_pool:
+    if "worker_accelerator" not in ",".join(service):
+      google.dataflow_service_options = [*service, f"worker_accelerator={accelerator.asked_for()}"]
+    _set_machine(worker, machine, is_prime)
+    return {}
+  if is_prime:
+    _set_machine(worker, machine, is_prime)
+    return hints | {"accelerator": accelerator.asked_for()}
+  # A machine that carries the accelerator is for the stage with the model, the others take a plain one.
+  if own is not None and own.partition("-")[0] == machine.family:
+    worker.machine_type, machine = None, dataclasses.replace(machine, name=own)
+  _set_machine(worker, accelerators.smallest_machine(None), is_prime)
+  worker.disk_size_gb = max(worker.disk_size_gb or 0, machine.disk_gb)
+  return {"accelerator": accelerator.asked_for(machine.name)}
+
+
+def set_defaults(options: pipeline_options.PipelineOptions) -> None:
+  """Gives workers without a model a machine with room for blocks; Dataflow's own default has 4 GB."""
+  fit_workers(options, None, 0)
+
+
+def _set_machine(worker: Any, machine: accelerators.Machine, is_prime: bool) -> None:
+  if not is_prime:
+    worker.machine_type = worker.machine_type or machine.name
+  worker.disk_size_gb = worker.disk_size_gb or machine.disk_gb
+
+
+def _refuse_other_family(accelerator: accelerators.Accelerator, own: str | None, whole_pool: bool) -> None:
+  """Raises WinnowError for a machine that does not carry the accelerator where it has to, or carries another one."""
+  if own is None:
+    return
+  family, wanted = own.partition("-")[0], accelerator.machines[0].family
+  others = {found.machines[0].family for found in map(accelerators.find, accelerators.names())} - {wanted, "n1"}
+  types = [machine.name for machine in accelerator.machines]
+  if (whole_pool and family != wanted) or family in others or (accelerator.is_tpu and own not in types):
+    raise WinnowError(
+      f"--accelerator={accelerator.name} is carried by {' or '.join(types)}, not by --worker_machine_type={own}"
+    )
+
+
+def refuse_second(options: pipeline_options.PipelineOptions, name: str) -> None:
+  """Raises WinnowError where a job of this name is under way: the service would refuse a second one, but too late."""
+  from apache_beam.runners.dataflow.internal import apiclient
+  from google.cloud import dataflow_v1beta3
+
+  google = options.view_as(pipeline_options.GoogleCloudOptions)
+  client = apiclient.DataflowApplicationClient(options)
+  active = dataflow_v1beta3.ListJobsRequest.Filter.ACTIVE
+  request = dataflow_v1beta3.ListJobsRequest(project_id=google.project, location=google.region, filter=active)
+  for job in client._jobs_client.list_jobs(request):
+    if job.name == name:
+      raise WinnowError(
+        f"the job {name} runs already, as {job.id}: wait for it, or cancel it with gcloud dataflow jobs cancel "
+        f"{job.id} --region={google.region} --project={google.project}"
+      )
 
 
 def place(options: pipeline_options.PipelineOptions, result: Any) -> str:

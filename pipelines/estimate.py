@@ -27,8 +27,6 @@ _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
 """Of a worker: its machine starts, its image is pulled, its model is read and its shapes are compiled."""
 _WORKERS = (1, 16, 256)
-_BATCH_TOKENS = {True: 1_024, False: 8_192}
-"""Of the engine on CPUs, and on accelerators."""
 _SKETCH_SHARE = 0.85
 """Of the speed of its projections alone, that a sketch is built and read with (benchmarks/RESULTS.md)."""
 
@@ -70,15 +68,22 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   workers = _workers(launcher)
   hours = 0.0
   if scorer is not None:
+    from curation import engine  # which imports JAX
+
     on_cpu = namespace.accelerator is None
-    work = [scorer.work(texts, _BATCH_TOKENS[on_cpu]) for texts in sampled.texts]
+    batch_tokens = engine.BATCH_TOKENS_CPU if on_cpu else engine.BATCH_TOKENS_ACCELERATOR
+    work = [scorer.work(texts, batch_tokens) for texts in sampled.texts]
     tokens, useful, flops = (
       _total(corpus.shards, sampled, [np.asarray(getattr(each, what), float) for each in work])
       for what in ("num_tokens_N", "lengths_N", "flops_N")
     )
     lengths_N = np.concatenate([each.lengths_N for each in work])
     padding = work[0]._replace(lengths_N=np.tile(lengths_N, -(-blocks.BLOCK_ROWS // len(lengths_N)))).padding()
-    speed = _measured(scorer, sampled, work) if on_cpu else _reckoned(accelerators.find(namespace.accelerator))
+    model_bytes = scorers.model_bytes(scorer)
+    if on_cpu:
+      speed = _measured(scorer, sampled, work, accelerators.smallest_machine(None, model_bytes))
+    else:
+      speed = _reckoned(accelerators.find(namespace.accelerator), model_bytes)
     hours = flops.value / speed.flops / 3600
     table.add_row("tokens of whole texts", _figure(tokens))
     table.add_row("tokens of the model's inputs", _figure(useful))
@@ -88,16 +93,22 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
     name = "hours of this machine" if speed.accelerator is None else f"hours of one {speed.accelerator.name}"
     table.add_row(name, f"{hours:,.2f}")
   else:
-    speed = Speed(0.0, "", accelerators.default_machine(), None)
+    speed = Speed(0.0, "", accelerators.smallest_machine(None), None)
   sketch = 0.0
   if by_density and hasattr(namespace, "sketch_rows"):
     sketch = _sketch_hours(namespace, documents.value)
-    table.add_row(f"hours of this machine for the sketch ({_DIMENSIONS} dimensions)", f"{sketch:,.2f}, in two passes")
+    # Its own workers have other cores than this machine where those of the model have an accelerator.
+    sketch *= 1.0 if speed.accelerator is None else _usable_cores() / speed.machine.vcpus
+    of = "this machine" if speed.accelerator is None else f"one {speed.machine.name}"
+    table.add_row(f"hours of {of} for the sketch ({_DIMENSIONS} dimensions)", f"{sketch:,.2f}, in two passes")
   for count in workers:
     table.add_row(f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * (hours + sketch) / count))
   price = accelerators.hour_price(speed.machine, speed.accelerator)
   prices = accelerators.table()["prices"]
-  if price is None:
+  if speed.accelerator is None and (count := launch.visible_accelerators()):
+    told = f"unknown: measured on this machine's {count} devices; name what it is to run on: --accelerator="
+    table.add_row("price", told)
+  elif price is None:
     table.add_row("price", f"unknown: {accelerators.TABLE.name} has none of {namespace.accelerator}")
   else:
     share = 1.0 if speed.accelerator is not None else _usable_cores() / speed.machine.vcpus
@@ -178,7 +189,7 @@ def _total(shards: Any, sampled: Sampled, values: list[np.ndarray]) -> extrapola
   return extrapolation.total(samples, num_shards=len(shards), size=sum(shard.size for shard in shards))
 
 
-def _measured(scorer: Any, sampled: Sampled, work: list[Any]) -> Speed:
+def _measured(scorer: Any, sampled: Sampled, work: list[Any], machine: accelerators.Machine) -> Speed:
   """The speed of this machine with the real model, on ever more of the sample until some seconds have passed."""
   loaded = scorer.load()
   loaded.warm_up()
@@ -194,12 +205,13 @@ def _measured(scorer: Any, sampled: Sampled, work: list[Any]) -> Speed:
     done += sum(by_text[text] for text in part)
     place, count = place + count, 2 * count
   source = f"measured here on {min(place, len(texts)):,} documents in {seconds:.1f} s"
-  return Speed(done / seconds, source, accelerators.default_machine(), None)
+  return Speed(done / seconds, source, machine, None)
 
 
-def _reckoned(accelerator: accelerators.Accelerator) -> Speed:
+def _reckoned(accelerator: accelerators.Accelerator, model_bytes: int) -> Speed:
   source = f"{accelerator.utilisation:.0%} of {accelerator.teraflops:g}, by {accelerators.TABLE.name}"
-  return Speed(accelerator.utilisation * accelerator.teraflops * 1e12, source, accelerator.machine, accelerator)
+  machine = accelerators.smallest_machine(accelerator, model_bytes)
+  return Speed(accelerator.utilisation * accelerator.teraflops * 1e12, source, machine, accelerator)
 
 
 def _sketch_hours(namespace: argparse.Namespace, documents: float) -> float:

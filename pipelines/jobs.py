@@ -269,6 +269,7 @@ def run(
   if launcher.is_dry_run:
     launcher.run(_definition(launcher, scoring_job, sampling_jobs, None), _job_name(arguments, wanted))
     return False
+  launcher.refuse_second(_job_name(arguments, wanted))
   for job in wanted:
     job.claim()
   of_stores = [] if scoring_job is None else [job.folder for job in (scoring_job.embedding, scoring_job) if job]
@@ -303,6 +304,9 @@ def _run_claimed(
   sampling_jobs = [job for job in sampling_jobs if not job.is_complete]
   steps = [] if scoring_job is None else scoring_job.steps
   if not sampling_jobs and not steps:
+    if launcher.writes_template:  # whoever launched it waits for a job
+      launcher.run(lambda root: root | "NothingToDo" >> beam.Create([None]), _job_name(arguments, wanted))
+      return False
     return True
   stages: dict[str, int | None] = {}
   for job in steps:

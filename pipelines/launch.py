@@ -20,6 +20,7 @@ import grpc
 from apache_beam.io import filesystems
 from apache_beam.options import pipeline_options, pipeline_options_validator
 from apache_beam.runners import runner as beam_runner
+from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
@@ -65,7 +66,7 @@ class Launcher:
     self.is_dataflow = type(self._runner).__name__ in dataflow.RUNNERS
     self._accelerator = None if accelerator is None else accelerators.find(accelerator)
     if self.is_dataflow:
-      dataflow.prepare_workers(self.options, accelerator)
+      dataflow.prepare_workers(self.options, self._accelerator)
     self.is_dry_run = self.options.view_as(pipeline_options.TestOptions).dry_run
     if self.is_dry_run and not self.is_dataflow:
       raise WinnowError("--dry_run is for --runner=DataflowRunner; others would run the job: leave it out")
@@ -81,6 +82,22 @@ class Launcher:
         raise WinnowError(
           f"--{flag}={path} lies on this machine, which Dataflow's workers do not see: name a gs:// path"
         )
+
+  def fit_workers(self, model_bytes: int) -> dict[str, str]:
+    """Asks for workers that can hold a model, where that is ours to ask; returns the hints of the stage that has it."""
+    # On other runners a hint would give the stage processes of its own.
+    return dataflow.fit_workers(self.options, self._accelerator, model_bytes) if self.is_dataflow else {}
+
+  @property
+  def writes_template(self) -> bool:
+    """The job is only written, for whoever launched the template to start."""
+    return self.is_dataflow and bool(self.options.view_as(pipeline_options.GoogleCloudOptions).template_location)
+
+  def refuse_second(self, name: str) -> None:
+    """Raises WinnowError where a job of this name is under way."""
+    # A template's launcher is part of the job that it makes.
+    if self.is_dataflow and not self.writes_template:
+      dataflow.refuse_second(self.options, name)
 
   def hold_one_model(self, devices_per_model: int = 1, root: str = "/") -> None:
     """Sees to it that no two processes load a model onto the same accelerators: one uses all of its machine's.
@@ -115,7 +132,9 @@ class Launcher:
     `name` is made of letters, digits and hyphens. Raises JobError if the pipeline failed.
     """
     google = self.options.view_as(pipeline_options.GoogleCloudOptions)
-    google.job_name = google.job_name or (name if self.is_dataflow else None)
+    if self.is_dataflow:
+      google.job_name = google.job_name or name
+      dataflow.set_defaults(self.options)
     if self.workers_are_here:
       for talkative in _TALKATIVE if self.is_local else (*_TALKATIVE, "root"):
         logging.getLogger(talkative).setLevel(logging.CRITICAL)
@@ -134,7 +153,7 @@ class Launcher:
           if self.is_dry_run:
             print(dataflow.describe(result.job))
             return None
-          if self.is_dataflow and google.template_location:
+          if self.writes_template:
             print(f"{google.template_location} holds the job; whoever launched the template starts it")
             return None
           if self.is_dataflow:
@@ -177,6 +196,10 @@ def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.Pip
 def _is_here(runner: beam_runner.PipelineRunner, options: pipeline_options.PipelineOptions) -> bool:
   """Tells whether a portable runner's workers are threads of this process, or started on this machine."""
   portable = options.view_as(pipeline_options.PortableOptions)
+  flink = options.view_as(pipeline_options.FlinkRunnerOptions)
+  if type(runner).__name__ == "FlinkRunner" and flink.flink_master in flink_runner.MAGIC_HOST_NAMES:
+    # A Flink of its own, whose workers are threads of this process unless another environment is named.
+    return portable.environment_type in (None, "LOOPBACK")
   is_prism = type(runner).__name__ == "PrismRunner" and not portable.job_endpoint
   return (is_prism and portable.environment_type != "DOCKER") or portable.environment_type == "LOOPBACK"
 

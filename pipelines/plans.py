@@ -12,7 +12,6 @@ from typing import Any
 from curation import selection
 from curation.errors import WinnowError
 from pipelines import (
-  accelerators,
   blocks,
   dataset,
   embedding_files,
@@ -93,10 +92,9 @@ def plan_scoring(
   scorer = scorer.checked()
   request = {"format": stores.FORMAT, **scorer.request(), **corpus.request()}
   store = stores.ScoreStore.of(folder, request)
-  hints = {}
-  # On other runners a hint would give the stage processes of its own.
-  if launcher.is_dataflow and isinstance(scorer, scorers.AskLlm | scorers.SentenceT5) and scorer.files is not None:
-    hints = accelerators.resource_hints(namespace.accelerator, sum(about["bytes"] for about in scorer.files.values()))
+  hints: dict[str, str] = {}
+  if isinstance(scorer, scorers.AskLlm | scorers.SentenceT5):
+    hints = launcher.fit_workers(scorers.model_bytes(scorer))
   config = scoring.ScoringConfig(
     store,
     scorer,

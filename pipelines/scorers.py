@@ -345,6 +345,11 @@ class Count:
 Description = AskLlm | SentenceT5 | MadeElsewhere | Density | Count
 
 
+def model_bytes(scorer: "AskLlm | SentenceT5") -> int:
+  """Of a checked scorer's files."""
+  return sum(about["bytes"] for about in (scorer.files or {}).values())
+
+
 def _identity(folder: pathlib.Path, files: list[pathlib.Path]) -> dict[str, dict[str, Any]]:
   """Size and checksum of each of a model's files, by its place in the model's folder."""
   return {

@@ -26,6 +26,8 @@ class Api:
     if method == "POST":
       self.jobs.append(json.loads(body))
       return self._job(project, region, "JOB_STATE_PENDING")
+    if job is None:
+      return {"jobs": [self._job(project, region, "JOB_STATE_RUNNING")] if self.jobs else []}
     assert job == "2026-11-25_00_00_00-1"
     if what == "/messages":
       error = {"id": "1", "time": "2026-11-25T00:00:00Z", "messageText": self._error}

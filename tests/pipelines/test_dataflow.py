@@ -21,7 +21,7 @@ from apache_beam.options import pipeline_options
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import blocks, jobs, launch, main, manifests, scorers, scoring, storage, stores, writing
+from pipelines import blocks, jobs, launch, main, manifests, requests, scorers, scoring, storage, stores, writing
 
 JOB_ID = "2026-11-25_00_00_00-1"
 
@@ -122,8 +122,11 @@ def test_the_inference_stage_alone_asks_for_an_accelerator(place, bucket, graph,
       if transform.environment_id
     }
     assert {name for name, found in hints.items() if found} == {stage}
-    assert hints[stage]["beam:resources:accelerator:v1"] == b"type:nvidia-l4;count:1;install-nvidia-driver:5xx"
-    assert int(hints[stage]["beam:resources:min_ram_bytes:v1"]) >= 4 << 30
+    wanted = b"type:nvidia-l4;count:1;install-nvidia-driver:5xx;machine_type:g2-standard-4"
+    assert hints[stage] == {"beam:resources:accelerator:v1": wanted}
+    google = graph[0].options.view_as(pipeline_options.GoogleCloudOptions)
+    assert "worker_accelerator" not in ",".join(google.dataflow_service_options or [])
+    assert graph[0].options.view_as(pipeline_options.WorkerOptions).machine_type == "n2-standard-8"
 
 
 def graph_of(num_shards: int) -> Any:
@@ -172,6 +175,32 @@ def test_a_template_is_written_and_not_waited_for(place, bucket, capsys):
   assert "gs://winnow/tmp/job.json holds the job" in capsys.readouterr().out
   assert json.loads(storage.read_bytes("gs://winnow/tmp/job.json"))["name"].startswith("winnow-score-template-")
   assert f"{bucket}/scores/template/request.json" in everything(bucket)
+
+
+def test_a_template_with_nothing_to_do_writes_a_job_too(place, bucket, capsys):
+  """Kills the mutant whose launch fails since no job came of it."""
+  assert main.main(command(place, "score", "--name=complete", "--direct_num_workers=1", "--no_auth")) == 0
+  flags = dataflow("--template_location=gs://winnow/tmp/nothing.json", "--no_auth")
+  assert main.main(command(place, "score", "--name=complete", *flags)) == 0
+  assert "gs://winnow/tmp/nothing.json holds the job" in capsys.readouterr().out
+  assert json.loads(storage.read_bytes("gs://winnow/tmp/nothing.json"))["name"].startswith("winnow-score-complete-")
+
+
+def test_a_second_job_of_one_name_is_refused_before_it_clears_what_the_first_has_made(place, bucket, capsys):
+  """Kills the mutant that finds out when --overwrite has removed the store."""
+  assert main.main(command(place, "score", "--name=busy", "--direct_num_workers=1", "--no_auth")) == 0
+  before = everything(bucket)
+  with dataflow_api.serve(["JOB_STATE_RUNNING", "JOB_STATE_FAILED"]) as api:
+    flags = dataflow(*api.flags)
+    assert main.main(command(place, "score", "--name=running", *flags)) == 1
+    name = api.jobs[0]["name"]
+    capsys.readouterr()
+    api.jobs[0]["name"] = name.replace("running", "busy")[:-8] + requests.fingerprint("gs://winnow/scores/busy")[:8]
+    assert main.main(command(place, "score", "--name=busy", "--overwrite", *flags)) == 1
+  told = capsys.readouterr().err
+  assert f"the job {api.jobs[0]['name']} runs already, as {JOB_ID}: wait for it, or cancel it" in told
+  assert len(api.jobs) == 1
+  assert [path for path in everything(bucket) if "/running/" not in path] == before
 
 
 def test_a_job_that_fails_is_told_with_its_console(place, capsys):

@@ -108,44 +108,111 @@ def test_operations_are_those_of_the_model(tmp_path):
   assert 0.85 * counted < ours < 1.05 * counted
 
 
-def test_only_the_stage_with_the_model_asks_for_an_accelerator():
-  hints = accelerators.resource_hints("nvidia-l4", 3 << 30)
-  assert hints == {"accelerator": "type:nvidia-l4;count:1;install-nvidia-driver:5xx", "min_ram": "10GiB"}
-  assert accelerators.resource_hints(None, 1 << 30) == accelerators.resource_hints("tpu-v5-lite-podslice", 1) == {}
-
-
 # An endpoint that Beam asks nothing.
 DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1", "--sdk_container_image=winnow"]
 
 
+L4 = "type:nvidia-l4;count:1;install-nvidia-driver:5xx"
+TPU = "tpu-v5-lite-podslice"
+
+
 @pytest.mark.parametrize(
-  ("accelerator", "flags", "service", "machine"),
+  ("accelerator", "gigabytes", "flags", "hints", "service", "machine"),
   [
-    ("nvidia-l4", [], "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx", "g2-standard-4"),
-    ("nvidia-l4", ["--dataflow_service_options=enable_prime"], "enable_prime", None),
-    ("nvidia-l4", ["--worker_machine_type=g2-standard-8"], "worker_accelerator=type:nvidia-l4", "g2-standard-8"),
-    ("nvidia-l4", ["--dataflow_service_options=worker_accelerator=x"], "worker_accelerator=x", "g2-standard-4"),
+    # The stage alone, on a machine that has the memory; all others on a plain one.
+    ("nvidia-l4", 3, [], {"accelerator": f"{L4};machine_type:g2-standard-4"}, [], "n2-standard-8"),
+    ("nvidia-l4", 11, [], {"accelerator": f"{L4};machine_type:g2-standard-8"}, [], "n2-standard-8"),
     (
-      "tpu-v5-lite-podslice",
-      ["--worker_machine_type=ct5lp-hightpu-1t"],
-      "worker_accelerator=type:tpu-v5-lite-podslice;topology:1x1",
-      "ct5lp-hightpu-1t",
+      "nvidia-l4",
+      3,
+      ["--worker_machine_type=g2-standard-12"],
+      {"accelerator": f"{L4};machine_type:g2-standard-12"},
+      [],
+      "n2-standard-8",
     ),
-    (None, [], None, None),
+    (
+      "nvidia-l4",
+      3,
+      ["--worker_machine_type=e2-standard-8"],
+      {"accelerator": f"{L4};machine_type:g2-standard-4"},
+      [],
+      "e2-standard-8",
+    ),
+    # Prime picks machines itself.
+    (
+      "nvidia-l4",
+      3,
+      ["--dataflow_service_options=enable_prime"],
+      {"accelerator": L4, "min_ram": "10GiB"},
+      ["enable_prime"],
+      None,
+    ),
+    ("nvidia-l4", 3, ["--experiments=enable_prime"], {"accelerator": L4, "min_ram": "10GiB"}, [], None),
+    # The whole pool, since the user says so, or since a pool of TPUs is of one type.
+    (
+      "nvidia-l4",
+      3,
+      ["--dataflow_service_options=worker_accelerator=x"],
+      {},
+      ["worker_accelerator=x"],
+      "g2-standard-4",
+    ),
+    (TPU, 3, [], {}, [f"worker_accelerator=type:{TPU};topology:1x1"], "ct5lp-hightpu-1t"),
+    (None, 3, [], {}, [], "n2-standard-8"),
+    (None, 20, [], {}, [], "n2-standard-16"),
+    (None, 20, ["--worker_machine_type=c3-standard-8"], {}, [], "c3-standard-8"),
   ],
 )
-def test_a_pool_has_the_accelerator_unless_stages_are_fitted(accelerator, flags, service, machine):
-  """Kills the mutants: two accelerators for one pool; a machine type that the user gave is replaced."""
+def test_a_gpu_is_asked_for_once(accelerator, gigabytes, flags, hints, service, machine):
+  """Kills the mutants: right fitting and an accelerator for the pool, which the service refuses; a machine that the
+  user gave is replaced; a model on a machine without the memory."""
   launcher = launch.Launcher([*DATAFLOW, *flags], accelerator)
+  assert launcher.fit_workers(gigabytes << 30) == hints
   google = launcher.options.view_as(pipeline_options.GoogleCloudOptions)
-  given = google.dataflow_service_options or []
-  assert (given == []) if service is None else (len(given) == 1 and given[0].startswith(service))
-  assert launcher.options.view_as(pipeline_options.WorkerOptions).machine_type == machine
+  assert (google.dataflow_service_options or []) == service
+  worker = launcher.options.view_as(pipeline_options.WorkerOptions)
+  assert worker.machine_type == machine
+  assert worker.disk_size_gb >= (50 if accelerator is None else 100)
 
 
-def test_a_tpu_wants_its_machine():
-  with pytest.raises(WinnowError, match="--accelerator=tpu-v5-lite-podslice wants --worker_machine_type=ct5lp"):
-    launch.Launcher(DATAFLOW, "tpu-v5-lite-podslice")
+@pytest.mark.parametrize(
+  ("accelerator", "gigabytes", "flags", "told"),
+  [
+    (TPU, 1, ["--worker_machine_type=n2-standard-8"], "is carried by ct5lp-hightpu-1t, not by --worker_machine_type=n"),
+    (TPU, 1, ["--dataflow_service_options=enable_prime"], "Dataflow has no enable_prime with --accelerator=tpu"),
+    ("nvidia-l4", 1, ["--flexrs_goal=COST_OPTIMIZED"], "Dataflow has no flexrs_goal with --accelerator=nvidia"),
+    ("nvidia-l4", 1, ["--worker_machine_type=a2-highgpu-1g"], "is carried by g2-standard-4 or g2-standard-8"),
+    (
+      "nvidia-l4",
+      1,
+      ["--worker_machine_type=n2-standard-8", "--dataflow_service_options=worker_accelerator=x"],
+      "is carried by g2-standard-4",
+    ),
+    (TPU, 40, [], "wants 84 GB of a worker's memory, and no machine with tpu-v5-lite-podslice"),
+    (None, 90, [], "wants 184 GB of a worker's memory, and no machine without an accelerator"),
+  ],
+)
+def test_what_the_service_would_refuse_is_refused_here(accelerator, gigabytes, flags, told):
+  with pytest.raises(WinnowError, match=told):
+    launch.Launcher([*DATAFLOW, *flags], accelerator).fit_workers(gigabytes << 30)
+
+
+def test_an_image_of_another_kind_is_refused(monkeypatch):
+  """Kills the mutant that has every worker find it out."""
+  monkeypatch.setenv("WINNOW_IMAGE", "winnow")
+  monkeypatch.setenv("WINNOW_ACCELERATOR", "gpu")
+  launch.Launcher(DATAFLOW, "nvidia-l4")
+  launch.Launcher([*DATAFLOW[:2], "--sdk_container_image=another"], TPU)
+  with pytest.raises(WinnowError, match="wants an image built for tpu, and winnow is one for gpu"):
+    launch.Launcher(DATAFLOW, TPU)
+
+
+def test_a_price_is_not_that_of_a_cpu_where_devices_were_measured(place, monkeypatch, tmp_path, capsys):
+  """Kills the mutant that sells a GPU's hours at a CPU's price."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(launch, "visible_accelerators", lambda root="/": 2)
+  assert main.main(score(place, "--estimate", "--direct_num_workers=1")) == 0
+  assert re.search("price +unknown: measured on this machine's 2 devices", capsys.readouterr().out)
 
 
 def test_the_table_is_whole():
@@ -154,8 +221,11 @@ def test_the_table_is_whole():
   (flag,) = [flag for flag in options.FLAGS if flag.name == "accelerator"]
   for name in accelerators.names():
     found = accelerators.find(name)
-    assert name in (flag.choices or ()) and found.hint.startswith(f"type:{name};") and 0 < found.utilisation < 1
-    price = accelerators.hour_price(found.machine, found)
+    assert name in (flag.choices or ()) and found.kind in ("gpu", "tpu") and 0 < found.utilisation < 1
+    assert found.asked_for().startswith(f"type:{name};") and found.is_tpu == ("topology" in found.options)
+    assert [m.memory_gb for m in found.machines] == sorted(m.memory_gb for m in found.machines)
+    assert len({machine.family for machine in found.machines}) == 1
+    price = accelerators.hour_price(found.machines[0], found)
     assert (price is None) == (found.hour is None)
   machine = accelerators.Machine("m", 2, 10, 100)
   assert accelerators.hour_price(machine, None) == pytest.approx(2 * 0.056 + 10 * 0.003557 + 100 * 0.000054)
