@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, inputs, launch, options, plans, requests, storage, stores
+from pipelines import blocks, inputs, launch, options, plans, requests, sketching, storage, stores
 
 _READERS = 16
 _PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
@@ -109,6 +109,7 @@ def describe(name: str, store: stores.ScoreStore) -> list[str]:
   found = look(store, time.time())
   shards = len(found.finished) + len(found.waiting)
   lines = [f"{name}: {store.scorer}, not complete"]
+  lines += _sketch(store)
   lines.append(
     f"  {len(found.finished):,} of {shards:,} shards finished, {found.begun:,} begun, "
     f"{len(found.waiting) - found.begun:,} not begun"
@@ -132,6 +133,16 @@ def describe(name: str, store: stores.ScoreStore) -> list[str]:
   elif not found.damaged:
     lines.append("  every shard is finished, but not the store: run its command again")
   return lines + [f"  damaged: {told}" for told in found.damaged]
+
+
+def _sketch(store: stores.ScoreStore) -> list[str]:
+  """How far the sketch has come that density scores are read from."""
+  if store.scorer != options.DENSITY:
+    return []
+  if sketching.SKETCH_FILE in storage.list_names(store.sketch_folder):
+    return ["  its sketch is made"]
+  parts = len(storage.list_names(storage.join(store.sketch_folder, "work")))
+  return [f"  its sketch is not made, {parts:,} parts of it are on record"]
 
 
 def _figures(read: int, scored: int, bad: int, summary: dict[str, Any]) -> list[str]:

@@ -240,6 +240,9 @@ def test_what_a_killed_run_left_damaged_is_made_again(corpus, capsys, monkeypatc
     assert density(corpus) != 0
   left = list((corpus / "scores/d/sketch/work").iterdir())
   assert len(left) == 3  # the sample, a partial sketch and its one slice
+  capsys.readouterr()
+  assert main.main(["status", str(corpus / "scores/d")]) == 0
+  assert "d: density, not complete\n  its sketch is not made, 3 parts of it are on record\n" in capsys.readouterr().out
   for path in left:
     data = bytearray(path.read_bytes())
     if how == "corrupt":

@@ -1,5 +1,7 @@
 """The threshold as Beam passes, against sorting, on several shards with many ties."""
 
+import collections
+
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
@@ -7,7 +9,7 @@ import pytest
 from apache_beam.testing import util
 
 from curation import selection
-from pipelines import block_files, blocks, ranks, stores, thresholds
+from pipelines import block_files, blocks, ranks, storage, stores, thresholds
 
 ROWS = {"a": 5_000, "b": 0, "c": 7_001, "d": 1}
 SHARDS = {blocks.Shard(name, "", "jsonl", "", 0): rows for name, rows in ROWS.items()}
@@ -102,3 +104,41 @@ def test_counts_add_up_in_any_order():
   merged = thresholds.add_selected([thresholds.add_selected(parts[:1]), thresholds.add_selected(parts[1:])])
   assert merged == (7, 16, 3)
   assert thresholds.add_selected([]).documents == 0
+
+
+@pytest.mark.parametrize(
+  "request_",
+  [
+    selection.SelectionRequest("ask_llm", "threshold", threshold=0.5),
+    selection.SelectionRequest("ask_llm", rate="0.3"),
+    selection.SelectionRequest("ask_llm", num_tokens=1000),
+  ],
+  ids=lambda request: request.method,
+)
+def test_each_pass_opens_each_score_file_once(store, monkeypatch, request_):
+  """And none after the search is over. Kills the mutants: a file that is opened for each block; eight passes always."""
+  opened: collections.Counter = collections.Counter()
+  searches = []
+  open_input, refine = storage.open_input, selection.refine
+
+  def counted(path: str, **how):
+    opened[path] += 1
+    return open_input(path, **how)
+
+  def refined(search, histogram):
+    searches.append(search.done)
+    return refine(search, histogram)
+
+  monkeypatch.setattr(storage, "open_input", counted)
+  monkeypatch.setattr(selection, "refine", refined)
+  with beam.Pipeline("FnApiRunner") as pipeline:
+    shards = pipeline | "Shards" >> beam.Create(list(SHARDS)) | beam.Reshuffle()
+    ledgers = pipeline | "Ledger" >> beam.Create([stores.Ledger(sum(SHARDS.values()), 1 << 40, 0)])
+    _ = shards | thresholds.FindThreshold(store, request_, ledgers)
+  assert len(searches) == selection.NUM_PASSES
+  passes = searches.count(False)
+  if request_.threshold is not None:
+    assert passes == 0
+  elif request_.rate is not None:
+    assert 0 < passes < selection.NUM_PASSES
+  assert opened == {store.scores_path(shard): passes + 1 for shard in SHARDS}
