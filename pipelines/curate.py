@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, launch, options, plans, score
+from pipelines import estimate, found_stores, launch, options, plans, score
 from pipelines import sample as sample_command
 
 
 def curate(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.CURATE, argv)
   namespace.sampler = namespace.sampler or namespace.scorer
-  plans.refuse_other_sampler(namespace.sampler, namespace.scorer)
+  found_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
   launcher = plans.make_launcher(namespace, beam_arguments)
   if namespace.estimate:
     estimate.show(namespace, launcher)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import blocks, inputs, launch, manifests, options, plans, ranks, storage, stores
+from pipelines import blocks, found_stores, inputs, launch, manifests, options, plans, ranks, storage, stores
 
 _READERS = 8  # files read at once
 
@@ -34,7 +34,7 @@ def explain(argv: Sequence[str]) -> None:
     raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
   found = {
     store_name: dataclasses.replace(store, is_mended=False)
-    for store_name, store in plans.find_stores(namespace.scores).items()
+    for store_name, store in found_stores.find_stores(namespace.scores).items()
   }
   if not found:
     raise WinnowError(f"--scores={namespace.scores} has no store; name the folder that winnow score wrote to")
@@ -105,9 +105,9 @@ def _compare(store: stores.ScoreStore, shard: blocks.Shard, score: float) -> tup
 def _in_output(output: str, scores: str, name: str, row: int) -> str:
   manifest = manifests.read(output)
   try:
-    store = plans.store_of(output, manifest, None)
+    store = found_stores.store_of(output, manifest, None)
   except WinnowError:
-    store = plans.store_of(output, manifest, scores)
+    store = found_stores.store_of(output, manifest, scores)
   shard = _shard(store, name)
   if shard is None:
     raise WinnowError(f"{name} is none of the inputs of {output}")

@@ -13,7 +13,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import dataset, readers_jsonl, readers_tfrecord, records, runs, storage, tf_example
+from pipelines import dataset, merging, readers_jsonl, readers_tfrecord, records, runs, storage, tf_example
 from pipelines.blocks import BrokenShardError
 
 TFRECORD, JSONL, PARQUET = "tfrecord", "jsonl", "parquet"
@@ -38,7 +38,7 @@ def encode(documents: pa.Table, file_format: str) -> pa.LargeBinaryArray:
   return pa.array([orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows], pa.large_binary())
 
 
-def write(batches: Iterator[runs.Batch], file: IO[bytes], file_format: str) -> int:
+def write(batches: Iterator[merging.Batch], file: IO[bytes], file_format: str) -> int:
   """Writes the records of one output shard in the order in which they come; returns how many."""
   if file_format != PARQUET:
     return runs.write_records(batches, file)

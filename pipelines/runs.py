@@ -31,13 +31,11 @@ import pyarrow.compute as pc
 
 from curation.errors import DamagedError, WinnowError
 from pipelines import storage
+from pipelines.merging import Batch, merge_batches
 
 BATCH_BYTES = 256 << 10  # of records in one batch of a run, or one record where that is larger
 BUDGET_BYTES = 16 << 20  # of records that a RunWriter holds
 FAN_IN = 32  # runs merged at once: each is read two batches at a time
-
-# Hashes in ascending order, uint64 or S16 [N], and their records, large_binary [N].
-Batch = tuple[np.ndarray, pa.LargeBinaryArray]
 
 _MAGIC = b"WINNOWR2"
 _MAX_HEADER_BYTES = 1 << 20
@@ -101,36 +99,6 @@ def merge_shard(readers: Iterable["RunReader"], shard: int, *, temporary_folder:
       for hash_N, record_N in reader.batches(shard):
         writer.add(np.zeros(len(hash_N), np.uint32), hash_N, record_N)
     yield from merge_batches([run.batches(0) for run in writer.spilled_runs()])
-
-
-def merge_batches(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
-  """Merges sorted streams of batches into one; equal hashes come in the order of the streams.
-
-  Whatever lies below the smallest last hash of a batch that others follow can be emitted: all that is still to be read
-  lies above. The work goes by batches; memory is two batches of each stream and what is emitted, at most one of each.
-  """
-  cursors = [_Cursor(stream) for stream in streams]
-  while True:
-    lasts = [(cursor.batch[0][-1], place) for place, cursor in enumerate(cursors) if cursor.batch and cursor.following]
-    bound, bounding = min(lasts, default=(None, 0))
-    parts = []
-    for place, cursor in enumerate(cursors):
-      if cursor.batch is None:
-        continue
-      hash_N, record_N = cursor.batch
-      stop = len(hash_N)
-      if bound is not None:
-        # The bounding stream may go on with hashes equal to its last: streams after it must keep theirs until then.
-        stop = int(np.searchsorted(hash_N, bound, side="right" if place <= bounding else "left"))
-      if stop:
-        parts.append((hash_N[:stop], record_N[:stop]))
-      if stop < len(hash_N):
-        cursor.batch = hash_N[stop:], record_N[stop:]
-      else:
-        cursor.advance()
-    if not parts:
-      return
-    yield _sorted(parts)
 
 
 class RunReader:
@@ -326,19 +294,6 @@ class RunWriter:
     return shard_N, hash_N, pa.Array.from_buffers(pa.large_binary(), len(size_N), buffers)
 
 
-class _Cursor:
-  """A place in a sorted stream: what is left of its batch, and the batch that follows, if any."""
-
-  def __init__(self, stream: Iterator[Batch]):
-    self._stream = (batch for batch in stream if len(batch[0]))
-    self.following = next(self._stream, None)
-    self.advance()
-
-  def advance(self) -> None:
-    self.batch = self.following
-    self.following = next(self._stream, None) if self.batch else None
-
-
 class _Window(io.RawIOBase):
   """Bytes [start, stop) of a file, as a file, and the checksum of those read; no read asks for more than is there."""
 
@@ -459,11 +414,3 @@ def _cut(size_N: np.ndarray) -> Iterator[slice]:
     stop = max(start + 1, int(np.searchsorted(end_N, limit, side="right")))
     yield slice(start, stop)
     start = stop
-
-
-def _sorted(parts: list[Batch]) -> Batch:
-  if len(parts) == 1:
-    return parts[0]
-  hash_N = np.concatenate([part[0] for part in parts])
-  order_N = np.argsort(hash_N, kind="stable")
-  return hash_N[order_N], pa.concat_arrays([part[1] for part in parts]).take(pa.array(order_N))

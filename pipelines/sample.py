@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from curation.errors import WinnowError
-from pipelines import inputs, jobs, launch, options, plans, requests, scorers, writing
+from pipelines import found_stores, inputs, jobs, launch, options, plans, requests, scorers, writing
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -13,8 +13,8 @@ def sample(argv: Sequence[str]) -> None:
   scoring_job = None
   if namespace.scores is not None:
     options.refuse_scoring_flags(namespace)
-    store = plans.find_store(namespace)
-    corpus, store_request = plans.corpus_of(store, namespace, launcher), requests.read_json(store.request_path)
+    store = found_stores.find_store(namespace)
+    corpus, store_request = found_stores.corpus_of(store, namespace, launcher), requests.read_json(store.request_path)
   elif namespace.sampler == "random":
     # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
     folder = writing.count_folder(inputs.absolute(namespace.output))

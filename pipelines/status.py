@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, inputs, launch, options, plans, requests, sketching, storage, stores
+from pipelines import blocks, found_stores, inputs, launch, options, plans, requests, sketching, storage, stores
 
 _READERS = 16
 _PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
@@ -37,7 +37,7 @@ def status(argv: Sequence[str]) -> None:
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
   store = stores.ScoreStore.at(folder)
-  found = plans.find_stores(folder) if store is None else {storage.base_name(folder): store}
+  found = found_stores.find_stores(folder) if store is None else {storage.base_name(folder): store}
   if not found:
     raise WinnowError(
       f"{namespace.folder} is no score store and holds none; name the folder that winnow score wrote to"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.errors import WinnowError
-from pipelines import runs
+from pipelines import merging, runs
 
 # Few distinct hashes, so that ties are common, and those at the ends of the range.
 HASHES = st.one_of(st.integers(0, 4), st.sampled_from([2**63, 2**64 - 1]))
@@ -71,7 +71,7 @@ def test_a_merge_is_a_stable_sort_of_its_streams(lists):
     )
   merged = [
     (hash_, record)
-    for hash_N, record_N in runs.merge_batches([iter(stream) for stream in streams])
+    for hash_N, record_N in merging.merge_batches([iter(stream) for stream in streams])
     for hash_, record in zip(hash_N.tolist(), record_N.to_pylist(), strict=True)
   ]
   assert merged == sorted(expected, key=lambda pair: pair[0])

@@ -1,0 +1,87 @@
+"""Which stores there are, which one a command means, and the corpus that it was made from."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from curation.errors import WinnowError
+from pipelines import blocks, inputs, launch, options, requests, storage, stores, writing
+from pipelines.jobs import Corpus
+
+
+def find_stores(scores: str) -> dict[str, stores.ScoreStore]:
+  """The stores of a folder by their names, complete or not. Raises WinnowError if one is of another version."""
+  paths = storage.match(storage.join(storage.escape(scores), "*", requests.REQUEST_FILE))
+  names = [path.rsplit("/", 2)[-2] for path, _ in paths]
+  found = {name: stores.ScoreStore.at(storage.join(inputs.absolute(scores), name)) for name in names}
+  return {name: store for name, store in found.items() if store is not None}
+
+
+def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
+  """The complete store that --scores, --name and --sampler name."""
+  found = find_stores(namespace.scores)
+  fitting = [
+    name
+    for name, store in found.items()
+    if name == namespace.name or (not namespace.name and _fits(namespace.sampler, store.scorer))
+  ]
+  there = ", ".join(sorted(found)) or "none"
+  if not fitting:
+    wanted = f"called {namespace.name}" if namespace.name else f"of scorer {namespace.sampler}"
+    raise WinnowError(f"--scores={namespace.scores} has no store {wanted}; it has: {there}")
+  if len(fitting) > 1:
+    raise WinnowError(
+      f"--scores={namespace.scores} has several stores ({', '.join(sorted(fitting))}); say which: --name="
+    )
+  (name,) = fitting
+  store = found[name]
+  if not _fits(namespace.sampler, store.scorer):
+    raise WinnowError(f"the store {name} holds scores of {store.scorer}, not of --sampler={namespace.sampler}")
+  if not store.is_complete:
+    raise WinnowError(
+      f"the score store {store.folder} is not complete; run its winnow score command again to finish it"
+    )
+  return store
+
+
+def refuse_other_sampler(sampler: str, scorer: str) -> None:
+  """Raises WinnowError where a sampler would draw by what another scorer's scores mean."""
+  if not _fits(sampler, scorer):
+    raise WinnowError(f"--sampler={sampler} does not draw by the scores of --scorer={scorer}; leave it out")
+
+
+def _fits(sampler: str, scorer: Any) -> bool:
+  """Random sampling takes the documents of any store of scores."""
+  return scorer == sampler or (sampler == options.RANDOM and scorer != stores.EMBED)
+
+
+def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
+  """The corpus that a store was made from, or the same one in another place where --input says so."""
+  request = requests.read_json(store.request_path)
+  where = requests.read_json(storage.join(store.folder, stores.INPUT_FILE))
+  shards = inputs.find_shards(namespace.input or where["input"], namespace.tfds_data_dir or where["tfds_data_dir"])
+  launcher.refuse_local({"input": shards[0].path})
+  corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
+  found = corpus.request()
+  if difference := requests.first_difference({key: request[key] for key in found}, found):
+    field, scored, now = difference
+    raise WinnowError(f"the input is not what {store.folder} scored: {field} was {scored} and is {now}; score it again")
+  return corpus
+
+
+def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> stores.ScoreStore:
+  """The store that an output was drawn from: where its files say, or below `scores`."""
+  wanted = manifest["scores"]["fingerprint"]
+  if scores is None:
+    place = requests.field(storage.join(output, writing.WORK_FOLDER, writing.SCORES_FILE), "store") or ""
+    at_place = stores.ScoreStore.at(writing.scores_folder(str(place), output))
+    found = [] if at_place is None else [at_place]
+  else:
+    found = list(find_stores(scores).values())
+  fitting = [store for store in found if store.is_complete and store.fingerprint_with_engine() == wanted]
+  if not fitting:
+    where = f"in --scores={scores}" if scores is not None else "where it was"
+    raise WinnowError(
+      f"the store that {output} was drawn from is not {where}, or not complete; name its folder: --scores="
+    )
+  return dataclasses.replace(fitting[0], is_mended=False)
