@@ -13,6 +13,7 @@ import apache_beam as beam
 import common
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation import domains, selection
 from pipelines import block_files, blocks, launch, quotas, ranks, stores, stripes, thresholds
@@ -30,7 +31,7 @@ SCORES = {
 QUOTA = "a quota of 100"
 GROUP_MAX = 100
 SCORES[f"all different, {QUOTA}"] = SCORES["all different"]
-DOMAINS = pa.array([f"site-{number}.example.org" for number in range(2_000_000)])
+NUM_DOMAINS = 2_000_000
 
 
 def request_of(kind: str) -> selection.SelectionRequest:
@@ -38,6 +39,10 @@ def request_of(kind: str) -> selection.SelectionRequest:
   if QUOTA in kind:
     return selection.SelectionRequest("ask_llm", group_by="domain", group_max=GROUP_MAX)
   return selection.SelectionRequest("ask_llm", rate=RATE)
+
+
+def domains_of(numbers: np.ndarray) -> pa.Array:
+  return pc.binary_join_element_wise("site-", pa.array(numbers).cast(pa.string()), ".example.org", "")
 
 
 def write_store(
@@ -58,7 +63,7 @@ def write_store(
           "row": np.arange(start, start + size),
           "score": SCORES[kind](generator, size).astype(np.float32),
           "num_tokens": generator.integers(1, 2_000, size, np.int32),
-          "domain": DOMAINS.take(pa.array(generator.zipf(1.2, size) % len(DOMAINS))) if QUOTA in kind else nothing,
+          "domain": domains_of(generator.zipf(1.2, size) % NUM_DOMAINS) if QUOTA in kind else nothing,
           "reason": nothing,
           "text": nothing,
         },
@@ -144,12 +149,13 @@ def bench() -> None:
   common.print_machine()
   apart = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))  # its memory is not ours
   with apart, tempfile.TemporaryDirectory(prefix="winnow-bench-") as place:
-    small = write_store(pathlib.Path(place) / "small", "all equal", 100_000, 2)
+    small = apart.submit(write_store, pathlib.Path(place) / "small", "all equal", 100_000, 2).result()
     find_threshold(*small, request_of(""), 100_000, namespace.workers)
     idle = peak_mb()
     for number, kind in enumerate(namespace.kinds):
       request = request_of(kind)
-      store, shards = write_store(pathlib.Path(place) / str(number), kind, namespace.keys, namespace.shards)
+      folder = pathlib.Path(place) / str(number)
+      store, shards = apart.submit(write_store, folder, kind, namespace.keys, namespace.shards).result()
       started = time.perf_counter()
       found = find_threshold(store, shards, request, namespace.keys, namespace.workers)
       seconds = time.perf_counter() - started

@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import array_files, block_files, blocks, damage, ranks, requests, runs, storage, stores, stripes
+from pipelines import array_files, block_files, blocks, damage, memory, ranks, requests, runs, storage, stores, stripes
 
-_PART_DOCUMENTS = 1 << 20  # so many have so many groups at most: 32 bytes each
+_PART_DOCUMENTS = 1 << 19  # of so many groups at most: 32 bytes each, and as much again while they are counted
 _MOST_PARTS = 1024
 _RECORD = np.dtype([("group", "<u8"), ("shard", "<u4"), ("row", "<u8")])
 
@@ -60,6 +60,8 @@ def num_parts(documents: int) -> int:
 
 def rank_groups(quotas: Quotas, index: int, parts: int) -> str:
   """Sorts the documents of one shard by (part, rank) into a run; returns its path."""
+  memory.use_lean_arrow_pool()
+  memory.return_large_arrays()
   shard = quotas.shards[index]
   path = storage.join(quotas.folder, "ranked", f"{shard.name}.run")
   if quotas.is_whole_run(path):
@@ -83,6 +85,8 @@ def rank_groups(quotas: Quotas, index: int, parts: int) -> str:
 
 def fill_part(quotas: Quotas, part: int) -> str:
   """Takes the documents of one part of the groups by rank until quotas are full; returns the run of their rows."""
+  memory.use_lean_arrow_pool()
+  memory.return_large_arrays()
   path = storage.join(quotas.folder, "within", f"{part:05d}.run")
   if quotas.is_whole_run(path):
     return path

@@ -43,7 +43,7 @@ _SHARD_BYTES, _FIXED_BYTES = 8 + 8 + 4, 8 + 4  # of the tables, for each output 
 _RECORD = pa.field("record", pa.large_binary(), nullable=False)
 _SCHEMAS = [pa.schema([pa.field("hash", kind, nullable=False), _RECORD]) for kind in (pa.uint64(), pa.binary(16))]
 _BUFFER_BYTES = 1 << 20  # of an object store, at once
-_ROW_BYTES = 16  # that a record of none takes
+_ROW_BYTES = 48  # of a record, besides its own: hash, shard, size, and their copies as they are sorted
 
 
 def write_run(
@@ -237,8 +237,7 @@ class RunWriter:
     """Adds records as for `write_run`."""
     record_N = record_N.cast(pa.large_binary())
     data = np.frombuffer(content(record_N), np.uint8)
-    self._rows += len(hash_N)
-    if self._used + len(data) > len(self._buffer) or self._rows * _ROW_BYTES > len(self._buffer):
+    if self._used + len(data) + self._rows * _ROW_BYTES > len(self._buffer):
       self._spill()
     if len(data) > len(self._buffer):
       self._spill_run(shard_N, hash_N, record_N)
@@ -246,6 +245,7 @@ class RunWriter:
     self._buffer[self._used : self._used + len(data)] = data
     self._used += len(data)
     self._collected.append((shard_N, hash_N, _sizes(record_N)))
+    self._rows += len(hash_N)
 
   def finish(self, file: IO[bytes], header: dict) -> None:
     """Writes all that was added as one run to an empty seekable file."""
