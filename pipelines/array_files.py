@@ -1,5 +1,7 @@
 """Files of a few NumPy arrays and a checksum of them."""
 
+import tokenize
+
 import google_crc32c
 import numpy as np
 
@@ -22,7 +24,7 @@ def read(path: str, count: int) -> list[np.ndarray]:
       arrays = [np.load(file, allow_pickle=False) for _ in range(count)]
       if _checksum(arrays) != np.load(file, allow_pickle=False):
         raise ValueError("it does not fit its checksum")
-  except (ValueError, TypeError, EOFError, MemoryError) as error:
+  except (ValueError, TypeError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:
     raise DamagedError(f"{path} is damaged ({error}); run the same command again, which makes it again") from error
   return arrays
 
@@ -30,5 +32,6 @@ def read(path: str, count: int) -> list[np.ndarray]:
 def _checksum(arrays) -> np.uint32:
   checksum = 0
   for array in arrays:
+    checksum = google_crc32c.extend(checksum, f"{array.dtype.str} {array.shape}".encode())
     checksum = google_crc32c.extend(checksum, np.ascontiguousarray(array).view(np.uint8).reshape(-1))
   return np.uint32(checksum)

@@ -7,7 +7,6 @@ decides that a file need not be made again compares the seal.
 """
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from typing import IO, Any
@@ -66,8 +65,12 @@ def told(path: str) -> Iterator[None]:
   try:
     yield
   except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):  # Arrow's own have no number
-      raise storage.AccessError(f"cannot read {path}: {error.strerror}") from error
+    if isinstance(error, MemoryError):
+      raise
+    # Arrow's own are plain and have no number; those of a network may have none either.
+    is_foreign = isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
+    if is_foreign and not isinstance(error, FileNotFoundError):
+      raise storage.AccessError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     cause = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise DamagedError(f"{path} is missing or damaged ({cause})") from error
 

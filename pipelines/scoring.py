@@ -21,6 +21,7 @@ from curation.errors import DamagedError, WinnowError
 from pipelines import (
   block_files,
   blocks,
+  damage,
   failing,
   logs,
   prefetch,
@@ -372,6 +373,8 @@ def seal(
         "that no other run writes there, and run the command again with --overwrite"
       )
   ledger = {"fingerprint": store.fingerprint, "engine": engine, **add_up(summaries)}
+  if storage.exists(store.summary_path) and not stores.is_ledger(requests.readable(store.summary_path)):
+    damage.remove(store.folder, store.summary_path, DamagedError(f"{store.summary_path} is damaged"))
   storage.create(store.summary_path, requests.to_json(ledger), must_agree=True)
   store.tidy(shards)
   return store.ledger()

@@ -190,7 +190,7 @@ class ScoreStore:
   def is_complete(self) -> bool:
     """Every shard is there, and the ledger is this request's. A shard that is removed is thus made again, alone."""
     summary = requests.readable(self.summary_path)
-    if not _has(summary, _LEDGER) or not all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]):
+    if not is_ledger(summary):
       return False
     names = {f"{shard['shard']}.parquet" for shard in summary["shards"]}
     is_ours = (summary["fingerprint"], summary["engine"]) == (self.fingerprint, self.engine())
@@ -268,6 +268,14 @@ class ScoreStore:
     return requests.fingerprint([self.fingerprint, requests.read_json(self.engine_path)])
 
 
+def is_ledger(summary: Any) -> bool:
+  """Tells whether a JSON value is a store's ledger, whose sums are those of its shards."""
+  if not _has(summary, _LEDGER) or not all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]):
+    return False
+  sums = {name: sum(shard[name] for shard in summary["shards"]) for name in ("read", "scored", "bad", "text_bytes")}
+  return all(summary[name] == found for name, found in sums.items())
+
+
 def _has(value: Any, fields: Mapping[str, Any]) -> bool:
   """Tells whether a JSON value is an object with these fields, of these types; a bool is no number."""
   return isinstance(value, dict) and all(
@@ -323,11 +331,16 @@ class ScoreFile:
   def batches(self, rows: int, *, domains: bool = False) -> Iterator[pa.RecordBatch]:
     """The same columns of the whole shard, and `domain` if need be, at most `rows` documents at a time."""
     batches = self._parquet.iter_batches(rows, columns=self._names(domains))
+    seen = 0
     while True:
       with self._told():
         batch = next(batches, None)
+        # A bit that is turned outside of the pages may make a column seem shorter.
+        if batch is None and seen != self.summary.scored:
+          raise ValueError(f"it has {seen:,} of {self.summary.scored:,} rows")
       if batch is None:
         return
+      seen += batch.num_rows
       yield batch
 
   def check(self) -> ShardSummary:

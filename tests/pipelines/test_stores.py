@@ -313,3 +313,38 @@ def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
     store.clear_others([S], keep_engine=True)
   monkeypatch.undo()
   assert stores.read_summary(store, S).scored == 10
+
+
+def test_a_shard_that_seems_shorter_is_damaged(store, monkeypatch):
+  """A bit that is turned outside of the pages may do it. Kills the mutant that reads what there is."""
+  block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
+  with stores.ScoreFile(store, S) as scores:
+    assert sum(batch.num_rows for batch in scores.batches(4, domains=True)) == 10
+    monkeypatch.setattr(scores._parquet, "iter_batches", lambda rows, columns: iter([]))
+    with pytest.raises(DamagedError, match="it has 0 of 10 rows"):
+      list(scores.batches(4, domains=True))
+
+
+def test_a_ledger_whose_sums_are_wrong_is_none(store):
+  """Kills the mutant that believes a summary in which a bit was turned."""
+  summary = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
+  ledger = {"fingerprint": store.fingerprint, "engine": store.engine(), **scoring.add_up([summary])}
+  storage.create(store.summary_path, requests.to_json(ledger | {"scored": 2}))
+  assert not store.is_complete
+  storage.delete([store.summary_path])
+  storage.create(store.summary_path, requests.to_json(ledger))
+  assert stores.is_ledger(requests.read_json(store.summary_path))
+
+
+@pytest.mark.parametrize("error", [ConnectionError("reset"), TimeoutError("timed out"), OSError(5, "error")])
+def test_what_cannot_be_read_is_not_taken_for_damaged(store, monkeypatch, error):
+  """Kills the mutant that removes a finished block since a network failed."""
+  write_blocks(store)
+  path = store.block_path(S, 0, store.engine())
+
+  def failing(path):
+    raise error
+
+  monkeypatch.setattr(storage, "read_bytes", failing)
+  with pytest.raises(storage.AccessError, match="cannot read"):
+    block_files.read_block(path)
