@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import domains, selection
-from pipelines import block_files, blocks, launch, quotas, ranks, stores, stripes, thresholds
+from pipelines import block_files, blocks, launch, quotas, ranks, requests, stores, stripes, thresholds
 
 RATE = "0.2"
 # Scores of every document: hardly a tie, one value for half of them, some hundred ties each, and all the same.
@@ -50,8 +50,10 @@ def write_store(
 ) -> tuple[stores.ScoreStore, list[blocks.Shard]]:
   """A store as `winnow score` leaves it: blocks of 4,096 documents, compacted into one file a shard."""
   generator = np.random.default_rng(0)
-  store = stores.ScoreStore.of(str(folder), {"kind": kind, "keys": keys})
   written = [blocks.Shard(f"shard-{i:05d}", "", "jsonl", "", 0) for i in range(shards)]
+  request = {"kind": kind, "keys": keys, "inputs": [shard.identity() for shard in written]}
+  store = stores.ScoreStore.of(str(folder), request)
+  requests.claim(store.request_path, request, owner="the benchmark's store")
   for i, shard in enumerate(written):
     rows = keys * (i + 1) // shards - keys * i // shards
     starts = range(0, rows, blocks.BLOCK_ROWS)
@@ -80,13 +82,13 @@ def find_threshold(
   """The pipeline's answer, by way of a file, for it may come from another process."""
   with tempfile.TemporaryDirectory() as place:
     answer = pathlib.Path(place) / "selected.json"
-    settled = quotas.Quotas(store, request, tuple(shards), place, place, "bench")
+    settled = quotas.Quotas(store, request, place, place, "bench")
 
     def define(pipeline: beam.Pipeline) -> None:
       ledger = pipeline | "Ledger" >> beam.Create([stores.Ledger(keys, None, keys)])
       limits: ranks.Limits = ranks.unlimited
       if request.group_by is not None:
-        ledger, limits = ledger | quotas.Settle(settled), settled.within
+        ledger, limits = ledger | quotas.Settle(settled, shards), settled.within
       (
         pipeline
         | "Shards" >> stripes.Spread(shards)

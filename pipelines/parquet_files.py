@@ -1,4 +1,4 @@
-"""Parquet files of ours, of which no bit can change unseen: pages and metadata have checksums, and so has the file.
+"""Parquet files of ours: their pages, their metadata and each file as a whole have checksums.
 
 Parquet guards pages alone, and those only where a writer asks for it. So the metadata that we add have a checksum of
 their own, and the whole file a seal: the CRC32C of all its other bytes, in the four bytes before the footer, which

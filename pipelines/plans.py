@@ -282,7 +282,6 @@ def plan_sampling(
     num_shards=namespace.num_shards,
     output_format=namespace.output_format,
     rejected=rejected,
-    shards=corpus.shards,
   )
   context = manifests.Context(tuple(options.own_arguments(command, namespace)), manifests.versions())
   job = SamplingJob(corpus, config, request, context, namespace.overwrite)
@@ -337,7 +336,6 @@ def plan_verification(
     num_shards=len(manifest["shards"]),
     output_format=manifest["output_format"],
     rejected=manifest["rejected"],
-    shards=store.shards(),
     work=storage.join(output, writing.WORK_FOLDER, f"verify-{uuid.uuid4().hex}"),
   )
   return verification.VerificationConfig(sampling, manifest, shards, texts=not untold), untold

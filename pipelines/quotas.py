@@ -11,6 +11,7 @@ FOLDER/ranked/<shard>.run    order S16; record: hash of the group uint64, shard 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -32,7 +33,6 @@ class Quotas:
 
   store: stores.ScoreStore
   request: selection.SelectionRequest
-  shards: tuple[blocks.Shard, ...]
   output: str
   work: str
   fingerprint: str
@@ -58,11 +58,11 @@ def num_parts(documents: int) -> int:
   return min(max(1, -(-documents // _PART_DOCUMENTS)), _MOST_PARTS)
 
 
-def rank_groups(quotas: Quotas, index: int, parts: int) -> str:
-  """Sorts the documents of one shard by (part, rank) into a run; returns its path."""
+def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) -> str:
+  """Sorts the documents of one shard of the store, with its number, by (part, rank) into a run; returns its path."""
+  index, shard = numbered
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
-  shard = quotas.shards[index]
   path = storage.join(quotas.folder, "ranked", f"{shard.name}.run")
   if quotas.is_whole_run(path):
     return path
@@ -91,7 +91,7 @@ def fill_part(quotas: Quotas, part: int) -> str:
   if quotas.is_whole_run(path):
     return path
   sizes = arithmetic.Sizes()
-  ranked = [storage.join(quotas.folder, "ranked", f"{shard.name}.run") for shard in quotas.shards]
+  ranked = [storage.join(quotas.folder, "ranked", f"{shard.name}.run") for shard in quotas.store.shards()]
   with runs.opened(ranked) as readers:
     for reader in readers:
       for _, record_N in reader.batches(part):
@@ -101,7 +101,7 @@ def fill_part(quotas: Quotas, part: int) -> str:
   with (
     runs.opened(ranked) as readers,
     storage.create_file(path) as file,
-    runs.RunWriter(num_shards=len(quotas.shards)) as writer,
+    runs.RunWriter(num_shards=len(ranked)) as writer,
   ):
     for _, merged_N in runs.merge_shard(readers, part):
       record_N = _from_binary(merged_N)
@@ -112,9 +112,9 @@ def fill_part(quotas: Quotas, part: int) -> str:
   return path
 
 
-def gather_rows(quotas: Quotas, index: int, parts: int) -> int:
+def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) -> int:
   """Gathers which documents of a shard are within their quotas; returns how many."""
-  shard = quotas.shards[index]
+  index, shard = numbered
   path = storage.join(quotas.folder, f"{shard.name}.within")
   if not damage.is_whole(quotas.output, path, lambda path: array_files.read(path, 1)):
     bits = np.zeros(-(-stores.read_summary(quotas.store, shard).read // 8), np.uint8)
@@ -139,19 +139,22 @@ def _from_binary(record_N: pa.LargeBinaryArray) -> np.ndarray:
 
 
 class Settle(beam.PTransform):
-  """PCollection[stores.Ledger] (one) -> the same with the number of documents that are within their quotas."""
+  """PCollection[stores.Ledger] (one) -> the same with the number of documents that are within their quotas.
 
-  def __init__(self, quotas: Quotas):
+  `shards` are those of the store, in its order; only their numbers go with them into other stages.
+  """
+
+  def __init__(self, quotas: Quotas, shards: Sequence[blocks.Shard]):
     super().__init__()
-    self._quotas = quotas
+    self._quotas, self._shards = quotas, list(enumerate(shards))
 
   def expand(self, ledger: Any):
-    quotas, every_shard = self._quotas, range(len(self._quotas.shards))
+    quotas, every_shard = self._quotas, self._shards
     parts = beam.pvalue.AsSingleton(ledger | "Parts" >> beam.Map(lambda ledger: num_parts(ledger.documents)))
     ranked = (
       ledger
       | "Shards" >> stripes.Spread(every_shard)
-      | "RankGroups" >> beam.Map(lambda index, parts: rank_groups(quotas, index, parts), parts=parts)
+      | "RankGroups" >> beam.Map(lambda numbered, parts: rank_groups(quotas, numbered, parts), parts=parts)
       | "CountRanked" >> beam.combiners.Count.Globally()
     )
     filled = (
@@ -164,7 +167,7 @@ class Settle(beam.PTransform):
     within = (
       filled
       | "ShardsAgain" >> stripes.Spread(every_shard)
-      | "GatherRows" >> beam.Map(lambda index, parts: gather_rows(quotas, index, parts), parts=parts)
+      | "GatherRows" >> beam.Map(lambda numbered, parts: gather_rows(quotas, numbered, parts), parts=parts)
       | "AddRows" >> beam.CombineGlobally(sum)
     )
     return ledger | "Settled" >> beam.Map(

@@ -40,8 +40,8 @@ class Ranks(NamedTuple):
     """Those that are within their groups' quotas."""
     if self.within is None:
       return self
-    columns = (None if column is None else column[self.within] for column in self[:4])
-    return Ranks(*columns)  # type: ignore[arg-type]
+    tokens = None if self.num_tokens is None else self.num_tokens[self.within]
+    return Ranks(self.rows[self.within], self.keys[self.within], self.ties[self.within], tokens)
 
 
 def of_rows(request: selection.SelectionRequest, shard: str, table: Any, within: Within = None) -> Ranks:

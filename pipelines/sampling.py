@@ -59,7 +59,7 @@ class Sample(beam.PTransform):
     config, root = self._config, ledger.pipeline
     shards = list(dict.fromkeys(stripe.shard for stripe in self._stripes))
     if config.quotas is not None:
-      ledger = ledger | "Quotas" >> quotas.Settle(config.quotas)
+      ledger = ledger | "Quotas" >> quotas.Settle(config.quotas, shards)
     selected = (
       root
       | "Shards" >> stripes.Spread(shards)

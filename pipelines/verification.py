@@ -259,7 +259,7 @@ class Verify(beam.PTransform):
     config, sampling = self._config, self._config.sampling
     ledger = root | "Ledger" >> beam.Create([sampling.store.ledger()])
     if sampling.quotas is not None:
-      ledger = ledger | "Quotas" >> quotas.Settle(sampling.quotas)
+      ledger = ledger | "Quotas" >> quotas.Settle(sampling.quotas, config.shards)
     settled = beam.pvalue.AsSingleton(ledger)  # for what reads quotas
     _ = (
       root

@@ -61,8 +61,6 @@ class SamplingConfig:
   """The documents that the request does not select are written in place of those that it selects."""
   progress_address: progress.Address | None = None
 
-  shards: tuple[blocks.Shard, ...] = ()
-  """Of the store."""
   work: str | None = None
   """Where it is, what is written before the output is complete; None: in the output."""
 
@@ -75,7 +73,7 @@ class SamplingConfig:
     if self.request.group_by is None:
       return None
     folder = storage.join(self.work_folder, RUNS_FOLDER)
-    return quotas.Quotas(self.store, self.request, self.shards, self.output, folder, self.fingerprint)
+    return quotas.Quotas(self.store, self.request, self.output, folder, self.fingerprint)
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
     """Reads which documents of a shard are within their groups' quotas."""

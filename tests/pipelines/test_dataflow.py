@@ -131,7 +131,7 @@ def test_the_inference_stage_alone_asks_for_an_accelerator(place, bucket, graph,
 
 
 def graph_of(num_shards: int) -> Any:
-  """The graph of scoring and sampling so many shards, as curate has it, whose names and checksums do not compress."""
+  """The graph of scoring and sampling so many shards, with quotas, whose names and checksums do not compress."""
   generator = np.random.default_rng(0)
   shards = tuple(
     blocks.Shard(f"c4-train.{i:05d}", f"gs://b/c4-train.{i:05d}", "jsonl", "gzip", 320 << 20, checksum)
@@ -140,7 +140,7 @@ def graph_of(num_shards: int) -> Any:
   corpus = jobs.Corpus(shards, blocks.Fields(), 4096)
   store = stores.ScoreStore.of("gs://winnow/many", {"shards": num_shards})
   config = scoring.ScoringConfig(store, scorers.Count(), corpus.texts, 0.01)
-  request = selection.SelectionRequest("random", rate="0.2")
+  request = selection.SelectionRequest("random", rate="0.2", group_by="domain", group_max=100)
   drawn = writing.SamplingConfig(store, request, corpus.fields, 4096, "gs://winnow/many_out", "c4", "f" * 32)
   scoring_job = jobs.ScoringJob(corpus, config, {}, {}, False, False, False)
   sampling_job = jobs.SamplingJob(corpus, drawn, {}, manifests.Context(("winnow",), {}), False)

@@ -223,7 +223,9 @@ ROWS = {"a": 3_000, "b": 0, "c": 5_001, "d": 1}
 def store(tmp_path_factory) -> stores.ScoreStore:
   """Few scores, and domains from one that has half of all documents to those that have one."""
   generator = np.random.default_rng(0)
-  store = stores.ScoreStore.of(str(tmp_path_factory.mktemp("store")), {})
+  request = {"format": stores.FORMAT, "inputs": [blocks.Shard(name, "", "", "", 0).identity() for name in ROWS]}
+  store = stores.ScoreStore.of(str(tmp_path_factory.mktemp("store")), request)
+  requests.claim(store.request_path, request, owner="the store")
   for name, rows in ROWS.items():
     shard = blocks.Shard(name, "", "jsonl", "", 0)
     for index, start in enumerate(range(0, rows, 500)):
@@ -252,7 +254,7 @@ def test_many_parts_settle_what_one_does(store, tmp_path, monkeypatch, of_part):
   monkeypatch.setattr(runs, "FAN_IN", 2)
   shards = tuple(blocks.Shard(name, "", "jsonl", "", 0) for name in ROWS)
   request = selection.SelectionRequest("ask_llm", group_by="domain", group_rate="0.3")
-  limits = quotas.Quotas(store, request, shards, str(tmp_path), str(tmp_path / "runs"), "f")
+  limits = quotas.Quotas(store, request, str(tmp_path), str(tmp_path / "runs"), "f")
   everything = []
   for shard in shards:
     with stores.ScoreFile(store, shard) as scores:
@@ -274,7 +276,7 @@ def test_many_parts_settle_what_one_does(store, tmp_path, monkeypatch, of_part):
   with beam.Pipeline("FnApiRunner") as pipeline:
     ledger = pipeline | beam.Create([stores.Ledger(len(everything), None, 0)])
     util.assert_that(
-      ledger | quotas.Settle(limits), util.equal_to([stores.Ledger(len(everything), None, 0, len(expected))])
+      ledger | quotas.Settle(limits, shards), util.equal_to([stores.Ledger(len(everything), None, 0, len(expected))])
     )
   found = set()
   for shard in shards:
