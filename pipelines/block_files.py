@@ -94,23 +94,26 @@ def compact_shard(
 
 def sound_blocks(
   store: stores.ScoreStore, shard: blocks.Shard, engine: str, holds: Callable[[int], bool]
-) -> frozenset[int]:
-  """Indices of a shard's blocks that are on record and whole, of those that `holds` picks; damaged ones are removed."""
+) -> dict[int, int]:
+  """A shard's blocks that are on record and whole, of those that `holds` picks, and the checksums of their documents.
 
-  def is_sound(index: int) -> bool:
+  Damaged ones are removed.
+  """
+
+  def checksum(index: int) -> int | None:
     path = store.block_path(shard, index, engine)
     try:
-      read_block(path)
+      return read_block(path, []).checksum
     except DamagedError as error:
       if storage.exists(path):  # else the shard was compacted by another run meanwhile
         damage.remove(store.folder, path, error)
-      return False
-    return True
+      return None
 
   indices = sorted(filter(holds, store.finished_blocks(shard, engine)))
   # A block of embeddings may take 64 MB.
   with concurrent.futures.ThreadPoolExecutor(1 if store.keeps_blocks else _CHECKING) as pool:
-    return frozenset(index for index, sound in zip(indices, pool.map(is_sound, indices), strict=True) if sound)
+    found = zip(indices, pool.map(checksum, indices), strict=True)
+    return {index: of_documents for index, of_documents in found if of_documents is not None}
 
 
 def sound_shard(store: stores.ScoreStore, shard: blocks.Shard) -> stores.ShardSummary | None:

@@ -4,6 +4,7 @@ A document's text never leaves the worker that read it: what crosses a shuffle i
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import platform
 import time
@@ -94,15 +95,19 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
   the shard is not what it was at launch.
   """
   store, shard = config.store, stripe.shard
-  finished = block_files.sound_blocks(store, shard, store.engine(), stripe.holds)
+  engine = store.engine()
+  on_record = block_files.sound_blocks(store, shard, engine, stripe.holds)
 
   def is_wanted(index: int) -> bool:
+    if index in on_record:
+      return config.source.may_change  # to be compared: what parsing takes is little beside scoring
     # Another run of the same command may compact the shard meanwhile, and its block files are gone then.
-    return stripe.holds(index) and index not in finished and not storage.exists(store.scores_path(shard))
+    return stripe.holds(index) and not storage.exists(store.scores_path(shard))
 
   def prepared() -> Iterator[tuple[blocks.Block, Loaded | None, Any]]:
     for block in config.source.read(shard, is_wanted):
-      if block.documents is None:
+      recorded = on_record.get(block.index)
+      if block.documents is None or (recorded is not None and _is_same(block, recorded, config, (shard, engine), load)):
         yield block, None, None
       else:
         loaded = load()
@@ -112,9 +117,30 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
   try:
     yield from _score_prepared(prepared(), config, shard, here)
   except sources.ChangedError:
-    engine = store.engine()
-    storage.delete([store.block_path(shard, index, engine) for index in here])
+    storage.delete([store.block_path(shard, index, store.engine()) for index in here])
     raise
+
+
+def _is_same(
+  block: blocks.Block, recorded: int, config: ScoringConfig, where: tuple[blocks.Shard, str], load: Callable[[], Loaded]
+) -> bool:
+  """Tells whether a block on record is of what is read now, and removes one that is not.
+
+  A run whose input was replaced may have been killed before it noticed. `recorded`: the checksum of its documents.
+  """
+  store, (shard, engine) = config.store, where
+  assert block.documents is not None
+  path = store.block_path(shard, block.index, engine)
+  is_same = block.checksum == recorded
+  if is_same and stores.EMBEDDING in block.documents.schema.names:  # which come as they are, so that they are compared
+    scorer = load().scorer
+    scores = scorer.run(scorer.prepare(block.documents[stores.EMBEDDING])).scores
+    with contextlib.suppress(DamagedError):  # gone since: another run has compacted the shard
+      is_same = block_files.read_block(path).table.equals(block_table(block, scores, None))
+  if not is_same:
+    config.source.refuse_changed(shard)  # what is read now may be what is not as it was
+    damage.remove(store.folder, path, DamagedError(f"{path} is not of what {shard.path} holds"))
+  return is_same
 
 
 def _score_prepared(

@@ -8,6 +8,7 @@ Parquet reads six times as fast as lists of numbers. Legend: N documents, D dime
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,7 @@ class ChangedError(WinnowError):
 class Texts:
   """The documents of a corpus: row, text, url, timestamp."""
 
+  may_change: ClassVar[bool] = True
   fields: blocks.Fields
   block_rows: int
 
@@ -51,22 +53,42 @@ class Texts:
     try:
       yield from readers.read_blocks(shard, self.fields, block_rows=self.block_rows, want=want)
     except WinnowError:
-      _refuse_changed(shard)
+      self.refuse_changed(shard)
       raise
-    _refuse_changed(shard)
+    self.refuse_changed(shard)
+
+  def refuse_changed(self, shard: blocks.Shard) -> None:
+    """Raises ChangedError unless the shard is what it was at launch."""
+    _refuse_changed(shard.path, shard.checksum)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextsWithEmbeddings:
   """The same documents with an `embedding` each (float32), from a file for each shard that has the shard's rows."""
 
+  may_change: ClassVar[bool] = True
   texts: Texts
   files: dict[str, embedding_files.EmbeddingFile]
   """By the shard's name."""
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
-    """Raises WinnowError where file and shard have not the same rows."""
+    """As `Texts.read`, for both files; WinnowError where they have not the same rows."""
     about = self.files[shard.name]
+    try:
+      yield from self._read(shard, want, about)
+    except WinnowError:
+      self.refuse_changed(shard)
+      raise
+    self.refuse_changed(shard)
+
+  def refuse_changed(self, shard: blocks.Shard) -> None:
+    """Raises ChangedError unless shard and embeddings are what they were at launch."""
+    self.texts.refuse_changed(shard)
+    _refuse_changed(self.files[shard.name].path, self.files[shard.name].checksum)
+
+  def _read(
+    self, shard: blocks.Shard, want: Callable[[int], bool], about: embedding_files.EmbeddingFile
+  ) -> Iterator[blocks.Block]:
     with embedding_files.opened(about) as rows:
       total = 0
       for block in self.texts.read(shard, want):
@@ -92,6 +114,7 @@ class TextsWithEmbeddings:
 class StoredEmbeddings:
   """What a complete store of embeddings holds: row, `embedding`, num_tokens, domain; bad rows with their reasons."""
 
+  may_change: ClassVar[bool] = False  # other embeddings make another store, whose fingerprint differs
   store: stores.ScoreStore
   dtype: str
 
@@ -102,6 +125,9 @@ class StoredEmbeddings:
         yield self.block(shard, summary, index)
       else:
         yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0, 0)
+
+  def refuse_changed(self, shard: blocks.Shard) -> None:
+    """Needs nothing."""
 
   def block(self, shard: blocks.Shard, summary: stores.ShardSummary, index: int) -> blocks.Block:
     """One block. Raises DamagedError that says what to do where its file is damaged."""
@@ -115,13 +141,13 @@ class StoredEmbeddings:
     return blocks.Block(index, first_row, len(table), good, bad, text_bytes, checksum)
 
 
-def _refuse_changed(shard: blocks.Shard) -> None:
+def _refuse_changed(path: str, at_launch: str) -> None:
   # A look at metadata on GCS; a local file is read again, at a few GB/s and mostly from memory.
   with contextlib.suppress(FileNotFoundError):
-    if not shard.checksum or storage.checksum(shard.path) == shard.checksum:
+    if not at_launch or storage.checksum(path) == at_launch:
       return
   raise ChangedError(
-    f"{shard.path} changed while it was read; restore it and run the same command again, or start over with --overwrite"
+    f"{path} changed while it was read; restore it and run the same command again, or start over with --overwrite"
   )
 
 

@@ -1,5 +1,6 @@
 """Files that are damaged while nobody runs, and inputs that change while somebody does: found, told, and made again."""
 
+import gzip
 import pathlib
 import shutil
 
@@ -33,6 +34,18 @@ def undisturbed(place) -> pathlib.Path:
   assert run_in(folder, score_command(place)) == 0
   assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) == 0
   return folder
+
+
+def write_embeddings(place: pathlib.Path, folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Of the corpus, a file for each shard; returns what they hold."""
+  folder.mkdir()
+  generator = np.random.default_rng(0)
+  found = {}
+  for path in sorted((place / "corpus").iterdir()):
+    rows = corpora.rows_of(path.name, big_rows=3_000, small_rows=300)
+    found[path.name] = generator.standard_normal((rows, 6)).astype(np.float32)
+    np.save(folder / f"{path.name}.npy", found[path.name])
+  return found
 
 
 def interrupted(*_, **__):
@@ -122,6 +135,71 @@ def test_a_shard_that_changes_while_it_is_scored_leaves_no_scores(place, undistu
   assert content(folder / "scores/tiny/shards") == expected
 
 
+@pytest.mark.parametrize("kind", ["texts", "embeddings"])
+def test_what_is_on_record_of_an_input_that_was_replaced_is_made_again(place, monkeypatch, kind):
+  """Replaced once its checksum was taken, the run killed before the shard's end, where it would have looked again, and
+  the input restored. Kills the mutant that goes on from whatever is on record."""
+  inputs = place / f"inputs_{kind}"
+  shutil.copytree(place / "corpus", inputs)
+  command = score_command(place, inputs.name)
+  path = inputs / "big.jsonl.gz"
+  other = gzip.compress(gzip.decompress(path.read_bytes()).replace(b"river", b"rover"))
+  if kind == "embeddings":
+    embeddings_ND = write_embeddings(place, place / "vectors")["big.jsonl.gz"]
+    path = place / "vectors/big.jsonl.gz.npy"
+    np.save(place / "other.npy", -embeddings_ND)
+    other = (place / "other.npy").read_bytes()
+    reading = [f"--input={inputs}/*", f"--embeddings={place}/vectors/*", "--scores=scores", "--block_rows=50"]
+    command = ["embed", *reading, "--direct_num_workers=1"]
+  whole, identify, record = path.read_bytes(), storage.checksum, scoring._record
+  written = []
+
+  def identified_then_replaced(name: str) -> str:
+    found = identify(name)
+    if name == str(path):
+      path.write_bytes(other)
+    return found
+
+  def killed_at_last(where, *arguments):
+    if where[1].name == "big.jsonl.gz" and arguments[0].index > 30:
+      raise KeyboardInterrupt
+    written.append(where[1].name)
+    return record(where, *arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(storage, "checksum", identified_then_replaced)
+    patch.setattr(scoring, "_record", killed_at_last)
+    assert run_in(place / kind, command) != 0
+  assert (of_other := written.count("big.jsonl.gz")) > 20
+  path.write_bytes(whole)
+  assert run_in(place / kind, command) == 0
+  assert of_other - 1 <= len(list((place / kind).rglob("damaged-*"))) <= of_other  # no other block is made again
+  assert run_in(place / f"{kind}_undisturbed", command) == 0
+  assert content(place / kind / "scores") == content(place / f"{kind}_undisturbed/scores")
+
+
+def test_embeddings_that_change_while_they_are_read_leave_no_blocks(place, monkeypatch, capsys):
+  """Rows and dimensions stay. Kills the mutant that looks at the texts alone again."""
+  write_embeddings(place, place / "changing")
+  path = place / "changing/big.jsonl.gz.npy"
+  whole, seen = path.read_bytes(), []
+
+  def changing(items, *, ahead):
+    for item in prefetch_items(items, ahead=ahead):
+      seen.append(item[0].index)
+      if len(seen) == 5:
+        path.write_bytes(whole[:-64] + bytes(64))
+      yield item
+
+  prefetch_items = prefetch.prefetch
+  reading = [f"--input={place}/corpus/*", f"--embeddings={place}/changing/*", "--scores=scores", "--block_rows=50"]
+  with monkeypatch.context() as patch:
+    patch.setattr(prefetch, "prefetch", changing)
+    assert run_in(place / "embeds", ["embed", *reading, "--direct_num_workers=1"]) == 1
+  assert "changing/big.jsonl.gz.npy changed while it was read; restore it" in capsys.readouterr().err
+  assert not list((place / "embeds").rglob("big.jsonl.gz-*/*.parquet"))
+
+
 def test_a_shard_that_changes_while_it_is_sampled_ends_the_run(place, undisturbed, monkeypatch, capsys):
   """Its rows are as many and as good, its texts are others. Kills the mutant that joins by rows alone."""
   folder = place / "sampled"
@@ -149,11 +227,7 @@ def test_a_shard_that_changes_while_it_is_sampled_ends_the_run(place, undisturbe
 def test_embeddings_that_prove_damaged_as_they_are_used_are_made_again(place, capsys):
   """Their store is complete, so that nobody looks before. Kills the mutants: the command ends with the first damaged
   block; it tries again whatever it failed of."""
-  (place / "made").mkdir()
-  generator = np.random.default_rng(0)
-  for path in (place / "corpus").iterdir():
-    rows = corpora.rows_of(path.name, big_rows=3_000, small_rows=300)
-    np.save(place / f"made/{path.name}.npy", generator.standard_normal((rows, 6)).astype(np.float32))
+  write_embeddings(place, place / "made")
   reading = [f"--input={place}/corpus/*", f"--embeddings={place}/made/*", "--scores=scores", "--block_rows=50"]
   sketch = ["--bandwidth=0.5", "--hashes=2", "--sketch_rows=20", "--sketch_counters=50", "--direct_num_workers=1"]
   score = ["score", "--scorer=density", *reading, *sketch]

@@ -195,11 +195,11 @@ def test_a_block_that_is_damaged_is_removed_and_made_again(store, how):
   write_blocks(store)
   path = store.block_path(S, 2, store.engine())
   write_damaged(path, how)
-  assert block_files.sound_blocks(store, S, store.engine(), lambda index: index != 1) == {0, 3}
+  assert block_files.sound_blocks(store, S, store.engine(), lambda index: index != 1).keys() == {0, 3}
   assert not storage.exists(path)
   (record,) = damage.records(store.folder)
   assert requests.read_json(record)["path"] == path
-  assert block_files.sound_blocks(store, S, store.engine(), lambda index: True) == {0, 1, 3}
+  assert block_files.sound_blocks(store, S, store.engine(), lambda index: True).keys() == {0, 1, 3}
   assert len(damage.records(store.folder)) == 1
 
 
