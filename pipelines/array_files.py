@@ -1,12 +1,17 @@
-"""Files of a few NumPy arrays and a checksum of them."""
+"""Files of NumPy arrays: the header of one is looked at before memory is taken for it; ours have a checksum too."""
 
-import tokenize
+import math
+import os
+from typing import IO
 
 import google_crc32c
 import numpy as np
 
 from curation.errors import DamagedError
-from pipelines import storage
+from pipelines import damage, storage
+
+_MAX_HEADER_BYTES = 1 << 16
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def write(path: str, *arrays: np.ndarray) -> None:
@@ -19,14 +24,35 @@ def write(path: str, *arrays: np.ndarray) -> None:
 
 def read(path: str, count: int) -> list[np.ndarray]:
   """What `write` wrote; DamagedError where it is not that."""
-  try:
-    with storage.open_input(path) as file:
-      arrays = [np.load(file, allow_pickle=False) for _ in range(count)]
-      if _checksum(arrays) != np.load(file, allow_pickle=False):
-        raise ValueError("it does not fit its checksum")
-  except (ValueError, TypeError, EOFError, MemoryError, SyntaxError, tokenize.TokenError) as error:
-    raise DamagedError(f"{path} is damaged ({error}); run the same command again, which makes it again") from error
+
+  def refusal(cause: str) -> DamagedError:
+    return DamagedError(f"{path} is damaged ({cause}); run the same command again, which makes it again")
+
+  with storage.open_input(path) as file, damage.told(path, refusal):
+    arrays = [_load(file) for _ in range(count)]
+    if _checksum(arrays) != _load(file):
+      raise ValueError("it does not fit its checksum")
   return arrays
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """Shape, whether in Fortran's order, and dtype of the array that begins here; the file stands where its numbers do.
+
+  ValueError, or what NumPy's parser raises, where no such array can be in the rest of the file.
+  """
+  shape, is_fortran, dtype = _HEADERS[np.lib.format.read_magic(file)](file, max_header_size=_MAX_HEADER_BYTES)
+  start = file.tell()
+  if not dtype.hasobject and math.prod(shape) * dtype.itemsize > file.seek(0, os.SEEK_END) - start:
+    raise ValueError("its size is not what its header says")
+  file.seek(start)
+  return shape, is_fortran, dtype
+
+
+def _load(file: IO[bytes]) -> np.ndarray:
+  start = file.tell()
+  read_header(file)
+  file.seek(start)
+  return np.load(file, allow_pickle=False)
 
 
 def _checksum(arrays) -> np.uint32:

@@ -169,7 +169,7 @@ def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
 
   Raises DamagedError if it is missing or damaged.
   """
-  with parquet_files.told(path):
+  with damage.told(path):
     data = storage.read_bytes(path)
     parquet_files.check(io.BytesIO(data))
     with pq.ParquetFile(pa.BufferReader(data)) as parquet:

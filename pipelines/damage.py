@@ -1,16 +1,55 @@
-"""Files of ours that are found damaged: put on record, removed, and made again by the run that found them."""
+"""Damaged files: told from those that cannot be read just now; ours are put on record, removed, and made again."""
 
+import contextlib
 import os
 import platform
 import time
+import tokenize
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pyarrow as pa
 
 from curation.errors import DamagedError
 from pipelines import logs, requests, storage
 
 _PREFIX = "damaged-"
+_OF_PARSERS = (
+  OSError,
+  pa.ArrowException,
+  ValueError,
+  LookupError,
+  TypeError,
+  EOFError,
+  StopIteration,
+  RecursionError,
+  SyntaxError,  # these two of NumPy, whose headers are Python's literals
+  tokenize.TokenError,
+)
+
+
+@contextlib.contextmanager
+def told(path: str, refusal: Callable[[str], Exception] | None = None) -> Iterator[None]:
+  """Raises `refusal` of the cause (None: a DamagedError) for what reading the file at `path` ends with.
+
+  But AccessError where the disk is to blame, and MemoryError as it is: they tell nothing of what the file holds.
+  """
+  try:
+    yield
+  except MemoryError:  # Arrow's is one of its exceptions too
+    raise
+  except _OF_PARSERS as error:
+    # Arrow's own are plain and have no number; those of a network may have none either.
+    is_foreign = isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
+    if is_foreign and not isinstance(error, FileNotFoundError):
+      raise storage.AccessError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise (_damaged(path, cause) if refusal is None else refusal(cause)) from error
+
+
+def _damaged(path: str, cause: str) -> DamagedError:
+  return DamagedError(f"{path} is missing or damaged ({cause})")
 
 
 def remove(folder: str, path: str, error: DamagedError) -> None:

@@ -16,11 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import blocks, inputs, storage
+from pipelines import array_files, blocks, damage, inputs, storage
 
 Rows = Callable[[int, int], np.ndarray]
 _MAX_DIMENSIONS = 16_384
-_MAX_HEADER_BYTES = 1 << 16
 _BATCH_ROWS = 1_024
 _NAMES = ("embedding", "embeddings")
 
@@ -71,7 +70,7 @@ def find(pattern: str, shards: list[blocks.Shard]) -> dict[str, EmbeddingFile]:
 def _identify(path: str) -> EmbeddingFile:
   with storage.open_input(path) as file:
     rows, dimensions = _shape(file, path)
-  return EmbeddingFile(path, rows, dimensions, storage.checksum(path))
+  return EmbeddingFile(path, rows, dimensions, storage.version(path))
 
 
 def _sorts_by_number(names: list[str]) -> bool:
@@ -119,10 +118,9 @@ def _shape(file: BinaryIO, path: str) -> tuple[int, int]:
 
 def _npy_header(file: BinaryIO, path: str) -> tuple[tuple[int, int], np.dtype]:
   """Shape and dtype; the file stands where the numbers begin."""
-  readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
   with _told(path):
     file.seek(0)
-    shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file, max_header_size=_MAX_HEADER_BYTES)
+    shape, is_fortran, dtype = array_files.read_header(file)
     if len(shape) != 2 or is_fortran or dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
       order = " in Fortran's order" if is_fortran else ""
       raise ValueError(f"it holds {dtype} {list(shape)}{order}, not floats [N, D] row by row")
@@ -206,12 +204,5 @@ def _list_column(schema: pa.Schema, path: str) -> str:
   return (named or names)[0]
 
 
-@contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
-  try:
-    yield
-  except WinnowError:
-    raise
-  except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, StopIteration) as error:
-    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise WinnowError(f"{path} holds no embeddings, or is damaged ({cause})") from error
+def _told(path: str) -> contextlib.AbstractContextManager[None]:
+  return damage.told(path, lambda cause: WinnowError(f"{path} holds no embeddings, or is damaged ({cause})"))

@@ -31,9 +31,9 @@ def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.S
 
 
 def identify(shards: list[blocks.Shard]) -> list[blocks.Shard]:
-  """The same shards with their checksums. Reads every local file once, in threads."""
+  """The same shards with their checksums, or versions. Reads every local file once, in threads."""
   with concurrent.futures.ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-    checksums = pool.map(lambda shard: storage.checksum(shard.path), shards)
+    checksums = pool.map(lambda shard: storage.version(shard.path), shards)
     return [dataclasses.replace(shard, checksum=value) for shard, value in zip(shards, checksums, strict=True)]
 
 

@@ -90,7 +90,7 @@ def _fetch_folder(folder: str) -> pathlib.Path:
   if not files:
     raise WinnowError(f"--model={folder}: no config.json, *.safetensors or spiece.model there; check the path")
   # The key holds sizes and checksums, so that another model under the same path gets a folder of its own.
-  identity = repr(sorted((path, size, storage.checksum(path)) for path, size in files.items()))
+  identity = repr(sorted((path, size, storage.version(path)) for path, size in files.items()))
   target = cache_folder() / "models" / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
   for path in files:
     place = target / path.removeprefix(folder.rstrip("/") + "/")

@@ -16,7 +16,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.errors import DamagedError
 from pipelines import storage
 
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
@@ -57,22 +56,6 @@ def check(file: IO[bytes]) -> None:
   if seal != google_crc32c.extend(checksum, file.read()).to_bytes(_SEAL_BYTES, "little"):
     raise ValueError("its bytes do not fit their checksum")
   file.seek(0)
-
-
-@contextlib.contextmanager
-def told(path: str) -> Iterator[None]:
-  """Tells what reading a Parquet file of ours ends with: DamagedError, or AccessError."""
-  try:
-    yield
-  except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-    if isinstance(error, MemoryError):
-      raise
-    # Arrow's own are plain and have no number; those of a network may have none either.
-    is_foreign = isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
-    if is_foreign and not isinstance(error, FileNotFoundError):
-      raise storage.AccessError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise DamagedError(f"{path} is missing or damaged ({cause})") from error
 
 
 def _seal(file: IO[bytes]) -> None:

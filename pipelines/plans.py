@@ -20,6 +20,7 @@ from pipelines import (
   launch,
   manifests,
   models,
+  object_stores,
   options,
   readers,
   requests,
@@ -52,7 +53,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
     for flag in ("input", "tfds_data_dir", "scores", "output", "rejected", "model", "embeddings")
   }
   for flag in ("scores", "output", "rejected"):
-    if (paths[flag] or "").startswith(storage.HUB):
+    if (paths[flag] or "").startswith(object_stores.HUB):
       raise WinnowError(f"--{flag}={paths[flag]}: hf:// can be read only; give a folder, or a gs:// one")
   if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
     paths["input"] = None  # where its files are, `read_corpus` finds out

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import storage
+from pipelines import damage, storage
 from pipelines.merging import Batch, merge_batches
 
 BATCH_BYTES = 256 << 10  # of records in one batch of a run, or one record where that is larger
@@ -151,23 +151,18 @@ class RunReader:
     if not left:
       return
     window = _Window(self._file, *self._offsets[shard : shard + 2])
-    try:
-      with pa.ipc.open_stream(pa.PythonFile(window, mode="r")) as stream:
-        if stream.schema not in _SCHEMAS:
-          raise self._corrupt("its columns are not a run's")
-        for batch in stream:
-          batch.validate(full=True)
-          if any(column.null_count for column in batch.columns):
-            raise self._corrupt("a value is missing")
-          hash_N = _from_column(batch.column(0))
-          if len(hash_N) and ((last is not None and hash_N[0] < last) or (hash_N[1:] < hash_N[:-1]).any()):
-            raise self._corrupt("its hashes are not in order")
-          left, last = left - len(hash_N), hash_N[-1] if len(hash_N) else last
-          yield hash_N, batch.column(1)
-    except (pa.ArrowException, OSError, MemoryError) as error:
-      if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have no number
-        raise storage.AccessError(f"cannot read {self.name}: {error.strerror}") from error
-      raise self._corrupt(str(error).splitlines()[0] if str(error) else "not enough memory") from error
+    with damage.told(self.name, self._corrupt), pa.ipc.open_stream(pa.PythonFile(window, mode="r")) as stream:
+      if stream.schema not in _SCHEMAS:
+        raise self._corrupt("its columns are not a run's")
+      for batch in stream:
+        batch.validate(full=True)
+        if any(column.null_count for column in batch.columns):
+          raise self._corrupt("a value is missing")
+        hash_N = _from_column(batch.column(0))
+        if len(hash_N) and ((last is not None and hash_N[0] < last) or (hash_N[1:] < hash_N[:-1]).any()):
+          raise self._corrupt("its hashes are not in order")
+        left, last = left - len(hash_N), hash_N[-1] if len(hash_N) else last
+        yield hash_N, batch.column(1)
     if left:
       raise self._corrupt("it does not hold as many records as it says")
     window.read()  # what Arrow had no need of

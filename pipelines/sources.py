@@ -144,7 +144,7 @@ class StoredEmbeddings:
 def _refuse_changed(path: str, at_launch: str) -> None:
   # A look at metadata on GCS; a local file is read again, at a few GB/s and mostly from memory.
   with contextlib.suppress(FileNotFoundError):
-    if not at_launch or storage.checksum(path) == at_launch:
+    if not at_launch or storage.version(path) == at_launch:
       return
   raise ChangedError(
     f"{path} changed while it was read; restore it and run the same command again, or start over with --overwrite"

@@ -7,7 +7,6 @@ every other scheme, `s3://` among them, goes through Beam's FileSystems.
 import base64
 import contextlib
 import filecmp
-import functools
 import hashlib
 import os
 import pathlib
@@ -24,16 +23,20 @@ import google_crc32c
 from apache_beam.io import filesystem, filesystems
 
 from curation.errors import WinnowError
+from pipelines import object_stores
+from pipelines.object_stores import COPY_BYTES as COPY_BYTES
+from pipelines.object_stores import AccessError as AccessError
 
 
-class AccessError(WinnowError):
-  """A file could not be looked for, read or written just now: that tells nothing of what it holds."""
+def _of_kernel(path: str) -> str:
+  with contextlib.suppress(OSError):
+    return os.readlink(path) if os.path.islink(path) else pathlib.Path(path).read_text()
+  return ""
 
 
-COPY_BYTES = 4 << 20
-_GCS, HUB = "gs://", "hf://"
-_HUB_REPOSITORY = re.compile(r"hf://(datasets|spaces)/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", re.DOTALL)
-_HOST = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+# Where a process id means what it means here: containers of one name may share a disk.
+_PLACE = (platform.node(), _of_kernel("/proc/sys/kernel/random/boot_id"), _of_kernel("/proc/self/ns/pid"))
+_HOST = hashlib.blake2b(repr(_PLACE).encode(), digest_size=4).hexdigest()
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)  # host, process
 _ABANDONED_SECONDS = 24 * 3600
 _DELETE_ATTEMPTS = 5
@@ -58,9 +61,9 @@ def escape(path: str) -> str:
 
 def match(pattern: str) -> list[tuple[str, int]]:
   """The files (path, bytes) that a glob names, sorted by path; an empty list where there are none."""
-  if pattern.startswith(HUB):
-    return _match_hub(pattern)
-  with _told(f"cannot list {pattern}"):
+  if pattern.startswith(object_stores.HUB):
+    return object_stores.match_hub(pattern)
+  with object_stores.told(f"cannot list {pattern}"):
     found = filesystems.FileSystems.match([pattern])[0].metadata_list
   return sorted((entry.path, entry.size_in_bytes) for entry in found if not _TEMPORARY.fullmatch(base_name(entry.path)))
 
@@ -78,22 +81,25 @@ def list_names(folder: str) -> set[str]:
 
 def list_times(pattern: str) -> dict[str, float]:
   """The files that a glob names, and when each was written, in seconds since 1970."""
-  with _told(f"cannot list {pattern}"):
+  with object_stores.told(f"cannot list {pattern}"):
     found = filesystems.FileSystems.match([pattern])[0].metadata_list
-  return {
-    entry.path: os.path.getmtime(entry.path) if is_local(entry.path) else entry.last_updated_in_seconds
-    for entry in found
-    if not _TEMPORARY.fullmatch(base_name(entry.path))
-  }
+  times = {}
+  for entry in found:
+    if not _TEMPORARY.fullmatch(base_name(entry.path)):
+      with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+        times[entry.path] = os.path.getmtime(entry.path) if is_local(entry.path) else entry.last_updated_in_seconds
+  return times
 
 
 def exists(path: str) -> bool:
   if is_local(path):
     return os.path.exists(path)
-  with _told(f"cannot look for {path}"):
-    if path.startswith(HUB):
-      return _hub().exists(path)
-    return _blob(path).exists() if path.startswith(_GCS) else filesystems.FileSystems.exists(path)
+  with object_stores.told(f"cannot look for {path}"):
+    if path.startswith(object_stores.HUB):
+      return object_stores.hub().exists(path)
+    if path.startswith(object_stores.GCS):
+      return object_stores.blob(path).exists()
+    return filesystems.FileSystems.exists(path)
 
 
 def size(path: str) -> int:
@@ -115,12 +121,14 @@ def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
     return open(path, "rb")
   if not exists(path):  # each store has an error of its own for it
     raise FileNotFoundError(path)
-  with _told(f"cannot read {path}"):
-    if path.startswith(HUB):
-      return cast(BinaryIO, _hub().open(path, "rb", block_size=buffer_bytes))
-    if path.startswith(_GCS):  # Beam has one buffer size for all
-      return cast(BinaryIO, _blob(path).open("rb", chunk_size=buffer_bytes, raw_download=True))
-    return filesystems.FileSystems.open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
+  with object_stores.told_read(path):
+    if path.startswith(object_stores.HUB):
+      file = object_stores.hub().open(path, "rb", block_size=buffer_bytes)
+    elif path.startswith(object_stores.GCS):  # Beam has one buffer size for all
+      file = object_stores.blob(path).open("rb", chunk_size=buffer_bytes, raw_download=True)
+    else:
+      file = filesystems.FileSystems.open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
+  return cast(BinaryIO, object_stores.RemoteFile(file, path))
 
 
 def read_bytes(path: str) -> bytes:
@@ -132,18 +140,26 @@ def checksum(path: str) -> str:
   """What tells a file's content: CRC32C, `crc32c:` and eight hex digits, which GCS knows without a read; of the hub's
   files `sha256:` or `git:` (a blob's name), as it keeps them.
   """
-  if path.startswith(HUB):
-    with _told(f"cannot read {path}"):
-      about = _hub().info(path)
+  if path.startswith(object_stores.HUB):
+    with object_stores.told_read(path):
+      about = object_stores.hub().info(path)
       large = about.get("lfs")
       return f"sha256:{large['sha256']}" if large else f"git:{about['blob_id']}"
-  if path.startswith(_GCS):
-    with _told(f"cannot read {path}"):
-      blob = _blob(path)
+  if path.startswith(object_stores.GCS):
+    with object_stores.told_read(path):
+      blob = object_stores.blob(path)
       blob.reload()
       return "crc32c:" + base64.b64decode(blob.crc32c).hex()
-  with open_input(path) as file, _told(f"cannot read {path}"):
+  with open_input(path) as file:
     return checksum_of(file)
+
+
+def version(path: str) -> str:
+  """What tells whether a file is as it was: its checksum, or where that would take a download what the store says."""
+  if is_local(path) or path.startswith((object_stores.GCS, object_stores.HUB)):
+    return checksum(path)
+  with object_stores.told_read(path):
+    return f"{path.partition('://')[0]}:{filesystems.FileSystems.checksum(path)}"
 
 
 @contextlib.contextmanager
@@ -171,8 +187,8 @@ def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
     return
   with tempfile.TemporaryFile() as file:
     yield file
-    with _told(f"cannot write {path}"):
-      published = _publish_remote(file, path)
+    with object_stores.told(f"cannot write {path}"):
+      published = not exists(path) and object_stores.upload(file, path)
     if not published and must_agree:
       file.seek(0)
       if checksum_of(file) != checksum(path):
@@ -190,18 +206,19 @@ def delete(paths: list[str]) -> None:
   for path in filter(is_local, paths):
     with contextlib.suppress(FileNotFoundError):
       os.unlink(path)
-  gcs = [path for path in paths if path.startswith(_GCS)]
-  others = [path for path in paths if not is_local(path) and not path.startswith(_GCS)]
+  gcs = [path for path in paths if path.startswith(object_stores.GCS)]
+  others = [path for path in paths if not is_local(path) and not path.startswith(object_stores.GCS)]
   if gcs:
     from apache_beam.io.gcp import gcsio
 
-    with _told(f"cannot delete {gcs[0]}"):
-      statuses = gcsio.GcsIO(_gcs_client(), pipeline_options=_options()).delete_batch(gcs)
+    with object_stores.told(f"cannot delete {gcs[0]}"):
+      client = gcsio.GcsIO(object_stores.gcs_client(), pipeline_options=object_stores.beam_options())
+      statuses = client.delete_batch(gcs)
     for path, failure in statuses:
       if failure:
         raise WinnowError(f"cannot delete {path}: status {failure}")
   if present := [path for path in others if exists(path)]:
-    with _told(f"cannot delete {present[0]}"):
+    with object_stores.told(f"cannot delete {present[0]}"):
       filesystems.FileSystems.delete([escape(path) for path in present])
 
 
@@ -266,73 +283,11 @@ def _publish_local(temporary: str, path: str) -> bool:
   return True
 
 
-def _publish_remote(file: IO[bytes], path: str) -> bool:
-  """Uploads a finished file; False where the name exists."""
-  if exists(path):  # spares the upload; on GCS the condition below is what holds against a writer at the same moment
-    return False
-  file.seek(0)
-  if path.startswith(HUB):
-    raise WinnowError("hf:// can be read only; write to a folder, or to gs://")
-  if not path.startswith(_GCS):
-    with filesystems.FileSystems.create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
-      shutil.copyfileobj(file, target, COPY_BYTES)
-    return True
-  from google.api_core import exceptions
-
-  try:
-    _blob(path).upload_from_file(file, if_generation_match=0, checksum="crc32c")
-  except exceptions.PreconditionFailed:
-    return False
-  return True
-
-
 def _stranger(path: str) -> WinnowError:
   return WinnowError(
     f"{path} holds something else than this run makes: a run of another request has written there too; see that it has "
     "ended, and start over with --overwrite"
   )
-
-
-def _options():
-  """Beam's options, as the launcher and every worker have set them: they say whose credentials are used."""
-  from apache_beam.options import pipeline_options
-
-  return filesystems.FileSystems._pipeline_options or pipeline_options.PipelineOptions([])
-
-
-@functools.cache
-def _gcs_client():
-  from apache_beam.io.gcp import gcsio
-
-  return gcsio.create_storage_client(_options())  # anonymous where there are no credentials
-
-
-def _hub():
-  import huggingface_hub  # which takes a while
-
-  return huggingface_hub.HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
-
-
-def _match_hub(pattern: str) -> list[tuple[str, int]]:
-  """The files that a glob names, by the commit that they are of now: a branch may move while a job runs."""
-  import huggingface_hub
-
-  found = _HUB_REPOSITORY.fullmatch(pattern)
-  if found is None:
-    raise WinnowError(
-      f"{pattern} names no files of a repository; write hf://datasets/OWNER/NAME/PATH, or NAME@REVISION"
-    )
-  kind, repository, revision, rest = found.groups()
-  with _told(f"cannot list {pattern}"):
-    api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    commit = api.repo_info(repository, revision=revision, repo_type=kind.removesuffix("s")).sha
-    entries = _hub().glob(f"{kind}/{repository}@{commit}/{rest}", detail=True)
-  return sorted((HUB + name, about["size"]) for name, about in entries.items() if about["type"] == "file")
-
-
-def _blob(path: str):
-  bucket, _, name = path.removeprefix(_GCS).partition("/")
-  return _gcs_client().bucket(bucket).blob(name)
 
 
 def checksum_of(file: IO[bytes]) -> str:
@@ -341,17 +296,3 @@ def checksum_of(file: IO[bytes]) -> str:
   while chunk := file.read(COPY_BYTES):
     digest.update(chunk)
   return "crc32c:" + digest.digest().hex()
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-  """Tells failures of other people's file systems, each of which has errors of its own, in one sentence."""
-  try:
-    yield
-  except (WinnowError, FileNotFoundError):
-    raise
-  except Exception as error:
-    details = list((getattr(error, "exception_details", None) or {}).values())
-    of_system = error.strerror if isinstance(error, OSError) else None
-    cause = str(details[0] if details else of_system or error).strip() or type(error).__name__
-    raise AccessError(f"{what}: {cause.splitlines()[0]}") from error

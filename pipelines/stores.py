@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import blocks, parquet_files, requests, storage
+from pipelines import blocks, damage, parquet_files, requests, storage
 
 SCORE, EMBEDDING = "score", "embedding"
 EMBED = "embed"  # the scorer of stores that keep embeddings
@@ -360,4 +360,4 @@ class ScoreFile:
     return [*self._columns, *([DOMAIN.name] if domains else [])]
 
   def _told(self) -> contextlib.AbstractContextManager[None]:
-    return parquet_files.told(self._path)
+    return damage.told(self._path)

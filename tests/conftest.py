@@ -6,7 +6,7 @@ import pathlib
 import hypothesis
 import pytest
 
-from pipelines import main, options, storage
+from pipelines import main, object_stores, options
 
 # The same examples in every run, so that a commit passes or fails; `make test ARGS=--hypothesis-profile=other` draws
 # others. Neither depends on time.
@@ -55,7 +55,7 @@ def bucket():
     patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{emulator._api._httpd.server_address[1]}")
     # What Beam finds out here by itself in 20 s: there are no credentials.
     patch.setattr(auth._Credentials, "_credentials_init", True)
-    storage._gcs_client.cache_clear()
+    object_stores.gcs_client.cache_clear()
     yield "gs://winnow"
   emulator.stop()
-  storage._gcs_client.cache_clear()
+  object_stores.gcs_client.cache_clear()

@@ -41,7 +41,7 @@ class Hub:
     url = parse.urlsplit(request.path)
     path, is_recursive = parse.unquote(url.path), "true" in parse.parse_qs(url.query.lower()).get("recursive", [])
     self.asked.append(path)
-    if re.fullmatch(r"/api/datasets/owner/name(/revision/\w+)?", path):
+    if re.fullmatch(r"/api/datasets/owner/name(/revision/[\w/]+)?", path):
       self._send(request, {"id": "owner/name", "sha": self.commit, "tags": [], "siblings": []})
     elif found := re.fullmatch(r"/api/datasets/owner/name/tree/(\w+)(?:/(.*))?", path):
       self._send(request, self._tree(found[1], found[2] or "", is_recursive))

@@ -57,6 +57,14 @@ def test_another_commit_with_other_files_is_refused(hub, tmp_path, capsys):
   assert "inputs.a.jsonl.checksum is " in capsys.readouterr().err
 
 
+def test_a_reference_with_slashes_is_a_revision(hub):
+  """As the hub names the Parquet files that it makes of every dataset."""
+  hub.files = {"default/train/0000.parquet": b"PAR1", "a.jsonl": b""}
+  found = storage.match("hf://datasets/owner/name@refs/convert/parquet/default/*/*.parquet")
+  assert found == [(f"hf://datasets/owner/name@{hub.commit}/default/train/0000.parquet", 4)]
+  assert "/api/datasets/owner/name/revision/refs/convert/parquet" in hub.asked
+
+
 def test_what_the_hub_does_not_have_or_cannot_take_is_told(hub, tmp_path, capsys, monkeypatch):
   assert draw(tmp_path, "hf://datasets/owner/name/*.parquet") == 2
   assert "matches no file" in capsys.readouterr().err

@@ -81,6 +81,30 @@ def test_a_missing_file_is_file_not_found(folder):
     storage.read_bytes(storage.join(folder, "nothing"))
 
 
+def test_a_file_that_is_gone_once_it_is_open_is_file_not_found(bucket):
+  """Google's client has an error of its own for it. Kills the mutant that takes it for trouble with the store."""
+  path = f"{bucket}/opened/file"
+  storage.create(path, bytes(1_000))
+  with storage.open_input(path, buffer_bytes=256 << 10) as file:
+    storage.delete([path])
+    with pytest.raises(FileNotFoundError, match=r"opened/file"):
+      file.read(10)
+
+
+def test_a_file_that_is_gone_once_it_is_listed_has_no_time(tmp_path, monkeypatch):
+  """Another run compacts a shard meanwhile."""
+  for name in ("a.x", "b.x"):
+    storage.create(str(tmp_path / name), b"")
+  ask = os.path.getmtime
+
+  def gone(path):
+    (tmp_path / "a.x").unlink(missing_ok=True)
+    return ask(path)
+
+  monkeypatch.setattr(os.path, "getmtime", gone)
+  assert list(storage.list_times(f"{tmp_path}/*.x")) == [f"{tmp_path}/b.x"]
+
+
 def test_paths_mean_themselves_whatever_they_hold(folder):
   """Kills the mutant that lists, sizes or deletes its own folders by globs: [a-c] and * name other files."""
   odd, other = storage.join(folder, "odd [a-c]*?"), storage.join(folder, "odd a**")
@@ -147,6 +171,21 @@ with storage.create_file({str(tmp_path / "dead")!r}) as file:
     assert storage.list_names(str(tmp_path)) == set()
     storage.sweep_temporary_files(str(tmp_path))
   assert os.listdir(tmp_path) == ["live"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="only Linux has namespaces")
+def test_a_process_of_another_namespace_is_not_taken_for_dead(tmp_path):
+  """Its id means nothing here, its host has our name: a container. Kills the mutant that goes by the host's name."""
+  path = str(tmp_path / "file")
+  code = f"import os; from pipelines import storage\nwith storage.create_file({path!r}) as file: os._exit(9)"
+  other = subprocess.run(
+    ["unshare", "--pid", "--fork", sys.executable, "-c", code], check=False, capture_output=True, text=True
+  )
+  if "unshare" in other.stderr:
+    pytest.skip(f"no namespace can be made here: {other.stderr}")
+  (written,) = os.listdir(tmp_path)
+  storage.sweep_temporary_files(str(tmp_path))
+  assert os.listdir(tmp_path) == [written]
 
 
 def test_a_folder_removed_under_a_writer_is_told(tmp_path):
