@@ -58,8 +58,12 @@ def _fits(sampler: str, scorer: Any) -> bool:
 def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
   """The corpus that a store was made from, or the same one in another place where --input says so."""
   request = requests.read_json(store.request_path)
-  where = requests.read_json(storage.join(store.folder, stores.INPUT_FILE))
-  shards = inputs.find_shards(namespace.input or where["input"], namespace.tfds_data_dir or where["tfds_data_dir"])
+  path = storage.join(store.folder, stores.INPUT_FILE)
+  pattern = namespace.input or requests.field(path, "input")
+  if not isinstance(pattern, str):
+    raise WinnowError(f"{path} is missing or damaged: say where the input of {store.folder} lies: --input=")
+  data_dir = namespace.tfds_data_dir or requests.field(path, "tfds_data_dir")
+  shards = inputs.find_shards(pattern, data_dir if isinstance(data_dir, str) else None)
   launcher.refuse_local({"input": shards[0].path})
   corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
   found = corpus.request()

@@ -116,7 +116,7 @@ def make_manifest(
   written_shards: list[writing.OutputShard],
 ) -> dict[str, Any]:
   """Builds the manifest; raises WinnowError naming the figures that do not add up."""
-  summary = requests.read_json(config.store.summary_path)
+  summary = config.store.summary()
   store_request = requests.read_json(config.store.request_path)
   selected, tokens = _by_shard(written_runs)
   try:

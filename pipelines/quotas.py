@@ -72,6 +72,7 @@ def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
     storage.create_file(path) as file,
     runs.RunWriter(num_shards=parts) as writer,
   ):
+    scores.check_seal()
     for batch in scores.batches(ranks.BATCH_ROWS, domains=True):
       ranked = ranks.of_rows(quotas.request, shard.name, batch)
       record_N = np.empty(len(batch), _RECORD)

@@ -57,10 +57,17 @@ def of_rows(request: selection.SelectionRequest, shard: str, table: Any, within:
 
 
 def read(
-  store: stores.ScoreStore, shard: blocks.Shard, request: selection.SelectionRequest, limits: Limits = unlimited
+  store: stores.ScoreStore,
+  shard: blocks.Shard,
+  request: selection.SelectionRequest,
+  limits: Limits = unlimited,
+  *,
+  check_seal: bool = False,
 ) -> Iterator[Ranks]:
-  """The ranks of a shard's documents."""
+  """The ranks of a shard's documents. `check_seal`: each byte of its file is compared first, not its pages alone."""
   within = limits(shard)
   with block_files.removing_damaged(store, shard), stores.ScoreFile(store, shard) as scores:
+    if check_seal:
+      scores.check_seal()
     for batch in scores.batches(BATCH_ROWS):
       yield of_rows(request, shard.name, batch, within)

@@ -11,6 +11,7 @@ from pipelines import storage
 REQUEST_FILE = "request.json"
 ENGINE_FILE = "engine.json"
 ADVICE = "choose another name or folder, or start over with --overwrite"
+_SEAL = "seal"
 _ABSENT = object()
 
 
@@ -23,6 +24,20 @@ def to_json(value: Any) -> bytes:
 def fingerprint(request: Any) -> str:
   """32 hex digits (BLAKE2b) of a JSON value."""
   return hashlib.blake2b(to_json(request), digest_size=16).hexdigest()
+
+
+def sealed(value: dict[str, Any]) -> bytes:
+  """`to_json` of an object with its own fingerprint, for `read_sealed`."""
+  return to_json(value | {_SEAL: fingerprint(value)})
+
+
+def read_sealed(path: str) -> dict[str, Any] | None:
+  """The object that `sealed` wrote into a file; None where it is missing or not as written."""
+  value = readable(path)
+  if not isinstance(value, dict):
+    return None
+  seal = value.pop(_SEAL, None)
+  return value if seal == fingerprint(value) else None
 
 
 def read_json(path: str) -> Any:

@@ -20,7 +20,7 @@ def score(argv: Sequence[str]) -> None:
 
 def print_summary(job: jobs.ScoringJob) -> None:
   """The counts of a complete store, and where it lies."""
-  summary = requests.read_json(job.config.store.summary_path)
+  summary = job.config.store.summary()
   reasons = "".join(f", {reason} {count:,}" for reason, count in summary["reasons"].items())
   print(f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad{reasons}")
   if summary["num_tokens"] is not None:

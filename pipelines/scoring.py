@@ -399,9 +399,9 @@ def seal(
         "that no other run writes there, and run the command again with --overwrite"
       )
   ledger = {"fingerprint": store.fingerprint, "engine": engine, **add_up(summaries)}
-  if storage.exists(store.summary_path) and not stores.is_ledger(requests.readable(store.summary_path)):
+  if storage.exists(store.summary_path) and store.readable_summary() is None:
     damage.remove(store.folder, store.summary_path, DamagedError(f"{store.summary_path} is damaged"))
-  storage.create(store.summary_path, requests.to_json(ledger), must_agree=True)
+  storage.create(store.summary_path, requests.sealed(ledger), must_agree=True)
   store.tidy(shards)
   return store.ledger()
 

@@ -131,7 +131,7 @@ def plan_groups(config: SketchConfig) -> list[Group]:
   """
   if _is_whole_sketch(config, config.path(SKETCH_FILE)):
     return []
-  summary = requests.read_json(config.embeddings.store.summary_path)
+  summary = config.embeddings.store.summary()
   if summary["scored"] > race.MAX_POINTS:
     raise WinnowError(f"a sketch holds at most {race.MAX_POINTS:,} documents, and there are {summary['scored']:,}")
   by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}

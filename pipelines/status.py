@@ -104,7 +104,7 @@ def _rate(events: list[tuple[float, float]], now: float) -> tuple[float | None, 
 def describe(name: str, store: stores.ScoreStore) -> list[str]:
   """A few lines about one store."""
   if store.is_complete:
-    summary = requests.read_json(store.summary_path)
+    summary = store.summary()
     return [f"{name}: {store.scorer}, complete", *_figures(summary["read"], summary["scored"], summary["bad"], summary)]
   found = look(store, time.time())
   shards = len(found.finished) + len(found.waiting)

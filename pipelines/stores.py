@@ -186,11 +186,27 @@ class ScoreStore:
     names = storage.list_names(self.shards_folder)
     return [shard for shard in shards if f"{shard.name}.parquet" in names]
 
+  def readable_summary(self) -> dict[str, Any] | None:
+    """The ledger of a complete store, as `scoring.seal` wrote it; None where it is missing or damaged."""
+    summary = requests.read_sealed(self.summary_path)
+    if summary is None or not _has(summary, _LEDGER):
+      return None
+    return summary if all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]) else None
+
+  def summary(self) -> dict[str, Any]:
+    """The same, or WinnowError."""
+    summary = self.readable_summary()
+    if summary is None:
+      raise WinnowError(
+        f"{self.summary_path} is missing or damaged: the store is incomplete; run its command again to finish it"
+      )
+    return summary
+
   @property
   def is_complete(self) -> bool:
     """Every shard is there, and the ledger is this request's. A shard that is removed is thus made again, alone."""
-    summary = requests.readable(self.summary_path)
-    if not is_ledger(summary):
+    summary = self.readable_summary()
+    if summary is None:
       return False
     names = {f"{shard['shard']}.parquet" for shard in summary["shards"]}
     is_ours = (summary["fingerprint"], summary["engine"]) == (self.fingerprint, self.engine())
@@ -257,8 +273,8 @@ class ScoreStore:
       storage.delete_folder(folder)
 
   def ledger(self) -> Ledger:
-    """Reads the summary of a complete store; WinnowError if it is not complete, or another request's."""
-    summary = requests.read_json(self.summary_path)
+    """Reads the figures of a complete store; WinnowError if it is not complete, or another request's."""
+    summary = self.summary()
     if summary["fingerprint"] != self.fingerprint:
       raise WinnowError(f"{self.summary_path} is of another request; run winnow score again with --overwrite")
     return Ledger(summary["scored"], summary["num_tokens"], summary["text_bytes"])
@@ -266,14 +282,6 @@ class ScoreStore:
   def fingerprint_with_engine(self) -> str:
     """Identifies the scores: what was asked for, and how it was computed."""
     return requests.fingerprint([self.fingerprint, requests.read_json(self.engine_path)])
-
-
-def is_ledger(summary: Any) -> bool:
-  """Tells whether a JSON value is a store's ledger, whose sums are those of its shards."""
-  if not _has(summary, _LEDGER) or not all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]):
-    return False
-  sums = {name: sum(shard[name] for shard in summary["shards"]) for name in ("read", "scored", "bad", "text_bytes")}
-  return all(summary[name] == found for name, found in sums.items())
 
 
 def _has(value: Any, fields: Mapping[str, Any]) -> bool:
@@ -328,6 +336,11 @@ class ScoreFile:
     with self._told():
       return self._parquet.read_row_group(index, columns=self._names(domains))
 
+  def check_seal(self) -> None:
+    """Reads the whole file; DamagedError unless every byte is as written."""
+    with self._told():
+      parquet_files.check(self._file)
+
   def batches(self, rows: int, *, domains: bool = False) -> Iterator[pa.RecordBatch]:
     """The same columns of the whole shard, and `domain` if need be, at most `rows` documents at a time."""
     batches = self._parquet.iter_batches(rows, columns=self._names(domains))
@@ -346,8 +359,7 @@ class ScoreFile:
   def check(self) -> ShardSummary:
     """Reads the whole file; DamagedError unless every byte is as written and it holds what its ledger says."""
     scored, num_tokens = 0, 0
-    with self._told():
-      parquet_files.check(self._file)
+    self.check_seal()
     for batch in self.batches(_BATCH_ROWS):
       scored += batch.num_rows
       num_tokens += pc.sum(batch["num_tokens"].cast(pa.int64())).as_py() or 0

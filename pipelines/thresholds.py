@@ -26,11 +26,13 @@ def count_bins(
   request: selection.SelectionRequest,
   search: selection.RadixSearch,
   limits: ranks.Limits = ranks.unlimited,
+  *,
+  is_first: bool = False,
 ) -> Iterator[np.ndarray]:
   """One shard's part of a pass: histograms int64 [65,536]; nothing if the search is over."""
   if search.done:
     return
-  for part in ranks.read(store, shard, request, limits):
+  for part in ranks.read(store, shard, request, limits, check_seal=is_first):
     counted = part.only_within()
     weights = None if search.by_count else counted.num_tokens
     yield selection.histogram(search, counted.keys, counted.ties, weight_N=weights)
@@ -46,7 +48,7 @@ def count_selected(
   rejected: bool = False,
 ) -> Iterator[Selected]:
   """Counts the documents of one shard that a threshold selects, or that it does not."""
-  for part in ranks.read(store, shard, request, limits):
+  for part in ranks.read(store, shard, request, limits, check_seal=True):  # perhaps the only pass
     wanted = part.are_wanted(floor, rejected=rejected)
     smallest = selection.smallest_rank(part.keys[wanted], part.ties[wanted])
     if smallest is not None:
@@ -115,8 +117,9 @@ class FindThreshold(beam.PTransform):
         shards
         | f"CountBins{index}"
         >> beam.FlatMap(
-          lambda shard, search: count_bins(store, shard, request, search, limits),
+          lambda shard, search, is_first: count_bins(store, shard, request, search, limits, is_first=is_first),
           search=beam.pvalue.AsSingleton(search),
+          is_first=index == 0,
         )
         | f"AddBins{index}" >> beam.CombineGlobally(HistogramFn())
       )

@@ -234,8 +234,10 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
   A record beside the runs says that the shard is done; a file without one may be another run's, and is compared.
   """
   path, record = config.shard_path(index, plan.num_shards), config.shard_record_path(index, plan.engine)
-  done = requests.readable(record)
-  if isinstance(done, dict) and storage.exists(path):
+  done = requests.read_sealed(record)
+  if done is None and storage.exists(record):
+    damage.remove(config.output, record, DamagedError(f"{record} is damaged"))
+  elif done is not None and storage.exists(path):
     if storage.checksum(path) == done["checksum"]:
       return OutputShard(**done)
     damage.remove(config.output, path, DamagedError(f"{path} does not fit the checksum in {record}"))
@@ -260,6 +262,6 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       f"{error.filename or error} is gone: another run has ended or started over there; run this command again"
     ) from error
   shard = OutputShard(index, documents, storage.size(path), storage.checksum(path))
-  storage.create(record, requests.to_json(dataclasses.asdict(shard)))
+  storage.create(record, requests.sealed(dataclasses.asdict(shard)))
   logs.tell("output_shard_done", path=path, documents=documents, bytes=shard.bytes)
   return shard

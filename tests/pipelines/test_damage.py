@@ -97,14 +97,32 @@ def test_whatever_is_damaged_in_an_output_is_made_again(place, undisturbed, monk
     assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) != 0
   runs, shards = sorted(folder.rglob("*.run")), sorted((folder / "out").glob("*tfrecord*"))
   assert len(runs) == 12 and len(shards) == 4
-  spoilt = [*runs[::3], *shards[:3]]
+  records = sorted((folder / "out").rglob("runs/*/0000?.json"))
+  assert len(records) == 4
+  spoilt = [*runs[::3], *shards[:3], records[3]]
   for how, path in enumerate(spoilt):
     spoil(path, how)
   capsys.readouterr()
   assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) == 0
   assert len(damage.records(str(folder / "out"))) == len(spoilt)
-  assert "7 damaged files were found" in capsys.readouterr().err
+  assert "8 damaged files were found" in capsys.readouterr().err
   assert content(folder / "out") == content(undisturbed / "out")
+
+
+@pytest.mark.parametrize("how", ["--rate=0.3", "--threshold=-5", "--group_by=domain"])
+def test_a_bit_that_no_page_holds_is_found_before_a_sample_is_drawn(place, undisturbed, capsys, how):
+  """In the footer, where it might hide rows. Kills the mutant that compares pages alone."""
+  folder = place / how.strip("-")
+  shutil.copytree(undisturbed / "scores", folder / "scores")
+  path = folder / "scores/tiny/shards/i.jsonl.parquet"
+  data = bytearray(path.read_bytes())
+  data[data.rindex(b"parquet-cpp-arrow")] ^= 1
+  path.write_bytes(data)
+  more = ["--group_max=5", "--rate=0.3"] if "group" in how else []
+  command = [flag for flag in SAMPLE if "rate" not in flag]
+  assert run_in(folder, [*command, how, *more, "--direct_num_workers=1"]) != 0
+  assert "i.jsonl.parquet is missing or damaged (its bytes do not fit their checksum)" in capsys.readouterr().err
+  assert not (folder / "out/manifest.json").exists() and not path.exists()
 
 
 @pytest.mark.parametrize("how", ["replaced", "truncated"])
