@@ -29,24 +29,23 @@ class Found(NamedTuple):
 def explain(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.EXPLAIN, argv)
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
-  name, mark, row = namespace.document.rpartition("#")
+  shard_name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):
     raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
-  found = {
-    store_name: dataclasses.replace(store, is_mended=False)
-    for store_name, store in found_stores.find_stores(namespace.scores).items()
-  }
+  there = found_stores.find_stores(namespace.scores)
+  found = {name: dataclasses.replace(store, is_mended=False) for name, store in there.stores.items()}
   if not found:
-    raise WinnowError(f"--scores={namespace.scores} has no store; name the folder that winnow score wrote to")
-  known = {store_name: (store, _shard(store, name)) for store_name, store in sorted(found.items())}
+    why = "; ".join(there.unreadable.values()) or "name the folder that winnow score wrote to"
+    raise WinnowError(f"--scores={namespace.scores} has no store that can be read: {why}")
+  known = {store_name: (store, _shard(store, shard_name)) for store_name, store in sorted(found.items())}
   if not any(shard for _, shard in known.values()):
-    raise WinnowError(f"no store in --scores={namespace.scores} has a shard called {name}")
+    raise WinnowError(f"no store in --scores={namespace.scores} has a shard called {shard_name}")
   for store_name, (store, shard) in known.items():
     print(f"{store_name}: {_in_store(store, shard, int(row))}")
   if namespace.output is not None:
     output = inputs.absolute(namespace.output)
     with manifests.told(output):
-      print(f"{namespace.output}: {_in_output(output, namespace.scores, name, int(row))}")
+      print(f"{namespace.output}: {_in_output(output, namespace.scores, shard_name, int(row))}")
 
 
 def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:

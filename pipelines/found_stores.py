@@ -2,30 +2,47 @@
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
 from pipelines import blocks, inputs, launch, options, requests, storage, stores, writing
 from pipelines.jobs import Corpus
 
 
-def find_stores(scores: str) -> dict[str, stores.ScoreStore]:
-  """The stores of a folder by their names, complete or not. Raises WinnowError if one is of another version."""
-  paths = storage.match(storage.join(storage.escape(scores), "*", requests.REQUEST_FILE))
-  names = [path.rsplit("/", 2)[-2] for path, _ in paths]
-  found = {name: stores.ScoreStore.at(storage.join(inputs.absolute(scores), name)) for name in names}
-  return {name: store for name, store in found.items() if store is not None}
+class Found(NamedTuple):
+  """The stores of a folder by their names, complete or not; and why others, of another version, cannot be read."""
+
+  stores: dict[str, stores.ScoreStore]
+  unreadable: dict[str, str]
+
+
+def find_stores(scores: str) -> Found:
+  """Looks for stores in a folder of them."""
+  found = Found({}, {})
+  for path, _ in storage.match(storage.join(storage.escape(scores), "*", requests.REQUEST_FILE)):
+    name = path.rsplit("/", 2)[-2]
+    try:
+      store = stores.ScoreStore.at(storage.join(inputs.absolute(scores), name))
+    except stores.OtherFormatError as error:
+      found.unreadable[name] = str(error)
+    else:
+      if store is not None:
+        found.stores[name] = store
+  return found
 
 
 def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
   """The complete store that --scores, --name and --sampler name."""
-  found = find_stores(namespace.scores)
+  found, unreadable = find_stores(namespace.scores)
+  if namespace.name in unreadable:
+    raise WinnowError(unreadable[namespace.name])
   fitting = [
     name
     for name, store in found.items()
     if name == namespace.name or (not namespace.name and _fits(namespace.sampler, store.scorer))
   ]
   there = ", ".join(sorted(found)) or "none"
+  there += "".join(f"; {told}" for told in unreadable.values())
   if not fitting:
     wanted = f"called {namespace.name}" if namespace.name else f"of scorer {namespace.sampler}"
     raise WinnowError(f"--scores={namespace.scores} has no store {wanted}; it has: {there}")
@@ -81,7 +98,7 @@ def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> store
     at_place = stores.ScoreStore.at(writing.scores_folder(str(place), output))
     found = [] if at_place is None else [at_place]
   else:
-    found = list(find_stores(scores).values())
+    found = list(find_stores(scores).stores.values())
   fitting = [store for store in found if store.is_complete and store.fingerprint_with_engine() == wanted]
   if not fitting:
     where = f"in --scores={scores}" if scores is not None else "where it was"

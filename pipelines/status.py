@@ -37,13 +37,15 @@ def status(argv: Sequence[str]) -> None:
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
   store = stores.ScoreStore.at(folder)
-  found = found_stores.find_stores(folder) if store is None else {storage.base_name(folder): store}
-  if not found:
+  there = found_stores.Found({storage.base_name(folder): store}, {}) if store else found_stores.find_stores(folder)
+  if not (there.stores or there.unreadable):
     raise WinnowError(
       f"{namespace.folder} is no score store and holds none; name the folder that winnow score wrote to"
     )
-  for name, store in sorted(found.items()):
+  for name, store in sorted(there.stores.items()):
     print("\n".join(describe(name, store)))
+  for name, told in sorted(there.unreadable.items()):
+    print(f"{name}: {told}")
 
 
 def look(store: stores.ScoreStore, now: float) -> Progress:

@@ -68,6 +68,10 @@ class ShardSummary:
   """The checksum of its dead letter."""
 
 
+class OtherFormatError(WinnowError):
+  """A store was made by another version of Winnow."""
+
+
 class Ledger(NamedTuple):
   """A complete store's figures that selection needs: scored documents, their tokens (None: not counted) and bytes."""
 
@@ -91,13 +95,13 @@ class ScoreStore:
 
   @classmethod
   def at(cls, folder: str) -> "ScoreStore | None":
-    """The store whose folder this is; None where it is none's. Raises WinnowError for one of another format."""
+    """The store whose folder this is; None where it is none's. Raises OtherFormatError."""
     path = storage.join(folder, requests.REQUEST_FILE)
     request = requests.readable(path)
     if not isinstance(request, dict):
       return None
     if request.get("format") != FORMAT:
-      raise WinnowError(
+      raise OtherFormatError(
         f"{path} is of format {request.get('format')!r}, and this version of Winnow reads {FORMAT}: use the version "
         "that made the store, or make it again under another name"
       )

@@ -166,15 +166,18 @@ def test_a_store_of_another_version_is_refused_and_nothing_in_it_removed(place, 
   path = tmp_path / "scores/tiny/request.json"
   path.write_bytes(requests.to_json(json.loads(path.read_text()) | {"format": 2}))
   before = content(tmp_path)
-  for command in (
-    [*SAMPLE, "--rate=0.5", "--output=out"],
-    score(place),
-    ["status", "scores"],
-    ["explain", "a.jsonl#1", "--scores=scores"],
-  ):
+  told = "is of format 2, and this version of Winnow reads|format is 2 there"
+  sample = [*(flag for flag in SAMPLE if "name" not in flag), "--rate=0.5", "--output=out"]
+  explain = ["explain", "a.jsonl#1", "--scores=scores"]
+  for command in (sample, score(place), [*sample, "--name=tiny"], explain):
     assert run_in(tmp_path, command) == 2
-    assert re.search("is of format 2, and this version of Winnow reads|format is 2 there", capsys.readouterr().err)
+    assert re.search(told, capsys.readouterr().err)
+  assert run_in(tmp_path, ["status", "scores"]) == 0
+  assert re.search(told, capsys.readouterr().out)
   assert content(tmp_path) == before
+  shutil.copytree(place / "scores/tiny", tmp_path / "scores/new")  # beside which it is in nobody's way
+  for command in (sample, explain, ["status", "scores"]):
+    assert run_in(tmp_path, command) == 0
 
 
 def test_looking_removes_nothing(place, tmp_path, capsys):
