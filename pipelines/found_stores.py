@@ -81,7 +81,7 @@ def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher:
     raise WinnowError(f"{path} is missing or damaged: say where the input of {store.folder} lies: --input=")
   data_dir = namespace.tfds_data_dir or requests.field(path, "tfds_data_dir")
   shards = inputs.find_shards(pattern, data_dir if isinstance(data_dir, str) else None)
-  launcher.refuse_local({"input": shards[0].path})
+  launcher.refuse_local({"--input": shards[0].path})
   corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
   found = corpus.request()
   if difference := requests.first_difference({key: request[key] for key in found}, found):

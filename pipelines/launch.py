@@ -76,12 +76,10 @@ class Launcher:
     self.parallelism = self._num_local_workers if self.is_local else _remote_workers(self.options)
 
   def refuse_local(self, paths: Mapping[str, str | None]) -> None:
-    """Raises WinnowError for the first path, by its flag's name, that the runner's workers cannot share."""
-    for flag, path in paths.items():
+    """Raises WinnowError for the first path, told by its name here, that the runner's workers cannot share."""
+    for name, path in paths.items():
       if self.is_dataflow and path is not None and storage.is_local(path):
-        raise WinnowError(
-          f"--{flag}={path} lies on this machine, which Dataflow's workers do not see: name a gs:// path"
-        )
+        raise WinnowError(f"{name}={path} lies on this machine, which Dataflow's workers do not see: name a gs:// path")
 
   def fit_workers(self, model_bytes: int) -> dict[str, str]:
     """Asks for workers that can hold a model, where that is ours to ask; returns the hints of the stage that has it."""

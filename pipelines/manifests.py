@@ -117,7 +117,6 @@ def make_manifest(
 ) -> dict[str, Any]:
   """Builds the manifest; raises WinnowError naming the figures that do not add up."""
   summary = config.store.summary()
-  store_request = requests.read_json(config.store.request_path)
   selected, tokens = _by_shard(written_runs)
   try:
     check_books(config, plan, summary, selected=selected, written_shards=written_shards)
@@ -126,7 +125,30 @@ def make_manifest(
     raise WinnowError(
       f"{error}{named}; delete {config.runs_folder(plan.engine)}, run again, and report it if it stays so"
     ) from error
-  inputs = {entry["name"]: entry for entry in store_request["inputs"]}
+  manifest = known_beforehand(config, plan.selected.floor)
+  counts_tokens = summary["num_tokens"] is not None
+  manifest["counts"]["selected"] = plan.selected.documents
+  manifest["tokens"]["selected"] = plan.selected.num_tokens if counts_tokens else None
+  for entry in manifest["inputs"]:
+    entry["selected"] = selected.get(entry["name"], 0)
+    entry["tokens_selected"] = tokens.get(entry["name"], 0) if counts_tokens else None
+  manifest["shards"] = [
+    {
+      "file": storage.base_name(config.shard_path(shard.index, plan.num_shards)),
+      "documents": shard.documents,
+      "bytes": shard.bytes,
+      "checksum": shard.checksum,
+    }
+    for shard in written_shards
+  ]
+  return manifest | {"versions": context.versions, "command": list(context.command)}
+
+
+def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, Any]:
+  """What of a manifest follows from the scores, the request and the threshold, before any document is written."""
+  summary = config.store.summary()
+  request = requests.read_json(config.store.request_path)
+  inputs = {entry["name"]: entry for entry in request.pop("inputs")}
   return {
     "format": FORMAT,
     "fingerprint": config.fingerprint,
@@ -135,45 +157,17 @@ def make_manifest(
     "output_format": config.output_format,
     "rejected": config.rejected,
     "request": dataclasses.asdict(config.request),
-    "threshold": _threshold(config.request, plan.selected.floor),
-    "counts": {
-      "read": summary["read"],
-      "scored": summary["scored"],
-      "bad": summary["bad"],
-      "bad_reasons": summary["reasons"],
-      "selected": plan.selected.documents,
-    },
-    "tokens": {
-      "scored": summary["num_tokens"],
-      "selected": None if summary["num_tokens"] is None else plan.selected.num_tokens,
-    },
+    "threshold": _threshold(config.request, floor),
+    "counts": {**{name: summary[name] for name in ("read", "scored", "bad")}, "bad_reasons": summary["reasons"]},
+    "tokens": {"scored": summary["num_tokens"]},
     "inputs": [
-      {
-        **inputs[shard["shard"]],
-        "read": shard["read"],
-        "scored": shard["scored"],
-        "bad": shard["bad"],
-        "selected": selected.get(shard["shard"], 0),
-        "tokens_selected": None if summary["num_tokens"] is None else tokens.get(shard["shard"], 0),
-      }
-      for shard in summary["shards"]
-    ],
-    "shards": [
-      {
-        "file": storage.base_name(config.shard_path(shard.index, plan.num_shards)),
-        "documents": shard.documents,
-        "bytes": shard.bytes,
-        "checksum": shard.checksum,
-      }
-      for shard in written_shards
+      inputs[shard["shard"]] | {name: shard[name] for name in ("read", "scored", "bad")} for shard in summary["shards"]
     ],
     "scores": {
       "fingerprint": config.store.fingerprint_with_engine(),
-      "request": {key: value for key, value in store_request.items() if key != "inputs"},
+      "request": request,
       "engine": requests.read_json(config.store.engine_path),
     },
-    "versions": context.versions,
-    "command": list(context.command),
   }
 
 

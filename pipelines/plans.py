@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import os
 import re
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +58,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
     paths["input"] = None  # where its files are, `read_corpus` finds out
   if not os.path.isdir(paths["model"] or ""):  # a hub's name
     paths["model"] = None
-  launcher.refuse_local(paths)
+  launcher.refuse_local({f"--{flag}": path for flag, path in paths.items()})
   return launcher
 
 
@@ -129,7 +128,7 @@ def plan_scoring(
 def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
   """The input that the flags name, with checksums, where the workers can read it."""
   corpus = read_corpus(namespace)
-  launcher.refuse_local({"input": corpus.shards[0].path})
+  launcher.refuse_local({"--input": corpus.shards[0].path})
   return corpus.identified()
 
 
@@ -263,15 +262,9 @@ def plan_sampling(
   # The same name for both would make two datasets of one.
   named = None if rejected else namespace.name
   name = dataset.dataset_name(named or storage.base_name(inputs.absolute(output)))
-  request = {
-    "format": 2,
-    "dataset": name,
-    "output_format": namespace.output_format,
-    "num_shards": namespace.num_shards,
-    "scores": requests.fingerprint(store_request),
-    "selection": dataclasses.asdict(selected),
-    "rejected": rejected,
-  }
+  request = _output_request(
+    name, selected, store_request, namespace.num_shards, output_format=namespace.output_format, rejected=rejected
+  )
   config = writing.SamplingConfig(
     store=store,
     request=selected,
@@ -292,6 +285,27 @@ def plan_sampling(
     requests.refuse_other(job.request_path, request, owner=f"the output {output}")
     job.refuse_other_engine()
   return job
+
+
+def _output_request(
+  name: str,
+  selected: selection.SelectionRequest,
+  store_request: dict[str, Any],
+  num_shards: int | None,
+  *,
+  output_format: str,
+  rejected: bool,
+) -> dict[str, Any]:
+  """Whose an output is: what is asked for, which its fingerprint is of."""
+  return {
+    "format": 2,
+    "dataset": name,
+    "output_format": output_format,
+    "num_shards": num_shards,
+    "scores": requests.fingerprint(store_request),
+    "selection": dataclasses.asdict(selected),
+    "rejected": rejected,
+  }
 
 
 def plan_samples(
@@ -326,18 +340,23 @@ def plan_verification(
       raise
     untold = str(error)
   request = requests.read_json(store.request_path)
+  name, selected = manifest["dataset"], selection.SelectionRequest(**manifest["request"])
+  kind: dict[str, Any] = {"output_format": manifest["output_format"], "rejected": manifest["rejected"]}
+  fingerprints = [  # without --num_shards, and with it
+    requests.fingerprint(_output_request(name, selected, request, num_shards, **kind))
+    for num_shards in (None, len(manifest["shards"]))
+  ]
   sampling = writing.SamplingConfig(
     store=store,
-    request=selection.SelectionRequest(**manifest["request"]),
+    request=selected,
     fields=blocks.Fields(**request["fields"]),
     block_rows=request["block_rows"],
     output=output,
-    name=manifest["dataset"],
-    fingerprint=manifest["fingerprint"],
+    name=name,
+    fingerprint=fingerprints[manifest["fingerprint"] == fingerprints[1]],
     num_shards=len(manifest["shards"]),
-    output_format=manifest["output_format"],
-    rejected=manifest["rejected"],
-    work=storage.join(output, writing.WORK_FOLDER, f"verify-{uuid.uuid4().hex}"),
+    work=verification.work_folder(output),
+    **kind,
   )
   return verification.VerificationConfig(sampling, manifest, shards, texts=not untold), untold
 

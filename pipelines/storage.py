@@ -38,7 +38,7 @@ def _of_kernel(path: str) -> str:
 _PLACE = (platform.node(), _of_kernel("/proc/sys/kernel/random/boot_id"), _of_kernel("/proc/self/ns/pid"))
 _HOST = hashlib.blake2b(repr(_PLACE).encode(), digest_size=4).hexdigest()
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)  # host, process
-_ABANDONED_SECONDS = 24 * 3600
+ABANDONED_SECONDS = 24 * 3600
 _DELETE_ATTEMPTS = 5
 
 
@@ -251,7 +251,7 @@ def sweep_temporary_files(folder: str) -> None:
 
 def _is_written(path: pathlib.Path, host: str, process: int) -> bool:
   if host != _HOST:
-    return time.time() - path.stat().st_mtime < _ABANDONED_SECONDS
+    return time.time() - path.stat().st_mtime < ABANDONED_SECONDS
   try:
     os.kill(process, 0)
   except ProcessLookupError:

@@ -7,6 +7,8 @@ out only where the output holds each selected document once, as it was, and no o
 
 import dataclasses
 import hashlib
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,12 +21,14 @@ from curation import hashing
 from curation.errors import WinnowError
 from pipelines import (
   blocks,
+  dataset,
   formats,
   manifests,
   progress,
   quotas,
   ranks,
   readers,
+  requests,
   storage,
   stores,
   stripes,
@@ -32,6 +36,7 @@ from pipelines import (
   writing,
 )
 
+_WORK = "verify-"
 STAGE_READ, STAGE_RECOMPUTE = "read back", "recompute"
 _MODULUS = 1 << 128
 
@@ -79,12 +84,26 @@ def digests(table: pa.Table, *, texts: bool) -> list[int]:
   return [int.from_bytes(hashlib.blake2b(orjson.dumps(row), digest_size=16).digest(), "little") for row in rows]
 
 
+def work_folder(output: str) -> str:
+  """A folder for what one verification writes."""
+  return storage.join(output, writing.WORK_FOLDER, f"{_WORK}{uuid.uuid4().hex}")
+
+
+def sweep(output: str) -> None:
+  """Removes what verifications left that were killed: those that have written nothing for a day."""
+  folder = storage.join(output, writing.WORK_FOLDER)
+  written: dict[str, float] = {}
+  for path, when in storage.list_times(storage.join(storage.escape(folder), f"{_WORK}*", "**")).items():
+    name = path.removeprefix(folder).strip("/").partition("/")[0]
+    written[name] = max(when, written.get(name, 0.0))
+  for name, when in written.items():
+    if time.time() - when > storage.ABANDONED_SECONDS:
+      storage.delete_folder(storage.join(folder, name))
+
+
 def check_launch(config: VerificationConfig) -> None:
   """What needs no pass over the documents: fingerprints, sums, and files that should be there or should not."""
   manifest, sampling = config.manifest, config.sampling
-  store = sampling.store
-  scores = store.fingerprint_with_engine()
-  _expect(manifest["scores"]["fingerprint"], scores, f"the scores are not those of {store.folder}")
   counts = manifest["counts"]
   for name, total in (("read", "read"), ("scored", "scored"), ("bad", "bad"), ("selected", "selected")):
     _expect(counts[name], sum(shard[total] for shard in manifest["inputs"]), f"the inputs' {name} do not add up")
@@ -94,9 +113,15 @@ def check_launch(config: VerificationConfig) -> None:
     tokens = sum(shard["tokens_selected"] for shard in manifest["inputs"])
     _expect(manifest["tokens"]["selected"], tokens, "the inputs' tokens do not add up")
   _expect([s["name"] for s in manifest["inputs"]], [shard.name for shard in config.shards], "the inputs are others")
+  known = manifests.known_beforehand(sampling, config.floor)
+  claimed = {name: value for name, value in manifest.items() if name not in ("shards", "versions", "command")}
+  if difference := requests.first_difference(_without({"selected", "tokens_selected"}, claimed), known):
+    field, there, here = difference
+    raise WinnowError(f"{manifests.MANIFEST_FILE}: {field} is {there}, and {here} by {sampling.store.folder}")
   names = [storage.base_name(sampling.shard_path(index, config.num_shards)) for index in range(config.num_shards)]
   _expect([shard["file"] for shard in manifest["shards"]], names, "the shards have other names")
-  found = {name for name in storage.list_names(sampling.output) if not name.endswith(".json")}
+  prefix = f"{sampling.name}-{dataset.SPLIT}"  # other files are nobody's shards
+  found = {name for name in storage.list_names(sampling.output) if name.startswith(prefix)}
   if strange := sorted(found - set(names)):
     path = storage.join(sampling.output, strange[0])
     raise WinnowError(f"{path} is not among the shards of {manifests.MANIFEST_FILE}")
@@ -105,6 +130,13 @@ def check_launch(config: VerificationConfig) -> None:
       path = storage.join(sampling.output, name)
       if not storage.exists(path) or storage.read_bytes(path) != content:
         raise WinnowError(f"{path} is missing, or not what {manifests.MANIFEST_FILE} says of the dataset")
+
+
+def _without(names: set[str], value: Any) -> Any:
+  """A JSON value without the fields of these names."""
+  if isinstance(value, dict):
+    return {name: _without(names, inner) for name, inner in value.items() if name not in names}
+  return [_without(names, item) for item in value] if isinstance(value, list) else value
 
 
 def _expect(claimed: Any, found: Any, what: str) -> None:

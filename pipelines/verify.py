@@ -10,12 +10,14 @@ from pipelines import inputs, jobs, launch, manifests, options, plans, progress,
 def verify(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(options.VERIFY, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
+  launcher.refuse_local({"FOLDER": namespace.folder})
   output = inputs.absolute(namespace.folder)
   with manifests.told(output):
     config, untold = plans.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
   # It writes nothing that stays; but a claim that is not so is a failure, not a refusal.
   with launch.writing():
+    verification.sweep(output)
     with manifests.told(output):
       verification.check_launch(config)
     divided = jobs.divide(config.shards, launcher.parallelism, per_worker=2)

@@ -130,12 +130,12 @@ DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1",
 
 def test_local_paths_are_refused_where_workers_are_other_machines():
   """Kills the mutants: only the first path is looked at; a path that is not given counts; every runner refuses."""
-  paths = {"scores": "gs://bucket/scores", "prompt_file": None, "output": "out"}
+  paths = {"--scores": "gs://bucket/scores", "--prompt_file": None, "--output": "out"}
   launch.Launcher([]).refuse_local(paths)
   launch.Launcher(["--runner=FlinkRunner"]).refuse_local(paths)
   with pytest.raises(WinnowError, match="--output=out lies on this machine"):
     launch.Launcher(DATAFLOW).refuse_local(paths)
-  launch.Launcher(DATAFLOW).refuse_local(paths | {"output": "gs://bucket/out"})
+  launch.Launcher(DATAFLOW).refuse_local(paths | {"--output": "gs://bucket/out"})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """`winnow verify`: an output that is as it should be passes, and the first lie in any other is named."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
+import time
 import types
 
 import corpora
@@ -163,10 +165,21 @@ def test_a_document_that_is_missing_is_named(copy, capsys):
     (lambda m: m["counts"].update(read=m["counts"]["read"] + 1), "the inputs' read do not add up"),
     (lambda m: m["inputs"][2].update(selected=m["inputs"][2]["selected"] + 1), "the inputs' selected do not add up"),
     (lambda m: m["tokens"].update(selected=m["tokens"]["selected"] - 1), "the inputs' tokens do not add up"),
-    (lambda m: m["threshold"].update(rank="0" * 32), "selected is"),
+    (lambda m: m["threshold"].update(rank="0" * 32), "threshold.score is"),
+    (lambda m: m["threshold"].update(rank=m["threshold"]["rank"][:16] + "f" * 16), "selected is"),
     (lambda m: m["shards"][1].update(checksum="crc32c:00000000"), "checksum is crc32c:"),
     (lambda m: m["shards"].pop(), "do not add up"),
     (lambda m: m["inputs"].reverse(), "the inputs are others"),
+    (lambda m: m["threshold"].update(score=m["threshold"]["score"] + 1e-6), "threshold.score is "),
+    (lambda m: m["tokens"].update(scored=1), "tokens.scored is 1, and "),
+    (lambda m: m["counts"]["bad_reasons"].update(no_json=1), "counts.bad_reasons.no_json is 1"),
+    (lambda m: m["inputs"][3].update(checksum="crc32c:00000000"), "inputs.c.json.gz.checksum is"),
+    (lambda m: m["inputs"][3].update(bytes=7), "inputs.c.json.gz.bytes is 7"),
+    (lambda m: m["scores"]["engine"].update(dtype="float64"), 'scores.engine.dtype is "float64"'),
+    (lambda m: m["scores"]["request"].update(block_rows=1), "scores.request.block_rows is 1"),
+    (lambda m: m.update(fingerprint="0" * 32), "fingerprint is"),
+    (lambda m: m.update(split="test"), 'split is "test"'),
+    (lambda m: m.update(author="somebody"), 'author is "somebody", and absent'),
   ],
 )
 def test_a_lie_in_the_manifest_is_named(copy, capsys, change, told):
@@ -184,9 +197,29 @@ def test_files_that_should_not_be_there_are_named(copy, capsys):
   assert verify(copy) == 1
   assert f"{stale.name} is not among the shards" in capsys.readouterr().err
   stale.unlink()
+  for name in ("README.md", "stats.txt"):  # which are nobody's shards
+    (copy / "tfrecord" / name).write_bytes(b"")
+  assert verify(copy) == 0
   (copy / "tfrecord/dataset_info.json").write_text("{}")
   assert verify(copy) == 1
   assert "dataset_info.json is missing, or not what manifest.json says" in capsys.readouterr().err
+
+
+def test_what_a_killed_verification_left_is_removed_after_a_day(copy):
+  """Another one may be at work. Kills the mutant that removes that one's files."""
+  old, new = (copy / f"tfrecord/.winnow/verify-{name}/runs/file" for name in ("old", "new"))
+  for path in (old, new):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+  os.utime(old, (0, time.time() - 25 * 3600))
+  assert verify(copy) == 0
+  assert new.exists() and not old.parents[1].exists()
+
+
+def test_a_local_folder_is_refused_where_workers_do_not_see_it(copy, capsys):
+  flags = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1", "--sdk_container_image=winnow"]
+  assert run_in(copy, ["verify", "tfrecord", *flags]) == 2
+  assert "FOLDER=tfrecord lies on this machine" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_output_is_refused(tmp_path, capsys):
