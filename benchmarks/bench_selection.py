@@ -2,16 +2,19 @@
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import pathlib
 import resource
 import tempfile
+import threading
 import time
 
 import apache_beam as beam
 import common
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -137,31 +140,56 @@ def by_partition(
   return floor, time.perf_counter() - started
 
 
-def peak_mb() -> float:
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class Peak:
+  """A context manager: `megabytes` of the largest of this process and, where they do the work, its workers'."""
+
+  def __init__(self, workers: int, others: set[int]):
+    self._workers, self._others, self.megabytes = workers, others, 0.0
+    self._ended = threading.Event()
+    self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+  def __enter__(self) -> "Peak":
+    if self._workers > 1:
+      self._watcher.start()
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._ended.set()
+    if self._workers > 1:
+      self._watcher.join()
+    self.megabytes = max(self.megabytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+  def _watch(self) -> None:
+    while not self._ended.wait(0.1):
+      for child in psutil.Process().children(recursive=True):
+        if child.pid not in self._others:
+          with contextlib.suppress(psutil.NoSuchProcess):
+            self.megabytes = max(self.megabytes, child.memory_info().rss / 2**20)
 
 
 def bench() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--keys", type=int, default=10_000_000)
   parser.add_argument("--shards", type=int, default=64)
-  parser.add_argument("--workers", type=int, default=1, help="processes; memory is that of this one, so of one alone")
+  parser.add_argument("--workers", type=int, default=1, help="processes; memory is that of the largest")
   parser.add_argument("--kinds", nargs="+", choices=tuple(SCORES), default=list(SCORES))
   namespace = parser.parse_args()
   common.print_machine()
   apart = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))  # its memory is not ours
   with apart, tempfile.TemporaryDirectory(prefix="winnow-bench-") as place:
     small = apart.submit(write_store, pathlib.Path(place) / "small", "all equal", 100_000, 2).result()
-    find_threshold(*small, request_of(""), 100_000, namespace.workers)
-    idle = peak_mb()
+    others = {child.pid for child in psutil.Process().children(recursive=True)}
+    with Peak(namespace.workers, others) as idle:
+      find_threshold(*small, request_of(""), 100_000, namespace.workers)
     for number, kind in enumerate(namespace.kinds):
       request = request_of(kind)
       folder = pathlib.Path(place) / str(number)
       store, shards = apart.submit(write_store, folder, kind, namespace.keys, namespace.shards).result()
       started = time.perf_counter()
-      found = find_threshold(store, shards, request, namespace.keys, namespace.workers)
+      with Peak(namespace.workers, others) as peak:
+        found = find_threshold(store, shards, request, namespace.keys, namespace.workers)
       seconds = time.perf_counter() - started
-      grown = peak_mb() - idle
+      grown = peak.megabytes - idle.megabytes
       print(
         f"{namespace.keys:,} keys, {kind}: {seconds:.1f} s, "
         f"{namespace.keys / seconds / namespace.workers / 1e6:.2f} M keys/s a worker, {grown:.0f} MB more than idle",

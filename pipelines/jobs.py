@@ -10,6 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from curation import domains
 from curation.errors import WinnowError
 from pipelines import (
   blocks,
@@ -102,7 +103,7 @@ class ScoringJob:
 
   def engine_difference(self) -> tuple[str, str, str] | None:
     """In what the engine that the store was begun with is known to differ from the one here, before a worker has it."""
-    here = self.config.scorer.engine()
+    here = {"suffix_list": domains.suffix_list(), **self.config.scorer.engine()}
     there = requests.readable(self.config.store.engine_path)
     if not self.knows_engine or not isinstance(there, dict):
       return None

@@ -11,6 +11,7 @@ FOLDER/ranked/<shard>.run    order S16; record: hash of the group uint64, shard 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,10 +21,24 @@ import pyarrow as pa
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import array_files, block_files, blocks, damage, memory, ranks, requests, runs, storage, stores, stripes
+from pipelines import (
+  array_files,
+  block_files,
+  blocks,
+  damage,
+  memory,
+  merging,
+  ranks,
+  requests,
+  runs,
+  storage,
+  stores,
+  stripes,
+)
 
 _PART_DOCUMENTS = 1 << 19  # of so many groups at most: 32 bytes each, and as much again while they are counted
 _MOST_PARTS = 1024
+_RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each, little is read
 _RECORD = np.dtype([("group", "<u8"), ("shard", "<u4"), ("row", "<u8")])
 
 
@@ -93,18 +108,18 @@ def fill_part(quotas: Quotas, part: int) -> str:
     return path
   sizes = arithmetic.Sizes()
   ranked = [storage.join(quotas.folder, "ranked", f"{shard.name}.run") for shard in quotas.store.shards()]
-  with runs.opened(ranked) as readers:
-    for reader in readers:
-      for _, record_N in reader.batches(part):
-        sizes.add(_from_binary(record_N)["group"])
-  group_G, size_G = sizes.finish()
-  left = arithmetic.Quotas(group_G, arithmetic.limits(quotas.request, group_G, size_G))
   with (
-    runs.opened(ranked) as readers,
+    runs.RunWriter(num_shards=1) as gathered,
     storage.create_file(path) as file,
     runs.RunWriter(num_shards=len(ranked)) as writer,
   ):
-    for _, merged_N in runs.merge_shard(readers, part):
+    with runs.opened(ranked, buffer_bytes=_RANGE_BYTES) as readers:
+      for order_N, record_N in itertools.chain.from_iterable(reader.batches(part) for reader in readers):
+        sizes.add(_from_binary(record_N)["group"])
+        gathered.add(np.zeros(len(order_N), np.uint32), order_N, record_N)
+    group_G, size_G = sizes.finish()
+    left = arithmetic.Quotas(group_G, arithmetic.limits(quotas.request, group_G, size_G))
+    for _, merged_N in merging.merge_batches([run.batches(0) for run in gathered.spilled_runs()]):
       record_N = _from_binary(merged_N)
       taken_N = record_N[left.take(record_N["group"])]
       nothing_N = pa.repeat(pa.scalar(b"", pa.large_binary()), len(taken_N))
@@ -119,7 +134,8 @@ def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
   path = storage.join(quotas.folder, f"{shard.name}.within")
   if not damage.is_whole(quotas.output, path, lambda path: array_files.read(path, 1)):
     bits = np.zeros(-(-stores.read_summary(quotas.store, shard).read // 8), np.uint8)
-    with runs.opened(storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts)) as readers:
+    within = (storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts))
+    with runs.opened(within, buffer_bytes=_RANGE_BYTES) as readers:
       for reader in readers:
         for rows_N, _ in reader.batches(index):
           place_N = rows_N.astype(np.int64)

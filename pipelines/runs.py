@@ -180,7 +180,7 @@ class RunReader:
 
 
 @contextlib.contextmanager
-def opened(paths: Iterable[str]) -> Iterator[Iterator[RunReader]]:
+def opened(paths: Iterable[str], *, buffer_bytes: int = _BUFFER_BYTES) -> Iterator[Iterator[RunReader]]:
   """The runs in files, which are opened one by one as `merge_shard` asks for them."""
   files: list[IO[bytes]] = []
 
@@ -188,7 +188,7 @@ def opened(paths: Iterable[str]) -> Iterator[Iterator[RunReader]]:
     for path in paths:
       if len(files) > FAN_IN + 1:
         files.pop().close()  # of more runs than this, each has been read when the next one is asked for
-      files.append(storage.open_input(path, buffer_bytes=_BUFFER_BYTES))
+      files.append(storage.open_input(path, buffer_bytes=buffer_bytes))
       yield RunReader(files[-1], path)
 
   try:
