@@ -13,7 +13,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import dataset, merging, readers_jsonl, readers_tfrecord, records, runs, storage, tf_example
+from pipelines import dataset, merging, readers_jsonl, readers_tfrecord, records, run_files, storage, tf_example
 from pipelines.blocks import BrokenShardError
 
 TFRECORD, JSONL, PARQUET = "tfrecord", "jsonl", "parquet"
@@ -41,7 +41,7 @@ def encode(documents: pa.Table, file_format: str) -> pa.LargeBinaryArray:
 def write(batches: Iterator[merging.Batch], file: IO[bytes], file_format: str) -> int:
   """Writes the records of one output shard in the order in which they come; returns how many."""
   if file_format != PARQUET:
-    return runs.write_records(batches, file)
+    return run_files.write_records(batches, file)
   count = 0
   with pq.ParquetWriter(file, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
     for group in _row_groups(record_N for _, record_N in batches):

@@ -30,6 +30,7 @@ from pipelines import (
   merging,
   ranks,
   requests,
+  run_files,
   runs,
   storage,
   stores,
@@ -152,7 +153,7 @@ def _to_binary(record_N: np.ndarray) -> pa.LargeBinaryArray:
 
 
 def _from_binary(record_N: pa.LargeBinaryArray) -> np.ndarray:
-  return np.frombuffer(runs.content(record_N), _RECORD)
+  return np.frombuffer(run_files.content(record_N), _RECORD)
 
 
 class Settle(beam.PTransform):

@@ -191,7 +191,7 @@ class ScoreStore:
     return [shard for shard in shards if f"{shard.name}.parquet" in names]
 
   def readable_summary(self) -> dict[str, Any] | None:
-    """The ledger of a complete store, as `scoring.seal` wrote it; None where it is missing or damaged."""
+    """The ledger of a complete store, as `sealing.seal` wrote it; None where it is missing or damaged."""
     summary = requests.read_sealed(self.summary_path)
     if summary is None or not _has(summary, _LEDGER):
       return None

@@ -24,6 +24,7 @@ from pipelines import (
   ranks,
   readers,
   requests,
+  run_files,
   runs,
   storage,
   stores,
@@ -224,7 +225,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
       writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
     logs.tell("run_done", shard=shard.name, stripe=str(stripe), selected=documents)
   with storage.open_input(path) as file:
-    header = runs.RunReader(file, path).header
+    header = run_files.RunReader(file, path).header
   yield 0, RunCounts(shard.name, header["documents"], header["num_tokens"])
 
 
@@ -243,7 +244,7 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
     damage.remove(config.output, path, DamagedError(f"{path} does not fit the checksum in {record}"))
   documents = 0
 
-  def counted(readers: Iterator[runs.RunReader]) -> Iterator[runs.RunReader]:
+  def counted(readers: Iterator[run_files.RunReader]) -> Iterator[run_files.RunReader]:
     nonlocal documents
     for reader in readers:
       documents += reader.counts[index]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import dataset, records, runs
+from pipelines import dataset, records, run_files, runs
 
 NUM_SHARDS = 4
 NUM_DOCUMENTS = 300
@@ -56,7 +56,7 @@ def output(tmp_path_factory) -> tuple[pathlib.Path, list[dict]]:
   lengths, sizes = [], []
   for index in range(NUM_SHARDS):
     with (folder / dataset.shard_file_name("tiny_set", index, NUM_SHARDS)).open("wb") as shard:
-      length = runs.write_records(runs.merge_shard([runs.RunReader(file)], index), shard)
+      length = run_files.write_records(runs.merge_shard([run_files.RunReader(file)], index), shard)
       size = shard.tell()
     lengths.append(length)
     sizes.append(size)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.errors import WinnowError
-from pipelines import merging, runs
+from pipelines import merging, run_files, runs
 
 # Few distinct hashes, so that ties are common, and those at the ends of the range.
 HASHES = st.one_of(st.integers(0, 4), st.sampled_from([2**63, 2**64 - 1]))
@@ -38,7 +38,7 @@ def run_of(records: list[tuple[int, int, bytes]], num_shards: int, header: dict 
   return file
 
 
-def read_run(reader: runs.RunReader) -> list[tuple[int, int, bytes]]:
+def read_run(reader: run_files.RunReader) -> list[tuple[int, int, bytes]]:
   return [
     (shard, hash_, record)
     for shard in range(reader.num_shards)
@@ -98,7 +98,7 @@ def test_output_depends_on_the_records_alone(drawn, adds, run_ends, budget_bytes
   """
   records = [(shard, hash_, b"%d:" % place + b"x" * size) for place, (shard, hash_, size) in enumerate(drawn)]
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(runs, "BATCH_BYTES", batch_bytes)
+    patch.setattr(run_files, "BATCH_BYTES", batch_bytes)
     patch.setattr(runs, "FAN_IN", fan_in)
     files, left = [], records
     while left or not files:
@@ -114,25 +114,25 @@ def test_output_depends_on_the_records_alone(drawn, adds, run_ends, budget_bytes
           left = []
         files.append(io.BytesIO())
         writer.finish(files[-1], {"run": len(files)})
-    readers = [runs.RunReader(file) for file in files]
+    readers = [run_files.RunReader(file) for file in files]
     assert [reader.header["run"] for reader in readers] == list(range(1, len(files) + 1))
     expected = sorted_records(records)
     for shard in range(4):
       output = io.BytesIO()
       of_shard = [record for at, _, record in expected if at == shard]
-      assert runs.write_records(runs.merge_shard(iter(readers), shard), output) == len(of_shard)
+      assert run_files.write_records(runs.merge_shard(iter(readers), shard), output) == len(of_shard)
       assert output.getvalue() == b"".join(of_shard)
       assert sum(reader.counts[shard] for reader in readers) == len(of_shard)
     merged = io.BytesIO()
     runs.merge_runs(readers, merged, {"merged": True}, 4)
-    assert read_run(runs.RunReader(merged)) == expected
+    assert read_run(run_files.RunReader(merged)) == expected
 
 
 def test_batches_are_bounded():
   records = [(0, place, bytes(100_000)) for place in range(20)] + [(0, 20, bytes(1_000_000)), (0, 21, b"")]
-  sizes = [record_N.nbytes for _, record_N in runs.RunReader(run_of(records, 1)).batches(0)]
+  sizes = [record_N.nbytes for _, record_N in run_files.RunReader(run_of(records, 1)).batches(0)]
   assert len(sizes) == 12
-  assert sorted(sizes)[-2] <= runs.BATCH_BYTES and max(sizes) < 1_000_100
+  assert sorted(sizes)[-2] <= run_files.BATCH_BYTES and max(sizes) < 1_000_100
 
 
 def test_deep_merges_of_spills(tmp_path):
@@ -143,7 +143,7 @@ def test_deep_merges_of_spills(tmp_path):
       writer.add(**arrays([record]))
     file = io.BytesIO()
     writer.finish(file, {})
-  assert read_run(runs.RunReader(file)) == sorted_records(records)
+  assert read_run(run_files.RunReader(file)) == sorted_records(records)
   assert not list(tmp_path.iterdir())
 
 
@@ -152,7 +152,7 @@ def test_nothing_added():
   with runs.RunWriter(num_shards=3) as writer:
     writer.add(**arrays([]))
     writer.finish(file, {"documents": 0})
-  reader = runs.RunReader(file)
+  reader = run_files.RunReader(file)
   assert reader.header == {"documents": 0, "num_shards": 3}
   assert reader.counts == [0, 0, 0] and read_run(reader) == []
   assert list(runs.merge_shard([reader, reader], 1)) == []
@@ -160,9 +160,9 @@ def test_nothing_added():
 
 
 def test_ranges_of_one_reader_are_read_in_turns(monkeypatch):
-  monkeypatch.setattr(runs, "BATCH_BYTES", 1)
+  monkeypatch.setattr(run_files, "BATCH_BYTES", 1)
   records = [(shard, hash_, b"%d.%d" % (shard, hash_)) for shard in range(2) for hash_ in range(5)]
-  reader = runs.RunReader(run_of(records, 2))
+  reader = run_files.RunReader(run_of(records, 2))
   pairs = list(zip(reader.batches(0), reader.batches(1), strict=True))
   assert [record_N.to_pylist() for pair in pairs for _, record_N in pair] == [
     [b"%d.%d" % (shard, hash_)] for hash_ in range(5) for shard in range(2)
@@ -177,7 +177,7 @@ def test_binary_and_sliced_records(tmp_path):
     writer.add(np.zeros(2, np.uint32), np.array([2, 1], np.uint64), record_N)
     writer.finish(file, {})
   with path.open("rb") as file:
-    assert read_run(runs.RunReader(file)) == [(0, 1, b"a"), (0, 2, b"b")]
+    assert read_run(run_files.RunReader(file)) == [(0, 1, b"a"), (0, 2, b"b")]
 
 
 def test_an_output_shard_out_of_range_is_refused():
@@ -186,7 +186,7 @@ def test_an_output_shard_out_of_range_is_refused():
 
 
 def test_runs_for_other_shard_numbers_are_not_merged():
-  readers = [runs.RunReader(run_of([(1, 1, b"a")], 2)), runs.RunReader(run_of([(1, 1, b"a")], 3))]
+  readers = [run_files.RunReader(run_of([(1, 1, b"a")], 2)), run_files.RunReader(run_of([(1, 1, b"a")], 3))]
   with pytest.raises(WinnowError, match="3 output shards, not 2"):
     runs.merge_runs(readers, io.BytesIO(), {}, 2)
 
@@ -232,10 +232,10 @@ def corrupt_runs() -> dict[str, bytes]:
     head = with_bytes(data, place, struct.pack("<Q", value))[: body - 4]
     return head + struct.pack("<I", google_crc32c.value(head)) + data[body:]
 
-  schema = runs._SCHEMAS[0]
+  schema = run_files._SCHEMAS[0]
   nullable = pa.schema([pa.field("hash", pa.uint64()), pa.field("record", pa.large_binary())])
   good = stream_of(schema, [1, 2], [b"a", b"b"])
-  runs.RunReader(io.BytesIO(around(good, 2)))  # what follows is refused for what is wrong in it
+  run_files.RunReader(io.BytesIO(around(good, 2)))  # what follows is refused for what is wrong in it
   return {
     "empty": b"",
     "cut in the magic": data[:5],
@@ -283,7 +283,7 @@ def test_a_corrupt_run_is_refused_in_one_sentence(what, tmp_path):
   path = tmp_path / "b.run"
   path.write_bytes(corrupt_runs()[what])
   with path.open("rb") as file, pytest.raises(WinnowError) as error:
-    read_run(runs.RunReader(file))
+    read_run(run_files.RunReader(file))
   message = str(error.value)
   assert str(path) in message and "delete it" in message and "\n" not in message
 
@@ -300,7 +300,7 @@ class CarefulFile(io.BytesIO):
 def test_no_read_asks_for_more_than_the_file_holds(what):
   """Kills: a window or a header whose length is taken on trust."""
   with pytest.raises(WinnowError):
-    read_run(runs.RunReader(CarefulFile(corrupt_runs()[what])))
+    read_run(run_files.RunReader(CarefulFile(corrupt_runs()[what])))
 
 
 FUZZED = run_of([(place % 3, place, b"record %d" % place * place) for place in range(12)], 3).getvalue()
@@ -316,11 +316,11 @@ def test_any_damage_is_refused_or_harmless(damage):
   for position, value in damage:
     data[position] = value
   try:
-    reader = runs.RunReader(io.BytesIO(bytes(data)))
+    reader = run_files.RunReader(io.BytesIO(bytes(data)))
     records = read_run(reader)
   except WinnowError:
     return
-  assert records == read_run(runs.RunReader(io.BytesIO(FUZZED)))
+  assert records == read_run(run_files.RunReader(io.BytesIO(FUZZED)))
 
 
 def test_memory_does_not_grow_with_what_is_written():
@@ -332,7 +332,7 @@ def test_memory_does_not_grow_with_what_is_written():
   code = """
     import resource, sys, tempfile
     import numpy as np, pandas, pyarrow as pa
-    from pipelines import runs
+    from pipelines import run_files, runs
 
     def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
@@ -355,7 +355,8 @@ def test_memory_does_not_grow_with_what_is_written():
     for files in large, many:
       for shard in range(2):
         with tempfile.TemporaryFile() as output:
-          written += runs.write_records(runs.merge_shard([runs.RunReader(file) for file in files], shard), output)
+          merged = runs.merge_shard([run_files.RunReader(file) for file in files], shard)
+          written += run_files.write_records(merged, output)
     assert written == 250 * (2 * 80 + 200), written
     print(peak() - idle)
   """

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from curation.errors import WinnowError
-from pipelines import main, scorers, scoring, sources, stores, stripes
+from pipelines import main, scorers, scoring, sealing, sources, stores, stripes
 from pipelines.blocks import Fields, Shard
 
 
@@ -192,7 +192,7 @@ def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
   caplog.set_level("INFO", "winnow")
   scored = scoring.ScoreBlocks(config)
   ((_, done),) = scored.process(stripes.Stripe(shard, 0, 1))
-  scoring.finish_shard(store, [done])
+  sealing.finish_shard(store, [done])
   told = [(record.levelname, json.loads(record.getMessage())) for record in caplog.records if record.name == "winnow"]
   events = {entry["event"]: entry for _, entry in told}
   assert events["model_loaded"]["stage"] == "score"
@@ -208,10 +208,10 @@ def test_a_summary_of_another_run_is_noticed(tmp_path):
   """Kills the mutant that takes whatever completes the store: another request would speak for this one."""
   store = stores.ScoreStore.of(str(tmp_path), {"model": "a"})
   summary = stores.ShardSummary("s", [3], [0], 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine(), "")
-  scoring.seal(store, [summary], [], 0.0)
-  assert scoring.seal(store, [summary], [], 0.0) == stores.Ledger(3, 9, 30)
+  sealing.seal(store, [summary], [], 0.0)
+  assert sealing.seal(store, [summary], [], 0.0) == stores.Ledger(3, 9, 30)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
-    scoring.seal(stores.ScoreStore.of(str(tmp_path), {"model": "b"}), [summary], [], 0.0)
+    sealing.seal(stores.ScoreStore.of(str(tmp_path), {"model": "b"}), [summary], [], 0.0)
 
 
 def test_stripes_hold_every_block_once_however_they_are_divided():

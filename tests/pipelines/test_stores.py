@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, blocks, damage, requests, scoring, storage, stores
+from pipelines import block_files, blocks, damage, requests, sealing, storage, stores
 
 S, T = (blocks.Shard(name, f"/{name}", "jsonl", "", 100, "crc32c:00000000") for name in "st")
 REQUEST = {"model": "a", "inputs": [S.identity()]}
@@ -128,7 +128,7 @@ def test_scores_of_another_request_are_never_taken(store):
   rows = write_blocks(other)
   assert store.finished_blocks(S, store.engine()) == frozenset()
   block_files.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
-  ledger = {"fingerprint": other.fingerprint, "engine": other.engine(), **scoring.add_up([])}
+  ledger = {"fingerprint": other.fingerprint, "engine": other.engine(), **sealing.add_up([])}
   storage.create(other.summary_path, requests.sealed(ledger))
   assert other.is_complete and not store.is_complete
   write_blocks(store)
@@ -292,7 +292,7 @@ def test_scores_of_another_engine_are_never_taken(store):
   storage.create(store.engine_path, b'{"version": 2}')
   assert store.finished_blocks(T, store.engine()) == frozenset()
   with pytest.raises(WinnowError, match="the scores of s are of another engine"):
-    scoring.seal(store, [old], [], 1.0)
+    sealing.seal(store, [old], [], 1.0)
   store.clear_others([S], keep_engine=True)
   assert not store.has_scores
 
@@ -329,7 +329,7 @@ def test_a_shard_that_seems_shorter_is_damaged(store, monkeypatch):
 def test_a_ledger_in_which_a_bit_was_turned_is_none(store):
   """Kills the mutants: a summary that is believed; one whose sums alone are compared."""
   summary = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
-  ledger = {"fingerprint": store.fingerprint, "engine": store.engine(), **scoring.add_up([summary])}
+  ledger = {"fingerprint": store.fingerprint, "engine": store.engine(), **sealing.add_up([summary])}
   storage.create(store.summary_path, requests.sealed(ledger))
   assert store.is_complete and store.summary() == ledger
   whole = storage.read_bytes(store.summary_path)

@@ -1,0 +1,111 @@
+"""Sealing: the blocks of a shard become its scores, and all shards together a store that is complete.
+
+What crosses a shuffle is counts: a shard's totals, and its ledger.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from curation.errors import DamagedError, WinnowError
+from pipelines import block_files, blocks, damage, logs, requests, storage, stores
+from pipelines.stripes import Stripe
+
+
+class StripeTotals(NamedTuple):
+  """What the reader of a stripe learnt about its whole shard."""
+
+  num_blocks: int
+  num_rows: int
+
+
+class CheckShards(beam.DoFn):
+  """First Stripe of a shard that was compacted before this run -> its ShardSummary.
+
+  All stripes of those that are damaged, tagged `AGAIN`.
+  """
+
+  AGAIN = "again"
+
+  def __init__(self, store: stores.ScoreStore):
+    self._store = store
+
+  def process(self, first: Stripe) -> Iterator[Any]:
+    summary = block_files.sound_shard(self._store, first.shard)
+    if summary is not None:
+      yield summary
+    else:
+      for index in range(first.count):
+        yield beam.pvalue.TaggedOutput(self.AGAIN, dataclasses.replace(first, index=index))
+
+
+def finish_shard(
+  store: stores.ScoreStore, stripes_done: Iterable[tuple[blocks.Shard, StripeTotals]]
+) -> stores.ShardSummary:
+  """Compacts a shard whose stripes are all done; a second run of the same command may have been faster."""
+  (shard, *_), totals = zip(*stripes_done, strict=True)
+  if len(set(totals)) != 1:
+    raise WinnowError(f"{shard.path} changed while it was read: its stripes saw {sorted(set(totals))}; score it again")
+  try:
+    summary = block_files.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
+  except WinnowError as error:
+    if storage.exists(store.scores_path(shard)):
+      return stores.read_summary(store, shard)
+    if isinstance(error, DamagedError):  # since the reader of its stripe looked at it
+      raise DamagedError(f"{error}; run the same command again, which makes it again") from error
+    raise
+  logs.tell("shard_done", shard=shard.name, read=summary.read, scored=summary.scored, bad=summary.bad)
+  return summary
+
+
+def seal(
+  store: stores.ScoreStore, summaries: list[stores.ShardSummary], shards: list[blocks.Shard], max_bad_fraction: float
+) -> stores.Ledger:
+  """Adds up the figures of all shards and writes them, which makes the store complete.
+
+  Raises WinnowError if more than `max_bad_fraction` of the documents are bad; nothing is lost then, and the same
+  command with a larger fraction ends at once.
+  """
+  summaries = sorted(summaries, key=lambda summary: summary.shard)
+  read, bad = sum(s.read for s in summaries), sum(s.bad for s in summaries)
+  if not read:
+    raise WinnowError("the input holds no documents at all; check --input")
+  if bad > max_bad_fraction * read:
+    named = "; ".join([name for s in summaries for name in s.first_bad][:3])
+    raise WinnowError(
+      f"{bad:,} of {read:,} documents are bad, more than --max_bad_fraction={max_bad_fraction:g}: {named}; all of them "
+      f"are in {storage.join(store.folder, 'dead_letter')}; mend the input, or allow more and run the command again"
+    )
+  engine = store.engine()
+  for summary in summaries:
+    if summary.engine != engine:
+      raise WinnowError(
+        f"the scores of {summary.shard} are of another engine than {store.engine_path} says, or it is missing; see "
+        "that no other run writes there, and run the command again with --overwrite"
+      )
+  ledger = {"fingerprint": store.fingerprint, "engine": engine, **add_up(summaries)}
+  if storage.exists(store.summary_path) and store.readable_summary() is None:
+    damage.remove(store.folder, store.summary_path, DamagedError(f"{store.summary_path} is damaged"))
+  storage.create(store.summary_path, requests.sealed(ledger), must_agree=True)
+  store.tidy(shards)
+  return store.ledger()
+
+
+def add_up(summaries: list[stores.ShardSummary]) -> dict[str, Any]:
+  """What summary.json says: sums over the shards, and each shard's own figures."""
+  reasons: dict[str, int] = {}
+  for summary in summaries:
+    for reason, count in summary.reasons.items():
+      reasons[reason] = reasons.get(reason, 0) + count
+  counts_tokens = all(s.num_tokens is not None for s in summaries)
+  return {
+    "read": sum(s.read for s in summaries),
+    "scored": sum(s.scored for s in summaries),
+    "bad": sum(s.bad for s in summaries),
+    "num_tokens": sum(s.num_tokens for s in summaries) if counts_tokens else None,
+    "text_bytes": sum(s.text_bytes for s in summaries),
+    "reasons": reasons,
+    "shards": [dataclasses.asdict(s) for s in summaries],
+  }
