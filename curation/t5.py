@@ -12,6 +12,9 @@ compute dtype, the rest float32):
     decoder: the same, with q_NED, k_NED, v_NED for qkv, and cross_norm_ND, cross_q_NED, cross_k_NHKD, cross_v_NHKD,
       cross_out_NDE
 
+Models that T5X trained with scanned layers have a position table for each layer: position_NRH among the layers, in
+place of the stack's position_RH.
+
 Layers are stacked and scanned: on the CPU as fast as unrolled (ratio 1.00 +- 0.03), and one layer is compiled, not 24.
 
 Where one device has no room for the tree, several hold it together, each some of the heads and of the feed-forward
@@ -19,6 +22,7 @@ width (`shardings`); XLA adds one sum over them to attention and one to the feed
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -207,11 +211,12 @@ def relative_buckets(positions: np.ndarray, *, bidirectional: bool, config: T5Co
 def encode(params: Params, ids_BL: jax.Array, mask_BL: jax.Array, config: T5Config) -> jax.Array:
   """Runs the encoder: float32 states [B, L, D], meaningless where `mask_BL` (bool) is false."""
   encoder = params["encoder"]
-  length = ids_BL.shape[1]
-  bias_HLM = _position_bias(encoder["position_RH"], length, bidirectional=True, config=config)
+  position_bias = functools.partial(_position_bias, length=ids_BL.shape[1], bidirectional=True, config=config)
+  shared_HLM = position_bias(encoder["position_RH"]) if "position_RH" in encoder else None
   mask_BM = _additive(mask_BL)
 
   def layer(x_BLD, weights):
+    bias_HLM = position_bias(weights["position_NRH"]) if shared_HLM is None else shared_HLM
     h_BLD = _norm(x_BLD, weights["norm_ND"], config)
     q_BLHK, k_BMHK, v_BMHK = (
       _heads(product("bld,ed->ble", h_BLD, weights["qkv_N3ED"][i], config), config) for i in range(3)
@@ -260,14 +265,14 @@ def decode(
 ) -> jax.Array:
   """Runs the decoder teacher-forced on `inputs_BT` (int32, [0] + targets[:-1]): float32 states [B, T, D]."""
   decoder = params["decoder"]
-  length = inputs_BT.shape[1]
-  bias_HTM = _position_bias(decoder["position_RH"], length, bidirectional=False, config=config)
-  bias_HTM += _additive(np.tri(length, dtype=bool))
+  position_bias = functools.partial(_position_bias, length=inputs_BT.shape[1], bidirectional=False, config=config)
+  shared_HTM = position_bias(decoder["position_RH"]) if "position_RH" in decoder else None
   no_bias_H11 = jnp.zeros((config.num_heads, 1, 1), jnp.float32)
   no_mask_BT = jnp.zeros(inputs_BT.shape, jnp.float32)
   mask_BM = _additive(mask_BL)
 
   def layer(x_BTD, weights):
+    bias_HTM = position_bias(weights["position_NRH"]) if shared_HTM is None else shared_HTM
     h_BTD = _norm(x_BTD, weights["norm_ND"], config)
     q, k, v = (_heads(product("btd,ed->bte", h_BTD, weights[w], config), config) for w in ("q_NED", "k_NED", "v_NED"))
     a_BTE = _attend(q, k, v, bias_HTM, no_mask_BT, config)
@@ -330,12 +335,13 @@ def _additive(mask: jax.Array | np.ndarray) -> jax.Array:
 
 
 def _position_bias(position_RH: jax.Array, length: int, *, bidirectional: bool, config: T5Config) -> jax.Array:
-  """float32 [H, length, length], the bias of (memory - query); one table serves all layers of a stack."""
+  """float32 [H, length, length], the bias of (memory - query), later positions masked unless `bidirectional`."""
   buckets = relative_buckets(np.arange(1 - length, length), bidirectional=bidirectional, config=config)
   by_distance = position_RH.astype(jnp.float32).T[:, buckets]  # [H, 2 * length - 1]
   # Indices are computed on the device: as a constant they would weigh 4 L^2 bytes in every compiled program.
   index_LM = jnp.arange(length)[None, :] - jnp.arange(length)[:, None] + (length - 1)
-  return by_distance[:, index_LM]
+  bias_HLM = by_distance[:, index_LM]
+  return bias_HLM if bidirectional else bias_HLM + _additive(np.tri(length, dtype=bool))
 
 
 def _attend(
