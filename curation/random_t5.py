@@ -8,7 +8,7 @@ import numpy as np
 import sentencepiece
 
 from curation import checkpoint_writer, t5
-from curation.checkpoints import expected_shapes
+from curation.hugging_face_checkpoints import expected_shapes
 
 # T5's sentinels; SentencePiece does not know them, the embedding table has rows for them.
 _EXTRA_IDS = 100

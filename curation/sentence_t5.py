@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from curation import batching, checkpoints, engine, safetensors_reader, t5
 from curation.errors import WinnowError
+from curation.hugging_face_checkpoints import read_json
 from curation.vocabulary import EOS_ID, Vocabulary
 
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
@@ -199,20 +200,18 @@ def _read_head(folder: Path) -> tuple[int, np.ndarray]:
   """The limit on tokens, and the dense projection [O, D] as the mapped file has it."""
   model_files(folder)
   places = _places(folder)
-  about = checkpoints.read_json(folder / "sentence_bert_config.json")
+  about = read_json(folder / "sentence_bert_config.json")
   limit = about.get("max_seq_length")
   if about.get("do_lower_case"):
     raise WinnowError(f"{folder / 'sentence_bert_config.json'} asks for lower case, but Sentence-T5 has both.")
   if type(limit) is not int or not 1 < limit <= 1 << 20:
     raise WinnowError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a whole number, not {limit!r}.")
   pooling = places["Pooling"] / "config.json"
-  modes = [
-    name for name, value in checkpoints.read_json(pooling).items() if name.startswith("pooling_mode") and value is True
-  ]
+  modes = [name for name, value in read_json(pooling).items() if name.startswith("pooling_mode") and value is True]
   if modes != ["pooling_mode_mean_tokens"]:
     raise WinnowError(f"{pooling} asks for {', '.join(modes) or 'no pooling'}, but Sentence-T5 pools by the mean.")
   dense = places["Dense"] / "config.json"
-  about = checkpoints.read_json(dense)
+  about = read_json(dense)
   if about.get("bias") is not False or about.get("activation_function", _IDENTITY) != _IDENTITY:
     raise WinnowError(f"{dense}: Sentence-T5's projection has neither bias nor activation.")
   weights = places["Dense"] / "model.safetensors"

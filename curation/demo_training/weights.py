@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from curation import checkpoints, t5
+from curation import hugging_face_checkpoints, t5
 
 
 def random_tensors(
@@ -13,7 +13,7 @@ def random_tensors(
   What is added to the residual stream is `added` times as large, to be small beside the embedding.
   """
   tensors = {}
-  for name, shape in checkpoints.expected_shapes(model, encoder_only=encoder_only).items():
+  for name, shape in hugging_face_checkpoints.expected_shapes(model, encoder_only=encoder_only).items():
     if name.endswith("layer_norm.weight"):
       values = np.ones(shape)
     elif name == "lm_head.weight" or "relative_attention_bias" in name:
