@@ -53,7 +53,7 @@ def _type(flag: options.Flag, command: str) -> str:
     return "ENUM"
   if flag.name in _FOLDERS:
     return "GCS_READ_FOLDER" if (command, flag.name) == (options.SAMPLE, "scores") else "GCS_WRITE_FOLDER"
-  if flag.name == "prompt_file":
+  if flag.name in ("prompt_file", "vocabulary"):
     return "GCS_READ_FILE"
   return {bool: "BOOLEAN", int: "NUMBER", float: "NUMBER"}.get(flag.type, "TEXT")
 

@@ -1,5 +1,6 @@
 """Where models come from: a local folder, a folder on an object store, or a hub name, with @REVISION if need be."""
 
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -19,6 +20,9 @@ HUB_FILES = (
   "[0-9]_*/config.json",
   "[0-9]_*/*.safetensors",
 )
+# What a checkpoint of T5X has of its model; not the optimizer's state, but where it cannot be told apart.
+T5X_FILES = ("checkpoint", "target.*/**", "state/manifest.ocdbt", "state/d/**", "state/ocdbt.process_*/**")
+_FETCHES = 16  # at a time: T5X has a thousand small files and more
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -48,12 +52,27 @@ def local_model(model: str) -> pathlib.Path:
   return _fetch_from_hub(*name.groups())
 
 
+def local_vocabulary(path: str | None) -> pathlib.Path | None:
+  """The local file of --vocabulary, fetched first where it lies elsewhere; WinnowError where there is none."""
+  if path is None or storage.is_local(path):
+    return None if path is None else pathlib.Path(path)
+  files = dict(storage.match(storage.escape(path)))
+  if not files:
+    raise WinnowError(f"--vocabulary={path} is not there; check the path")
+  return _fetch(files, path.rpartition("/")[0]) / storage.base_name(path)
+
+
 def pinned(model: str, folder: pathlib.Path) -> str:
   """The model as workers must ask for it: a hub's by the commit that `local_model` gave, for a name may move on."""
   if os.path.isdir(model):
     return os.path.abspath(model)  # a worker may have been started in another folder
   is_commit = _COMMIT.fullmatch(folder.name)
   return f"{model.partition('@')[0]}@{folder.name}" if is_commit else model
+
+
+def pinned_vocabulary(path: str | None) -> str | None:
+  """The same for --vocabulary."""
+  return os.path.abspath(path) if path is not None and storage.is_local(path) else path
 
 
 def model_name(model: str) -> str:
@@ -83,19 +102,32 @@ def _fetch_from_hub(name: str, revision: str | None) -> pathlib.Path:
 def _fetch_folder(folder: str) -> pathlib.Path:
   files: dict[str, int] = {}
   try:
-    for pattern in HUB_FILES:
+    for pattern in HUB_FILES + T5X_FILES:
       files.update(storage.match(storage.join(storage.escape(folder), pattern)))
   except WinnowError as error:
     raise WinnowError(f"--model={folder}: {error}") from error
   if not files:
-    raise WinnowError(f"--model={folder}: no config.json, *.safetensors or spiece.model there; check the path")
-  # The key holds sizes and checksums, so that another model under the same path gets a folder of its own.
-  identity = repr(sorted((path, size, storage.version(path)) for path, size in files.items()))
-  target = cache_folder() / "models" / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-  for path in files:
-    place = target / path.removeprefix(folder.rstrip("/") + "/")
-    if not place.exists():
-      with storage.open_input(path) as source, storage.create_file(str(place)) as copy:
-        while chunk := source.read(storage.COPY_BYTES):
-          copy.write(chunk)
+    raise WinnowError(
+      f"--model={folder}: neither config.json, *.safetensors and spiece.model nor a checkpoint of T5X there; check the "
+      "path"
+    )
+  return _fetch(files, folder)
+
+
+def _fetch(files: dict[str, int], folder: str) -> pathlib.Path:
+  """Copies files of known sizes from below a folder into a folder of the cache."""
+  with concurrent.futures.ThreadPoolExecutor(_FETCHES, "winnow-fetch") as pool:
+    # The key holds sizes and versions, so that another model under the same path gets a folder of its own.
+    identity = repr(sorted(zip(files, files.values(), pool.map(storage.version, files), strict=True)))
+    target = cache_folder() / "models" / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    places = [target / path.removeprefix(folder.rstrip("/") + "/") for path in files]
+    for _ in pool.map(_copy, files, places):
+      pass
   return target
+
+
+def _copy(path: str, place: pathlib.Path) -> None:
+  if not place.exists():
+    with storage.open_input(path) as source, storage.create_file(str(place)) as copy:
+      while chunk := source.read(storage.COPY_BYTES):
+        copy.write(chunk)

@@ -36,8 +36,8 @@ GROUPS = {
   "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
   "Store": ("scores", "name", "embedding_name", "overwrite"),
   "Scorer": (
-    *("scorer", "model", "prompt_file", "yes_token", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model"),
-    *("embeddings", "embedding_dtype", "accelerator", "estimate"),
+    *("scorer", "model", "vocabulary", "prompt_file", "yes_token", "max_input_tokens", "batch_tokens", "dtype"),
+    *("devices_per_model", "embeddings", "embedding_dtype", "accelerator", "estimate"),
   ),
   "Density": (
     *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
@@ -132,8 +132,16 @@ FLAGS = (
     "model",
     _MODEL,
     "the rater, or the Sentence-T5 that embeds: a Hugging Face folder, local or gs://, or a name on the hub, with "
-    "@REVISION if need be",
+    "@REVISION if need be; or a rater's checkpoint_N folder of T5X",
     pattern=r"gs://.+|[\w.-]+(/[\w.-]+)?(@[\w./-]+)?",
+  ),
+  Flag(
+    "vocabulary",
+    _SCORING,
+    "the rater's SentencePiece file, local or gs://, which T5X keeps elsewhere (default: spiece.model in the model's "
+    "folder)",
+    scorer=ASK_LLM,
+    pattern=_BUCKET,
   ),
   Flag(
     "prompt_file",

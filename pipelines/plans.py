@@ -49,7 +49,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
     )
   paths = {
     flag: getattr(namespace, flag, None)
-    for flag in ("input", "tfds_data_dir", "scores", "output", "rejected", "model", "embeddings")
+    for flag in ("input", "tfds_data_dir", "scores", "output", "rejected", "model", "vocabulary", "embeddings")
   }
   for flag in ("scores", "output", "rejected"):
     if (paths[flag] or "").startswith(object_stores.HUB):
@@ -142,6 +142,7 @@ def ask_llm(namespace: argparse.Namespace) -> scorers.AskLlm:
     batch_tokens=namespace.batch_tokens,
     dtype=namespace.dtype,
     devices_per_model=namespace.devices_per_model,
+    vocabulary=namespace.vocabulary,
   )
 
 

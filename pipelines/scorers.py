@@ -54,22 +54,29 @@ class AskLlm:
   batch_tokens: int | None = None
   dtype: str | None = None
   devices_per_model: int = 1
+  vocabulary: str | None = None
+  """A SentencePiece file, where the model's folder has none or another one is to be used."""
   files: dict[str, dict[str, Any]] | None = None
   """Size and checksum of each of the model's files, once checked."""
 
   def checked(self) -> "AskLlm":
     from curation import ask_llm, checkpoints
 
-    folder = models.local_model(self.model)
+    folder, vocabulary = models.local_model(self.model), models.local_vocabulary(self.vocabulary)
     ask_llm.check_request(
       self._prompt(),
-      *checkpoints.check_checkpoint(folder),
+      *checkpoints.check_checkpoint(folder, vocabulary=vocabulary),
       max_input_tokens=self.max_input_tokens,
       batch_tokens=self.batch_tokens,
       devices_per_model=self.devices_per_model,
     )
-    files = _identity(folder, checkpoints.checkpoint_files(folder))
-    return dataclasses.replace(self, model=models.pinned(self.model, folder), files=files)
+    files = _identity(folder, checkpoints.checkpoint_files(folder, vocabulary))
+    return dataclasses.replace(
+      self,
+      model=models.pinned(self.model, folder),
+      vocabulary=models.pinned_vocabulary(self.vocabulary),
+      files=files,
+    )
 
   def engine(self) -> dict[str, Any]:
     from curation import engine
@@ -91,11 +98,11 @@ class AskLlm:
   def load(self) -> Scorer:
     from curation import ask_llm, checkpoints, engine
 
-    folder = models.local_model(self.model)
-    _refuse_other_files(self.model, self.files, _identity(folder, checkpoints.checkpoint_files(folder)))
+    folder, vocabulary = models.local_model(self.model), models.local_vocabulary(self.vocabulary)
+    _refuse_other_files(self.model, self.files, _identity(folder, checkpoints.checkpoint_files(folder, vocabulary)))
     engine.enable_compilation_cache(str(models.cache_folder() / "programs"))
     return ask_llm.AskLlmScorer(
-      checkpoints.load_checkpoint(folder, self.dtype),
+      checkpoints.load_checkpoint(folder, self.dtype, vocabulary=vocabulary),
       self._prompt(),
       max_input_tokens=self.max_input_tokens,
       batch_tokens=self.batch_tokens,
@@ -107,7 +114,9 @@ class AskLlm:
     """What scoring texts would take; reads no weights."""
     from curation import ask_llm, checkpoints
 
-    config, vocabulary = checkpoints.check_checkpoint(models.local_model(self.model))
+    config, vocabulary = checkpoints.check_checkpoint(
+      models.local_model(self.model), vocabulary=models.local_vocabulary(self.vocabulary)
+    )
     batch_tokens, longest = self.batch_tokens or batch_tokens, self.max_input_tokens
     return ask_llm.work(self._prompt(), config, vocabulary, texts, max_input_tokens=longest, batch_tokens=batch_tokens)
 
@@ -351,11 +360,15 @@ def model_bytes(scorer: "AskLlm | SentenceT5") -> int:
 
 
 def _identity(folder: pathlib.Path, files: list[pathlib.Path]) -> dict[str, dict[str, Any]]:
-  """Size and checksum of each of a model's files, by its place in the model's folder."""
-  return {
-    path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path))}
-    for path in files
-  }
+  """Size and checksum of each of a model's files, by its place in the model's folder.
+
+  A vocabulary from elsewhere goes by the name that it would have there.
+  """
+
+  def name(path: pathlib.Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else "spiece.model"
+
+  return {name(path): {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path))} for path in files}
 
 
 def _refuse_other_files(model: str, at_launch: dict[str, Any] | None, here: dict[str, Any]) -> None:
