@@ -87,7 +87,7 @@ def write_legacy(
 
 
 def write_index(folder: pathlib.Path, target: Any) -> None:
-  state = {"step": msgpack.ExtType(77, b"?"), "param_states": {"x": [[[]]]}}
+  state = {"step": msgpack.ExtType(77, b"?"), "param_states": {"x": [None] * 5_000}}
   index = {"version": 3, "optimizer": {"state": state, "target": target}}
   (folder / "checkpoint").write_bytes(msgpack.packb(index))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
-HEAVY = {"jax", "seqio", "t5", "tensorflow", "tensorflow_datasets"}
+HEAVY = {"jax", "seqio", "t5", "tensorflow", "tensorflow_datasets", "tensorstore"}
 # A layer's own name and those below it; `dataflow_templates` comes with its issue.
 ALLOWED = {
   "curation": {"curation"},

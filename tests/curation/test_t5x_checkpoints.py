@@ -1,5 +1,6 @@
 """Checkpoints of T5X: golden ones, what a Hugging Face copy gives, and one sentence for what is not sound."""
 
+import functools
 import gzip
 import json
 import pathlib
@@ -22,6 +23,7 @@ from curation.errors import WinnowError
 
 GOLDEN = ("legacy_v1_1", "orbax_v1_1", "orbax_v1_0", "scan_legacy_v1_1", "scan_orbax_v1_1")
 TOLERANCE = 2e-5  # the golden files' own
+INLINE = functools.partial(t5x_files.write_legacy, inline=True)
 EMBEDDING = "target.token_embedder.embedding"
 KERNEL = "target.encoder.layers_0.mlp.wo.kernel"
 
@@ -151,7 +153,7 @@ def test_every_layout_equals_hugging_face(tmp_path, layout, gated):
   assert config == checkpoints.check_checkpoint(model)[0]
 
 
-@pytest.mark.parametrize("layout", [t5x_files.write_legacy, t5x_files.write_orbax])
+@pytest.mark.parametrize("layout", [t5x_files.write_legacy, INLINE, t5x_files.write_orbax])
 @pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float16])
 def test_half_precision_arrays(sound, arrays, tmp_path, layout, stored):
   """Kills the mutant that takes the bits of bfloat16 for another dtype's."""

@@ -32,6 +32,9 @@ def place(tmp_path, monkeypatch) -> pathlib.Path:
 DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1", "--sdk_container_image=winnow"]
 
 
+ON_GCS = ["--input=gs://b/*", "--model=gs://b/m", "--scores=gs://b/s"]
+
+
 def score(model: str, *flags: str) -> list[str]:
   base = ["--input=in/*", f"--model={model}", "--scores=scores", "--prompt_file=prompt.txt", "--max_input_tokens=64"]
   given = {flag.split("=")[0] for flag in flags}
@@ -81,6 +84,7 @@ def last_counters(folder: pathlib.Path) -> dict[str, int]:
     ([*DATAFLOW, "--model=gs://b/m"], "--input=in/* lies on this machine"),
     ([*DATAFLOW, "--input=gs://b/*", "--model=gs://b/m"], "--scores=scores lies on this machine"),
     ([*DATAFLOW, "--input=tfds:c4", "--scores=gs://b/s"], "--model="),
+    ([*DATAFLOW, *ON_GCS, "--vocabulary=spiece.model"], "--vocabulary=spiece.model lies on this machine"),
     (["--input=tfds:no_such_dataset:1.0.0", "--tfds_data_dir=nowhere"], "no_such_dataset"),
   ],
 )
