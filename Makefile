@@ -43,7 +43,7 @@ test-flink: $(INSTALLED) $(ENGINES)/flink ## Run pipelines on a Flink cluster, a
 	$(BIN)/python -m pytest tests/engines -k flink -rs $(ARGS)
 
 faults: $(INSTALLED) ## Kill, starve and damage every command at length, into the table of docs/reliability.md (half an hour)
-	$(BIN)/python tests/faults/faults.py --write $(ARGS)
+	PYTHONPATH=.:tests:tests/faults $(BIN)/python tests/faults/at_length.py --write $(ARGS)
 
 cluster-up: $(INSTALLED) $(ENGINES)/flink ## Start a Flink cluster on this machine's loopback, and say how to use it
 	$(BIN)/python tests/engines/flink_cluster.py up

@@ -3,10 +3,11 @@
 import os
 import pathlib
 
+import buckets
 import hypothesis
 import pytest
 
-from pipelines import main, object_stores, options
+from pipelines import main, options
 
 # The same examples in every run, so that a commit passes or fails; `make test ARGS=--hypothesis-profile=other` draws
 # others. Neither depends on time.
@@ -45,17 +46,6 @@ def another_runner():
 
 @pytest.fixture(scope="module")
 def bucket():
-  """A bucket of an emulator of Google Cloud Storage in this process, which worker processes reach too."""
-  from apache_beam.internal.gcp import auth
-  from gcp_storage_emulator import server
-
-  emulator = server.create_server("localhost", 0, in_memory=True, default_bucket="winnow")
-  emulator.start()
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{emulator._api._httpd.server_address[1]}")
-    # What Beam finds out here by itself in 20 s: there are no credentials.
-    patch.setattr(auth._Credentials, "_credentials_init", True)
-    object_stores.gcs_client.cache_clear()
-    yield "gs://winnow"
-  emulator.stop()
-  object_stores.gcs_client.cache_clear()
+  """A bucket that worker processes reach too."""
+  with buckets.emulated() as found:
+    yield found

@@ -8,6 +8,7 @@ import os
 import random
 
 import faults
+import places
 import pytest
 
 pytestmark = pytest.mark.local_runner
@@ -15,9 +16,9 @@ SEED = random.randrange(1 << 30)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> faults.Place:
+def place(tmp_path_factory) -> places.Place:
   print(f"seed {SEED}")
-  return faults.Place(tmp_path_factory.mktemp("faults"), big_rows=4_000, small_rows=200)
+  return places.Place(tmp_path_factory.mktemp("faults"), big_rows=4_000, small_rows=200)
 
 
 @pytest.fixture
@@ -32,11 +33,11 @@ def shim() -> None:
     pytest.skip("there is no C compiler here to build what makes a disk fail")
 
 
-def check(outcome: faults.Outcome) -> None:
+def check(outcome: places.Outcome) -> None:
   assert outcome.is_good and not outcome.notes, (outcome, f"seed {SEED}")
 
 
-@pytest.mark.parametrize("name", faults.COMMANDS)
+@pytest.mark.parametrize("name", places.COMMANDS)
 def test_killed_at_random_moments(place, generator, name):
   """Kills the mutants: a file that is written in place; a bundle that is done because it was begun."""
   check(faults.kills(place, name, 3, generator))
@@ -47,6 +48,11 @@ def test_files_that_are_damaged(place, generator, name):
   outcome = faults.damaged_files(place, name, 4, generator)
   if outcome.injected:  # else it was killed before it had written any
     check(outcome)
+
+
+def test_kills_on_an_object_store(place, generator):
+  """Kills the mutant whose resume looks at a disk."""
+  check(faults.kills_on_a_bucket(place, "curate", 2, generator))
 
 
 @pytest.mark.parametrize("name", ["score", "sample"])
