@@ -23,7 +23,15 @@ def hash_documents(purpose: str, seed: int, shard: str, rows_N: np.ndarray) -> n
   """
   identity = "\0".join((purpose, str(seed), shard)).encode()
   key = np.frombuffer(hashlib.blake2b(identity, digest_size=8).digest(), "<u8")[0]
-  return _finalise((np.asarray(rows_N).astype(np.uint64) + np.uint64(1)) * _GOLDEN_RATIO + key)
+  return hash_numbers(key, rows_N)
+
+
+def hash_numbers(keys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+  """Hashes numbers from 0 on under keys, which are hashes themselves: uint64, in the shape that both broadcast to.
+
+  For one key a bijection, as `hash_documents` is for its rows.
+  """
+  return _finalise((np.asarray(numbers).astype(np.uint64) + np.uint64(1)) * _GOLDEN_RATIO + keys)
 
 
 def mix(state_N: np.ndarray) -> np.ndarray:

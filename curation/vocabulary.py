@@ -9,6 +9,7 @@ import sentencepiece
 from curation.errors import WinnowError
 
 EOS_ID = 1
+NUM_SENTINELS = 100
 
 # encode() holds Python's lock (sentencepiece 0.2.1, measured), so a block goes in slices of about 60 ms on one core:
 # between them a thread that feeds a device gets its turn.
@@ -87,6 +88,17 @@ class Vocabulary:
         f"The answer {answer!r} must be one known piece of the vocabulary, but it becomes {pieces}: choose another one."
       )
     return ids[0]
+
+  def sentinel_ids(self) -> np.ndarray:
+    """`<extra_id_0>` to `<extra_id_99>`: int32 [100], descending.
+
+    T5's SentencePiece models do not know them, and the embedding table has them right behind the pieces; mT5's, and
+    those that T5X calls "100extra", have them as their last pieces.
+    """
+    size = len(self)
+    last = self._processor.id_to_piece(size - 1).removeprefix("▁")
+    first = size - 1 if last == "<extra_id_0>" else size + NUM_SENTINELS - 1
+    return np.arange(first, first - NUM_SENTINELS, -1, dtype=np.int32)
 
 
 def usable_cores() -> int:
