@@ -100,8 +100,7 @@ class AskLlmScorer:
       checkpoint.params,
       self.config,
       functools.partial(_log_probability, token_id=self._yes_id, config=self.config),
-      shortest=len(self._prefix) + len(self._suffix) + 2,
-      longest=max_input_tokens,
+      buckets=functools.partial(batching.bucket_table, len(self._prefix) + len(self._suffix) + 2, max_input_tokens),
       batch_tokens=batch_tokens,
       devices_per_model=devices_per_model,
     )

@@ -1,7 +1,8 @@
 """Runs a T5 over token sequences of any length, on all local devices, in batches of a few fixed shapes.
 
-What is computed for a sequence does not depend on its neighbours: see `curation.batching`. Shape suffixes as in
-`curation.t5`; N sequences of a block, B rows of a batch, L its bucket's length.
+A sequence may be a pair, an input and a target. What is computed for it does not depend on its neighbours: see
+`curation.batching`. Shape suffixes as in `curation.t5`; N sequences of a block, B rows of a batch, L its bucket's
+length, n rows that are no dummies.
 """
 
 import concurrent.futures
@@ -29,8 +30,14 @@ BATCH_TOKENS_ACCELERATOR = 8_192
 # Batches under way on every accelerator: one computes, the others' inputs and results travel.
 _IN_FLIGHT_ACCELERATOR = 3
 
-Program = Callable[[t5.Params, jax.Array, jax.Array], jax.Array]
-"""(parameters, ids int32 [B, L], lengths int32 [B]) -> float32 [B, ...], compiled; each row from itself alone."""
+Program = Callable[..., jax.Array]
+"""(parameters, ids int32 [B, L], lengths int32 [B]) -> float32 [B, ...], compiled; each row from itself alone.
+
+Of pairs the targets follow, ids int32 [B, T] and lengths int32 [B].
+"""
+
+_Part = tuple[np.ndarray, np.ndarray]
+"""A batch's ids, int32 [B, L], and the lengths of the rows that are no dummies, int32 [n]."""
 
 
 class Prepared(NamedTuple):
@@ -41,9 +48,13 @@ class Prepared(NamedTuple):
   """One int32 [B, L] for every batch of the plan, padded with 0."""
   lengths_N: np.ndarray
   """Tokens of every sequence: int32 [N]."""
+  targets: Sequence[np.ndarray] = ()
+  """Of pairs, the same of their targets."""
+  target_lengths_N: np.ndarray | None = None
 
   def padding(self) -> batching.Padding:
-    return batching.padding(self.lengths_N, self.plan)
+    targets = 0 if self.target_lengths_N is None else self.target_lengths_N
+    return batching.padding(self.lengths_N + targets, self.plan)
 
 
 class PreparedTexts(NamedTuple):
@@ -60,12 +71,21 @@ class Work(NamedTuple):
   num_tokens_N: np.ndarray
   """Of whole texts."""
   lengths_N: np.ndarray
-  """Of the model's inputs."""
+  """Of what the model is given of each."""
   flops_N: np.ndarray
   table: batching.BucketTable
+  pairs: tuple[np.ndarray, np.ndarray] | None = None
+  """Lengths of the inputs and targets that the texts become, where they become pairs."""
 
-  def padding(self) -> batching.Padding:
-    return batching.padding(self.lengths_N, batching.plan(self.lengths_N, self.table))
+
+def block_padding(work: Sequence[Work], texts: int) -> batching.Padding:
+  """Of a block of at least so many texts: those of `work`, over and over."""
+  times = -(-texts // sum(len(each.lengths_N) for each in work))
+  inputs = np.tile(np.concatenate([each.lengths_N if each.pairs is None else each.pairs[0] for each in work]), times)
+  if work[0].pairs is None:
+    return batching.padding(inputs, batching.plan(inputs, work[0].table))
+  targets = np.tile(np.concatenate([each.pairs[1] for each in work if each.pairs is not None]), times)
+  return batching.padding(inputs + targets, batching.plan(inputs, work[0].table, targets))
 
 
 class Engine:
@@ -81,13 +101,12 @@ class Engine:
     config: t5.T5Config,
     program: Program,
     *,
-    shortest: int,
-    longest: int,
+    buckets: Callable[[int], batching.BucketTable],
     row_shape: tuple[int, ...] = (),
     batch_tokens: int | None = None,
     devices_per_model: int = 1,
   ):
-    """`shortest` and `longest` sequences in tokens; `row_shape` of one row's result.
+    """`buckets` makes the table for so many tokens a batch; `row_shape` of one row's result.
 
     `devices_per_model` devices hold one model together (`t5.shardings`); it must divide the number of local devices.
     """
@@ -101,7 +120,7 @@ class Engine:
     self._dispatching, self._turn = threading.Lock(), threading.Lock()
     if batch_tokens is None:
       batch_tokens = BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_ACCELERATOR
-    self.table = batching.bucket_table(shortest, longest, batch_tokens)
+    self.table = buckets(batch_tokens)
     params = t5.cast(params, config.dtype)
     with _out_of_memory(
       f"The model does not fit into the memory of {devices_per_model} device(s): let more hold it together "
@@ -111,23 +130,27 @@ class Engine:
         jax.block_until_ready(jax.device_put(params, t5.shardings(params, group))) for group in self._groups
       ]
 
-  def prepare(self, sequences: Sequence[np.ndarray]) -> Prepared:
-    """Plans the batches of a block: N sequences of int32 ids."""
+  def prepare(self, sequences: Sequence[np.ndarray], targets: Sequence[np.ndarray] | None = None) -> Prepared:
+    """Plans the batches of a block: N sequences of int32 ids, which with `targets` are the inputs of pairs."""
     lengths_N = np.fromiter(map(len, sequences), np.int32, len(sequences))
-    plan = batching.plan(lengths_N, self.table)
-    ids = []
-    for batch in plan:
-      ids_BL = np.zeros((batch.rows, batch.length), np.int32)
-      for row, i in enumerate(batch.indices):
-        ids_BL[row, : len(sequences[i])] = sequences[i]
-      ids.append(ids_BL)
-    return Prepared(plan, ids, lengths_N)
+    if targets is None:
+      plan = batching.plan(lengths_N, self.table)
+      return Prepared(plan, [_padded(sequences, batch, batch.length) for batch in plan], lengths_N)
+    target_lengths_N = np.fromiter(map(len, targets), np.int32, len(targets))
+    plan = batching.plan(lengths_N, self.table, target_lengths_N)
+    ids = [_padded(sequences, batch, batch.length) for batch in plan]
+    return Prepared(plan, ids, lengths_N, [_padded(targets, batch, batch.target) for batch in plan], target_lengths_N)
 
   def run(self, prepared: Prepared) -> np.ndarray:
     """Computes a block, float32 [N, ...]; every model gets every n-th batch, several batches at a time."""
-    lengths = [prepared.lengths_N[batch.indices] for batch in prepared.plan]
+    parts: list[tuple[_Part, ...]] = [
+      ((ids_BL, prepared.lengths_N[batch.indices]),) for batch, ids_BL in zip(prepared.plan, prepared.ids, strict=True)
+    ]
+    if prepared.target_lengths_N is not None:
+      for i, (batch, ids_BT) in enumerate(zip(prepared.plan, prepared.targets, strict=True)):
+        parts[i] += ((ids_BT, prepared.target_lengths_N[batch.indices]),)
     results = np.empty((len(prepared.lengths_N), *self._row_shape), np.float32)
-    for batch, result in zip(prepared.plan, self._compute(prepared.ids, lengths), strict=True):
+    for batch, result in zip(prepared.plan, self._compute(parts), strict=True):
       results[batch.indices] = result[: len(batch.indices)]
     return results
 
@@ -136,19 +159,20 @@ class Engine:
 
     The largest run as often at once as `run` would have it. Raises WinnowError that names the flag to turn.
     """
-    shapes = list(zip(self.table.lengths, self.table.rows, strict=True))
+    table = self.table
+    shapes = list(zip(table.lengths, table.rows, table.targets or (0,) * len(table.lengths), strict=True))
     # Rounding rows makes some batches larger than the longest; attention grows with the square of the length.
-    largest = {max(shapes, key=lambda shape: shape[0] ** power * shape[1]) for power in (1, 2)}
-    for length, rows in reversed(shapes):
+    largest = {max(shapes, key=lambda shape: (shape[0] + shape[2]) ** power * shape[1]) for power in (1, 2)}
+    for length, rows, target in reversed(shapes):
       with _out_of_memory(
-        f"Batches of {rows:,} x {length:,} tokens do not fit into memory: lower --batch_tokens (now about "
-        f"{rows * length:,}) or take a smaller model."
+        f"Batches of {rows:,} x {length + target:,} tokens do not fit into memory: lower --batch_tokens (now about "
+        f"{rows * (length + target):,}) or take a smaller model."
       ):
-        dummy = np.zeros((rows, length), np.int32), np.full(1, length)
+        dummy = tuple((np.zeros((rows, size), np.int32), np.full(1, size)) for size in (length, target) if size)
         for i in range(len(self._groups)):
-          self._compute_batch(i, *dummy)
-        if (length, rows) in largest:
-          self._compute(*([part] * self._in_flight for part in dummy))
+          self._compute_batch(i, dummy)
+        if (length, rows, target) in largest:
+          self._compute([dummy] * self._in_flight)
 
   def describe(self) -> dict[str, Any]:
     """Everything of the engine that decides a result, for a fingerprint; JSON types only."""
@@ -160,21 +184,24 @@ class Engine:
       "devices_per_model": self._groups[0].size,
     }
 
-  def _compute(self, ids: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Results of many batches, given as for `_compute_batch`, `_in_flight` of them at a time."""
+  def _compute(self, batches: Sequence[tuple[_Part, ...]]) -> list[np.ndarray]:
+    """Results of many batches, `_in_flight` of them at a time."""
     with self._turn, concurrent.futures.ThreadPoolExecutor(self._in_flight, "winnow-batch") as pool:
-      return list(pool.map(self._compute_batch, range(len(ids)), ids, lengths))
+      return list(pool.map(self._compute_batch, range(len(batches)), batches))
 
-  def _compute_batch(self, i: int, ids_BL: np.ndarray, lengths_n: np.ndarray) -> np.ndarray:
+  def _compute_batch(self, i: int, parts: tuple[_Part, ...]) -> np.ndarray:
     """The result of batch i, by its model: float32 [B, ...]; rows beyond the lengths given are dummies of one token."""
     place = i % len(self._groups)
     group = self._groups[place]
-    lengths_B = np.ones(len(ids_BL), np.int32)
-    lengths_B[: len(lengths_n)] = lengths_n
-    inputs = jax.device_put((ids_BL, lengths_B), NamedSharding(group, PartitionSpec()))
+    inputs: list[np.ndarray] = []
+    for ids_BL, lengths_n in parts:
+      lengths_B = np.ones(len(ids_BL), np.int32)
+      lengths_B[: len(lengths_n)] = lengths_n
+      inputs += [ids_BL, lengths_B]
+    on_device = jax.device_put(tuple(inputs), NamedSharding(group, PartitionSpec()))
     # Devices that sum together must all see the batches in one order, or each waits for another's batch for ever.
     with self._dispatching if group.size > 1 else contextlib.nullcontext():
-      result = self._program(self.params[place], *inputs)
+      result = self._program(self.params[place], *on_device)
     return jax.device_get(result)
 
 
@@ -192,6 +219,13 @@ def enable_compilation_cache(folder: str | Path) -> None:
   # By default only what took a second or more is kept; a worker of small models compiles 16 that take half of that.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _padded(sequences: Sequence[np.ndarray], batch: batching.Batch, length: int) -> np.ndarray:
+  ids_BL = np.zeros((batch.rows, length), np.int32)
+  for row, i in enumerate(batch.indices):
+    ids_BL[row, : len(sequences[i])] = sequences[i]
+  return ids_BL
 
 
 def _device_groups(size: int) -> list[Mesh]:

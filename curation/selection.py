@@ -20,6 +20,7 @@ from curation.errors import WinnowError
 METHODS_OF = {
   "random": ("top_k",),
   "ask_llm": ("top_k", "bottom_k", "threshold"),
+  "perplexity": ("top_k", "bottom_k", "threshold"),
   "density": ("ips", "top_k", "bottom_k", "threshold"),
 }
 PASS_BITS = 16

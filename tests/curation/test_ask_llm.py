@@ -19,7 +19,7 @@ import safetensors.numpy
 import tiny_t5
 from jax.experimental.compilation_cache import compilation_cache
 
-from curation import ask_llm, checkpoints, engine, t5
+from curation import ask_llm, batching, checkpoints, engine, t5
 from curation.errors import WinnowError
 
 # Few tokens, so that the table has three buckets: compiling a shape takes a second.
@@ -189,7 +189,8 @@ def test_callers_in_several_threads_share_the_batches_that_warm_up_tried(checkpo
       running -= 1
     return np.zeros(len(ids_BL), np.float32)
 
-  made = engine.Engine(checkpoint.params, checkpoint.config, program, shortest=8, longest=8, batch_tokens=8)
+  table = batching.bucket_table(8, 8, 8)
+  made = engine.Engine(checkpoint.params, checkpoint.config, program, buckets=lambda _: table)
   block = made.prepare([np.ones(4, np.int32)] * 40)
   with concurrent.futures.ThreadPoolExecutor(6) as pool:
     assert all(len(result) == 40 for result in pool.map(made.run, [block] * 12))
