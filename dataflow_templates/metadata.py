@@ -43,8 +43,8 @@ def parameter(flag: options.Flag, command: str, has_scorer: bool) -> dict[str, A
     found["regexes"] = [f"^({flag.pattern})$"]
   if flag.default is not None:
     found["defaultValue"] = str(flag.default).lower() if flag.type is bool else str(flag.default)
-  if flag.scorer is not None and has_scorer:
-    found |= {"parentName": "scorer", "parentTriggerValues": [flag.scorer]}
+  if flag.scorers and has_scorer:
+    found |= {"parentName": "scorer", "parentTriggerValues": list(flag.scorers)}
   return found
 
 

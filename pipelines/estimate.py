@@ -20,7 +20,7 @@ from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import accelerators, blocks, launch, options, plans, scorers, sources, storage
+from pipelines import accelerators, blocks, launch, model_scorers, options, plans, sources, storage
 
 _SHARDS, _ROWS, _HEAD_BYTES = 16, 256, 1 << 20
 _MEASURED_SECONDS = 5.0
@@ -54,9 +54,9 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
   corpus = plans.read_corpus(namespace)
   by_density = getattr(namespace, "scorer", options.DENSITY) == options.DENSITY
-  scorer: scorers.AskLlm | scorers.SentenceT5 | None = None
+  scorer: model_scorers.OfModel | None = None
   if not by_density:
-    scorer = plans.ask_llm(namespace).checked()
+    scorer = plans.of_model(namespace).checked()
   elif namespace.model is not None:
     scorer = plans.sentence_t5(namespace).checked()
   elif namespace.embeddings is None:
@@ -77,9 +77,8 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
       _total(corpus.shards, sampled, [np.asarray(getattr(each, what), float) for each in work])
       for what in ("num_tokens_N", "lengths_N", "flops_N")
     )
-    lengths_N = np.concatenate([each.lengths_N for each in work])
-    padding = work[0]._replace(lengths_N=np.tile(lengths_N, -(-blocks.BLOCK_ROWS // len(lengths_N)))).padding()
-    model_bytes = scorers.model_bytes(scorer)
+    padding = engine.block_padding(work, blocks.BLOCK_ROWS)
+    model_bytes = model_scorers.model_bytes(scorer)
     if on_cpu:
       speed = _measured(scorer, sampled, work, accelerators.smallest_machine(None, model_bytes))
     else:

@@ -34,7 +34,7 @@ def prepare(scorer: scorers.Scorer, block: blocks.Block, reads: str) -> Any:
     return _Failed(error)
 
 
-def run(scorer: scorers.Scorer, block: blocks.Block, prepared: Any) -> tuple[blocks.Block, scorers.Scores]:
+def run(scorer: scorers.Scorer, block: blocks.Block, prepared: Any, reads: str) -> tuple[blocks.Block, scorers.Scores]:
   """A block and its scores. Documents of a text that make the scorer fail are among its bad ones then."""
   assert block.documents is not None
   try:
@@ -44,7 +44,7 @@ def run(scorer: scorers.Scorer, block: blocks.Block, prepared: Any) -> tuple[blo
   except Exception as error:
     if "text" not in block.documents.schema.names or _is_nobodys(error):
       raise
-    return _without_culprits(scorer, block, error)
+    return _without_culprits(scorer, block, error, reads)
 
 
 def _is_nobodys(error: Exception) -> bool:
@@ -53,7 +53,7 @@ def _is_nobodys(error: Exception) -> bool:
 
 
 def _without_culprits(
-  scorer: scorers.Scorer, block: blocks.Block, error: Exception
+  scorer: scorers.Scorer, block: blocks.Block, error: Exception, reads: str
 ) -> tuple[blocks.Block, scorers.Scores]:
   """The block with the documents that make the scorer fail among its bad ones, and the scores of the others.
 
@@ -69,7 +69,7 @@ def _without_culprits(
 
   def score(table: pa.Table) -> None:
     try:
-      parts.append(scorer.run(scorer.prepare(table["text"])))
+      parts.append(scorer.run(scorer.prepare(table[reads])))
       good.append(table)
       return
     except Exception as failure:

@@ -27,7 +27,7 @@ COMMANDS = {
 }
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _MODEL = (EMBED, SCORE, CURATE)
-ASK_LLM, DENSITY, RANDOM = "ask_llm", "density", "random"
+ASK_LLM, PERPLEXITY, DENSITY, RANDOM = "ask_llm", "perplexity", "density", "random"
 DOMAIN = "domain"
 
 # In the order in which --help and a console show them.
@@ -36,8 +36,17 @@ GROUPS = {
   "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
   "Store": ("scores", "name", "embedding_name", "overwrite"),
   "Scorer": (
-    *("scorer", "model", "vocabulary", "prompt_file", "yes_token", "max_input_tokens", "batch_tokens", "dtype"),
-    *("devices_per_model", "embeddings", "embedding_dtype", "accelerator", "estimate"),
+    *("scorer", "model", "vocabulary", "prompt_file", "yes_token", "objective", "mask_seed"),
+    *(
+      "max_input_tokens",
+      "batch_tokens",
+      "dtype",
+      "devices_per_model",
+      "embeddings",
+      "embedding_dtype",
+      "accelerator",
+      "estimate",
+    ),
   ),
   "Density": (
     *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
@@ -64,8 +73,8 @@ class Flag:
   type: Any = str
   default: Any = None
   choices: tuple[str, ...] | None = None
-  scorer: str | None = None
-  """The only scorer that it means anything to; None: all."""
+  scorers: tuple[str, ...] = ()
+  """Those that it means anything to; none: all."""
   required: tuple[str, ...] = ()
   """The commands that cannot do without it."""
   pattern: str | None = None
@@ -119,7 +128,7 @@ FLAGS = (
     required=(EMBED, SCORE, CURATE, EXPLAIN),
     pattern=_BUCKET,
   ),
-  Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, DENSITY)),
+  Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, PERPLEXITY, DENSITY)),
   Flag(
     "name",
     _READING,
@@ -131,31 +140,53 @@ FLAGS = (
   Flag(
     "model",
     _MODEL,
-    "the rater, or the Sentence-T5 that embeds: a Hugging Face folder, local or gs://, or a name on the hub, with "
-    "@REVISION if need be; or a rater's checkpoint_N folder of T5X",
+    "the rater, the T5 of a perplexity, or the Sentence-T5 that embeds: a Hugging Face folder, local or gs://, or a "
+    "name on the hub, with @REVISION if need be; or, but for what embeds, a checkpoint_N folder of T5X",
     pattern=r"gs://.+|[\w.-]+(/[\w.-]+)?(@[\w./-]+)?",
   ),
   Flag(
     "vocabulary",
     _SCORING,
-    "the rater's SentencePiece file, local or gs://, which T5X keeps elsewhere (default: spiece.model in the model's "
+    "the model's SentencePiece file, local or gs://, which T5X keeps elsewhere (default: spiece.model in the model's "
     "folder)",
-    scorer=ASK_LLM,
+    scorers=(ASK_LLM, PERPLEXITY),
     pattern=_BUCKET,
   ),
   Flag(
     "prompt_file",
     _SCORING,
     "a text file, local or gs://, with one {document}, in place of the paper's prompt",
-    scorer=ASK_LLM,
+    scorers=(ASK_LLM,),
     pattern=_BUCKET,
   ),
-  Flag("yes_token", _SCORING, "the answer whose probability is the score: one piece", default="yes", scorer=ASK_LLM),
+  Flag(
+    "yes_token",
+    _SCORING,
+    "the answer whose probability is the score: one piece",
+    default="yes",
+    scorers=(ASK_LLM,),
+  ),
+  Flag(
+    "objective",
+    _SCORING,
+    "what the T5 was pre-trained to predict: spans that are taken out of a text (15% of it), or how a text goes on",
+    default="span_corruption",
+    choices=("span_corruption", "prefix_lm"),
+    scorers=(PERPLEXITY,),
+  ),
+  Flag(
+    "mask_seed",
+    _SCORING,
+    "draws the spans, or where a prefix ends, of every document",
+    type=int,
+    default=0,
+    scorers=(PERPLEXITY,),
+  ),
   Flag(
     "max_input_tokens",
     _MODEL,
-    "tokens of the whole prompt (default: 512), of which only the document is cut, or of a text to embed (default: the "
-    "model's own)",
+    "tokens of the whole prompt (default: 512), of which only the document is cut; of the inputs that a perplexity "
+    "cuts documents into (default: 512); or of a text to embed (default: the model's own)",
     type=int,
   ),
   Flag("batch_tokens", _MODEL, "tokens per batch; fewer need less memory (default: by device)", type=int),
@@ -189,14 +220,14 @@ FLAGS = (
     _MODEL,
     "in place of --model, embeddings made elsewhere: a glob of .npy or .parquet files, one for each shard of the input "
     "in the order of their names, with a row for each record",
-    scorer=DENSITY,
+    scorers=(DENSITY,),
     pattern=_BUCKET,
   ),
   Flag(
     "embedding_name",
     _SCORING,
     "the name of the store of embeddings (default: embeddings_MODEL)",
-    scorer=DENSITY,
+    scorers=(DENSITY,),
     pattern=r"\w+",
   ),
   Flag(
@@ -205,7 +236,7 @@ FLAGS = (
     "how embeddings are kept",
     default="float16",
     choices=("float16", "float32"),
-    scorer=DENSITY,
+    scorers=(DENSITY,),
   ),
   Flag(
     "kernel",
@@ -213,25 +244,25 @@ FLAGS = (
     "what a document's neighbours weigh: by L2 or L1 distance, or by angle",
     default="l2",
     choices=("l2", "l1", "angular"),
-    scorer=DENSITY,
+    scorers=(DENSITY,),
   ),
-  Flag("bandwidth", _SCORING, "the kernel's width (default: chosen from the data)", type=float, scorer=DENSITY),
+  Flag("bandwidth", _SCORING, "the kernel's width (default: chosen from the data)", type=float, scorers=(DENSITY,)),
   Flag(
     "hashes",
     _SCORING,
     "hashes that a row of the sketch joins; more tell near from far better, and take longer (default: chosen)",
     type=int,
-    scorer=DENSITY,
+    scorers=(DENSITY,),
   ),
-  Flag("sketch_rows", _SCORING, "rows of the sketch, R", type=int, default=1000, scorer=DENSITY),
-  Flag("sketch_counters", _SCORING, "counters of a row, B", type=int, default=20_000, scorer=DENSITY),
-  Flag("sketch_seed", _SCORING, "draws the sketch's hashes", type=int, default=0, scorer=DENSITY),
+  Flag("sketch_rows", _SCORING, "rows of the sketch, R", type=int, default=1000, scorers=(DENSITY,)),
+  Flag("sketch_counters", _SCORING, "counters of a row, B", type=int, default=20_000, scorers=(DENSITY,)),
+  Flag("sketch_seed", _SCORING, "draws the sketch's hashes", type=int, default=0, scorers=(DENSITY,)),
   Flag(
     "correct_collisions",
     _SCORING,
     "take the documents that share a counter by chance off the density, down to 1",
     type=bool,
-    scorer=DENSITY,
+    scorers=(DENSITY,),
   ),
   Flag("text_field", _READING, "the field that holds the text", default="text"),
   Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
@@ -249,7 +280,7 @@ FLAGS = (
     "sampler",
     _SAMPLING,
     "whose scores select (winnow curate: the scorer)",
-    choices=(ASK_LLM, DENSITY, RANDOM),
+    choices=(ASK_LLM, PERPLEXITY, DENSITY, RANDOM),
     required=(SAMPLE,),
   ),
   Flag(
@@ -330,8 +361,9 @@ def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[s
   scorer = getattr(namespace, "scorer", None)
   for flag in FLAGS:
     given = command in flag.commands and flag.is_given(getattr(namespace, flag.name))
-    if given and scorer is not None and flag.scorer not in (None, scorer):
-      raise WinnowError(f"--{flag.name} is for --scorer={flag.scorer}, and this is --scorer={scorer}; leave it out")
+    if given and scorer is not None and flag.scorers and scorer not in flag.scorers:
+      wanted = " or ".join(flag.scorers)
+      raise WinnowError(f"--{flag.name} is for --scorer={wanted}, and this is --scorer={scorer}; leave it out")
   require(namespace, *(flag.name for flag in FLAGS if command in flag.required))
   return namespace, others
 

@@ -18,6 +18,7 @@ from pipelines import (
   inputs,
   launch,
   manifests,
+  model_scorers,
   models,
   object_stores,
   options,
@@ -94,12 +95,12 @@ def plan_scoring(
   request = {"format": stores.FORMAT, **scorer.request(), **corpus.request()}
   store = stores.ScoreStore.of(folder, request)
   hints: dict[str, str] = {}
-  if isinstance(scorer, scorers.AskLlm | scorers.SentenceT5):
-    hints = launcher.fit_workers(scorers.model_bytes(scorer))
+  if isinstance(scorer, model_scorers.OfModel):
+    hints = launcher.fit_workers(model_scorers.model_bytes(scorer))
   config = scoring.ScoringConfig(
     store,
     scorer,
-    source or corpus.texts,
+    source or (scorer.source(corpus.texts) if isinstance(scorer, model_scorers.Perplexity) else corpus.texts),
     namespace.max_bad_fraction,
     resource_hints=hints,
     accelerator=getattr(namespace, "accelerator", None),
@@ -132,28 +133,31 @@ def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) 
   return corpus.identified()
 
 
-def ask_llm(namespace: argparse.Namespace) -> scorers.AskLlm:
+def of_model(namespace: argparse.Namespace) -> model_scorers.AskLlm | model_scorers.Perplexity:
+  """The scorer that runs --model over the texts."""
   options.require(namespace, "model")
-  return scorers.AskLlm(
+  common: dict[str, Any] = {
+    "model": namespace.model,
+    "max_input_tokens": 512 if namespace.max_input_tokens is None else namespace.max_input_tokens,
+    "batch_tokens": namespace.batch_tokens,
+    "dtype": namespace.dtype,
+    "devices_per_model": namespace.devices_per_model,
+    "vocabulary": namespace.vocabulary,
+  }
+  if namespace.scorer == options.PERPLEXITY:
+    return model_scorers.Perplexity(objective=namespace.objective, mask_seed=namespace.mask_seed, **common)
+  template = options.read_prompt(namespace.prompt_file)
+  return model_scorers.AskLlm(template=template, yes_token=namespace.yes_token, **common)
+
+
+def sentence_t5(namespace: argparse.Namespace) -> model_scorers.SentenceT5:
+  return model_scorers.SentenceT5(
     model=namespace.model,
-    template=options.read_prompt(namespace.prompt_file),
-    yes_token=namespace.yes_token,
-    max_input_tokens=512 if namespace.max_input_tokens is None else namespace.max_input_tokens,
+    embedding_dtype=namespace.embedding_dtype,
+    max_input_tokens=namespace.max_input_tokens,
     batch_tokens=namespace.batch_tokens,
     dtype=namespace.dtype,
     devices_per_model=namespace.devices_per_model,
-    vocabulary=namespace.vocabulary,
-  )
-
-
-def sentence_t5(namespace: argparse.Namespace) -> scorers.SentenceT5:
-  return scorers.SentenceT5(
-    namespace.model,
-    namespace.embedding_dtype,
-    namespace.max_input_tokens,
-    namespace.batch_tokens,
-    namespace.dtype,
-    namespace.devices_per_model,
   )
 
 
@@ -161,10 +165,11 @@ def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher,
   """The job of a scoring command, in the store that its flags name."""
   if namespace.scorer == options.DENSITY:
     return _plan_density(namespace, launcher, spare=spare)
-  scorer = ask_llm(namespace)
+  scorer = of_model(namespace)
   _check_devices(namespace, launcher)
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
-  return plan_scoring(namespace, launcher, scorer, _store_folder(namespace, "name", name), spare=spare)
+  folder = _store_folder(namespace, "name", name)
+  return plan_scoring(namespace, launcher, scorer, folder, spare=spare)
 
 
 def plan_embedding(
@@ -174,7 +179,7 @@ def plan_embedding(
   if (namespace.model is None) == (namespace.embeddings is None):
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   corpus = identified_corpus(namespace, launcher)
-  scorer: scorers.SentenceT5 | scorers.MadeElsewhere
+  scorer: model_scorers.SentenceT5 | scorers.MadeElsewhere
   source: sources.Source = corpus.texts
   if namespace.embeddings is not None:
     for name in ("max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):

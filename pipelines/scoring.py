@@ -153,7 +153,7 @@ def _score_prepared(
         yield BlockCounts(block.index, block.num_rows)
         continue
       started = time.monotonic()
-      block, scores = failing.run(loaded.scorer, block, ready)
+      block, scores = failing.run(loaded.scorer, block, ready, config.scorer.reads)
       milliseconds = round(1000 * (time.monotonic() - started))
       if written is not None:
         yield written.result()

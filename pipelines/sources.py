@@ -1,4 +1,5 @@
-"""Where a scorer's blocks come from: the texts of a corpus, embeddings that were made elsewhere, or a store of them.
+"""Where a scorer's blocks come from: the texts of a corpus, maybe with their keys, embeddings that were made elsewhere,
+or a store of them.
 
 A source reads one shard as blocks (`blocks.Block`) whose `documents` have the columns that scorers ask for. Borders of
 blocks and bad rows are those of the corpus in each of them. Embeddings are a column of fixed-size binary values, which
@@ -14,8 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation import hashing
 from curation.errors import WinnowError
 from pipelines import block_files, blocks, embedding_files, readers, storage, stores
+
+KEYED_TEXT = "keyed_text"
 
 
 def embedding_column(embeddings_ND: np.ndarray) -> pa.Array:
@@ -60,6 +64,31 @@ class Texts:
   def refuse_changed(self, shard: blocks.Shard) -> None:
     """Raises ChangedError unless the shard is what it was at launch."""
     _refuse_changed(shard.path, shard.checksum)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyedTexts:
+  """The same documents with a column `KEYED_TEXT` of structs, the `text` and its `key`: a hash of seed and identity."""
+
+  may_change: ClassVar[bool] = True
+  texts: Texts
+  purpose: str
+  seed: int
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    for block in self.texts.read(shard, want):
+      if block.documents is None:
+        yield block
+        continue
+      rows_N = block.documents["row"].to_numpy()
+      keys_N = hashing.hash_documents(self.purpose, self.seed, shard.name, rows_N)
+      texts = block.documents["text"].combine_chunks()
+      keyed = pa.StructArray.from_arrays([texts, pa.array(keys_N)], ["text", "key"])  # holds the texts, no copy
+      yield dataclasses.replace(block, documents=block.documents.append_column(KEYED_TEXT, keyed))
+
+  def refuse_changed(self, shard: blocks.Shard) -> None:
+    """Raises ChangedError unless the shard is what it was at launch."""
+    self.texts.refuse_changed(shard)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,4 +180,4 @@ def _refuse_changed(path: str, at_launch: str) -> None:
   )
 
 
-Source = Texts | TextsWithEmbeddings | StoredEmbeddings
+Source = Texts | KeyedTexts | TextsWithEmbeddings | StoredEmbeddings

@@ -9,7 +9,7 @@ import corpora
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import models, scorers
+from pipelines import model_scorers, models
 
 COMMITS = ("a" * 40, "b" * 40)
 
@@ -53,7 +53,9 @@ def test_a_store_is_named_by_the_model_without_its_revision(tmp_path):
 def test_a_worker_refuses_another_model_than_the_launchers(tmp_path):
   """Kills the mutant that loads whatever a worker's machine has under the path."""
   folder = pathlib.Path(corpora.write_model(tmp_path / "rater"))
-  scorer = scorers.AskLlm(str(folder), corpora.PROMPT, "yes", 32).checked()
+  scorer = model_scorers.AskLlm(
+    model=str(folder), template=corpora.PROMPT, yes_token="yes", max_input_tokens=32
+  ).checked()
   scorer.load()
   weights = bytearray((folder / "model.safetensors").read_bytes())
   weights[-1] ^= 1

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from curation.errors import WinnowError
-from pipelines import main, scorers, scoring, sealing, sources, stores, stripes
+from pipelines import main, model_scorers, scorers, scoring, sealing, sources, stores, stripes
 from pipelines.blocks import Fields, Shard
 
 
@@ -86,8 +86,8 @@ class Touchy:
 
 def scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks):
   (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-  load = scorers.AskLlm.load
-  monkeypatch.setattr(scorers.AskLlm, "load", lambda self: Touchy(load(self), breaks))
+  load = model_scorers.AskLlm.load
+  monkeypatch.setattr(model_scorers.AskLlm, "load", lambda self: Touchy(load(self), breaks))
   command = ["score", f"--input={tmp_path}/a.jsonl", "--name=a", f"--scores={tmp_path}/scores", "--block_rows=100"]
   command += [f"--model={place}/model", f"--prompt_file={place}/prompt.txt", "--max_input_tokens=48"]
   return main.main([*command, "--max_bad_fraction=1", "--direct_num_workers=1"])
@@ -148,7 +148,9 @@ def test_figures_are_beam_metrics(place, tmp_path):
   texts = corpora.sentences(50, 6)
   path = tmp_path / "a.jsonl"
   path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-  scorer = scorers.AskLlm(str(place / "model"), corpora.PROMPT, "yes", 48).checked()
+  scorer = model_scorers.AskLlm(
+    model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48
+  ).checked()
   shard = Shard("a.jsonl", str(path), "jsonl", "", path.stat().st_size)
   config = scoring.ScoringConfig(
     stores.ScoreStore.of(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0
@@ -172,7 +174,9 @@ def test_a_worker_without_the_accelerator_that_was_asked_for_scores_nothing(plac
   """Kills the mutant that scores a corpus on CPUs at a GPU's price, and binds the store to them."""
   (tmp_path / "a.jsonl").write_text('{"text": "the river"}\n')
   shard = Shard("a.jsonl", str(tmp_path / "a.jsonl"), "jsonl", "", 24)
-  scorer = scorers.AskLlm(str(place / "model"), corpora.PROMPT, "yes", 48).checked()
+  scorer = model_scorers.AskLlm(
+    model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48
+  ).checked()
   store = stores.ScoreStore.of(str(tmp_path / "store"), {})
   config = scoring.ScoringConfig(store, scorer, sources.Texts(Fields(), 20), 0.0, accelerator="nvidia-l4")
   with pytest.raises(WinnowError, match="--accelerator=nvidia-l4 was asked for, and JAX finds a CPU alone on"):

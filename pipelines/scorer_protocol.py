@@ -1,0 +1,23 @@
+"""What the rest of the pipelines knows of a loaded scorer, and of what it gives."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+
+class Scores(NamedTuple):
+  """One block's results, in its documents' order. `num_tokens` is None where the scorer counts no tokens."""
+
+  scores: np.ndarray
+  """float32 [N]; of what embeds, embeddings [N, D] in the dtype that they are kept in."""
+  num_tokens: np.ndarray | None
+  useful_tokens: int
+  computed_tokens: int
+
+
+class Scorer(Protocol):
+  def describe(self) -> dict[str, Any]: ...
+  def warm_up(self) -> None: ...
+  def prepare(self, column: pa.ChunkedArray) -> Any: ...
+  def run(self, prepared: Any) -> Any: ...
