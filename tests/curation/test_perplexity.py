@@ -278,21 +278,21 @@ def test_work_is_that_of_the_scorer(scorer, checkpoint):
   assert (work.num_tokens_N == prepared.num_tokens_N).all()
 
 
-def test_operations_are_those_of_the_model(tmp_path):
+@pytest.mark.parametrize(("length", "target"), [(128, 8), (8, 64)])
+def test_operations_are_those_of_the_model(tmp_path, length, target):
   """Counted by XLA, with norms and softmax, for one layer and one head, as it counts the body of a loop once.
 
   Kills the mutants: keys and values of the cross-attention left out; logits of one step alone.
   """
-  folder = tiny_t5.make_checkpoint(tmp_path, num_layers=1, d_model=128, d_kv=128, d_ff=256, num_heads=1)
+  folder = tiny_t5.make_checkpoint(tmp_path, num_layers=1, d_model=256, d_kv=256, d_ff=64, num_heads=1)
   checkpoint = checkpoints.load_checkpoint(folder, "float32")
-  length, target = 64, 48
   ids, targets = np.ones((1, length), np.int32), np.ones((1, target), np.int32)
   compiled = perplexity.negative_log_likelihood.lower(
     checkpoint.params, ids, np.full(1, length), targets, np.full(1, target), config=checkpoint.config
   ).compile()
   counted = compiled.cost_analysis()["flops"]
   ours = perplexity.useful_flops(checkpoint.config, np.array([length]), np.array([target])).sum()
-  assert 0.85 * counted < ours < 1.05 * counted
+  assert 0.92 * counted < ours < 1.05 * counted
 
 
 def test_memory_does_not_grow_faster_than_the_document(checkpoint):
