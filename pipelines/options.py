@@ -14,7 +14,7 @@ from curation.errors import WinnowError
 from pipelines import accelerators, formats, storage
 
 EMBED, SCORE, SAMPLE, CURATE, DEMO = "embed", "score", "sample", "curate", "demo"
-STATUS, VERIFY, EXPLAIN = "status", "verify", "explain"
+STATUS, VERIFY, EXPLAIN, REPORT = "status", "verify", "explain", "report"
 COMMANDS = {
   EMBED: "embed every document of a corpus once, for the samplers that look at coverage",
   SCORE: "score every document of a corpus once, into a score store",
@@ -23,6 +23,7 @@ COMMANDS = {
   STATUS: "what of a score store is there, what is missing, and how long it will take, from the store alone",
   VERIFY: "recompute all that can be of an output, and say the first thing that is not so",
   EXPLAIN: "a document's scores, where they stand among all, and why it was selected or not",
+  REPORT: "one page about a corpus's scores and the outputs drawn by them: charts, examples, figures as CSV",
   DEMO: "a whole run on this machine's own documents: no arguments, no network",
 }
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
@@ -33,6 +34,7 @@ DOMAIN = "domain"
 # In the order in which --help and a console show them.
 GROUPS = {
   "What to look at": ("folder", "document"),
+  "Report": ("report",),
   "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
   "Store": ("scores", "name", "embedding_name", "overwrite"),
   "Scorer": (
@@ -113,19 +115,25 @@ FLAGS = (
   Flag("folder", (STATUS, VERIFY), "a score store or a folder of them (status), an output (verify)", positional=True),
   Flag("document", (EXPLAIN,), "SHARD#ROW, as an output's `source` has it", positional=True),
   Flag(
+    "report",
+    (REPORT,),
+    "the folder that gets the page, report.html, and its tables as CSV files",
+    required=(REPORT,),
+  ),
+  Flag(
     "input",
-    (*_READING, VERIFY),
+    (*_READING, VERIFY, REPORT),
     "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
     "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION; "
-    "winnow sample and verify take it from the store where it is not given",
+    "winnow sample, verify and report take it from the store where it is not given",
     required=(EMBED, SCORE, CURATE),
     pattern=r"(gs://|s3://|hf://datasets/|tfds:).+",
   ),
   Flag(
     "scores",
-    (*_READING, VERIFY, EXPLAIN),
+    (*_READING, VERIFY, EXPLAIN, REPORT),
     "the folder of score stores (winnow verify: where they are now, if they moved)",
-    required=(EMBED, SCORE, CURATE, EXPLAIN),
+    required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT),
     pattern=_BUCKET,
   ),
   Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, PERPLEXITY, DENSITY)),
@@ -267,7 +275,7 @@ FLAGS = (
   Flag("text_field", _READING, "the field that holds the text", default="text"),
   Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", _READING, "the field that holds the timestamp; may be absent", default="timestamp"),
-  Flag("tfds_data_dir", (*_READING, VERIFY), "where TFDS keeps its datasets", pattern=_BUCKET),
+  Flag("tfds_data_dir", (*_READING, VERIFY, REPORT), "where TFDS keeps its datasets", pattern=_BUCKET),
   Flag("block_rows", _READING, "rows per block: what a resumed run may lose", type=int, default=4096),
   Flag(
     "max_bad_fraction",
@@ -310,9 +318,21 @@ FLAGS = (
   ),
   Flag("group_rate", _SAMPLING, "the share of each group's documents that can be selected", pattern=_RATE),
   Flag("group_max", _SAMPLING, "the number of each group's documents that can be selected", type=int),
-  Flag("seed", _SAMPLING, "settles ties, random samples and the order of the output", type=int, default=0),
+  Flag(
+    "seed",
+    (*_SAMPLING, REPORT),
+    "settles ties, random samples and the order of the output (winnow report: which documents it looks at)",
+    type=int,
+    default=0,
+  ),
   Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each, 1,024 at most)", type=int),
-  Flag("output", (SAMPLE, CURATE, EXPLAIN, DEMO), "the output folder", required=(SAMPLE, CURATE), pattern=_BUCKET),
+  Flag(
+    "output",
+    (SAMPLE, CURATE, EXPLAIN, REPORT, DEMO),
+    "the output folder (winnow report: one or several, with commas between them, or a glob)",
+    required=(SAMPLE, CURATE),
+    pattern=_BUCKET,
+  ),
   Flag(
     "rejected",
     _SAMPLING,
@@ -328,7 +348,7 @@ FLAGS = (
   ),
   Flag(
     "overwrite",
-    _READING,
+    (*_READING, REPORT),
     "start over: what is there of another request goes, and all of it if it is complete",
     type=bool,
   ),

@@ -50,9 +50,19 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
     )
   paths = {
     flag: getattr(namespace, flag, None)
-    for flag in ("input", "tfds_data_dir", "scores", "output", "rejected", "model", "vocabulary", "embeddings")
+    for flag in (
+      "input",
+      "tfds_data_dir",
+      "scores",
+      "output",
+      "rejected",
+      "report",
+      "model",
+      "vocabulary",
+      "embeddings",
+    )
   }
-  for flag in ("scores", "output", "rejected"):
+  for flag in ("scores", "output", "rejected", "report"):
     if (paths[flag] or "").startswith(object_stores.HUB):
       raise WinnowError(f"--{flag}={paths[flag]}: hf:// can be read only; give a folder, or a gs:// one")
   if (paths["input"] or "").startswith(readers.TFDS_PREFIX):

@@ -80,6 +80,14 @@ def test_sketches_merge_as_the_page_says(tmp_path, monkeypatch):
   np.testing.assert_array_equal(merged.counts_RB, whole.counts_RB)
 
 
+def test_over_scaling_is_as_the_page_on_reports_says():
+  (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs/report.md").read_text(), re.DOTALL)
+  names: dict = {}
+  exec(code, names)
+  (said,) = re.findall(r'"ask_llm_20"\): ([\d.]+)\.\.\.', code)
+  assert f"{names['found']['small', 'ask_llm_20']:.10f}".startswith(said) and names["found"]["small", "full"] == 0
+
+
 def test_the_page_on_density_names_flags_figures_and_warnings_that_exist():
   assert set(re.findall(r"--(\w+)", DENSITY_PAGE)) <= {flag.name for flag in options.FLAGS}
   points_ND = race.unit_vectors(np.random.default_rng(0).standard_normal((200, 4)))

@@ -1,0 +1,78 @@
+"""Charts as SVG that a page holds inline: drawn by matplotlib, coloured by the page's own style, told in words."""
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+# Colours that matplotlib writes and the page's style replaces, so that a chart follows light and dark.
+_INK, _FILL = "#010203", "#010204"
+_LINES = tuple(f"#0102{number:02x}" for number in range(0x10, 0x16))
+_STYLES = ("-", "--", ":", "-.")
+_VARIABLES = {_INK: "var(--ink)", _FILL: "var(--fill)"} | {c: f"var(--line-{i})" for i, c in enumerate(_LINES)}
+
+
+def legend_class(number: int) -> str:
+  """The class of the swatch of a line in a legend; 0 is the corpus."""
+  return f"line-{(number - 1) % len(_LINES)} dash-{(number - 1) // len(_LINES) % len(_STYLES)}" if number else "fill"
+
+
+def histogram(
+  edges: Sequence[float],
+  shares: Sequence[Sequence[float]],
+  *,
+  identity: str,
+  title: str,
+  description: str,
+  x_label: str,
+  is_log: bool = False,
+) -> str:
+  """Shares (0 to 1) of a corpus, filled, and of outputs, as lines, by bin: an `<svg>` with title and description.
+
+  `identity` sets the ids within it apart from those of other charts of the page. Nothing within it but numbers and
+  `x_label` is text, so that names cannot be taken for formulas.
+  """
+  from matplotlib import figure, rc_context, ticker
+
+  with rc_context({"svg.fonttype": "none", "svg.hashsalt": identity, "font.size": 9, "text.parse_math": False}):
+    drawing = figure.Figure(figsize=(5.4, 2.5), layout="constrained")
+    axes = drawing.add_subplot()
+    axes.stairs(shares[0], edges, fill=True, color=_FILL)
+    for number, of_output in enumerate(shares[1:]):
+      style = _STYLES[number // len(_LINES) % len(_STYLES)]
+      axes.stairs(of_output, edges, color=_LINES[number % len(_LINES)], linewidth=1.6, linestyle=style)
+    if is_log:
+      axes.set_xscale("log", base=2)
+      axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+    axes.set_xlabel(x_label, color=_INK)
+    axes.set_ylabel("share of documents", color=_INK)
+    axes.tick_params(colors=_INK, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_INK)
+    written = io.StringIO()
+    drawing.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+  return _inline(written.getvalue(), identity, title, description)
+
+
+def _inline(svg: str, identity: str, title: str, description: str) -> str:
+  """A whole SVG file as an element of a page: its own ids, the page's colours and fonts, a name for screen readers."""
+  svg = svg[svg.index("<svg ") :]
+  svg = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
+  svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{identity}-", svg)
+  for written, variable in _VARIABLES.items():
+    svg = svg.replace(written, variable)
+  svg = re.sub(r"font: [^;\"]*", "font: 9px system-ui, sans-serif", svg)
+  size = svg[svg.index("viewBox=") :].split('"')[1]
+  head = f'<svg viewBox="{size}" role="img" aria-labelledby="{identity}-title {identity}-desc" class="chart">'
+  words = {"title": title, "desc": description}
+  told = [f'<{tag} id="{identity}-{tag}">{html.escape(text)}</{tag}>' for tag, text in words.items()]
+  return "".join([head, *told, svg[svg.index(">") + 1 :]])
+
+
+def shares(counts: Sequence[Any], totals: Sequence[Any]) -> list[list[float]]:
+  """Counts of sets of documents by bin as shares of each set."""
+  return [[count / max(total, 1) for count in of] for of, total in zip(counts, totals, strict=True)]

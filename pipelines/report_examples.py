@@ -1,0 +1,189 @@
+"""The documents that a report shows: which ones, and what they say; those that are near-copies, and the bad ones.
+
+Texts are read from the input, of chosen rows alone, and at most 16 of its files; kept ones are read back from an output
+as well, whose first records are a random part of it. Shape suffixes: N documents of the sample, S scorers, R raters.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from curation import hashing, metrics, near_copies
+from curation.errors import WinnowError
+from pipelines import blocks, formats, inputs, launch, readers, requests, storage, stores
+from pipelines.report_passes import Sample
+from pipelines.report_sources import Output, Sources
+
+_OF_EACH = 5
+_MOST_FILES = 16
+_SHOWN_CHARACTERS = 400
+_READERS = 2
+_COPIES_AMONG = 2_000
+_COPIES_BYTES = 64 << 20
+_BAD_SHOWN = 5
+_LINE_BYTES = 64 << 10
+
+
+class Group(NamedTuple):
+  """Examples of one kind: the places of documents in the sample, in order."""
+
+  name: str
+  places: list[int]
+
+
+class Copies(NamedTuple):
+  """Of some documents of an output: how many say the same as an earlier one, and nearly the same."""
+
+  documents: int
+  exact: int
+  near: int
+
+
+class Bad(NamedTuple):
+  source: str
+  reason: str
+  text: str
+
+
+def choose(sources: Sources, sample: Sample) -> list[Group]:
+  """The groups of examples: of each output what is in it and what is not, at random; and those of the raters.
+
+  The raters' are those of the paper's Appendix E: the highest and the lowest mean percentile of all (E.1, E.2), and
+  those that the largest puts furthest above the smallest, and below it (E.3, E.4).
+  """
+  hash_N, shard_N = sample.table["hash"].to_numpy(), sample.table["shard"].to_numpy()
+  names = [shard.name for shard in sources.shards]
+  order = np.argsort([hashing.hash_documents("report", 0, name, np.zeros(1, np.int64))[0] for name in names])
+  place_N = np.flatnonzero(np.isin(shard_N, order[:_MOST_FILES]))
+
+  def first(key_N: np.ndarray, wanted_N: np.ndarray | None = None) -> list[int]:
+    """The documents with the smallest keys, ties by their hashes."""
+    among_N = place_N if wanted_N is None else place_N[wanted_N[place_N]]
+    return among_N[np.lexsort((hash_N[among_N], key_N[among_N]))[:_OF_EACH]].tolist()
+
+  groups = []
+  for output, kept_N in zip(sources.outputs, sample.kept_ON, strict=True):
+    groups.append(Group(f"in {output.name}", first(hash_N, kept_N)))
+    groups.append(Group(f"not in {output.name}", first(hash_N, ~kept_N)))
+  if sources.raters:
+    percentiles_RN = np.stack([metrics.percentiles(scores_N) for scores_N in sample.scores_SN[: len(sources.raters)]])
+    mean_N, rise_N = percentiles_RN.mean(axis=0), percentiles_RN[-1] - percentiles_RN[0]
+    groups += [Group(HIGH, first(-mean_N)), Group(LOW, first(mean_N))]
+    if len(sources.raters) > 1:
+      groups += [Group(INCREASING, first(-rise_N)), Group(DECREASING, first(rise_N))]
+  return groups
+
+
+HIGH, LOW = "all raters: high", "all raters: low"
+INCREASING, DECREASING = "higher the larger the rater", "lower the larger the rater"
+
+
+def read_texts(
+  sources: Sources, namespace: argparse.Namespace, launcher: launch.Launcher, wanted: set[tuple[str, int]]
+) -> tuple[dict[tuple[str, int], str], str]:
+  """The beginnings of the texts of documents (shard, row), and why they cannot be read, if they cannot.
+
+  Raises WinnowError where --input is given and is not what was scored.
+  """
+  store = next(iter(sources.scorers.values()))
+  rows: dict[str, list[int]] = {}
+  for name, row in sorted(wanted):
+    rows.setdefault(name, []).append(row)
+  try:
+    shards = _input_of(store, namespace, launcher, set(rows))
+    request = requests.read_json(store.request_path)
+    fields = blocks.Fields(**request["fields"])
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+      found = pool.map(lambda shard: _texts(store, shard, fields, request["block_rows"], rows[shard.name]), shards)
+      return dict(text for of_shard in found for text in of_shard), ""
+  except (WinnowError, OSError) as error:
+    if namespace.input is not None:
+      raise
+    return {}, str(error)
+
+
+def _input_of(
+  store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher, names: set[str]
+) -> list[blocks.Shard]:
+  """Some of the files that a store scored; only these are compared with what they were, which may mean to read them."""
+  where = requests.read_json(storage.join(store.folder, stores.INPUT_FILE))
+  found = inputs.find_shards(namespace.input or where["input"], namespace.tfds_data_dir or where["tfds_data_dir"])
+  launcher.refuse_local({"input": found[0].path})
+  there = inputs.identify([shard for shard in found if shard.name in names])
+  scored = {shard.name: shard.identity() for shard in store.shards() if shard.name in names}
+  if difference := requests.first_difference(scored, {shard.name: shard.identity() for shard in there}):
+    field, then, now = difference
+    raise WinnowError(f"the input is not what {store.folder} scored: {field} was {then} and is {now}; score it again")
+  return there
+
+
+def _texts(
+  store: stores.ScoreStore, shard: blocks.Shard, fields: blocks.Fields, block_rows: int, rows: list[int]
+) -> list[tuple[tuple[str, int], str]]:
+  ends = np.cumsum(stores.read_summary(store, shard).block_rows)
+  wanted = set(np.searchsorted(ends, rows, side="right").tolist())
+  found = []
+  for block in readers.read_blocks(shard, fields, block_rows=block_rows, want=wanted.__contains__):
+    if block.documents is not None:
+      table = block.documents
+      for place in np.flatnonzero(np.isin(table["row"].to_numpy(), rows)).tolist():
+        text = table["text"][place].as_py()
+        found.append(((shard.name, table["row"][place].as_py()), cut(text)))
+      if block.index == max(wanted):
+        break
+  return found
+
+
+def cut(text: str) -> str:
+  """The beginning of a text."""
+  return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+def count_copies(output: Output) -> Copies:
+  """Looks for copies among the first 2,000 documents of an output, which stand there in an order at random."""
+  texts: list[str] = []
+  with contextlib.closing(_kept_texts(output)) as kept:
+    size = 0
+    for text in kept:
+      texts.append(text)
+      size += len(text)
+      if len(texts) == _COPIES_AMONG or size >= _COPIES_BYTES:
+        break
+  return Copies(len(texts), len(texts) - len(set(texts)), int(near_copies.near_copies(texts).sum()))
+
+
+def _kept_texts(output: Output) -> Generator[str, None, None]:
+  for path in output.first_files():
+    try:
+      for table in formats.read(path, output.manifest["output_format"]):
+        yield from table["text"].to_pylist()
+    except FileNotFoundError as error:
+      raise WinnowError(f"{path} is missing: {output.folder} is not whole; run winnow verify on it") from error
+
+
+def bad_documents(store: stores.ScoreStore) -> list[Bad]:
+  """The first documents of a store's dead letters."""
+  found: list[Bad] = []
+  summary = store.summary()
+  has_bad = {shard["shard"] for shard in summary["shards"] if shard["bad"]}
+  for shard in store.shards():
+    if shard.name in has_bad and len(found) < _BAD_SHOWN:
+      path = store.dead_letter_path(shard)
+      try:
+        with storage.open_input(path) as file:
+          while len(found) < _BAD_SHOWN and (line := file.readline(_LINE_BYTES)):
+            found.append(_bad(orjson.loads(line)))
+      except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+          raise
+        raise WinnowError(f"{path} is missing or damaged ({error}); run winnow score again") from error
+  return found
+
+
+def _bad(entry: dict[str, Any]) -> Bad:
+  return Bad(f"{entry['shard']}#{entry['row']}", str(entry["reason"]), cut(str(entry["text"])))

@@ -1,0 +1,204 @@
+"""The figures of a report as tables: what its charts draw, what its page shows and its CSV files hold.
+
+Shape suffixes as in `report_passes`.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation import metrics
+from pipelines import report_examples
+from pipelines.report_passes import Counts, Questions, Sample
+from pipelines.report_sources import Sources
+
+CORPUS = "corpus"
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+_SCORE_BINS = 48
+_TAIL = 0.001
+# Half octaves from 4 to 65,536 tokens.
+_LENGTHS = np.round(2.0 ** np.arange(2, 16.5, 0.5))
+_DOMAINS_OF_EACH = 200
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Figure(NamedTuple):
+  """A table: its columns' names, and its rows of text and numbers; None is an empty cell."""
+
+  header: list[str]
+  rows: list[list[Any]]
+
+  def to_csv(self) -> bytes:
+    """UTF-8, with a comma between values; text that a spreadsheet would take for a formula has an apostrophe first."""
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(map(_cell, self.header))
+    writer.writerows(map(_cell, row) for row in self.rows)
+    return written.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> Any:
+  if isinstance(value, str):
+    return f"'{value}" if value.startswith(_FORMULA) else value
+  return value
+
+
+def ask(sources: Sources, sample: Sample, groups: Sequence[report_examples.Group]) -> Questions:
+  """What has to be counted of the whole corpus, by what a sample of it looks like."""
+  places = sorted({place for group in groups for place in group.places})
+  tails_S2 = np.quantile(sample.scores_SN, (_TAIL, 1 - _TAIL), axis=1, method="inverted_cdf").T
+  edges_SE = np.stack([metrics.bin_edges(float(low), float(high), _SCORE_BINS) for low, high in tails_S2])
+  domains = sample.table["domain"]
+  frequent = [_frequent(domains)]
+  for kept_N in sample.kept_ON:
+    frequent.append(_frequent(domains.filter(pa.array(kept_N))))
+  names = sorted(set().union(*frequent))
+  return Questions(sample.scores_SN[:, places], edges_SE, _LENGTHS, pa.array(names, pa.string()))
+
+
+def _frequent(domains: pa.ChunkedArray) -> list[str]:
+  """The most frequent domains, by their names where equally many documents are of them."""
+  counted = pc.value_counts(domains.drop_null())
+  names, counts = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+  return [name for _, name in sorted(zip((-count for count in counts), names, strict=True))[:_DOMAINS_OF_EACH]]
+
+
+def ledger(sources: Sources) -> Figure:
+  """Of each store and output: documents read = scored + bad, and what was selected of them."""
+  rows: list[list[Any]] = []
+  for name, store in sources.scorers.items():
+    summary = sources.summary(name)
+    counts = [summary[field] for field in ("read", "scored", "bad")]
+    rows.append([name, "scores", store.scorer, *counts, None, summary["num_tokens"], None])
+  for output in sources.outputs:
+    counts = [output.manifest["counts"][field] for field in ("read", "scored", "bad", "selected")]
+    tokens = output.manifest["tokens"]
+    what = f"{'not ' if output.rejected else ''}by {output.request.sampler}"
+    rows.append([output.name, "output", what, *counts, tokens["scored"], tokens["selected"]])
+  columns = ["read", "scored", "bad", "selected", "tokens scored", "tokens selected"]
+  return Figure(["name", "kind", "scorer or sampler", *columns], rows)
+
+
+def inputs_of(sources: Sources) -> Figure:
+  """The manifests' ledgers, of each input file."""
+  fields = ("read", "scored", "bad", "selected", "tokens_selected")
+  rows = [
+    [output.name, of["name"], *(of[field] for field in fields)]
+    for output in sources.outputs
+    for of in output.manifest["inputs"]
+  ]
+  return Figure(["output", "input", "read", "scored", "bad", "selected", "tokens selected"], rows)
+
+
+def tau(sources: Sources, sample: Sample) -> Figure:
+  """Kendall's tau of every two scorers over the sample; empty where a scorer's scores are all the same."""
+  matrix_SS = metrics.tau_matrix(sample.scores_SN)
+  rows = [
+    [name, *(None if np.isnan(value) else float(value) for value in of)]
+    for name, of in zip(sources.scorers, matrix_SS, strict=True)
+  ]
+  return Figure(["scorer", *sources.scorers], rows)
+
+
+def quantiles(sources: Sources, sample: Sample, counts: Counts) -> Figure:
+  """Scores at some quantiles of the sample, each the score of a document."""
+  found_QS = np.quantile(sample.scores_SN, QUANTILES, axis=1, method="inverted_cdf")
+  rows = [
+    [name, int(documents), *map(float, of)]
+    for name, documents, of in zip(sources.scorers, counts.documents_S, found_QS.T, strict=True)
+  ]
+  return Figure(["scorer", "documents", *(f"{q:.0%}" for q in QUANTILES)], rows)
+
+
+def scores(sources: Sources, questions: Questions, counts: Counts) -> Figure:
+  """How many documents of the corpus and of each output have a score in each bin."""
+  rows = []
+  for s, name in enumerate(sources.scorers):
+    edges = questions.score_edges_SE[s].tolist()
+    for b, of in enumerate(counts.scores_CSB[:, s].T.tolist()):
+      rows.append([name, edges[b], edges[b + 1], *of])
+  return Figure(["scorer", "from", "to", *_sets(sources)], rows)
+
+
+def lengths(sources: Sources, counts: Counts) -> Figure:
+  """How many documents of the corpus and of each output have so many tokens."""
+  edges = _LENGTHS.astype(int).tolist()
+  rows = [[edges[b], edges[b + 1], *of] for b, of in enumerate(counts.lengths_CB.T.tolist())]
+  return Figure(["from", "to", *_sets(sources)], rows)
+
+
+def domains(sources: Sources, questions: Questions, counts: Counts) -> Figure:
+  """Documents by domain, those first whose share of some output differs most from that of the corpus."""
+  shares_CD = counts.domains_CD / np.maximum(counts.documents_C, 1)[:, None]
+  shift_D = np.abs(shares_CD[1:] - shares_CD[0]).max(axis=0) if len(shares_CD) > 1 else shares_CD[0]
+  names = questions.domains.to_pylist()
+  order = np.lexsort((-shares_CD[0], -shift_D)).tolist()
+  rows = [[names[d], *counts.domains_CD[:, d].tolist(), *(100 * shares_CD[:, d]).tolist()] for d in order]
+  return Figure(["domain", *_sets(sources), *(f"% of {name}" for name in _sets(sources))], rows)
+
+
+def means(sources: Sources, counts: Counts) -> Figure:
+  """Documents and tokens of the corpus and of each output."""
+  rows = []
+  for name, documents, tokens in zip(
+    _sets(sources), counts.documents_C.tolist(), counts.tokens_C.tolist(), strict=True
+  ):
+    counted = sources.counting is not None
+    rows.append([name, documents, *([tokens, tokens / max(documents, 1)] if counted else [None, None])])
+  return Figure(["documents of", "documents", "tokens", "tokens a document"], rows)
+
+
+def examples(
+  sources: Sources,
+  sample: Sample,
+  groups: Sequence[report_examples.Group],
+  counts: Counts,
+  texts: dict[tuple[str, int], str],
+) -> Figure:
+  """Documents that were chosen, their percentile under every scorer among the whole corpus, and what they say."""
+  places = sorted({place for group in groups for place in group.places})
+  percentiles_SQ = np.stack(
+    [metrics.to_percentiles(of, int(total)) for of, total in zip(counts.ranks_S2Q, counts.documents_S, strict=True)]
+  )
+  found = dict(zip(places, percentiles_SQ.T.tolist(), strict=True))
+  rows = []
+  for group in groups:
+    for place in group.places:
+      shard, row = identity(sources, sample, place)
+      rows.append([group.name, f"{shard}#{row}", *found[place], texts.get((shard, row))])
+  return Figure(["group", "source", *(f"percentile by {name}" for name in sources.scorers), "text"], rows)
+
+
+def identity(sources: Sources, sample: Sample, place: int) -> tuple[str, int]:
+  """The shard and the row of a document of the sample."""
+  return sources.shards[sample.table["shard"][place].as_py()].name, sample.table["row"][place].as_py()
+
+
+def copies(sources: Sources) -> Figure:
+  rows: list[list[Any]] = []
+  for output in sources.outputs:
+    found = report_examples.count_copies(output)
+    rows.append([output.name, *found])
+  return Figure(["output", "documents looked at", "exact copies of others", "near-copies, with these"], rows)
+
+
+def dead_letters(sources: Sources) -> Figure:
+  rows: list[list[Any]] = []
+  for name, store in sources.scorers.items():
+    reasons = store.summary()["reasons"]
+    rows += [[name, reason, count] for reason, count in sorted(reasons.items())]
+  return Figure(["scorer", "reason", "documents"], rows)
+
+
+def bad(sources: Sources) -> Figure:
+  store = next(iter(sources.scorers.values()))
+  return Figure(["source", "reason", "text"], [list(of) for of in report_examples.bad_documents(store)])
+
+
+def _sets(sources: Sources) -> list[str]:
+  return [CORPUS, *(output.name for output in sources.outputs)]

@@ -1,0 +1,253 @@
+"""The two passes of a report over its stores: draw a sample of the documents, then count all of them.
+
+Stores of one corpus are read side by side, window after window of the rows of a shard, so that memory is that of a few
+windows and of the sample. Each shard gives a part; parts are joined, or added up.
+
+Shape suffixes: N documents of a window or of the sample, S scorers, O outputs, C = 1 + O: the corpus, then the outputs;
+B bins, D domains, Q scores that are asked for.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import math
+import operator
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation import hashing, metrics
+from curation.errors import WinnowError
+from pipelines import blocks, ranks, stores
+from pipelines.report_sources import Sources
+
+SAMPLE_DOCUMENTS = 500_000  # as the paper's Figure 7 has it
+_WINDOW_ROWS = 1 << 17
+_READERS = min(4, os.cpu_count() or 1)
+_EMPTY = pa.schema([stores.ROW, stores.SCORE_FIELD, stores.NUM_TOKENS, stores.DOMAIN]).empty_table()
+
+
+class Sample(NamedTuple):
+  """Documents that all stores have scores of, in the order of shards and rows; a random part of them, or all.
+
+  `table`: hash uint64 (small ones first is an order at random), shard int32 (its number), row int64, domain string.
+  `scores_SN`: float32, of the scorers. `kept_ON`: bool, which documents each output holds.
+  """
+
+  table: pa.Table
+  scores_SN: np.ndarray
+  kept_ON: np.ndarray
+
+
+class Questions(NamedTuple):
+  """What is counted: the ranks of scores (float32 [S, Q]), scores and lengths in bins, and domains (string [D])."""
+
+  queries_SQ: np.ndarray
+  score_edges_SE: np.ndarray
+  length_edges_E: np.ndarray
+  domains: pa.Array
+
+
+class Counts(NamedTuple):
+  """Counts of documents, int64, which add up over shards; `tokens_C` are tokens. Without token counts lengths are 0."""
+
+  documents_S: np.ndarray
+  ranks_S2Q: np.ndarray
+  documents_C: np.ndarray
+  scores_CSB: np.ndarray
+  lengths_CB: np.ndarray
+  tokens_C: np.ndarray
+  domains_CD: np.ndarray
+
+  def add(self, other: "Counts") -> "Counts":
+    return Counts(*map(operator.add, self, other))
+
+
+def draw_sample(sources: Sources, seed: int, most: int = SAMPLE_DOCUMENTS) -> Sample:
+  """The `most` documents with the smallest hashes, or a few less where stores disagree about which are bad."""
+  scored = min(sources.summary(name)["scored"] for name in sources.scorers)
+  # Enough to have `most` among them but for once in a billion, and no more than that in memory.
+  share = (most + 6 * math.sqrt(most)) / max(scored, 1)
+  cutoff = None if share >= 1 else int(share * 2**64)
+  parts = _of_each_shard(sources, lambda number, shard: _sample_shard(sources, number, shard, seed, cutoff))
+  tables = [table for part in parts for table in part if len(table)]
+  if not tables:
+    raise WinnowError(f"the stores {', '.join(sources.scorers)} have no document that all of them have a score of")
+  drawn = pa.concat_tables(tables)
+  hash_N = drawn["hash"].to_numpy()
+  if len(hash_N) > most:
+    drawn = drawn.filter(pa.array(hash_N <= np.partition(hash_N, most - 1)[most - 1]))
+  drawn = drawn.combine_chunks()
+  scores = [drawn[f"score{s}"].to_numpy() for s in range(len(sources.scorers))]
+  kept = [drawn[f"kept{o}"].to_numpy(zero_copy_only=False) for o in range(len(sources.outputs))]
+  kept_ON = np.stack(kept) if kept else np.zeros((0, len(drawn)), bool)
+  return Sample(drawn.select(["hash", "shard", "row", "domain"]), np.stack(scores), kept_ON)
+
+
+def count(sources: Sources, questions: Questions) -> Counts:
+  """Counts all documents of the corpus, and all of each output.
+
+  Raises WinnowError where a store's ledger does not balance with them, or an output's manifest.
+  """
+  counts = functools.reduce(
+    Counts.add, _of_each_shard(sources, lambda _, shard: _count_shard(sources, questions, shard))
+  )
+  for name, found in zip(sources.scorers, counts.documents_S.tolist(), strict=True):
+    summary = sources.summary(name)
+    if not found == summary["scored"] == summary["read"] - summary["bad"]:
+      raise WinnowError(
+        f"{sources.scorers[name].summary_path} tells of {summary['read']:,} documents read, {summary['scored']:,} "
+        f"scored and {summary['bad']:,} bad, and {found:,} have scores; run winnow score again"
+      )
+  for output, found in zip(sources.outputs, counts.documents_C[1:].tolist(), strict=True):
+    if found != output.manifest["counts"]["selected"]:
+      claimed = output.manifest["counts"]["selected"]
+      raise WinnowError(
+        f"{output.folder} holds {claimed:,} documents by its manifest.json, and {found:,} by its scores; run winnow "
+        "verify on it"
+      )
+  return counts
+
+
+def _of_each_shard(sources: Sources, work: Callable[[int, blocks.Shard], Any]) -> list[Any]:
+  shards = sources.shards
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    return list(pool.map(work, range(len(shards)), shards))
+
+
+def _windows(sources: Sources, shard: blocks.Shard) -> Iterator[list[pa.Table]]:
+  """The rows of a window of all stores: row, score, num_tokens, and of the first one domain; window after window."""
+  with contextlib.ExitStack() as stack:
+    files = [stack.enter_context(stores.ScoreFile(store, shard)) for store in sources.stores]
+    if len({file.summary.read for file in files}) > 1:
+      raise WinnowError(
+        f"the stores of {shard.name} disagree about how many rows it has; run winnow score again with --overwrite"
+      )
+    yield from map(list, zip(*(_cut(file, domains=not place) for place, file in enumerate(files)), strict=True))
+
+
+def _cut(file: stores.ScoreFile, *, domains: bool) -> Iterator[pa.Table]:
+  batches = file.batches(_WINDOW_ROWS, domains=domains)
+  schema, left = None, next(batches, None)
+  for stop in range(_WINDOW_ROWS, file.summary.read + _WINDOW_ROWS, _WINDOW_ROWS):
+    parts = []
+    while left is not None:
+      schema = left.schema
+      within = int(np.searchsorted(left["row"].to_numpy(), stop))
+      parts.append(left.slice(0, within))
+      if within < len(left):
+        left = left.slice(within)
+        break
+      left = next(batches, None)
+    yield pa.Table.from_batches(parts, schema) if parts else _EMPTY
+  if left is not None:
+    raise WinnowError(f"the scores of {file.summary.shard} have rows that it has not; run winnow verify")
+
+
+def _rows(table: pa.Table) -> np.ndarray:
+  return table["row"].to_numpy()
+
+
+def _at(table: pa.Table, rows_N: np.ndarray) -> np.ndarray:
+  """Where in a table those of the rows stand that it has: int64, ascending as the rows are."""
+  there = _rows(table)
+  place_N = np.searchsorted(there, rows_N)
+  is_there_N = place_N < len(there)
+  is_there_N[is_there_N] = there[place_N[is_there_N]] == rows_N[is_there_N]
+  return place_N[is_there_N]
+
+
+def _kept(sources: Sources, shard: blocks.Shard) -> list[Callable[[list[pa.Table]], tuple[pa.Table, np.ndarray]]]:
+  """For each output what tells its store's table from a window, and which rows of it the output holds."""
+
+  def of_output(output: Any) -> Callable[[list[pa.Table]], tuple[pa.Table, np.ndarray]]:
+    place, within = sources.stores.index(output.store), output.limits(shard)
+
+    def tell(tables: list[pa.Table]) -> tuple[pa.Table, np.ndarray]:
+      ranked = ranks.of_rows(output.request, shard.name, tables[place], within)
+      return tables[place], ranked.are_wanted(output.floor, rejected=output.rejected)
+
+    return tell
+
+  return [of_output(output) for output in sources.outputs]
+
+
+def _sample_shard(sources: Sources, number: int, shard: blocks.Shard, seed: int, cutoff: int | None) -> list[pa.Table]:
+  tellers = _kept(sources, shard)
+  found = []
+  for tables in _windows(sources, shard):
+    rows_N = _rows(tables[0])
+    hash_N = hashing.hash_documents("report", seed, shard.name, rows_N)
+    if cutoff is not None:
+      rows_N, hash_N = rows_N[hash_N < cutoff], hash_N[hash_N < cutoff]
+    for table in tables[1:]:
+      is_there_N = np.isin(rows_N, _rows(table), assume_unique=True)
+      rows_N, hash_N = rows_N[is_there_N], hash_N[is_there_N]
+    columns: dict[str, Any] = {"hash": hash_N, "shard": np.full(len(rows_N), number, np.int32), "row": rows_N}
+    columns["domain"] = tables[0]["domain"].take(pa.array(_at(tables[0], rows_N)))
+    for s, table in enumerate(tables[: len(sources.scorers)]):
+      columns[f"score{s}"] = table["score"].take(pa.array(_at(table, rows_N)))
+    for o, tell in enumerate(tellers):
+      table, kept_N = tell(tables)
+      columns[f"kept{o}"] = kept_N[_at(table, rows_N)]
+    found.append(pa.table(columns).combine_chunks())
+  return found
+
+
+def _count_shard(sources: Sources, questions: Questions, shard: blocks.Shard) -> Counts:
+  num_scorers, tellers = len(sources.scorers), _kept(sources, shard)
+  num_sets, (_, num_edges) = 1 + len(tellers), questions.score_edges_SE.shape
+  counts = Counts(
+    documents_S=np.zeros(num_scorers, np.int64),
+    ranks_S2Q=np.zeros((num_scorers, 2, questions.queries_SQ.shape[1]), np.int64),
+    documents_C=np.zeros(num_sets, np.int64),
+    scores_CSB=np.zeros((num_sets, num_scorers, num_edges - 1), np.int64),
+    lengths_CB=np.zeros((num_sets, len(questions.length_edges_E) - 1), np.int64),
+    tokens_C=np.zeros(num_sets, np.int64),
+    domains_CD=np.zeros((num_sets, len(questions.domains)), np.int64),
+  )
+  for tables in _windows(sources, shard):
+    for s, table in enumerate(tables[:num_scorers]):
+      counts.documents_S[s] += len(table)
+      counts.ranks_S2Q[s] += metrics.count_ranks(questions.queries_SQ[s], table["score"].to_numpy())
+    counts.documents_C[0] += len(tables[0])
+    _count_set(sources, questions, tables, None, _of_set(counts, 0))
+    for o, tell in enumerate(tellers):
+      table, kept_N = tell(tables)
+      counts.documents_C[1 + o] += kept_N.sum()
+      _count_set(sources, questions, tables, _rows(table)[kept_N], _of_set(counts, 1 + o))
+  return counts
+
+
+class _SetCounts(NamedTuple):
+  scores_SB: np.ndarray
+  lengths_B: np.ndarray
+  tokens: np.ndarray  # int64 [1]
+  domains_D: np.ndarray
+
+
+def _of_set(counts: Counts, c: int) -> _SetCounts:
+  return _SetCounts(counts.scores_CSB[c], counts.lengths_CB[c], counts.tokens_C[c : c + 1], counts.domains_CD[c])
+
+
+def _count_set(
+  sources: Sources, questions: Questions, tables: list[pa.Table], rows_N: np.ndarray | None, counts: _SetCounts
+) -> None:
+  """Adds the documents of a window that are in one set, all of each store where `rows_N` is None."""
+
+  def column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    return table[name] if rows_N is None else table[name].take(pa.array(_at(table, rows_N)))
+
+  for s, edges_E in enumerate(questions.score_edges_SE):
+    counts.scores_SB[s] += metrics.histogram(column(tables[s], "score").to_numpy(), edges_E)
+  if sources.counting is not None:
+    tokens_N = column(tables[sources.counting], "num_tokens").to_numpy()
+    counts.lengths_B[:] += metrics.histogram(tokens_N, questions.length_edges_E)
+    counts.tokens[:] += tokens_N.sum(dtype=np.int64)
+  names = column(tables[0], "domain")
+  index_N = pc.index_in(names, value_set=questions.domains).drop_null().to_numpy()
+  counts.domains_D[:] += np.bincount(index_N, minlength=len(questions.domains))

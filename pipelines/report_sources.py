@@ -1,0 +1,188 @@
+"""What a report is of: the complete score stores of one corpus in a folder, and outputs that were drawn from them."""
+
+import argparse
+import dataclasses
+import uuid
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from curation import selection
+from curation.errors import WinnowError
+from pipelines import (
+  blocks,
+  formats,
+  found_stores,
+  inputs,
+  launch,
+  manifests,
+  options,
+  quotas,
+  ranks,
+  requests,
+  storage,
+  stores,
+  writing,
+)
+
+
+class Output(NamedTuple):
+  """A complete output, and how the documents in it are told from the scores of the store that it was drawn from."""
+
+  name: str
+  folder: str
+  manifest: dict[str, Any]
+  request: selection.SelectionRequest
+  floor: int
+  rejected: bool
+  store: stores.ScoreStore
+  limits: ranks.Limits = ranks.unlimited
+
+  def first_files(self) -> list[str]:
+    """Its shards' paths, in order; each is a random part of it."""
+    (name, kind), count = (self.manifest[field] for field in ("dataset", "output_format")), len(self.manifest["shards"])
+    return [storage.join(self.folder, formats.file_name(name, kind, index, count)) for index in range(count)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+  """`scorers`: by name, raters first, the smallest model first. `others`: stores that outputs alone were drawn from."""
+
+  scorers: dict[str, stores.ScoreStore]
+  raters: tuple[str, ...]
+  outputs: tuple[Output, ...]
+  others: tuple[stores.ScoreStore, ...]
+  left_out: tuple[str, ...]
+
+  @property
+  def stores(self) -> list[stores.ScoreStore]:
+    """All that are read, those of `scorers` first."""
+    return [*self.scorers.values(), *self.others]
+
+  @property
+  def shards(self) -> tuple[blocks.Shard, ...]:
+    return self.stores[0].shards()
+
+  def summary(self, name: str) -> dict[str, Any]:
+    return self.scorers[name].summary()
+
+  @property
+  def counting(self) -> int | None:
+    """Which of the scorers has counted tokens; None: none has."""
+    counts = [self.summary(name)["num_tokens"] for name in self.scorers]
+    return next((place for place, count in enumerate(counts) if count is not None), None)
+
+
+def find(namespace: argparse.Namespace) -> Sources:
+  """Raises WinnowError where there is nothing to tell of, or several corpora and no output that says which."""
+  there = found_stores.find_stores(namespace.scores)
+  complete, left_out = {}, [f"{name} is of another version" for name in there.unreadable]
+  for name, store in sorted(there.stores.items()):
+    if store.keeps_blocks:
+      left_out.append(f"{name} holds embeddings")
+    elif not store.is_complete:
+      left_out.append(f"{name} is not complete")
+    else:
+      complete[name] = dataclasses.replace(store, is_mended=False)
+  outputs = _find_outputs(namespace)
+  corpora: dict[str, list[str]] = {}
+  for name, store in complete.items():
+    corpora.setdefault(_corpus(store), []).append(name)
+  wanted = {_corpus(output.store) for output in outputs} or set(corpora)
+  if len(wanted) > 1:
+    of_each = " | ".join(", ".join(names) for names in corpora.values())
+    what = "the outputs are" if outputs else f"--scores={namespace.scores} has stores"
+    raise WinnowError(
+      f"{what} of several corpora ({of_each}); name outputs of one of them, or keep each corpus's stores in a folder "
+      "of their own"
+    )
+  named = corpora.get(next(iter(wanted), ""), [])
+  if not named:
+    told = f" ({'; '.join(left_out)})" if left_out else ""
+    raise WinnowError(f"--scores={namespace.scores} has no complete store of scores{told}; run winnow score first")
+  left_out += [f"{name} is of another corpus" for name in complete if name not in named]
+  sizes = {name: _model_bytes(complete[name]) for name in named}
+  raters = sorted((name for name in named if complete[name].scorer == options.ASK_LLM), key=lambda n: (sizes[n], n))
+  scorers = {name: complete[name] for name in [*raters, *(name for name in named if name not in raters)]}
+  others = {output.store.folder: output.store for output in outputs if output.store not in scorers.values()}
+  return Sources(scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out))
+
+
+def _corpus(store: stores.ScoreStore) -> str:
+  request = requests.read_json(store.request_path)
+  return requests.fingerprint([request.get("inputs"), request.get("fields")])
+
+
+def _model_bytes(store: stores.ScoreStore) -> int:
+  """Of the files of a store's model; 0 where it has none."""
+  files = requests.field(store.request_path, "model")
+  entries = [entry for entry in files.values() if isinstance(entry, dict)] if isinstance(files, dict) else []
+  return sum(entry["bytes"] for entry in entries if type(entry.get("bytes")) is int)
+
+
+def _find_outputs(namespace: argparse.Namespace) -> list[Output]:
+  folders = []
+  for pattern in filter(None, (namespace.output or "").split(",")):
+    path = storage.join(inputs.absolute(pattern), manifests.MANIFEST_FILE)
+    # A folder may be called what would be a glob.
+    found = [path] if storage.exists(path) else [path for path, _ in storage.match(path)]
+    if not found:
+      raise WinnowError(f"--output={pattern} is no complete output of ours; give its folder, which has a manifest.json")
+    folders += [path.rpartition("/")[0] for path in found]
+  folders = list(dict.fromkeys(folders))
+  names = [storage.base_name(folder) for folder in folders]
+  return [
+    _output(folder, name if names.count(name) == 1 else folder, namespace.scores)
+    for folder, name in zip(folders, names, strict=True)
+  ]
+
+
+def _output(folder: str, name: str, scores: str) -> Output:
+  with manifests.told(folder):
+    manifest = manifests.read(folder)
+    try:
+      store = found_stores.store_of(folder, manifest, scores)
+    except WinnowError:
+      # A random sample without --scores has counted its documents into a store beside it.
+      store = found_stores.store_of(folder, manifest, None)
+    _check(manifest)
+    request = selection.SelectionRequest(**manifest["request"])
+    floor = int(manifest["threshold"]["rank"], 16)
+    return Output(name, folder, manifest, request, floor, bool(manifest["rejected"]), store)
+
+
+def _check(manifest: dict[str, Any]) -> None:
+  """Raises what `manifests.told` tells of unless the fields that a report looks at later are what they should be."""
+  if manifest["output_format"] not in formats.NAMES:
+    raise ValueError(f"the format {manifest['output_format']!r} is none")
+  for of in (manifest["counts"], *manifest["inputs"]):
+    if not all(type(of[name]) is int for name in ("read", "scored", "bad", "selected")):
+      raise ValueError("a count is no number")
+  tokens = [*(manifest["tokens"][name] for name in ("scored", "selected"))]
+  tokens += [of["tokens_selected"] for of in manifest["inputs"]]
+  if not all(count is None or type(count) is int for count in tokens):
+    raise ValueError("a count of tokens is no number")
+  if not all(isinstance(manifest[name], list) and manifest[name] for name in ("shards", "inputs", "command")):
+    raise ValueError("it has no shards, inputs or command")
+  if not all(isinstance(of["name"], str) for of in manifest["inputs"]):
+    raise ValueError("an input has no name")
+
+
+def settle_quotas(sources: Sources, launcher: launch.Launcher, work: str) -> Sources:
+  """Finds anew, by Beam passes, which documents were within the quotas of outputs that have any; files go to `work`."""
+  settled = []
+  for output in sources.outputs:
+    if output.request.group_by is not None:
+      found = quotas.Quotas(output.store, output.request, work, work, output.manifest["fingerprint"])
+
+      def define(root: Any, found: quotas.Quotas = found) -> None:
+        _ = root | "Ledger" >> beam.Create([found.store.ledger()]) | quotas.Settle(found, found.store.shards())
+
+      launcher.run(define, f"winnow-report-{uuid.uuid4().hex[:8]}")
+      output = output._replace(limits=found.within)
+    settled.append(output)
+  return dataclasses.replace(sources, outputs=tuple(settled))
+
+
+def work_folder(report: str) -> str:
+  return storage.join(report, f"{writing.WORK_FOLDER}-{uuid.uuid4().hex}")

@@ -1,0 +1,266 @@
+"""`winnow report`: its figures are those of a direct computation, and what cannot be reported is refused."""
+
+import collections
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import reported
+import scipy.stats
+from reported import OUTPUTS, ROWS, SCORERS, make, read
+from running import content, run_in
+
+from pipelines import formats, report, report_examples, report_figures, report_passes, report_sources
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> pathlib.Path:
+  place = tmp_path_factory.mktemp("report")
+  reported.build(place, OUTPUTS)
+  before = content(place)
+  assert make(place) == 0
+  after = content(place)
+  assert {name: data for name, data in after.items() if not name.startswith("page/")} == before
+  assert {name for name in after if name.startswith("page/")} == {f"page/{name}" for name in files()}
+  return place
+
+
+def files() -> list[str]:
+  return [report.PAGE, *(f"{name}.csv" for name in report.FIGURES)]
+
+
+def scores_of(place: pathlib.Path, store: str) -> dict[str, dict]:
+  tables = [pq.read_table(path).to_pylist() for path in sorted((place / f"scores/{store}/shards").glob("*.parquet"))]
+  return {f"{row['shard']}#{row['row']}": row for table in tables for row in table}
+
+
+def documents_of(place: pathlib.Path, output: str) -> set[str]:
+  manifest = json.loads((place / output / "manifest.json").read_text())
+  tables = [formats.read(str(place / output / of["file"]), manifest["output_format"]) for of in manifest["shards"]]
+  return {source for of_file in tables for table in of_file for source in table["source"].to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def sets(made) -> dict[str, set[str]]:
+  """The documents of the corpus and of each output, read back from its files."""
+  return {"corpus": set(scores_of(made, "small"))} | {name: documents_of(made, name) for name in OUTPUTS}
+
+
+def test_the_ledger_is_that_of_stores_and_manifests(made, sets):
+  rows = {row["name"]: row for row in read(made, "ledger")}
+  assert list(rows) == [*SCORERS, *OUTPUTS]
+  for name in rows:
+    assert int(rows[name]["read"]) == sum(ROWS) == int(rows[name]["scored"]) + int(rows[name]["bad"])
+    assert int(rows[name]["bad"]) == len(ROWS)
+  assert {name: int(rows[name]["selected"]) for name in OUTPUTS} == {name: len(sets[name]) for name in OUTPUTS}
+  by_input = read(made, "inputs")
+  assert len(by_input) == len(OUTPUTS) * len(ROWS)
+  assert sum(int(row["selected"]) for row in by_input if row["output"] == "few") == len(sets["few"])
+
+
+def test_histograms_count_every_document_of_the_corpus_and_of_each_output(made, sets):
+  """Against the outputs' own files. Kills the mutants: an output's documents by another one's threshold or without its
+  quotas; the rejected of an output of rejected ones; rows of one store looked up in another."""
+  rows = read(made, "scores")
+  for scorer in SCORERS:
+    found = scores_of(made, scorer)
+    of_scorer = [row for row in rows if row["scorer"] == scorer]
+    edges = np.array([float(row["from"]) for row in of_scorer] + [float(of_scorer[-1]["to"])])
+    for name, documents in sets.items():
+      values = np.clip([found[source]["score"] for source in documents], edges[0], edges[-1])
+      assert [int(row[name]) for row in of_scorer] == np.histogram(values, edges)[0].tolist()
+
+
+def test_tau_is_scipys_of_all_documents(made):
+  """Kills the mutants: scorers in an order other than their names; scores of stores joined by place and not by row."""
+  columns = {name: scores_of(made, name) for name in SCORERS}
+  common = sorted(set.intersection(*map(set, columns.values())))
+  rows = read(made, "tau")
+  assert [row["scorer"] for row in rows] == SCORERS  # raters first, the smaller one first
+  for row in rows:
+    for other in SCORERS:
+      values = [[columns[name][source]["score"] for source in common] for name in (row["scorer"], other)]
+      assert float(row[other]) == pytest.approx(float(scipy.stats.kendalltau(*values).statistic), abs=1e-12)
+
+
+def test_examples_are_what_their_groups_say(made, sets):
+  """Kills the mutants: percentiles within the examples; kept and rejected swapped; a mean that forgets a rater; the
+  smallest rater taken for the largest; texts of other rows."""
+  texts = {}
+  for shard in range(len(ROWS)):
+    for row, line in enumerate((made / f"corpus/part-{shard}.jsonl").read_text().splitlines()):
+      if not line.endswith("<script>"):
+        texts[f"part-{shard}.jsonl#{row}"] = json.loads(line)["text"]
+  columns = {name: scores_of(made, name) for name in SCORERS}
+  percentile = {}
+  for name, found in columns.items():
+    everything = [document["score"] for document in found.values()]
+    percentile[name] = {
+      source: scipy.stats.percentileofscore(everything, document["score"], "mean") for source, document in found.items()
+    }
+  groups = collections.defaultdict(list)
+  for row in read(made, "examples"):
+    groups[row["group"]].append(row["source"])
+    for name in SCORERS:
+      assert float(row[f"percentile by {name}"]) == pytest.approx(percentile[name][row["source"]])
+    assert row["text"].removeprefix("'") == report_examples.cut(texts[row["source"]])
+  for name in OUTPUTS:
+    assert len(groups[f"in {name}"]) == len(groups[f"not in {name}"]) == 5
+    assert set(groups[f"in {name}"]) <= sets[name] and not set(groups[f"not in {name}"]) & sets[name]
+  mean = {s: percentile["small"][s] + percentile["large"][s] for s in sets["corpus"]}
+  rise = {s: percentile["large"][s] - percentile["small"][s] for s in sets["corpus"]}
+  for group, key, is_last in (
+    (report_examples.HIGH, mean, True),
+    (report_examples.LOW, mean, False),
+    (report_examples.INCREASING, rise, True),
+    (report_examples.DECREASING, rise, False),
+  ):
+    ordered = sorted(key.values(), reverse=is_last)[:5]
+    assert [key[source] for source in groups[group]] == pytest.approx(ordered)
+
+
+def test_lengths_and_domains_are_those_of_the_documents(made, sets):
+  """Kills the mutants: the corpus's counts for an output's; a domain that counts in one file alone."""
+  found = scores_of(made, "small")
+  lengths, domains, means = (read(made, name) for name in ("lengths", "domains", "means"))
+  for name, documents in sets.items():
+    tokens = [found[source]["num_tokens"] for source in documents]
+    (of_set,) = [row for row in means if row["documents of"] == name]
+    assert (int(of_set["documents"]), int(of_set["tokens"])) == (len(documents), sum(tokens))
+    for row in lengths[1:-1]:
+      assert int(row[name]) == sum(int(row["from"]) <= length < int(row["to"]) for length in tokens)
+    assert sum(int(row[name]) for row in lengths) == len(documents)
+    counted = collections.Counter(found[source]["domain"] for source in documents)
+    assert [int(row[name]) for row in domains] == [counted[row["domain"]] for row in domains]
+    assert sum(counted.values()) == sum(int(row[name]) for row in domains)  # there are few enough
+
+
+def test_copies_and_bad_documents_are_counted(made):
+  duplicates = {row["output"]: row for row in read(made, "duplicates")}
+  for name in OUTPUTS:
+    texts = []
+    for path in (made / name).glob("*-train*"):
+      kind = json.loads((made / name / "manifest.json").read_text())["output_format"]
+      texts += [text for table in formats.read(str(path), kind) for text in table["text"].to_pylist()]
+    assert int(duplicates[name]["documents looked at"]) == len(texts)
+    assert int(duplicates[name]["exact copies of others"]) == len(texts) - len(set(texts))
+  assert sum(int(row["exact copies of others"]) for row in duplicates.values()) > 0
+  summary = json.loads((made / "scores/small/summary.json").read_text())
+  reasons = {row["reason"]: int(row["documents"]) for row in read(made, "dead_letters") if row["scorer"] == "small"}
+  assert reasons == summary["reasons"]
+  assert {row["source"] for row in read(made, "bad")} == {f"part-{s}.jsonl#{rows // 2}" for s, rows in enumerate(ROWS)}
+
+
+def test_a_report_is_made_once_and_is_the_same_every_time(made, capsys):
+  """Kills the mutants: dates, ids or orders by chance; a report that is replaced without a word."""
+  before = content(made)
+  assert make(made) == 2
+  assert "report.html is there already" in capsys.readouterr().err
+  assert make(made, OUTPUTS, "--overwrite") == 0
+  assert content(made) == before
+
+
+def test_small_windows_and_samples_change_nothing_but_the_sample(made, monkeypatch):
+  """The counts are exact whatever the windows and the sample. Kills the mutants: rows at a window's border lost or
+  counted twice; a sample larger than asked for; a sample that is drawn from the first rows."""
+  before = {name: (made / f"page/{name}.csv").read_bytes() for name in report.FIGURES}
+  monkeypatch.setattr(report_passes, "_WINDOW_ROWS", 7)
+  assert make(made, OUTPUTS, "--report=windows") == 0
+  assert {name: (made / f"windows/{name}.csv").read_bytes() for name in report.FIGURES} == before
+  namespace = report.options.parse("report", ["--scores=scores", "--report=none", f"--output={made}/best"])[0]
+  monkeypatch.chdir(made)
+  sources = report_sources.find(namespace)
+  whole = report_passes.draw_sample(sources, 0)
+  assert len(whole.table) == sum(ROWS) - len(ROWS)
+  sample = report_passes.draw_sample(sources, 0, most=100)
+  assert len(sample.table) == 100
+  hash_N, of_sample_N = whole.table["hash"].to_numpy(), sample.table["hash"].to_numpy()
+  assert sorted(of_sample_N) == sorted(hash_N)[:100]
+  places = [hash_N.tolist().index(of) for of in of_sample_N.tolist()]
+  assert (whole.scores_SN[:, places] == sample.scores_SN).all() and (whole.kept_ON[:, places] == sample.kept_ON).all()
+  assert (report_passes.draw_sample(sources, 1, most=100).table["hash"].to_numpy() != of_sample_N).any()
+  questions = report_figures.ask(sources, sample, report_examples.choose(sources, sample))
+  counts = report_passes.count(sources, questions)
+  assert counts.documents_S.tolist() == [len(whole.table)] * 3 and counts.scores_CSB[0].sum() == 3 * len(whole.table)
+
+
+def test_without_its_input_a_report_says_so(made, tmp_path, capsys):
+  """Kills the mutants: texts of a file that has changed since; a failure where only texts are missing."""
+  for name in ("scores", "best", "corpus"):
+    shutil.copytree(made / name, tmp_path / name)
+  given = f"--input={tmp_path}/corpus/*.jsonl"
+  command = ["report", "--scores=scores", "--output=best", "--direct_num_workers=1"]
+  assert run_in(tmp_path, [*command, "--report=moved", given]) == 0
+  path = tmp_path / "corpus/part-0.jsonl"
+  path.write_bytes(path.read_bytes().replace(b"house", b"mouse"))
+  capsys.readouterr()
+  assert run_in(tmp_path, [*command, "--report=changed", given]) == 2
+  assert "the input is not what" in capsys.readouterr().err and not (tmp_path / "changed").exists()
+  shutil.rmtree(tmp_path / "scores/small")
+  request = tmp_path / "scores/large/input.json"
+  request.write_text(request.read_text().replace(str(made), str(tmp_path)))
+  assert run_in(tmp_path, [*command, "--report=without"]) == 0
+  assert "winnow: the report has no texts: the input is not what" in capsys.readouterr().err
+  assert "They could not be read: the input is not what" in (tmp_path / "without/report.html").read_text()
+
+
+def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):
+  """In a sentence, and before anything is written."""
+  for name in ("scores", "best"):
+    shutil.copytree(made / name, tmp_path / name)
+
+  def refused(*flags: str) -> str:
+    before = content(tmp_path)
+    assert run_in(tmp_path, ["report", "--report=page", "--direct_num_workers=1", *flags]) == 2
+    assert content(tmp_path) == before
+    return capsys.readouterr().err
+
+  assert run_in(tmp_path, ["report", "--scores=scores"]) == 2
+  assert "--report= must be given" in capsys.readouterr().err
+  assert "--scores=nowhere has no complete store of scores; run winnow score first" in refused("--scores=nowhere")
+  assert "--output=scores is no complete output" in refused("--scores=scores", "--output=scores")
+  assert "--report=hf://x: hf:// can be read only" in refused("--scores=scores", "--report=hf://x")
+  manifest = tmp_path / "best/manifest.json"
+  whole = manifest.read_text()
+  manifest.write_text(whole.replace('"selected": 89', '"selected": 88'))
+  assert "holds 88 documents by its manifest.json, and 89 by its scores" in refused("--scores=scores", "--output=best")
+  manifest.write_text(whole.replace('"selected": 89', '"selected": "89"'))
+  assert "manifest.json is damaged (ValueError: a count is no number)" in refused("--scores=scores", "--output=best")
+  manifest.write_text(whole.replace('"output_format": "tfrecord"', '"output_format": "../x"'))
+  assert "manifest.json is damaged (ValueError: the format '../x' is none)" in refused(
+    "--scores=scores", "--output=best"
+  )
+  manifest.write_text(whole.replace('"command": [', '"command": "", "was": ['))
+  assert "manifest.json is damaged (ValueError: it has no shards, inputs or command)" in refused(
+    "--scores=scores", "--output=best"
+  )
+  path = tmp_path / "scores/small/summary.json"
+  summary = json.loads(path.read_text())
+  summary["shards"][0]["scored"] -= 1
+  path.write_text(json.dumps(summary | {"scored": summary["scored"] - 1}))
+  assert "450 documents read, 446 scored and 3 bad, and 447 have scores" in refused("--scores=scores")
+  path = tmp_path / "scores/large/shards/part-1.jsonl.parquet"
+  path.write_bytes(path.read_bytes()[:-60])
+  manifest.write_text(whole)
+  assert f"{path} is missing or damaged" in refused("--scores=scores", "--output=best")
+
+
+def test_stores_that_are_not_complete_or_of_another_corpus_are_left_out(made, tmp_path, capsys):
+  """Kills the mutants: rows of two corpora side by side; one of them taken by chance."""
+  for name in ("scores", "best", "corpus"):
+    shutil.copytree(made / name, tmp_path / name)
+  command = ["report", "--scores=scores", "--report=page", "--direct_num_workers=1"]
+  other = [f"--input={tmp_path}/corpus/part-2.jsonl", f"--embeddings={tmp_path}/corpus/part-2.npy"]
+  score = ["score", "--scorer=density", *other, "--scores=scores", "--name=other", "--sketch_rows=9"]
+  assert run_in(tmp_path, [*score, "--max_bad_fraction=0.1", "--embedding_name=two", "--direct_num_workers=1"]) == 0
+  (tmp_path / "scores/small/summary.json").unlink()
+  capsys.readouterr()
+  assert run_in(tmp_path, command) == 2
+  assert "has stores of several corpora (density, large | other)" in capsys.readouterr().err
+  assert run_in(tmp_path, [*command, "--output=best"]) == 0
+  page = (tmp_path / "page/report.html").read_text()
+  assert "small is not complete" in page and "other is of another corpus" in page and "two holds embeddings" in page
+  assert [row["scorer"] for row in read(tmp_path, "tau")] == ["large", "density"]

@@ -1,0 +1,144 @@
+"""The page of `winnow report`: what a corpus says is text on it, and a browser shows it in light and dark."""
+
+import html.parser
+import os
+import pathlib
+import re
+import shutil
+
+import pytest
+import reported
+from reported import HOSTILE, ROWS, SCORERS, make, read
+
+from pipelines import report, report_charts, report_figures
+
+OUTPUTS = ("best", "rest")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> pathlib.Path:
+  place = tmp_path_factory.mktemp("page")
+  reported.build(place, OUTPUTS)
+  assert make(place, OUTPUTS) == 0
+  return place
+
+
+class Page(html.parser.HTMLParser):
+  """What a browser would see of a page: its elements, and the text outside of its style."""
+
+  def __init__(self, text: str):
+    super().__init__(convert_charrefs=True)
+    self.elements: list[tuple[str, dict[str, str | None]]] = []
+    self.texts: list[str] = []
+    self._in_style = False
+    self.feed(text)
+    self.close()
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+    self._in_style = tag == "style"
+
+  def handle_endtag(self, tag):
+    self._in_style = False
+
+  def handle_data(self, data):
+    if not self._in_style:
+      self.texts.append(data)
+
+
+def test_what_the_corpus_says_is_text(made):
+  """Kills the mutants: a page without autoescape; a text, domain, reason or command marked as safe; a template that
+  is rendered twice; control characters and overrides of the order of letters as they are."""
+  text = (made / "page/report.html").read_text()
+  page = Page(text)
+  assert len(text) < 3_000_000
+  tags = {tag for tag, _ in page.elements}
+  assert not tags & {"script", "img", "b", "iframe", "object", "link", "base", "form"}
+  names = {name for _, attributes in page.elements for name in attributes}
+  assert not [name for name in names if name.startswith("on")]
+  places = [value for _, attributes in page.elements for name, value in attributes.items() if name.endswith("href")]
+  assert all(re.fullmatch(r"\w+\.csv|#[\w.-]+", place or "") for place in places)
+  assert "://" not in re.sub(r' xmlns(:\w+)?="[^"]*"', "", "".join(re.findall(r"<[^>]*>", text)))
+  shown = "".join(page.texts)
+  expected = HOSTILE.replace("\x01", "\u2401").replace("\u202e", "\ufffd")
+  assert shown.count(expected) == sum(HOSTILE in row["text"] for row in read(made, "examples")) > 5
+  assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
+  assert '<script>"' not in text and shown.count("<script>" * 9) == len(ROWS)  # of the dead letters
+  assert "<b>" in "".join(row["domain"] for row in read(made, "domains")) and "Content-Security-Policy" in text
+
+
+def test_charts_have_names_and_ids_of_their_own(made):
+  """Kills the mutants: ids of matplotlib's as they are, so that one chart is clipped by another; fixed colours."""
+  text = (made / "page/report.html").read_text()
+  page = Page(text)
+  ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+  assert len(ids) == len(set(ids))
+  charts = [attributes for tag, attributes in page.elements if tag == "svg"]
+  assert len(charts) == len(SCORERS) + 1
+  assert all(chart["role"] == "img" and set(str(chart["aria-labelledby"]).split()) <= set(ids) for chart in charts)
+  referred = re.findall(r'(?:url\(|href=")#([^)"]+)', text)
+  assert referred and set(referred) <= set(ids)
+  drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+  assert not re.search(r"(fill|stroke): #", drawn) and "var(--ink)" in drawn
+
+
+@pytest.fixture(scope="module")
+def browser():
+  from playwright import sync_api
+
+  found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+  if found is None:
+    assert os.environ.get("CI") != "true", "CI needs chromium"
+    pytest.skip("there is no Chromium on this machine")
+  with sync_api.sync_playwright() as playwright:
+    started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    yield started
+    started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 400])
+def test_a_browser_shows_it_and_runs_nothing(made, browser, scheme, width):
+  """axe-core finds nothing, contrast included. Kills the mutants: a colour of the light scheme alone; a table that
+  makes the page scroll sideways; anything that is fetched; a script that runs where the policy is not heeded."""
+  from axe_playwright_python.sync_playwright import Axe
+
+  # The policy is off, so that what escaping lets through would run, and so that axe can.
+  context = browser.new_context(color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 800})
+  page = context.new_page()
+  asked, told = [], []
+  page.on("request", lambda request: asked.append(request.url))
+  page.on("console", lambda message: told.append(message.text))
+  page.goto((made / "page/report.html").as_uri())
+  assert page.title() == "Winnow: small, large, density" and len(asked) == 1 and not told
+  page.evaluate("document.querySelectorAll('details').forEach(element => element.open = true)")
+  found = [(of["id"], of["nodes"][0]["html"]) for of in Axe().run(page).response["violations"]]
+  assert not found
+  assert page.evaluate("document.documentElement.scrollWidth") <= width
+  assert page.locator("svg").first.bounding_box()["height"] > 100
+  dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 28)"
+  assert dark == (scheme == "dark")
+  ink = "getComputedStyle(document.querySelector('svg text')).fill"
+  assert page.evaluate(ink) == page.evaluate("getComputedStyle(document.body).color")
+  context.close()
+
+
+def test_text_that_a_spreadsheet_would_take_for_a_formula_is_text():
+  """Kills the mutants: a formula as it is; a number that gets an apostrophe."""
+  figure = report_figures.Figure(["=a", "b"], [["=1+1", -2.5], ["@x", None], ['say "no", no', 7], ["\ud800", 0]])
+  assert figure.to_csv().decode() == '\'=a,b\n\'=1+1,-2.5\n\'@x,\n"say ""no"", no",7\n?,0\n'
+
+
+def test_values_are_shown_short():
+  values = (None, 1234567, 0.123456, 12.0, "\ud800\x00\u2066")
+  assert [report.shown(of) for of in values] == ["", "1,234,567", "0.1235", "12", "?␀\ufffd"]
+
+
+def test_more_outputs_than_colours_differ_by_their_strokes():
+  looks = [report_charts.legend_class(number) for number in range(1 + 6 * 4)]
+  assert looks[0] == "fill" and len(set(looks)) == len(looks)
+  lines = [[0.5, 0.5]] * len(looks)
+  drawn = report_charts.histogram([0, 1, 2], lines, identity="i", title="<t>", description="&", x_label="$x$")
+  assert "&lt;t&gt;" in drawn and "&amp;</desc>" in drawn and "$x$" in drawn and "<t>" not in drawn
+  strokes = re.findall(r"(?:stroke-dasharray: ([\d.,]+); stroke-dashoffset: 0; )?stroke: (var\(--line-\d\))", drawn)
+  assert len(set(strokes)) == 24
