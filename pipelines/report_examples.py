@@ -111,8 +111,12 @@ def _input_of(
   store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher, names: set[str]
 ) -> list[blocks.Shard]:
   """Some of the files that a store scored; only these are compared with what they were, which may mean to read them."""
-  where = requests.read_json(storage.join(store.folder, stores.INPUT_FILE))
-  found = inputs.find_shards(namespace.input or where["input"], namespace.tfds_data_dir or where["tfds_data_dir"])
+  path = storage.join(store.folder, stores.INPUT_FILE)
+  where = namespace.input or requests.field(path, "input")
+  folder = namespace.tfds_data_dir or requests.field(path, "tfds_data_dir")
+  if not isinstance(where, str) or not isinstance(folder, str | None):
+    raise WinnowError(f"{path} does not say where the input is; restore it, or give --input=")
+  found = inputs.find_shards(where, folder)
   launcher.refuse_local({"input": found[0].path})
   there = inputs.identify([shard for shard in found if shard.name in names])
   scored = {shard.name: shard.identity() for shard in store.shards() if shard.name in names}

@@ -197,7 +197,8 @@ def test_json_that_somebody_changed_ends_in_a_sentence(finished, tmp_path, capsy
     inner[path[-1]] = strange[generator.integers(len(strange))]
     (tmp_path / name).write_text(json.dumps(changed))
     explain = ["explain", "a.jsonl#3", "--scores=scores", "--output=out"]
-    for arguments in (["status", "scores"], explain, ["verify", "out", "--direct_num_workers=1"]):
+    report = ["report", "--scores=scores", "--output=out", "--report=page", "--overwrite"]
+    for arguments in (["status", "scores"], explain, report, ["verify", "out", "--direct_num_workers=1"]):
       capsys.readouterr()
       status = run_in(tmp_path, arguments)
       told = capsys.readouterr().err
@@ -218,10 +219,12 @@ def test_names_in_files_never_leave_their_folder(finished, tmp_path, capsys):
   request["inputs"][0]["name"] = "../../../victim"
   path.write_bytes(requests.to_json(request))
   explain = ["explain", "../../../victim#1", "--scores=scores"]
-  for arguments in (["status", "scores"], explain, ["verify", "out", "--scores=scores"]):
+  report = ["report", "--scores=scores", "--report=page"]
+  for arguments in (["status", "scores"], explain, report, ["verify", "out", "--scores=scores"]):
     assert run_in(tmp_path, arguments) == 2
     told = capsys.readouterr().err
-    assert "which is no file's name" in told or "is not in --scores" in told
+    expected = ("which is no file's name", "is not in --scores", "has no complete store")
+    assert any(words in told for words in expected)
   with pytest.raises(WinnowError, match="which is no file's name"):
     stores.ScoreStore.of(str(tmp_path / "scores/tiny"), request).shards()
   manifest = json.loads((tmp_path / "out/manifest.json").read_text())
