@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation import random_t5
-from pipelines import block_files, inputs, options, plans, requests, scorers
+from pipelines import block_files, flags, inputs, options, plans, requests, scorers
 
 BLOCK_ROWS = 64
 # In worker processes, by way of PYTHONPATH: a line for each block whose scores are there, before they are on record.
@@ -86,8 +86,8 @@ def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> Non
   for shard in range(shards):
     lines = [f'{{"text": "document {row}"}}\n' for row in range(per_shard)]
     (corpus / f"{shard:05d}.jsonl").write_text("".join(lines))
-  flags = [f"--input={corpus}/*", "--sampler=random", "--rate=0.5", f"--output={folder}/out", "--block_rows=1"]
-  namespace, beam_arguments = options.parse(options.SAMPLE, flags)
+  arguments = [f"--input={corpus}/*", "--sampler=random", "--rate=0.5", f"--output={folder}/out", "--block_rows=1"]
+  namespace, beam_arguments = options.parse(flags.SAMPLE, arguments)
   launcher = plans.make_launcher(namespace, beam_arguments)
   place = f"{folder}/out/.winnow/count"
   job = plans.plan_scoring(namespace, launcher, scorers.Count(), place, spare=True)
@@ -110,7 +110,7 @@ def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> Non
       path.unlink(missing_ok=True)
     started = time.perf_counter()
     process = subprocess.Popen(
-      [sys.executable, "-m", "pipelines.sample", *flags, f"--direct_num_workers={workers}"],
+      [sys.executable, "-m", "pipelines.sample", *arguments, f"--direct_num_workers={workers}"],
       start_new_session=True,
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ import time
 
 import common
 
-from pipelines import blocks, inputs, jobs, main, options, plans, readers, scorers, storage
+from pipelines import blocks, flags, inputs, jobs, main, options, plans, readers, scorers, storage
 
 
 def seconds_of(function) -> float:
@@ -35,8 +35,8 @@ def read_blocks(folder: pathlib.Path) -> None:
 
 def score_nothing(source: str, folder: pathlib.Path) -> float:
   """Seconds of `winnow score`'s pipeline with the scorer that only finds out which documents there are."""
-  flags = [source, f"--scores={folder.parent}", "--direct_num_workers=1"]
-  namespace, beam_arguments = options.parse(options.SCORE, flags)
+  arguments = [source, f"--scores={folder.parent}", "--direct_num_workers=1"]
+  namespace, beam_arguments = options.parse(flags.SCORE, arguments)
   launcher = plans.make_launcher(namespace, beam_arguments)
   job = plans.plan_scoring(namespace, launcher, scorers.Count(), str(folder))
   jobs.run(launcher, ["winnow", "score"], scoring_job=job)

@@ -7,27 +7,27 @@ import json
 import pathlib
 from typing import Any
 
-from pipelines import options
+from pipelines import flags
 
 FOLDER = pathlib.Path(__file__).parent
-TEMPLATES = (options.EMBED, options.SCORE, options.SAMPLE, options.CURATE)
+TEMPLATES = (flags.EMBED, flags.SCORE, flags.SAMPLE, flags.CURATE)
 _FOLDERS = ("scores", "output")
 _OF_A_TERMINAL = ("estimate",)  # a launcher that starts no job has failed
 
 
 def metadata(command: str) -> dict[str, Any]:
   """A command as google.dataflow.v1beta3.TemplateMetadata in JSON."""
-  flags = [flag for flag in options.FLAGS if command in flag.commands and flag.name not in _OF_A_TERMINAL]
-  in_order = [flag for group in options.GROUPS for flag in flags if flag.group == group]
-  names = {flag.name for flag in flags}
+  known = [flag for flag in flags.FLAGS if command in flag.commands and flag.name not in _OF_A_TERMINAL]
+  in_order = [flag for group in flags.GROUPS for flag in known if flag.group == group]
+  names = {flag.name for flag in known}
   return {
     "name": f"Winnow: {command}",
-    "description": f"{_sentence(options.COMMANDS[command])} Flags and files: docs/reference.md of Winnow.",
+    "description": f"{_sentence(flags.COMMANDS[command])} Flags and files: docs/reference.md of Winnow.",
     "parameters": [parameter(flag, command, "scorer" in names) for flag in in_order],
   }
 
 
-def parameter(flag: options.Flag, command: str, has_scorer: bool) -> dict[str, Any]:
+def parameter(flag: flags.Flag, command: str, has_scorer: bool) -> dict[str, Any]:
   """One flag as google.dataflow.v1beta3.ParameterMetadata in JSON."""
   found: dict[str, Any] = {
     "name": flag.name,
@@ -48,11 +48,11 @@ def parameter(flag: options.Flag, command: str, has_scorer: bool) -> dict[str, A
   return found
 
 
-def _type(flag: options.Flag, command: str) -> str:
+def _type(flag: flags.Flag, command: str) -> str:
   if flag.choices:
     return "ENUM"
   if flag.name in _FOLDERS:
-    return "GCS_READ_FOLDER" if (command, flag.name) == (options.SAMPLE, "scores") else "GCS_WRITE_FOLDER"
+    return "GCS_READ_FOLDER" if (command, flag.name) == (flags.SAMPLE, "scores") else "GCS_WRITE_FOLDER"
   if flag.name in ("prompt_file", "vocabulary"):
     return "GCS_READ_FILE"
   return {bool: "BOOLEAN", int: "NUMBER", float: "NUMBER"}.get(flag.type, "TEXT")

@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, found_stores, launch, options, plans, score
+from pipelines import estimate, flags, found_stores, launch, options, plans, score
 from pipelines import sample as sample_command
 
 
 def curate(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.CURATE, argv)
+  namespace, beam_arguments = options.parse(flags.CURATE, argv)
   namespace.sampler = namespace.sampler or namespace.scorer
   found_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
   launcher = plans.make_launcher(namespace, beam_arguments)
@@ -19,12 +19,12 @@ def curate(argv: Sequence[str]) -> None:
   scoring_job = plans.plan_named_scoring(namespace, launcher, spare=True)
   found = plans.plan_samples(
     namespace,
-    options.CURATE,
+    flags.CURATE,
     store=scoring_job.config.store,
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
-  if sample_command.run_to_summary(launcher, ["winnow", options.CURATE, *argv], found, scoring_job):
+  if sample_command.run_to_summary(launcher, ["winnow", flags.CURATE, *argv], found, scoring_job):
     with launch.writing():
       score.print_summary(scoring_job)
 

@@ -14,7 +14,19 @@ import rich.table
 
 from curation import demo_embedder, demo_rater, near_copies
 from curation.errors import WinnowError
-from pipelines import blocks, demo_corpus, inputs, launch, options, readers, requests, sample, score, storage
+from pipelines import (
+  blocks,
+  demo_corpus,
+  flags,
+  inputs,
+  launch,
+  options,
+  readers,
+  requests,
+  sample,
+  score,
+  storage,
+)
 
 OUTPUT = "demo-output"
 RATE = "0.2"
@@ -23,7 +35,7 @@ _BINS = 12
 
 
 def demo(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.DEMO, argv)
+  namespace, beam_arguments = options.parse(flags.DEMO, argv)
   if not storage.is_local(namespace.output or OUTPUT):
     raise WinnowError(f"--output={namespace.output} is not on this machine; the demo writes to a local folder")
   folder = pathlib.Path(namespace.output or OUTPUT)

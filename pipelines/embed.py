@@ -3,18 +3,18 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, jobs, launch, options, plans, score
+from pipelines import estimate, flags, jobs, launch, options, plans, score
 
 
 def embed(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.EMBED, argv)
+  namespace, beam_arguments = options.parse(flags.EMBED, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   if namespace.estimate:
     estimate.show(namespace, launcher)
     return
   job = plans.plan_embedding(namespace, launcher)
   with launch.writing():
-    if jobs.run(launcher, ["winnow", options.EMBED, *argv], scoring_job=job):
+    if jobs.run(launcher, ["winnow", flags.EMBED, *argv], scoring_job=job):
       score.print_summary(job)
 
 

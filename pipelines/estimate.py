@@ -20,7 +20,7 @@ from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import accelerators, blocks, launch, model_scorers, options, plans, sources, storage
+from pipelines import accelerators, blocks, flags, launch, model_scorers, plans, sources, storage
 
 _SHARDS, _ROWS, _HEAD_BYTES = 16, 256, 1 << 20
 _MEASURED_SECONDS = 5.0
@@ -53,7 +53,7 @@ class Speed(NamedTuple):
 def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
   corpus = plans.read_corpus(namespace)
-  by_density = getattr(namespace, "scorer", options.DENSITY) == options.DENSITY
+  by_density = getattr(namespace, "scorer", flags.DENSITY) == flags.DENSITY
   scorer: model_scorers.OfModel | None = None
   if not by_density:
     scorer = plans.of_model(namespace).checked()

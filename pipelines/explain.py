@@ -13,7 +13,19 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import blocks, found_stores, inputs, launch, manifests, options, plans, ranks, storage, stores
+from pipelines import (
+  blocks,
+  flags,
+  found_stores,
+  inputs,
+  launch,
+  manifests,
+  options,
+  plans,
+  ranks,
+  storage,
+  stores,
+)
 
 _READERS = 8  # files read at once
 
@@ -27,7 +39,7 @@ class Found(NamedTuple):
 
 
 def explain(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.EXPLAIN, argv)
+  namespace, beam_arguments = options.parse(flags.EXPLAIN, argv)
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   shard_name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):

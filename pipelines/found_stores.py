@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import blocks, inputs, launch, options, requests, storage, stores, writing
+from pipelines import blocks, flags, inputs, launch, requests, storage, stores, writing
 from pipelines.jobs import Corpus
 
 
@@ -69,7 +69,7 @@ def refuse_other_sampler(sampler: str, scorer: str) -> None:
 
 def _fits(sampler: str, scorer: Any) -> bool:
   """Random sampling takes the documents of any store of scores."""
-  return scorer == sampler or (sampler == options.RANDOM and scorer != stores.EMBED)
+  return scorer == sampler or (sampler == flags.RANDOM and scorer != stores.EMBED)
 
 
 def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:

@@ -4,12 +4,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from pipelines import options
+from pipelines import flags
 
 
 def usage() -> str:
-  width = max(map(len, options.COMMANDS))
-  lines = [f"  {name:<{width}}  {text}" for name, text in options.COMMANDS.items()]
+  width = max(map(len, flags.COMMANDS))
+  lines = [f"  {name:<{width}}  {text}" for name, text in flags.COMMANDS.items()]
   return "\n".join(["usage: winnow COMMAND [flags]", "", *lines, "", "winnow COMMAND --help lists the flags."])
 
 
@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(f"winnow {manifests.versions()[manifests.DISTRIBUTION]}")
     return 0
-  if command not in options.COMMANDS:
-    print(f"winnow: {command} is no command; there are {', '.join(options.COMMANDS)}", file=sys.stderr)
+  if command not in flags.COMMANDS:
+    print(f"winnow: {command} is no command; there are {', '.join(flags.COMMANDS)}", file=sys.stderr)
     return 2
   try:
     return importlib.import_module(f"pipelines.{command}").main(rest)

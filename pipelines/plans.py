@@ -14,6 +14,7 @@ from pipelines import (
   blocks,
   dataset,
   embedding_files,
+  flags,
   found_stores,
   inputs,
   launch,
@@ -154,7 +155,7 @@ def of_model(namespace: argparse.Namespace) -> model_scorers.AskLlm | model_scor
     "devices_per_model": namespace.devices_per_model,
     "vocabulary": namespace.vocabulary,
   }
-  if namespace.scorer == options.PERPLEXITY:
+  if namespace.scorer == flags.PERPLEXITY:
     return model_scorers.Perplexity(objective=namespace.objective, mask_seed=namespace.mask_seed, **common)
   template = options.read_prompt(namespace.prompt_file)
   return model_scorers.AskLlm(template=template, yes_token=namespace.yes_token, **common)
@@ -173,7 +174,7 @@ def sentence_t5(namespace: argparse.Namespace) -> model_scorers.SentenceT5:
 
 def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name."""
-  if namespace.scorer == options.DENSITY:
+  if namespace.scorer == flags.DENSITY:
     return _plan_density(namespace, launcher, spare=spare)
   scorer = of_model(namespace)
   _check_devices(namespace, launcher)

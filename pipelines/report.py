@@ -8,6 +8,7 @@ from typing import Any
 
 from curation.errors import WinnowError
 from pipelines import (
+  flags,
   inputs,
   launch,
   options,
@@ -34,7 +35,7 @@ _PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0
 
 
 def report(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.REPORT, argv)
+  namespace, beam_arguments = options.parse(flags.REPORT, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   folder = inputs.absolute(namespace.report)
   paths = [storage.join(folder, name) for name in (PAGE, *(f"{name}.csv" for name in FIGURES))]

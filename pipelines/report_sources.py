@@ -11,12 +11,12 @@ from curation import selection
 from curation.errors import WinnowError
 from pipelines import (
   blocks,
+  flags,
   formats,
   found_stores,
   inputs,
   launch,
   manifests,
-  options,
   quotas,
   ranks,
   requests,
@@ -102,7 +102,7 @@ def find(namespace: argparse.Namespace) -> Sources:
     raise WinnowError(f"--scores={namespace.scores} has no complete store of scores{told}; run winnow score first")
   left_out += [f"{name} is of another corpus" for name in complete if name not in named]
   sizes = {name: _model_bytes(complete[name]) for name in named}
-  raters = sorted((name for name in named if complete[name].scorer == options.ASK_LLM), key=lambda n: (sizes[n], n))
+  raters = sorted((name for name in named if complete[name].scorer == flags.ASK_LLM), key=lambda n: (sizes[n], n))
   scorers = {name: complete[name] for name in [*raters, *(name for name in named if name not in raters)]}
   others = {output.store.folder: output.store for output in outputs if output.store not in scorers.values()}
   return Sources(scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out))

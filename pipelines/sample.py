@@ -4,11 +4,11 @@ import sys
 from collections.abc import Sequence
 
 from curation.errors import WinnowError
-from pipelines import found_stores, inputs, jobs, launch, options, plans, requests, scorers, writing
+from pipelines import flags, found_stores, inputs, jobs, launch, options, plans, requests, scorers, writing
 
 
 def sample(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.SAMPLE, argv)
+  namespace, beam_arguments = options.parse(flags.SAMPLE, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   scoring_job = None
   if namespace.scores is not None:
@@ -22,8 +22,8 @@ def sample(argv: Sequence[str]) -> None:
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
-  found = plans.plan_samples(namespace, options.SAMPLE, store=store, store_request=store_request, corpus=corpus)
-  run_to_summary(launcher, ["winnow", options.SAMPLE, *argv], found, scoring_job)
+  found = plans.plan_samples(namespace, flags.SAMPLE, store=store, store_request=store_request, corpus=corpus)
+  run_to_summary(launcher, ["winnow", flags.SAMPLE, *argv], found, scoring_job)
 
 
 def run_to_summary(

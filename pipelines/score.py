@@ -3,18 +3,18 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, jobs, launch, options, plans, requests, sketching
+from pipelines import estimate, flags, jobs, launch, options, plans, requests, sketching
 
 
 def score(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.SCORE, argv)
+  namespace, beam_arguments = options.parse(flags.SCORE, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   if namespace.estimate:
     estimate.show(namespace, launcher)
     return
   job = plans.plan_named_scoring(namespace, launcher)
   with launch.writing():
-    if jobs.run(launcher, ["winnow", options.SCORE, *argv], scoring_job=job):
+    if jobs.run(launcher, ["winnow", flags.SCORE, *argv], scoring_job=job):
       print_summary(job)
 
 

@@ -8,7 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, found_stores, inputs, launch, options, plans, requests, sketching, storage, stores
+from pipelines import (
+  blocks,
+  flags,
+  found_stores,
+  inputs,
+  launch,
+  options,
+  plans,
+  requests,
+  sketching,
+  storage,
+  stores,
+)
 
 _READERS = 16
 _PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
@@ -33,7 +45,7 @@ class Progress:
 
 
 def status(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.STATUS, argv)
+  namespace, beam_arguments = options.parse(flags.STATUS, argv)
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
   store = stores.ScoreStore.at(folder)
@@ -139,7 +151,7 @@ def describe(name: str, store: stores.ScoreStore) -> list[str]:
 
 def _sketch(store: stores.ScoreStore) -> list[str]:
   """How far the sketch has come that density scores are read from."""
-  if store.scorer != options.DENSITY:
+  if store.scorer != flags.DENSITY:
     return []
   if sketching.SKETCH_FILE in storage.list_names(store.sketch_folder):
     return ["  its sketch is made"]

@@ -4,11 +4,11 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import inputs, jobs, launch, manifests, options, plans, progress, storage, verification
+from pipelines import flags, inputs, jobs, launch, manifests, options, plans, progress, storage, verification
 
 
 def verify(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(options.VERIFY, argv)
+  namespace, beam_arguments = options.parse(flags.VERIFY, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   launcher.refuse_local({"FOLDER": namespace.folder})
   output = inputs.absolute(namespace.folder)

@@ -7,7 +7,7 @@ import buckets
 import hypothesis
 import pytest
 
-from pipelines import main, options
+from pipelines import flags, main
 
 # The same examples in every run, so that a commit passes or fails; `make test ARGS=--hypothesis-profile=other` draws
 # others. Neither depends on time.
@@ -31,14 +31,14 @@ def shared() -> pathlib.Path:
 @pytest.fixture(autouse=True, scope="session")
 def another_runner():
   """`make test-prism` has every command of the tests run with the flags in WINNOW_TEST_FLAGS."""
-  flags, run = os.environ.get("WINNOW_TEST_FLAGS", "").split(), main.main
+  added, run = os.environ.get("WINNOW_TEST_FLAGS", "").split(), main.main
   with pytest.MonkeyPatch.context() as patch:
-    if flags:
-      pipelines = set(options.COMMANDS) - {options.DEMO}
+    if added:
+      pipelines = set(flags.COMMANDS) - {flags.DEMO}
 
       def run_there(argv):
         names_runner = any(argument.startswith("--runner") for argument in argv)
-        return run([*argv, *flags] if argv[0] in pipelines and not names_runner else argv)
+        return run([*argv, *added] if argv[0] in pipelines and not names_runner else argv)
 
       patch.setattr(main, "main", run_there)
     yield

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from curation import density, kernels, race
-from pipelines import embed, options
+from pipelines import embed, flags
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -89,7 +89,7 @@ def test_over_scaling_is_as_the_page_on_reports_says():
 
 
 def test_the_page_on_density_names_flags_figures_and_warnings_that_exist():
-  assert set(re.findall(r"--(\w+)", DENSITY_PAGE)) <= {flag.name for flag in options.FLAGS}
+  assert set(re.findall(r"--(\w+)", DENSITY_PAGE)) <= {flag.name for flag in flags.FLAGS}
   points_ND = race.unit_vectors(np.random.default_rng(0).standard_normal((200, 4)))
   kernel = density.choose_kernel(points_ND)
   figures = density.diagnose(kernel, 10, 100, 0, points_ND[:150], points_ND[150:], 200)

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from curation.errors import WinnowError
 from dataflow_templates import metadata
-from pipelines import options
+from pipelines import flags, options
 
 FOLDER = metadata.FOLDER
 PROJECT = FOLDER.parent
@@ -37,9 +37,9 @@ def versions(lock: pathlib.Path) -> dict[str, str]:
 def test_metadata_is_what_the_flags_say(command):
   """Kills the mutant that adds a flag and tells no console: `python -m dataflow_templates.metadata` writes it."""
   assert (FOLDER / command / "metadata.json").read_text() == metadata.to_json(command)
-  flags = {flag.name for flag in options.FLAGS if command in flag.commands}
+  known = {flag.name for flag in flags.FLAGS if command in flag.commands}
   assert [p["name"] for p in parameters(command)] == list(dict.fromkeys(p["name"] for p in parameters(command)))
-  assert {p["name"] for p in parameters(command)} == flags - {"estimate"}
+  assert {p["name"] for p in parameters(command)} == known - {"estimate"}
 
 
 def test_metadata_is_of_the_published_schema(command):
@@ -78,7 +78,7 @@ def test_parents_defaults_and_patterns_fit_together(command):
   ],
 )
 def test_patterns_take_what_the_command_takes(name, good, bad):
-  (flag,) = [flag for flag in options.FLAGS if flag.name == name]
+  (flag,) = [flag for flag in flags.FLAGS if flag.name == name]
   assert all(re.search(f"^({flag.pattern})$", value) for value in good)
   assert not any(re.search(f"^({flag.pattern})$", value) for value in bad)
 
@@ -109,8 +109,8 @@ def test_a_main_launches_its_command_as_the_launcher_does(bucket, command, monke
     "sample": ["--sampler=random", "--output=gs://winnow/o", "--rate=0.2"],
     "curate": ["--output=gs://winnow/o"],
   }
-  flags = {flag.name for flag in options.FLAGS if command in flag.commands}
-  own = [flag for flag in given if flag[2:].split("=")[0] in flags] + others.get(command, [])
+  known = {flag.name for flag in flags.FLAGS if command in flag.commands}
+  own = [flag for flag in given if flag[2:].split("=")[0] in known] + others.get(command, [])
   monkeypatch.setattr(sys, "argv", ["main.py", "--runner=DataflowRunner", *BUCKET_FLAGS, *own])
   with pytest.raises(SystemExit) as ended:
     runpy.run_path(str(FOLDER / command / "main.py"), run_name="__main__")

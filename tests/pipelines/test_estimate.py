@@ -12,7 +12,7 @@ from apache_beam.options import pipeline_options
 
 from curation import checkpoints, t5
 from curation.errors import WinnowError
-from pipelines import accelerators, estimate, inputs, launch, main, options
+from pipelines import accelerators, estimate, flags, inputs, launch, main
 from pipelines.blocks import Fields
 
 
@@ -218,7 +218,7 @@ def test_a_price_is_not_that_of_a_cpu_where_devices_were_measured(place, monkeyp
 def test_the_table_is_whole():
   """Every row can be read, every price is dated and has its source, and flags know every name."""
   assert {"currency", "region", "date", "source"} <= accelerators.table()["prices"].keys()
-  (flag,) = [flag for flag in options.FLAGS if flag.name == "accelerator"]
+  (flag,) = [flag for flag in flags.FLAGS if flag.name == "accelerator"]
   for name in accelerators.names():
     found = accelerators.find(name)
     assert name in (flag.choices or ()) and found.kind in ("gpu", "tpu") and 0 < found.utilisation < 1

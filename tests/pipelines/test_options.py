@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import options
+from pipelines import flags, options
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "docs/reference.md"
 
@@ -20,7 +20,7 @@ def test_the_reference_is_what_the_parser_knows():
 def test_flags_are_unique_over_the_process():
   from apache_beam.options import pipeline_options
 
-  names = [flag.name for flag in options.FLAGS]
+  names = [flag.name for flag in flags.FLAGS]
   assert len(names) == len(set(names))
   assert not set(names) & pipeline_options.PipelineOptions([]).get_all_options().keys()
 

@@ -1,0 +1,341 @@
+"""Every flag of every command, declared once; Beam's own options come after them. `options` reads them.
+
+Not PipelineOptions subclasses: two of those that share a flag break every pipeline in the process, `required=True` in
+one ends unrelated pipelines, and a misspelt flag is only a warning there.
+"""
+
+import dataclasses
+from typing import Any
+
+from pipelines import accelerators, formats
+
+EMBED, SCORE, SAMPLE, CURATE, DEMO = "embed", "score", "sample", "curate", "demo"
+STATUS, VERIFY, EXPLAIN, REPORT = "status", "verify", "explain", "report"
+COMMANDS = {
+  EMBED: "embed every document of a corpus once, for the samplers that look at coverage",
+  SCORE: "score every document of a corpus once, into a score store",
+  SAMPLE: "draw an exact sample from scored documents, as TFRecords for T5X",
+  CURATE: "score, then sample when the store is complete, in one job",
+  STATUS: "what of a score store is there, what is missing, and how long it will take, from the store alone",
+  VERIFY: "recompute all that can be of an output, and say the first thing that is not so",
+  EXPLAIN: "a document's scores, where they stand among all, and why it was selected or not",
+  REPORT: "one page about a corpus's scores and the outputs drawn by them: charts, examples, figures as CSV",
+  DEMO: "a whole run on this machine's own documents: no arguments, no network",
+}
+_SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
+_MODEL = (EMBED, SCORE, CURATE)
+ASK_LLM, PERPLEXITY, DENSITY, RANDOM = "ask_llm", "perplexity", "density", "random"
+DOMAIN = "domain"
+
+# In the order in which --help and a console show them.
+GROUPS = {
+  "What to look at": ("folder", "document"),
+  "Report": ("report",),
+  "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
+  "Store": ("scores", "name", "embedding_name", "overwrite"),
+  "Scorer": (
+    *("scorer", "model", "vocabulary", "prompt_file", "yes_token", "objective", "mask_seed"),
+    *("max_input_tokens", "batch_tokens", "dtype", "devices_per_model"),
+    *("embeddings", "embedding_dtype", "accelerator", "estimate"),
+  ),
+  "Density": (
+    *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
+  ),
+  "Sample": (
+    *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "seed"),
+    *("group_by", "group_rate", "group_max"),
+    *("output", "output_format", "num_shards", "rejected"),
+  ),
+}
+_BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
+_RATE = r"0?\.\d+|1(\.0*)?"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+  """One flag: the commands that have it, its help, and how its value is read."""
+
+  name: str
+  commands: tuple[str, ...]
+  help: str
+  type: Any = str
+  default: Any = None
+  choices: tuple[str, ...] | None = None
+  scorers: tuple[str, ...] = ()
+  """Those that it means anything to; none: all."""
+  required: tuple[str, ...] = ()
+  """The commands that cannot do without it."""
+  pattern: str | None = None
+  """What a console takes for it: a regular expression of the whole value, where workers are other machines."""
+
+  positional: bool = False
+  """Given by its place alone, without its name."""
+
+  @property
+  def group(self) -> str:
+    return next(group for group, names in GROUPS.items() if self.name in names)
+
+  def is_given(self, value: Any) -> bool:
+    """Tells whether a value says more than the default does."""
+    return bool(value) if self.type is bool else value is not None and value != self.default
+
+  def add_to(self, parser: Any) -> None:
+    if self.type is bool:
+      parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
+      return
+    if self.positional:
+      parser.add_argument(self.name, metavar=self.name.upper(), help=self.help)
+      return
+    shown = "" if self.default is None else f" (default: {self.default})"
+    parser.add_argument(
+      f"--{self.name}",
+      type=self.type,
+      default=self.default,
+      choices=self.choices,
+      metavar=None if self.choices else self.name.upper(),
+      help=(self.help + shown).replace("%", "%%"),
+    )
+
+
+FLAGS = (
+  Flag("folder", (STATUS, VERIFY), "a score store or a folder of them (status), an output (verify)", positional=True),
+  Flag("document", (EXPLAIN,), "SHARD#ROW, as an output's `source` has it", positional=True),
+  Flag(
+    "report",
+    (REPORT,),
+    "the folder that gets the page, report.html, and its tables as CSV files",
+    required=(REPORT,),
+  ),
+  Flag(
+    "input",
+    (*_READING, VERIFY, REPORT),
+    "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
+    "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION; "
+    "winnow sample, verify and report take it from the store where it is not given",
+    required=(EMBED, SCORE, CURATE),
+    pattern=r"(gs://|s3://|hf://datasets/|tfds:).+",
+  ),
+  Flag(
+    "scores",
+    (*_READING, VERIFY, EXPLAIN, REPORT),
+    "the folder of score stores (winnow verify: where they are now, if they moved)",
+    required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT),
+    pattern=_BUCKET,
+  ),
+  Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, PERPLEXITY, DENSITY)),
+  Flag(
+    "name",
+    _READING,
+    "the store's name: letters, digits, underscores (default: SCORER_MODEL or embeddings_MODEL); names the output "
+    "dataset too "
+    "(default: the output folder's name)",
+    pattern=r"\w+",
+  ),
+  Flag(
+    "model",
+    _MODEL,
+    "the rater, the T5 of a perplexity, or the Sentence-T5 that embeds: a Hugging Face folder, local or gs://, or a "
+    "name on the hub, with @REVISION if need be; or, but for what embeds, a checkpoint_N folder of T5X",
+    pattern=r"gs://.+|[\w.-]+(/[\w.-]+)?(@[\w./-]+)?",
+  ),
+  Flag(
+    "vocabulary",
+    _SCORING,
+    "the model's SentencePiece file, local or gs://, which T5X keeps elsewhere (default: spiece.model in the model's "
+    "folder)",
+    scorers=(ASK_LLM, PERPLEXITY),
+    pattern=_BUCKET,
+  ),
+  Flag(
+    "prompt_file",
+    _SCORING,
+    "a text file, local or gs://, with one {document}, in place of the paper's prompt",
+    scorers=(ASK_LLM,),
+    pattern=_BUCKET,
+  ),
+  Flag(
+    "yes_token",
+    _SCORING,
+    "the answer whose probability is the score: one piece",
+    default="yes",
+    scorers=(ASK_LLM,),
+  ),
+  Flag(
+    "objective",
+    _SCORING,
+    "what the T5 was pre-trained to predict: spans that are taken out of a text (15% of it), or how a text goes on",
+    default="span_corruption",
+    choices=("span_corruption", "prefix_lm"),
+    scorers=(PERPLEXITY,),
+  ),
+  Flag(
+    "mask_seed",
+    _SCORING,
+    "draws the spans, or where a prefix ends, of every document",
+    type=int,
+    default=0,
+    scorers=(PERPLEXITY,),
+  ),
+  Flag(
+    "max_input_tokens",
+    _MODEL,
+    "tokens of the whole prompt (default: 512), of which only the document is cut; of the inputs that a perplexity "
+    "cuts documents into (default: 512); or of a text to embed (default: the model's own)",
+    type=int,
+  ),
+  Flag("batch_tokens", _MODEL, "tokens per batch; fewer need less memory (default: by device)", type=int),
+  Flag(
+    "dtype",
+    _MODEL,
+    "arithmetic of the model (default: float32 on CPUs, bfloat16 on accelerators)",
+    choices=("float32", "bfloat16"),
+  ),
+  Flag(
+    "devices_per_model",
+    _MODEL,
+    "devices that hold one model together, where one has no room for it",
+    type=int,
+    default=1,
+  ),
+  Flag(
+    "accelerator",
+    _MODEL,
+    "the GPU or TPU that the stage with the model gets on Dataflow, and that --estimate reckons with (default: none)",
+    choices=accelerators.names(),
+  ),
+  Flag(
+    "estimate",
+    _MODEL,
+    "reckon documents, tokens, hours and price from a sample of the input, and do nothing",
+    type=bool,
+  ),
+  Flag(
+    "embeddings",
+    _MODEL,
+    "in place of --model, embeddings made elsewhere: a glob of .npy or .parquet files, one for each shard of the input "
+    "in the order of their names, with a row for each record",
+    scorers=(DENSITY,),
+    pattern=_BUCKET,
+  ),
+  Flag(
+    "embedding_name",
+    _SCORING,
+    "the name of the store of embeddings (default: embeddings_MODEL)",
+    scorers=(DENSITY,),
+    pattern=r"\w+",
+  ),
+  Flag(
+    "embedding_dtype",
+    _MODEL,
+    "how embeddings are kept",
+    default="float16",
+    choices=("float16", "float32"),
+    scorers=(DENSITY,),
+  ),
+  Flag(
+    "kernel",
+    _SCORING,
+    "what a document's neighbours weigh: by L2 or L1 distance, or by angle",
+    default="l2",
+    choices=("l2", "l1", "angular"),
+    scorers=(DENSITY,),
+  ),
+  Flag("bandwidth", _SCORING, "the kernel's width (default: chosen from the data)", type=float, scorers=(DENSITY,)),
+  Flag(
+    "hashes",
+    _SCORING,
+    "hashes that a row of the sketch joins; more tell near from far better, and take longer (default: chosen)",
+    type=int,
+    scorers=(DENSITY,),
+  ),
+  Flag("sketch_rows", _SCORING, "rows of the sketch, R", type=int, default=1000, scorers=(DENSITY,)),
+  Flag("sketch_counters", _SCORING, "counters of a row, B", type=int, default=20_000, scorers=(DENSITY,)),
+  Flag("sketch_seed", _SCORING, "draws the sketch's hashes", type=int, default=0, scorers=(DENSITY,)),
+  Flag(
+    "correct_collisions",
+    _SCORING,
+    "take the documents that share a counter by chance off the density, down to 1",
+    type=bool,
+    scorers=(DENSITY,),
+  ),
+  Flag("text_field", _READING, "the field that holds the text", default="text"),
+  Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
+  Flag("timestamp_field", _READING, "the field that holds the timestamp; may be absent", default="timestamp"),
+  Flag("tfds_data_dir", (*_READING, VERIFY, REPORT), "where TFDS keeps its datasets", pattern=_BUCKET),
+  Flag("block_rows", _READING, "rows per block: what a resumed run may lose", type=int, default=4096),
+  Flag(
+    "max_bad_fraction",
+    _READING,
+    "the run fails if more of the documents are bad; all bad ones are in the dead letter",
+    type=float,
+    default=0.01,
+  ),
+  Flag(
+    "sampler",
+    _SAMPLING,
+    "whose scores select (winnow curate: the scorer)",
+    choices=(ASK_LLM, PERPLEXITY, DENSITY, RANDOM),
+    required=(SAMPLE,),
+  ),
+  Flag(
+    "method",
+    _SAMPLING,
+    "the highest scores, the lowest, all of --threshold or more, or a draw by inverse propensity, 1 / score (default: "
+    "ips for density, top_k for others)",
+    choices=("top_k", "bottom_k", "ips", "threshold"),
+  ),
+  Flag(
+    "temperature",
+    _SAMPLING,
+    "of --method=ips: weights to the power of 1 / temperature; above 1 is nearer to a random sample",
+    type=float,
+    default=1.0,
+  ),
+  Flag("rate", _SAMPLING, "the share of documents to keep, in (0, 1]", pattern=_RATE),
+  Flag("num_examples", _SAMPLING, "the number of documents to keep", type=int),
+  Flag("num_tokens", _SAMPLING, "keep the most documents that fit this many tokens", type=int),
+  Flag("threshold", _SAMPLING, "keep every document with this score or more", type=float),
+  Flag(
+    "group_by",
+    _SAMPLING,
+    "set each group a quota, --group_rate or --group_max: its best documents within that can be selected, and all of "
+    "them are where nothing else says how many; a domain is the registered one of a url",
+    choices=(DOMAIN,),
+  ),
+  Flag("group_rate", _SAMPLING, "the share of each group's documents that can be selected", pattern=_RATE),
+  Flag("group_max", _SAMPLING, "the number of each group's documents that can be selected", type=int),
+  Flag(
+    "seed",
+    (*_SAMPLING, REPORT),
+    "settles ties, random samples and the order of the output (winnow report: which documents it looks at)",
+    type=int,
+    default=0,
+  ),
+  Flag("num_shards", _SAMPLING, "output shards (default: about 200 MB each, 1,024 at most)", type=int),
+  Flag(
+    "output",
+    (SAMPLE, CURATE, EXPLAIN, REPORT, DEMO),
+    "the output folder (winnow report: one or several, with commas between them, or a glob)",
+    required=(SAMPLE, CURATE),
+    pattern=_BUCKET,
+  ),
+  Flag(
+    "rejected",
+    _SAMPLING,
+    "another output folder, for the scored documents that are not selected; the input is read once more for it",
+    pattern=_BUCKET,
+  ),
+  Flag(
+    "output_format",
+    _SAMPLING,
+    "how the output is written: TFRecords of tf.train.Example for TFDS and seqio, or files for everything else",
+    default=formats.TFRECORD,
+    choices=formats.NAMES,
+  ),
+  Flag(
+    "overwrite",
+    (*_READING, REPORT),
+    "start over: what is there of another request goes, and all of it if it is complete",
+    type=bool,
+  ),
+)
