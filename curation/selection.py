@@ -23,6 +23,7 @@ METHODS_OF = {
   "perplexity": ("top_k", "bottom_k", "threshold"),
   "density": ("ips", "top_k", "bottom_k", "threshold"),
 }
+_AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")
 PASS_BITS = 16
 NUM_PASSES = 128 // PASS_BITS
 NUM_BINS = 1 << PASS_BITS
@@ -30,11 +31,14 @@ NUM_BINS = 1 << PASS_BITS
 
 @dataclasses.dataclass(frozen=True)
 class SelectionRequest:
-  """Which documents are wanted: one sampler, and one of `rate`, `num_examples`, `num_tokens` and `threshold`.
+  """Which documents are wanted: one sampler, and one of `rate`, `num_examples`, `num_tokens`, `threshold` and
+  `percentile_range`.
 
   `group_by` sets each group a quota, `group_rate` or `group_max`, and only documents within it can be selected; all of
   them are where nothing else says how many. Rates are text, as typed, so that 0.1 means one tenth. `temperature` is for
-  `ips` alone. Raises WinnowError where the parts do not fit together.
+  `ips` alone. `percentile_range` is LOW:HIGH, of scores from the lowest, 0, to the highest, 1: of the N documents in
+  order those from number floor(LOW × N + 1/2) on and before number floor(HIGH × N + 1/2), so that ranges with a common
+  end part a corpus. Raises WinnowError where the parts do not fit together.
   """
 
   sampler: str
@@ -48,6 +52,7 @@ class SelectionRequest:
   group_by: str | None = None
   group_rate: str | None = None
   group_max: int | None = None
+  percentile_range: str | None = None
 
   def __post_init__(self):
     fitting = METHODS_OF[self.sampler]
@@ -62,11 +67,13 @@ class SelectionRequest:
       raise WinnowError(f"--temperature={self.temperature} is not a number above 0")
     if self.temperature != 1 and self.method != "ips":
       raise WinnowError(f"--temperature is for --method=ips, and this is {self.method}; leave it out")
-    given = [n for n in ("rate", "num_examples", "num_tokens", "threshold") if getattr(self, n) is not None]
+    given = [n for n in _AMOUNTS if getattr(self, n) is not None]
     self._check_groups()
     if len(given) != 1 and (given or self.group_by is None):
       said = " and ".join(f"--{name}" for name in given) or "none of them"
-      raise WinnowError(f"give one of --rate, --num_examples, --num_tokens and --threshold; there is {said}")
+      wanted = ", ".join(f"--{name}" for name in _AMOUNTS[:-1])
+      raise WinnowError(f"give one of {wanted} and --{_AMOUNTS[-1]}; there is {said}")
+    self._check_percentiles()
     if (self.method == "threshold") != (self.threshold is not None):
       raise WinnowError("--method=threshold and --threshold=SCORE go together")
     for name in ("rate", "group_rate"):
@@ -86,8 +93,35 @@ class SelectionRequest:
       said = " and ".join(quotas) or "none of them"
       raise WinnowError(f"--group_by={self.group_by} wants one of --group_rate and --group_max; there is {said}")
 
+  def _check_percentiles(self) -> None:
+    if self.percentile_range is None:
+      return
+    if self.sampler == "random" or self.method != "top_k" or self.group_by is not None:
+      raise WinnowError(
+        f"--percentile_range is of scores from the lowest up: it goes with no --sampler=random, no --group_by, and no "
+        f"--method but top_k; this is --sampler={self.sampler} --method={self.method}"
+      )
+    low, high = self._percentiles()
+    if not 0 <= low < high <= 1:
+      raise WinnowError(f"--percentile_range={self.percentile_range} is no range in [0, 1]; the middle is 0.3:0.7")
+
+  def _percentiles(self) -> tuple[fractions.Fraction, fractions.Fraction]:
+    low, mark, high = (self.percentile_range or "").partition(":")
+    if not mark:
+      raise WinnowError(f"--percentile_range={self.percentile_range} is not LOW:HIGH, such as 0.3:0.7 for the middle")
+    return _fraction("percentile_range", low), _fraction("percentile_range", high)
+
+  def num_above(self, num_documents: int) -> int:
+    """How many documents lie above the percentiles that are wanted."""
+    return num_documents - _rounded(self._percentiles()[1] * num_documents)
+
   def exact_group_rate(self) -> fractions.Fraction:
     return _fraction("group_rate", self.group_rate)
+
+  def search_above(self, num_documents: int) -> "RadixSearch":
+    """Begins the search for the documents above the percentiles that are wanted."""
+    above = self.num_above(num_documents)
+    return RadixSearch(above) if above else RadixSearch(0, floor=1 << 128, done=True)
 
   def search(self, num_documents: int, num_tokens: int | None, within: int | None = None) -> "RadixSearch":
     """Begins the search among `num_documents` scored documents of `num_tokens` tokens in all.
@@ -101,10 +135,16 @@ class SelectionRequest:
       if num_tokens is None:
         raise WinnowError("--num_tokens needs a store with token counts, and this one has none; use --num_examples")
       return RadixSearch(self.num_tokens, by_count=False)
-    if self.rate is None and self.num_examples is None:
+    if all(getattr(self, name) is None for name in _AMOUNTS):
       return RadixSearch(0, done=True)
+    if self.percentile_range is not None:
+      low, high = (_rounded(percentile * num_documents) for percentile in self._percentiles())
+      if low == high:
+        asked = f"--percentile_range={self.percentile_range}"
+        raise WinnowError(f"{asked} of {num_documents:,} documents is none; widen it")
+      return RadixSearch(high - low)  # among those that are not above
     if self.rate is not None:
-      asked, k = f"--rate={self.rate}", int(_fraction("rate", self.rate) * num_documents + fractions.Fraction(1, 2))
+      asked, k = f"--rate={self.rate}", _rounded(_fraction("rate", self.rate) * num_documents)
       if not k:
         raise WinnowError(f"{asked} of {num_documents:,} documents is none; use a larger rate")
     else:
@@ -119,6 +159,10 @@ class SelectionRequest:
         f"quota, or leave --{asked[2:].partition('=')[0]} out to take all of them"
       )
     return RadixSearch(k)
+
+
+def _rounded(number: fractions.Fraction) -> int:
+  return int(number + fractions.Fraction(1, 2))
 
 
 def _fraction(name: str, typed: str | None) -> fractions.Fraction:

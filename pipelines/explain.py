@@ -132,18 +132,21 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
   rank, floor = key << 64 | tie, int(manifest["threshold"]["rank"], 16)
   before, _ = _count_above(store, request, rank)
   place = f"number {before + 1:,} of {manifest['counts']['scored']:,} in the order of {_order(request)}"
-  is_within, quota = True, ""
+  is_within, limit = True, ""
   if request.group_by is not None:
-    is_within, quota = _in_group(store, request, rank, domain)
+    is_within, limit = _in_group(store, request, rank, domain)
+  elif request.percentile_range is not None:
+    above = request.num_above(manifest["counts"]["scored"])
+    is_within, limit = before >= above, f"; the first {above:,} are above --percentile_range={request.percentile_range}"
   is_selected, counts = rank >= floor and is_within, manifest["counts"]
   num_selected = counts["scored"] - counts["selected"] if manifest["rejected"] else counts["selected"]
   told = f"{'' if is_selected else 'not '}selected: {place}"
-  first = f", of which {'the first ' if request.group_by is None else ''}{num_selected:,} are"
+  first = f", of which {'' if limit else 'the first '}{num_selected:,} are"
   if is_selected == manifest["rejected"]:
-    return f"{told}{first}{quota}; so not here"
+    return f"{told}{first}{limit}; so not here"
   num_shards = len(manifest["shards"])
   index = int(hashing.hash_documents("place", request.seed, name, row_N)[0]) % num_shards
-  return f"{told}{'' if is_selected else first}{quota}; in {manifest['shards'][index]['file']}"
+  return f"{told}{'' if is_selected else first}{limit}; in {manifest['shards'][index]['file']}"
 
 
 def _in_group(

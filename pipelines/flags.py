@@ -42,8 +42,8 @@ GROUPS = {
     *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
   ),
   "Sample": (
-    *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "seed"),
-    *("group_by", "group_rate", "group_max"),
+    *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold"),
+    *("percentile_range", "seed", "group_by", "group_rate", "group_max"),
     *("output", "output_format", "num_shards", "rejected"),
   ),
 }
@@ -295,6 +295,12 @@ FLAGS = (
   Flag("num_examples", _SAMPLING, "the number of documents to keep", type=int),
   Flag("num_tokens", _SAMPLING, "keep the most documents that fit this many tokens", type=int),
   Flag("threshold", _SAMPLING, "keep every document with this score or more", type=float),
+  Flag(
+    "percentile_range",
+    _SAMPLING,
+    "keep the documents between two percentiles of the score, LOW:HIGH, such as 0.3:0.7 for the middle",
+    pattern=r"[\d.]+:[\d.]+",
+  ),
   Flag(
     "group_by",
     _SAMPLING,

@@ -380,10 +380,14 @@ def plan_verification(
 
 def selection_request(namespace: argparse.Namespace) -> selection.SelectionRequest:
   """What the flags select."""
+  method = selection.METHODS_OF[namespace.sampler][0]
+  if namespace.threshold is not None:
+    method = "threshold"
+  elif namespace.percentile_range is not None:
+    method = "top_k"
   return selection.SelectionRequest(
     sampler=namespace.sampler,
-    method=namespace.method
-    or ("threshold" if namespace.threshold is not None else selection.METHODS_OF[namespace.sampler][0]),
+    method=namespace.method or method,
     temperature=namespace.temperature,
     seed=namespace.seed,
     rate=namespace.rate,
@@ -393,6 +397,7 @@ def selection_request(namespace: argparse.Namespace) -> selection.SelectionReque
     group_by=namespace.group_by,
     group_rate=namespace.group_rate,
     group_max=namespace.group_max,
+    percentile_range=namespace.percentile_range,
   )
 
 

@@ -61,10 +61,14 @@ class Quotas:
     """Reads which documents of a shard are within their quotas."""
     (bits,) = array_files.read(storage.join(self.folder, f"{shard.name}.within"), 1)
 
-    def within(rows_N: np.ndarray) -> np.ndarray:
+    def within(rows_N: np.ndarray, *_: np.ndarray) -> np.ndarray:
       return (bits[rows_N >> 3] >> (7 - (rows_N & 7)).astype(np.uint8)) & 1 > 0
 
     return within
+
+  def settle(self, shards: Sequence[blocks.Shard]) -> "Settle":
+    """A transform of the store's ledger, after which `within` can be asked."""
+    return Settle(self, shards)
 
   def is_whole_run(self, path: str) -> bool:
     return damage.is_whole(self.output, path, runs.check)

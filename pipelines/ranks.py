@@ -10,13 +10,14 @@ from pipelines import block_files, blocks, stores
 
 BATCH_ROWS = 1 << 18
 
-# Tells of rows of one shard, int64 [N], which documents are within their groups' quotas: bool [N]. None: all are.
-Within = Callable[[np.ndarray], np.ndarray] | None
+# Tells of documents of one shard, by row, key and tie hash, each [N], which may be selected at all: they are within
+# their groups' quotas, or below a percentile. bool [N]; None: all may.
+Within = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None
 Limits = Callable[[blocks.Shard], Within]
 
 
 def unlimited(shard: blocks.Shard) -> Within:
-  """The limits where there are no quotas."""
+  """The limits where there are none."""
   del shard
   return None
 
@@ -29,15 +30,15 @@ class Ranks(NamedTuple):
   ties: np.ndarray
   num_tokens: np.ndarray | None
   within: np.ndarray | None = None
-  """Which of them are within their groups' quotas, bool [N]; None: all."""
+  """Which of them may be selected at all, bool [N]; None: all."""
 
   def are_wanted(self, floor: int, *, rejected: bool = False) -> np.ndarray:
-    """Tells which documents a threshold and the quotas select, or which they do not: bool [N]."""
+    """Tells which documents a threshold and the limits select, or which they do not: bool [N]."""
     above_N = selection.is_selected(floor, self.keys, self.ties)
     return (above_N if self.within is None else above_N & self.within) ^ rejected
 
   def only_within(self) -> "Ranks":
-    """Those that are within their groups' quotas."""
+    """Those that may be selected at all."""
     if self.within is None:
       return self
     tokens = None if self.num_tokens is None else self.num_tokens[self.within]
@@ -47,13 +48,10 @@ class Ranks(NamedTuple):
 def of_rows(request: selection.SelectionRequest, shard: str, table: Any, within: Within = None) -> Ranks:
   """The ranks of the rows of a score file (or of a row group or batch of it)."""
   rows, scores = table["row"].to_numpy(), table["score"].to_numpy()
-  return Ranks(
-    rows,
-    selection.document_keys(request, shard, rows, scores),
-    selection.tie_hashes(request.seed, shard, rows),
-    None if table["num_tokens"].null_count else table["num_tokens"].to_numpy(),
-    None if within is None else within(rows),
-  )
+  keys = selection.document_keys(request, shard, rows, scores)
+  ties = selection.tie_hashes(request.seed, shard, rows)
+  tokens = None if table["num_tokens"].null_count else table["num_tokens"].to_numpy()
+  return Ranks(rows, keys, ties, tokens, None if within is None else within(rows, keys, ties))
 
 
 def read(

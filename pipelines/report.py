@@ -78,14 +78,14 @@ def report(argv: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _settled(sources: Sources, launcher: launch.Launcher, folder: str) -> Iterator[Sources]:
-  """The sources with the quotas of outputs that have any, which take a folder for a while."""
-  if all(output.request.group_by is None for output in sources.outputs):
+  """The sources with the limits of outputs that have any, which take a folder for a while."""
+  if all(output.request.group_by is None and output.request.percentile_range is None for output in sources.outputs):
     yield sources
     return
   work = report_sources.work_folder(folder)
   try:
     with launch.writing():
-      settled = report_sources.settle_quotas(sources, launcher, work)
+      settled = report_sources.settle_limits(sources, launcher, work)
     yield settled
   finally:
     storage.delete_folder(work)

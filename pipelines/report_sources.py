@@ -16,8 +16,8 @@ from pipelines import (
   found_stores,
   inputs,
   launch,
+  limits,
   manifests,
-  quotas,
   ranks,
   requests,
   storage,
@@ -168,15 +168,15 @@ def _check(manifest: dict[str, Any]) -> None:
     raise ValueError("an input has no name")
 
 
-def settle_quotas(sources: Sources, launcher: launch.Launcher, work: str) -> Sources:
-  """Finds anew, by Beam passes, which documents were within the quotas of outputs that have any; files go to `work`."""
+def settle_limits(sources: Sources, launcher: launch.Launcher, work: str) -> Sources:
+  """Finds anew, by Beam passes, which documents were within the limits of outputs that have any; files go to `work`."""
   settled = []
   for output in sources.outputs:
-    if output.request.group_by is not None:
-      found = quotas.Quotas(output.store, output.request, work, work, output.manifest["fingerprint"])
+    found = limits.of_request(output.store, output.request, work, work, output.manifest["fingerprint"])
+    if found is not None:
 
-      def define(root: Any, found: quotas.Quotas = found) -> None:
-        _ = root | "Ledger" >> beam.Create([found.store.ledger()]) | quotas.Settle(found, found.store.shards())
+      def define(root: Any, found: limits.Limits = found) -> None:
+        _ = root | "Ledger" >> beam.Create([found.store.ledger()]) | found.settle(found.store.shards())
 
       launcher.run(define, f"winnow-report-{uuid.uuid4().hex[:8]}")
       output = output._replace(limits=found.within)

@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines import manifests, memory, progress, quotas, scoring, stripes, thresholds, writing
+from pipelines import manifests, memory, progress, scoring, stripes, thresholds, writing
 
 
 class WriteRuns(beam.DoFn):
@@ -58,8 +58,8 @@ class Sample(beam.PTransform):
   def expand(self, ledger: Any):
     config, root = self._config, ledger.pipeline
     shards = list(dict.fromkeys(stripe.shard for stripe in self._stripes))
-    if config.quotas is not None:
-      ledger = ledger | "Quotas" >> quotas.Settle(config.quotas, shards)
+    if config.limits is not None:
+      ledger = ledger | "Limits" >> config.limits.settle(shards)
     selected = (
       root
       | "Shards" >> stripes.Spread(shards)

@@ -1,7 +1,7 @@
 """The exact threshold as Beam passes: each is one histogram over the score files, combined to 65,536 numbers."""
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -93,8 +93,8 @@ def refine(search: selection.RadixSearch, histogram: np.ndarray) -> selection.Ra
 class FindThreshold(beam.PTransform):
   """PCollection[blocks.Shard] -> PCollection[Selected]: one element, how many documents and from which rank on.
 
-  `ledger` is a PCollection of one stores.Ledger; with `limits`, one of settled quotas. The passes are
-  unrolled; those after the search is over read nothing.
+  `ledger` is a PCollection of one stores.Ledger; with `limits`, one of settled ones. `begin` is the request's
+  search unless given. The passes are unrolled; those after the search is over read nothing.
   """
 
   def __init__(
@@ -103,15 +103,16 @@ class FindThreshold(beam.PTransform):
     request: selection.SelectionRequest,
     ledger: Any,
     limits: ranks.Limits = ranks.unlimited,
+    *,
+    begin: Callable[[stores.Ledger], selection.RadixSearch] | None = None,
   ):
     super().__init__()
     self._store, self._request, self._ledger, self._limits = store, request, ledger, limits
+    self._begin = begin or (lambda ledger: request.search(ledger.documents, ledger.num_tokens, ledger.within))
 
   def expand(self, shards: Any):
     store, request, limits = self._store, self._request, self._limits
-    search = self._ledger | "Begin" >> beam.Map(
-      lambda ledger: request.search(ledger.documents, ledger.num_tokens, ledger.within)
-    )
+    search = self._ledger | "Begin" >> beam.Map(self._begin)
     for index in range(selection.NUM_PASSES):
       histogram = (
         shards

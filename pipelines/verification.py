@@ -25,7 +25,6 @@ from pipelines import (
   formats,
   manifests,
   progress,
-  quotas,
   ranks,
   readers,
   requests,
@@ -290,9 +289,9 @@ class Verify(beam.PTransform):
   def expand(self, root: Any):
     config, sampling = self._config, self._config.sampling
     ledger = root | "Ledger" >> beam.Create([sampling.store.ledger()])
-    if sampling.quotas is not None:
-      ledger = ledger | "Quotas" >> quotas.Settle(sampling.quotas, config.shards)
-    settled = beam.pvalue.AsSingleton(ledger)  # for what reads quotas
+    if sampling.limits is not None:
+      ledger = ledger | "Limits" >> sampling.limits.settle(config.shards)
+    settled = beam.pvalue.AsSingleton(ledger)  # for what asks for limits
     _ = (
       root
       | "Shards" >> stripes.Spread(list(config.shards))

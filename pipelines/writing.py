@@ -17,10 +17,10 @@ from pipelines import (
   blocks,
   damage,
   formats,
+  limits,
   logs,
   prefetch,
   progress,
-  quotas,
   ranks,
   readers,
   requests,
@@ -70,15 +70,13 @@ class SamplingConfig:
     return storage.join(self.output, WORK_FOLDER) if self.work is None else self.work
 
   @property
-  def quotas(self) -> quotas.Quotas | None:
-    if self.request.group_by is None:
-      return None
+  def limits(self) -> limits.Limits | None:
     folder = storage.join(self.work_folder, RUNS_FOLDER)
-    return quotas.Quotas(self.store, self.request, self.output, folder, self.fingerprint)
+    return limits.of_request(self.store, self.request, self.output, folder, self.fingerprint)
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
-    """Reads which documents of a shard are within their groups' quotas."""
-    return None if self.quotas is None else self.quotas.within(shard)
+    """Reads which documents of a shard may be selected at all."""
+    return None if self.limits is None else self.limits.within(shard)
 
   def runs_folder(self, engine: str) -> str:
     return storage.join(self.work_folder, RUNS_FOLDER, requests.fingerprint([self.fingerprint, engine])[:16])

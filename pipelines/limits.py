@@ -1,0 +1,97 @@
+"""What may be selected at all: documents within their groups' quotas, or below a percentile of the scores.
+
+Limits are settled before the threshold is looked for, into files below a folder of work; who has them asks `within`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from curation import selection
+from curation.errors import DamagedError
+from pipelines import blocks, damage, quotas, ranks, requests, storage, stores, stripes, thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceiling:
+  """Documents below the upper end of a percentile range. `output` has the log in which damage is told."""
+
+  store: stores.ScoreStore
+  request: selection.SelectionRequest
+  output: str
+  work: str
+  fingerprint: str
+
+  @property
+  def path(self) -> str:
+    name = requests.fingerprint([self.fingerprint, self.store.engine()])[:16]
+    return storage.join(self.work, name, "ceiling.json")
+
+  def within(self, shard: blocks.Shard) -> ranks.Within:
+    """As `quotas.Quotas.within`; the same for every shard."""
+    del shard
+    rank = self._read(self.path)
+
+    def within(_: np.ndarray, keys_N: np.ndarray, ties_N: np.ndarray) -> np.ndarray:
+      return ~selection.is_selected(rank, keys_N, ties_N)
+
+    return within
+
+  def write(self, rank: int) -> None:
+    """Makes the smallest rank above durable; what is there already is the same, or damaged and removed."""
+    damage.is_whole(self.output, self.path, self._read)
+    storage.create(self.path, requests.sealed({"rank": f"{rank:032x}"}), must_agree=True)
+
+  @staticmethod
+  def _read(path: str) -> int:
+    found = requests.read_sealed(path)
+    if found is None:
+      raise DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
+    return int(found["rank"], 16)
+
+  def settle(self, shards: Sequence[blocks.Shard]) -> "SettleCeiling":
+    """A transform of the store's ledger, after which `within` can be asked."""
+    return SettleCeiling(self, shards)
+
+
+class SettleCeiling(beam.PTransform):
+  """PCollection[stores.Ledger] (one) -> the same with the number of documents that lie below the ceiling."""
+
+  def __init__(self, ceiling: Ceiling, shards: Sequence[blocks.Shard]):
+    super().__init__()
+    self._ceiling, self._shards = ceiling, shards
+
+  def expand(self, ledger: Any):
+    ceiling = self._ceiling
+    request = ceiling.request
+
+    def settled(ledger: stores.Ledger, above: thresholds.Selected) -> stores.Ledger:
+      ceiling.write(above.floor)  # of none, one above every rank
+      return ledger._replace(within=ledger.documents - above.documents)
+
+    above = (
+      ledger
+      | "Shards" >> stripes.Spread(self._shards)
+      | "FindCeiling"
+      >> thresholds.FindThreshold(
+        ceiling.store, request, ledger, begin=lambda ledger: request.search_above(ledger.documents)
+      )
+    )
+    return ledger | "Settled" >> beam.Map(settled, above=beam.pvalue.AsSingleton(above))
+
+
+Limits = quotas.Quotas | Ceiling
+
+
+def of_request(
+  store: stores.ScoreStore, request: selection.SelectionRequest, output: str, work: str, fingerprint: str
+) -> Limits | None:
+  """The limits that a request sets, if it sets any; they are settled below the folder `work`."""
+  if request.group_by is not None:
+    return quotas.Quotas(store, request, output, work, fingerprint)
+  if request.percentile_range is not None:
+    return Ceiling(store, request, output, work, fingerprint)
+  return None
