@@ -11,6 +11,7 @@ database out of its folder.
 
 import contextlib
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ _MAX_RANK = 8
 _MAX_CAUSE = 500  # characters: messages repeat what a file says
 # A folder's name in an index, which older checkpoints give without the slash.
 _PLACE = re.compile(r"target\.[\w.-]+/?", re.ASCII)
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
 _ARRAY_EXTENSION = 1
 # Those that are decoded as a stream.
 _COMPRESSORS = (None, "gzip", "zlib", "zstd")
@@ -93,6 +95,10 @@ def _open_stored(folder: Path, store: Any, places: dict[str, str]) -> dict[str, 
   import tensorstore as ts
 
   context = ts.Context()
+  for place in places.values():
+    head = folder / place / ".zarray"  # in a database a value is as large as the database at most
+    if head.is_file() and head.stat().st_size > _MAX_METADATA_BYTES:
+      raise WinnowError(f"{head} has {head.stat().st_size:,} bytes, too many for such a file.")
   heads = {name: store.read(f"{place}/.zarray") for name, place in places.items()}
   for name, head in heads.items():
     path = folder / places[name] / ".zarray"
@@ -105,6 +111,8 @@ def _open_stored(folder: Path, store: Any, places: dict[str, str]) -> dict[str, 
   opening = {}
   for name, place in places.items():
     spec = {"driver": "zarr", "kvstore": (store / f"{place}/").spec().to_json()}
+    # T5X names no fill value, so that no chunk is left out: one that is missing was not copied.
+    spec["fill_missing_data_reads"] = _fills(heads[name].result().value)
     opening[name] = ts.open(spec, context=context, open=True, read=True)
   arrays = {}
   for name, future in opening.items():
@@ -121,6 +129,15 @@ def _open_stored(folder: Path, store: Any, places: dict[str, str]) -> dict[str, 
       raise WinnowError(f"{path} has chunks of {chunk}, larger than its shape {list(shape)}.")
     arrays[name] = Array(shape, _DTYPES[dtype], _reader(path, stored))
   return arrays
+
+
+def _fills(head: bytes) -> bool:
+  """Tells whether an array's metadata say what is where a chunk is absent."""
+  try:
+    metadata = json.loads(head)
+  except (ValueError, RecursionError):  # told as tensorstore tells it
+    return True
+  return isinstance(metadata, dict) and metadata.get("fill_value") is not None
 
 
 def _reader(path: Path, stored: Any) -> Callable[[], np.ndarray]:
@@ -190,6 +207,8 @@ def _leaves(path: Path, tree: dict, above: tuple[str, ...] = ()) -> Iterator[tup
   if len(above) > _MAX_DEPTH:
     raise WinnowError(f"{path} nests its names more than {_MAX_DEPTH} deep, as no T5 does.")
   for key, value in tree.items():
+    if not isinstance(key, str) or not _NAME.fullmatch(key):
+      raise WinnowError(f"{path} names an array {str(key)[:_MAX_CAUSE]!r}, as no T5 does.")
     if isinstance(value, dict) and "kvstore" not in value:
       yield from _leaves(path, value, (*above, key))
     else:

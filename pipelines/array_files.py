@@ -42,7 +42,8 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
   """
   shape, is_fortran, dtype = _HEADERS[np.lib.format.read_magic(file)](file, max_header_size=_MAX_HEADER_BYTES)
   start = file.tell()
-  if not dtype.hasobject and math.prod(shape) * dtype.itemsize > file.seek(0, os.SEEK_END) - start:
+  size = math.prod(shape) * dtype.itemsize
+  if min(shape, default=0) < 0 or (not dtype.hasobject and size > file.seek(0, os.SEEK_END) - start):
     raise ValueError("its size is not what its header says")
   file.seek(start)
   return shape, is_fortran, dtype

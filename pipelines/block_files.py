@@ -37,7 +37,7 @@ _CHECKING = 8  # files read at once, since each waits for a disk or a store
 
 
 class BlockFile(NamedTuple):
-  """What a block file holds; bytes and checksum are those of the documents, as `blocks.Block` has them."""
+  """What a block file holds; bytes and checksum are those of `blocks.Block`."""
 
   table: pa.Table
   text_bytes: int

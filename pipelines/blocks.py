@@ -54,8 +54,8 @@ class Block:
   """One block: its place in the shard and, unless it was skipped, its rows.
 
   `documents` holds the good rows as `DOCUMENT_SCHEMA`, `bad` the others as `BAD_SCHEMA`, both in row order; rows count
-  every record of the shard from 0. `text_bytes` are the UTF-8 bytes of the good texts, `checksum` tells what these,
-  their urls and timestamps say. A skipped block has its place and `num_rows` alone: None, None, 0, 0.
+  every record of the shard from 0. `text_bytes` are the UTF-8 bytes of the good texts, `checksum` tells what all
+  rows say. A skipped block has its place and `num_rows` alone: None, None, 0, 0.
   """
 
   index: int
@@ -123,13 +123,16 @@ def text_bytes(documents: pa.Table) -> int:
   return sum(_content(chunk).size for chunk in documents.column("text").chunks)
 
 
-def checksum(documents: pa.Table) -> int:
-  """CRC32C of texts, urls and timestamps, each with its length."""
+def checksum(documents: pa.Table, bad: pa.Table) -> int:
+  """CRC32C of good and bad rows: their numbers, and texts, urls, timestamps and reasons, each with its length."""
   found = 0
-  for name in ("text", "url", "timestamp"):
-    for column in documents.column(name).chunks:
-      found = google_crc32c.extend(found, pc.binary_length(column).to_numpy(zero_copy_only=False))
-      found = google_crc32c.extend(found, _content(column))
+  for table, names in ((documents, ("text", "url", "timestamp")), (bad, ("reason", "text"))):
+    for column in table.column("row").chunks:
+      found = google_crc32c.extend(found, column.to_numpy())
+    for name in names:
+      for column in table.column(name).chunks:
+        found = google_crc32c.extend(found, pc.binary_length(column).to_numpy(zero_copy_only=False))
+        found = google_crc32c.extend(found, _content(column))
   return found
 
 
@@ -241,7 +244,7 @@ class _OpenBlock:
       return Block(self.index, self.first_row, self.num_rows, None, None, 0, 0)
     documents = pa.concat_tables([parsed.documents for parsed in self._parsed]).combine_chunks()
     bad = pa.concat_tables([parsed.bad for parsed in self._parsed]).combine_chunks()
-    return Block(self.index, self.first_row, self.num_rows, documents, bad, self._exact, checksum(documents))
+    return Block(self.index, self.first_row, self.num_rows, documents, bad, self._exact, checksum(documents, bad))
 
 
 def _table(columns: list[Any], schema: pa.Schema) -> pa.Table:

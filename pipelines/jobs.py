@@ -103,7 +103,9 @@ class ScoringJob:
 
   def engine_difference(self) -> tuple[str, str, str] | None:
     """In what the engine that the store was begun with is known to differ from the one here, before a worker has it."""
-    here = {"suffix_list": domains.suffix_list(), **self.config.scorer.engine()}
+    here = self.config.scorer.engine()
+    if self.embedding is None:  # else domains are those of the embeddings' store
+      here = {"suffix_list": domains.suffix_list(), **here}
     there = requests.readable(self.config.store.engine_path)
     if not self.knows_engine or not isinstance(there, dict):
       return None

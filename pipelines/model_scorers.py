@@ -76,14 +76,14 @@ class OfModel(abc.ABC):
   def _identity(self, folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Size and checksum of each of the model's files, by its place in the model's folder.
 
-    A vocabulary from elsewhere goes by the name that it would have there.
+    A vocabulary that was named goes by the name that it would have there, wherever it lies.
     """
-
-    def name(path: pathlib.Path) -> str:
-      return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else "spiece.model"
-
+    vocabulary = models.local_vocabulary(self.vocabulary)
     return {
-      name(path): {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path))}
+      "spiece.model" if path == vocabulary else path.relative_to(folder).as_posix(): {
+        "bytes": path.stat().st_size,
+        "checksum": storage.checksum(str(path)),
+      }
       for path in self._files(folder)
     }
 

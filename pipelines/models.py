@@ -116,12 +116,15 @@ def _fetch_folder(folder: str) -> pathlib.Path:
 
 def _fetch(files: dict[str, int], folder: str) -> pathlib.Path:
   """Copies files of known sizes from below a folder into a folder of the cache."""
+  names = [path.removeprefix(folder.rstrip("/") + "/") for path in files]
+  for name in names:  # an object's may be anything
+    if any(part in ("", ".", "..") for part in name.split("/")):
+      raise WinnowError(f"--model={folder} holds {name!r}, which is no name of a file below it; remove it")
   with concurrent.futures.ThreadPoolExecutor(_FETCHES, "winnow-fetch") as pool:
     # The key holds sizes and versions, so that another model under the same path gets a folder of its own.
     identity = repr(sorted(zip(files, files.values(), pool.map(storage.version, files), strict=True)))
     target = cache_folder() / "models" / hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-    places = [target / path.removeprefix(folder.rstrip("/") + "/") for path in files]
-    for _ in pool.map(_copy, files, places):
+    for _ in pool.map(_copy, files, [target / name for name in names]):
       pass
   return target
 

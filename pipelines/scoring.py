@@ -133,7 +133,7 @@ def _is_same(
       is_same = block_files.read_block(path).table.equals(block_table(block, scores, None))
   if not is_same:
     config.source.refuse_changed(shard)  # what is read now may be what is not as it was
-    damage.remove(store.folder, path, DamagedError(f"{path} is not of what {shard.path} holds"))
+    damage.remove(store.folder, path, DamagedError(f"{path} is of other documents than are read now"))
   return is_same
 
 

@@ -106,9 +106,9 @@ class TextsWithEmbeddings:
     try:
       yield from self._read(shard, want, about)
     except WinnowError:
-      self.refuse_changed(shard)
+      _refuse_changed(about.path, about.checksum)
       raise
-    self.refuse_changed(shard)
+    _refuse_changed(about.path, about.checksum)
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
     """Raises ChangedError unless shard and embeddings are what they were at launch."""

@@ -158,6 +158,8 @@ def version(path: str) -> str:
   """What tells whether a file is as it was: its checksum, or where that would take a download what the store says."""
   if is_local(path) or path.startswith((object_stores.GCS, object_stores.HUB)):
     return checksum(path)
+  if not exists(path):
+    raise FileNotFoundError(path)
   with object_stores.told_read(path):
     return f"{path.partition('://')[0]}:{filesystems.FileSystems.checksum(path)}"
 

@@ -233,8 +233,9 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
   A record beside the runs says that the shard is done; a file without one may be another run's, and is compared.
   """
   path, record = config.shard_path(index, plan.num_shards), config.shard_record_path(index, plan.engine)
-  done = requests.read_sealed(record)
-  if done is None and storage.exists(record):
+  is_on_record = storage.exists(record)  # asked first: another run may write it now
+  done = requests.read_sealed(record) if is_on_record else None
+  if is_on_record and done is None:
     damage.remove(config.output, record, DamagedError(f"{record} is damaged"))
   elif done is not None and storage.exists(path):
     if storage.checksum(path) == done["checksum"]:

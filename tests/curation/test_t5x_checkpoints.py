@@ -164,8 +164,13 @@ def test_half_precision_arrays(sound, arrays, tmp_path, layout, stored):
   np.testing.assert_array_equal(params["decoder"]["final_norm_D"], norm)
 
 
-def test_an_absent_chunk_is_the_fill_value(sound, legacy):
+def test_an_absent_chunk_is_the_fill_value_where_there_is_one(sound, legacy):
+  """T5X names none, and leaves none out. Kills the mutants: zeros for what was not copied; a fill value unheeded."""
   (legacy / KERNEL / "0.0").unlink()
+  with pytest.raises(WinnowError, match=r"cannot be read .*missing.*copy the checkpoint again"):
+    load(legacy, sound)
+  head = legacy / KERNEL / ".zarray"
+  head.write_text(json.dumps(json.loads(head.read_text()) | {"fill_value": 0.0}))
   params = load(legacy, sound).params
   assert not params["encoder"]["layers"]["wo_NDF"][0].any() and params["encoder"]["layers"]["wo_NDF"][1].any()
 

@@ -41,3 +41,34 @@ def test_input_on_s3_gives_what_local_files_give(s3, tmp_path):
   names = [name for name in here if name.startswith((".winnow/count/dead_letter", "out-train"))]
   assert len(names) == 12 + 2 and all(there[name] == here[name] for name in names)
   assert run_in(tmp_path / "there", ["verify", "out", *flags]) == 0
+
+
+@pytest.mark.local_runner
+def test_a_corpus_that_moved_to_s3_is_sampled_there_unless_a_text_is_another(s3, tmp_path, capsys):
+  """S3 knows files by other marks than disks do. Kills the mutants: a corpus that cannot move; one whose files need
+  only have the same names."""
+  corpora.write_corpus(tmp_path / "corpus", big_rows=600, small_rows=100)
+  corpora.write_model(tmp_path / "model")
+  (tmp_path / "prompt.txt").write_text(corpora.PROMPT)
+  flags = [f"--s3_endpoint_url={s3}", "--direct_num_workers=1"]
+  asking = [f"--model={tmp_path}/model", f"--prompt_file={tmp_path}/prompt.txt", "--max_input_tokens=32"]
+  where = [f"--input={tmp_path}/corpus/*", "--scores=scores", "--name=tiny", "--block_rows=100"]
+  assert run_in(tmp_path, ["score", *where, *asking, "--max_bad_fraction=0.1", *flags]) == 0
+  for path in (tmp_path / "corpus").iterdir():
+    storage.create(f"s3://winnow/corpus/{path.name}", path.read_bytes())
+  sample = ["sample", "--scores=scores", "--sampler=ask_llm", "--rate=0.5", "--num_shards=2"]
+  assert run_in(tmp_path, [*sample, "--input=s3://winnow/corpus/*", "--output=there", *flags]) == 0
+  assert run_in(tmp_path, [*sample, "--output=here", *flags]) == 0
+  for index in range(2):
+    there, here = (tmp_path / f"{n}/{n}-train.tfrecord-{index:05d}-of-00002" for n in ("there", "here"))
+    assert there.read_bytes() == here.read_bytes()
+  name = "s3://winnow/corpus/a.jsonl"
+  before, text = storage.version(name), storage.read_bytes(name)
+  storage.delete([name])
+  with pytest.raises(FileNotFoundError):
+    storage.version(name)
+  storage.create(name, text.replace(b"river", b"rover"))
+  assert storage.version(name) != before
+  capsys.readouterr()
+  assert run_in(tmp_path, [*sample, "--input=s3://winnow/corpus/*", "--output=changed", *flags]) == 1
+  assert "a.jsonl, block 0: its documents are not those that were scored" in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_a_document_that_is_missing_is_named(copy, capsys):
 @pytest.mark.parametrize(
   ("change", "told"),
   [
-    (lambda m: m["counts"].update(read=m["counts"]["read"] + 1), "the inputs' read do not add up"),
+    (lambda m: m["counts"].update(read=m["counts"]["read"] + 1), "counts.read is"),
     (lambda m: m["inputs"][2].update(selected=m["inputs"][2]["selected"] + 1), "the inputs' selected do not add up"),
     (lambda m: m["tokens"].update(selected=m["tokens"]["selected"] - 1), "the inputs' tokens do not add up"),
     (lambda m: m["threshold"].update(rank="0" * 32), "threshold.score is"),
