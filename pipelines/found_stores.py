@@ -83,19 +83,23 @@ def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher:
   shards = inputs.find_shards(pattern, data_dir if isinstance(data_dir, str) else None)
   launcher.refuse_local({"--input": shards[0].path})
   corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
+  known = {shard.name: shard.checksum for shard in store.shards()}
+  corpus = dataclasses.replace(corpus, shards=tuple(_as_scored(shard, known) for shard in corpus.shards))
   found = corpus.request()
-  for there, here in zip(request["inputs"], found["inputs"], strict=False):
-    # Every kind of store knows files by marks of its own. That texts are those that were scored, their blocks tell.
-    if there["name"] == here["name"] and _kind(there["checksum"]) != _kind(here["checksum"]):
-      here["checksum"] = there["checksum"]
   if difference := requests.first_difference({key: request[key] for key in found}, found):
     field, scored, now = difference
     raise WinnowError(f"the input is not what {store.folder} scored: {field} was {scored} and is {now}; score it again")
   return corpus
 
 
-def _kind(checksum: str) -> str:
-  return checksum.partition(":")[0]
+def _as_scored(shard: blocks.Shard, checksums: dict[str, str]) -> blocks.Shard:
+  """The shard with the checksum that it was scored under, where it lies on a store that knows files by other marks.
+
+  That its texts are those that were scored, the checksums of its blocks tell.
+  """
+  known = checksums.get(shard.name, shard.checksum)
+  is_other_kind = known.partition(":")[0] != shard.checksum.partition(":")[0]
+  return dataclasses.replace(shard, checksum=known) if is_other_kind else shard
 
 
 def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> stores.ScoreStore:

@@ -101,3 +101,13 @@ def test_a_checkpoint_on_an_object_store(place, bucket, layout):
   assert requests[0].checked().request() == requests[1].checked().request()
   with pytest.raises(WinnowError, match=r"--vocabulary=.*nowhere is not there"):
     models.local_vocabulary(f"{there}/nowhere")
+
+
+@pytest.mark.parametrize("name", ["target.x/../../../evil.pth", "state/d//evil", "target.x/./evil", "../evil"])
+def test_an_object_whose_name_leads_out_of_its_folder_is_refused(monkeypatch, tmp_path, name):
+  """A bucket's names may be anything. Kills the mutant that makes paths of them: a bucket could write any file."""
+  monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
+  monkeypatch.setattr(storage, "match", lambda pattern: [(f"gs://bucket/model/{name}", 4)])
+  with pytest.raises(WinnowError, match="is no name of a file below it"):
+    models.local_model("gs://bucket/model")
+  assert not list(tmp_path.rglob("*"))
