@@ -12,11 +12,14 @@ def curate(argv: Sequence[str]) -> None:
   namespace.sampler = namespace.sampler or namespace.scorer
   found_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
   launcher = plans.make_launcher(namespace, beam_arguments)
+  # Random sampling of a corpus that nothing has to score.
+  is_random = namespace.sampler == flags.RANDOM and namespace.model is None and namespace.embeddings is None
   if namespace.estimate:
     estimate.show(namespace, launcher)
     return
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
-  scoring_job = plans.plan_named_scoring(namespace, launcher, spare=True)
+  plan = plans.plan_counting if is_random else plans.plan_named_scoring
+  scoring_job = plan(namespace, launcher, spare=True)
   found = plans.plan_samples(
     namespace,
     flags.CURATE,

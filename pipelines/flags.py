@@ -31,6 +31,7 @@ DOMAIN = "domain"
 GROUPS = {
   "What to look at": ("folder", "document"),
   "Report": ("report",),
+  "Recipe": ("recipe",),
   "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
   "Store": ("scores", "name", "embedding_name", "overwrite"),
   "Scorer": (
@@ -105,6 +106,13 @@ FLAGS = (
     (REPORT,),
     "the folder that gets the page, report.html, and its tables as CSV files",
     required=(REPORT,),
+  ),
+  Flag(
+    "recipe",
+    (CURATE,),
+    "a YAML file, local or gs://, of flags and their values, such as recipes/paper/ask_llm_xl.yaml; what is typed "
+    "beside it counts more",
+    pattern=_BUCKET,
   ),
   Flag(
     "input",

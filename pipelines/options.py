@@ -9,7 +9,8 @@ from curation.errors import WinnowError
 from pipelines import storage
 from pipelines.flags import COMMANDS, FLAGS, GROUPS, Flag
 
-_OF_THE_RUN = ("accelerator", "estimate", "overwrite")  # no part of the request
+_MAX_RECIPE_BYTES = 1 << 16
+_OF_THE_RUN = ("recipe", "accelerator", "estimate", "overwrite")  # no part of the request
 _SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
 
@@ -34,7 +35,10 @@ def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[s
       titled = parser.add_argument_group(group)
       for flag in members:
         flag.add_to(titled)
-  namespace, others = parser.parse_known_args(_plain(own, argv))
+  arguments = _plain(own, argv)
+  namespace, others = parser.parse_known_args(arguments)
+  if getattr(namespace, "recipe", None) is not None:  # what is typed comes after it, and so counts
+    namespace, others = parser.parse_known_args([*_of_recipe(namespace.recipe, own), *arguments])
   _refuse_unknown(command, others)
   scorer = getattr(namespace, "scorer", None)
   for flag in FLAGS:
@@ -44,6 +48,31 @@ def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[s
       raise WinnowError(f"--{flag.name} is for --scorer={wanted}, and this is --scorer={scorer}; leave it out")
   require(namespace, *(flag.name for flag in FLAGS if command in flag.required))
   return namespace, others
+
+
+def _of_recipe(path: str, own: Sequence[Flag]) -> list[str]:
+  """The arguments that a recipe stands for: a mapping of flags' names to their values, in YAML."""
+  import yaml
+
+  try:
+    data = storage.read_bytes(path)
+    recipe = yaml.safe_load(data) if len(data) <= _MAX_RECIPE_BYTES else None
+  except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    cause = " ".join(str(error).split())
+    raise WinnowError(f"--recipe={path} cannot be read: {cause}") from error
+  if not isinstance(recipe, dict):
+    raise WinnowError(f"--recipe={path} is no recipe: write lines of FLAG: VALUE, in YAML")
+  known = {flag.name: flag for flag in own if flag.name != "recipe" and not flag.positional}
+  arguments = []
+  for name, value in recipe.items():
+    if name not in known:
+      near = difflib.get_close_matches(str(name), known, 1)
+      hint = f"; did you mean {near[0]}?" if near else ""
+      raise WinnowError(f"--recipe={path} has {str(name)[:80]!r}, which is no flag of this command{hint}")
+    if not isinstance(value, str | int | float):
+      raise WinnowError(f"--recipe={path}: {name} is no text, number, true or false; write one value behind it")
+    arguments.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+  return _plain(own, arguments)
 
 
 def _plain(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:

@@ -172,6 +172,12 @@ def sentence_t5(namespace: argparse.Namespace) -> model_scorers.SentenceT5:
   )
 
 
+def plan_counting(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
+  """The job of a store that only tells which documents there are, for random sampling."""
+  folder = _store_folder(namespace, "name", namespace.name or flags.RANDOM)
+  return plan_scoring(namespace, launcher, scorers.Count(), folder, spare=spare)
+
+
 def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name."""
   if namespace.scorer == flags.DENSITY:
