@@ -21,7 +21,7 @@ ENGINES := .engines
 BEAM = $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements.lock)
 FLINK := 2.2.1
 PEERS := .venv-peers/installed
-CHECKED := curation pipelines dataflow_templates tests setup.py benchmarks $(wildcard docs/*.py)
+CHECKED := curation pipelines pretraining dataflow_templates tests setup.py benchmarks $(wildcard docs/*.py)
 
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
@@ -54,7 +54,7 @@ cluster-down: $(INSTALLED) ## End that cluster
 lint: $(INSTALLED) ## Check style, formatting and types
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
-	$(BIN)/mypy curation pipelines
+	$(BIN)/mypy curation pipelines pretraining
 
 format: $(INSTALLED) ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix $(CHECKED)
@@ -97,7 +97,7 @@ lock: $(INSTALLED) ## Resolve pyproject.toml into requirements.lock; ARGS=--upgr
 clean: ## Remove .venv, .venv-peers, caches, builds and the demo's output
 	rm -rf .venv .venv-peers $(ENGINES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  demo-output demo-rater demo-embedder
-	find curation pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find curation pipelines pretraining tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Say what the commands are
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

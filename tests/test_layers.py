@@ -1,4 +1,4 @@
-"""Who imports whom: dataflow_templates -> pipelines -> curation, and heavy libraries only where they are used."""
+"""Who imports whom: dataflow_templates, pretraining -> pipelines -> curation; heavy libraries only where used."""
 
 import ast
 import json
@@ -11,11 +11,12 @@ import pytest
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 HEAVY = {"jax", "seqio", "t5", "tensorflow", "tensorflow_datasets", "tensorstore"}
-# A layer's own name and those below it; `dataflow_templates` comes with its issue.
+# A layer's own name and those below it.
 ALLOWED = {
   "curation": {"curation"},
   "pipelines": {"curation", "pipelines"},
   "dataflow_templates": {"pipelines", "dataflow_templates"},
+  "pretraining": {"curation", "pipelines", "pretraining"},
 }
 
 # Imports the modules of a package one by one and tells for each which of the watched modules it was the first to load.
@@ -81,3 +82,8 @@ def test_importing_pipelines_loads_nothing_heavy():
   """Kills: `import tensorflow` (or seqio, JAX) at the top of a module of `pipelines`, or of one that it imports."""
   assert len(module_files("pipelines")) > 3
   assert not first_loaders("pipelines", HEAVY)
+
+
+def test_only_the_tasks_of_pretraining_are_heavy():
+  """Kills: TensorFlow and seqio in the process that only tells of a sample."""
+  assert set(first_loaders("pretraining", HEAVY)) == {"pretraining.tasks"}

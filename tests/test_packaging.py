@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
-PACKAGES = ("curation", "pipelines")
+PACKAGES = ("curation", "pipelines", "pretraining")
 
 
 @pytest.fixture(scope="module")

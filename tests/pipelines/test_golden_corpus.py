@@ -1,4 +1,4 @@
-"""Real C4 with the golden T5 1.1, through the commands: golden probabilities, a plain top k, nested rates, seqio."""
+"""Real C4 with the golden T5 1.1, by commands: golden probabilities, a plain top k, nested rates, what T5X calls."""
 
 import gzip
 import json
@@ -77,42 +77,24 @@ def test_ten_percent_lies_within_twenty(place):
   assert len(drawn(place / "0.1")) == 145
 
 
-def test_seqio_trains_on_it(place, shared):
-  """What T5X calls: TFExampleDataSource, span corruption, packing, sharded over hosts."""
-  import functools
-
+def test_t5x_gets_as_many_sequences_as_epochs_are_reckoned_from(place, shared):
+  """What T5X calls, at the paper's lengths. Kills: epochs by 512 tokens a sequence, which masking makes of 568."""
   import seqio
-  import tensorflow as tf
-  from t5.data import preprocessors
+
+  from pretraining import plan, samples, tasks
 
   vocabulary = seqio.SentencePieceVocabulary(str(shared / "golden/spiece.model"), extra_ids=100)
-  features = {name: seqio.Feature(vocabulary, add_eos=True) for name in ("inputs", "targets")}
-  seqio.TaskRegistry.add(
-    "winnow_golden",
-    source=seqio.TFExampleDataSource(
-      {"train": str(place / "0.2/*-train.tfrecord-*")}, {"text": tf.io.FixedLenFeature([], tf.string)}
-    ),
-    preprocessors=[
-      functools.partial(seqio.preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
-      seqio.preprocessors.tokenize,
-      seqio.CacheDatasetPlaceholder(),
-      preprocessors.span_corruption,
-      seqio.preprocessors.append_eos_after_trim,
-    ],
-    output_features=features,
-    metric_fns=[],
-  )
+  name = tasks.register_sample(str(place / "0.2"), name="golden", vocabulary=vocabulary)
   dataset = seqio.get_dataset(
-    "winnow_golden",
-    task_feature_lengths={"inputs": 128, "targets": 64},
+    name,
+    task_feature_lengths={"inputs": plan.SEQUENCE_LENGTH, "targets": 114},
     dataset_split="train",
     feature_converter=seqio.EncDecFeatureConverter(pack=True),
     shard_info=seqio.ShardInfo(0, 1),
-    shuffle=False,
     num_epochs=1,
     seed=0,
   )
-  batches = list(dataset.take(20).as_numpy_iterator())
-  assert len(batches) == 20
-  assert all(batch["encoder_input_tokens"].shape == (128,) for batch in batches)
-  assert all(batch["encoder_segment_ids"].min() == 1 for batch in batches), "packed: no padding"
+  examples = list(dataset.as_numpy_iterator())
+  assert all(example["encoder_input_tokens"].shape == (512,) for example in examples)
+  # Each 128 documents are joined and cut; what is left over at their end is a shorter sequence.
+  assert len(examples) == pytest.approx(samples.read(str(place / "0.2")).tokens / plan.TEXT_TOKENS, rel=0.02)

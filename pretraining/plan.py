@@ -1,0 +1,81 @@
+"""`python -m pretraining.plan OUTPUT`: the epochs that a sample makes, its tokens, and the command line for T5X."""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+
+from pipelines import inputs, launch
+from pretraining import samples
+
+MODELS = {"t5_small": "T5-Small", "t5_large": "T5-Large"}
+# Section 4.1, and pretrain.gin.
+STEPS, BATCH_SIZE, SEQUENCE_LENGTH = 1_000_000, 1_024, 512
+# Of so many tokens T5's span corruption makes one sequence of 512, and its 114 targets.
+TEXT_TOKENS = 568
+
+
+def epochs(tokens: int) -> float:
+  """How often a run of the paper's length reads a sample of so many tokens."""
+  return STEPS * BATCH_SIZE * TEXT_TOKENS / tokens
+
+
+def command_line(sample: samples.Sample, model: str, model_dir: str) -> list[str]:
+  """The arguments that train `model`, a key of MODELS, on a sample with T5X."""
+  settings = {"SAMPLE": sample.output, "MODEL_DIR": model_dir}
+  # Gin's strings are Python's; JSON's double quotes are the more readable ones in a shell.
+  bindings = [f"--gin.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+  return ["python", "-m", "t5x.train", f"--gin_file=pretraining/gin/{model}.gin", *bindings]
+
+
+def host_counts(num_shards: int) -> list[int]:
+  """Numbers of data-parallel hosts that the batch divides by, and that get equally many shards each."""
+  common = math.gcd(num_shards, BATCH_SIZE)
+  return [hosts for hosts in range(1, common + 1) if common % hosts == 0]
+
+
+def describe(sample: samples.Sample, model: str, model_dir: str) -> list[str]:
+  """What there is to know before a run, line by line."""
+  tokens = "not counted" if sample.tokens is None else f"{sample.tokens:,}"
+  sequences = STEPS * BATCH_SIZE
+  lines = [
+    f"sample     {sample.name}: {sample.documents:,} documents in {sample.num_shards:,} shards",
+    f"tokens     {tokens}",
+    f"run        {MODELS[model]}, {STEPS:,} steps of {BATCH_SIZE:,} sequences of {SEQUENCE_LENGTH}: "
+    f"{sequences * SEQUENCE_LENGTH / 1e9:.1f} billion positions, made of {sequences * TEXT_TOKENS / 1e9:.1f} billion "
+    "tokens of text",
+  ]
+  if sample.tokens is None:
+    lines.append(
+      "epochs     not known: these scores come without tokens; draw the sample with --scores= of a store whose model "
+      "counted them, or read targets_tokens in stats.train.json of seqio's cache"
+    )
+  else:
+    lines.append(f"epochs     {epochs(sample.tokens):,.2f}")
+  hosts = ", ".join(f"{count:,}" for count in host_counts(sample.num_shards))
+  lines.append(
+    f"hosts      {hosts}: these divide both shards and batch; with more than {sample.num_shards:,} each would read all "
+    "shards"
+  )
+  return [*lines, "", shlex.join(command_line(sample, model, model_dir))]
+
+
+def plan(argv: Sequence[str]) -> None:
+  parser = argparse.ArgumentParser(prog="python -m pretraining.plan", description=__doc__)
+  parser.add_argument("output", metavar="OUTPUT", help="an output of winnow sample, local or gs://")
+  parser.add_argument("--model", choices=MODELS, default="t5_small", help="what to train (default: t5_small)")
+  parser.add_argument("--model_dir", help="where T5X writes (default: OUTPUT_MODEL, beside the output)")
+  namespace = parser.parse_args(argv)
+  sample = samples.read(namespace.output)
+  model_dir = namespace.model_dir or f"{sample.output.rstrip('/')}_{namespace.model}"
+  print("\n".join(describe(sample, namespace.model, inputs.absolute(model_dir))))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(plan, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

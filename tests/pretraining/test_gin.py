@@ -1,0 +1,110 @@
+"""The gin files, read as T5X reads them, beside what they use of T5X."""
+
+import sys
+
+import numpy as np
+import pytest
+import t5x_stand_in
+
+from pretraining import plan
+
+
+@pytest.fixture(scope="module", autouse=True)
+def t5x(tmp_path_factory):
+  """T5X where Python finds it."""
+  folder = tmp_path_factory.mktemp("t5x")
+  t5x_stand_in.write(folder)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(folder))
+    yield
+  for name in [name for name in sys.modules if name.partition(".")[0] == "t5x"]:
+    del sys.modules[name]
+
+
+@pytest.fixture
+def configure(place):
+  """Parses gin files of ours with settings of a command line, as T5X does, until the test is over."""
+  import gin
+
+  vocabulary = "seqio.SentencePieceVocabulary"
+  own = [f"{vocabulary}.sentencepiece_model_file = '{place}/model/spiece.model'", f"{vocabulary}.extra_ids = 100"]
+
+  def parse(*names: str, settings: list[str]) -> None:
+    gin.parse_config_files_and_bindings([f"pretraining/gin/{name}.gin" for name in names], [*own, *settings])
+
+  yield parse
+  gin.clear_config()
+
+
+def dataset_config(scope: str):
+  """What T5X's `@train/utils.DatasetConfig()` comes to."""
+  import gin
+
+  with gin.config_scope(scope):
+    return gin.get_configurable("t5x.utils.DatasetConfig")()
+
+
+@pytest.mark.parametrize("model", plan.MODELS)
+def test_a_run_is_the_papers(configure, output, model):
+  """Section 4.1. Kills: T5X's own batch, cached tasks that nobody has cached, targets too short for 512 inputs."""
+  import gin
+  from t5.data import preprocessors
+
+  configure(model, settings=[f"SAMPLE = '{output}'", "MODEL_DIR = '/run'"])
+  assert gin.query_parameter("SIZE/macro.value") == model.removeprefix("t5_")
+  train = dataset_config("train")
+  assert (train.mixture_or_task_name, train.split) == ("winnow_half_50", "train")
+  assert (train.batch_size, train.use_cached) == (plan.BATCH_SIZE, False) == (1024, False)
+  assert gin.query_parameter("TRAIN_STEPS/macro.value") == plan.STEPS == 1_000_000
+  assert gin.query_parameter("DROPOUT_RATE/macro.value") == 0.0
+  period = gin.get_configurable("t5x.utils.SaveCheckpointConfig")().period
+  assert not [step for step in (20_000, 100_000, 300_000, 500_000, 700_000) if step % period]  # B.5
+  made_of, targets = preprocessors.random_spans_helper(
+    inputs_length=train.task_feature_lengths["inputs"],
+    noise_density=0.15,
+    mean_noise_span_length=3.0,
+    extra_tokens_per_span_inputs=1,
+    extra_tokens_per_span_targets=1,
+  )
+  assert train.task_feature_lengths == {"inputs": plan.SEQUENCE_LENGTH, "targets": targets}
+  assert made_of == plan.TEXT_TOKENS
+
+
+def test_what_gin_registers_is_trained_on_with_the_models_vocabulary(configure, output, vocabulary):
+  """The tasks that T5X looks up after gin has made its settings. Kills: T5's vocabulary in the task alone."""
+  import seqio
+
+  configure("t5_small", settings=[f"SAMPLE = '{output}'", "MODEL_DIR = '/run'", "USE_CACHED_TASKS = True"])
+  train, evaluation = dataset_config("train"), dataset_config("train_eval")
+  assert (evaluation.mixture_or_task_name, evaluation.split) == ("winnow_validation", "validation")
+  assert (train.use_cached, evaluation.use_cached) == (True, False)
+  validation = seqio.get_mixture_or_task(evaluation.mixture_or_task_name).tasks
+  for task in (seqio.TaskRegistry.get(train.mixture_or_task_name), *validation):
+    assert [feature.vocabulary for feature in task.output_features.values()] == [vocabulary] * 2
+  examples = seqio.get_dataset(
+    train.mixture_or_task_name,
+    train.task_feature_lengths,
+    dataset_split=train.split,
+    shuffle=True,
+    use_cached=False,
+    feature_converter=seqio.EncDecFeatureConverter(pack=True),
+    shard_info=seqio.ShardInfo(1, 2),
+  )
+  example = next(examples.as_numpy_iterator())
+  assert example["encoder_input_tokens"].shape == (512,) and example["decoder_target_tokens"].shape == (114,)
+  assert np.count_nonzero(example["encoder_input_tokens"]) == 512
+
+
+def test_whole_c4_takes_the_place_of_a_sample(configure, vocabulary):
+  import seqio
+
+  configure("t5_large", "c4", settings=["MODEL_DIR = '/run'", "C4_VERSION = '3.0.1'"])
+  assert dataset_config("train").mixture_or_task_name == "winnow_c4_en"
+  assert dataset_config("train_eval").mixture_or_task_name == "winnow_validation"
+  assert seqio.TaskRegistry.get("winnow_c4_en").source.tfds_dataset.name == "c4/en:3.0.1"
+  assert seqio.TaskRegistry.get("winnow_c4_en").output_features["inputs"].vocabulary == vocabulary
+
+
+def test_a_run_without_a_sample_is_refused(configure):
+  with pytest.raises(ValueError, match="SAMPLE"):
+    configure("t5_small", settings=["MODEL_DIR = '/run'"])

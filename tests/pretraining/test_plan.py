@@ -1,0 +1,72 @@
+"""`python -m pretraining.plan`: its figures, and a command line that names what is there."""
+
+import ast
+import json
+import pathlib
+import shlex
+
+import pytest
+
+from pretraining import plan, samples
+
+# What 20% of C4 would be: its 184B tokens are section 4.2's.
+FIFTH_OF_C4 = samples.Sample("gs://b/c4_20", "c4_20", "", 192, 72_973_779, 36_800_000_000)
+
+
+def test_figures_are_the_papers():
+  """Section 4.2: 524B positions for all; by hand 1e6 * 1024 * 568 / 36.8e9 epochs of a fifth, 3.2 of all of C4."""
+  told = "\n".join(plan.describe(FIFTH_OF_C4, "t5_large", "gs://b/run"))
+  assert "c4_20: 72,973,779 documents in 192 shards" in told and "36,800,000,000" in told
+  assert "T5-Large, 1,000,000 steps of 1,024 sequences of 512: 524.3 billion positions" in told
+  assert "581.6 billion tokens of text" in told
+  assert "epochs     15.81\n" in told
+  assert plan.epochs(184 * 10**9) == pytest.approx(3.161, abs=1e-3)
+  assert "hosts      1, 2, 4, 8, 16, 32, 64:" in told
+
+
+@pytest.mark.parametrize("num_shards", [1, 6, 7, 192, 1_000, 1_024, 4_096])
+def test_hosts_share_batch_and_shards_evenly(num_shards):
+  even = [hosts for hosts in range(1, 5_000) if num_shards % hosts == 0 and 1_024 % hosts == 0]
+  assert plan.host_counts(num_shards) == even
+
+
+def run(arguments: list[str], capsys) -> tuple[str, list[str]]:
+  assert plan.main(arguments) == 0
+  *told, command = capsys.readouterr().out.splitlines()
+  return "\n".join(told), shlex.split(command)
+
+
+@pytest.mark.parametrize("model", plan.MODELS)
+def test_the_command_line_names_what_is_there(output, capsys, model):
+  """Kills: a gin file that the package does not bring, a folder that the shell or gin takes apart."""
+  from gin import resource_reader
+
+  told, command = run([str(output), f"--model={model}"], capsys)
+  manifest = json.loads((output / "manifest.json").read_text())
+  assert f"{manifest['counts']['selected']:,} documents in 6 shards" in told
+  assert f"{manifest['tokens']['selected']:,}" in told
+  assert command[:3] == ["python", "-m", "t5x.train"]
+  flags = dict(flag.split("=", 1) for flag in command[3:])
+  assert resource_reader.system_path_file_exists(flags.pop("--gin_file"))
+  settings = {name: ast.literal_eval(value) for name, value in flags.items()}
+  assert settings == {"--gin.SAMPLE": str(output), "--gin.MODEL_DIR": f"{output}_{model}"}
+  assert (pathlib.Path(settings["--gin.SAMPLE"]) / "manifest.json").exists()
+
+
+def test_a_folder_for_the_run_may_be_named(output, capsys, monkeypatch):
+  monkeypatch.chdir(output.parent)
+  _, command = run([f"{output.name}/", "--model_dir=gs://b/it's"], capsys)
+  assert command[-2:] == [f'--gin.SAMPLE="{output}"', '--gin.MODEL_DIR="gs://b/it\'s"']
+
+
+def test_without_a_count_of_tokens_it_says_where_one_comes_from(place, capsys):
+  told, command = run([str(place / "uncounted")], capsys)
+  assert "tokens     not counted" in told and "epochs     not known" in told and "--scores=" in told
+  assert command
+
+
+def test_what_cannot_be_trained_on_is_refused(place, capsys):
+  assert plan.main([str(place / "columns")]) == 2
+  assert plan.main([str(place / "scores")]) == 2
+  error = capsys.readouterr().err.splitlines()
+  assert len(error) == 2 and "draw it with --output_format=tfrecord" in error[0] and "or not complete" in error[1]
