@@ -17,7 +17,7 @@ STEPS, BATCH_SIZE, SEQUENCE_LENGTH = 1_000_000, 1_024, 512
 TEXT_TOKENS = 568
 
 
-def epochs(tokens: int) -> float:
+def epochs(tokens: float) -> float:
   """How often a run of the paper's length reads a sample of so many tokens."""
   return STEPS * BATCH_SIZE * TEXT_TOKENS / tokens
 

@@ -3,9 +3,11 @@
 import ast
 import json
 import pathlib
+import re
 import shlex
 
 import pytest
+import validation_sets
 
 from pretraining import plan, samples
 
@@ -70,3 +72,15 @@ def test_what_cannot_be_trained_on_is_refused(place, capsys):
   assert plan.main([str(place / "scores")]) == 2
   error = capsys.readouterr().err.splitlines()
   assert len(error) == 2 and "draw it with --output_format=tfrecord" in error[0] and "or not complete" in error[1]
+
+
+def test_the_page_says_what_is_so():
+  """docs/pretraining.md. Kills: a command line, a figure or a task there that is another here."""
+  page = (pathlib.Path(plan.__file__).parent.parent / "docs/pretraining.md").read_text()
+  sample = samples.Sample("gs://BUCKET/c4_ask_llm_20", "c4_ask_llm_20", "", 192, 1, 1)
+  command = plan.command_line(sample, "t5_large", "gs://BUCKET/runs/ask_llm_20")
+  assert shlex.join(command) in page.replace("\\\n      ", "")
+  read, fifth = re.findall(r"is read ([\d.]+) times, and a fifth of it ([\d.]+) times", page)[0]
+  assert [read, fifth] == [f"{plan.epochs(184e9):.1f}", f"{plan.epochs(36.8e9):.1f}"]
+  for name, (path, split, _) in validation_sets.SETS.items():
+    assert f"| `{name}` | `{':'.join(path.rsplit('/', 1))}`, {split}" in page
