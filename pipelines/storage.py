@@ -150,7 +150,7 @@ def checksum(path: str) -> str:
       blob = object_stores.blob(path)
       blob.reload()
       return "crc32c:" + base64.b64decode(blob.crc32c).hex()
-  with open_input(path) as file:
+  with open_input(path) as file, object_stores.told_read(path):
     return checksum_of(file)
 
 

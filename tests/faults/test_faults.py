@@ -40,7 +40,7 @@ def check(outcome: places.Outcome) -> None:
 @pytest.mark.parametrize("name", places.COMMANDS)
 def test_killed_at_random_moments(place, generator, name):
   """Kills the mutants: a file that is written in place; a bundle that is done because it was begun."""
-  check(faults.kills(place, name, 3, generator))
+  check(faults.kills(place, name, 2, generator))
 
 
 @pytest.mark.parametrize("name", ["score", "density", "sample"])
@@ -52,7 +52,7 @@ def test_files_that_are_damaged(place, generator, name):
 
 def test_kills_on_an_object_store(place, generator):
   """Kills the mutant whose resume looks at a disk."""
-  check(faults.kills_on_a_bucket(place, "curate", 2, generator))
+  check(faults.kills_on_a_bucket(place, "curate", 1, generator))
 
 
 @pytest.mark.parametrize("name", ["score", "sample"])

@@ -13,7 +13,7 @@ import scipy.stats
 from reported import OUTPUTS, ROWS, SCORERS, make, read
 from running import content, run_in
 
-from pipelines import formats, report, report_examples, report_figures, report_passes, report_sources
+from pipelines import formats, report, report_examples, report_figures, report_passes, report_sources, requests
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,8 @@ def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):
   path = tmp_path / "scores/small/summary.json"
   summary = json.loads(path.read_text())
   summary["shards"][0]["scored"] -= 1
-  path.write_text(json.dumps(summary | {"scored": summary["scored"] - 1}))
+  del summary["seal"]
+  path.write_bytes(requests.sealed(summary | {"scored": summary["scored"] - 1}))
   assert "450 documents read, 446 scored and 3 bad, and 447 have scores" in refused("--scores=scores")
   path = tmp_path / "scores/large/shards/part-1.jsonl.parquet"
   path.write_bytes(path.read_bytes()[:-60])

@@ -13,7 +13,7 @@ import t5x_files
 
 from curation import checkpoints
 from curation.errors import WinnowError
-from pipelines import main, models, scorers, storage
+from pipelines import main, model_scorers, models, storage
 
 
 @pytest.fixture
@@ -70,10 +70,27 @@ def test_the_command_scores_as_with_hugging_faces_copy(place, capsys):
   assert chunk in capsys.readouterr().err
 
 
+def rater(model: str, vocabulary: str) -> model_scorers.AskLlm:
+  return model_scorers.AskLlm(
+    model=model, vocabulary=vocabulary, template=corpora.PROMPT, yes_token="yes", max_input_tokens=32
+  )
+
+
+@pytest.mark.parametrize("folder", [".", "rater"])
+def test_a_vocabulary_in_the_models_folder_is_known_however_it_is_spelt(place, folder):
+  """Kills the mutant whose identity of a model depends on how paths are typed: workers would refuse it."""
+  (place / "rater/spiece.model").rename(place / "rater/own.model")
+  spelt = {".": "rater/own.model", "rater": str(place / "rater/own.model")}[folder]
+  launched = rater("rater", spelt).checked()
+  assert sorted(launched.files) == ["config.json", "model.safetensors", "spiece.model"]
+  launched.load()  # as a worker, by absolute paths
+  assert launched.request() == rater(str(place / "rater"), "./rater/../rater/own.model").checked().request()
+
+
 def test_a_vocabulary_beside_hugging_faces_layout(place):
   """A worker may run elsewhere. Kills the mutant that hands it a relative path."""
   (place / "rater/spiece.model").unlink()
-  scorer = scorers.AskLlm("rater", corpora.PROMPT, "yes", 32, vocabulary="vocabulary/t5.model").checked()
+  scorer = rater("rater", "vocabulary/t5.model").checked()
   assert scorer.vocabulary == str(place / "vocabulary/t5.model")
   assert sorted(scorer.files) == ["config.json", "model.safetensors", "spiece.model"]
   scorer.load()
@@ -94,10 +111,7 @@ def test_a_checkpoint_on_an_object_store(place, bucket, layout):
   named = checkpoints.checkpoint_files(folder, vocabulary)
   assert {path for path in folder.rglob("*") if path.is_file()} == {*named} - {vocabulary}
   assert models.local_model(f"{there}/{layout}/checkpoint_7") == folder
-  requests = [
-    scorers.AskLlm(f"{root}/{layout}/checkpoint_7", corpora.PROMPT, "yes", 32, vocabulary=f"{root}/vocabulary/t5.model")
-    for root in (there, ".")
-  ]
+  requests = [rater(f"{root}/{layout}/checkpoint_7", f"{root}/vocabulary/t5.model") for root in (there, ".")]
   assert requests[0].checked().request() == requests[1].checked().request()
   with pytest.raises(WinnowError, match=r"--vocabulary=.*nowhere is not there"):
     models.local_vocabulary(f"{there}/nowhere")
