@@ -71,16 +71,18 @@ def format_of(path: str) -> tuple[str, str]:
 
 
 def tfds_shards(spec: str, *, data_dir: str | None = None) -> list[Shard]:
-  """The files of the train split of a prepared TFDS dataset, in TFDS's own order.
+  """The files of a split of a prepared TFDS dataset, in TFDS's own order.
 
-  `spec` is `tfds:NAME[/CONFIG][:VERSION]`. Nothing is ever downloaded or prepared; raises WinnowError where the
-  dataset is not there, has no train split, or keeps it in files of another kind.
+  `spec` is `tfds:NAME[/CONFIG][:VERSION][#SPLIT]`, and the split is train unless it is named. Nothing is ever
+  downloaded or prepared; raises WinnowError where the dataset is not there, has no such split, or keeps it in files of
+  another kind.
   """
   # From the prepared files alone: `tfds.builder` would also run a dataset's code, and fetch for a `huggingface:` name.
   from google.protobuf import json_format
   from tensorflow_datasets.core import constants, read_only_builder, registered
 
-  name = spec.removeprefix(TFDS_PREFIX)
+  name, _, split = spec.removeprefix(TFDS_PREFIX).partition("#")
+  split = split or "train"
   folder = data_dir or constants.DATA_DIR
   try:
     splits = read_only_builder.builder_from_files(name, data_dir=data_dir).info.splits
@@ -92,12 +94,13 @@ def tfds_shards(spec: str, *, data_dir: str | None = None) -> list[Shard]:
   except (ValueError, KeyError, OSError, json_format.ParseError) as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise WinnowError(
-      f"cannot read the dataset {spec} in {folder} ({reason}): write tfds:NAME/CONFIG:VERSION"
+      f"cannot read the dataset {spec} in {folder} ({reason}): write tfds:NAME/CONFIG:VERSION#SPLIT"
     ) from error
-  if "train" not in splits:
-    raise WinnowError(f"the dataset {spec} has no train split but {', '.join(splits) or 'none'}: prepare one that has")
+  if split not in splits:
+    there = ", ".join(sorted(splits)) or "none"
+    raise WinnowError(f"the dataset {spec} has no split {split}, but {there}: name one of them, tfds:{name}#SPLIT")
   shards = []
-  for path in splits["train"].filepaths:
+  for path in splits[split].filepaths:
     file_format, compression = format_of(os.fspath(path))
     if file_format not in ("tfrecord", "array_record"):
       raise WinnowError(f"the dataset {spec} is kept as {file_format}: only TFRecord and ArrayRecord files can be read")

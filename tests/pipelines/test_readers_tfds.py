@@ -68,6 +68,15 @@ def test_tfds_is_read_shard_by_shard_in_its_own_order(prepared):
   assert sorted(record["url"] for record in expected) == sorted(record["url"] for record in RECORDS)
 
 
+def test_a_split_is_named_behind_a_hash(prepared):
+  """Kills: the train split whatever is named, and the validation split's files under names of the train split's."""
+  _, folder = prepared
+  shards = readers.tfds_shards("tfds:winnow_test_corpus/en:1.2.0#validation", data_dir=str(folder))
+  assert {shard.name.partition(".")[0] for shard in shards} == {"winnow_test_corpus-validation"}
+  urls = [row["url"] for shard in shards for row in documents(read(shard))]
+  assert sorted(urls) == sorted(record["url"] for record in RECORDS[:40])
+
+
 @pytest.mark.parametrize(
   ("spec", "said"),
   [
@@ -75,7 +84,9 @@ def test_tfds_is_read_shard_by_shard_in_its_own_order(prepared):
     ("tfds:winnow_test_corpus/de:1.2.0", "is not in .* prepare it with `tfds build"),
     ("tfds:c4/en:3.1.0", "is not in .* prepare it with `tfds build c4/en:3.1.0`"),
     ("tfds:huggingface:c4", "is not in .* prepare it with `tfds build"),
-    ("tfds:", "cannot read the dataset .* write tfds:NAME/CONFIG:VERSION"),
+    ("tfds:", "cannot read the dataset .* write tfds:NAME/CONFIG:VERSION#SPLIT"),
+    ("tfds:winnow_test_corpus/en:1.2.0#test", "has no split test, but train, validation: name one of them, tfds:"),
+    ("tfds:winnow_test_corpus/en:1.2.0#train[:5]", r"has no split train\[:5\]"),
   ],
 )
 def test_a_dataset_that_is_not_prepared_is_not_prepared_here_either(prepared, spec, said):
