@@ -160,9 +160,8 @@ def work(
   window = span_corruption.window_length(objective, max_input_tokens)
   windows = span_corruption.cut_windows(num_tokens_N, np.arange(len(texts), dtype=np.uint64), window)
   if objective == span_corruption.PREFIX_LM:
-    ids_X = np.zeros(int(num_tokens_N.sum()), np.int32)
-    pairs = span_corruption.split_prefixes(ids_X, windows.lengths_W, windows.keys_W)
-    inputs_W, targets_W = pairs.inputs.lengths(), pairs.targets.lengths()
+    prefix_W = span_corruption.prefix_lengths(windows.lengths_W, windows.keys_W)
+    inputs_W, targets_W = prefix_W + 1, windows.lengths_W - prefix_W + 1
   else:
     inputs_W, targets_W = span_corruption.pair_lengths(windows.lengths_W)
   flops_N = np.bincount(windows.document_W, useful_flops(config, inputs_W, targets_W), len(texts))

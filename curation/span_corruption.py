@@ -67,6 +67,30 @@ def pair_lengths(lengths_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.where(short_W, lengths_W + 1, inputs_W), np.where(short_W, lengths_W + 1, targets_W)
 
 
+def prefix_lengths(lengths_W: np.ndarray, keys_W: np.ndarray) -> np.ndarray:
+  """Tokens before the cut of prefix LM: int64 [W], from 1 to all but one, each number equally likely.
+
+  As t5's prefix_lm; of a window of one token or none it is 0.
+  """
+  choices_W = np.maximum(lengths_W - 1, 0)
+  return np.floor(hashing.to_uniforms(keys_W) * choices_W).astype(np.int64) + (choices_W > 0)
+
+
+def target_lengths(objective: str, lengths_N: np.ndarray, keys_N: np.ndarray, max_input_tokens: int) -> np.ndarray:
+  """Tokens of all targets of documents of these lengths and keys, eos included: int64 [N].
+
+  What a model is asked to predict of a document, known without its text.
+  """
+  windows = cut_windows(lengths_N, keys_N, window_length(objective, max_input_tokens))
+  if objective == PREFIX_LM:
+    targets_W = windows.lengths_W - prefix_lengths(windows.lengths_W, windows.keys_W) + 1
+  else:
+    _, targets_W = pair_lengths(windows.lengths_W)
+  # Those of a document lie together, and it has one at least.
+  starts_N = np.searchsorted(windows.document_W, np.arange(len(lengths_N)))
+  return np.add.reduceat(targets_W, starts_N) if len(starts_N) else np.zeros(0, np.int64)
+
+
 def window_length(objective: str, max_input_tokens: int) -> int:
   """Tokens of the longest window whose input has at most `max_input_tokens`, eos included: 568 for T5's 512.
 
@@ -133,12 +157,8 @@ def corrupt_spans(ids_X: np.ndarray, lengths_W: np.ndarray, mask_X: np.ndarray, 
 
 
 def split_prefixes(ids_X: np.ndarray, lengths_W: np.ndarray, keys_W: np.ndarray) -> Pairs:
-  """Pairs of windows cut in two: from 1 to all but one of a window's tokens are input, each number equally likely.
-
-  As t5's prefix_lm; of a window of one token, that is the target.
-  """
-  choices_W = np.maximum(lengths_W - 1, 0)
-  prefix_W = np.floor(hashing.to_uniforms(keys_W) * choices_W).astype(np.int64) + (choices_W > 0)
+  """Pairs of windows cut in two: `prefix_lengths` of a window's tokens are input, the others the target."""
+  prefix_W = prefix_lengths(lengths_W, keys_W)
   is_input_X = _places(lengths_W) < np.repeat(prefix_W, lengths_W)
   return Pairs(_with_eos(ids_X[is_input_X], prefix_W), _with_eos(ids_X[~is_input_X], lengths_W - prefix_W))
 

@@ -244,3 +244,20 @@ def test_limits_that_do_not_fit_are_refused():
   for objective in span_corruption.OBJECTIVES:
     with pytest.raises(WinnowError, match="--max_input_tokens must be at least 2"):
       span_corruption.window_length(objective, 1)
+
+
+@pytest.mark.parametrize("objective", span_corruption.OBJECTIVES)
+def test_targets_are_counted_without_their_text(objective):
+  """Kills the mutants that forget a target's eos or sentinels, or the shorter last window, or a document's key."""
+  lengths_N = np.array([*LENGTHS, 0, 1, 2, 1500, 0])
+  keys_N = keys(len(lengths_N))
+  windows = span_corruption.cut_windows(lengths_N, keys_N, span_corruption.window_length(objective, 64))
+  ids_X = np.arange(windows.lengths_W.sum(), dtype=np.int32)
+  if objective == span_corruption.PREFIX_LM:
+    pairs = span_corruption.split_prefixes(ids_X, windows.lengths_W, windows.keys_W)
+  else:
+    mask_X = span_corruption.noise_mask(windows.lengths_W, windows.keys_W)
+    pairs = span_corruption.corrupt_spans(ids_X, windows.lengths_W, mask_X, np.arange(10_000, 10_100))
+  expected_N = np.bincount(windows.document_W, pairs.targets.lengths(), len(lengths_N))
+  np.testing.assert_array_equal(span_corruption.target_lengths(objective, lengths_N, keys_N, 64), expected_N)
+  assert len(span_corruption.target_lengths(objective, lengths_N[:0], keys_N[:0], 64)) == 0
