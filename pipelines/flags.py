@@ -10,7 +10,7 @@ from typing import Any
 from pipelines import accelerators, formats
 
 EMBED, SCORE, SAMPLE, CURATE, DEMO = "embed", "score", "sample", "curate", "demo"
-STATUS, VERIFY, EXPLAIN, REPORT = "status", "verify", "explain", "report"
+STATUS, VERIFY, EXPLAIN, REPORT, EVALUATE = "status", "verify", "explain", "report", "evaluate"
 COMMANDS = {
   EMBED: "embed every document of a corpus once, for the samplers that look at coverage",
   SCORE: "score every document of a corpus once, into a score store",
@@ -20,10 +20,13 @@ COMMANDS = {
   VERIFY: "recompute all that can be of an output, and say the first thing that is not so",
   EXPLAIN: "a document's scores, where they stand among all, and why it was selected or not",
   REPORT: "one page about a corpus's scores and the outputs drawn by them: charts, examples, figures as CSV",
+  EVALUATE: "the perplexity of checkpoints of training runs on validation sets: figures and their curve",
   DEMO: "a whole run on this machine's own documents: no arguments, no network",
 }
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
+_CORPUS, _OBJECTIVE = (*_READING, EVALUATE), (*_SCORING, EVALUATE)
 _MODEL = (EMBED, SCORE, CURATE)
+_ENGINE = (*_MODEL, EVALUATE)
 ASK_LLM, PERPLEXITY, DENSITY, RANDOM = "ask_llm", "perplexity", "density", "random"
 DOMAIN = "domain"
 
@@ -35,7 +38,7 @@ GROUPS = {
   "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
   "Store": ("scores", "name", "embedding_name", "overwrite"),
   "Scorer": (
-    *("scorer", "model", "vocabulary", "prompt_file", "yes_token", "objective", "mask_seed"),
+    *("scorer", "model", "models", "vocabulary", "prompt_file", "yes_token", "objective", "mask_seed"),
     *("max_input_tokens", "batch_tokens", "dtype", "devices_per_model"),
     *("embeddings", "embedding_dtype", "accelerator", "estimate"),
   ),
@@ -116,18 +119,20 @@ FLAGS = (
   ),
   Flag(
     "input",
-    (*_READING, VERIFY, REPORT),
+    (*_CORPUS, VERIFY, REPORT),
     "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
-    "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION; "
-    "winnow sample, verify and report take it from the store where it is not given",
-    required=(EMBED, SCORE, CURATE),
+    "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION#SPLIT (default: train); "
+    "winnow sample, verify and report take it from the store where it is not given; winnow evaluate: one or several, "
+    "with commas between them",
+    required=(EMBED, SCORE, CURATE, EVALUATE),
     pattern=r"(gs://|s3://|hf://datasets/|tfds:).+",
   ),
   Flag(
     "scores",
-    (*_READING, VERIFY, EXPLAIN, REPORT),
-    "the folder of score stores (winnow verify: where they are now, if they moved)",
-    required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT),
+    (*_CORPUS, VERIFY, EXPLAIN, REPORT),
+    "the folder of score stores (winnow verify: where they are now, if they moved; winnow evaluate: of the stores and "
+    "the figures)",
+    required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT, EVALUATE),
     pattern=_BUCKET,
   ),
   Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, PERPLEXITY, DENSITY)),
@@ -147,8 +152,15 @@ FLAGS = (
     pattern=r"gs://.+|[\w.-]+(/[\w.-]+)?(@[\w./-]+)?",
   ),
   Flag(
+    "models",
+    (EVALUATE,),
+    "the T5 to evaluate, each as --model names it: one or several with commas between them, or globs of their folders, "
+    "such as 'RUN/checkpoint_*'",
+    required=(EVALUATE,),
+  ),
+  Flag(
     "vocabulary",
-    _SCORING,
+    _OBJECTIVE,
     "the model's SentencePiece file, local or gs://, which T5X keeps elsewhere (default: spiece.model in the model's "
     "folder)",
     scorers=(ASK_LLM, PERPLEXITY),
@@ -170,7 +182,7 @@ FLAGS = (
   ),
   Flag(
     "objective",
-    _SCORING,
+    _OBJECTIVE,
     "what the T5 was pre-trained to predict: spans that are taken out of a text (15% of it), or how a text goes on",
     default="span_corruption",
     choices=("span_corruption", "prefix_lm"),
@@ -178,7 +190,7 @@ FLAGS = (
   ),
   Flag(
     "mask_seed",
-    _SCORING,
+    _OBJECTIVE,
     "draws the spans, or where a prefix ends, of every document",
     type=int,
     default=0,
@@ -186,28 +198,28 @@ FLAGS = (
   ),
   Flag(
     "max_input_tokens",
-    _MODEL,
+    _ENGINE,
     "tokens of the whole prompt (default: 512), of which only the document is cut; of the inputs that a perplexity "
     "cuts documents into (default: 512); or of a text to embed (default: the model's own)",
     type=int,
   ),
-  Flag("batch_tokens", _MODEL, "tokens per batch; fewer need less memory (default: by device)", type=int),
+  Flag("batch_tokens", _ENGINE, "tokens per batch; fewer need less memory (default: by device)", type=int),
   Flag(
     "dtype",
-    _MODEL,
+    _ENGINE,
     "arithmetic of the model (default: float32 on CPUs, bfloat16 on accelerators)",
     choices=("float32", "bfloat16"),
   ),
   Flag(
     "devices_per_model",
-    _MODEL,
+    _ENGINE,
     "devices that hold one model together, where one has no room for it",
     type=int,
     default=1,
   ),
   Flag(
     "accelerator",
-    _MODEL,
+    _ENGINE,
     "the GPU or TPU that the stage with the model gets on Dataflow, and that --estimate reckons with (default: none)",
     choices=accelerators.names(),
   ),
@@ -266,14 +278,14 @@ FLAGS = (
     type=bool,
     scorers=(DENSITY,),
   ),
-  Flag("text_field", _READING, "the field that holds the text", default="text"),
-  Flag("url_field", _READING, "the field that holds the url; may be absent", default="url"),
-  Flag("timestamp_field", _READING, "the field that holds the timestamp; may be absent", default="timestamp"),
-  Flag("tfds_data_dir", (*_READING, VERIFY, REPORT), "where TFDS keeps its datasets", pattern=_BUCKET),
-  Flag("block_rows", _READING, "rows per block: what a resumed run may lose", type=int, default=4096),
+  Flag("text_field", _CORPUS, "the field that holds the text", default="text"),
+  Flag("url_field", _CORPUS, "the field that holds the url; may be absent", default="url"),
+  Flag("timestamp_field", _CORPUS, "the field that holds the timestamp; may be absent", default="timestamp"),
+  Flag("tfds_data_dir", (*_CORPUS, VERIFY, REPORT), "where TFDS keeps its datasets", pattern=_BUCKET),
+  Flag("block_rows", _CORPUS, "rows per block: what a resumed run may lose", type=int, default=4096),
   Flag(
     "max_bad_fraction",
-    _READING,
+    _CORPUS,
     "the run fails if more of the documents are bad; all bad ones are in the dead letter",
     type=float,
     default=0.01,
@@ -348,7 +360,7 @@ FLAGS = (
   ),
   Flag(
     "overwrite",
-    (*_READING, REPORT),
+    (*_CORPUS, REPORT),
     "start over: what is there of another request goes, and all of it if it is complete",
     type=bool,
   ),

@@ -166,6 +166,7 @@ class Perplexity(OfModel):
   """Perplexity (paper B.5): -(mean negative log-likelihood per token) under a T5's own pre-training objective."""
 
   SCORER: ClassVar[str] = "perplexity"
+  PURPOSE: ClassVar[str] = "mask"  # of the hashes that are documents' keys
   reads: ClassVar[str] = sources.KEYED_TEXT
   objective: str
   mask_seed: int
@@ -173,7 +174,7 @@ class Perplexity(OfModel):
 
   def source(self, texts: sources.Texts) -> sources.KeyedTexts:
     """Where its documents come from: a mask is a function of the seed and the document."""
-    return sources.KeyedTexts(texts, "mask", self.mask_seed)
+    return sources.KeyedTexts(texts, self.PURPOSE, self.mask_seed)
 
   def request(self) -> dict[str, Any]:
     return {**super().request(), "objective": self.objective, "mask_seed": self.mask_seed}

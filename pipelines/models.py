@@ -1,6 +1,7 @@
 """Where models come from: a local folder, a folder on an object store, or a hub name, with @REVISION if need be."""
 
 import concurrent.futures
+import glob
 import hashlib
 import os
 import pathlib
@@ -25,6 +26,9 @@ T5X_FILES = ("checkpoint", "target.*/**", "state/manifest.ocdbt", "state/d/**", 
 _FETCHES = 16  # at a time: T5X has a thousand small files and more
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CHECKPOINT = re.compile(r"checkpoint[_-](\d+)", re.ASCII)
+# checkpoint_100.tmp-1700000000 (T5X), checkpoint_100.orbax-checkpoint-tmp-1700000000 (Orbax).
+_BEING_WRITTEN = re.compile(r"\.(orbax-checkpoint-)?tmp-\d+/?$")
 
 
 def cache_folder() -> pathlib.Path:
@@ -79,6 +83,52 @@ def model_name(model: str) -> str:
   """The last part of a model's path or hub name, made of letters, digits and underscores."""
   name = model if "://" in model or os.path.isdir(model) else model.partition("@")[0]
   return re.sub(r"\W+", "_", storage.base_name(name), flags=re.ASCII).strip("_") or "model"
+
+
+def checkpoint_name(model: str) -> str:
+  """The name of one model among those of training runs, made of letters, digits and underscores.
+
+  RUN_checkpoint_STEP for a folder that a training job calls checkpoint_STEP (T5X) or checkpoint-STEP (Hugging Face),
+  where RUN is the folder around it; else `model_name`.
+  """
+  path = (os.path.abspath(model) if storage.is_local(model) else model).rstrip("/")
+  run, _, name = path.rpartition("/")
+  found = _CHECKPOINT.fullmatch(name)
+  return f"{model_name(run)}_checkpoint_{found[1]}" if found else model_name(model)
+
+
+def find_models(patterns: str) -> dict[str, str]:
+  """The models, by their `checkpoint_name`, that paths, hub names and globs of folders mean, with commas between them.
+
+  Not what a training job is still writing under a temporary name. Raises WinnowError for a glob that means none, and
+  for two models of one name.
+  """
+  found: dict[str, str] = {}
+  for pattern in filter(None, patterns.split(",")):
+    is_glob = glob.has_magic(pattern)
+    paths = [path for path in _folders(pattern) if not _BEING_WRITTEN.search(path)] if is_glob else [pattern]
+    if not paths:
+      raise WinnowError(f"--models={pattern} matches no folder; quote the glob and check the path")
+    for path in paths:
+      name = checkpoint_name(path)
+      if found.setdefault(name, path) != path:
+        raise WinnowError(
+          f"{found[name]} and {path} of --models would both be called {name}: evaluate them by commands of their own, "
+          "each with its --scores"
+        )
+  if not found:
+    raise WinnowError("--models= names no model")
+  return found
+
+
+def _folders(pattern: str) -> list[str]:
+  """The folders that a glob names."""
+  if storage.is_local(pattern):
+    return sorted(path for path in glob.glob(pattern.rstrip("/")) if os.path.isdir(path))
+  # An object store has files alone; a folder is what their names begin with.
+  depth = pattern.rstrip("/").count("/") + 1
+  files = [path for path, _ in storage.match(storage.join(pattern, "**"))]
+  return sorted({"/".join(path.split("/")[:depth]) for path in files})
 
 
 def _fetch_from_hub(name: str, revision: str | None) -> pathlib.Path:

@@ -178,15 +178,17 @@ def plan_counting(namespace: argparse.Namespace, launcher: launch.Launcher, *, s
   return plan_scoring(namespace, launcher, scorers.Count(), folder, spare=spare)
 
 
-def plan_named_scoring(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
-  """The job of a scoring command, in the store that its flags name."""
+def plan_named_scoring(
+  namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False, corpus: Corpus | None = None
+) -> ScoringJob:
+  """The job of a scoring command, in the store that its flags name. `corpus`: identified already; not for density."""
   if namespace.scorer == flags.DENSITY:
     return _plan_density(namespace, launcher, spare=spare)
   scorer = of_model(namespace)
   _check_devices(namespace, launcher)
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
   folder = _store_folder(namespace, "name", name)
-  return plan_scoring(namespace, launcher, scorer, folder, spare=spare)
+  return plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare)
 
 
 def plan_embedding(

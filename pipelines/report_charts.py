@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Colours that matplotlib writes and the page's style replaces, so that a chart follows light and dark.
@@ -56,6 +56,30 @@ def histogram(
     written = io.StringIO()
     drawing.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
   return _inline(written.getvalue(), identity, title, description)
+
+
+def curves(found: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> bytes:
+  """A whole SVG file of lines through points (x and y, y above 0 and on a logarithmic axis), by their names."""
+  from matplotlib import figure, rc_context, ticker
+
+  with rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9, "text.parse_math": False}):
+    drawing = figure.Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = drawing.add_subplot()
+    for number, (name, (x, y)) in enumerate(found.items()):
+      style = _STYLES[number // 10 % len(_STYLES)]  # matplotlib has ten colours
+      # The space: a legend leaves out names that begin with an underscore.
+      axes.plot(x, y, marker="o", markersize=3, linewidth=1.4, linestyle=style, label=f" {name}")
+    axes.set_yscale("log")
+    for of_axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+      of_axis(ticker.StrMethodFormatter("{x:,.4g}"))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    written = io.BytesIO()
+    drawing.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+  return written.getvalue()
 
 
 def _inline(svg: str, identity: str, title: str, description: str) -> str:

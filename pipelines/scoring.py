@@ -328,6 +328,18 @@ class ScoreBlocks(beam.DoFn):
     return Loaded(scorer, requests.fingerprint(engine))
 
 
+class _Nothing:
+  """What can be shared in a model's place."""
+
+
+def release_model() -> None:
+  """Lets go of the model that this process holds, before it loads another: there may be no room for both.
+
+  Beam's Shared keeps what was acquired last until something else is.
+  """
+  shared.Shared().acquire(_Nothing)
+
+
 class Score(beam.PTransform):
   """Pipeline, or PCollection of one element -> PCollection[stores.Ledger]: one element, when the store is complete.
 

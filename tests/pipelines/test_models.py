@@ -9,7 +9,7 @@ import corpora
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import model_scorers, models
+from pipelines import model_scorers, models, storage
 
 COMMITS = ("a" * 40, "b" * 40)
 
@@ -62,3 +62,30 @@ def test_a_worker_refuses_another_model_than_the_launchers(tmp_path):
   (folder / "model.safetensors").write_bytes(bytes(weights))
   with pytest.raises(WinnowError, match=r"rater is not the same on every machine: model\.safetensors"):
     scorer.load()
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_checkpoints_are_found_and_named_by_run_and_step(tmp_path, bucket, where):
+  """Kills: a glob of files alone on an object store, checkpoints that are still being written, names by step alone."""
+  root = f"{bucket}/{tmp_path.name}" if where == "there" else str(tmp_path)
+  for folder in ("a/small-1/checkpoint_20", "a/small-1/checkpoint_100", "b/large/checkpoint-20"):
+    storage.create(f"{root}/{folder}/state/d/x", b"x")
+  for stamp in (".tmp-1700000000", ".orbax-checkpoint-tmp-1700000000"):
+    storage.create(f"{root}/a/small-1/checkpoint_200{stamp}/checkpoint", b"x")
+  storage.create(f"{root}/a/small-1/checkpoint_list.txt", b"x")
+  found = models.find_models(f"{root}/a/*/checkpoint_*,{root}/b/large/checkpoint-20/,org/t5-v1_1")
+  assert found == {
+    "small_1_checkpoint_100": f"{root}/a/small-1/checkpoint_100",
+    "small_1_checkpoint_20": f"{root}/a/small-1/checkpoint_20",
+    "large_checkpoint_20": f"{root}/b/large/checkpoint-20/",
+    "t5_v1_1": "org/t5-v1_1",
+  }
+  with pytest.raises(WinnowError, match=r"--models=.*checkpoint_7\* matches no folder"):
+    models.find_models(f"{root}/a/*/checkpoint_7*")
+
+
+def test_a_checkpoint_here_has_the_run_that_it_lies_in(tmp_path, monkeypatch):
+  """Kills the mutant that names a run by what was typed."""
+  (tmp_path / "run/checkpoint_1").mkdir(parents=True)
+  monkeypatch.chdir(tmp_path / "run")
+  assert models.find_models("checkpoint_*") == {"run_checkpoint_1": "checkpoint_1"}

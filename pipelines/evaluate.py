@@ -1,0 +1,121 @@
+"""`winnow evaluate`: the perplexity of checkpoints on validation sets, exact over each set, and its curve."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from curation.corpus_loss import CorpusLoss
+from curation.errors import DamagedError, WinnowError
+from pipelines import (
+  evaluation,
+  flags,
+  inputs,
+  jobs,
+  launch,
+  models,
+  options,
+  plans,
+  scoring,
+  storage,
+)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+  namespace, beam_arguments = options.parse(flags.EVALUATE, argv)
+  launcher = plans.make_launcher(_of_store(namespace, input=None), beam_arguments)
+  found = models.find_models(namespace.models)
+  for path in filter(os.path.isdir, found.values()):
+    launcher.refuse_local({"--models": path})
+  corpora = {
+    name: plans.identified_corpus(_of_store(namespace, input=pattern), launcher)
+    for name, pattern in evaluation.find_corpora(namespace.input).items()
+  }
+  run = _Evaluation(namespace, launcher, ["winnow", flags.EVALUATE, *argv], corpora)
+  failed = [name for name in sorted(found, key=evaluation.Point.of) if not run.add(name, found[name])]
+  if failed and not run.has_written:
+    raise WinnowError(f"none of the {len(failed)} models can be evaluated; nothing was written")
+  for told in evaluation.disagreements(run.results):
+    print(f"winnow: warning: {told}", file=sys.stderr)
+  if run.results:
+    print("\n".join(evaluation.lines(evaluation.figures(run.results, list(corpora)))))
+    print(f"figures: {run.folder}")
+  if failed:
+    raise launch.JobError(
+      f"{len(failed)} of {len(found)} models were not evaluated: {', '.join(failed)}; the same command goes on"
+    )
+
+
+class _Evaluation:
+  """The figures of models, one after the other; a model that fails takes nothing from the others."""
+
+  def __init__(
+    self,
+    namespace: argparse.Namespace,
+    launcher: launch.Launcher,
+    arguments: Sequence[str],
+    corpora: dict[str, jobs.Corpus],
+  ):
+    self.folder = inputs.absolute(namespace.scores)
+    self.results: dict[str, dict[str, CorpusLoss]] = {}
+    self.has_written = False
+    self._namespace, self._launcher, self._arguments, self._corpora = namespace, launcher, arguments, corpora
+    self._patterns = evaluation.find_corpora(namespace.input)
+    self._looked: set[str] = set()
+
+  def add(self, name: str, path: str) -> bool:
+    """Evaluates a model on every corpus, and writes all figures that are known; False where one of them failed."""
+    request: dict[str, Any] | None = None
+    is_whole = True
+    for corpus in self._corpora:
+      scoring.release_model()
+      try:
+        with launch.writing():
+          request = self._add(name, path, corpus)
+      except launch.JobError as error:
+        is_whole = False
+        print(f"winnow: {name} was not evaluated on {corpus}: {error}", file=sys.stderr)
+    if request is not None:
+      with launch.writing():
+        evaluation.write(self.folder, self.results, list(self._corpora), request)
+    return is_whole
+
+  def _add(self, name: str, path: str, corpus: str) -> dict[str, Any] | None:
+    """Adds a figure; returns the request of its store, None where the job was only built."""
+    folder = storage.join(self.folder, corpus)
+    namespace = _of_store(self._namespace, input=self._patterns[corpus], model=path, name=name, scores=folder)
+    try:
+      return self._score(namespace, corpus)
+    except DamagedError:  # the store has lost what was damaged, and makes it again
+      return self._score(namespace, corpus)
+
+  def _score(self, namespace: argparse.Namespace, corpus: str) -> dict[str, Any] | None:
+    job = plans.plan_named_scoring(namespace, self._launcher, corpus=self._corpora[corpus])
+    self.has_written = self.has_written or not self._launcher.is_dry_run
+    print(f"winnow: evaluating {namespace.name} on {corpus}", file=sys.stderr)
+    if not jobs.run(self._launcher, self._arguments, scoring_job=job):
+      return None
+    if corpus not in self._looked:
+      self._looked.add(corpus)
+      found, told = evaluation.earlier(namespace.scores, job.request)
+      for sentence in told:
+        print(f"winnow: warning: {sentence}", file=sys.stderr)
+      for name, loss in found.items():
+        self.results.setdefault(name, {})[corpus] = loss
+    self.results.setdefault(namespace.name, {})[corpus] = evaluation.read_loss(job.config.store)
+    return job.request
+
+
+def _of_store(namespace: argparse.Namespace, **changes: Any) -> argparse.Namespace:
+  """The flags of `winnow score` for one store of an evaluation."""
+  scored: dict[str, Any] = {"scorer": flags.PERPLEXITY, "model": None, "name": None, "estimate": False}
+  return argparse.Namespace(**{**vars(namespace), **scored, **changes})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(evaluate, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
