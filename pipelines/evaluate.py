@@ -32,8 +32,8 @@ def evaluate(argv: Sequence[str]) -> None:
     name: plans.identified_corpus(_of_store(namespace, input=pattern), launcher)
     for name, pattern in evaluation.find_corpora(namespace.input).items()
   }
-  run = _Evaluation(namespace, launcher, ["winnow", flags.EVALUATE, *argv], corpora)
-  failed = [name for name in sorted(found, key=evaluation.Point.of) if not run.add(name, found[name])]
+  run = _Evaluation(namespace, launcher, ["winnow", flags.EVALUATE, *argv], found, corpora)
+  failed = [name for name in sorted(found, key=evaluation.Point.of) if not run.add(name)]
   if failed and not run.has_written:
     raise WinnowError(f"none of the {len(failed)} models can be evaluated; nothing was written")
   for told in evaluation.disagreements(run.results):
@@ -55,16 +55,18 @@ class _Evaluation:
     namespace: argparse.Namespace,
     launcher: launch.Launcher,
     arguments: Sequence[str],
+    found: dict[str, str],
     corpora: dict[str, jobs.Corpus],
   ):
     self.folder = inputs.absolute(namespace.scores)
     self.results: dict[str, dict[str, CorpusLoss]] = {}
     self.has_written = False
-    self._namespace, self._launcher, self._arguments, self._corpora = namespace, launcher, arguments, corpora
+    self._namespace, self._launcher, self._arguments = namespace, launcher, arguments
+    self._found, self._corpora = found, corpora
     self._patterns = evaluation.find_corpora(namespace.input)
     self._looked: set[str] = set()
 
-  def add(self, name: str, path: str) -> bool:
+  def add(self, name: str) -> bool:
     """Evaluates a model on every corpus, and writes all figures that are known; False where one of them failed."""
     request: dict[str, Any] | None = None
     is_whole = True
@@ -72,7 +74,7 @@ class _Evaluation:
       scoring.release_model()
       try:
         with launch.writing():
-          request = self._add(name, path, corpus)
+          request = self._add(name, corpus)
       except launch.JobError as error:
         is_whole = False
         print(f"winnow: {name} was not evaluated on {corpus}: {error}", file=sys.stderr)
@@ -81,10 +83,10 @@ class _Evaluation:
         evaluation.write(self.folder, self.results, list(self._corpora), request)
     return is_whole
 
-  def _add(self, name: str, path: str, corpus: str) -> dict[str, Any] | None:
+  def _add(self, name: str, corpus: str) -> dict[str, Any] | None:
     """Adds a figure; returns the request of its store, None where the job was only built."""
-    folder = storage.join(self.folder, corpus)
-    namespace = _of_store(self._namespace, input=self._patterns[corpus], model=path, name=name, scores=folder)
+    where = {"input": self._patterns[corpus], "scores": storage.join(self.folder, corpus)}
+    namespace = _of_store(self._namespace, model=self._found[name], name=name, **where)
     try:
       return self._score(namespace, corpus)
     except DamagedError:  # the store has lost what was damaged, and makes it again
@@ -99,8 +101,8 @@ class _Evaluation:
     if corpus not in self._looked:
       self._looked.add(corpus)
       found, told = evaluation.earlier(namespace.scores, job.request)
-      for sentence in told:
-        print(f"winnow: warning: {sentence}", file=sys.stderr)
+      for name in told.keys() - self._found.keys():  # of those it is told when their turn comes
+        print(f"winnow: warning: {told[name]}", file=sys.stderr)
       for name, loss in found.items():
         self.results.setdefault(name, {})[corpus] = loss
     self.results.setdefault(namespace.name, {})[corpus] = evaluation.read_loss(job.config.store)

@@ -115,26 +115,26 @@ def _read_block(scores: stores.ScoreFile, index: int, shard: blocks.Shard, reque
   return corpus_loss.of_scores(scores_N, targets_N)
 
 
-def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss], list[str]]:
-  """The figures of all models whose stores are in the folder of a corpus, and sentences about those that do not belong.
+def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss], dict[str, str]]:
+  """The figures of all models whose stores are in the folder of a corpus, and why those of others are not, by names.
 
   Their checkpoints need not be there any more. `request`: of one that is evaluated now; the others must be of the same
   but for the model, or they are no points of one curve.
   """
   found: dict[str, CorpusLoss] = {}
-  told = []
+  told: dict[str, str] = {}
   for name, store in sorted(found_stores.find_stores(folder).stores.items()):
     if store.scorer != flags.PERPLEXITY or not store.is_complete:
       continue
     there, here = ({key: of[key] for key in of if key != "model"} for of in (_request(store), request))
     if difference := requests.first_difference(there, here):
       field, known, now = difference
-      told.append(f"{store.folder} is left out, for its {field} is {known} and is {now} here")
+      told[name] = f"{store.folder} is left out, for its {field} is {known} and is {now} here"
       continue
     try:
       found[name] = read_loss(dataclasses.replace(store, is_mended=False))
     except WinnowError as error:
-      told.append(f"{store.folder} is left out: {error}")
+      told[name] = f"{store.folder} is left out: {error}"
   return found, told
 
 

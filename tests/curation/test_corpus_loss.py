@@ -25,14 +25,14 @@ def test_sums_are_within_what_float32_rounds_off():
   nll_N = generator.gamma(2, 2, 200_000) * targets_N
   loss = corpus_loss.of_scores((-nll_N / targets_N).astype(np.float32), targets_N)
   assert loss.target_tokens == targets_N.sum()
-  assert abs(loss.nll / math.fsum(nll_N) - 1) < 2**-24
+  assert abs(loss.nll / math.fsum(nll_N) - 1) < 1e-9  # roundings of 6e-8 at most cancel out
 
 
 def test_parts_add_up_in_any_order():
   """Kills the mutant that adds floats one after the other, as workers finish."""
-  parts = [CorpusLoss(1, 2, nll) for nll in (0.1, 1e16, 0.2, 3.7)]
+  parts = [CorpusLoss(1, 2, nll) for nll in (0.5, 1e16, 0.7, 0.9)]
   totals = {corpus_loss.total(order) for order in itertools.permutations(parts)}
-  assert totals == {CorpusLoss(4, 8, 1e16 + 4)}
+  assert totals == {CorpusLoss(4, 8, 1e16 + 2)}
   assert corpus_loss.total([]) == CorpusLoss(0, 0, 0.0)
 
 

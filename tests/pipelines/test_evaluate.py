@@ -1,7 +1,6 @@
 """`winnow evaluate`: figures beside the scorer's own sums, kills, damage, checkpoints that come and go."""
 
 import csv
-import gc
 import json
 import math
 import pathlib
@@ -53,6 +52,7 @@ def news(place) -> dict[tuple[str, int], str]:
   """Long documents, of several windows."""
   texts = [" ".join(corpora.sentences(30, row)) for row in range(20)]
   lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+  (place / "corpus").mkdir(exist_ok=True)
   (place / "corpus/news.jsonl").write_text(lines)
   return {("news.jsonl", row): text for row, text in enumerate(texts)}
 
@@ -255,6 +255,32 @@ def test_prefixes_of_another_seed(place, news, tmp_path, capsys):
   assert list(figures(tmp_path)) == ["run_checkpoint_1000"]
 
 
+def test_the_papers_mixture_has_a_name_for_each_part():
+  """Kills the mutant that names parts by their files: C4's parts have files of the same names."""
+  specs = ["wiki40b/en:1.3.0#validation", "c4/realnewslike:3.1.0#validation", "lm1b:1.1.0#test"]
+  names = ["wiki40b_en_1_3_0_validation", "c4_realnewslike_3_1_0_validation", "lm1b_1_1_0_test"]
+  specs = [f"tfds:{spec}" for spec in specs]
+  assert evaluation.find_corpora(",".join(specs)) == dict(zip(names, specs, strict=True))
+
+
+def test_another_validation_set_needs_a_word(place, news, tmp_path, capsys):
+  """Kills the mutants that keep figures of the old set, and that warn of what is made again anyway."""
+  once = [*command(place), "--input=set.jsonl"]
+  lines = (place / "corpus/news.jsonl").read_text().splitlines(keepends=True)
+  (tmp_path / "set.jsonl").write_text("".join(lines))
+  assert run_in(tmp_path, once) == 0
+  (tmp_path / "set.jsonl").write_text("".join(lines[:10]))
+  assert run_in(tmp_path, once) == 2
+  assert "inputs.set.jsonl.bytes is" in capsys.readouterr().err
+  assert run_in(tmp_path, [*once, "--overwrite"]) == 0
+  assert "warning" not in capsys.readouterr().err
+  (corpus,) = {name for of in figures(tmp_path).values() for name in of} - {"all"}
+  tokens, nll = direct(place, 200, {("set.jsonl", row): news["news.jsonl", row] for row in range(10)})
+  of = figures(tmp_path)["run_checkpoint_200"][corpus]
+  assert (of["documents"], of["target_tokens"], of["nll"]) == (10, tokens, pytest.approx(nll, rel=1e-7))
+  assert len(figures(tmp_path)) == 2
+
+
 def test_models_that_were_asked_for_other_tokens_are_told(place, news, tmp_path, capsys):
   """One has no number for some documents. Kills the mutant that compares means over different documents in silence."""
   shutil.copytree(place / "hugging_face/200", tmp_path / "broken")
@@ -269,15 +295,17 @@ def test_models_that_were_asked_for_other_tokens_are_told(place, news, tmp_path,
   assert "their figures do not compare" in told
 
 
-def test_a_process_holds_one_model_at_a_time(place, news, evaluated):
+def test_a_process_holds_one_model_at_a_time(place, news, tmp_path, monkeypatch):
   """Kills the mutant that loads the next model before it lets go of the last one."""
+  held, load = [], model_scorers.Perplexity.load
+
+  def looking(self):
+    held.append(sum(array.nbytes for array in jax.live_arrays()))
+    return load(self)
+
+  monkeypatch.setattr(model_scorers.Perplexity, "load", looking)
   scoring.release_model()
-  gc.collect()
   idle = sum(array.nbytes for array in jax.live_arrays())
-  once = command(place, models="run/checkpoint_200", parts="news.jsonl")
-  assert run_in(place / "held", once) == 0
-  gc.collect()
+  assert run_in(tmp_path, command(place, parts="news.jsonl")) == 0
+  assert held == [idle, idle]
   assert sum(array.nbytes for array in jax.live_arrays()) > idle + 10_000
-  scoring.release_model()
-  gc.collect()
-  assert sum(array.nbytes for array in jax.live_arrays()) == idle
