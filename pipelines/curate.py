@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, flags, found_stores, launch, options, plans, score
+from pipelines import estimate, flags, found_stores, launch, options, output_plans, plans, score
 from pipelines import sample as sample_command
 
 
@@ -20,7 +20,7 @@ def curate(argv: Sequence[str]) -> None:
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
   plan = plans.plan_counting if is_random else plans.plan_named_scoring
   scoring_job = plan(namespace, launcher, spare=True)
-  found = plans.plan_samples(
+  found = output_plans.plan_samples(
     namespace,
     flags.CURATE,
     store=scoring_job.config.store,

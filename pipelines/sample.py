@@ -4,7 +4,19 @@ import sys
 from collections.abc import Sequence
 
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, inputs, jobs, launch, options, plans, requests, scorers, writing
+from pipelines import (
+  flags,
+  found_stores,
+  inputs,
+  jobs,
+  launch,
+  options,
+  output_plans,
+  plans,
+  requests,
+  scorers,
+  writing,
+)
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -22,7 +34,7 @@ def sample(argv: Sequence[str]) -> None:
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
-  found = plans.plan_samples(namespace, flags.SAMPLE, store=store, store_request=store_request, corpus=corpus)
+  found = output_plans.plan_samples(namespace, flags.SAMPLE, store=store, store_request=store_request, corpus=corpus)
   run_to_summary(launcher, ["winnow", flags.SAMPLE, *argv], found, scoring_job)
 
 

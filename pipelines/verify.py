@@ -4,7 +4,19 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import flags, inputs, jobs, launch, manifests, options, plans, progress, storage, verification
+from pipelines import (
+  flags,
+  inputs,
+  jobs,
+  launch,
+  manifests,
+  options,
+  output_plans,
+  plans,
+  progress,
+  storage,
+  verification,
+)
 
 
 def verify(argv: Sequence[str]) -> None:
@@ -13,7 +25,7 @@ def verify(argv: Sequence[str]) -> None:
   launcher.refuse_local({"FOLDER": namespace.folder})
   output = inputs.absolute(namespace.folder)
   with manifests.told(output):
-    config, untold = plans.plan_verification(namespace, launcher, output)
+    config, untold = output_plans.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
   # It writes nothing that stays; but a claim that is not so is a failure, not a refusal.
   with launch.writing():

@@ -1,0 +1,179 @@
+"""What the flags of a sampling command ask for, and what an output claims: checked before anything is written."""
+
+import argparse
+import dataclasses
+import functools
+import re
+from typing import Any
+
+from curation import selection
+from curation.errors import WinnowError
+from pipelines import (
+  blocks,
+  dataset,
+  found_stores,
+  inputs,
+  launch,
+  manifests,
+  options,
+  plans,
+  requests,
+  storage,
+  stores,
+  verification,
+  writing,
+)
+from pipelines.jobs import Corpus, SamplingJob
+
+_SHARD = re.compile(r"\.tfrecord|-\d{5}-of-\d{5}\.")
+
+
+def plan_sampling(
+  namespace: argparse.Namespace,
+  command: str,
+  *,
+  store: stores.ScoreStore,
+  store_request: dict[str, Any],
+  corpus: Corpus,
+  rejected: bool = False,
+) -> SamplingJob:
+  """Checks all that can be checked before anything is written. `rejected`: of the output of --rejected."""
+  flag = "rejected" if rejected else "output"
+  output = getattr(namespace, flag)
+  plans.refuse_file(namespace, flag)
+  if namespace.num_shards is not None and not 1 <= namespace.num_shards <= 99_999:
+    raise WinnowError(f"--num_shards={namespace.num_shards} is not between 1 and 99,999")
+  selected = selection_request(namespace)
+  if namespace.num_tokens is not None and getattr(namespace, "embeddings", None) is not None:
+    raise WinnowError("--num_tokens needs token counts, and --embeddings come without; use --num_examples")
+  if store.is_complete:
+    ledger = store.ledger()
+    selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
+  # The same name for both would make two datasets of one.
+  named = None if rejected else namespace.name
+  name = dataset.dataset_name(named or storage.base_name(inputs.absolute(output)))
+  request = _output_request(
+    name, selected, store_request, namespace.num_shards, output_format=namespace.output_format, rejected=rejected
+  )
+  config = writing.SamplingConfig(
+    store=store,
+    request=selected,
+    fields=corpus.fields,
+    block_rows=corpus.block_rows,
+    output=inputs.absolute(output),
+    name=name,
+    fingerprint=requests.fingerprint(request),
+    num_shards=namespace.num_shards,
+    output_format=namespace.output_format,
+    rejected=rejected,
+  )
+  context = manifests.Context(tuple(options.own_arguments(command, namespace)), manifests.versions())
+  job = SamplingJob(corpus, config, request, context, namespace.overwrite)
+  if not storage.exists(job.request_path) and (strangers := _dataset_files(output)):
+    raise WinnowError(f"--{flag}={output} holds another dataset ({strangers[0]}); choose an empty folder")
+  if not namespace.overwrite:
+    requests.refuse_other(job.request_path, request, owner=f"the output {output}")
+    job.refuse_other_engine()
+  return job
+
+
+def _output_request(
+  name: str,
+  selected: selection.SelectionRequest,
+  store_request: dict[str, Any],
+  num_shards: int | None,
+  *,
+  output_format: str,
+  rejected: bool,
+) -> dict[str, Any]:
+  """Whose an output is: what is asked for, which its fingerprint is of."""
+  return {
+    "format": 2,
+    "dataset": name,
+    "output_format": output_format,
+    "num_shards": num_shards,
+    "scores": requests.fingerprint(store_request),
+    "selection": dataclasses.asdict(selected),
+    "rejected": rejected,
+  }
+
+
+def plan_samples(
+  namespace: argparse.Namespace,
+  command: str,
+  *,
+  store: stores.ScoreStore,
+  store_request: dict[str, Any],
+  corpus: Corpus,
+) -> list[SamplingJob]:
+  """The job of --output, and that of --rejected where it is given."""
+  plan = functools.partial(plan_sampling, namespace, command, store=store, store_request=store_request, corpus=corpus)
+  found = [plan()]
+  if namespace.rejected is not None:
+    if inputs.absolute(namespace.rejected) == inputs.absolute(namespace.output):
+      raise WinnowError(f"--rejected={namespace.rejected} is --output; give it a folder of its own")
+    found.append(plan(rejected=True))
+  return found
+
+
+def plan_verification(
+  namespace: argparse.Namespace, launcher: launch.Launcher, output: str
+) -> tuple[verification.VerificationConfig, str]:
+  """What a complete output claims; and why its texts cannot be compared with the input, if they cannot."""
+  manifest = manifests.read(output)
+  store = found_stores.store_of(output, manifest, namespace.scores)
+  untold, shards = "", store.shards()
+  try:
+    shards = found_stores.corpus_of(store, namespace, launcher).shards
+  except (WinnowError, OSError) as error:
+    if namespace.input is not None:
+      raise
+    untold = str(error)
+  request = requests.read_json(store.request_path)
+  name, selected = manifest["dataset"], selection.SelectionRequest(**manifest["request"])
+  kind: dict[str, Any] = {"output_format": manifest["output_format"], "rejected": manifest["rejected"]}
+  fingerprints = [  # without --num_shards, and with it
+    requests.fingerprint(_output_request(name, selected, request, num_shards, **kind))
+    for num_shards in (None, len(manifest["shards"]))
+  ]
+  sampling = writing.SamplingConfig(
+    store=store,
+    request=selected,
+    fields=blocks.Fields(**request["fields"]),
+    block_rows=request["block_rows"],
+    output=output,
+    name=name,
+    fingerprint=fingerprints[manifest["fingerprint"] == fingerprints[1]],
+    num_shards=len(manifest["shards"]),
+    work=verification.work_folder(output),
+    **kind,
+  )
+  return verification.VerificationConfig(sampling, manifest, shards, texts=not untold), untold
+
+
+def selection_request(namespace: argparse.Namespace) -> selection.SelectionRequest:
+  """What the flags select."""
+  method = selection.METHODS_OF[namespace.sampler][0]
+  if namespace.threshold is not None:
+    method = "threshold"
+  elif namespace.percentile_range is not None:
+    method = "top_k"
+  return selection.SelectionRequest(
+    sampler=namespace.sampler,
+    method=namespace.method or method,
+    temperature=namespace.temperature,
+    seed=namespace.seed,
+    rate=namespace.rate,
+    num_examples=namespace.num_examples,
+    num_tokens=namespace.num_tokens,
+    threshold=namespace.threshold,
+    group_by=namespace.group_by,
+    group_rate=namespace.group_rate,
+    group_max=namespace.group_max,
+    percentile_range=namespace.percentile_range,
+  )
+
+
+def _dataset_files(output: str) -> list[str]:
+  names = sorted(storage.list_names(output))
+  return [name for name in names if _SHARD.search(name) or name in (*dataset.METADATA_FILES, manifests.MANIFEST_FILE)]
