@@ -170,7 +170,9 @@ def _source(name: str, scanned: bool) -> tuple[str, int | None]:
   name = name.removesuffix(".weight")
   if name in _WHOLE:
     return _WHOLE[name], None
-  stack, layer, sublayer, part = _LAYER_TENSOR.fullmatch(name).groups()  # type: ignore[union-attr]
+  found = _LAYER_TENSOR.fullmatch(name)
+  assert found is not None
+  stack, layer, sublayer, part = found.groups()
   block, norm = _SUBLAYERS[stack][int(sublayer)]
   if part == _POSITION:
     source = _TABLE
