@@ -90,9 +90,12 @@ def test_what_gin_registers_is_trained_on_with_the_models_vocabulary(configure, 
     feature_converter=seqio.EncDecFeatureConverter(pack=True),
     shard_info=seqio.ShardInfo(1, 2),
   )
-  example = next(examples.as_numpy_iterator())
-  assert example["encoder_input_tokens"].shape == (512,) and example["decoder_target_tokens"].shape == (114,)
-  assert np.count_nonzero(example["encoder_input_tokens"]) == 512
+  lengths = []
+  for example in examples.as_numpy_iterator():
+    assert example["encoder_input_tokens"].shape == (512,) and example["decoder_target_tokens"].shape == (114,)
+    lengths.append(np.count_nonzero(example["encoder_input_tokens"]))
+  # What is left of each 128 concatenated documents is shorter, and comes anywhere for they are shuffled.
+  assert max(lengths) == 512 and np.mean(np.equal(lengths, 512)) > 0.5
 
 
 def test_whole_c4_takes_the_place_of_a_sample(configure, vocabulary):
