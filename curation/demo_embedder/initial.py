@@ -9,8 +9,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from curation import checkpoints, t5
-from curation.demo_training import weights
+from curation import checkpoints, t5, training
 from curation.vocabulary import Tokens
 
 # A mean has no logarithm of the counts, so common tokens need less weight than in TF-IDF: halves of held-out documents
@@ -21,7 +20,7 @@ _IDF_POWER = 1.5
 def random_params(model: t5.T5Config, dimensions: int, seed: int) -> t5.Params:
   """Random weights, float32: the tree of an encoder and `dense_OD`."""
   generator = np.random.default_rng([seed, 2])
-  tensors = weights.random_tensors(model, generator, added=0.1, encoder_only=True)
+  tensors = training.random_tensors(model, generator, added=0.1, encoder_only=True)
   tensors["shared.weight"] *= np.float32(model.d_model**0.5)
   dense_OD = generator.standard_normal((dimensions, model.d_model)) * model.d_model**-0.5
   return checkpoints.build_params(tensors, model) | {"dense_OD": dense_OD.astype(np.float32)}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from curation import checkpoint_writer, near_copies, random_t5, sentence_t5, t5
+from curation import checkpoint_writer, near_copies, random_t5, sentence_t5, t5, training
 from curation.demo_embedder import examples, initial
 from curation.demo_training import loop, texts
 from curation.errors import WinnowError
@@ -76,7 +76,7 @@ def train(
   shown = examples.batches(
     [own, others], vocabulary, steps=config.steps, shapes=config.shapes, edited=config.edited, seed=config.seed
   )
-  optimiser = loop.adamw(config.learning_rate, config.steps, weight_decay=config.weight_decay)
+  optimiser = training.adamw(config.learning_rate, config.steps, weight_decay=config.weight_decay)
   params, losses = loop.optimise(loss, params, optimiser, shown, log)
   return sentence_t5.SentenceT5(model, params, vocabulary, config.max_input_tokens), losses
 

@@ -8,8 +8,7 @@ Shape suffixes as in `curation.t5`; S tokens of all texts, end to end; F factors
 
 import numpy as np
 
-from curation import checkpoints, t5
-from curation.demo_training import weights
+from curation import checkpoints, t5, training
 
 
 def initial_params(model: t5.T5Config, ids_S: np.ndarray, seed: int) -> t5.Params:
@@ -24,7 +23,7 @@ def initial_params(model: t5.T5Config, ids_S: np.ndarray, seed: int) -> t5.Param
   if not model.gated or model.d_kv != factors or model.d_ff < 2 * factors:
     raise ValueError(f"no room for the path in {model}")
   generator = np.random.default_rng([seed, 2])
-  tensors = weights.random_tensors(model, generator, added=0.3)
+  tensors = training.random_tensors(model, generator, added=0.3)
 
   before_VF, behind_VF = neighbour_factors(ids_S, model.vocab_size, factors=factors, seed=seed)
   embedding_VD = 0.1 * generator.standard_normal((model.vocab_size, model.d_model))

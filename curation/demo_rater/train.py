@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from curation import ask_llm, checkpoint_writer, checkpoints, random_t5, t5
+from curation import ask_llm, checkpoint_writer, checkpoints, random_t5, t5, training
 from curation.demo_rater import examples, initial
 from curation.demo_training import loop, texts
 from curation.vocabulary import Vocabulary
@@ -69,7 +69,7 @@ def train(
   )
   answers = (vocabulary.answer_id("yes"), vocabulary.answer_id("no"))
   optimiser = optax.chain(
-    loop.adamw(config.learning_rate, config.steps, weight_decay=config.weight_decay), _scale_updates()
+    training.adamw(config.learning_rate, config.steps, weight_decay=config.weight_decay), _scale_updates()
   )
 
   def loss(params, batch: examples.TrainBatch):

@@ -9,19 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from curation import t5
+from curation import t5, training
 from curation.demo_training import texts
 from curation.errors import WinnowError
-
-
-def adamw(learning_rate: float, steps: int, *, weight_decay: float) -> optax.GradientTransformation:
-  """AdamW with clipped gradients, a warm-up and a cosine decay to 0; only matrices decay."""
-  schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps)
-  return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay, mask=_matrices))
 
 
 def optimise(
@@ -31,27 +24,16 @@ def optimise(
   batches: Iterable[Any],
   log: Callable[[str], None],
 ) -> tuple[t5.Params, list[float]]:
-  """One step for each batch; returns the parameters as NumPy arrays and the second part of the loss of every step.
-
-  `loss` is a function of (parameters, batch): what is to become small, and what is told of it.
-  """
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, state, batch):
-    (_, told), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
-    updates, state = optimiser.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, told
-
-  params = jax.tree.map(jnp.asarray, params)
-  state = optimiser.init(params)
+  """All of `training.train_steps`: the parameters as NumPy arrays, and what is told of the loss of every step."""
   losses: list[float] = []
   started = time.monotonic()
-  for batch in batches:
-    params, state, told = step(params, state, batch)
+  trained = params
+  for step in training.train_steps(loss, params, optimiser, batches):
+    trained, told = step
     losses.append(float(told))
     if len(losses) % 50 == 0:
       log(f"step {len(losses):5d}  loss {np.mean(losses[-50:]):.4f}  {time.monotonic() - started:6.0f} s")
-  return jax.tree.map(np.asarray, params), losses
+  return jax.tree.map(np.asarray, trained), losses
 
 
 def run_command(
@@ -85,7 +67,3 @@ def run_command(
     return 2
   write(arguments.output, model)
   return 0
-
-
-def _matrices(params: t5.Params) -> t5.Params:
-  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

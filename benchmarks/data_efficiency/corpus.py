@@ -1,0 +1,93 @@
+"""The corpus of the experiment: real text, of which a known part is damaged and a known part is there again.
+
+Real text is the shared C4 sample, where it is, and this machine's own documentation, without near-copies. One document
+in eight is held out, undamaged; near-copies of it stay on its side. Of the others a quarter is replaced by what
+`demo_rater.damage` makes of it, and a third of what is whole is there a second time or more: 60% of the corpus are
+whole documents, 20% damaged ones, 20% copies. A document's url says which it is; no sampler looks at it.
+"""
+
+import gzip
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from curation import near_copies, random_t5
+from curation.demo_embedder import edits
+from curation.demo_rater import damage
+from curation.demo_training import texts
+from pipelines import demo_corpus
+
+SHARDS = 8
+DAMAGED_SHARE = 0.25
+COPIES_SHARE = 1 / 3
+# Copies are of so many of the whole documents, of the first most, as the second's place is to the first's (Zipf).
+COPIED_SHARE = 0.1
+EDITED_SHARE = 0.5
+MIN_WORDS = 20
+PIECES = 3_000
+KINDS = ("whole", "copy", "damaged")
+
+
+class Corpus(NamedTuple):
+  """Texts by what they are from, all held out; and those of the corpus, in order, with their urls."""
+
+  held_out: dict[str, list[str]]
+  texts: list[str]
+  urls: list[str]
+
+
+def kind_of(url: str) -> str:
+  """One of KINDS."""
+  return url.partition("://")[0]
+
+
+def build(c4: pathlib.Path | None, seed: int) -> Corpus:
+  """Reads and mixes; the same documents, versions and seed give the same corpus."""
+  generator = np.random.default_rng(seed)
+  pools = {"documentation": [document.text for document in demo_corpus.read_documents()]}
+  if c4 is not None:
+    pools = {"c4": texts.read_texts([c4]), **pools}
+  held_out, real = {}, []
+  for name, pool in pools.items():
+    pool = [text for text in pool if len(text.split()) >= MIN_WORDS]
+    pool = [text for text, copy in zip(pool, near_copies.near_copies(pool), strict=True) if not copy]
+    out = texts.held_out(pool)
+    held_out[name] = [text for text, is_out in zip(pool, out, strict=True) if is_out]
+    real += [(f"{name}/{i}", text) for i, (text, is_out) in enumerate(zip(pool, out, strict=True)) if not is_out]
+  real = [real[i] for i in generator.permutation(len(real))]
+  damaged = round(DAMAGED_SHARE * len(real))
+  makers = {**damage.KINDS, **damage.UNSEEN_KINDS}
+  documents = []
+  for place, (name, text) in enumerate(real[:damaged]):
+    kind = list(makers)[place % len(makers)]
+    documents.append((f"damaged://{kind}/{name}", makers[kind](text, generator)))
+  whole = real[damaged:]
+  documents += [(f"whole://{name}", text) for name, text in whole]
+  odds = 1 / np.arange(1, round(COPIED_SHARE * len(whole)) + 1)
+  for number, place in enumerate(generator.choice(len(odds), round(COPIES_SHARE * len(whole)), p=odds / odds.sum())):
+    name, text = whole[place]
+    if generator.random() < EDITED_SHARE:
+      text = edits.edit(text, generator)
+    documents.append((f"copy://{number}/{name}", text))
+  order = generator.permutation(len(documents))
+  return Corpus(held_out, [documents[i][1] for i in order], [documents[i][0] for i in order])
+
+
+def write(corpus: Corpus, folder: pathlib.Path) -> None:
+  """Writes corpus/, held_out/NAME.json.gz and spiece.model, which is learnt from all of the corpus."""
+  for shard in range(SHARDS):
+    rows = zip(corpus.texts[shard::SHARDS], corpus.urls[shard::SHARDS], strict=True)
+    _write_shard(folder / f"corpus/mixed-{shard:05d}-of-{SHARDS:05d}.json.gz", list(rows))
+  for name, held_out in corpus.held_out.items():
+    rows = [(text, f"held_out://{name}/{i}") for i, text in enumerate(held_out)]
+    _write_shard(folder / f"held_out/{name}.json.gz", rows)
+  (folder / "spiece.model").write_bytes(random_t5.train_vocabulary(corpus.texts, PIECES))
+
+
+def _write_shard(path: pathlib.Path, rows: list[tuple[str, str]]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  records = ({"text": text, "url": url, "timestamp": ""} for text, url in rows)
+  lines = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+  path.write_bytes(gzip.compress(lines, mtime=0))

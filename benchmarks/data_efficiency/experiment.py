@@ -1,0 +1,210 @@
+"""The paper's main experiment in miniature: `make data-efficiency`, or `python -m data_efficiency.experiment` here.
+
+Which sample of a corpus makes the better T5, at equal compute? The corpus is scored by every sampler with the real
+commands and sampled at every rate; a tiny T5 is trained on each sample for the same number of steps; `winnow evaluate`
+says its perplexity on clean text that was held out. Run again in the same --folder, it goes on where it was.
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import json
+import os
+import pathlib
+import queue
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import common
+from data_efficiency import corpus, results
+
+from curation import demo_embedder, demo_rater
+from pipelines import manifests
+
+ALL = "all"
+RATES = (20, 40, 60)
+SCORERS = ("density", "perplexity", "ask_llm")
+# What is drawn anew for each seed; of the others a seed changes the training alone.
+DRAWN = (ALL, "random", "density")
+PERPLEXITY_RATER = "rater"
+RATER_SEED = 1_000  # its sample and its training are none of those that are compared
+
+
+class Run(NamedTuple):
+  """One training."""
+
+  sampler: str
+  rate: int
+  seed: int
+
+  @property
+  def name(self) -> str:
+    return f"{self.sampler}_{self.rate}_{self.seed}"
+
+  @property
+  def sample(self) -> str:
+    return self.name if self.sampler in DRAWN else f"{self.sampler}_{self.rate}"
+
+
+class Settings(NamedTuple):
+  folder: pathlib.Path
+  steps: int
+  batch_size: int
+  seeds: int
+  seed: int
+
+  @property
+  def inputs(self) -> str:
+    return f"--input={self.folder}/corpus/mixed-*"
+
+  @property
+  def scores(self) -> str:
+    return f"--scores={self.folder}/scores"
+
+
+def runs(seeds: int) -> list[Run]:
+  """All trainings that are compared; those of one seed come before those of the next."""
+  return [
+    Run(*kind, seed) for seed in range(seeds) for kind in [(ALL, 100), *itertools.product(("random", *SCORERS), RATES)]
+  ]
+
+
+def command(name: str, log: pathlib.Path, arguments: Iterable[str], **environment: str) -> None:
+  """Runs `python -m NAME`; SystemExit names the log of one that failed."""
+  log.parent.mkdir(exist_ok=True)
+  found = {**os.environ, "PYTHONPATH": str(common.PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+  with open(log, "a") as file:
+    status = subprocess.run(
+      [sys.executable, "-m", name, *arguments], stdout=file, stderr=file, env=found, check=False
+    ).returncode
+  if status:
+    raise SystemExit(f"{name} ended with status {status}; {log} says why")
+
+
+def winnow(settings: Settings, log: str, *arguments: str) -> None:
+  print(f"winnow {' '.join(arguments[:1])}: {log}", flush=True)
+  command("pipelines.main", settings.folder / f"logs/{log}.log", arguments)
+
+
+def draw(settings: Settings, run: Run) -> None:
+  """The sample of a run, which others of the same sampler may have drawn."""
+  output = settings.folder / "samples" / run.sample
+  if (output / manifests.MANIFEST_FILE).exists():
+    return
+  where = [f"--output={output}", "--num_shards=1", f"--seed={run.seed}", f"--rate={run.rate / 100}"]
+  sampler = "random" if run.sampler == ALL else run.sampler
+  source = settings.inputs if sampler == "random" else settings.scores
+  winnow(settings, f"sample_{run.sample}", "sample", f"--sampler={sampler}", source, *where)
+
+
+def train(settings: Settings, run: Run, core: int) -> None:
+  """Trains on one core, so that as many runs as there are cores go on side by side."""
+  folder = settings.folder / "models" / run.name
+  if (folder / f"checkpoint-{settings.steps}").exists():
+    return
+  shutil.rmtree(folder, ignore_errors=True)
+  arguments = [str(core), f"{settings.folder}/samples/{run.sample}", f"--model_dir={folder}", f"--seed={run.seed}"]
+  arguments += [f"--vocabulary={settings.folder}/spiece.model"]
+  arguments += [f"--steps={settings.steps}", f"--batch_size={settings.batch_size}"]
+  command(
+    "data_efficiency.train_on_core",
+    settings.folder / f"logs/train_{run.name}.log",
+    arguments,
+    PYTHONPATH=f"{common.PROJECT}{os.pathsep}{common.PROJECT}/benchmarks",
+    XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+  )
+  print(f"trained {run.name}", flush=True)
+
+
+def train_all(settings: Settings, chosen: list[Run]) -> None:
+  cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+  for core in sorted(os.sched_getaffinity(0)):
+    cores.put(core)
+
+  def on_a_core(run: Run) -> None:
+    core = cores.get()
+    try:
+      train(settings, run, core)
+    finally:
+      cores.put(core)
+
+  with concurrent.futures.ThreadPoolExecutor(cores.qsize()) as pool:
+    for _ in pool.map(on_a_core, chosen):
+      pass
+
+
+def run_experiment(settings: Settings) -> None:
+  """All parts, each of which is left alone where it is done."""
+  folder = settings.folder
+  if not (folder / "spiece.model").exists():
+    corpus.write(corpus.build(common.SHARED_C4 if common.SHARED_C4.exists() else None, settings.seed), folder)
+  scoring = [settings.inputs, settings.scores]
+  winnow(settings, "ask_llm", "score", *scoring, f"--model={demo_rater.folder()}", "--name=ask_llm_demo")
+  embedded = f"--embeddings={folder}/embeddings"
+  winnow(settings, "embed", "embed", settings.inputs, embedded, f"--model={demo_embedder.folder()}")
+  winnow(settings, "density", "score", "--scorer=density", settings.scores, embedded, "--name=density_demo")
+  # Perplexity filtering (B.5): by a T5 that was trained on the whole corpus, damage and all, as the paper's on C4.
+  rater = Run(ALL, 100, RATER_SEED)
+  draw(settings, rater)
+  train_all(settings, [rater])
+  model = f"{folder}/models/{rater.name}/checkpoint-{settings.steps}"
+  winnow(
+    settings,
+    "perplexity",
+    "score",
+    "--scorer=perplexity",
+    *scoring,
+    f"--model={model}",
+    "--name=perplexity_tiny",
+    "--max_input_tokens=128",
+  )
+  chosen = runs(settings.seeds)
+  for run in chosen:
+    draw(settings, run)
+  train_all(settings, chosen)
+  held_out = ",".join(str(path) for path in sorted((folder / "held_out").iterdir()))
+  trained = ",".join(f"{folder}/models/{run.name}/checkpoint-{settings.steps}" for run in chosen)
+  winnow(
+    settings,
+    "evaluate",
+    "evaluate",
+    f"--models={trained}",
+    f"--input={held_out}",
+    "--max_input_tokens=128",
+    f"--scores={folder}/evaluation",
+  )
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--folder", type=pathlib.Path, required=True, help="where everything is kept")
+  parser.add_argument("--steps", type=int, default=600)
+  parser.add_argument("--batch_size", type=int, default=32)
+  parser.add_argument("--seeds", type=int, default=3, help="trainings of each sample")
+  parser.add_argument("--corpus_seed", type=int, default=0)
+  parser.add_argument("--write", action="store_true", help="write the table and the plot into docs/")
+  arguments = parser.parse_args()
+  folder = arguments.folder.absolute()
+  folder.mkdir(parents=True, exist_ok=True)
+  common.print_machine()
+  settings = Settings(folder, arguments.steps, arguments.batch_size, arguments.seeds, arguments.corpus_seed)
+  _refuse_other(folder / "settings.json", {**settings._asdict(), "folder": None, "seeds": None})
+  run_experiment(settings)
+  rows = results.read(folder, runs(settings.seeds), lambda run: run.sample)
+  print(results.to_markdown(rows))
+  if arguments.write:
+    results.write(rows)
+
+
+def _refuse_other(path: pathlib.Path, settings: dict) -> None:
+  """Results of one folder are of one experiment."""
+  if path.exists() and json.loads(path.read_text()) != settings:
+    raise SystemExit(f"{path} is of other settings; choose another --folder")
+  path.write_text(json.dumps(settings))
+
+
+if __name__ == "__main__":
+  main()

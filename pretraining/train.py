@@ -1,0 +1,211 @@
+"""Trains a small T5 on one machine: `python -m pretraining.train OUTPUT --model_dir=FOLDER --vocabulary=FILE`.
+
+For comparing samples, not for models that anybody uses: it reads what T5X reads, by the same seqio task, and runs the
+engine that scores. A step is a batch of T5's span corruption; the objective is the mean negative log-likelihood of a
+target token. The same sample, settings, versions and machine give the same weights.
+
+Shape suffixes: B batch, L input positions, T target positions.
+"""
+
+import argparse
+import dataclasses
+import functools
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from curation import checkpoint_writer, checkpoints, span_corruption, t5, training
+from curation.errors import WinnowError
+from curation.vocabulary import NUM_SENTINELS, Vocabulary
+from pipelines import inputs, launch
+
+# Over this many steps a loss is told.
+_TOLD_STEPS = 50
+# What is added to the residual stream, beside an embedding of 1.
+_ADDED = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The sizes of a T5 1.0, without its vocabulary, and of its training."""
+
+  d_model: int = 64
+  d_kv: int = 16
+  d_ff: int = 256
+  num_layers: int = 2
+  num_heads: int = 4
+  input_tokens: int = 128
+  batch_size: int = 32
+  steps: int = 1_000
+  checkpoint_steps: int | None = None
+  """Steps between two checkpoints; None writes the last one only."""
+  learning_rate: float = 0.03
+  seed: int = 0
+
+  def model(self, vocabulary: Vocabulary) -> t5.T5Config:
+    return t5.T5Config(
+      vocab_size=len(vocabulary) + NUM_SENTINELS,
+      d_model=self.d_model,
+      d_kv=self.d_kv,
+      d_ff=self.d_ff,
+      num_layers=self.num_layers,
+      num_decoder_layers=self.num_layers,
+      num_heads=self.num_heads,
+    )
+
+
+class TrainBatch(NamedTuple):
+  """int32 [B, L] and [B, T], eos included, 0 behind it."""
+
+  inputs_BL: jax.Array | np.ndarray
+  targets_BT: jax.Array | np.ndarray
+
+
+def batches(task: str, vocabulary: Vocabulary, config: TrainConfig) -> Iterator[TrainBatch]:
+  """`config.steps` batches of a registered seqio task, whose data are repeated with new masks as often as it takes.
+
+  Both depend on the sample and `config.seed` alone. Raises WinnowError where the task has another vocabulary.
+  """
+  import seqio
+
+  pieces = seqio.get_mixture_or_task(task).output_features["targets"].vocabulary
+  if pieces.vocab_size != len(vocabulary) + NUM_SENTINELS:
+    raise WinnowError(
+      f"the task {task} has {pieces.vocab_size:,} pieces with its sentinels and the vocabulary "
+      f"{len(vocabulary) + NUM_SENTINELS:,}; register it with the same"
+    )
+  window = span_corruption.window_length(span_corruption.SPAN_CORRUPTION, config.input_tokens)
+  _, targets = span_corruption.pair_lengths(np.array([window]))
+  examples = seqio.get_dataset(
+    task,
+    {"inputs": config.input_tokens, "targets": int(targets[0])},
+    dataset_split="train",
+    shuffle=True,
+    seed=config.seed,
+    num_epochs=None,
+    feature_converter=seqio.EncDecFeatureConverter(pack=False),
+  ).batch(config.batch_size)
+  for example in examples.take(config.steps).prefetch(8).as_numpy_iterator():
+    yield TrainBatch(example["encoder_input_tokens"], example["decoder_target_tokens"])
+
+
+def mean_nll(params: t5.Params, batch: TrainBatch, model: t5.T5Config) -> jax.Array:
+  """Negative log-likelihood of a target token, in nats, over all of a batch: float32."""
+  inputs_BL, targets_BT = jnp.asarray(batch.inputs_BL), jnp.asarray(batch.targets_BT)
+  mask_BL, mask_BT = inputs_BL > 0, targets_BT > 0
+  states_BLD = t5.encode(params, inputs_BL, mask_BL, model)
+  nll_BT = t5.nll_per_token(params, states_BLD, mask_BL, targets_BT=targets_BT, target_mask_BT=mask_BT, config=model)
+  return jnp.sum(nll_BT) / jnp.sum(mask_BT)
+
+
+def train(
+  task: str,
+  vocabulary: Vocabulary,
+  config: TrainConfig,
+  *,
+  save: Callable[[int, checkpoints.Checkpoint], None],
+  log: Callable[[str], None] = print,
+) -> None:
+  """Trains a T5 of random weights on a task; hands each checkpoint and its step to `save`, the last one at the end."""
+  model = config.model(vocabulary)
+  generator = np.random.default_rng([config.seed, 0])
+  params = checkpoints.build_params(training.random_tensors(model, generator, added=_ADDED), model)
+  optimiser = training.adafactor(config.learning_rate, config.steps)
+
+  def loss(params: t5.Params, batch: TrainBatch) -> tuple[jax.Array, jax.Array]:
+    nll = mean_nll(params, batch, model)
+    return nll, nll
+
+  period = config.checkpoint_steps or config.steps
+  losses, started = [], time.monotonic()
+  steps = training.train_steps(loss, params, optimiser, batches(task, vocabulary, config))
+  for step, (trained, told) in enumerate(steps, start=1):
+    losses.append(told)
+    if step % _TOLD_STEPS == 0 or step == config.steps:
+      mean = np.mean(losses)
+      losses.clear()
+      if not np.isfinite(mean):
+        raise launch.JobError(f"the loss is {mean} at step {step:,}: take a lower --learning_rate")
+      log(f"step {step:6,d}  loss {mean:.4f}  perplexity {np.exp(mean):9.2f}  {time.monotonic() - started:6.0f} s")
+    if step % period == 0 or step == config.steps:
+      save(step, checkpoints.Checkpoint(model, jax.tree.map(np.asarray, trained), vocabulary))
+
+
+def write_checkpoint(model_dir: pathlib.Path, step: int, checkpoint: checkpoints.Checkpoint) -> None:
+  """Writes `checkpoint-STEP` in Hugging Face's layout, float32, whole or not at all."""
+  temporary = model_dir / f"checkpoint-{step}.tmp-{os.getpid()}"
+  checkpoint_writer.write_checkpoint(
+    temporary, checkpoint.config, checkpoint.params, vocabulary=checkpoint.vocabulary.model, dtype="float32"
+  )
+  temporary.rename(model_dir / f"checkpoint-{step}")
+
+
+def run(argv: Sequence[str]) -> None:
+  parser = argparse.ArgumentParser(prog="python -m pretraining.train", description="Trains a small T5 on one machine.")
+  parser.add_argument("output", metavar="OUTPUT", help="an output of winnow sample, local or gs://")
+  parser.add_argument("--model_dir", required=True, help="a local folder, for checkpoint-STEP in Hugging Face's layout")
+  parser.add_argument("--vocabulary", required=True, help="a SentencePiece file with T5's conventions")
+  for field in dataclasses.fields(TrainConfig):
+    kind = int if field.name == "checkpoint_steps" else type(field.default)
+    default = "the last step only" if field.default is None else f"{field.default:,}"
+    parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"default: {default}")
+  namespace = parser.parse_args(argv)
+  config = TrainConfig(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(TrainConfig)})
+  _check(config)
+  vocabulary = _read_vocabulary(namespace.vocabulary)
+  span_corruption.check_sentinels(vocabulary, config.model(vocabulary).vocab_size, config.input_tokens)
+  model_dir = pathlib.Path(inputs.absolute(namespace.model_dir))
+  if any(model_dir.glob("checkpoint-*")):
+    raise WinnowError(f"--model_dir={namespace.model_dir} has checkpoints: take another, or remove them")
+  task = _register(namespace.output, namespace.vocabulary)
+  with launch.writing():
+    model_dir.mkdir(parents=True, exist_ok=True)
+    train(
+      task,
+      vocabulary,
+      config,
+      save=functools.partial(write_checkpoint, model_dir),
+      log=functools.partial(print, flush=True),
+    )
+    print(model_dir / f"checkpoint-{config.steps}")
+
+
+def _check(config: TrainConfig) -> None:
+  for name in ("input_tokens", "batch_size", "steps", "checkpoint_steps"):
+    value = getattr(config, name)
+    if value is not None and value < (2 if name == "input_tokens" else 1):
+      raise WinnowError(f"--{name}={value} is too small")
+  if not (0 < config.learning_rate < 1 and 0 <= config.seed < 2**31):
+    raise WinnowError("--learning_rate must be between 0 and 1, and --seed from 0 to 2,147,483,647")
+
+
+def _read_vocabulary(path: str) -> Vocabulary:
+  try:
+    return Vocabulary(pathlib.Path(path).read_bytes(), name=path)
+  except OSError as error:
+    raise WinnowError(f"--vocabulary={path} cannot be read: {error.strerror}") from error
+
+
+def _register(output: str, vocabulary: str) -> str:
+  import seqio
+
+  from pretraining import tasks
+
+  return tasks.register_sample(
+    output, vocabulary=seqio.SentencePieceVocabulary(inputs.absolute(vocabulary), extra_ids=NUM_SENTINELS)
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return launch.run_command(run, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
