@@ -27,7 +27,7 @@ CHECKED := curation pipelines pretraining dataflow_templates tests setup.py benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo demo-rater demo-embedder test test-prism test-flink faults cluster-up cluster-down lint format bench \
-  bench-peers lock clean help
+  bench-peers data-efficiency lock clean help
 
 demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 	$(BIN)/winnow demo $(ARGS)
@@ -67,6 +67,9 @@ bench: $(INSTALLED) ## Run the benchmarks, benchmarks/bench_*.py
 
 bench-peers: $(INSTALLED) $(PEERS) ## Score beside nano-askllm, transformers and CTranslate2 (a 2.5 GB download)
 	cd benchmarks && $(abspath $(BIN))/python -m peers.compare $(ARGS)
+
+data-efficiency: $(INSTALLED) ## Compare samplers by the tiny T5s that their samples train (over an hour); ARGS=--folder=RUN
+	cd benchmarks && $(abspath $(BIN))/python -m data_efficiency.experiment $(ARGS)
 
 # On this machine's documents, and on C4 where it is there.
 define train_demo_model

@@ -43,12 +43,15 @@ def kind_of(url: str) -> str:
   return url.partition("://")[0]
 
 
-def build(c4: pathlib.Path | None, seed: int) -> Corpus:
-  """Reads and mixes; the same documents, versions and seed give the same corpus."""
+def read_pools(c4: pathlib.Path | None) -> dict[str, list[str]]:
+  """The texts that there are, by what they are from."""
+  pools = {} if c4 is None else {"c4": texts.read_texts([c4])}
+  return {**pools, "documentation": [document.text for document in demo_corpus.read_documents()]}
+
+
+def build(pools: dict[str, list[str]], seed: int) -> Corpus:
+  """Mixes the texts of pools; the same texts, versions and seed give the same corpus."""
   generator = np.random.default_rng(seed)
-  pools = {"documentation": [document.text for document in demo_corpus.read_documents()]}
-  if c4 is not None:
-    pools = {"c4": texts.read_texts([c4]), **pools}
   held_out, real = {}, []
   for name, pool in pools.items():
     pool = [text for text in pool if len(text.split()) >= MIN_WORDS]

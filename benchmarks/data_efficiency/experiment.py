@@ -140,12 +140,12 @@ def run_experiment(settings: Settings) -> None:
   """All parts, each of which is left alone where it is done."""
   folder = settings.folder
   if not (folder / "spiece.model").exists():
-    corpus.write(corpus.build(common.SHARED_C4 if common.SHARED_C4.exists() else None, settings.seed), folder)
+    pools = corpus.read_pools(common.SHARED_C4 if common.SHARED_C4.exists() else None)
+    corpus.write(corpus.build(pools, settings.seed), folder)
   scoring = [settings.inputs, settings.scores]
   winnow(settings, "ask_llm", "score", *scoring, f"--model={demo_rater.folder()}", "--name=ask_llm_demo")
-  embedded = f"--embeddings={folder}/embeddings"
-  winnow(settings, "embed", "embed", settings.inputs, embedded, f"--model={demo_embedder.folder()}")
-  winnow(settings, "density", "score", "--scorer=density", settings.scores, embedded, "--name=density_demo")
+  embedder = f"--model={demo_embedder.folder()}"
+  winnow(settings, "density", "score", "--scorer=density", *scoring, embedder, "--name=density_demo")
   # Perplexity filtering (B.5): by a T5 that was trained on the whole corpus, damage and all, as the paper's on C4.
   rater = Run(ALL, 100, RATER_SEED)
   draw(settings, rater)
