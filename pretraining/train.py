@@ -196,8 +196,12 @@ def _read_vocabulary(path: str) -> Vocabulary:
 def _register(output: str, vocabulary: str) -> str:
   import seqio
 
-  from pretraining import tasks
-
+  try:
+    from pretraining import tasks
+  except ModuleNotFoundError as error:
+    raise WinnowError(
+      f"{error.name} is not installed, and with it T5's span corruption: docs/install.md says how"
+    ) from error
   return tasks.register_sample(
     output, vocabulary=seqio.SentencePieceVocabulary(inputs.absolute(vocabulary), extra_ids=NUM_SENTINELS)
   )
