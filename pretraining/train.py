@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curation import checkpoint_writer, checkpoints, span_corruption, t5, training
+from curation import checkpoint_writer, checkpoints, engine, span_corruption, t5, training
 from curation.errors import WinnowError
 from curation.vocabulary import NUM_SENTINELS, Vocabulary
-from pipelines import inputs, launch
+from pipelines import inputs, launch, models
 
 # Over this many steps a loss is told.
 _TOLD_STEPS = 50
@@ -129,7 +129,7 @@ def train(
   for step, (trained, told) in enumerate(steps, start=1):
     losses.append(told)
     if step % _TOLD_STEPS == 0 or step == config.steps:
-      mean = np.mean(losses)
+      mean = np.mean(jax.device_get(losses))
       losses.clear()
       if not np.isfinite(mean):
         raise launch.JobError(f"the loss is {mean} at step {step:,}: take a lower --learning_rate")
@@ -165,6 +165,7 @@ def run(argv: Sequence[str]) -> None:
   if any(model_dir.glob("checkpoint-*")):
     raise WinnowError(f"--model_dir={namespace.model_dir} has checkpoints: take another, or remove them")
   task = _register(namespace.output, namespace.vocabulary)
+  engine.enable_compilation_cache(models.cache_folder() / "programs")
   with launch.writing():
     model_dir.mkdir(parents=True, exist_ok=True)
     train(
