@@ -25,6 +25,10 @@ from pipelines import (
 def evaluate(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(flags.EVALUATE, argv)
   launcher = plans.make_launcher(_of_store(namespace, input=None), beam_arguments)
+  if launcher.writes_template:
+    raise WinnowError(
+      "--template_location holds one job, and an evaluation is a job for each model and corpus: leave it away"
+    )
   found = models.find_models(namespace.models)
   for path in filter(os.path.isdir, found.values()):
     launcher.refuse_local({"--models": path})

@@ -187,6 +187,16 @@ def test_a_template_with_nothing_to_do_writes_a_job_too(place, bucket, capsys):
   assert json.loads(storage.read_bytes("gs://winnow/tmp/nothing.json"))["name"].startswith("winnow-score-complete-")
 
 
+def test_an_evaluation_is_no_template(place, bucket, capsys):
+  """Kills the mutant that writes the first of its jobs, and then asks for results that nobody computes."""
+  flags = dataflow("--template_location=gs://winnow/tmp/evaluate.json", "--no_auth")
+  where = ["--models=gs://winnow/model", "--input=gs://winnow/in/*", "--scores=gs://winnow/evaluated"]
+  before = everything(bucket)
+  assert main.main(["evaluate", *where, *flags]) == 2
+  assert "an evaluation is a job for each model" in capsys.readouterr().err
+  assert everything(bucket) == before
+
+
 def test_a_second_job_of_one_name_is_refused_before_it_clears_what_the_first_has_made(place, bucket, capsys):
   """Kills the mutant that finds out when --overwrite has removed the store."""
   assert main.main(command(place, "score", "--name=busy", "--direct_num_workers=1", "--no_auth")) == 0
