@@ -94,6 +94,8 @@ def _in_store(store: stores.ScoreStore, shard: blocks.Shard | None, row: int) ->
     return told
   if store.keeps_blocks:
     return f"embedded{told}"
+  if store.scorer == stores.COUNT:
+    return "counted, without a score"
   finished = store.finished(store.shards())
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     below, equal, total = map(sum, zip(*pool.map(lambda other: _compare(store, other, score), finished), strict=True))

@@ -150,7 +150,7 @@ class Count:
     return {}
 
   def request(self) -> dict[str, Any]:
-    return {"scorer": "count"}
+    return {"scorer": stores.COUNT}
 
   def load(self) -> "Count":
     return self

@@ -32,6 +32,7 @@ from pipelines import blocks, damage, parquet_files, requests, storage
 
 SCORE, EMBEDDING = "score", "embedding"
 EMBED = "embed"  # the scorer of stores that keep embeddings
+COUNT = "count"  # the scorer of stores whose documents are only counted
 FORMAT = 5  # of stores; of another one nothing is read, lest what is only older be taken for damaged
 ROW = pa.field("row", pa.int64())
 SCORE_FIELD = pa.field(SCORE, pa.float32())

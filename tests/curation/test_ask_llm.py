@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 import safetensors.numpy
 import tiny_t5
-from jax.experimental.compilation_cache import compilation_cache
 
 from curation import ask_llm, batching, checkpoints, engine, t5
 from curation.errors import WinnowError
@@ -334,16 +333,6 @@ def test_lack_of_memory_shows_at_warm_up_and_names_the_flag(checkpoint):
 
 
 def test_compilation_cache_keeps_programs(checkpoint, tmp_path):
-  settings = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-  settings += ("jax_persistent_cache_min_entry_size_bytes",)
-  before = {name: getattr(jax.config, name) for name in settings}
-  jax.clear_caches()
-  compilation_cache.reset_cache()
-  try:
-    engine.enable_compilation_cache(tmp_path)
+  with tiny_t5.kept_programs(tmp_path):
     score(ask_llm.AskLlmScorer(checkpoint, PROMPT, max_input_tokens=8, batch_tokens=64), ["river"])
-    assert any("log_probability" in path.name for path in tmp_path.iterdir())
-  finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
+  assert any("log_probability" in path.name for path in tmp_path.iterdir())

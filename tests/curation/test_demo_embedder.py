@@ -220,8 +220,9 @@ def trained(tmp_path_factory):
   lines = [json.dumps({"text": " ".join(tiny_t5.make_texts(3, seed=i))}) for i in range(400)]
   (folder / "texts").mkdir()
   (folder / "texts" / "some.jsonl").write_text("\n".join(lines) + "\n")
-  assert train.main([f"--input={folder / 'texts'}", f"--output={folder / 'one'}"], SMALL) == 0
-  made, losses = train.train(texts.read_texts([folder / "texts"]), [], SMALL)
+  with tiny_t5.kept_programs(folder / "programs"):
+    assert train.main([f"--input={folder / 'texts'}", f"--output={folder / 'one'}"], SMALL) == 0
+    made, losses = train.train(texts.read_texts([folder / "texts"]), [], SMALL)
   train.write(folder / "two", made)
   return folder, losses
 

@@ -31,9 +31,9 @@ def test_the_papers_samplers_are_there():
 
 
 @pytest.mark.local_runner
-def test_recipes_run_side_by_side(tmp_path):
+def test_recipes_run_side_by_side(tmp_path, capsys):
   """With tiny models typed beside them. Kills the mutants: a recipe that counts more than what is typed; one that is
-  read and not heeded; random sampling that wants a model."""
+  read and not heeded; random sampling that wants a model; a count that is explained as a score of 0."""
   corpora.write_corpus(tmp_path / "corpus", big_rows=600, small_rows=100)
   corpora.write_model(tmp_path / "rater")
   tiny_t5.make_sentence_t5(tmp_path / "embedder")
@@ -54,6 +54,9 @@ def test_recipes_run_side_by_side(tmp_path):
     "density_embedder",
     "random",
   }
+  capsys.readouterr()
+  assert run_in(tmp_path, ["explain", "big.jsonl.gz#3", "--scores=scores"]) == 0
+  assert "random: counted, without a score\n" in capsys.readouterr().out
   manifests = {name: json.loads((tmp_path / name / "manifest.json").read_text()) for name in more}
   scored = {manifest["counts"]["scored"] for manifest in manifests.values()}
   assert len(scored) == 1
