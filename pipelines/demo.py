@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import rich.console
 import rich.table
 
-from curation import demo_embedder, demo_rater, near_copies
+from curation import demo_embedder, demo_rater, minhash
 from curation.errors import WinnowError
 from pipelines import (
   blocks,
@@ -155,7 +155,7 @@ def _copies(console: rich.console.Console, documents: dict[str, tuple[str, str]]
     table.add_column(name, justify="right" if name else "left")
   for name, kept in samples.items():
     texts = [documents[source][0] for source in sorted(kept) if demo_corpus.is_licence(documents[source][1])]
-    table.add_row(name, f"{len(texts):,}", f"{int(near_copies.near_copies(texts).sum()):,}")
+    table.add_row(name, f"{len(texts):,}", f"{int(minhash.near_copies(texts).sum()):,}")
   console.print(table)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from curation import hashing, metrics, near_copies
+from curation import hashing, metrics, minhash
 from curation.errors import WinnowError
 from pipelines import blocks, formats, inputs, launch, readers, requests, storage, stores
 from pipelines.report_passes import Sample
@@ -158,7 +158,7 @@ def count_copies(output: Output) -> Copies:
       size += len(text)
       if len(texts) == _COPIES_AMONG or size >= _COPIES_BYTES:
         break
-  return Copies(len(texts), len(texts) - len(set(texts)), int(near_copies.near_copies(texts).sum()))
+  return Copies(len(texts), len(texts) - len(set(texts)), int(minhash.near_copies(texts).sum()))
 
 
 def _kept_texts(output: Output) -> Generator[str, None, None]:

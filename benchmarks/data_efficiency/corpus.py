@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from curation import near_copies, random_t5
+from curation import minhash, random_t5
 from curation.demo_embedder import edits
 from curation.demo_rater import damage
 from curation.demo_training import texts
@@ -55,7 +55,7 @@ def build(pools: dict[str, list[str]], seed: int) -> Corpus:
   held_out, real = {}, []
   for name, pool in pools.items():
     pool = [text for text in pool if len(text.split()) >= MIN_WORDS]
-    pool = [text for text, copy in zip(pool, near_copies.near_copies(pool), strict=True) if not copy]
+    pool = [text for text, copy in zip(pool, minhash.near_copies(pool), strict=True) if not copy]
     out = texts.held_out(pool)
     held_out[name] = [text for text, is_out in zip(pool, out, strict=True) if is_out]
     real += [(f"{name}/{i}", text) for i, (text, is_out) in enumerate(zip(pool, out, strict=True)) if not is_out]

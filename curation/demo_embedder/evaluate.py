@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse
 
-from curation import demo_embedder, kernels, near_copies, sentence_t5
+from curation import demo_embedder, kernels, minhash, sentence_t5
 from curation.demo_embedder import edits, examples, initial, train
 from curation.demo_training import texts
 from curation.errors import WinnowError
@@ -114,7 +114,7 @@ def _density(
 ) -> None:
   embedded_NO = embed_texts(embedder, pool)
   sums_N = KERNEL.sums(embedded_NO, embedded_NO)
-  copies_N = near_copies.near_copies(pool)
+  copies_N = minhash.near_copies(pool)
   number = round(_SHARE * len(pool))
   kept_N = np.zeros(len(pool), bool)
   kept_N[draw_rare(sums_N, number, np.random.default_rng([seed, 6]))] = True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from curation import checkpoint_writer, near_copies, random_t5, sentence_t5, t5, training
+from curation import checkpoint_writer, minhash, random_t5, sentence_t5, t5, training
 from curation.demo_embedder import examples, initial
 from curation.demo_training import loop, texts
 from curation.errors import WinnowError
@@ -84,7 +84,8 @@ def train(
 def fit_texts(pool: list[str]) -> list[str]:
   """The texts that are long enough for two excerpts, without near-copies of one before."""
   fit = [text for text in pool if len(text.split()) >= examples.MIN_WORDS]
-  return [text for text, copy in zip(fit, near_copies.near_copies(fit, similarity=0.5), strict=True) if not copy]
+  copies_N = minhash.near_copies(fit, minhash.MinHashConfig(similarity=0.5, bands=32, rows=4))
+  return [text for text, copy in zip(fit, copies_N, strict=True) if not copy]
 
 
 def contrastive_loss(params: t5.Params, batch: examples.PairBatch, temperature: float, model: t5.T5Config) -> jax.Array:

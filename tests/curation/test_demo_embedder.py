@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from curation import demo_embedder, near_copies, sentence_t5, t5
+from curation import demo_embedder, minhash, sentence_t5, t5
 from curation.demo_embedder import edits, evaluate, examples, initial, train
 from curation.demo_training import texts
 from curation.vocabulary import Tokens
@@ -61,7 +61,7 @@ def test_edited_texts_lie_close_and_strangers_apart(embedder, model, held_out):
     edited_N, strangers = evaluate.cosines(some, held_out, seed=1)
     return (1 - np.percentile(edited_N, 5)) / (1 - np.median(strangers))
 
-  assert ratio(embedder) < 0.035
+  assert ratio(embedder) < 0.045  # 0.019 to 0.037 over ten draws of 200 texts; without training 0.054 to 0.075
   assert ratio(sentence_t5.SentenceT5Embedder(evaluate.untrained(model, 0))) > 0.05
   edited_N, strangers = evaluate.cosines(embedder, held_out, seed=1)
   assert np.median(edited_N) > 0.99 and np.median(strangers) < 0.4
@@ -83,7 +83,7 @@ def test_copies_of_licences_have_large_kernel_sums_and_a_draw_leaves_few(embedde
   some = [d for i, d in enumerate(documents) if demo_corpus.is_licence(d.url) or i % 6 == 0]
   licence_N = np.array([demo_corpus.is_licence(d.url) for d in some])
   copies_N = np.zeros(len(some), bool)
-  copies_N[licence_N] = near_copies.near_copies([d.text for d in some if demo_corpus.is_licence(d.url)])
+  copies_N[licence_N] = minhash.near_copies([d.text for d in some if demo_corpus.is_licence(d.url)])
   assert copies_N.sum() > 50
   embedded_NO = evaluate.embed_texts(embedder, [d.text for d in some])
   sums_N = evaluate.KERNEL.sums(embedded_NO, embedded_NO)

@@ -9,6 +9,8 @@ import tiny_t5
 from curation.demo_training import texts
 from pipelines import demo_corpus
 
+HELD_OUT_HASHES = [8890730524700727425, 7019585733402893025, 7960286522194355700, 23025545569833457]
+
 
 def test_held_out_follows_from_the_text_and_keeps_near_copies_together():
   """Kills: a hash of the whole text, with which most licences are in both halves but for a name."""
@@ -20,6 +22,12 @@ def test_held_out_follows_from_the_text_and_keeps_near_copies_together():
   copies_N = texts.held_out([f"Copyright 2020 somebody. {pool[i]}" for i in long])
   assert np.mean(copies_N == out_N[long]) > 0.97
   assert texts.not_held_out(pool) == [text for text, out in zip(pool, out_N, strict=True) if not out]
+
+
+def test_held_out_texts_are_those_of_the_shipped_models():
+  """Kills: another hash, as good as this one: the demo's models would be measured on what they were trained on."""
+  some = ["the river near the bridge carries bread", "one word", "", "Ünïcode İ Straße don't 中文 字 a b c d"]
+  assert [int(texts._min_hash(text)) for text in some] == HELD_OUT_HASHES
 
 
 def test_excerpts_are_runs_of_the_text():

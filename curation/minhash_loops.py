@@ -1,0 +1,144 @@
+"""The loops of `curation.minhash` in machine code; apart, since the compiler takes half a second and 50 MB to load.
+
+Shape suffixes: N texts or numbers, H hash functions, B bytes of all texts, U code points, M members of buckets.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+SHINGLE_WORDS = 5
+_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+_MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
+_LEAVING = np.uint64(pow(0xD6E8FEB86659FD93, SHINGLE_WORDS, 1 << 64))
+
+
+def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+  """A loop in machine code that lets other threads run."""
+  return numba.njit(nogil=True)(loop)
+
+
+@_compiled
+def _mix(x):
+  """The finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return x ^ (x >> np.uint64(31))
+
+
+@_compiled
+def _code_point(text_B, place, stop):
+  """The UTF-8 character at a place, and its bytes; a byte that begins none stands for itself."""
+  first = np.int64(text_B[place])
+  length = 1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)
+  if length == 1 or place + length > stop:
+    return first, 1
+  point = first & (0x7F >> length)
+  for i in range(1, length):
+    point = (point << 6) | (np.int64(text_B[place + i]) & 0x3F)
+  return point, length
+
+
+@_compiled
+def _add_shingle(joined, multipliers_H, offsets_H, signature_H):
+  """Takes a shingle into a signature. Permutes 32 bits by H linear functions (Indyk 1999), eight or more at a time."""
+  shingle = np.uint32(_mix(joined) >> np.uint64(32))
+  for h in range(len(multipliers_H)):
+    signature_H[h] = min(signature_H[h], np.uint32(multipliers_H[h] * shingle + offsets_H[h]))
+
+
+@_compiled
+def sign(text_B, starts_N, lower_U, multipliers_H, offsets_H, signatures_NH):
+  """MinHash signatures of texts that lie end to end, into `signatures_NH`, which holds the largest number.
+
+  `lower_U` has the lower case of what belongs to words, else 0; what lies beyond it belongs to words. A word is hashed
+  by FNV-1a, and a run of them by a polynomial that rolls on from word to word.
+  """
+  last_words = np.empty(SHINGLE_WORDS, np.uint64)
+  for n in range(len(starts_N) - 1):
+    last_words[:] = 0
+    joined, words, slot = np.uint64(0), 0, 0
+    word, inside = _FNV_OFFSET, False
+    place, stop = starts_N[n], starts_N[n + 1]
+    while place < stop or inside:
+      letter = np.uint32(0)  # beyond the last byte, too, a word ends
+      if place < stop:
+        point = np.int64(text_B[place])
+        length = 1
+        if point >= 0x80:
+          point, length = _code_point(text_B, place, stop)
+        place += length
+        letter = lower_U[point] if point < len(lower_U) else np.uint32(point)
+      if letter:
+        word = (word ^ np.uint64(letter)) * _FNV_PRIME
+        inside = True
+      elif inside:
+        word = _mix(word)
+        joined = joined * _MULTIPLIER + word - last_words[slot] * _LEAVING
+        last_words[slot] = word
+        slot = slot + 1 if slot + 1 < SHINGLE_WORDS else 0
+        words += 1
+        if words >= SHINGLE_WORDS:
+          _add_shingle(joined, multipliers_H, offsets_H, signatures_NH[n])
+        word, inside = _FNV_OFFSET, False
+    if words < SHINGLE_WORDS:
+      _add_shingle(joined, multipliers_H, offsets_H, signatures_NH[n])
+
+
+@_compiled
+def _root(parents_N, n):
+  while parents_N[n] != n:
+    parents_N[n] = parents_N[parents_N[n]]
+    n = parents_N[n]
+  return n
+
+
+@_compiled
+def _join(parents_N, n, other):
+  """The smaller root becomes that of both, so that a component's root is its smallest member."""
+  n, other = _root(parents_N, n), _root(parents_N, other)
+  parents_N[max(n, other)] = min(n, other)
+
+
+@_compiled
+def join_pairs(left_E, right_E, parents_N):
+  """Joins pairs of numbers; in `parents_N`, which holds 0, 1, 2, ... or what another call left, are then the roots."""
+  for e in range(len(left_E)):
+    _join(parents_N, left_E[e], right_E[e])
+  for n in range(len(parents_N)):
+    parents_N[n] = parents_N[parents_N[n]]  # a parent is smaller, and has its root already
+
+
+@_compiled
+def join_buckets(keys_M, rows_M, signatures_NH, needed, most_compared, parents_N):
+  """Joins rows of one key whose signatures agree in `needed` places; keys are sorted. `parents_N`: see `join_pairs`.
+
+  A row is compared with the `most_compared` before it, of whose signatures no two are the same.
+  """
+  different = np.empty(most_compared, np.int64)
+  start, hashes = 0, signatures_NH.shape[1]
+  while start < len(keys_M):
+    stop = start + 1
+    while stop < len(keys_M) and keys_M[stop] == keys_M[start]:
+      stop += 1
+    found = 0
+    for m in range(start, stop if stop - start > 1 else start):
+      row, is_same = rows_M[m], False
+      for other in different[: min(found, most_compared)]:
+        agreeing = 0
+        for h in range(hashes):
+          agreeing += signatures_NH[row, h] == signatures_NH[other, h]
+        if agreeing >= needed:
+          _join(parents_N, row, other)
+          if agreeing == hashes:
+            is_same = True
+            break
+      if not is_same:
+        different[found % most_compared] = row
+        found += 1
+    start = stop
+  for n in range(len(parents_N)):
+    parents_N[n] = parents_N[parents_N[n]]
