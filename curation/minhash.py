@@ -104,7 +104,8 @@ def bucket_edges(
 
   Member m of the buckets has the key `keys_M[m]`, of `band_keys`, and the signature in row `rows_M[m]`. An edge goes
   from a row to the first of its component, as `components` has it. In a bucket of many a document is compared with the
-  last 1,000 before it that differ from one another: rows in the documents' order then make it the same everywhere.
+  last 1,000 before it that differ from one another: whole buckets, and rows in the documents' order, then give the same
+  everywhere.
   """
   from curation import minhash_loops
 
@@ -142,7 +143,7 @@ def scores(numbers_N: np.ndarray, components_C2: np.ndarray) -> np.ndarray:
 def near_copies(texts: Sequence[str], config: MinHashConfig | None = None) -> np.ndarray:
   """Which texts are near-copies of an earlier one, or of a near-copy of it: bool [N]; what could be left out of them.
 
-  In memory: 0.9 KB a text with the default configuration.
+  In memory: 1.2 KB a text with the default configuration.
   """
   config = config or MinHashConfig()
   signatures_NH = signatures(pa.array(texts, pa.large_string()), config.hashes)

@@ -8,6 +8,7 @@ Such a tile pair is the unit of work, so that a giant cluster divides over worke
 job for one cluster: `rank_documents`; share out `range(count_tile_pairs(size))`; for each of `tile_pairs(start, stop)`
 load the documents that `tile_places` names, and take `largest_cosines` of their `unit_vectors`; combine what belongs to
 the same documents by `np.maximum`, from `NOTHING_BEFORE` on; then `to_scores`. That is what `score_cluster` does alone.
+On one kind of processor the scores are the same to the last bit for any sharing and any number of threads.
 
 Shape suffixes: N documents of a cluster, D dimensions, P tile pairs; R documents of a tile, C of an earlier one.
 """
