@@ -33,8 +33,8 @@ NOTHING_BEFORE = np.float32(-1)
 # OpenBLAS adds up longer products in parts, whose borders differ with the number of threads, and then the last bits do.
 _TERMS_AT_ONCE = 256
 _HELD_TILES = 8
-_TRIANGLE_ROWS = 256
-_NOT_BEFORE = ~np.tri(_TRIANGLE_ROWS, k=-1, dtype=bool)
+_CORNER_ROWS = 128
+_NOT_BEFORE = ~np.tri(_CORNER_ROWS, k=-1, dtype=bool)
 _CACHE_LINE = (
   16  # numbers, by which rows of 4 KB are shifted, that a column does not fall into a few lines of the cache
 )
@@ -110,14 +110,12 @@ def largest_cosines(tile_RD: np.ndarray, earlier_CD: np.ndarray | None = None) -
   """
   if earlier_CD is not None:
     return np.maximum(np.max(_cosines(tile_RD, earlier_CD), axis=1), NOTHING_BEFORE)
-  if len(tile_RD) <= _TRIANGLE_ROWS:
-    cosines_RR = _cosines(tile_RD, tile_RD)
-    np.copyto(cosines_RR, NOTHING_BEFORE, where=_NOT_BEFORE[: len(tile_RD), : len(tile_RD)])
-    return np.max(cosines_RR, axis=1)
-  # Halves, so that little is computed but the lower triangle.
-  first_XD, second_YD = np.split(tile_RD, [len(tile_RD) // 2])
-  of_second_Y = np.maximum(largest_cosines(second_YD), largest_cosines(second_YD, first_XD))
-  return np.concatenate([largest_cosines(first_XD), of_second_Y])
+  cosines_RR, largest_R = _triangle_of_cosines(tile_RD), np.empty(len(tile_RD), np.float32)
+  for start in range(0, len(tile_RD), _CORNER_ROWS):
+    rows_XC = cosines_RR[start : start + _CORNER_ROWS, : start + _CORNER_ROWS]
+    np.copyto(rows_XC[:, start:], NOTHING_BEFORE, where=_NOT_BEFORE[: len(rows_XC), : len(rows_XC)])
+    np.max(rows_XC, axis=1, out=largest_R[start : start + _CORNER_ROWS])
+  return np.maximum(largest_R, NOTHING_BEFORE)
 
 
 def to_scores(largest_N: np.ndarray) -> np.ndarray:
@@ -163,6 +161,21 @@ def _cosines(left_RD: np.ndarray, right_CD: np.ndarray) -> np.ndarray:
     if start:
       np.add(sums_RC, terms_RC, out=sums_RC)
   return sums_RC
+
+
+def _triangle_of_cosines(tile_RD: np.ndarray) -> np.ndarray:
+  """Those of a tile's documents and the ones before, float32 [R, R], until the thread's next call; above it is nothing.
+
+  NumPy would copy the triangle to the other side, which takes half as long as to compute it.
+  """
+  import scipy.linalg.blas  # which takes a while
+
+  size = len(tile_RD)
+  upper_RR = _buffers()[0].ravel()[: size * size].reshape(size, size).T  # upper as Fortran sees it
+  for start in range(0, tile_RD.shape[1], _TERMS_AT_ONCE):
+    terms_XR = tile_RD[:, start : start + _TERMS_AT_ONCE].T
+    upper_RR = scipy.linalg.blas.ssyrk(1, terms_XR, beta=float(start > 0), c=upper_RR, trans=1, overwrite_c=1)
+  return upper_RR.T
 
 
 def _buffers() -> np.ndarray:
