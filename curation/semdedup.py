@@ -35,9 +35,7 @@ _TERMS_AT_ONCE = 256
 _HELD_TILES = 8
 _CORNER_ROWS = 128
 _NOT_BEFORE = ~np.tri(_CORNER_ROWS, k=-1, dtype=bool)
-_CACHE_LINE = (
-  16  # numbers, by which rows of 4 KB are shifted, that a column does not fall into a few lines of the cache
-)
+_CACHE_LINE = 16  # numbers; but for these, rows of 4 KB would crowd a column into few lines of the cache
 _thread = threading.local()
 
 
