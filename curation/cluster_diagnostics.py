@@ -1,0 +1,76 @@
+"""What a clustering is worth: how large its clusters are, how tight, and whether more or fewer would be better.
+
+Shape suffixes: K clusters.
+"""
+
+from typing import Any
+
+import numpy as np
+
+_GIANT = 20  # times the mean; of web texts the largest of 10,000 clusters has some ten
+_MOST_GIANT_SHARE = 0.05
+_LEAST_DOCUMENTS = 10
+_LEAST_SAMPLE = 39  # points a centroid, as faiss warns
+_MOST_EMPTY_SHARE = 0.01
+_MOST_LATE_GAIN = 0.005
+
+
+def diagnose(counts_K: np.ndarray, cosines_K: np.ndarray, training: dict[str, Any]) -> dict[str, Any]:
+  """Figures of a finished clustering, for JSON: `counts_K` documents in each cluster, `cosines_K` the sums of theirs.
+
+  - `inertia`: the mean of 2 - 2 cosine to the own centroid, over all documents;
+  - `sizes`: of every cluster; `smallest`, `median` and `largest` of them;
+  - `empty`, `giant`: clusters without documents, and with more than 20 times the mean; `giant_share`: of documents;
+  - `pairs`: of documents within clusters, all of which SemDeDup compares;
+  - `training`: what `kmeans.train` tells, and `lloyd_inertia`, of each iteration over all documents.
+  """
+  documents, giants_K = int(counts_K.sum()), counts_K > _GIANT * counts_K.mean()
+  sizes_K = np.asarray(counts_K, np.int64)
+  return {
+    "documents": documents,
+    "clusters": len(counts_K),
+    "inertia": float(2 - 2 * cosines_K.sum() / max(documents, 1)),
+    "smallest": int(sizes_K.min()),
+    "median": float(np.median(sizes_K)),
+    "largest": int(sizes_K.max()),
+    "empty": int((sizes_K == 0).sum()),
+    "giant": int(giants_K.sum()),
+    "giant_share": float(sizes_K[giants_K].sum() / max(documents, 1)),
+    "pairs": sum(size * (size - 1) // 2 for size in sizes_K.tolist()),
+    "training": training,
+    "sizes": sizes_K.tolist(),
+  }
+
+
+def warnings(diagnostics: dict[str, Any]) -> list[str]:
+  """Sentences on why a clustering would not do, and which flag to turn; mostly none."""
+  documents, clusters, training = diagnostics["documents"], diagnostics["clusters"], diagnostics["training"]
+  inertia = [*training["inertia"], *training.get("lloyd_inertia", [])]
+  found = []
+  if documents < _LEAST_DOCUMENTS * clusters:
+    found.append(
+      f"a cluster has {documents / clusters:.2g} documents in the mean, so that many are near their centroid only "
+      f"because they are nearly alone: take fewer --num_clusters, about {max(1, round(documents**0.5)):,} for "
+      f"{documents:,} documents"
+    )
+  elif training["sample_points"] < _LEAST_SAMPLE * clusters and training["sample_points"] < documents:
+    found.append(
+      f"centroids were trained on {training['sample_points'] / clusters:.2g} points each: take a larger --kmeans_sample"
+    )
+  if diagnostics["empty"] > _MOST_EMPTY_SHARE * clusters:
+    found.append(
+      f"{diagnostics['empty']:,} of {clusters:,} clusters are empty, as where there are many copies: take fewer "
+      "--num_clusters"
+    )
+  if diagnostics["giant_share"] > _MOST_GIANT_SHARE:
+    found.append(
+      f"{diagnostics['giant']:,} clusters of more than {_GIANT} times the mean size have "
+      f"{diagnostics['giant_share']:.0%} of the documents, which SemDeDup takes long for: take more --num_clusters, or "
+      "leave out what is there a thousand times"
+    )
+  if len(inertia) > 1 and inertia[-2] - inertia[-1] > _MOST_LATE_GAIN * inertia[-2]:
+    found.append(
+      f"the last iteration still lowered the inertia by {1 - inertia[-1] / inertia[-2]:.1%}: take more "
+      "--kmeans_iterations"
+    )
+  return found

@@ -1,0 +1,44 @@
+"""What a clustering's figures say, and when they warn."""
+
+import json
+
+import numpy as np
+import pytest
+
+from curation import cluster_diagnostics
+
+TRAINING = {"sample_points": 4_000, "inertia": [0.9, 0.6, 0.599], "silhouette": 0.3}
+
+
+def diagnosed(counts: list[int], **training) -> dict:
+  counts_K = np.array(counts)
+  return cluster_diagnostics.diagnose(counts_K, 0.75 * counts_K, TRAINING | training)
+
+
+def test_figures_are_those_of_the_clusters():
+  """Kills: pairs that count twice, a mean over clusters in place of documents."""
+  found = diagnosed([4, 0, 1, 5])
+  assert found["inertia"] == pytest.approx(0.5)
+  assert (found["documents"], found["clusters"], found["empty"], found["largest"]) == (10, 4, 1, 5)
+  assert (found["smallest"], found["median"], found["sizes"]) == (0, 2.5, [4, 0, 1, 5])
+  assert found["pairs"] == 6 + 0 + 0 + 10
+  assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+  ("counts", "training", "told"),
+  [
+    ([40] * 100, {}, []),
+    ([3] * 100, {}, ["about 17 for 300 documents"]),
+    ([400] * 100, {"sample_points": 3_000}, ["trained on 30 points each: take a larger --kmeans_sample"]),
+    ([30] * 100, {"sample_points": 3_000}, []),  # all that there are
+    ([100] * 98 + [0, 0], {}, ["2 of 100 clusters are empty"]),
+    ([40] * 99 + [6_000], {}, ["1 clusters of more than 20 times the mean size have 60%"]),
+    ([40] * 100, {"inertia": [0.9, 0.6, 0.5]}, ["lowered the inertia by 16.7%: take more --kmeans_iterations"]),
+    ([40] * 100, {"lloyd_inertia": [0.5]}, ["take more --kmeans_iterations"]),
+    ([40] * 100, {"inertia": [0.9]}, []),
+  ],
+)
+def test_warnings_name_the_flag_to_turn(counts, training, told):
+  found = cluster_diagnostics.warnings(diagnosed(counts, **training))
+  assert len(found) == len(told) and all(words in sentence for words, sentence in zip(told, found, strict=True))
