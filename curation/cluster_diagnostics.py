@@ -13,6 +13,16 @@ _LEAST_DOCUMENTS = 10
 _LEAST_SAMPLE = 39  # points a centroid, as faiss warns
 _MOST_EMPTY_SHARE = 0.01
 _MOST_LATE_GAIN = 0.005
+_UNIT = 2.0**-24
+
+
+def tally(clusters_N: np.ndarray, cosines_N: np.ndarray, clusters: int) -> np.ndarray:
+  """How many documents each cluster has, and the sum of their cosines: float64 [2, K]; tallies add up, in any order.
+
+  Cosines are rounded to units of 2^-24, of which float64 adds 2^29 up exactly.
+  """
+  whole_N = np.rint(cosines_N.astype(np.float64) / _UNIT) * _UNIT
+  return np.stack([np.bincount(clusters_N, weights_N, clusters) for weights_N in (np.ones(len(whole_N)), whole_N)])
 
 
 def diagnose(counts_K: np.ndarray, cosines_K: np.ndarray, training: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +55,9 @@ def diagnose(counts_K: np.ndarray, cosines_K: np.ndarray, training: dict[str, An
 def warnings(diagnostics: dict[str, Any]) -> list[str]:
   """Sentences on why a clustering would not do, and which flag to turn; mostly none."""
   documents, clusters, training = diagnostics["documents"], diagnostics["clusters"], diagnostics["training"]
-  inertia = [*training["inertia"], *training.get("lloyd_inertia", [])]
+  flag, inertia = "kmeans_iterations", training["inertia"]
+  if training.get("lloyd_inertia"):  # of all documents, so that it is not to be compared with the sample's
+    flag, inertia = "lloyd_iterations", training["lloyd_inertia"]
   found = []
   if documents < _LEAST_DOCUMENTS * clusters:
     found.append(
@@ -70,7 +82,6 @@ def warnings(diagnostics: dict[str, Any]) -> list[str]:
     )
   if len(inertia) > 1 and inertia[-2] - inertia[-1] > _MOST_LATE_GAIN * inertia[-2]:
     found.append(
-      f"the last iteration still lowered the inertia by {1 - inertia[-1] / inertia[-2]:.1%}: take more "
-      "--kmeans_iterations"
+      f"the last iteration still lowered the inertia by {1 - inertia[-1] / inertia[-2]:.1%}: take more --{flag}"
     )
   return found

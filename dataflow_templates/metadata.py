@@ -10,7 +10,7 @@ from typing import Any
 from pipelines import flags
 
 FOLDER = pathlib.Path(__file__).parent
-TEMPLATES = (flags.EMBED, flags.SCORE, flags.SAMPLE, flags.CURATE)
+TEMPLATES = (flags.EMBED, flags.CLUSTER, flags.SCORE, flags.SAMPLE, flags.CURATE)
 _FOLDERS = ("scores", "output")
 _OF_A_TERMINAL = ("estimate",)  # a launcher that starts no job has failed
 

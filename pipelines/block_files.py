@@ -22,10 +22,10 @@ from curation.errors import DamagedError, WinnowError
 from pipelines import blocks, damage, parquet_files, storage, stores
 
 
-def block_schema(value: pa.Field) -> pa.Schema:
-  """The columns of a block file whose documents have `value` each."""
+def block_schema(*values: pa.Field) -> pa.Schema:
+  """The columns of a block file whose documents have `values` each."""
   return pa.schema(
-    [stores.ROW, value, stores.NUM_TOKENS, stores.DOMAIN, ("reason", pa.string()), ("text", pa.string())]
+    [stores.ROW, *values, stores.NUM_TOKENS, stores.DOMAIN, ("reason", pa.string()), ("text", pa.string())]
   )
 
 
@@ -175,8 +175,9 @@ def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
     with pq.ParquetFile(pa.BufferReader(data)) as parquet:
       about: dict[str, Any] = parquet_files.description(parquet)
       schema = parquet.schema_arrow
-      value = schema.field(1)
-      if value.name not in (stores.SCORE, stores.EMBEDDING) or not schema.equals(block_schema(value)):
+      values = tuple(schema.field(place) for place in range(1, schema.get_field_index(stores.NUM_TOKENS.name)))
+      is_known = values == stores.CLUSTER_FIELDS or [v.name for v in values] in ([stores.SCORE], [stores.EMBEDDING])
+      if not is_known or not schema.equals(block_schema(*values)):
         raise ValueError("its columns are not a block's")
       return BlockFile(parquet.read(columns), about["text_bytes"], about["checksum"])
 

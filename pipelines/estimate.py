@@ -27,8 +27,8 @@ _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
 """Of a worker: its machine starts, its image is pulled, its model is read and its shapes are compiled."""
 _WORKERS = (1, 16, 256)
-_SKETCH_SHARE = 0.85
-"""Of the speed of its projections alone, that a sketch is built and read with (benchmarks/RESULTS.md)."""
+_PRODUCT_SHARE = 0.85
+"""Of the speed of matrix products alone, that a sketch and clusters are made with (benchmarks/RESULTS.md)."""
 
 _DIMENSIONS = 768
 
@@ -53,9 +53,9 @@ class Speed(NamedTuple):
 def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
   corpus = plans.read_corpus(namespace)
-  by_density = getattr(namespace, "scorer", flags.DENSITY) == flags.DENSITY
+  what_for = getattr(namespace, "scorer", flags.EMBED)
   scorer: model_scorers.OfModel | None = None
-  if not by_density:
+  if what_for not in (flags.EMBED, *flags.OF_EMBEDDINGS):
     scorer = plans.of_model(namespace).checked()
   elif namespace.model is not None:
     scorer = plans.sentence_t5(namespace).checked()
@@ -93,15 +93,19 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
     table.add_row(name, f"{hours:,.2f}")
   else:
     speed = Speed(0.0, "", accelerators.smallest_machine(None), None)
-  sketch = 0.0
-  if by_density and hasattr(namespace, "sketch_rows"):
-    sketch = _sketch_hours(namespace, documents.value)
+  products = 0.0
+  if what_for in flags.OF_EMBEDDINGS:
+    is_density = what_for == flags.DENSITY
+    operations = (_sketch_flops if is_density else _cluster_flops)(namespace, documents.value)
     # Its own workers have other cores than this machine where those of the model have an accelerator.
-    sketch *= 1.0 if speed.accelerator is None else _usable_cores() / speed.machine.vcpus
+    products = operations / _product_flops() / 3600
+    products *= 1.0 if speed.accelerator is None else _usable_cores() / speed.machine.vcpus
     of = "this machine" if speed.accelerator is None else f"one {speed.machine.name}"
-    table.add_row(f"hours of {of} for the sketch ({_DIMENSIONS} dimensions)", f"{sketch:,.2f}, in two passes")
+    title = "the sketch" if is_density else "the clusters"
+    passes = "in two passes" if is_density else f"in {1 + namespace.lloyd_iterations} passes and on the sample"
+    table.add_row(f"hours of {of} for {title} ({_DIMENSIONS} dimensions)", f"{products:,.2f}, {passes}")
   for count in workers:
-    table.add_row(f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * (hours + sketch) / count))
+    table.add_row(f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * (hours + products) / count))
   price = accelerators.hour_price(speed.machine, speed.accelerator)
   prices = accelerators.table()["prices"]
   if speed.accelerator is None and (count := launch.visible_accelerators()):
@@ -111,7 +115,7 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
     table.add_row("price", f"unknown: {accelerators.TABLE.name} has none of {namespace.accelerator}")
   else:
     share = 1.0 if speed.accelerator is not None else _usable_cores() / speed.machine.vcpus
-    told = f"about {price * share * (hours + sketch):,.2f} {prices['currency']}"
+    told = f"about {price * share * (hours + products):,.2f} {prices['currency']}"
     table.add_row("price", f"{told}, {speed.machine.name} on Dataflow in {prices['region']}, {prices['date']}")
   console = rich.console.Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
   console.print(table)
@@ -213,18 +217,28 @@ def _reckoned(accelerator: accelerators.Accelerator, model_bytes: int) -> Speed:
   return Speed(accelerator.utilisation * accelerator.teraflops * 1e12, source, machine, accelerator)
 
 
-def _sketch_hours(namespace: argparse.Namespace, documents: float) -> float:
-  """Counting and reading the sketch: the projections of each pass, at the speed that they have here."""
+def _sketch_flops(namespace: argparse.Namespace, documents: float) -> float:
+  """Counting and reading the sketch: the projections of each pass."""
   from curation import density
 
-  dimensions, hashes = _DIMENSIONS, namespace.hashes or density.DEFAULT_HASHES
+  return 2 * documents * 2 * _DIMENSIONS * (namespace.hashes or density.DEFAULT_HASHES) * namespace.sketch_rows
+
+
+def _cluster_flops(namespace: argparse.Namespace, documents: float) -> float:
+  """Every document beside every centroid, once and in each further iteration; and the sample in each of its own."""
+  sample = min(documents, namespace.num_clusters * namespace.kmeans_sample)
+  assigned = documents * (1 + namespace.lloyd_iterations) + sample * namespace.kmeans_iterations
+  return assigned * 2 * _DIMENSIONS * namespace.num_clusters
+
+
+def _product_flops() -> float:
+  """Operations a second of such products here."""
   a_KK = np.ones((1024, 1024), np.float32)
   a_KK @ a_KK
   started = time.perf_counter()
   for _ in range(10):
     a_KK @ a_KK
-  flops = 10 * 2 * 1024**3 / (time.perf_counter() - started)
-  return 2 * documents * 2 * dimensions * hashes * namespace.sketch_rows / (_SKETCH_SHARE * flops) / 3600
+  return _PRODUCT_SHARE * 10 * 2 * 1024**3 / (time.perf_counter() - started)
 
 
 def _workers(launcher: launch.Launcher) -> tuple[int, ...]:

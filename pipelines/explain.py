@@ -71,6 +71,8 @@ def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
     if place < len(table) and table["row"][place].as_py() == row:
       tokens = table["num_tokens"][place].as_py()
       counted = "" if tokens is None else f", {tokens:,} tokens"
+      if store.scorer == stores.CLUSTER:
+        counted += f", in cluster {table['cluster'][place]}, cosine {table['cosine'][place].as_py():.4f}"
       score = 0.0 if store.keeps_blocks else table["score"][place].as_py()
       return Found(score, counted, table["domain"][place].as_py())
   for line in storage.read_bytes(store.dead_letter_path(shard)).splitlines():
@@ -93,7 +95,7 @@ def _in_store(store: stores.ScoreStore, shard: blocks.Shard | None, row: int) ->
   if score is None:
     return told
   if store.keeps_blocks:
-    return f"embedded{told}"
+    return f"{'clustered' if store.scorer == stores.CLUSTER else 'embedded'}{told}"
   if store.scorer == stores.COUNT:
     return "counted, without a score"
   finished = store.finished(store.shards())

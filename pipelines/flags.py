@@ -9,10 +9,11 @@ from typing import Any
 
 from pipelines import accelerators, formats
 
-EMBED, SCORE, SAMPLE, CURATE, DEMO = "embed", "score", "sample", "curate", "demo"
+EMBED, CLUSTER, SCORE, SAMPLE, CURATE, DEMO = "embed", "cluster", "score", "sample", "curate", "demo"
 STATUS, VERIFY, EXPLAIN, REPORT, EVALUATE = "status", "verify", "explain", "report", "evaluate"
 COMMANDS = {
   EMBED: "embed every document of a corpus once, for the samplers that look at coverage",
+  CLUSTER: "find clusters of a store of embeddings by k-means, and the one of every document",
   SCORE: "score every document of a corpus once, into a score store",
   SAMPLE: "draw an exact sample from scored documents, as TFRecords for T5X",
   CURATE: "score, then sample when the store is complete, in one job",
@@ -27,7 +28,9 @@ _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE
 _CORPUS, _OBJECTIVE = (*_READING, EVALUATE), (*_SCORING, EVALUATE)
 _MODEL = (EMBED, SCORE, CURATE)
 _ENGINE = (*_MODEL, EVALUATE)
-ASK_LLM, PERPLEXITY, DENSITY, RANDOM = "ask_llm", "perplexity", "density", "random"
+ASK_LLM, PERPLEXITY, DENSITY, PROTOTYPES, RANDOM = "ask_llm", "perplexity", "density", "prototypes", "random"
+OF_EMBEDDINGS, _CLUSTERING = (DENSITY, PROTOTYPES), (CLUSTER, SCORE, CURATE)
+_SCORERS = (ASK_LLM, PERPLEXITY, DENSITY, PROTOTYPES)
 DOMAIN = "domain"
 
 # In the order in which --help and a console show them.
@@ -45,6 +48,7 @@ GROUPS = {
   "Density": (
     *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
   ),
+  "Clusters": (*("clusters", "num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed"),),
   "Sample": (
     *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold"),
     *("percentile_range", "seed", "group_by", "group_rate", "group_max"),
@@ -135,7 +139,7 @@ FLAGS = (
     required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT, EVALUATE),
     pattern=_BUCKET,
   ),
-  Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=(ASK_LLM, PERPLEXITY, DENSITY)),
+  Flag("scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=_SCORERS),
   Flag(
     "name",
     _READING,
@@ -231,17 +235,18 @@ FLAGS = (
   ),
   Flag(
     "embeddings",
-    _MODEL,
+    (*_MODEL, CLUSTER),
     "in place of --model, embeddings made elsewhere: a glob of .npy or .parquet files, one for each shard of the input "
-    "in the order of their names, with a row for each record",
-    scorers=(DENSITY,),
+    "in the order of their names, with a row for each record (winnow cluster: the store that winnow embed made)",
+    scorers=OF_EMBEDDINGS,
+    required=(CLUSTER,),
     pattern=_BUCKET,
   ),
   Flag(
     "embedding_name",
     _SCORING,
     "the name of the store of embeddings (default: embeddings_MODEL)",
-    scorers=(DENSITY,),
+    scorers=OF_EMBEDDINGS,
     pattern=r"\w+",
   ),
   Flag(
@@ -250,7 +255,7 @@ FLAGS = (
     "how embeddings are kept",
     default="float16",
     choices=("float16", "float32"),
-    scorers=(DENSITY,),
+    scorers=OF_EMBEDDINGS,
   ),
   Flag(
     "kernel",
@@ -278,6 +283,34 @@ FLAGS = (
     type=bool,
     scorers=(DENSITY,),
   ),
+  Flag(
+    "clusters",
+    _CLUSTERING,
+    "the store of clusters, which is made where it is missing (default: clusters_MODEL beside the embeddings)",
+    scorers=(PROTOTYPES,),
+    pattern=_BUCKET,
+  ),
+  Flag("num_clusters", _CLUSTERING, "clusters, k", type=int, default=10_000, scorers=(PROTOTYPES,)),
+  Flag(
+    "kmeans_sample",
+    _CLUSTERING,
+    "documents a cluster, of the sample that centroids are trained on by one worker, in its memory",
+    type=int,
+    default=256,
+    scorers=(PROTOTYPES,),
+  ),
+  Flag("kmeans_iterations", _CLUSTERING, "of k-means on the sample", type=int, default=20, scorers=(PROTOTYPES,)),
+  Flag(
+    "lloyd_iterations",
+    _CLUSTERING,
+    "further iterations of k-means, on all documents",
+    type=int,
+    default=0,
+    scorers=(PROTOTYPES,),
+  ),
+  Flag(
+    "kmeans_seed", _CLUSTERING, "draws the sample and the first centroids", type=int, default=0, scorers=(PROTOTYPES,)
+  ),
   Flag("text_field", _CORPUS, "the field that holds the text", default="text"),
   Flag("url_field", _CORPUS, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", _CORPUS, "the field that holds the timestamp; may be absent", default="timestamp"),
@@ -294,7 +327,7 @@ FLAGS = (
     "sampler",
     _SAMPLING,
     "whose scores select (winnow curate: the scorer)",
-    choices=(ASK_LLM, PERPLEXITY, DENSITY, RANDOM),
+    choices=(*_SCORERS, RANDOM),
     required=(SAMPLE,),
   ),
   Flag(
@@ -360,7 +393,7 @@ FLAGS = (
   ),
   Flag(
     "overwrite",
-    (*_CORPUS, REPORT),
+    (*_CORPUS, CLUSTER, REPORT),
     "start over: what is there of another request goes, and all of it if it is complete",
     type=bool,
   ),

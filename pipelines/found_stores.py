@@ -69,7 +69,7 @@ def refuse_other_sampler(sampler: str, scorer: str) -> None:
 
 def _fits(sampler: str, scorer: Any) -> bool:
   """Random sampling takes the documents of any store of scores."""
-  return scorer == sampler or (sampler == flags.RANDOM and scorer != stores.EMBED)
+  return scorer == sampler or (sampler == flags.RANDOM and scorer not in stores.KEEPING_BLOCKS)
 
 
 def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:

@@ -1,6 +1,5 @@
-"""Jobs: a store or an output that is claimed, cleared where it must be, and filled by one pipeline."""
+"""Jobs: the one of an output, which is claimed, cleared where it must be and filled; and how they are run together."""
 
-import contextlib
 import dataclasses
 import itertools
 import re
@@ -10,162 +9,21 @@ from typing import Any
 
 import apache_beam as beam
 
-from curation import domains
 from curation.errors import WinnowError
 from pipelines import (
-  blocks,
   damage,
   dataset,
-  inputs,
   launch,
   manifests,
   progress,
   requests,
   sampling,
-  scoring,
-  sketching,
-  sources,
   storage,
-  stores,
-  stripes,
   writing,
 )
+from pipelines.scoring_jobs import Corpus, ScoringJob, divide
 
 _ATTEMPTS = 8  # at a command whose stores prove damaged again and again
-# Compressed to plain bytes of English JSON lines, roughly: they only place the end of a progress bar.
-_PLAIN_PER_BYTE = {"": 1.0, "gzip": 2.5, "zstd": 2.7}
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-  """An input and how it is cut into blocks, as it goes into fingerprints."""
-
-  shards: tuple[blocks.Shard, ...]
-  fields: blocks.Fields
-  block_rows: int
-
-  @property
-  def texts(self) -> sources.Texts:
-    return sources.Texts(self.fields, self.block_rows)
-
-  def identified(self) -> "Corpus":
-    """The same with the checksums of the shards."""
-    return dataclasses.replace(self, shards=tuple(inputs.identify(list(self.shards))))
-
-  def request(self) -> dict[str, Any]:
-    return {
-      "inputs": [shard.identity() for shard in self.shards],
-      "fields": dataclasses.asdict(self.fields),
-      "block_rows": self.block_rows,
-      "block_text_bytes": blocks.BLOCK_TEXT_BYTES,
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoringJob:
-  """One store and what is to be done in it.
-
-  `embedding`, `sketch`: the job of a store of embeddings, and the sketch of it, that density scores need first.
-  `overwrite`: what is there of another request goes when the job is claimed; and all of it if it is complete, so that a
-  run with --overwrite that was killed goes on too, unless `spare`.
-  """
-
-  corpus: Corpus
-  config: scoring.ScoringConfig
-  request: dict[str, Any]
-  where: dict[str, Any]
-  overwrite: bool
-  spare: bool
-  knows_engine: bool  # workers have the launcher's libraries
-  embedding: "ScoringJob | None" = None
-  sketch: sketching.SketchConfig | None = None
-
-  @property
-  def folder(self) -> str:
-    return self.config.store.folder
-
-  @property
-  def steps(self) -> list["ScoringJob"]:
-    """The jobs that have to be done, in order, this one last; none once this one is complete."""
-    if self.is_complete and not self.starts_over:
-      return []
-    before = [] if self.embedding is None else self.embedding.steps
-    return [*before, self]
-
-  @property
-  def is_complete(self) -> bool:
-    return self.config.store.is_complete
-
-  @property
-  def starts_over(self) -> bool:
-    """The store is complete, and is to be made again; once it is claimed it is not complete."""
-    return self.overwrite and self.is_complete and not self.spare
-
-  def engine_difference(self) -> tuple[str, str, str] | None:
-    """In what the engine that the store was begun with is known to differ from the one here, before a worker has it."""
-    here = self.config.scorer.engine()
-    if self.embedding is None:  # else domains are those of the embeddings' store
-      here = {"suffix_list": domains.suffix_list(), **here}
-    there = requests.readable(self.config.store.engine_path)
-    if not self.knows_engine or not isinstance(there, dict):
-      return None
-    return requests.first_difference({key: there.get(key) for key in here}, here)
-
-  def claim(self) -> None:
-    """Makes the store's folder belong to this job: the first thing that is written."""
-    store = self.config.store
-    starts_over = self.starts_over
-    keep_engine = self.is_complete or self.engine_difference() is None
-    if self.embedding is not None and (starts_over or not self.is_complete):
-      self.embedding.claim()
-    if starts_over:
-      store.clear()
-    elif self.overwrite:
-      store.clear_others(self.corpus.shards, keep_engine=keep_engine)
-    requests.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
-    storage.create(storage.join(store.folder, stores.INPUT_FILE), requests.to_json(self.where))
-
-  def expected_documents(self) -> int:
-    """About how many documents are still to be scored: by the size of the shards and the head of one of each kind."""
-    waiting, _ = self._waiting_and_finished()
-    kinds: dict[tuple[str, str], list[blocks.Shard]] = {}
-    for shard in waiting:
-      kinds.setdefault((shard.format, shard.compression), []).append(shard)
-    per_byte = {kind: _documents_per_byte(shards[0], self.corpus.fields) for kind, shards in kinds.items()}
-    return round(sum(per_byte[shard.format, shard.compression] * shard.size for shard in waiting))
-
-  def tidy(self) -> None:
-    """Removes what a complete store no longer needs and a run that was killed at its very end left."""
-    self.config.store.tidy(self.corpus.shards)
-    self.sweep()
-
-  def sweep(self) -> None:
-    """Removes what dead writers left, in the store of embeddings too, which may have been complete for long."""
-    for job in (self,) if self.embedding is None else (self.embedding, self):
-      storage.sweep_temporary_files(job.folder)
-
-  def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
-    """PCollection[stores.Ledger]: the store is complete."""
-    config = dataclasses.replace(self.config, progress_address=address)
-    label = config.stage.capitalize()
-    if self.is_complete and not self.starts_over:
-      return root | f"{label}Complete" >> beam.Create([config.store.ledger()])
-    after = root
-    if self.embedding is not None and self.sketch is not None:
-      embedded = self.embedding.pipeline(root, parallelism, address)
-      after = embedded | "Sketch" >> sketching.Sketch(dataclasses.replace(self.sketch, progress_address=address))
-    waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
-    divided = (divide(shards, parallelism, per_worker=4) for shards in (waiting, finished))
-    return after | label >> scoring.Score(config, *divided)
-
-  def sketch_documents(self) -> int | None:
-    """How many documents the sketch will count; None where nobody knows yet."""
-    return None if self.embedding is None else requests.field(self.embedding.config.store.summary_path, "scored")
-
-  def _waiting_and_finished(self) -> tuple[list[blocks.Shard], list[blocks.Shard]]:
-    finished = self.config.store.finished(self.corpus.shards)
-    done = set(finished)
-    return [shard for shard in self.corpus.shards if shard not in done], finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +133,7 @@ def run(
   launcher.refuse_second(_job_name(arguments, wanted))
   for job in wanted:
     job.claim()
-  of_stores = [] if scoring_job is None else [job.folder for job in (scoring_job.embedding, scoring_job) if job]
+  of_stores = [] if scoring_job is None else [job.folder for job in scoring_job.chain]
   for attempt in itertools.count(1):
     folders = [*of_stores, *(job.folder for job in sampling_jobs if job.folder not in of_stores)]
     before = {folder: set(damage.records(folder)) for folder in folders}
@@ -313,9 +171,7 @@ def _run_claimed(
     return True
   stages: dict[str, int | None] = {}
   for job in steps:
-    if job.sketch is not None:
-      stages["sketch"] = job.sketch_documents()
-    stages[job.config.stage] = job.expected_documents()
+    stages |= job.stages()
   if sampling_jobs:
     store = sampling_jobs[0].config.store
     read = requests.field(store.summary_path, "read") if store.is_complete else stages.get("score")
@@ -378,17 +234,3 @@ def _job_name(arguments: Sequence[str], wanted: Sequence[Any]) -> str:
   job = next((job for job in wanted if isinstance(job, SamplingJob)), wanted[0])
   name = re.sub("[^a-z0-9]+", "-", f"winnow-{arguments[1]}-{storage.base_name(job.folder)}".lower())
   return f"{name[:54].strip('-')}-{requests.fingerprint(job.folder)[:8]}"
-
-
-def divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:
-  """Several stripes for each of several workers, since they are not equally long; a single one reads each file once."""
-  return list(stripes.divide(shards, per_worker * parallelism if parallelism > 1 else 1))
-
-
-def _documents_per_byte(shard: blocks.Shard, fields: blocks.Fields, rows: int = 256) -> float:
-  """About how many documents a byte of such a file holds, from its first rows."""
-  with contextlib.suppress(WinnowError):  # what is wrong with the shard, the pipeline will tell
-    for block in sources.Texts(fields, rows).read(shard, blocks.every):
-      plain_bytes = 1.1 * block.text_bytes / block.num_rows + 100
-      return _PLAIN_PER_BYTE[shard.compression] / plain_bytes
-  return 0.0

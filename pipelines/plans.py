@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from curation import kmeans
 from curation.errors import WinnowError
 from pipelines import (
   blocks,
+  clustering,
   embedding_files,
   flags,
   inputs,
@@ -53,9 +55,10 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
       "model",
       "vocabulary",
       "embeddings",
+      "clusters",
     )
   }
-  for flag in ("scores", "output", "rejected", "report"):
+  for flag in ("scores", "output", "rejected", "report", "clusters"):
     if (paths[flag] or "").startswith(object_stores.HUB):
       raise WinnowError(f"--{flag}={paths[flag]}: hf:// can be read only; give a folder, or a gs:// one")
   if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
@@ -90,8 +93,9 @@ def plan_scoring(
 
   `corpus`: identified already; `source`: what the scorer reads in place of the corpus's texts.
   """
-  if not 0 <= namespace.max_bad_fraction <= 1:
-    raise WinnowError(f"--max_bad_fraction={namespace.max_bad_fraction} is not in [0, 1]")
+  max_bad_fraction = getattr(namespace, "max_bad_fraction", 1.0)  # where a store is read, it was settled for that
+  if not 0 <= max_bad_fraction <= 1:
+    raise WinnowError(f"--max_bad_fraction={max_bad_fraction} is not in [0, 1]")
   if corpus is None:
     corpus = identified_corpus(namespace, launcher)
   scorer = scorer.checked()
@@ -104,13 +108,16 @@ def plan_scoring(
     store,
     scorer,
     source or (scorer.source(corpus.texts) if isinstance(scorer, model_scorers.Perplexity) else corpus.texts),
-    namespace.max_bad_fraction,
+    max_bad_fraction,
     resource_hints=hints,
     accelerator=getattr(namespace, "accelerator", None),
   )
-  # What is known of a density's engine, its embeddings, the store says.
-  knows_engine = launcher.is_local or isinstance(scorer, scorers.Density)
-  where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
+  # What is known of the engine of what reads another store, that store says.
+  knows_engine = launcher.is_local or isinstance(scorer, scorers.OF_STORED)
+  if isinstance(source, sources.StoredBlocks) and not hasattr(namespace, "input"):
+    where = requests.readable(storage.join(source.store.folder, stores.INPUT_FILE)) or {}
+  else:
+    where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
   job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine)
   if namespace.overwrite:
     return job
@@ -173,9 +180,11 @@ def plan_counting(namespace: argparse.Namespace, launcher: launch.Launcher, *, s
 def plan_named_scoring(
   namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False, corpus: Corpus | None = None
 ) -> ScoringJob:
-  """The job of a scoring command, in the store that its flags name. `corpus`: identified already; not for density."""
+  """The job of a scoring command, in the store that its flags name. `corpus`: identified already; of texts alone."""
   if namespace.scorer == flags.DENSITY:
     return _plan_density(namespace, launcher, spare=spare)
+  if namespace.scorer == flags.PROTOTYPES:
+    return _plan_prototypes(namespace, launcher, spare=spare)
   scorer = of_model(namespace)
   _check_devices(namespace, launcher)
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
@@ -230,7 +239,67 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, *, s
   )
   job = plan_scoring(namespace, launcher, scorer, folder, corpus=embedding.corpus, source=embeddings, spare=spare)
   sketch = sketching.SketchConfig(scorer, job.config.store, job.corpus.shards)
-  return dataclasses.replace(job, embedding=embedding, sketch=sketch)
+  return dataclasses.replace(job, before=embedding, sketch=sketch)
+
+
+def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> ScoringJob:
+  """The job of a store of clusters, of the complete store of embeddings that --embeddings names."""
+  folder = inputs.absolute(namespace.embeddings)
+  store = stores.ScoreStore.at(folder)
+  if store is None or store.scorer != stores.EMBED:
+    raise WinnowError(
+      f"--embeddings={namespace.embeddings} is no store of embeddings; name the folder that winnow embed made, such as "
+      "SCORES/embeddings_MODEL"
+    )
+  if not store.is_complete:
+    raise WinnowError(f"the store of embeddings {folder} is not complete; run its winnow embed command again")
+  request = requests.read_json(store.request_path)
+  corpus = Corpus(store.shards(), blocks.Fields(**request["fields"]), request["block_rows"])
+  return _plan_clustering(namespace, launcher, corpus, sources.StoredEmbeddings(store, request["embedding_dtype"]))
+
+
+def _plan_clustering(
+  namespace: argparse.Namespace,
+  launcher: launch.Launcher,
+  corpus: Corpus,
+  embeddings: sources.StoredEmbeddings,
+  *,
+  spare: bool = False,
+) -> ScoringJob:
+  """The job of a store of clusters, in --clusters or beside the embeddings."""
+  of = embeddings.store.folder
+  name = f"clusters_{storage.base_name(of).removeprefix('embeddings_')}"
+  folder = storage.join(of.rpartition("/")[0], name)
+  if namespace.clusters is not None:
+    refuse_file(namespace, "clusters")
+    folder = inputs.absolute(namespace.clusters).rstrip("/")
+  if folder == of:
+    raise WinnowError(f"--clusters={namespace.clusters} is the store of the embeddings; give each a folder of its own")
+  config = kmeans.KMeansConfig(
+    clusters=namespace.num_clusters,
+    points_per_cluster=namespace.kmeans_sample,
+    iterations=namespace.kmeans_iterations,
+    lloyd_iterations=namespace.lloyd_iterations,
+    seed=namespace.kmeans_seed,
+  )
+  path = storage.join(folder, stores.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
+  scorer = scorers.Cluster(path, embeddings, config)
+  job = plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=embeddings, spare=spare)
+  centroids = clustering.ClusteringConfig(scorer, job.config.store, corpus.shards)
+  return dataclasses.replace(job, centroids=centroids)
+
+
+def _plan_prototypes(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool) -> ScoringJob:
+  folder = _store_folder(namespace, "name", namespace.name or f"prototypes_{_embedder_name(namespace)}")
+  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True)
+  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype)
+  clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, spare=True)
+  if folder in (embedding.folder, clusters.folder):
+    raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
+  stored = sources.StoredBlocks(clusters.config.store)
+  scorer = scorers.Prototypes(stored)
+  job = plan_scoring(namespace, launcher, scorer, folder, corpus=embedding.corpus, source=stored, spare=spare)
+  return dataclasses.replace(job, before=dataclasses.replace(clusters, before=embedding))
 
 
 def _embedder_name(namespace: argparse.Namespace) -> str:

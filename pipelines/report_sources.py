@@ -79,7 +79,7 @@ def find(namespace: argparse.Namespace) -> Sources:
   complete, left_out = {}, [f"{name} is of another version" for name in there.unreadable]
   for name, store in sorted(there.stores.items()):
     if store.keeps_blocks:
-      left_out.append(f"{name} holds embeddings")
+      left_out.append(f"{name} holds {store.holds}")
     elif not store.is_complete:
       left_out.append(f"{name} is not complete")
     else:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, flags, jobs, launch, options, plans, requests, sketching
+from pipelines import clustering, estimate, flags, jobs, launch, options, plans, requests, sketching
 
 
 def score(argv: Sequence[str]) -> None:
@@ -27,7 +27,10 @@ def print_summary(job: jobs.ScoringJob) -> None:
     print(f"{summary['num_tokens']:,} tokens")
   if job.sketch is not None:
     print_diagnostics(job.sketch)
-  print(f"{'embeddings' if job.config.store.keeps_blocks else 'scores'}: {job.config.store.folder}")
+  for step in job.chain:
+    if step.centroids is not None:
+      print_clusters(step.centroids)
+  print(f"{job.config.store.holds}: {job.config.store.folder}")
 
 
 def print_diagnostics(sketch: sketching.SketchConfig) -> None:
@@ -43,6 +46,25 @@ def print_diagnostics(sketch: sketching.SketchConfig) -> None:
   # The sample's figures are exact, but a small corpus has none.
   figures = diagnostics.get("sketch", {}) | diagnostics.get("sample", {})
   for warning in density.warnings(figures, kernel["name"]) if figures else ():
+    print(f"winnow: warning: {warning}", file=sys.stderr)
+
+
+def print_clusters(config: clustering.ClusteringConfig) -> None:
+  """What a clustering is worth; warnings where another number of clusters would be better."""
+  from curation import cluster_diagnostics
+
+  found = requests.read_json(config.path(clustering.DIAGNOSTICS_FILE))
+  training = found["training"]
+  for title, of_each in (("of the sample", training["inertia"]), ("of all", training.get("lloyd_inertia"))):
+    if of_each:
+      print(f"inertia {title}, by iteration: {' '.join(f'{inertia:.4g}' for inertia in of_each)}")
+  parted = "" if training["silhouette"] is None else f", silhouette {training['silhouette']:.3g}"
+  print(f"{found['clusters']:,} clusters of {found['documents']:,} documents, inertia {found['inertia']:.4g}{parted}")
+  print(
+    f"the largest has {found['largest']:,}, the median {found['median']:,.0f}, the smallest {found['smallest']:,} "
+    f"documents; {found['empty']:,} are empty, {found['giant']:,} giant; {found['pairs']:,} pairs lie within them"
+  )
+  for warning in cluster_diagnostics.warnings(found):
     print(f"winnow: warning: {warning}", file=sys.stderr)
 
 

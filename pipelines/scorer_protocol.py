@@ -10,7 +10,8 @@ class Scores(NamedTuple):
   """One block's results, in its documents' order. `num_tokens` is None where the scorer counts no tokens."""
 
   scores: np.ndarray
-  """float32 [N]; of what embeds, embeddings [N, D] in the dtype that they are kept in."""
+  """float32 [N]; of what embeds, embeddings [N, D] in the dtype that they are kept in; of what clusters, records of an
+  int32 `cluster` and a float32 `cosine` [N]."""
   num_tokens: np.ndarray | None
   useful_tokens: int
   computed_tokens: int

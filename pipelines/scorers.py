@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from curation import kmeans
 from pipelines import embedding_files, memory, model_scorers, sources, storage, stores
 from pipelines.scorer_protocol import Scorer, Scores
 
@@ -88,8 +89,7 @@ class Density:
     return self
 
   def engine(self) -> dict[str, Any]:
-    store = self.embeddings.store
-    return {"embeddings": store.fingerprint_with_engine()} if storage.exists(store.engine_path) else {}
+    return _engine_of("embeddings", self.embeddings.store)
 
   def request(self) -> dict[str, Any]:
     return {
@@ -138,6 +138,104 @@ class _DensityScorer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cluster:
+  """The cluster of each document's embedding, and the cosine to its centroid (paper B.3, B.4)."""
+
+  reads: ClassVar[str] = stores.EMBEDDING
+  centroids_path: str
+  embeddings: sources.StoredEmbeddings
+  config: kmeans.KMeansConfig
+
+  def checked(self) -> "Cluster":
+    """Raises WinnowError for more clusters than documents, where it is known how many there are."""
+    if summary := self.embeddings.store.readable_summary():
+      self.config.check_points(summary["scored"])
+    return self
+
+  def engine(self) -> dict[str, Any]:
+    return _engine_of("embeddings", self.embeddings.store)
+
+  def request(self) -> dict[str, Any]:
+    return {
+      "scorer": stores.CLUSTER,
+      "embeddings": self.embeddings.store.fingerprint,
+      "num_clusters": self.config.clusters,
+      "kmeans_sample": self.config.points_per_cluster,
+      "kmeans_iterations": self.config.iterations,
+      "lloyd_iterations": self.config.lloyd_iterations,
+      "kmeans_seed": self.config.seed,
+    }
+
+  def load(self) -> Scorer:
+    return _ClusterScorer(self)
+
+
+class _ClusterScorer:
+  """Centroids for all threads of a process, whose products use all cores for one block at a time."""
+
+  _RECORD = np.dtype([(field.name, field.type.to_pandas_dtype()) for field in stores.CLUSTER_FIELDS])
+
+  def __init__(self, about: Cluster):
+    from pipelines import clustering  # which describes its work by what is described here
+
+    memory.return_large_arrays()
+    self._about, self._turn = about, threading.Lock()
+    self._held = clustering.load_centroids(about.centroids_path)
+
+  def describe(self) -> dict[str, Any]:
+    return self._about.engine() | {"centroids": self._held.file.checksum}
+
+  def warm_up(self) -> None:
+    """Needs nothing."""
+
+  def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
+    return sources.embedding_array(column, self._about.embeddings.dtype)
+
+  def run(self, prepared: np.ndarray) -> Scores:
+    found_N = np.empty(len(prepared), self._RECORD)
+    with self._turn:
+      found_N["cluster"], found_N["cosine"] = self._held.centroids.assign(prepared)
+    return Scores(found_N, None, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prototypes:
+  """SSL Prototypes (paper B.4): what is least like the centroid of its cluster is the best, -cosine."""
+
+  reads: ClassVar[str] = "cosine"
+  clusters: sources.StoredBlocks
+
+  def checked(self) -> "Prototypes":
+    return self
+
+  def engine(self) -> dict[str, Any]:
+    return _engine_of("clusters", self.clusters.store)
+
+  def request(self) -> dict[str, Any]:
+    return {"scorer": "prototypes", "clusters": self.clusters.store.fingerprint}
+
+  def load(self) -> "Prototypes":
+    return self
+
+  def describe(self) -> dict[str, Any]:
+    return self.engine()
+
+  def warm_up(self) -> None:
+    """Needs nothing."""
+
+  def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy()
+
+  def run(self, prepared: np.ndarray) -> Scores:
+    return Scores(-prepared, None, 0, 0)
+
+
+def _engine_of(name: str, store: stores.ScoreStore) -> dict[str, Any]:
+  """What is known, once there is a store to read from, of how scores of what is in it are computed."""
+  return {name: store.fingerprint_with_engine()} if storage.exists(store.engine_path) else {}
+
+
+@dataclasses.dataclass(frozen=True)
 class Count:
   """Scores nothing: finds out which documents there are, for random sampling without a score store (paper B.1)."""
 
@@ -168,4 +266,7 @@ class Count:
     return Scores(np.zeros(prepared, np.float32), None, 0, 0)
 
 
-Description = model_scorers.OfModel | MadeElsewhere | Density | Count
+OF_STORED = (Density, Cluster, Prototypes)
+"""Those that read another store in place of texts."""
+
+Description = model_scorers.OfModel | MadeElsewhere | Density | Cluster | Prototypes | Count

@@ -56,7 +56,7 @@ class ScoringConfig:
   @property
   def stage(self) -> str:
     """What the work is called, to users and among Beam's metrics."""
-    return "embed" if self.store.keeps_blocks else "score"
+    return self.store.scorer if self.store.keeps_blocks else "score"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,17 +219,21 @@ def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> Non
 def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
   """The rows of a block as they go on record (block_files.block_schema), good and bad in one order.
 
-  `values`: scores float32 [N], or embeddings [N, D]. A document without a number that can be used is a bad one: no key
-  could order a NaN, and an embedding of zeros has no direction.
+  `values`: scores float32 [N], embeddings [N, D], or records of `cluster` and `cosine` [N]. A document without a number
+  that can be used is a bad one: no key could order a NaN, and an embedding of zeros has no direction.
   """
   documents, unreadable = block.documents, block.bad
   assert documents is not None and unreadable is not None
-  if values.ndim == 1:
-    schema, column = block_files.BLOCK_SCHEMA, pa.array(values, pa.float32())
+  if values.dtype.names is not None:
+    schema = block_files.block_schema(*stores.CLUSTER_FIELDS)
+    columns = [pa.array(np.ascontiguousarray(values[field.name])) for field in stores.CLUSTER_FIELDS]
+    reasons = {"score_is_nan": np.isnan(values["cosine"])}
+  elif values.ndim == 1:
+    schema, columns = block_files.BLOCK_SCHEMA, [pa.array(values, pa.float32())]
     reasons = {"score_is_nan": np.isnan(values)}
   else:
-    column = sources.embedding_column(values)
-    schema = block_files.block_schema(pa.field(stores.EMBEDDING, column.type))
+    columns = [sources.embedding_column(values)]
+    schema = block_files.block_schema(pa.field(stores.EMBEDDING, columns[0].type))
     is_finite_N = np.isfinite(values).all(axis=1)
     reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}
   is_bad_N = np.logical_or.reduce(list(reasons.values()))
@@ -237,7 +241,8 @@ def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarra
   nulls = pa.nulls(len(values), pa.string())
   is_known = stores.DOMAIN.name in documents.schema.names  # to the store that the block comes from
   of_each = documents[stores.DOMAIN.name] if is_known else domains.registered_domains(documents["url"])
-  good = pa.table([documents["row"], column, tokens, of_each, nulls, nulls], schema=schema).filter(pa.array(~is_bad_N))
+  all_rows = pa.table([documents["row"], *columns, tokens, of_each, nulls, nulls], schema=schema)
+  good = all_rows.filter(pa.array(~is_bad_N))
   bad = [unreadable.select(["row", "reason", "text"])]
   for reason, is_so_N in reasons.items():
     without = documents.filter(pa.array(is_so_N))

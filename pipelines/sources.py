@@ -140,12 +140,13 @@ class TextsWithEmbeddings:
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredEmbeddings:
-  """What a complete store of embeddings holds: row, `embedding`, num_tokens, domain; bad rows with their reasons."""
+class StoredBlocks:
+  """What a complete store that keeps its blocks holds: row, num_tokens, domain, and `embedding`, or `cluster` and
+  `cosine`; bad rows with their reasons.
+  """
 
   may_change: ClassVar[bool] = False  # other embeddings make another store, whose fingerprint differs
   store: stores.ScoreStore
-  dtype: str
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     summary = stores.read_summary(self.store, shard)
@@ -170,6 +171,13 @@ class StoredEmbeddings:
     return blocks.Block(index, first_row, len(table), good, bad, text_bytes, checksum)
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredEmbeddings(StoredBlocks):
+  """The embeddings of a complete store of them, in the `dtype` that they were written in."""
+
+  dtype: str
+
+
 def _refuse_changed(path: str, at_launch: str) -> None:
   # A look at metadata on GCS; a local file is read again, at a few GB/s and mostly from memory.
   with contextlib.suppress(FileNotFoundError):
@@ -180,4 +188,4 @@ def _refuse_changed(path: str, at_launch: str) -> None:
   )
 
 
-Source = Texts | KeyedTexts | TextsWithEmbeddings | StoredEmbeddings
+Source = Texts | KeyedTexts | TextsWithEmbeddings | StoredBlocks

@@ -10,6 +10,7 @@ from typing import Any
 from curation.errors import DamagedError, WinnowError
 from pipelines import (
   blocks,
+  clustering,
   flags,
   found_stores,
   inputs,
@@ -150,7 +151,10 @@ def describe(name: str, store: stores.ScoreStore) -> list[str]:
 
 
 def _sketch(store: stores.ScoreStore) -> list[str]:
-  """How far the sketch has come that density scores are read from."""
+  """How far the sketch has come that density scores are read from, or the centroids of a store of clusters."""
+  if store.scorer == stores.CLUSTER:
+    is_made = clustering.CENTROIDS_FILE in storage.list_names(store.centroids_folder)
+    return [f"  its centroids are {'made' if is_made else 'not made'}"]
   if store.scorer != flags.DENSITY:
     return []
   if sketching.SKETCH_FILE in storage.list_names(store.sketch_folder):

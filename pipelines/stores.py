@@ -1,7 +1,8 @@
 """The score store: one durable file per finished block, compacted into one Parquet file per finished shard.
 
 A store of embeddings is one too: its block files stay, since nothing is gained by moving what is large, and its shards'
-files hold no scores.
+files hold no scores. So is a clustering, whose documents have `cluster` and `cosine` in place of a score, in both kinds
+of files: other scorers read it block by block beside the embeddings.
 
 SCORES/<name>/request.json                 what the store belongs to, written first
               engine.json                  how its scores are computed, written by the first worker
@@ -10,6 +11,7 @@ SCORES/<name>/request.json                 what the store belongs to, written fi
               dead_letter/<shard>.jsonl    shard, row, reason, text of every bad one
               summary.json                 the ledger, written last: the store is complete
               sketch/                      what `sketching` makes from embeddings, for density scores
+              centroids/                   what `clustering` makes from embeddings, for a clustering
 
 Scores of a shard carry fingerprints of what was asked about it and of the engine that answered: in the name of the
 folder of its blocks, in the footer of its Parquet file, in the ledger. So a run of another request that still writes
@@ -31,16 +33,18 @@ from curation.errors import WinnowError
 from pipelines import blocks, damage, parquet_files, requests, storage
 
 SCORE, EMBEDDING = "score", "embedding"
-EMBED = "embed"  # the scorer of stores that keep embeddings
+EMBED, CLUSTER = "embed", "cluster"  # the scorers of stores that keep embeddings, and clusters of them
+KEEPING_BLOCKS = (EMBED, CLUSTER)
 COUNT = "count"  # the scorer of stores whose documents are only counted
 FORMAT = 5  # of stores; of another one nothing is read, lest what is only older be taken for damaged
 ROW = pa.field("row", pa.int64())
 SCORE_FIELD = pa.field(SCORE, pa.float32())
+CLUSTER_FIELDS = (pa.field("cluster", pa.int32()), pa.field("cosine", pa.float32()))
 NUM_TOKENS = pa.field("num_tokens", pa.int32())
 DOMAIN = pa.field("domain", pa.string())
 _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
 INPUT_FILE = "input.json"
-SKETCH_FOLDER = "sketch"
+SKETCH_FOLDER, CENTROIDS_FOLDER, WORK_FOLDER = "sketch", "centroids", "work"
 _BATCH_ROWS = 1 << 18
 _COUNTS = {"read": int, "scored": int, "bad": int, "num_tokens": int | None, "text_bytes": int, "reasons": dict}
 _LEDGER = _COUNTS | {"fingerprint": str, "engine": str, "shards": list}
@@ -110,13 +114,18 @@ class ScoreStore:
 
   @property
   def keeps_blocks(self) -> bool:
-    """Embeddings stay in the files of their blocks."""
-    return self.scorer == EMBED
+    """Embeddings and clusters stay in the files of their blocks."""
+    return self.scorer in KEEPING_BLOCKS
 
   @classmethod
   def of(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
     method = {key: value for key, value in request.items() if key != "inputs"}
     return cls(folder, requests.fingerprint(request), requests.fingerprint(method), str(request.get("scorer")))
+
+  @property
+  def holds(self) -> str:
+    """What it is a store of, in the plural."""
+    return {EMBED: "embeddings", CLUSTER: "clusters"}.get(self.scorer, "scores")
 
   @property
   def request_path(self) -> str:
@@ -143,9 +152,14 @@ class ScoreStore:
     return storage.join(self.folder, SKETCH_FOLDER)
 
   @property
+  def centroids_folder(self) -> str:
+    return storage.join(self.folder, CENTROIDS_FOLDER)
+
+  @property
   def shard_schema(self) -> pa.Schema:
     """The columns of a shard's Parquet file."""
-    return pa.schema([_SHARD, ROW, *([] if self.keeps_blocks else [SCORE_FIELD]), NUM_TOKENS, DOMAIN])
+    values = {EMBED: (), CLUSTER: CLUSTER_FIELDS}.get(self.scorer, (SCORE_FIELD,))
+    return pa.schema([_SHARD, ROW, *values, NUM_TOKENS, DOMAIN])
 
   def shards(self) -> tuple[blocks.Shard, ...]:
     """The shards that the store is of, by its request alone: their files need not be there, nor where they were."""
@@ -224,7 +238,7 @@ class ScoreStore:
   def clear(self) -> None:
     """Removes what the store holds, the summary first, the request last: what is left is of that request."""
     storage.delete([self.summary_path])
-    for folder in ("blocks", "shards", "dead_letter", SKETCH_FOLDER):
+    for folder in ("blocks", "shards", "dead_letter", SKETCH_FOLDER, CENTROIDS_FOLDER):
       storage.delete_folder(storage.join(self.folder, folder))
     storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
 
@@ -260,6 +274,7 @@ class ScoreStore:
     # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
     if not is_ours_still or (not keep_engine and storage.exists(self.engine_path)):
       storage.delete_folder(self.sketch_folder)
+      storage.delete_folder(self.centroids_folder)
     if not keep_engine:
       storage.delete([self.engine_path])
     if not is_ours_still:
@@ -267,9 +282,10 @@ class ScoreStore:
 
   def tidy(self, shards: Iterable[blocks.Shard]) -> None:
     """Removes the block files that a complete store no longer needs: all, or other requests' where it keeps its own."""
+    storage.delete_folder(storage.join(self.sketch_folder, WORK_FOLDER))
+    storage.delete_folder(storage.join(self.centroids_folder, WORK_FOLDER))
     if not self.keeps_blocks:
       storage.delete_folder(self.blocks_folder)
-      storage.delete_folder(storage.join(self.sketch_folder, "work"))
       return
     engine = self.engine()
     wanted = {self.block_folder(shard, engine) for shard in shards}

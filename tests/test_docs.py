@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from curation import density, kernels, race
-from pipelines import embed, flags
+from pipelines import cluster, embed, flags
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 DENSITY_PAGE = (PROJECT / "docs/density.md").read_text()
+CLUSTERS_PAGE = (PROJECT / "docs/clusters.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -98,3 +99,25 @@ def test_the_page_on_density_names_flags_figures_and_warnings_that_exist():
   source = pathlib.Path(density.__file__).read_text()
   quoted = re.findall(r'"([^"]+)"', warnings.replace("\n", " "))
   assert len(quoted) == 6 and not [words for words in quoted if words not in source]
+
+
+def test_clusters_are_read_back_as_their_page_says(tmp_path, monkeypatch):
+  """Kills: other columns than the page names, figures and flags that do not exist."""
+  monkeypatch.chdir(tmp_path)
+  np.save("vectors.npy", np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32))
+  pathlib.Path("texts.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(60)))
+  folder = pathlib.Path.cwd()
+  embedding = ["--scores=OUT/scores", "--name=embeddings_sentence_t5_base"]
+  assert embed.main([f"--input={folder}/*.jsonl", f"--embeddings={folder}/*.npy", *embedding]) == 0
+  assert cluster.main(["--embeddings=OUT/scores/embeddings_sentence_t5_base", "--num_clusters=4"]) == 0
+  names: dict = {}
+  (code,) = re.findall(r"```python\n(.*?)```", CLUSTERS_PAGE, re.DOTALL)
+  exec(code, names)
+  assert names["centroids"].shape == (4, 3)
+  (columns,) = re.findall(r"^\| `shards/<shard>.parquet` \| (.*?); row group", CLUSTERS_PAGE, re.MULTILINE)
+  assert re.findall(r"`(\w+)`", columns) == names["table"].schema.names
+  store = pathlib.Path("OUT/scores/clusters_sentence_t5_base/centroids")
+  figures = json.loads((store / "diagnostics.json").read_text())
+  told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", CLUSTERS_PAGE, re.MULTILINE)
+  assert set(re.findall(r"`(\w+)`", " ".join(told))) - figures.keys() == set()
+  assert set(re.findall(r"--(\w+)", CLUSTERS_PAGE)) <= {flag.name for flag in flags.FLAGS}

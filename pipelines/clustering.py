@@ -1,0 +1,326 @@
+"""Centroids of a whole store of embeddings, and what is known of the clusters in the end.
+
+The sample that centroids are trained on is what hashes pick, whoever reads it: a worker makes what a fixed group of
+blocks has of it durable, and one worker reads those files and trains. Further iterations over all documents are
+unrolled passes: a worker assigns a group to the centroids in a file, makes its sums durable, and what crosses the
+shuffle is their path; sixteen of them are merged at a time, then all. Sums are exact, so that no order matters.
+
+STORE/centroids/centroids.safetensors  the centroids, first writer wins
+                diagnostics.json       sizes of the clusters, inertia, how centroids were trained; written last
+                work/                  samples, sums and earlier centroids, until the store is complete
+"""
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+
+from curation import centroid_files, cluster_diagnostics, hashing, kmeans
+from curation.errors import WinnowError
+from pipelines import (
+  array_files,
+  blocks,
+  damage,
+  logs,
+  memory,
+  prefetch,
+  progress,
+  requests,
+  scorers,
+  sketching,
+  sources,
+  storage,
+  stores,
+  stripes,
+)
+
+CENTROIDS_FILE, DIAGNOSTICS_FILE = "centroids.safetensors", "diagnostics.json"
+# Sums take 8 * K * D bytes however few documents they are of, and a group's sample 1.5 KB a document.
+_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
+_MERGED_AT_ONCE = 16
+_BATCH_ROWS = 1 << 18
+# A process has one group at a time, whose products use all cores: its threads share the sums rather than having each.
+_TURN = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusteringConfig:
+  """A store of embeddings, of which shards, for which store of clusters."""
+
+  scorer: scorers.Cluster
+  store: stores.ScoreStore
+  shards: tuple[blocks.Shard, ...]
+  progress_address: progress.Address | None = None
+
+  @property
+  def embeddings(self) -> sources.StoredEmbeddings:
+    return self.scorer.embeddings
+
+  @property
+  def fingerprint(self) -> str:
+    """Whose the centroids are: of what was asked for, and of embeddings as they were computed."""
+    return requests.fingerprint([self.store.method, self.embeddings.store.fingerprint_with_engine()])
+
+  def path(self, name: str) -> str:
+    return storage.join(self.store.centroids_folder, name)
+
+  def work_path(self, what: Any) -> str:
+    name = requests.fingerprint([self.fingerprint, what])
+    return storage.join(self.store.centroids_folder, stores.WORK_FOLDER, name)
+
+  def centroids_path(self, iteration: int) -> str:
+    """Where the centroids lie after so many iterations over all documents."""
+    is_last = iteration == self.scorer.config.lloyd_iterations
+    return self.path(CENTROIDS_FILE) if is_last else self.work_path(["centroids", iteration])
+
+
+class Numbered(NamedTuple):
+  """A group of blocks and its number."""
+
+  number: int
+  group: sketching.Group
+
+
+def stages(config: ClusteringConfig, documents: int | None) -> dict[str, int | None]:
+  """What training shows of itself, where it has not been done."""
+  if storage.exists(config.path(CENTROIDS_FILE)):
+    return {}
+  iterations = config.scorer.config.lloyd_iterations
+  found = {"sample": documents}
+  return found | {"iterate": documents and documents * iterations} if iterations else found
+
+
+def plan_groups(config: ClusteringConfig) -> list[Numbered]:
+  """The groups of a complete store of embeddings, which follow from its documents alone; none once there are centroids.
+
+  Raises WinnowError where there are fewer documents than clusters.
+  """
+  if _is_whole(config, config.path(CENTROIDS_FILE)):
+    return []
+  summary = config.embeddings.store.summary()
+  config.scorer.config.check_points(summary["scored"])
+  by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
+  size = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
+  groups = sketching.group_blocks([by_name[shard.name] for shard in config.shards], size)
+  return [Numbered(number, group) for number, group in enumerate(groups)]
+
+
+def read_group(config: ClusteringConfig, group: sketching.Group) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+  """The shard's name, rows int64 [N] and embeddings [N, D] of each block of a group."""
+  for place, first, stop in group.parts:
+    shard, wanted = config.shards[place], range(first, stop)
+    for block in config.embeddings.read(shard, wanted.__contains__):
+      if block.documents is not None and len(block.documents):
+        embeddings_ND = sources.embedding_array(block.documents["embedding"], config.embeddings.dtype)
+        yield shard.name, block.documents["row"].to_numpy(), embeddings_ND
+
+
+def write_sample(config: ClusteringConfig, numbered: Numbered, documents: int) -> tuple[int, str]:
+  """Makes durable what a group has of the sample, float16 [N, D] in order; returns the group's number and a path."""
+  path = config.work_path(["sample", _identity(config, numbered.group)])
+  if _has_arrays(config, path, 1):
+    return numbered.number, path
+  about, parts = config.scorer.config, []
+  limit = np.uint64(about.sample_limit(documents))
+  for shard, rows_N, embeddings_ND in prefetch.prefetch(read_group(config, numbered.group), ahead=2):
+    is_sampled_N = hashing.hash_documents("kmeans sample", about.seed, shard, rows_N) <= limit
+    parts.append(embeddings_ND[is_sampled_N].astype(np.float16))
+    progress.report(config.progress_address, stage="sample", documents=len(rows_N))
+  array_files.write(path, np.concatenate(parts) if parts else np.empty((0, 0), np.float16))
+  return numbered.number, path
+
+
+def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
+  """Trains centroids on the sample, unless they are on record; returns their path."""
+  path = config.centroids_path(0)
+  if _is_whole(config, config.path(CENTROIDS_FILE)) or _is_whole(config, path):
+    return path
+  memory.return_large_arrays()
+  parts = [part_ND for _, path in sorted(samples) for part_ND in array_files.read(path, 1) if len(part_ND)]
+  if not parts:
+    raise WinnowError("there are no embeddings at all; the dead letter says why")
+  sample_ND = np.empty((sum(map(len, parts)), parts[0].shape[1]), np.float16)
+  place = len(sample_ND)
+  while parts:  # each goes as soon as it is copied
+    part_ND = parts.pop()
+    sample_ND[place - len(part_ND) : place] = part_ND
+    place -= len(part_ND)
+  trained = kmeans.train(sample_ND, config.scorer.config)
+  _write_centroids(config, path, trained.centroids_KD, trained.training)
+  logs.tell("centroids_trained", path=path, points=len(sample_ND), inertia=trained.training["inertia"][-1:])
+  return path
+
+
+def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str) -> tuple[int, str]:
+  """Assigns a group and makes its sums durable, unless they are there; returns by what to merge them, and a path."""
+  held = load_centroids(centroids_path)
+  path = config.work_path(["sums", _identity(config, numbered.group), held.file.checksum])
+  if not _has_arrays(config, path, 3):
+    memory.return_large_arrays()
+    with _TURN:
+      sums = kmeans.Sums.empty(*held.file.centroids_KD.shape)
+      for _, _, embeddings_ND in prefetch.prefetch(read_group(config, numbered.group), ahead=2):
+        sums.add(embeddings_ND, held.centroids.assign(embeddings_ND))
+        progress.report(config.progress_address, stage="iterate", documents=len(embeddings_ND))
+      array_files.write(path, *vars(sums).values())
+  return numbered.number // _MERGED_AT_ONCE, path
+
+
+def merge_sums(config: ClusteringConfig, paths: Iterable[str]) -> str:
+  """Adds up the sums in some files into another, unless it is on record; returns its path."""
+  paths = sorted(paths)
+  path = config.work_path(["merged", [storage.base_name(path) for path in paths]])
+  if not _has_arrays(config, path, 3):
+    array_files.write(path, *vars(_merged(paths)).values())
+  return path
+
+
+def move_centroids(config: ClusteringConfig, iteration: int, before: str, paths: list[str]) -> str:
+  """Moves centroids to the means of their clusters, unless the result is on record; returns its path."""
+  path = config.centroids_path(iteration)
+  if _is_whole(config, config.path(CENTROIDS_FILE)) or _is_whole(config, path):
+    return path
+  file, sums = load_centroids(before).file, _merged(paths)
+  told = [*file.training.get("lloyd_inertia", []), sums.inertia]
+  _write_centroids(config, path, sums.centroids(file.centroids_KD), file.training | {"lloyd_inertia": told})
+  logs.tell("centroids_moved", path=path, iteration=iteration, inertia=sums.inertia)
+  return path
+
+
+class Held(NamedTuple):
+  """Centroids that a process holds."""
+
+  file: centroid_files.CentroidFile
+  centroids: kmeans.Centroids
+
+
+def load_centroids(path: str) -> Held:
+  """The centroids in a file, which a process reads once for all its threads. Raises DamagedError."""
+  with _TURN:
+    return _held(path, storage.version(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _held(path: str, version: str) -> Held:
+  file = _read_centroids(path)
+  return Held(file, kmeans.Centroids(file.centroids_KD))
+
+
+def _read_centroids(path: str) -> centroid_files.CentroidFile:
+  with storage.open_input(path) as file:
+    return centroid_files.load(file, path)
+
+
+def _write_centroids(config: ClusteringConfig, path: str, centroids_KD: np.ndarray, training: dict[str, Any]) -> None:
+  with storage.create_file(path) as file:
+    centroid_files.save(centroid_files.CentroidFile(centroids_KD, config.fingerprint, training), file)
+
+
+def _merged(paths: list[str]) -> kmeans.Sums:
+  total = kmeans.Sums(*array_files.read(paths[0], 3))
+  for path in paths[1:]:
+    total.merge(kmeans.Sums(*array_files.read(path, 3)))
+  return total
+
+
+def _identity(config: ClusteringConfig, group: sketching.Group) -> list[Any]:
+  return [(config.shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
+
+
+def _is_whole(config: ClusteringConfig, path: str) -> bool:
+  """Tells whether centroids are on record. Raises WinnowError where they are another request's."""
+
+  def check(path: str) -> None:
+    if _read_centroids(path).fingerprint != config.fingerprint:
+      raise WinnowError(
+        f"{path} has the centroids of something else; delete {config.store.centroids_folder} and run the command again"
+      )
+
+  return damage.is_whole(config.store.folder, path, check)
+
+
+def _has_arrays(config: ClusteringConfig, path: str, count: int) -> bool:
+  return damage.is_whole(config.store.folder, path, lambda path: array_files.read(path, count))
+
+
+def tally_shard(config: ClusteringConfig, shard: blocks.Shard) -> np.ndarray:
+  """Documents and sums of cosines of each cluster, of one shard: float64 [2, K]."""
+  total_2K = np.zeros((2, config.scorer.config.clusters))
+  with stores.ScoreFile(config.store, shard) as file:
+    for batch in file.batches(_BATCH_ROWS):
+      total_2K += cluster_diagnostics.tally(
+        batch["cluster"].to_numpy(), batch["cosine"].to_numpy(), config.scorer.config.clusters
+      )
+  return total_2K
+
+
+def add_tallies(many: Iterable[Any]) -> Any:
+  """The sum of tallies; of none 0. As a combiner's function it sees its own results again."""
+  return sum(many)
+
+
+def write_diagnostics(config: ClusteringConfig, tally_2K: np.ndarray) -> dict[str, Any]:
+  """What is known of the clusters, into the store."""
+  training = _read_centroids(config.path(CENTROIDS_FILE)).training
+  found = cluster_diagnostics.diagnose(tally_2K[0].astype(np.int64), tally_2K[1], training)
+  storage.create(config.path(DIAGNOSTICS_FILE), requests.to_json(found))
+  return found
+
+
+class Train(beam.PTransform):
+  """PCollection[stores.Ledger] (one element: the embeddings are complete) -> PCollection[str] (the centroids' path)."""
+
+  def __init__(self, config: ClusteringConfig):
+    super().__init__()
+    self._config = config
+
+  def expand(self, ledger: Any):
+    config = self._config
+    groups = ledger | "Groups" >> beam.FlatMap(lambda _: plan_groups(config)) | "SpreadGroups" >> beam.Reshuffle()
+    documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda ledger: ledger.documents))
+    path = (
+      groups
+      | "WriteSamples" >> beam.Map(lambda group, documents: write_sample(config, group, documents), documents=documents)
+      | "GatherSamples" >> beam.combiners.ToList()
+      | "TrainCentroids" >> beam.Map(lambda samples: train(config, samples))
+    )
+    for iteration in range(1, config.scorer.config.lloyd_iterations + 1):
+      path = self._iterate(groups, path, iteration)
+    return path
+
+  def _iterate(self, groups: Any, path: Any, iteration: int):
+    config, before = self._config, beam.pvalue.AsSingleton(path)
+    merged = (
+      groups
+      | f"Assign{iteration}" >> beam.Map(lambda group, before: sum_group(config, group, before), before=before)
+      | f"GroupSums{iteration}" >> beam.GroupByKey()
+      | f"MergeSums{iteration}" >> beam.MapTuple(lambda _, paths: merge_sums(config, paths))
+      | f"GatherSums{iteration}" >> beam.combiners.ToList()
+    )
+    return merged | f"Move{iteration}" >> beam.Map(
+      lambda paths, before: move_centroids(config, iteration, before, paths), before=before
+    )
+
+
+class Diagnose(beam.PTransform):
+  """PCollection[stores.Ledger] (one element: the clusters are complete) -> the same, when their figures are written."""
+
+  def __init__(self, config: ClusteringConfig):
+    super().__init__()
+    self._config = config
+
+  def expand(self, ledger: Any):
+    config = self._config
+    written = (
+      ledger
+      | "Shards" >> stripes.Spread(config.shards)
+      | "TallyShards" >> beam.Map(lambda shard: tally_shard(config, shard))
+      | "AddTallies" >> beam.CombineGlobally(add_tallies)
+      | "WriteDiagnostics" >> beam.Map(lambda tally_2K: write_diagnostics(config, tally_2K))
+      | "Written" >> beam.Map(lambda _: True)
+    )
+    return ledger | "WhenWritten" >> beam.Map(lambda ledger, _: ledger, beam.pvalue.AsSingleton(written))
