@@ -17,7 +17,7 @@ NEEDED = ["--input=in", "--scores=scores", "--output=out", "--rate=0.2"]
 
 
 def test_the_papers_samplers_are_there():
-  """But for SemDeDup and Prototypes: random, density, five raters, five sizes and five checkpoints for perplexity."""
+  """But for SemDeDup: random, density, prototypes, five raters, five sizes and five checkpoints for perplexity."""
   scorers = [options.parse(flags.CURATE, [f"--recipe={path}", *NEEDED])[0] for path in PAPER]
   found = [(s.sampler or s.scorer, s.model) for s in scorers]
   sizes = ["small", "base", "large", "xl", "xxl"]
@@ -26,8 +26,8 @@ def test_the_papers_samplers_are_there():
   )
   perplexities = [model for sampler, model in found if sampler == "perplexity"]
   assert perplexities.count(None) == 5 and {f"google/t5-v1_1-{size}" for size in sizes} | {None} == set(perplexities)
-  assert [sampler for sampler, _ in found].count("random") == [sampler for sampler, _ in found].count("density") == 1
-  assert len(PAPER) == 17
+  assert all([sampler for sampler, _ in found].count(name) == 1 for name in ("random", "density", "prototypes"))
+  assert len(PAPER) == 18
 
 
 @pytest.mark.local_runner
@@ -41,6 +41,7 @@ def test_recipes_run_side_by_side(tmp_path, capsys):
     "ask_llm_small": ["--model=rater", "--prompt_file=prompt.txt", "--max_input_tokens=32"],
     "perplexity_small": ["--model=rater", "--max_input_tokens=40"],
     "density": ["--model=embedder", "--sketch_rows=20"],
+    "prototypes": ["--model=embedder", "--num_clusters=30"],
     "random": [],
   }
   (tmp_path / "prompt.txt").write_text(corpora.PROMPT)
@@ -52,6 +53,8 @@ def test_recipes_run_side_by_side(tmp_path, capsys):
     "ask_llm_rater",
     "perplexity_rater",
     "density_embedder",
+    "prototypes_embedder",
+    "clusters_embedder",
     "random",
   }
   capsys.readouterr()
@@ -62,6 +65,7 @@ def test_recipes_run_side_by_side(tmp_path, capsys):
   assert len(scored) == 1
   assert {manifest["counts"]["selected"] for manifest in manifests.values()} == {round(0.2 * scored.pop())}
   assert manifests["density"]["request"]["method"] == "ips"
+  assert manifests["prototypes"]["request"]["method"] == "top_k"
   assert "--sketch_rows=20" in manifests["density"]["command"]
   assert not any("recipe" in argument for manifest in manifests.values() for argument in manifest["command"])
 
