@@ -20,6 +20,8 @@ _MAX_NUMBERS = 1 << 30
 _SEEDING_POINTS = 16  # a centroid
 _MOST_AT_ONCE = 512
 _TRIALS = 3
+_SEEDING_BATCH = 4_096
+_MOST_DECODED_BYTES = 2 << 30
 _BATCH, _BATCH_NUMBERS = 1_024, 1 << 24
 _PAIRS = 128  # as many as float64 rows of 768 dimensions stay in a cache
 _UNIT = 2.0**-24  # of sums: all that float16 holds of a unit vector, and float64 adds 2^29 of them up exactly
@@ -204,7 +206,8 @@ class Sums:
 def train(sample_ND: np.ndarray, config: KMeansConfig) -> Trained:
   """Centroids of a sample of unit vectors, float16 [N, D] in an order that follows from the corpus.
 
-  A function of both, on one machine. It holds faiss's batches beside the sample, and 16 points a centroid in float32.
+  A function of both, on one machine. It holds 16 points a centroid in float32 beside the sample, and the sample itself
+  up to 2 GB; a larger one faiss decodes batch by batch, which takes it a quarter longer and gives the same centroids.
   Raises WinnowError for too few points, and for one that is not finite or not of length 1.
   """
   import faiss  # which takes a while
@@ -220,8 +223,11 @@ def train(sample_ND: np.ndarray, config: KMeansConfig) -> Trained:
   clustering.niter, clustering.spherical = config.iterations, True
   clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, points  # no sample of the sample
   faiss.copy_array_to_vector(seeds_KD.ravel(), clustering.centroids)
-  codec = faiss.IndexScalarQuantizer(dimensions, faiss.ScalarQuantizer.QT_fp16)
-  clustering.train_encoded(sample_ND.view(np.uint8), codec, faiss.IndexFlatIP(dimensions))
+  if 4 * sample_ND.size <= _MOST_DECODED_BYTES:
+    clustering.train(sample_ND.astype(np.float32), faiss.IndexFlatIP(dimensions))
+  else:
+    codec = faiss.IndexScalarQuantizer(dimensions, faiss.ScalarQuantizer.QT_fp16)
+    clustering.train_encoded(sample_ND.view(np.uint8), codec, faiss.IndexFlatIP(dimensions))
   found_KD = faiss.vector_to_array(clustering.centroids).reshape(config.clusters, dimensions).astype(np.float64)
   has_direction_K = np.abs(np.linalg.norm(found_KD, axis=1) - 1) < _SLACK
   centroids_KD = _unit(np.where(has_direction_K[:, None], found_KD, seeds_KD))
@@ -270,8 +276,8 @@ def choose_seeds(sample_ND: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 def _potentials(points_SD: np.ndarray, candidates_CD: np.ndarray, distances_S: np.ndarray) -> np.ndarray:
   """What the inertia would be with each candidate as one more seed: float64 [C]."""
   total_C = np.zeros(len(candidates_CD))
-  for start in range(0, len(points_SD), _BATCH):
-    batch = slice(start, start + _BATCH)
+  for start in range(0, len(points_SD), _SEEDING_BATCH):
+    batch = slice(start, start + _SEEDING_BATCH)
     chords_BC = 1 - points_SD[batch] @ candidates_CD.T
     total_C += np.minimum(chords_BC, distances_S[batch, None]).sum(axis=0)
   return total_C
@@ -280,8 +286,8 @@ def _potentials(points_SD: np.ndarray, candidates_CD: np.ndarray, distances_S: n
 def _nearest(points_SD: np.ndarray, seeds_CD: np.ndarray, distances_S: np.ndarray) -> np.ndarray:
   """1 - cosine to the nearest seed, these and those before: float64 [S]."""
   found_S = np.empty(len(points_SD))
-  for start in range(0, len(points_SD), _BATCH):
-    found_S[start : start + _BATCH] = 1 - (points_SD[start : start + _BATCH] @ seeds_CD.T).max(axis=1)
+  for start in range(0, len(points_SD), _SEEDING_BATCH):
+    found_S[start : start + _SEEDING_BATCH] = 1 - (points_SD[start : start + _SEEDING_BATCH] @ seeds_CD.T).max(axis=1)
   return np.clip(found_S, 0, distances_S)
 
 

@@ -143,6 +143,13 @@ def test_inertia_is_as_low_as_that_of_faiss(seed):
   np.testing.assert_allclose(np.linalg.norm(found.centroids_KD, axis=1), 1, atol=1e-6)
 
 
+def test_a_large_sample_is_trained_on_as_it_is_kept(trained, monkeypatch):
+  """Kills: another result where there is no room for float32."""
+  monkeypatch.setattr(kmeans, "_MOST_DECODED_BYTES", 0)
+  again = kmeans.train(mixture(4_000), kmeans.KMeansConfig(clusters=50, iterations=12))
+  np.testing.assert_array_equal(again.centroids_KD, trained.centroids_KD)
+
+
 def test_seeds_find_the_small_clusters():
   """Kills: seeds drawn evenly, which leave half of the 59 clusters out that have a fifth of the points together."""
   generator = np.random.default_rng(0)
