@@ -64,8 +64,11 @@ class Row(NamedTuple):
 def read(folder: pathlib.Path, chosen: Iterable[Any], sample_of: Callable[[Any], str]) -> list[Row]:
   """Rows in the order of the runs, (sampler, rate, seed) each; `sample_of` says which sample one was trained on."""
   evaluated = json.loads((folder / "evaluation/evaluation.json").read_text())["models"]
-  nll = {model["run"]: {name: of["nll_per_token"] for name, of in model["corpora"].items()} for model in evaluated}
-  corpora = [name for name in next(iter(nll.values())) if name != ALL]
+  nll = {
+    model["run"]: {_short(name): of["nll_per_token"] for name, of in model["corpora"].items() if name != ALL}
+    for model in evaluated
+  }
+  corpora = list(next(iter(nll.values())))
   vocabulary = Vocabulary((folder / "spiece.model").read_bytes())
   of_row = collections.defaultdict(list)
   for run in chosen:
@@ -144,6 +147,11 @@ def paint(rows: Sequence[Row], path: pathlib.Path) -> None:
 def _interval(mean: Mean) -> tuple[float, float]:
   half = 0.0 if math.isnan(mean.half_width) else mean.half_width
   return math.exp(mean.value - half), math.exp(mean.value + half)
+
+
+def _short(corpus_name: str) -> str:
+  """As the corpus calls it what an evaluation calls by folder and file."""
+  return corpus_name.removeprefix("held_out_").removesuffix("_json_gz")
 
 
 def _name(run: tuple[str, int, int]) -> str:
