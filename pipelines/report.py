@@ -30,6 +30,7 @@ FIGURES = (
 )
 # Control characters, which a page may not hold, as the pictures of them that Unicode has; not tab and newline. And what
 # would show letters in another order than that in which they stand.
+_NAMED = 3  # scorers, in the title
 _PICTURES: dict[int, int] = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 _PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 
@@ -113,7 +114,7 @@ def render(sources: Sources, figures: dict[str, Figure], documents: tuple[int, i
     length_chart = markupsafe.Markup(drawn)
   of_all = "all" if documents[0] == documents[1] else f"{documents[0]:,} of the"
   return template.render(
-    title=shown(f"Winnow: {', '.join(sources.scorers)}"),
+    title=shown(f"Winnow: {_title(sources)}"),
     sampled=f"Kendall's τ and quantiles are those of {of_all} {documents[1]:,} documents.",
     figures=figures,
     left_out=sources.left_out,
@@ -136,6 +137,11 @@ def shown(value: Any) -> str:
   if isinstance(value, int):
     return f"{value:,}"
   return str(value).encode("utf-8", "replace").decode().translate(_PICTURES)
+
+
+def _title(sources: Sources) -> str:
+  names = list(sources.scorers)
+  return ", ".join(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
 def _chart(

@@ -101,6 +101,9 @@ def find(namespace: argparse.Namespace) -> Sources:
     told = f" ({'; '.join(left_out)})" if left_out else ""
     raise WinnowError(f"--scores={namespace.scores} has no complete store of scores{told}; run winnow score first")
   left_out += [f"{name} is of another corpus" for name in complete if name not in named]
+  if scored := [name for name in named if complete[name].scorer != stores.COUNT]:  # else its outputs are told of alone
+    left_out += [f"{name} holds a count and no scores" for name in named if name not in scored]
+    named = scored
   sizes = {name: _model_bytes(complete[name]) for name in named}
   raters = sorted((name for name in named if complete[name].scorer == flags.ASK_LLM), key=lambda n: (sizes[n], n))
   scorers = {name: complete[name] for name in [*raters, *(name for name in named if name not in raters)]}

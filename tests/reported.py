@@ -15,7 +15,7 @@ HOSTILE = (
   "\x01 \u202e {{ 7 * 7 }} $x^2$"
 )
 OUTPUTS = {
-  "best": ["--sampler=ask_llm", "--name=large", "--rate=0.2"],
+  "best": ["--sampler=ask_llm", "--name=large", "--rate=0.2", f"--tfds_data_dir={'unbroken' * 8}"],
   "rest": [],  # what `best` rejects
   "sparse": ["--sampler=density", "--num_examples=60", "--output_format=jsonl"],
   "few": ["--sampler=ask_llm", "--name=small", "--group_by=domain", "--group_max=2", "--output_format=parquet"],

@@ -250,7 +250,7 @@ def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):
 
 
 def test_stores_that_are_not_complete_or_of_another_corpus_are_left_out(made, tmp_path, capsys):
-  """Kills the mutants: rows of two corpora side by side; one of them taken by chance."""
+  """Kills the mutants: rows of two corpora side by side; one of them taken by chance; a count for a score of 0."""
   for name in ("scores", "best", "corpus"):
     shutil.copytree(made / name, tmp_path / name)
   command = ["report", "--scores=scores", "--report=page", "--direct_num_workers=1"]
@@ -258,10 +258,14 @@ def test_stores_that_are_not_complete_or_of_another_corpus_are_left_out(made, tm
   score = ["score", "--scorer=density", *other, "--scores=scores", "--name=other", "--sketch_rows=9"]
   assert run_in(tmp_path, [*score, "--max_bad_fraction=0.1", "--embedding_name=two", "--direct_num_workers=1"]) == 0
   (tmp_path / "scores/small/summary.json").unlink()
+  counting = [f"--input={tmp_path}/corpus/*.jsonl", "--scores=scores", "--max_bad_fraction=0.1"]
+  drawing = ["curate", "--sampler=random", *counting, "--rate=0.3", "--output=counted", "--direct_num_workers=1"]
+  assert run_in(tmp_path, drawing) == 0
   capsys.readouterr()
   assert run_in(tmp_path, command) == 2
-  assert "has stores of several corpora (density, large | other)" in capsys.readouterr().err
-  assert run_in(tmp_path, [*command, "--output=best"]) == 0
+  assert "has stores of several corpora (density, large, random | other)" in capsys.readouterr().err
+  assert run_in(tmp_path, [*command, "--output=best,counted"]) == 0
   page = (tmp_path / "page/report.html").read_text()
   assert "small is not complete" in page and "other is of another corpus" in page and "two holds embeddings" in page
+  assert "random holds a count and no scores" in page
   assert [row["scorer"] for row in read(tmp_path, "tau")] == ["large", "density"]
