@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from pipelines import flags
+from pipelines.flag import GROUPS, Flag
 
 FOLDER = pathlib.Path(__file__).parent
 TEMPLATES = (flags.EMBED, flags.CLUSTER, flags.SCORE, flags.SAMPLE, flags.CURATE)
@@ -18,7 +19,7 @@ _OF_A_TERMINAL = ("estimate",)  # a launcher that starts no job has failed
 def metadata(command: str) -> dict[str, Any]:
   """A command as google.dataflow.v1beta3.TemplateMetadata in JSON."""
   known = [flag for flag in flags.FLAGS if command in flag.commands and flag.name not in _OF_A_TERMINAL]
-  in_order = [flag for group in flags.GROUPS for flag in known if flag.group == group]
+  in_order = [flag for group in GROUPS for flag in known if flag.group == group]
   names = {flag.name for flag in known}
   return {
     "name": f"Winnow: {command}",
@@ -27,7 +28,7 @@ def metadata(command: str) -> dict[str, Any]:
   }
 
 
-def parameter(flag: flags.Flag, command: str, has_scorer: bool) -> dict[str, Any]:
+def parameter(flag: Flag, command: str, has_scorer: bool) -> dict[str, Any]:
   """One flag as google.dataflow.v1beta3.ParameterMetadata in JSON."""
   found: dict[str, Any] = {
     "name": flag.name,
@@ -48,7 +49,7 @@ def parameter(flag: flags.Flag, command: str, has_scorer: bool) -> dict[str, Any
   return found
 
 
-def _type(flag: flags.Flag, command: str) -> str:
+def _type(flag: Flag, command: str) -> str:
   if flag.choices:
     return "ENUM"
   if flag.name in _FOLDERS:

@@ -4,10 +4,8 @@ Not PipelineOptions subclasses: two of those that share a flag break every pipel
 one ends unrelated pipelines, and a misspelt flag is only a warning there.
 """
 
-import dataclasses
-from typing import Any
-
 from pipelines import accelerators, formats
+from pipelines.flag import Flag
 
 EMBED, CLUSTER, SCORE, SAMPLE, CURATE, DEMO = "embed", "cluster", "score", "sample", "curate", "demo"
 STATUS, VERIFY, EXPLAIN, REPORT, EVALUATE = "status", "verify", "explain", "report", "evaluate"
@@ -32,78 +30,8 @@ ASK_LLM, PERPLEXITY, DENSITY, PROTOTYPES, RANDOM = "ask_llm", "perplexity", "den
 OF_EMBEDDINGS, _CLUSTERING = (DENSITY, PROTOTYPES), (CLUSTER, SCORE, CURATE)
 _SCORERS = (ASK_LLM, PERPLEXITY, DENSITY, PROTOTYPES)
 DOMAIN = "domain"
-
-# In the order in which --help and a console show them.
-GROUPS = {
-  "What to look at": ("folder", "document"),
-  "Report": ("report",),
-  "Recipe": ("recipe",),
-  "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
-  "Store": ("scores", "name", "embedding_name", "overwrite"),
-  "Scorer": (
-    *("scorer", "model", "models", "vocabulary", "prompt_file", "yes_token", "objective", "mask_seed"),
-    *("max_input_tokens", "batch_tokens", "dtype", "devices_per_model"),
-    *("embeddings", "embedding_dtype", "accelerator", "estimate"),
-  ),
-  "Density": (
-    *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
-  ),
-  "Clusters": (*("clusters", "num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed"),),
-  "Sample": (
-    *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold"),
-    *("percentile_range", "seed", "group_by", "group_rate", "group_max"),
-    *("output", "output_format", "num_shards", "rejected"),
-  ),
-}
 _BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
 _RATE = r"0?\.\d+|1(\.0*)?"
-
-
-@dataclasses.dataclass(frozen=True)
-class Flag:
-  """One flag: the commands that have it, its help, and how its value is read."""
-
-  name: str
-  commands: tuple[str, ...]
-  help: str
-  type: Any = str
-  default: Any = None
-  choices: tuple[str, ...] | None = None
-  scorers: tuple[str, ...] = ()
-  """Those that it means anything to; none: all."""
-  required: tuple[str, ...] = ()
-  """The commands that cannot do without it."""
-  pattern: str | None = None
-  """What a console takes for it: a regular expression of the whole value, where workers are other machines."""
-
-  positional: bool = False
-  """Given by its place alone, without its name."""
-
-  @property
-  def group(self) -> str:
-    return next(group for group, names in GROUPS.items() if self.name in names)
-
-  def is_given(self, value: Any) -> bool:
-    """Tells whether a value says more than the default does."""
-    return bool(value) if self.type is bool else value is not None and value != self.default
-
-  def add_to(self, parser: Any) -> None:
-    if self.type is bool:
-      parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
-      return
-    if self.positional:
-      parser.add_argument(self.name, metavar=self.name.upper(), help=self.help)
-      return
-    shown = "" if self.default is None else f" (default: {self.default})"
-    parser.add_argument(
-      f"--{self.name}",
-      type=self.type,
-      default=self.default,
-      choices=self.choices,
-      metavar=None if self.choices else self.name.upper(),
-      help=(self.help + shown).replace("%", "%%"),
-    )
-
 
 FLAGS = (
   Flag("folder", (STATUS, VERIFY), "a score store or a folder of them (status), an output (verify)", positional=True),

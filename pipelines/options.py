@@ -7,7 +7,8 @@ from typing import NoReturn
 
 from curation.errors import WinnowError
 from pipelines import storage
-from pipelines.flags import COMMANDS, FLAGS, GROUPS, Flag
+from pipelines.flag import GROUPS, Flag
+from pipelines.flags import COMMANDS, FLAGS
 
 _MAX_RECIPE_BYTES = 1 << 16
 _OF_THE_RUN = ("recipe", "accelerator", "estimate", "overwrite")  # no part of the request
