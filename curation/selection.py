@@ -22,6 +22,7 @@ METHODS_OF = {
   "ask_llm": ("top_k", "bottom_k", "threshold"),
   "perplexity": ("top_k", "bottom_k", "threshold"),
   "density": ("ips", "top_k", "bottom_k", "threshold"),
+  "semdedup": ("top_k", "bottom_k", "threshold"),
   "prototypes": ("top_k", "bottom_k", "threshold"),
 }
 _AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")

@@ -18,7 +18,9 @@ GROUPS = {
   "Density": (
     *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
   ),
-  "Clusters": (*("clusters", "num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed"),),
+  "Clusters": (
+    *("clusters", "num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed", "keep"),
+  ),
   "Sample": (
     *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold"),
     *("percentile_range", "seed", "group_by", "group_rate", "group_max"),

@@ -26,9 +26,10 @@ _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE
 _CORPUS, _OBJECTIVE = (*_READING, EVALUATE), (*_SCORING, EVALUATE)
 _MODEL = (EMBED, SCORE, CURATE)
 _ENGINE = (*_MODEL, EVALUATE)
-ASK_LLM, PERPLEXITY, DENSITY, PROTOTYPES, RANDOM = "ask_llm", "perplexity", "density", "prototypes", "random"
-OF_EMBEDDINGS, _CLUSTERING = (DENSITY, PROTOTYPES), (CLUSTER, SCORE, CURATE)
-_SCORERS = (ASK_LLM, PERPLEXITY, DENSITY, PROTOTYPES)
+ASK_LLM, PERPLEXITY, DENSITY, RANDOM = "ask_llm", "perplexity", "density", "random"
+SEMDEDUP, PROTOTYPES = OF_CLUSTERS = "semdedup", "prototypes"
+OF_EMBEDDINGS, _CLUSTERING = (DENSITY, *OF_CLUSTERS), (CLUSTER, SCORE, CURATE)
+_SCORERS = (ASK_LLM, PERPLEXITY, *OF_EMBEDDINGS)
 DOMAIN = "domain"
 _BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
 _RATE = r"0?\.\d+|1(\.0*)?"
@@ -215,29 +216,43 @@ FLAGS = (
     "clusters",
     _CLUSTERING,
     "the store of clusters, which is made where it is missing (default: clusters_MODEL beside the embeddings)",
-    scorers=(PROTOTYPES,),
+    scorers=OF_CLUSTERS,
     pattern=_BUCKET,
   ),
-  Flag("num_clusters", _CLUSTERING, "clusters, k", type=int, default=10_000, scorers=(PROTOTYPES,)),
+  Flag("num_clusters", _CLUSTERING, "clusters, k", type=int, default=10_000, scorers=OF_CLUSTERS),
   Flag(
     "kmeans_sample",
     _CLUSTERING,
     "documents a cluster, of the sample that centroids are trained on by one worker, in its memory",
     type=int,
     default=256,
-    scorers=(PROTOTYPES,),
+    scorers=OF_CLUSTERS,
   ),
-  Flag("kmeans_iterations", _CLUSTERING, "of k-means on the sample", type=int, default=20, scorers=(PROTOTYPES,)),
+  Flag("kmeans_iterations", _CLUSTERING, "of k-means on the sample", type=int, default=20, scorers=OF_CLUSTERS),
   Flag(
     "lloyd_iterations",
     _CLUSTERING,
     "further iterations of k-means, on all documents",
     type=int,
     default=0,
-    scorers=(PROTOTYPES,),
+    scorers=OF_CLUSTERS,
   ),
   Flag(
-    "kmeans_seed", _CLUSTERING, "draws the sample and the first centroids", type=int, default=0, scorers=(PROTOTYPES,)
+    "kmeans_seed",
+    _CLUSTERING,
+    "draws the sample and the first centroids, and settles SemDeDup's ties",
+    type=int,
+    default=0,
+    scorers=OF_CLUSTERS,
+  ),
+  Flag(
+    "keep",
+    _SCORING,
+    "which documents of a cluster SemDeDup ranks first, and so keeps of those that are alike: the nearest to the "
+    "centroid, the farthest, or any",
+    default="nearest",
+    choices=("nearest", "farthest", "random"),
+    scorers=(SEMDEDUP,),
   ),
   Flag("text_field", _CORPUS, "the field that holds the text", default="text"),
   Flag("url_field", _CORPUS, "the field that holds the url; may be absent", default="url"),

@@ -12,6 +12,8 @@ from curation.errors import WinnowError
 from pipelines import (
   blocks,
   clustering,
+  comparing,
+  comparison,
   embedding_files,
   flags,
   inputs,
@@ -183,8 +185,8 @@ def plan_named_scoring(
   """The job of a scoring command, in the store that its flags name. `corpus`: identified already; of texts alone."""
   if namespace.scorer == flags.DENSITY:
     return _plan_density(namespace, launcher, spare=spare)
-  if namespace.scorer == flags.PROTOTYPES:
-    return _plan_prototypes(namespace, launcher, spare=spare)
+  if namespace.scorer in flags.OF_CLUSTERS:
+    return _plan_by_clusters(namespace, launcher, spare=spare)
   scorer = of_model(namespace)
   _check_devices(namespace, launcher)
   name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
@@ -289,17 +291,24 @@ def _plan_clustering(
   return dataclasses.replace(job, centroids=centroids)
 
 
-def _plan_prototypes(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool) -> ScoringJob:
-  folder = _store_folder(namespace, "name", namespace.name or f"prototypes_{_embedder_name(namespace)}")
+def _plan_by_clusters(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool) -> ScoringJob:
+  folder = _store_folder(namespace, "name", namespace.name or f"{namespace.scorer}_{_embedder_name(namespace)}")
   embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True)
   embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype)
   clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, spare=True)
   if folder in (embedding.folder, clusters.folder):
     raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
   stored = sources.StoredBlocks(clusters.config.store)
-  scorer = scorers.Prototypes(stored)
+  scorer: scorers.Prototypes | scorers.SemDeDup = scorers.Prototypes(stored)
+  if namespace.scorer == flags.SEMDEDUP:
+    scorer = scorers.SemDeDup(stored, embeddings, namespace.keep, namespace.kmeans_seed)
   job = plan_scoring(namespace, launcher, scorer, folder, corpus=embedding.corpus, source=stored, spare=spare)
-  return dataclasses.replace(job, before=dataclasses.replace(clusters, before=embedding))
+  job = dataclasses.replace(job, before=dataclasses.replace(clusters, before=embedding))
+  if not isinstance(scorer, scorers.SemDeDup):
+    return job
+  compared = comparison.ComparingConfig(scorer, job.config.store, job.corpus.shards)
+  source = comparing.ComparedBlocks(stored.store, compared)
+  return dataclasses.replace(job, compared=compared, config=dataclasses.replace(job.config, source=source))
 
 
 def _embedder_name(namespace: argparse.Namespace) -> str:

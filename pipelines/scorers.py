@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from curation import kmeans
+from curation import kmeans, semdedup
 from pipelines import embedding_files, memory, model_scorers, sources, storage, stores
 from pipelines.scorer_protocol import Scorer, Scores
 
@@ -230,6 +230,42 @@ class Prototypes:
     return Scores(-prepared, None, 0, 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class SemDeDup:
+  """SemDeDup (paper B.3): what repeats a document that is ranked before it in its cluster is the worst, -cosine."""
+
+  reads: ClassVar[str] = "largest_cosine"
+  clusters: sources.StoredBlocks
+  embeddings: sources.StoredEmbeddings
+  keep: semdedup.Keep
+  seed: int
+
+  def checked(self) -> "SemDeDup":
+    return self
+
+  def engine(self) -> dict[str, Any]:
+    return _engine_of("clusters", self.clusters.store)
+
+  def request(self) -> dict[str, Any]:
+    clusters = self.clusters.store.fingerprint
+    return {"scorer": "semdedup", "clusters": clusters, "keep": self.keep, "seed": self.seed}
+
+  def load(self) -> "SemDeDup":
+    return self
+
+  def describe(self) -> dict[str, Any]:
+    return self.engine()
+
+  def warm_up(self) -> None:
+    """Needs nothing."""
+
+  def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy()
+
+  def run(self, prepared: np.ndarray) -> Scores:
+    return Scores(semdedup.to_scores(prepared), None, 0, 0)
+
+
 def _engine_of(name: str, store: stores.ScoreStore) -> dict[str, Any]:
   """What is known, once there is a store to read from, of how scores of what is in it are computed."""
   return {name: store.fingerprint_with_engine()} if storage.exists(store.engine_path) else {}
@@ -266,7 +302,7 @@ class Count:
     return Scores(np.zeros(prepared, np.float32), None, 0, 0)
 
 
-OF_STORED = (Density, Cluster, Prototypes)
+OF_STORED = (Density, Cluster, Prototypes, SemDeDup)
 """Those that read another store in place of texts."""
 
-Description = model_scorers.OfModel | MadeElsewhere | Density | Cluster | Prototypes | Count
+Description = model_scorers.OfModel | MadeElsewhere | Density | Cluster | Prototypes | SemDeDup | Count

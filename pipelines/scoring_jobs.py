@@ -12,6 +12,8 @@ from curation.errors import WinnowError
 from pipelines import (
   blocks,
   clustering,
+  comparing,
+  comparison,
   inputs,
   progress,
   requests,
@@ -56,8 +58,8 @@ class Corpus:
 class ScoringJob:
   """One store and what is to be done in it.
 
-  `before`: the job of the store that this one reads, if it may have to be made first; `sketch`, `centroids`: what is
-  made of all its embeddings for density scores, or for clusters.
+  `before`: the job of the store that this one reads, if it may have to be made first; `sketch`, `centroids`,
+  `compared`: what is made of all its embeddings for density scores, for clusters, or for SemDeDup scores.
   `overwrite`: what is there of another request goes when the job is claimed; and all of it if it is complete, so that a
   run with --overwrite that was killed goes on too, unless `spare`.
   """
@@ -72,6 +74,7 @@ class ScoringJob:
   before: "ScoringJob | None" = None
   sketch: sketching.SketchConfig | None = None
   centroids: clustering.ClusteringConfig | None = None
+  compared: comparison.ComparingConfig | None = None
 
   @property
   def folder(self) -> str:
@@ -161,6 +164,8 @@ class ScoringJob:
     if self.centroids is not None:
       centroids = dataclasses.replace(self.centroids, progress_address=address)
       after = after | "Train" >> clustering.Train(centroids)
+    if self.compared is not None:
+      after = after | "Compare" >> comparing.Compare(dataclasses.replace(self.compared, progress_address=address))
     waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
     divided = (divide(shards, parallelism, per_worker=4) for shards in (waiting, finished))
     ledger = after | label >> scoring.Score(config, *divided)
@@ -172,6 +177,8 @@ class ScoringJob:
     found: dict[str, int | None] = {} if self.sketch is None else {"sketch": stored}
     if self.centroids is not None:
       found |= clustering.stages(self.centroids, stored)
+    if self.compared is not None:
+      found |= {"move": stored, "compare": stored}
     return found | {self.config.stage: self.expected_documents()}
 
   @property

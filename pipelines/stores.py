@@ -12,6 +12,7 @@ SCORES/<name>/request.json                 what the store belongs to, written fi
               summary.json                 the ledger, written last: the store is complete
               sketch/                      what `sketching` makes from embeddings, for density scores
               centroids/                   what `clustering` makes from embeddings, for a clustering
+              compared/                    what `comparing` makes for SemDeDup scores, until the store is complete
 
 Scores of a shard carry fingerprints of what was asked about it and of the engine that answered: in the name of the
 folder of its blocks, in the footer of its Parquet file, in the ledger. So a run of another request that still writes
@@ -44,7 +45,7 @@ NUM_TOKENS = pa.field("num_tokens", pa.int32())
 DOMAIN = pa.field("domain", pa.string())
 _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
 INPUT_FILE = "input.json"
-SKETCH_FOLDER, CENTROIDS_FOLDER, WORK_FOLDER = "sketch", "centroids", "work"
+SKETCH_FOLDER, CENTROIDS_FOLDER, WORK_FOLDER, COMPARED_FOLDER = "sketch", "centroids", "work", "compared"
 _BATCH_ROWS = 1 << 18
 _COUNTS = {"read": int, "scored": int, "bad": int, "num_tokens": int | None, "text_bytes": int, "reasons": dict}
 _LEDGER = _COUNTS | {"fingerprint": str, "engine": str, "shards": list}
@@ -238,7 +239,7 @@ class ScoreStore:
   def clear(self) -> None:
     """Removes what the store holds, the summary first, the request last: what is left is of that request."""
     storage.delete([self.summary_path])
-    for folder in ("blocks", "shards", "dead_letter", SKETCH_FOLDER, CENTROIDS_FOLDER):
+    for folder in ("blocks", "shards", "dead_letter", SKETCH_FOLDER, CENTROIDS_FOLDER, COMPARED_FOLDER):
       storage.delete_folder(storage.join(self.folder, folder))
     storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
 
@@ -273,8 +274,8 @@ class ScoreStore:
     is_ours_still = requests.holds(self.request_path, self.fingerprint)
     # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
     if not is_ours_still or (not keep_engine and storage.exists(self.engine_path)):
-      storage.delete_folder(self.sketch_folder)
-      storage.delete_folder(self.centroids_folder)
+      for folder in (SKETCH_FOLDER, CENTROIDS_FOLDER, COMPARED_FOLDER):
+        storage.delete_folder(storage.join(self.folder, folder))
     if not keep_engine:
       storage.delete([self.engine_path])
     if not is_ours_still:
@@ -284,6 +285,7 @@ class ScoreStore:
     """Removes the block files that a complete store no longer needs: all, or other requests' where it keeps its own."""
     storage.delete_folder(storage.join(self.sketch_folder, WORK_FOLDER))
     storage.delete_folder(storage.join(self.centroids_folder, WORK_FOLDER))
+    storage.delete_folder(storage.join(self.folder, COMPARED_FOLDER))
     if not self.keeps_blocks:
       storage.delete_folder(self.blocks_folder)
       return

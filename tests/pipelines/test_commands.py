@@ -216,7 +216,7 @@ def sample(*flags: str) -> list[str]:
     (["--sampler=ask_llm", "--rate=0.5", "--name=two"], "has no store called two; it has: one"),
     (["--sampler=ask_llm", "--rate=0.5", "--num_shards=0"], "--num_shards=0"),
     (["--sampler=ask_llm", "--rate=0.5", "--input=in/0*"], "the input is not what"),
-    (["--sampler=semdedup", "--rate=0.5"], "invalid choice"),
+    (["--sampler=cosine", "--rate=0.5"], "invalid choice"),
     (["--sampler=ask_llm", "--rate=0.5", "--text_field=body"], "--text_field was settled"),
     (["--sampler=ask_llm", "--rate=0.5", "--output=prompt.txt"], "--output=prompt.txt is a file"),
   ],

@@ -17,7 +17,7 @@ NEEDED = ["--input=in", "--scores=scores", "--output=out", "--rate=0.2"]
 
 
 def test_the_papers_samplers_are_there():
-  """But for SemDeDup: random, density, prototypes, five raters, five sizes and five checkpoints for perplexity."""
+  """Random, density, SemDeDup, prototypes, five raters, five sizes and five checkpoints for perplexity."""
   scorers = [options.parse(flags.CURATE, [f"--recipe={path}", *NEEDED])[0] for path in PAPER]
   found = [(s.sampler or s.scorer, s.model) for s in scorers]
   sizes = ["small", "base", "large", "xl", "xxl"]
@@ -26,8 +26,9 @@ def test_the_papers_samplers_are_there():
   )
   perplexities = [model for sampler, model in found if sampler == "perplexity"]
   assert perplexities.count(None) == 5 and {f"google/t5-v1_1-{size}" for size in sizes} | {None} == set(perplexities)
-  assert all([sampler for sampler, _ in found].count(name) == 1 for name in ("random", "density", "prototypes"))
-  assert len(PAPER) == 18
+  once = ("random", "density", "semdedup", "prototypes")
+  assert all([sampler for sampler, _ in found].count(name) == 1 for name in once)
+  assert len(PAPER) == 19
 
 
 @pytest.mark.local_runner
@@ -41,6 +42,7 @@ def test_recipes_run_side_by_side(tmp_path, capsys):
     "ask_llm_small": ["--model=rater", "--prompt_file=prompt.txt", "--max_input_tokens=32"],
     "perplexity_small": ["--model=rater", "--max_input_tokens=40"],
     "density": ["--model=embedder", "--sketch_rows=20"],
+    "semdedup": ["--model=embedder", "--num_clusters=30"],
     "prototypes": ["--model=embedder", "--num_clusters=30"],
     "random": [],
   }
@@ -53,6 +55,7 @@ def test_recipes_run_side_by_side(tmp_path, capsys):
     "ask_llm_rater",
     "perplexity_rater",
     "density_embedder",
+    "semdedup_embedder",
     "prototypes_embedder",
     "clusters_embedder",
     "random",

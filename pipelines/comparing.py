@@ -1,0 +1,324 @@
+"""SemDeDup as Beam passes: each document's largest cosine to one ranked before it in its cluster (paper B.3).
+
+Embeddings are put in order by cluster and rank once, through sorted runs on storage (`runs`): a fixed group of blocks
+becomes a run by part of the clusters, and each part the merge of its ranges. There a tile is a range of a file, which
+any worker reads alone. So the tile pairs of all clusters are shared out by number (`cluster_tiles`), a giant cluster's
+to as many workers as there are shares; a share's largest cosines are made durable, and combined by their maximum. They
+go back to their shards as runs again. What crosses Beam's shuffle is numbers of groups, parts, shares and shards.
+
+STORE/compared/<fingerprint>/moved/<group>.run       by part: order S16; record: shard uint32, row uint64, embedding
+                             parts/<part>.run        the same by tile
+                             largest/<share>         float32 of the documents of a share's tiles, in order
+                             returned/<span>.run     by shard: row; record: largest cosine, float32
+                             cosines/<shard>         float32 of each row of the shard, NaN of bad ones
+
+All of it is checked before it is taken, made again where it is damaged, and removed when the store is complete.
+Legend: N documents, D dimensions, R documents of a tile; a span is consecutive tiles of a part.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from curation import cluster_tiles, hashing, semdedup
+from curation.errors import WinnowError
+from pipelines import (
+  array_files,
+  blocks,
+  clustering,
+  memory,
+  merging,
+  prefetch,
+  progress,
+  run_files,
+  runs,
+  scorers,
+  sketching,
+  sources,
+  storage,
+  stores,
+)
+from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
+
+_HELD_TILES = 8
+_RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each, little is read
+_TILE_BYTES = 2 << 20
+_NO_BATCH = np.empty(0, "S16"), pa.array([], pa.large_binary())
+_IDENTITY = np.dtype([("shard", "<u4"), ("row", "<u8")])
+# A process works on one share at a time, whose products use all cores.
+_TURN = threading.Lock()
+
+
+def is_compared(config: ComparingConfig) -> bool:
+  """Tells whether the cosines of all shards are on record."""
+  work = Work.of(config)
+  return all(work.has_array(work.cosines_path(shard)) for shard in config.shards)
+
+
+def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
+  """Sorts the embeddings of a group of blocks by part, cluster and rank into a run; returns their number."""
+  work = Work.of(config)
+  memory.use_lean_arrow_pool()
+  memory.return_large_arrays()
+  path = work.path("moved", f"{numbered.number:05d}.run")
+  if work.is_whole_run(path):
+    return 0
+  moved = 0
+  with storage.create_file(path) as file, runs.RunWriter(num_shards=work.tiles.num_parts) as writer:
+    for clusters_N, key_N, record_N in prefetch.prefetch(_read_group(config, numbered.group), ahead=1):
+      writer.add(work.tiles.parts_of(clusters_N).astype(np.uint32), key_N, record_N)
+      progress.report(config.progress_address, stage="move", documents=len(key_N))
+      moved += len(key_N)
+    writer.finish(file, {})
+  return moved
+
+
+def _read_group(
+  config: ComparingConfig, group: sketching.Group
+) -> Iterator[tuple[np.ndarray, np.ndarray, pa.LargeBinaryArray]]:
+  """Clusters int32 [N], order S16 [N] and records of each block of a group."""
+  about = config.scorer
+  for place, first, stop in group.parts:
+    shard, wanted = config.shards[place], range(first, stop)
+    both = (stored.read(shard, wanted.__contains__) for stored in (about.embeddings, about.clusters))
+    for embedded, clustered in zip(*both, strict=True):
+      if embedded.documents is None or clustered.documents is None:
+        continue
+      rows_N = clustered.documents["row"].to_numpy()
+      if not np.array_equal(rows_N, embedded.documents["row"].to_numpy()):
+        raise WinnowError(
+          f"block {embedded.index} of {shard.name} has other documents in {about.clusters.store.folder} than in "
+          f"{about.embeddings.store.folder}: make the clusters again, with --overwrite"
+        )
+      if not len(rows_N):
+        continue
+      embeddings_ND = sources.embedding_array(embedded.documents["embedding"], about.embeddings.dtype)
+      clusters_N, cosines_N = (clustered.documents[name].to_numpy() for name in ("cluster", "cosine"))
+      hashes_N = hashing.hash_documents(semdedup.HASH_PURPOSE, about.seed, shard.name, rows_N)
+      key_N = cluster_tiles.order_keys(clusters_N, cosines_N, hashes_N, about.keep)
+      record_N = np.empty(len(rows_N), _record(embeddings_ND.shape[1] * embeddings_ND.itemsize))
+      record_N["shard"], record_N["row"] = place, rows_N
+      record_N["embedding"] = np.ascontiguousarray(embeddings_ND).view(record_N.dtype["embedding"])[:, 0]
+      yield clusters_N, key_N, _to_binary(record_N)
+
+
+def gather_part(config: ComparingConfig, part: int) -> int:
+  """Merges what all runs have of a part into a run by tile; returns the part's number."""
+  work = Work.of(config)
+  memory.use_lean_arrow_pool()
+  memory.return_large_arrays()
+  path, tiles = work.part_path(part), work.tiles.tiles_of_part(part)
+  if not work.is_whole_run(path):
+    with (
+      runs.opened(work.moved_paths(), buffer_bytes=_RANGE_BYTES) as readers,
+      storage.create_file(path) as file,
+    ):
+      run_files.write(file, {}, _by_tile(work, tiles, runs.merge_shard(readers, part)), len(tiles))
+  return part
+
+
+def _by_tile(work: Work, tiles: range, merged: Iterator[merging.Batch]) -> Iterator[Iterator[merging.Batch]]:
+  """Cuts the documents of consecutive tiles where tiles end."""
+  waiting: list[merging.Batch] = []
+  clusters = work.config.scorer.clusters.store
+
+  def take(tile: int) -> Iterator[merging.Batch]:
+    places = work.tiles.places(range(tile, tile + 1))
+    left, cluster = places.stop - places.start, work.tiles.cluster_of_tile(tile).to_bytes(4, "big")
+    while left:
+      key_N, record_N = waiting.pop() if waiting else next(merged, _NO_BATCH)
+      here = min(left, len(key_N))
+      if not here or {bytes(key[:4]).ljust(4, b"\0") for key in (key_N[0], key_N[here - 1])} != {cluster}:
+        raise of_other_clusters(storage.join(clusters.centroids_folder, clustering.DIAGNOSTICS_FILE))
+      if here < len(key_N):
+        waiting.append((key_N[here:], record_N[here:]))
+      left -= here
+      yield key_N[:here], record_N[:here]
+
+  return (take(tile) for tile in tiles)
+
+
+def compare_share(config: ComparingConfig, share: Share) -> Share:
+  """Makes durable the largest cosines that a share of a part's tile pairs gives its documents; returns the share."""
+  work = Work.of(config)
+  path = work.share_path(share)
+  if not work.has_array(path):
+    memory.return_large_arrays()
+    with _TURN, storage.open_input(work.part_path(share.part), buffer_bytes=_TILE_BYTES) as file:
+      reader = run_files.RunReader(file, work.part_path(share.part))
+      array_files.write(path, _largest_of(work, share, lambda tile: _read_tile(work, reader, share.part, tile)))
+  return share
+
+
+def _largest_of(work: Work, share: Share, load: Callable[[int], np.ndarray]) -> np.ndarray:
+  """The largest cosines of the documents of a share's tiles by its pairs alone: float32 [N]."""
+  pairs_X2 = work.tiles.pairs(share.start, share.stop)
+  first, last = int(pairs_X2[0, 0]), int(pairs_X2[-1, 0])
+  start = work.tiles.places(range(first, last + 1)).start
+  largest_N = np.full(work.tiles.places(range(first, last + 1)).stop - start, semdedup.NOTHING_BEFORE)
+  for block in range(first, last + 1, _HELD_TILES):  # an earlier tile, once it is there, serves as many as are held
+    some_X2 = pairs_X2[(pairs_X2[:, 0] >= block) & (pairs_X2[:, 0] < block + _HELD_TILES)]
+    held = {tile: load(tile) for tile in np.unique(some_X2[:, 0]).tolist()}
+    earlier, earlier_CD = -1, np.empty((0, 0), np.float32)
+    for tile, other in some_X2[np.lexsort((some_X2[:, 0], some_X2[:, 1]))].tolist():
+      if other != earlier:
+        earlier, earlier_CD = other, held[other] if other in held else load(other)
+      places = work.tiles.places(range(tile, tile + 1))
+      largest_R = largest_N[places.start - start : places.stop - start]
+      np.maximum(largest_R, semdedup.largest_cosines(held[tile], None if tile == other else earlier_CD), out=largest_R)
+      if tile == other:  # once for each document
+        progress.report(work.config.progress_address, stage="compare", documents=len(largest_R))
+  return largest_N
+
+
+def _read_tile(work: Work, reader: run_files.RunReader, part: int, tile: int) -> np.ndarray:
+  """A tile's embeddings as unit vectors: float32 [R, D]."""
+  record_R = _from_binary([record_N for _, record_N in reader.batches(tile - work.tiles.tiles_of_part(part).start)])
+  values = np.ascontiguousarray(record_R["embedding"]).view(work.config.scorer.embeddings.dtype)
+  return semdedup.unit_vectors(values.reshape(len(record_R), -1))
+
+
+def return_span(config: ComparingConfig, span: Span) -> Span:
+  """Combines what shares have found of consecutive tiles, into a run by shard and row; returns the span."""
+  work = Work.of(config)
+  memory.use_lean_arrow_pool()
+  memory.return_large_arrays()
+  path = work.span_path(span)
+  if work.is_whole_run(path):
+    return span
+  largest_N, tiles = _combined(work, span), work.tiles.tiles_of_part(span.part)
+  with (
+    storage.open_input(work.part_path(span.part), buffer_bytes=_TILE_BYTES) as source,
+    storage.create_file(path) as file,
+    runs.RunWriter(num_shards=len(config.shards)) as writer,
+  ):
+    reader, place = run_files.RunReader(source, work.part_path(span.part)), 0
+    for tile in range(span.start, span.stop):
+      for key_N, binary_N in reader.batches(tile - tiles.start):
+        record_N = _from_binary([binary_N])
+        cosines_N = np.ascontiguousarray(largest_N[place : place + len(key_N)])
+        writer.add(record_N["shard"].astype(np.uint32), record_N["row"].astype(np.uint64), _to_binary(cosines_N))
+        place += len(key_N)
+    writer.finish(file, {})
+  return span
+
+
+def _combined(work: Work, span: Span) -> np.ndarray:
+  """The largest cosines of the documents of a span: float32 [N]."""
+  places = work.tiles.places(range(span.start, span.stop))
+  largest_N = np.full(places.stop - places.start, semdedup.NOTHING_BEFORE)
+  pairs = range(work.tiles.first_pair(span.start), work.tiles.first_pair(span.stop))
+  for share in work.shares(pairs, span.part):
+    (found_N,) = array_files.read(work.share_path(share), 1)
+    of_share = work.tiles.pairs(share.start, share.stop)[[0, -1], 0]
+    theirs = work.tiles.places(range(int(of_share[0]), int(of_share[1]) + 1))
+    start, stop = max(places.start, theirs.start), min(places.stop, theirs.stop)
+    ours_N = largest_N[start - places.start : stop - places.start]
+    np.maximum(ours_N, found_N[start - theirs.start : stop - theirs.start], out=ours_N)
+  return largest_N
+
+
+def gather_shard(config: ComparingConfig, index: int) -> int:
+  """Gathers the largest cosines of a shard's documents; returns how many."""
+  work, shard = Work.of(config), config.shards[index]
+  summary, path = stores.read_summary(config.scorer.clusters.store, shard), work.cosines_path(shard)
+  if not work.has_array(path):
+    cosines_N = np.full(summary.read, np.nan, np.float32)
+    with runs.opened(map(work.span_path, work.spans()), buffer_bytes=_RANGE_BYTES) as readers:
+      for reader in readers:
+        for rows_N, record_N in reader.batches(index):
+          cosines_N[rows_N.astype(np.int64)] = np.frombuffer(run_files.content(record_N), np.float32)
+    if (found := int(np.count_nonzero(~np.isnan(cosines_N)))) != summary.scored:
+      raise WinnowError(
+        f"{found:,} of the {summary.scored:,} documents of {shard.name} have been compared; delete {work.folder} and "
+        "run the command again"
+      )
+    array_files.write(path, cosines_N)
+  return summary.scored
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedBlocks(sources.StoredBlocks):
+  """The blocks of a store of clusters with the largest cosine of each document, as `scorers.SemDeDup` reads it."""
+
+  config: ComparingConfig
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    work = Work.of(self.config)
+    (cosines_N,) = array_files.read(work.cosines_path(shard), 1)
+    for block in super().read(shard, want):
+      if block.documents is None:
+        yield block
+        continue
+      column = pa.array(cosines_N[block.documents["row"].to_numpy()])
+      yield dataclasses.replace(block, documents=block.documents.append_column(scorers.SemDeDup.reads, column))
+
+
+def _record(embedding_bytes: int) -> np.dtype:
+  return np.dtype([*_IDENTITY.descr, ("embedding", f"V{embedding_bytes}")])
+
+
+def _to_binary(record_N: np.ndarray) -> pa.LargeBinaryArray:
+  offsets = np.arange(len(record_N) + 1, dtype=np.int64) * record_N.itemsize
+  return pa.Array.from_buffers(
+    pa.large_binary(), len(record_N), [None, pa.py_buffer(offsets), pa.py_buffer(record_N.view(np.uint8))]
+  )
+
+
+def _from_binary(parts: list[pa.LargeBinaryArray]) -> np.ndarray:
+  """Records of consecutive batches, of which there is one at least."""
+  width = int(run_files.sizes(parts[0])[0])
+  dtype = _record(width - _IDENTITY.itemsize)
+  return np.concatenate([np.frombuffer(run_files.content(part_N), dtype) for part_N in parts])
+
+
+class Compare(beam.PTransform):
+  """PCollection[stores.Ledger] (one element: the clusters are complete) -> the same, when all cosines are on record."""
+
+  def __init__(self, config: ComparingConfig):
+    super().__init__()
+    self._config = config
+
+  def expand(self, ledger: Any):
+    config = self._config
+    # Nothing of what follows, where all is done.
+    missing = ledger | "Missing" >> beam.Filter(lambda _: not is_compared(config))
+    done = missing | "CountMissing" >> beam.combiners.Count.Globally()
+    for label, plan, work_on in (
+      ("MoveGroups", lambda work: work.groups(), move_group),
+      ("GatherParts", lambda work: range(work.tiles.num_parts), gather_part),
+      ("CompareShares", lambda work: work.all_shares(), compare_share),
+      ("ReturnSpans", lambda work: work.spans(), return_span),
+      ("GatherShards", lambda work: range(len(config.shards)), gather_shard),
+    ):
+      done = missing | label >> _Step(config, plan, work_on, done)
+    return ledger | "WhenCompared" >> beam.Map(lambda ledger, _: ledger, beam.pvalue.AsSingleton(done))
+
+
+class _Step(beam.PTransform):
+  """PCollection of one or none, after the number that is `before` -> PCollection[int]: of what is done, when all is."""
+
+  def __init__(
+    self,
+    config: ComparingConfig,
+    plan: Callable[[Work], Iterable[Any]],
+    work_on: Callable[[ComparingConfig, Any], Any],
+    before: Any,
+  ):
+    super().__init__()
+    self._config, self._plan, self._work_on, self._before = config, plan, work_on, before
+
+  def expand(self, missing: Any):
+    config, plan, work_on = self._config, self._plan, self._work_on
+    return (
+      missing
+      | "Plan" >> beam.FlatMap(lambda _, before: plan(Work.of(config)), before=beam.pvalue.AsSingleton(self._before))
+      | "Spread" >> beam.Reshuffle()
+      | "Do" >> beam.Map(lambda each: work_on(config, each))
+      | "Count" >> beam.combiners.Count.Globally()
+    )
