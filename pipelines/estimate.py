@@ -97,11 +97,14 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   if what_for in flags.OF_EMBEDDINGS:
     is_density = what_for == flags.DENSITY
     operations = (_sketch_flops if is_density else _cluster_flops)(namespace, documents.value)
+    if what_for == flags.SEMDEDUP:
+      operations += _pair_flops(namespace, documents.value)
     # Its own workers have other cores than this machine where those of the model have an accelerator.
     products = operations / _product_flops() / 3600
     products *= 1.0 if speed.accelerator is None else _usable_cores() / speed.machine.vcpus
     of = "this machine" if speed.accelerator is None else f"one {speed.machine.name}"
     title = "the sketch" if is_density else "the clusters"
+    title += " and their pairs" if what_for == flags.SEMDEDUP else ""
     passes = "in two passes" if is_density else f"in {1 + namespace.lloyd_iterations} passes and on the sample"
     table.add_row(f"hours of {of} for {title} ({_DIMENSIONS} dimensions)", f"{products:,.2f}, {passes}")
   for count in workers:
@@ -229,6 +232,11 @@ def _cluster_flops(namespace: argparse.Namespace, documents: float) -> float:
   sample = min(documents, namespace.num_clusters * namespace.kmeans_sample)
   assigned = documents * (1 + namespace.lloyd_iterations) + sample * namespace.kmeans_iterations
   return assigned * 2 * _DIMENSIONS * namespace.num_clusters
+
+
+def _pair_flops(namespace: argparse.Namespace, documents: float) -> float:
+  """Every document beside those before it in clusters of one size, which is the least that there can be."""
+  return documents**2 / 2 / namespace.num_clusters * 2 * _DIMENSIONS
 
 
 def _product_flops() -> float:

@@ -86,6 +86,20 @@ def test_what_the_command_refuses_the_estimate_refuses(place, capsys):
   assert "--input=nowhere/* matches no file" in told and "nvidia-l4" in told
 
 
+def test_pairs_within_clusters_are_reckoned_with(tmp_path, monkeypatch, capsys):
+  """Kills the mutants: SemDeDup as cheap as prototypes; every pair twice."""
+  monkeypatch.setattr(estimate, "_product_flops", lambda: 1e6)
+  (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 4_000)
+  given = [f"--input={tmp_path}/a.jsonl", "--embeddings=a.npy", "--scores=s", "--num_clusters=2", "--estimate"]
+  hours = []
+  for scorer in ("prototypes", "semdedup"):
+    assert main.main(["score", f"--scorer={scorer}", *given]) == 0
+    (told,) = re.findall(r"for the clusters.* ([\d.,]+), in 1 passes", capsys.readouterr().out)
+    hours.append(float(told.replace(",", "")))
+  pairs = 4_000**2 / 2 / 2
+  assert hours[1] - hours[0] == pytest.approx(2 * 768 * pairs / 1e6 / 3600, abs=0.02)
+
+
 def test_operations_are_those_of_the_model(tmp_path):
   """Counted by XLA, with norms and softmax, for one layer and one head, as it counts the body of a loop once.
 
