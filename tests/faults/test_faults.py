@@ -40,7 +40,7 @@ def check(outcome: places.Outcome) -> None:
 @pytest.mark.parametrize("name", places.COMMANDS)
 def test_killed_at_random_moments(place, generator, name):
   """Kills the mutants: a file that is written in place; a bundle that is done because it was begun."""
-  check(faults.kills(place, name, 2, generator))
+  check(faults.kills(place, name, 1, generator))
 
 
 @pytest.mark.parametrize("name", ["score", "density", "sample"])
