@@ -68,8 +68,8 @@ bench: $(INSTALLED) ## Run the benchmarks, benchmarks/bench_*.py
 bench-peers: $(INSTALLED) $(PEERS) ## Score beside nano-askllm, transformers and CTranslate2 (a 2.5 GB download)
 	cd benchmarks && $(abspath $(BIN))/python -m peers.compare $(ARGS)
 
-data-efficiency: $(INSTALLED) ## Compare samplers by the tiny T5s that their samples train (over an hour); ARGS=--folder=RUN
-	cd benchmarks && $(abspath $(BIN))/python -m data_efficiency.experiment $(ARGS)
+data-efficiency: $(INSTALLED) ## Compare samplers by the tiny T5s that their samples train (over an hour) into ./data-efficiency
+	PYTHONPATH=.:benchmarks $(BIN)/python -m data_efficiency.experiment $(ARGS)
 
 # On this machine's documents, and on C4 where it is there.
 define train_demo_model

@@ -67,7 +67,7 @@ def _open(
   try:
     checkpoint_files(folder, vocabulary)
     config, tensors = _layout(folder).open_tensors(folder, dtype, encoder_only=encoder_only)
-    pieces = _read_vocabulary(spiece)
+    pieces = read_vocabulary(spiece)
   except OSError as error:
     raise _unreadable(folder, error) from error
   if len(pieces) > config.vocab_size:
@@ -112,7 +112,8 @@ def _unreadable(folder: str | Path, error: OSError) -> WinnowError:
   )
 
 
-def _read_vocabulary(path: Path) -> Vocabulary:
+def read_vocabulary(path: Path) -> Vocabulary:
+  """Reads a SentencePiece file; raises WinnowError for one that is none, or too large to be one, and OSError."""
   if path.stat().st_size > _MAX_VOCABULARY_BYTES:
     raise WinnowError(f"{path} is larger than {_MAX_VOCABULARY_BYTES >> 20} MiB, too large for a vocabulary.")
   return Vocabulary(path.read_bytes(), name=str(path))

@@ -261,8 +261,12 @@ def _refusal(error: Exception) -> str | None:
   return _last_line(error) if type(error).__module__.startswith("google.") else None
 
 
-def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None) -> int:
-  """Runs a command to its exit status; what is refused outside of `writing` left nothing behind."""
+def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None, *, goes_on: bool = True) -> int:
+  """Runs a command to its exit status; what is refused outside of `writing` left nothing behind.
+
+  `goes_on`: the same command goes on where this one is ended.
+  """
+  then = "; the same command goes on where it was" if goes_on else ""
   before = signal.signal(signal.SIGTERM, _terminate)
   try:
     command(sys.argv[1:] if argv is None else argv)
@@ -270,9 +274,9 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | 
   except JobError as error:
     status, told = FAILED, str(error)
   except Terminated:
-    status, told = TERMINATED, "terminated; the same command goes on where it was"
+    status, told = TERMINATED, f"terminated{then}"
   except KeyboardInterrupt:
-    status, told = INTERRUPTED, "interrupted; the same command goes on where it was"
+    status, told = INTERRUPTED, f"interrupted{then}"
   except Exception as error:
     if (refusal := _refusal(error)) is None:
       raise

@@ -12,7 +12,7 @@ runs a T5 over texts is in `pipelines.model_scorers`.
 
 import dataclasses
 import threading
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,32 +22,36 @@ from pipelines import embedding_files, memory, model_scorers, sources, storage, 
 from pipelines.scorer_protocol import Scorer, Scores
 
 
+class _Own:
+  """A description that is its own scorer: nothing is loaded, and nothing must happen first."""
+
+  def checked(self) -> Self:
+    return self
+
+  def engine(self) -> dict[str, Any]:
+    return {}
+
+  def load(self) -> Self:
+    return self
+
+  def describe(self) -> dict[str, Any]:
+    return self.engine()
+
+  def warm_up(self) -> None:
+    """Needs nothing."""
+
+
 @dataclasses.dataclass(frozen=True)
-class MadeElsewhere:
+class MadeElsewhere(_Own):
   """Keeps embeddings that come with the documents, as unit vectors."""
 
   reads: ClassVar[str] = stores.EMBEDDING
   files: dict[str, embedding_files.EmbeddingFile]
   embedding_dtype: str
 
-  def checked(self) -> "MadeElsewhere":
-    return self
-
-  def engine(self) -> dict[str, Any]:
-    return {}
-
   def request(self) -> dict[str, Any]:
     files = {shard: about.identity() for shard, about in self.files.items()}
     return {"scorer": stores.EMBED, "embeddings": files, "embedding_dtype": self.embedding_dtype}
-
-  def load(self) -> "MadeElsewhere":
-    return self
-
-  def describe(self) -> dict[str, Any]:
-    return {}
-
-  def warm_up(self) -> None:
-    """Needs nothing."""
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return sources.embedding_array(column, "float32")
@@ -199,29 +203,17 @@ class _ClusterScorer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prototypes:
+class Prototypes(_Own):
   """SSL Prototypes (paper B.4): what is least like the centroid of its cluster is the best, -cosine."""
 
   reads: ClassVar[str] = "cosine"
   clusters: sources.StoredBlocks
-
-  def checked(self) -> "Prototypes":
-    return self
 
   def engine(self) -> dict[str, Any]:
     return _engine_of("clusters", self.clusters.store)
 
   def request(self) -> dict[str, Any]:
     return {"scorer": "prototypes", "clusters": self.clusters.store.fingerprint}
-
-  def load(self) -> "Prototypes":
-    return self
-
-  def describe(self) -> dict[str, Any]:
-    return self.engine()
-
-  def warm_up(self) -> None:
-    """Needs nothing."""
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()
@@ -231,7 +223,7 @@ class Prototypes:
 
 
 @dataclasses.dataclass(frozen=True)
-class SemDeDup:
+class SemDeDup(_Own):
   """SemDeDup (paper B.3): what repeats a document that is ranked before it in its cluster is the worst, -cosine."""
 
   reads: ClassVar[str] = "largest_cosine"
@@ -240,24 +232,12 @@ class SemDeDup:
   keep: semdedup.Keep
   seed: int
 
-  def checked(self) -> "SemDeDup":
-    return self
-
   def engine(self) -> dict[str, Any]:
     return _engine_of("clusters", self.clusters.store)
 
   def request(self) -> dict[str, Any]:
     clusters = self.clusters.store.fingerprint
     return {"scorer": "semdedup", "clusters": clusters, "keep": self.keep, "seed": self.seed}
-
-  def load(self) -> "SemDeDup":
-    return self
-
-  def describe(self) -> dict[str, Any]:
-    return self.engine()
-
-  def warm_up(self) -> None:
-    """Needs nothing."""
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()
@@ -272,28 +252,13 @@ def _engine_of(name: str, store: stores.ScoreStore) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Count:
+class Count(_Own):
   """Scores nothing: finds out which documents there are, for random sampling without a score store (paper B.1)."""
 
   reads: ClassVar[str] = "text"
 
-  def checked(self) -> "Count":
-    return self
-
-  def engine(self) -> dict[str, Any]:
-    return {}
-
   def request(self) -> dict[str, Any]:
     return {"scorer": stores.COUNT}
-
-  def load(self) -> "Count":
-    return self
-
-  def describe(self) -> dict[str, Any]:
-    return {}
-
-  def warm_up(self) -> None:
-    """Needs nothing."""
 
   def prepare(self, texts: pa.ChunkedArray) -> int:
     return len(texts)

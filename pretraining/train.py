@@ -2,7 +2,8 @@
 
 For comparing samples, not for models that anybody uses: it reads what T5X reads, by the same seqio task, and runs the
 engine that scores. A step is a batch of T5's span corruption; the objective is the mean negative log-likelihood of a
-target token. The same sample, settings, versions and machine give the same weights.
+target token. The same sample, settings, versions and machine give the same weights. It is short, and does not go on
+after an end: checkpoints have no optimiser's state.
 
 Shape suffixes: B batch, L input positions, T target positions.
 """
@@ -71,7 +72,7 @@ class TrainBatch(NamedTuple):
 def batches(task: str, vocabulary: Vocabulary, config: TrainConfig) -> Iterator[TrainBatch]:
   """`config.steps` batches of a registered seqio task, whose data are repeated with new masks as often as it takes.
 
-  Both depend on the sample and `config.seed` alone. Raises WinnowError where the task has another vocabulary.
+  Both depend on the sample and `config.seed` alone. Raises WinnowError where the task's vocabulary has another size.
   """
   import seqio
 
@@ -151,7 +152,7 @@ def run(argv: Sequence[str]) -> None:
   parser = argparse.ArgumentParser(prog="python -m pretraining.train", description="Trains a small T5 on one machine.")
   parser.add_argument("output", metavar="OUTPUT", help="an output of winnow sample, local or gs://")
   parser.add_argument("--model_dir", required=True, help="a local folder, for checkpoint-STEP in Hugging Face's layout")
-  parser.add_argument("--vocabulary", required=True, help="a SentencePiece file with T5's conventions")
+  parser.add_argument("--vocabulary", required=True, help="a SentencePiece file with T5's conventions, local or gs://")
   for field in dataclasses.fields(TrainConfig):
     kind = int if field.name == "checkpoint_steps" else type(field.default)
     default = "the last step only" if field.default is None else f"{field.default:,}"
@@ -159,12 +160,17 @@ def run(argv: Sequence[str]) -> None:
   namespace = parser.parse_args(argv)
   config = TrainConfig(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(TrainConfig)})
   _check(config)
-  vocabulary = _read_vocabulary(namespace.vocabulary)
+  pieces = models.local_vocabulary(namespace.vocabulary)
+  assert pieces is not None  # for it was given
+  try:
+    vocabulary = checkpoints.read_vocabulary(pieces)
+  except OSError as error:
+    raise WinnowError(f"--vocabulary={namespace.vocabulary} cannot be read: {error.strerror}") from error
   span_corruption.check_sentinels(vocabulary, config.model(vocabulary).vocab_size, config.input_tokens)
   model_dir = pathlib.Path(inputs.absolute(namespace.model_dir))
   if any(model_dir.glob("checkpoint-*")):
     raise WinnowError(f"--model_dir={namespace.model_dir} has checkpoints: take another, or remove them")
-  task = _register(namespace.output, namespace.vocabulary)
+  task = _register(namespace.output, str(pieces))
   engine.enable_compilation_cache(models.cache_folder() / "programs")
   with launch.writing():
     model_dir.mkdir(parents=True, exist_ok=True)
@@ -187,13 +193,6 @@ def _check(config: TrainConfig) -> None:
     raise WinnowError("--learning_rate must be between 0 and 1, and --seed from 0 to 2,147,483,647")
 
 
-def _read_vocabulary(path: str) -> Vocabulary:
-  try:
-    return Vocabulary(pathlib.Path(path).read_bytes(), name=path)
-  except OSError as error:
-    raise WinnowError(f"--vocabulary={path} cannot be read: {error.strerror}") from error
-
-
 def _register(output: str, vocabulary: str) -> str:
   import seqio
 
@@ -209,7 +208,7 @@ def _register(output: str, vocabulary: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(run, argv)
+  return launch.run_command(run, argv, goes_on=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import pathlib
+from collections.abc import Callable
 
 import google_crc32c
 import numpy as np
@@ -58,6 +59,19 @@ def rows_of(shard: str, *, big_rows: int, small_rows: int) -> int:
 def url_of(shard: str, row: int) -> str:
   """Of some thirty domains, which have documents in all shards, some many and some few."""
   return f"http://{row % 3}.site{math.isqrt(row * 7919 % 1009)}.co.uk/{shard}/{row}"
+
+
+def write_with_embeddings(
+  folder: pathlib.Path, embed: Callable[[str, int], np.ndarray], *, big_rows: int, small_rows: int, bad_row: int
+) -> None:
+  """`write_corpus` in corpus/, and in made/ what `embed` gives by shard and rows, two of `a.jsonl` without use."""
+  write_corpus(folder / "corpus", big_rows=big_rows, small_rows=small_rows)
+  (folder / "made").mkdir()
+  for path in sorted((folder / "corpus").iterdir()):
+    points_ND = embed(path.name, rows_of(path.name, big_rows=big_rows, small_rows=small_rows))
+    if path.name == "a.jsonl":
+      points_ND[bad_row], points_ND[bad_row + 1, 3] = 0, np.nan
+    np.save(folder / "made" / f"{path.name}.npy", points_ND)
 
 
 def write_corpus(folder: pathlib.Path, *, big_rows: int, small_rows: int) -> Corpus:

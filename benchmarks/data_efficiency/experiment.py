@@ -1,4 +1,4 @@
-"""The paper's main experiment in miniature: `make data-efficiency`, or `python -m data_efficiency.experiment` here.
+"""The paper's main experiment in miniature: `make data-efficiency`.
 
 Which sample of a corpus makes the better T5, at equal compute? The corpus is scored by every sampler with the real
 commands and sampled at every rate; a tiny T5 is trained on each sample for the same number of steps; `winnow evaluate`
@@ -20,16 +20,15 @@ from typing import NamedTuple
 
 import common
 from data_efficiency import corpus, results
+from data_efficiency.results import ALL
 
 from curation import demo_embedder, demo_rater
 from pipelines import manifests
 
-ALL = "all"
 RATES = (20, 40, 60)
 SCORERS = ("density", "perplexity", "ask_llm")
 # What is drawn anew for each seed; of the others a seed changes the training alone.
 DRAWN = (ALL, "random", "density")
-PERPLEXITY_RATER = "rater"
 RATER_SEED = 1_000  # its sample and its training are none of those that are compared
 
 
@@ -151,36 +150,24 @@ def run_experiment(settings: Settings) -> None:
   draw(settings, rater)
   train_all(settings, [rater])
   model = f"{folder}/models/{rater.name}/checkpoint-{settings.steps}"
-  winnow(
-    settings,
-    "perplexity",
-    "score",
-    "--scorer=perplexity",
-    *scoring,
-    f"--model={model}",
-    "--name=perplexity_tiny",
-    "--max_input_tokens=128",
-  )
+  windows = "--max_input_tokens=128"  # as they are trained
+  how = ["--scorer=perplexity", f"--model={model}", windows, "--name=perplexity_tiny"]
+  winnow(settings, "perplexity", "score", *how, *scoring)
   chosen = runs(settings.seeds)
   for run in chosen:
     draw(settings, run)
   train_all(settings, chosen)
   held_out = ",".join(str(path) for path in sorted((folder / "held_out").iterdir()))
   trained = ",".join(f"{folder}/models/{run.name}/checkpoint-{settings.steps}" for run in chosen)
-  winnow(
-    settings,
-    "evaluate",
-    "evaluate",
-    f"--models={trained}",
-    f"--input={held_out}",
-    "--max_input_tokens=128",
-    f"--scores={folder}/evaluation",
-  )
+  where = [f"--input={held_out}", f"--scores={folder}/evaluation"]
+  winnow(settings, "evaluate", "evaluate", f"--models={trained}", windows, *where)
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--folder", type=pathlib.Path, required=True, help="where everything is kept")
+  parser.add_argument(
+    "--folder", type=pathlib.Path, default="data-efficiency", help="where everything is kept (default: %(default)s)"
+  )
   parser.add_argument("--steps", type=int, default=600)
   parser.add_argument("--batch_size", type=int, default=32)
   parser.add_argument("--seeds", type=int, default=3, help="trainings of each sample")

@@ -42,13 +42,7 @@ def make_embeddings(shard: str, rows: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp("clusters")
-  corpora.write_corpus(folder / "corpus", big_rows=BIG_ROWS, small_rows=SMALL_ROWS)
-  (folder / "made").mkdir()
-  for path in sorted((folder / "corpus").iterdir()):
-    points_ND = make_embeddings(path.name, corpora.rows_of(path.name, big_rows=BIG_ROWS, small_rows=SMALL_ROWS))
-    if path.name == "a.jsonl":
-      points_ND[700], points_ND[701, 3] = 0, np.nan
-    np.save(folder / "made" / f"{path.name}.npy", points_ND)
+  corpora.write_with_embeddings(folder, make_embeddings, big_rows=BIG_ROWS, small_rows=SMALL_ROWS, bad_row=700)
   return folder
 
 

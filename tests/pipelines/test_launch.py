@@ -347,3 +347,14 @@ def test_what_only_dataflow_has_is_refused_elsewhere(tmp_path, capsys):
   launcher = launch.Launcher([*DATAFLOW, "--setup_file=./setup.py"], "nvidia-l4")
   with pytest.raises(WinnowError, match="--devices_per_model=4 is more than the 1 of a worker"):
     launcher.hold_one_model(4)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_command_that_does_not_go_on_does_not_say_so(capsys, goes_on):
+  """Kills the mutant that promises it of every command: a training begins again."""
+
+  def interrupted(_):
+    raise KeyboardInterrupt
+
+  assert launch.run_command(interrupted, [], goes_on=goes_on) == launch.INTERRUPTED
+  assert ("goes on where it was" in capsys.readouterr().err) == goes_on
