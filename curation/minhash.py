@@ -7,9 +7,9 @@ with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman 2014, section 3
 signatures agree in enough places are joined, and of each connected component the first document is kept.
 
 A job over a corpus numbers its documents in their order, and needs no text after the first step: `signatures` of each
-block into a store, and (key, number) of its `band_keys` into a shuffle; a worker reads the signatures of what met in
-its buckets and gets `bucket_edges`; `components` of all workers' edges, pair by pair in a tree or all at once, since
-it gives edges again, at most one a document; then each block's `scores`.
+block; their `band_keys`, sorted, of which `meetings` picks those that more than one document has; `Buckets` joins
+those, once their signatures are there, to edges; and `components` of all edges, in parts and then together, since it
+gives edges again, at most one a document.
 
 Shape suffixes: N texts or documents, H hash functions, B bands, M members of buckets, E edges, C documents that are not
 the first of their component, U code points.
@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ _LARGEST = np.uint32(0xFFFFFFFF)
 _CODE_POINTS = 0x10000
 _MOST_HASHES = 4_096
 _MOST_COMPARED = 1_000  # 20 µs a document, where many meet in one bucket and no two have the same signature
+_MOST_EDGES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +136,66 @@ def components(edges_E2: np.ndarray) -> np.ndarray:
   return np.stack([numbers_N[others_C], numbers_N[firsts_N[others_C]]], axis=1)
 
 
-def scores(numbers_N: np.ndarray, components_C2: np.ndarray) -> np.ndarray:
-  """1 for documents to keep, 0 for each that is not the first of its component, by their numbers: float32 [N]."""
-  return np.where(np.isin(numbers_N, components_C2[:, 0]), np.float32(0), np.float32(1))
+def to_order(high_M: np.ndarray, low_M: np.ndarray) -> np.ndarray:
+  """What sorts by one number and then by another, both of 64 bits: S16 [M]."""
+  both_M2 = np.empty((len(high_M), 2), ">u8")
+  both_M2[:, 0], both_M2[:, 1] = high_M, low_M
+  return both_M2.reshape(-1).view("S16")
+
+
+def from_order(order_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The numbers that `to_order` was given, uint64 and int64 [M]."""
+  both_M2 = np.ascontiguousarray(order_M).view(">u8").reshape(-1, 2)
+  return both_M2[:, 0].astype(np.uint64), both_M2[:, 1].astype(np.int64)
+
+
+def meetings(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+  """Of keys and numbers (`to_order`) that come sorted in batches, those whose key is not theirs alone: S16 [M] each."""
+  last, has_met = np.empty(0, "S16"), False  # the last one so far may meet the next
+  for order_M in batches:
+    order_M = np.concatenate([last, order_M])
+    if not len(order_M):
+      continue
+    keys_M, _ = from_order(order_M)
+    is_as_next_M = np.append(keys_M[1:] == keys_M[:-1], False)
+    has_met_M = is_as_next_M | np.append(has_met, is_as_next_M[:-1])
+    last, has_met = order_M[-1:], bool(has_met_M[-1])
+    yield order_M[:-1][has_met_M[:-1]]
+  yield last if has_met else last[:0]
+
+
+class Buckets:
+  """Joins documents that met, whose keys, numbers and signatures come in batches, sorted by key and then by number.
+
+  Holds at most 1,000 members of the last bucket, and 16 bytes for each document that was joined.
+  """
+
+  def __init__(self, config: MinHashConfig):
+    self._config = config
+    self._keys_M, self._numbers_M = np.empty(0, np.uint64), np.empty(0, np.int64)
+    self._signatures_MH = np.empty((0, config.hashes), np.uint32)
+    self._edges: list[np.ndarray] = []
+
+  def add(self, keys_M: np.ndarray, numbers_M: np.ndarray, signatures_MH: np.ndarray) -> None:
+    from curation import minhash_loops
+
+    keys_M, numbers_M = np.concatenate([self._keys_M, keys_M]), np.concatenate([self._numbers_M, numbers_M])
+    signatures_MH = np.concatenate([self._signatures_MH, signatures_MH])
+    if not len(keys_M):
+      return
+    numbers_N, first_N, rows_M = np.unique(numbers_M, return_index=True, return_inverse=True)
+    edges_C2 = numbers_N[bucket_edges(keys_M, rows_M, signatures_MH[first_N], self._config)]
+    self._edges.append(edges_C2)
+    if sum(map(len, self._edges)) > max(_MOST_EDGES, 2 * len(self._edges[0])):
+      self._edges = [self.edges()]
+    # What of the last bucket the next members would still be compared with.
+    start = int(np.searchsorted(keys_M, keys_M[-1]))
+    last_M = start + minhash_loops.latest_different(signatures_MH[start:], _MOST_COMPARED)
+    self._keys_M, self._numbers_M, self._signatures_MH = keys_M[last_M], numbers_M[last_M], signatures_MH[last_M]
+
+  def edges(self) -> np.ndarray:
+    """As `components`, of all that was added: int64 [C, 2]."""
+    return components(np.concatenate([np.empty((0, 2), np.int64), *self._edges]))
 
 
 def near_copies(texts: Sequence[str], config: MinHashConfig | None = None) -> np.ndarray:

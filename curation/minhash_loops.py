@@ -142,3 +142,24 @@ def join_buckets(keys_M, rows_M, signatures_NH, needed, most_compared, parents_N
     start = stop
   for n in range(len(parents_N)):
     parents_N[n] = parents_N[parents_N[n]]
+
+
+@_compiled
+def latest_different(signatures_MH, most):
+  """The rows of one bucket, in order, that `join_buckets` would compare the next one with: int64, at most `most`."""
+  different = np.empty(most, np.int64)
+  found = 0
+  for m in range(len(signatures_MH)):
+    is_same = False
+    for other in different[: min(found, most)]:
+      is_same = True
+      for h in range(signatures_MH.shape[1]):
+        if signatures_MH[m, h] != signatures_MH[other, h]:
+          is_same = False
+          break
+      if is_same:
+        break
+    if not is_same:
+      different[found % most] = m
+      found += 1
+  return np.sort(different[: min(found, most)])

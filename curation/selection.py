@@ -24,6 +24,7 @@ METHODS_OF = {
   "density": ("ips", "top_k", "bottom_k", "threshold"),
   "semdedup": ("top_k", "bottom_k", "threshold"),
   "prototypes": ("top_k", "bottom_k", "threshold"),
+  "minhash": ("top_k", "bottom_k", "threshold"),
 }
 _AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")
 PASS_BITS = 16

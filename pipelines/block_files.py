@@ -31,7 +31,7 @@ def block_schema(*values: pa.Field) -> pa.Schema:
 
 BLOCK_SCHEMA = block_schema(stores.SCORE_FIELD)
 # Numbers that look random: compressing them takes more time than it saves, and a dictionary is of no use.
-_OF_EMBEDDINGS: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+_OF_KEPT_BLOCKS: dict[str, Any] = {"compression": "none", "use_dictionary": False}
 _NAMED_BAD = 3
 _CHECKING = 8  # files read at once, since each waits for a disk or a store
 
@@ -46,7 +46,7 @@ class BlockFile(NamedTuple):
 
 def write_block(store: stores.ScoreStore, shard: blocks.Shard, index: int, block: BlockFile, *, engine: str) -> None:
   """Makes a finished block durable: as block_schema, every row of it in order; bad rows have a reason."""
-  options = _OF_EMBEDDINGS if store.keeps_blocks else {}
+  options = _OF_KEPT_BLOCKS if store.keeps_blocks else {}
   path = store.block_path(shard, index, engine)
   with parquet_files.create(path, block.table.schema, **options) as writer:
     writer.write_table(block.table)
@@ -176,7 +176,8 @@ def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
       about: dict[str, Any] = parquet_files.description(parquet)
       schema = parquet.schema_arrow
       values = tuple(schema.field(place) for place in range(1, schema.get_field_index(stores.NUM_TOKENS.name)))
-      is_known = values == stores.CLUSTER_FIELDS or [v.name for v in values] in ([stores.SCORE], [stores.EMBEDDING])
+      one_value = ([stores.SCORE], [stores.EMBEDDING], [stores.SIGNATURE])
+      is_known = values == stores.CLUSTER_FIELDS or [value.name for value in values] in one_value
       if not is_known or not schema.equals(block_schema(*values)):
         raise ValueError("its columns are not a block's")
       return BlockFile(parquet.read(columns), about["text_bytes"], about["checksum"])
@@ -187,7 +188,7 @@ class _Ledger:
 
   def __init__(self, shard: str, folder: str):
     self._advice = f"delete {folder} and run the same command again"
-    self._shard, self._next_row, self._scored = shard, 0, 0
+    self._shard, self._next_row, self._scored, self._left_out = shard, 0, 0, 0
     self._block_rows: list[int] = []
     self._block_checksums: list[int] = []
     self._num_tokens: int | None = 0
@@ -196,7 +197,7 @@ class _Ledger:
     self._first_bad: list[str] = []
 
   def add(self, block: BlockFile) -> tuple[pa.Table, pa.Table]:
-    """Splits a block into its scored and its bad rows."""
+    """Splits a block into its scored and its bad rows, without those that were left out."""
     table = block.table
     rows = table["row"].to_numpy()
     expected = range(self._next_row, self._next_row + len(rows))
@@ -205,7 +206,9 @@ class _Ledger:
     self._next_row = expected.stop
     self._block_rows.append(len(rows))
     is_bad = pc.is_valid(table["reason"])
-    good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
+    good, others = table.filter(pc.invert(is_bad)), table.filter(is_bad)
+    bad = others.filter(pc.not_equal(others["reason"], blocks.LEFT_OUT))
+    self._left_out += len(others) - len(bad)
     self._scored += len(good)
     self._block_checksums.append(block.checksum)
     self._text_bytes += block.text_bytes
@@ -226,9 +229,9 @@ class _Ledger:
       shard=self._shard,
       block_rows=self._block_rows,
       block_checksums=self._block_checksums,
-      read=num_rows,
+      read=num_rows - self._left_out,
       scored=self._scored,
-      bad=num_rows - self._scored,
+      bad=num_rows - self._left_out - self._scored,
       num_tokens=self._num_tokens,
       text_bytes=self._text_bytes,
       reasons=dict(sorted(self._reasons.items())),

@@ -17,6 +17,7 @@ BLOCK_TEXT_BYTES = 32 << 20
 # No web document is this long: a longer record is a file of another format, and reading on would fill the memory.
 MAX_RECORD_BYTES = 256 << 20
 DEAD_TEXT_CHARACTERS = 1000
+LEFT_OUT = "left_out"  # the reason of rows that a stage before has not selected: neither bad nor read
 
 DOCUMENT_SCHEMA = pa.schema(
   [("row", pa.int64()), ("text", pa.string()), ("url", pa.string()), ("timestamp", pa.string())]

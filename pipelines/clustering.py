@@ -102,7 +102,7 @@ def plan_groups(config: ClusteringConfig) -> list[Numbered]:
   if _is_whole(config, config.path(CENTROIDS_FILE)):
     return []
   summary = config.embeddings.store.summary()
-  config.scorer.config.check_points(summary["scored"])
+  config.scorer.config.check_points(config.embeddings.documents())
   by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
   size = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
   groups = sketching.group_blocks([by_name[shard.name] for shard in config.shards], size)
@@ -272,7 +272,7 @@ def write_diagnostics(config: ClusteringConfig, tally_2K: np.ndarray) -> dict[st
 
 
 class Train(beam.PTransform):
-  """PCollection[stores.Ledger] (one element: the embeddings are complete) -> PCollection[str] (the centroids' path)."""
+  """PCollection of one element (the embeddings are complete) -> PCollection[str] (the centroids' path)."""
 
   def __init__(self, config: ClusteringConfig):
     super().__init__()
@@ -281,7 +281,7 @@ class Train(beam.PTransform):
   def expand(self, ledger: Any):
     config = self._config
     groups = ledger | "Groups" >> beam.FlatMap(lambda _: plan_groups(config)) | "SpreadGroups" >> beam.Reshuffle()
-    documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda ledger: ledger.documents))
+    documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda _: config.embeddings.documents()))
     path = (
       groups
       | "WriteSamples" >> beam.Map(lambda group, documents: write_sample(config, group, documents), documents=documents)

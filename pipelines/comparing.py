@@ -18,7 +18,7 @@ Legend: N documents, D dimensions, R documents of a tile; a span is consecutive 
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -40,6 +40,7 @@ from pipelines import (
   scorers,
   sketching,
   sources,
+  steps,
   storage,
   stores,
 )
@@ -228,7 +229,7 @@ def gather_shard(config: ComparingConfig, index: int) -> int:
   work, shard = Work.of(config), config.shards[index]
   summary, path = stores.read_summary(config.scorer.clusters.store, shard), work.cosines_path(shard)
   if not work.has_array(path):
-    cosines_N = np.full(summary.read, np.nan, np.float32)
+    cosines_N = np.full(summary.num_rows, np.nan, np.float32)
     with runs.opened(map(work.span_path, work.spans()), buffer_bytes=_RANGE_BYTES) as readers:
       for reader in readers:
         for rows_N, record_N in reader.batches(index):
@@ -286,39 +287,13 @@ class Compare(beam.PTransform):
 
   def expand(self, ledger: Any):
     config = self._config
-    # Nothing of what follows, where all is done.
-    missing = ledger | "Missing" >> beam.Filter(lambda _: not is_compared(config))
-    done = missing | "CountMissing" >> beam.combiners.Count.Globally()
-    for label, plan, work_on in (
-      ("MoveGroups", lambda work: work.groups(), move_group),
-      ("GatherParts", lambda work: range(work.tiles.num_parts), gather_part),
-      ("CompareShares", lambda work: work.all_shares(), compare_share),
-      ("ReturnSpans", lambda work: work.spans(), return_span),
-      ("GatherShards", lambda work: range(len(config.shards)), gather_shard),
-    ):
-      done = missing | label >> _Step(config, plan, work_on, done)
-    return ledger | "WhenCompared" >> beam.Map(lambda ledger, _: ledger, beam.pvalue.AsSingleton(done))
-
-
-class _Step(beam.PTransform):
-  """PCollection of one or none, after the number that is `before` -> PCollection[int]: of what is done, when all is."""
-
-  def __init__(
-    self,
-    config: ComparingConfig,
-    plan: Callable[[Work], Iterable[Any]],
-    work_on: Callable[[ComparingConfig, Any], Any],
-    before: Any,
-  ):
-    super().__init__()
-    self._config, self._plan, self._work_on, self._before = config, plan, work_on, before
-
-  def expand(self, missing: Any):
-    config, plan, work_on = self._config, self._plan, self._work_on
-    return (
-      missing
-      | "Plan" >> beam.FlatMap(lambda _, before: plan(Work.of(config)), before=beam.pvalue.AsSingleton(self._before))
-      | "Spread" >> beam.Reshuffle()
-      | "Do" >> beam.Map(lambda each: work_on(config, each))
-      | "Count" >> beam.combiners.Count.Globally()
+    return ledger | "Steps" >> steps.Steps(
+      lambda: is_compared(config),
+      [
+        ("MoveGroups", lambda: Work.of(config).groups(), lambda group: move_group(config, group)),
+        ("GatherParts", lambda: range(Work.of(config).tiles.num_parts), lambda part: gather_part(config, part)),
+        ("CompareShares", lambda: Work.of(config).all_shares(), lambda share: compare_share(config, share)),
+        ("ReturnSpans", lambda: Work.of(config).spans(), lambda span: return_span(config, span)),
+        ("GatherShards", lambda: range(len(config.shards)), lambda index: gather_shard(config, index)),
+      ],
     )

@@ -1,25 +1,43 @@
-"""`winnow curate`: scores, then samples when the store is complete, in one job."""
+"""`winnow curate`: scores, then samples when the store is complete, in one job; or so in several stages of a recipe."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, flags, found_stores, launch, options, output_plans, plans, score
+from pipelines import (
+  estimate,
+  flags,
+  found_stores,
+  launch,
+  options,
+  output_plans,
+  plans,
+  score,
+  scoring_jobs,
+  survivors,
+)
 from pipelines import sample as sample_command
 
 
 def curate(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.CURATE, argv)
-  namespace.sampler = namespace.sampler or namespace.scorer
-  found_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
+  namespaces, beam_arguments = options.parse_stages(flags.CURATE, argv)
+  for namespace in namespaces:
+    namespace.sampler = namespace.sampler or namespace.scorer
+    found_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
+  namespace = namespaces[-1]
   launcher = plans.make_launcher(namespace, beam_arguments)
-  # Random sampling of a corpus that nothing has to score.
-  is_random = namespace.sampler == flags.RANDOM and namespace.model is None and namespace.embeddings is None
   if namespace.estimate:
-    estimate.show(namespace, launcher)
+    for number, of_stage in enumerate(namespaces, 1):
+      if len(namespaces) > 1:
+        print(f"stage {number} of {len(namespaces)}, {of_stage.scorer}, as of all documents:")
+      estimate.show(of_stage, launcher)
     return
-  # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
-  plan = plans.plan_counting if is_random else plans.plan_named_scoring
-  scoring_job = plan(namespace, launcher, spare=True)
+  stage = plans.Stage()
+  for of_stage in namespaces[:-1]:
+    job = _plan_stage(of_stage, launcher, stage)
+    selected = survivors.Survivors(job.config.store, output_plans.selection_request(of_stage))
+    stage = plans.Stage(stage.number + 1, scoring_jobs.SelectingJob(selected, job, stage.number))
+  scoring_job = _plan_stage(namespace, launcher, stage)
   found = output_plans.plan_samples(
     namespace,
     flags.CURATE,
@@ -30,6 +48,16 @@ def curate(argv: Sequence[str]) -> None:
   if sample_command.run_to_summary(launcher, ["winnow", flags.CURATE, *argv], found, scoring_job):
     with launch.writing():
       score.print_summary(scoring_job)
+
+
+def _plan_stage(
+  namespace: argparse.Namespace, launcher: launch.Launcher, stage: plans.Stage
+) -> scoring_jobs.ScoringJob:
+  # Random sampling of a corpus that nothing has to score.
+  is_random = namespace.sampler == flags.RANDOM and namespace.model is None and namespace.embeddings is None
+  # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
+  plan = plans.plan_counting if is_random else plans.plan_named_scoring
+  return plan(namespace, launcher, spare=True, stage=stage)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

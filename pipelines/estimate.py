@@ -55,11 +55,11 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   corpus = plans.read_corpus(namespace)
   what_for = getattr(namespace, "scorer", flags.EMBED)
   scorer: model_scorers.OfModel | None = None
-  if what_for not in (flags.EMBED, *flags.OF_EMBEDDINGS):
+  if what_for not in (flags.EMBED, *flags.OF_EMBEDDINGS, flags.MINHASH):
     scorer = plans.of_model(namespace).checked()
   elif namespace.model is not None:
     scorer = plans.sentence_t5(namespace).checked()
-  elif namespace.embeddings is None:
+  elif namespace.embeddings is None and what_for != flags.MINHASH:
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   sampled = sample(list(corpus.shards), corpus.fields)
   table = rich.table.Table(show_header=False, box=None, pad_edge=False)
@@ -107,6 +107,9 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
     title += " and their pairs" if what_for == flags.SEMDEDUP else ""
     passes = "in two passes" if is_density else f"in {1 + namespace.lloyd_iterations} passes and on the sample"
     table.add_row(f"hours of {of} for {title} ({_DIMENSIONS} dimensions)", f"{products:,.2f}, {passes}")
+  if what_for == flags.MINHASH:
+    products = documents.value / _signing_speed(sampled, namespace.minhash_bands * namespace.minhash_rows) / 3600
+    table.add_row("hours of one core of this machine for signatures", f"{products:,.2f}, reading not counted")
   for count in workers:
     table.add_row(f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * (hours + products) / count))
   price = accelerators.hour_price(speed.machine, speed.accelerator)
@@ -125,6 +128,19 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   shown = sum(map(len, sampled.texts))
   of = f"{len(sampled.texts):,} of {len(corpus.shards):,} shards"
   console.print(f"From {shown:,} documents of {of}; ± is one standard error.")
+
+
+def _signing_speed(sampled: Sampled, hashes: int) -> float:
+  """Documents a second, of one core."""
+  from curation import minhash  # which brings a compiler
+
+  texts = pa.array([text for head in sampled.texts for text in head], pa.large_string())
+  minhash.signatures(texts[:1], hashes)
+  started, rounds = time.perf_counter(), 0
+  while time.perf_counter() - started < _MEASURED_SECONDS / 10:
+    minhash.signatures(texts, hashes)
+    rounds += 1
+  return rounds * len(texts) / (time.perf_counter() - started)
 
 
 def sample(shards: list[blocks.Shard], fields: blocks.Fields) -> Sampled:

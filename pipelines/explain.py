@@ -27,6 +27,7 @@ from pipelines import (
   stores,
 )
 
+_KEPT = {stores.EMBED: "embedded", stores.CLUSTER: "clustered", stores.SIGN: "signed"}  # what became of documents
 _READERS = 8  # files read at once
 
 
@@ -63,8 +64,9 @@ def explain(argv: Sequence[str]) -> None:
 def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
   """Finds a document of a compacted shard."""
   with stores.ScoreFile(store, shard) as scores:
-    if row >= scores.summary.read:
-      raise WinnowError(f"{shard.name} has {scores.summary.read:,} rows, from 0, and none of number {row:,}")
+    summary = scores.summary
+    if row >= summary.num_rows:
+      raise WinnowError(f"{shard.name} has {summary.num_rows:,} rows, from 0, and none of number {row:,}")
     block = int(np.searchsorted(np.cumsum(scores.summary.block_rows), row, side="right"))
     table = scores.block(block, domains=True)
     place = int(np.searchsorted(table["row"].to_numpy(), row))
@@ -75,10 +77,13 @@ def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
         counted += f", in cluster {table['cluster'][place]}, cosine {table['cosine'][place].as_py():.4f}"
       score = 0.0 if store.keeps_blocks else table["score"][place].as_py()
       return Found(score, counted, table["domain"][place].as_py())
-  for line in storage.read_bytes(store.dead_letter_path(shard)).splitlines():
+  letter = storage.read_bytes(store.dead_letter_path(shard)) if summary.bad else b""
+  for line in letter.splitlines():
     entry = orjson.loads(line)
     if entry["row"] == row:
       return Found(None, f"a bad document ({entry['reason']}), which begins with {entry['text'][:80]!r}")
+  if summary.read < summary.num_rows:
+    return Found(None, "left out by a stage before")
   raise WinnowError(f"{store.dead_letter_path(shard)} lacks row {row}, which has no score; run winnow score again")
 
 
@@ -95,7 +100,7 @@ def _in_store(store: stores.ScoreStore, shard: blocks.Shard | None, row: int) ->
   if score is None:
     return told
   if store.keeps_blocks:
-    return f"{'clustered' if store.scorer == stores.CLUSTER else 'embedded'}{told}"
+    return f"{_KEPT[store.scorer]}{told}"
   if store.scorer == stores.COUNT:
     return "counted, without a score"
   finished = store.finished(store.shards())

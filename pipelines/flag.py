@@ -21,6 +21,7 @@ GROUPS = {
   "Clusters": (
     *("clusters", "num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed", "keep"),
   ),
+  "MinHash": ("similarity", "minhash_bands", "minhash_rows"),
   "Sample": (
     *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold"),
     *("percentile_range", "seed", "group_by", "group_rate", "group_max"),

@@ -26,10 +26,10 @@ _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE
 _CORPUS, _OBJECTIVE = (*_READING, EVALUATE), (*_SCORING, EVALUATE)
 _MODEL = (EMBED, SCORE, CURATE)
 _ENGINE = (*_MODEL, EVALUATE)
-ASK_LLM, PERPLEXITY, DENSITY, RANDOM = "ask_llm", "perplexity", "density", "random"
+ASK_LLM, PERPLEXITY, DENSITY, RANDOM, MINHASH = "ask_llm", "perplexity", "density", "random", "minhash"
 SEMDEDUP, PROTOTYPES = OF_CLUSTERS = "semdedup", "prototypes"
 OF_EMBEDDINGS, _CLUSTERING = (DENSITY, *OF_CLUSTERS), (CLUSTER, SCORE, CURATE)
-_SCORERS = (ASK_LLM, PERPLEXITY, *OF_EMBEDDINGS)
+_SCORERS = (ASK_LLM, PERPLEXITY, *OF_EMBEDDINGS, MINHASH)
 DOMAIN = "domain"
 _BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
 _RATE = r"0?\.\d+|1(\.0*)?"
@@ -254,6 +254,23 @@ FLAGS = (
     choices=("nearest", "farthest", "random"),
     scorers=(SEMDEDUP,),
   ),
+  Flag(
+    "similarity",
+    _SCORING,
+    "the Jaccard similarity of their runs of five words from which two documents are near-copies, in (0, 1]",
+    type=float,
+    default=0.8,
+    scorers=(MINHASH,),
+  ),
+  Flag(
+    "minhash_bands",
+    _SCORING,
+    "bands of a signature: documents are compared if they agree in all hashes of one of them",
+    type=int,
+    default=16,
+    scorers=(MINHASH,),
+  ),
+  Flag("minhash_rows", _SCORING, "hashes in each of those bands", type=int, default=8, scorers=(MINHASH,)),
   Flag("text_field", _CORPUS, "the field that holds the text", default="text"),
   Flag("url_field", _CORPUS, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", _CORPUS, "the field that holds the timestamp; may be absent", default="timestamp"),

@@ -131,9 +131,12 @@ def run(
     launcher.run(_definition(launcher, scoring_job, sampling_jobs, None), _job_name(arguments, wanted))
     return False
   launcher.refuse_second(_job_name(arguments, wanted))
-  for job in wanted:
-    job.claim()
-  of_stores = [] if scoring_job is None else [job.folder for job in scoring_job.chain]
+  of_stores = [] if scoring_job is None else list(dict.fromkeys(job.folder for job in scoring_job.chain))
+  if scoring_job is not None:
+    for job in scoring_job.chain if scoring_job.steps else [scoring_job]:
+      job.claim()
+  for sampling_job in sampling_jobs:
+    sampling_job.claim()
   for attempt in itertools.count(1):
     folders = [*of_stores, *(job.folder for job in sampling_jobs if job.folder not in of_stores)]
     before = {folder: set(damage.records(folder)) for folder in folders}
@@ -171,10 +174,12 @@ def _run_claimed(
     return True
   stages: dict[str, int | None] = {}
   for job in steps:
-    stages |= job.stages()
+    for name, documents in job.stages().items():  # two stages of a recipe may both have clusters
+      stages[name] = documents and documents + (stages.get(name) or 0)
   if sampling_jobs:
     store = sampling_jobs[0].config.store
-    read = requests.field(store.summary_path, "read") if store.is_complete else stages.get("score")
+    expected = None if scoring_job is None else stages.get(scoring_job.config.stage)
+    read = requests.field(store.summary_path, "read") if store.is_complete else expected
     stages["select"] = None if read is None else read * len(sampling_jobs)
     stages["write"] = None
   running: list[Any] = [*sampling_jobs, *reversed(steps)]

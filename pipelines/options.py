@@ -2,8 +2,8 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from curation.errors import WinnowError
 from pipelines import storage
@@ -11,6 +11,11 @@ from pipelines.flag import GROUPS, Flag
 from pipelines.flags import COMMANDS, FLAGS
 
 _MAX_RECIPE_BYTES = 1 << 16
+_STAGES, _MOST_STAGES = "stages", 8
+_OF_LAST_STAGE = (
+  *("name", "sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "percentile_range"),
+  *("group_by", "group_rate", "group_max", "rejected"),
+)
 _OF_THE_RUN = ("recipe", "accelerator", "estimate", "overwrite")  # no part of the request
 _SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
@@ -22,6 +27,18 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Splits a command line into Winnow's flags and Beam's; WinnowError for what is neither."""
+  (*others, last), of_beam = parse_stages(command, argv)
+  if others:
+    raise WinnowError(f"--recipe={last.recipe} has stages, and here is room for one")
+  return last, of_beam
+
+
+def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Namespace], list[str]]:
+  """The same for each stage of a recipe, in order: one where there are no stages, or no recipe.
+
+  What is typed counts more than the recipe: for every stage that it means anything to, but what is selected and how it
+  is written, for the last stage alone.
+  """
   own = [flag for flag in FLAGS if command in flag.commands]
   places = [flag.name.upper() for flag in own if flag.positional]
   parser = _Parser(
@@ -38,21 +55,52 @@ def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[s
         flag.add_to(titled)
   arguments = _plain(own, argv)
   namespace, others = parser.parse_known_args(arguments)
-  if getattr(namespace, "recipe", None) is not None:  # what is typed comes after it, and so counts
-    namespace, others = parser.parse_known_args([*_of_recipe(namespace.recipe, own), *arguments])
   _refuse_unknown(command, others)
+  common: list[str] = []
+  stages: list[list[str]] = [[]]
+  if getattr(namespace, "recipe", None) is not None:
+    common, stages = _of_recipe(namespace.recipe, own)
+    if len(stages) > 1 and any(argument.startswith("--scorer=") for argument in arguments):
+      raise WinnowError(f"--recipe={namespace.recipe} has stages, which say their scorers: leave --scorer out")
+  found = []
+  for place, stage in enumerate(stages):
+    # What is typed comes last, and so counts.
+    of_all, typed = common, arguments
+    if len(stages) > 1:
+      scorer = parser.parse_known_args([*common, *stage])[0].scorer
+      meant = _meant_for(own, scorer, is_last=place == len(stages) - 1)
+      of_all, typed = list(filter(meant, common)), list(filter(meant, arguments))
+    found.append(parser.parse_known_args([*of_all, *stage, *typed])[0])
+    _refuse_other_scorers(command, found[-1])
+    require(found[-1], *(flag.name for flag in FLAGS if command in flag.required))
+  return found, others
+
+
+def _meant_for(own: Sequence[Flag], scorer: str, *, is_last: bool) -> Callable[[str], bool]:
+  """Tells whether an argument that stands for all stages means anything to one of them."""
+  flags = {f"--{flag.name}": flag for flag in own}
+
+  def is_meant(argument: str) -> bool:
+    flag = flags.get(argument.partition("=")[0])
+    if flag is None:
+      return True
+    is_of_scorer = not flag.scorers or scorer in flag.scorers
+    return is_of_scorer and (is_last or flag.name not in _OF_LAST_STAGE)
+
+  return is_meant
+
+
+def _refuse_other_scorers(command: str, namespace: argparse.Namespace) -> None:
   scorer = getattr(namespace, "scorer", None)
   for flag in FLAGS:
     given = command in flag.commands and flag.is_given(getattr(namespace, flag.name))
     if given and scorer is not None and flag.scorers and scorer not in flag.scorers:
       wanted = " or ".join(flag.scorers)
       raise WinnowError(f"--{flag.name} is for --scorer={wanted}, and this is --scorer={scorer}; leave it out")
-  require(namespace, *(flag.name for flag in FLAGS if command in flag.required))
-  return namespace, others
 
 
-def _of_recipe(path: str, own: Sequence[Flag]) -> list[str]:
-  """The arguments that a recipe stands for: a mapping of flags' names to their values, in YAML."""
+def _of_recipe(path: str, own: Sequence[Flag]) -> tuple[list[str], list[list[str]]]:
+  """The arguments that a recipe stands for, of all stages and of each: a mapping of flags' names to values, in YAML."""
   import yaml
 
   try:
@@ -63,6 +111,15 @@ def _of_recipe(path: str, own: Sequence[Flag]) -> list[str]:
     raise WinnowError(f"--recipe={path} cannot be read: {cause}") from error
   if not isinstance(recipe, dict):
     raise WinnowError(f"--recipe={path} is no recipe: write lines of FLAG: VALUE, in YAML")
+  stages = recipe.pop(_STAGES, [{}])
+  if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
+    raise WinnowError(f"--recipe={path}: {_STAGES} is no list of stages, each of them lines of FLAG: VALUE")
+  if len(stages) > _MOST_STAGES:
+    raise WinnowError(f"--recipe={path} has {len(stages)} stages, and {_MOST_STAGES} are the most that one job takes")
+  return _of_mapping(path, recipe, own), [_of_mapping(path, stage, own) for stage in stages]
+
+
+def _of_mapping(path: str, recipe: dict[Any, Any], own: Sequence[Flag]) -> list[str]:
   known = {flag.name: flag for flag in own if flag.name != "recipe" and not flag.positional}
   arguments = []
   for name, value in recipe.items():
@@ -77,12 +134,18 @@ def _of_recipe(path: str, own: Sequence[Flag]) -> list[str]:
 
 
 def _plain(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:
-  """The arguments as a parser takes them: a console says --overwrite=true, and --name= for what is not given."""
+  """The arguments as a parser takes them: a console says --overwrite=true, and --name= for what is not given.
+
+  A flag and its value are one argument each.
+  """
   by_name = {f"--{flag.name}": flag for flag in own}
-  arguments = []
-  for argument in argv:
+  arguments: list[str] = []
+  rest = iter(argv)
+  for argument in rest:
     name, equals, value = argument.partition("=")
     flag = by_name.get(name)
+    if flag is not None and not equals and flag.type is not bool and (following := next(rest, None)) is not None:
+      argument, equals, value = f"{name}={following}", "=", following
     if flag is None or not equals:
       arguments.append(argument)
     elif flag.type is bool and value.lower() not in ("true", "false", ""):

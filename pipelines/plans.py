@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from curation import kmeans
+from curation import kmeans, minhash
 from curation.errors import WinnowError
 from pipelines import (
   blocks,
@@ -17,6 +17,7 @@ from pipelines import (
   embedding_files,
   flags,
   inputs,
+  joining,
   launch,
   model_scorers,
   models,
@@ -30,10 +31,45 @@ from pipelines import (
   sources,
   storage,
   stores,
+  survivors,
 )
 from pipelines.jobs import Corpus, ScoringJob
+from pipelines.scoring_jobs import SelectingJob
 
 _NAME = re.compile(r"\w+", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Which stage of a recipe is planned, and what the one before it has selected; the first one sees all documents."""
+
+  number: int = 1
+  selecting: SelectingJob | None = None
+
+  @property
+  def survivors(self) -> survivors.Survivors | None:
+    return None if self.selecting is None else self.selecting.survivors
+
+  @property
+  def before(self) -> tuple[SelectingJob, ...]:
+    return () if self.selecting is None else (self.selecting,)
+
+  @property
+  def corpus(self) -> Corpus | None:
+    """Identified already, by the first stage."""
+    return None if self.selecting is None else self.selecting.scoring.corpus
+
+  def request(self) -> dict[str, Any]:
+    """Its part of a store's fingerprint: how the documents were selected, through all stages."""
+    if self.selecting is None:
+      return {}
+    of_corpus = self.selecting.scoring.corpus.request()
+    scores = {key: value for key, value in self.selecting.scoring.request.items() if key not in of_corpus}
+    return {"within": {"scores": scores, "selection": dataclasses.asdict(self.selecting.survivors.request)}}
+
+  def named(self, name: str) -> str:
+    """The name of a store that is made of what has survived, where all documents' would have this one."""
+    return name if self.number == 1 else f"{name}_stage{self.number}"
 
 
 def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
@@ -90,29 +126,37 @@ def plan_scoring(
   corpus: Corpus | None = None,
   source: sources.Source | None = None,
   spare: bool = False,
+  stage: "Stage | None" = None,
+  before: tuple[Any, ...] = (),
 ) -> ScoringJob:
   """Checks all that can be checked before anything is written.
 
-  `corpus`: identified already; `source`: what the scorer reads in place of the corpus's texts.
+  `corpus`: identified already; `source`: what the scorer reads in place of the corpus's texts; `before`: the jobs of
+  the stores that it reads; `stage`: None where all documents are scored.
   """
+  stage = stage or Stage()
   max_bad_fraction = getattr(namespace, "max_bad_fraction", 1.0)  # where a store is read, it was settled for that
   if not 0 <= max_bad_fraction <= 1:
     raise WinnowError(f"--max_bad_fraction={max_bad_fraction} is not in [0, 1]")
   if corpus is None:
     corpus = identified_corpus(namespace, launcher)
   scorer = scorer.checked()
-  request = {"format": stores.FORMAT, **scorer.request(), **corpus.request()}
+  request = {"format": stores.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
   store = stores.ScoreStore.of(folder, request)
   hints: dict[str, str] = {}
   if isinstance(scorer, model_scorers.OfModel):
     hints = launcher.fit_workers(model_scorers.model_bytes(scorer))
+  if source is None:
+    source = scorer.source(corpus.texts) if isinstance(scorer, model_scorers.Perplexity) else corpus.texts
+    source = source if stage.survivors is None else sources.Surviving(source, stage.survivors)
   config = scoring.ScoringConfig(
     store,
     scorer,
-    source or (scorer.source(corpus.texts) if isinstance(scorer, model_scorers.Perplexity) else corpus.texts),
+    source,
     max_bad_fraction,
     resource_hints=hints,
     accelerator=getattr(namespace, "accelerator", None),
+    number=stage.number,
   )
   # What is known of the engine of what reads another store, that store says.
   knows_engine = launcher.is_local or isinstance(scorer, scorers.OF_STORED)
@@ -120,7 +164,9 @@ def plan_scoring(
     where = requests.readable(storage.join(source.store.folder, stores.INPUT_FILE)) or {}
   else:
     where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
-  job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine)
+  job = ScoringJob(
+    corpus, config, request, where, namespace.overwrite, spare, knows_engine, before=(*before, *stage.before)
+  )
   if namespace.overwrite:
     return job
   if store.has_scores and not storage.exists(store.request_path):
@@ -173,34 +219,50 @@ def sentence_t5(namespace: argparse.Namespace) -> model_scorers.SentenceT5:
   )
 
 
-def plan_counting(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False) -> ScoringJob:
+def plan_counting(
+  namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False, stage: Stage | None = None
+) -> ScoringJob:
   """The job of a store that only tells which documents there are, for random sampling."""
-  folder = _store_folder(namespace, "name", namespace.name or flags.RANDOM)
-  return plan_scoring(namespace, launcher, scorers.Count(), folder, spare=spare)
+  stage = stage or Stage()
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(flags.RANDOM))
+  return plan_scoring(namespace, launcher, scorers.Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
 
 
 def plan_named_scoring(
-  namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False, corpus: Corpus | None = None
+  namespace: argparse.Namespace,
+  launcher: launch.Launcher,
+  *,
+  spare: bool = False,
+  corpus: Corpus | None = None,
+  stage: Stage | None = None,
 ) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name. `corpus`: identified already; of texts alone."""
+  stage = stage or Stage()
   if namespace.scorer == flags.DENSITY:
-    return _plan_density(namespace, launcher, spare=spare)
+    return _plan_density(namespace, launcher, stage, spare=spare)
   if namespace.scorer in flags.OF_CLUSTERS:
-    return _plan_by_clusters(namespace, launcher, spare=spare)
+    return _plan_by_clusters(namespace, launcher, stage, spare=spare)
+  if namespace.scorer == flags.MINHASH:
+    return _plan_minhash(namespace, launcher, stage, spare=spare)
   scorer = of_model(namespace)
   _check_devices(namespace, launcher)
-  name = namespace.name or f"{namespace.scorer}_{models.model_name(namespace.model)}"
+  name = namespace.name or stage.named(f"{namespace.scorer}_{models.model_name(namespace.model)}")
   folder = _store_folder(namespace, "name", name)
-  return plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare)
+  return plan_scoring(namespace, launcher, scorer, folder, corpus=corpus or stage.corpus, spare=spare, stage=stage)
 
 
 def plan_embedding(
-  namespace: argparse.Namespace, launcher: launch.Launcher, name_flag: str = "name", *, spare: bool = False
+  namespace: argparse.Namespace,
+  launcher: launch.Launcher,
+  name_flag: str = "name",
+  *,
+  spare: bool = False,
+  corpus: Corpus | None = None,
 ) -> ScoringJob:
-  """The job of a store of embeddings, under the name that `name_flag` gives."""
+  """The job of a store of embeddings, under the name that `name_flag` gives. `corpus`: identified already."""
   if (namespace.model is None) == (namespace.embeddings is None):
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
-  corpus = identified_corpus(namespace, launcher)
+  corpus = corpus or identified_corpus(namespace, launcher)
   scorer: model_scorers.SentenceT5 | scorers.MadeElsewhere
   source: sources.Source = corpus.texts
   if namespace.embeddings is not None:
@@ -221,13 +283,13 @@ def plan_embedding(
   return job
 
 
-def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool) -> ScoringJob:
-  name = namespace.name or f"density_{_embedder_name(namespace)}"
+def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool) -> ScoringJob:
+  name = namespace.name or stage.named(f"density_{_embedder_name(namespace)}")
   folder = _store_folder(namespace, "name", name)
-  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True)
+  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
   if embedding.folder == folder:
     raise WinnowError(f"--name={name} and --embedding_name are the same; give each store a name of its own")
-  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype)
+  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
   scorer = scorers.Density(
     sketch_path=storage.join(folder, stores.SKETCH_FOLDER, sketching.SKETCH_FILE),
     embeddings=embeddings,
@@ -239,9 +301,18 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, *, s
     seed=namespace.sketch_seed,
     correct_collisions=namespace.correct_collisions,
   )
-  job = plan_scoring(namespace, launcher, scorer, folder, corpus=embedding.corpus, source=embeddings, spare=spare)
-  sketch = sketching.SketchConfig(scorer, job.config.store, job.corpus.shards)
-  return dataclasses.replace(job, before=embedding, sketch=sketch)
+  job = plan_scoring(
+    namespace,
+    launcher,
+    scorer,
+    folder,
+    corpus=embedding.corpus,
+    source=embeddings,
+    spare=spare,
+    stage=stage,
+    before=(embedding,),
+  )
+  return dataclasses.replace(job, sketch=sketching.SketchConfig(scorer, job.config.store, job.corpus.shards))
 
 
 def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> ScoringJob:
@@ -257,7 +328,8 @@ def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> S
     raise WinnowError(f"the store of embeddings {folder} is not complete; run its winnow embed command again")
   request = requests.read_json(store.request_path)
   corpus = Corpus(store.shards(), blocks.Fields(**request["fields"]), request["block_rows"])
-  return _plan_clustering(namespace, launcher, corpus, sources.StoredEmbeddings(store, request["embedding_dtype"]))
+  embeddings = sources.StoredEmbeddings(store, request["embedding_dtype"])
+  return _plan_clustering(namespace, launcher, corpus, embeddings, Stage())
 
 
 def _plan_clustering(
@@ -265,12 +337,14 @@ def _plan_clustering(
   launcher: launch.Launcher,
   corpus: Corpus,
   embeddings: sources.StoredEmbeddings,
+  stage: Stage,
   *,
   spare: bool = False,
+  before: tuple[ScoringJob, ...] = (),
 ) -> ScoringJob:
   """The job of a store of clusters, in --clusters or beside the embeddings."""
   of = embeddings.store.folder
-  name = f"clusters_{storage.base_name(of).removeprefix('embeddings_')}"
+  name = stage.named(f"clusters_{storage.base_name(of).removeprefix('embeddings_')}")
   folder = storage.join(of.rpartition("/")[0], name)
   if namespace.clusters is not None:
     refuse_file(namespace, "clusters")
@@ -286,29 +360,78 @@ def _plan_clustering(
   )
   path = storage.join(folder, stores.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
   scorer = scorers.Cluster(path, embeddings, config)
-  job = plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=embeddings, spare=spare)
+  job = plan_scoring(
+    namespace,
+    launcher,
+    scorer,
+    folder,
+    corpus=corpus,
+    source=embeddings,
+    spare=spare,
+    stage=stage,
+    before=before,
+  )
   centroids = clustering.ClusteringConfig(scorer, job.config.store, corpus.shards)
   return dataclasses.replace(job, centroids=centroids)
 
 
-def _plan_by_clusters(namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool) -> ScoringJob:
-  folder = _store_folder(namespace, "name", namespace.name or f"{namespace.scorer}_{_embedder_name(namespace)}")
-  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True)
-  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype)
-  clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, spare=True)
+def _plan_by_clusters(
+  namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool
+) -> ScoringJob:
+  name = namespace.name or stage.named(f"{namespace.scorer}_{_embedder_name(namespace)}")
+  folder = _store_folder(namespace, "name", name)
+  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
+  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
+  clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
   if folder in (embedding.folder, clusters.folder):
     raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
   stored = sources.StoredBlocks(clusters.config.store)
   scorer: scorers.Prototypes | scorers.SemDeDup = scorers.Prototypes(stored)
   if namespace.scorer == flags.SEMDEDUP:
     scorer = scorers.SemDeDup(stored, embeddings, namespace.keep, namespace.kmeans_seed)
-  job = plan_scoring(namespace, launcher, scorer, folder, corpus=embedding.corpus, source=stored, spare=spare)
-  job = dataclasses.replace(job, before=dataclasses.replace(clusters, before=embedding))
+  job = plan_scoring(
+    namespace,
+    launcher,
+    scorer,
+    folder,
+    corpus=embedding.corpus,
+    source=stored,
+    spare=spare,
+    stage=stage,
+    before=(clusters,),
+  )
   if not isinstance(scorer, scorers.SemDeDup):
     return job
   compared = comparison.ComparingConfig(scorer, job.config.store, job.corpus.shards)
   source = comparing.ComparedBlocks(stored.store, compared)
   return dataclasses.replace(job, compared=compared, config=dataclasses.replace(job.config, source=source))
+
+
+def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool) -> ScoringJob:
+  config = minhash.MinHashConfig(namespace.similarity, namespace.minhash_bands, namespace.minhash_rows)
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(flags.MINHASH))
+  beside = _store_folder(namespace, "name", f"signatures_{config.hashes}")
+  if folder == beside:
+    raise WinnowError(f"--name={namespace.name} is of the store of signatures; give each store a name of its own")
+  signing = plan_scoring(
+    namespace, launcher, scorers.Signatures(config.hashes), beside, corpus=stage.corpus, spare=True
+  )
+  stored = sources.StoredBlocks(signing.config.store, survivors=stage.survivors)
+  scorer = scorers.MinHash(stored, config)
+  job = plan_scoring(
+    namespace,
+    launcher,
+    scorer,
+    folder,
+    corpus=signing.corpus,
+    source=stored,
+    spare=spare,
+    stage=stage,
+    before=(signing,),
+  )
+  joined = joining.JoiningConfig(scorer, job.config.store)
+  source = joining.JoinedBlocks(stored.store, joined, survivors=stage.survivors)
+  return dataclasses.replace(job, joined=joined, config=dataclasses.replace(job.config, source=source))
 
 
 def _embedder_name(namespace: argparse.Namespace) -> str:

@@ -138,7 +138,7 @@ def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
   index, shard = numbered
   path = storage.join(quotas.folder, f"{shard.name}.within")
   if not damage.is_whole(quotas.output, path, lambda path: array_files.read(path, 1)):
-    bits = np.zeros(-(-stores.read_summary(quotas.store, shard).read // 8), np.uint8)
+    bits = np.zeros(-(-stores.read_summary(quotas.store, shard).num_rows // 8), np.uint8)
     within = (storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts))
     with runs.opened(within, buffer_bytes=_RANGE_BYTES) as readers:
       for reader in readers:

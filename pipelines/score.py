@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import clustering, estimate, flags, jobs, launch, options, plans, requests, sketching
+from pipelines import clustering, estimate, flags, jobs, joining, launch, options, plans, requests, sketching
 
 
 def score(argv: Sequence[str]) -> None:
@@ -27,8 +27,10 @@ def print_summary(job: jobs.ScoringJob) -> None:
     print(f"{summary['num_tokens']:,} tokens")
   if job.sketch is not None:
     print_diagnostics(job.sketch)
+  if job.joined is not None:
+    print_near_copies(job.joined)
   for step in job.chain:
-    if step.centroids is not None:
+    if isinstance(step, jobs.ScoringJob) and step.centroids is not None:
       print_clusters(step.centroids)
   print(f"{job.config.store.holds}: {job.config.store.folder}")
 
@@ -66,6 +68,15 @@ def print_clusters(config: clustering.ClusteringConfig) -> None:
   )
   for warning in cluster_diagnostics.warnings(found):
     print(f"winnow: warning: {warning}", file=sys.stderr)
+
+
+def print_near_copies(config: joining.JoiningConfig) -> None:
+  """How many documents repeat others."""
+  found = joining.read_near_copies(config.near_copies_path)
+  print(
+    f"{found['near_copies']:,} documents repeat an earlier one, in {found['groups']:,} groups; the largest has "
+    f"{found['largest']:,} documents"
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

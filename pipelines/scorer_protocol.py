@@ -11,7 +11,7 @@ class Scores(NamedTuple):
 
   scores: np.ndarray
   """float32 [N]; of what embeds, embeddings [N, D] in the dtype that they are kept in; of what clusters, records of an
-  int32 `cluster` and a float32 `cosine` [N]."""
+  int32 `cluster` and a float32 `cosine` [N]; signatures uint32 [N, H]."""
   num_tokens: np.ndarray | None
   useful_tokens: int
   computed_tokens: int

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
-from curation import kmeans, semdedup
+from curation import kmeans, minhash, semdedup
 from pipelines import embedding_files, memory, model_scorers, sources, storage, stores
 from pipelines.scorer_protocol import Scorer, Scores
 
@@ -246,6 +246,47 @@ class SemDeDup(_Own):
     return Scores(semdedup.to_scores(prepared), None, 0, 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Signatures(_Own):
+  """MinHash signatures of texts (Broder 1997), which are the same everywhere."""
+
+  reads: ClassVar[str] = "text"
+  hashes: int
+
+  def request(self) -> dict[str, Any]:
+    return {"scorer": stores.SIGN, "hashes": self.hashes}
+
+  def warm_up(self) -> None:
+    minhash.signatures(pa.array([""]), self.hashes)  # brings the compiler
+
+  def prepare(self, texts: pa.ChunkedArray) -> np.ndarray:
+    return minhash.signatures(texts, self.hashes)
+
+  def run(self, prepared: np.ndarray) -> Scores:
+    return Scores(prepared, None, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinHash(_Own):
+  """1 for a document that repeats no earlier one, 0 for its near-copies, and for theirs."""
+
+  reads: ClassVar[str] = "repeats"
+  signatures: sources.StoredBlocks
+  config: minhash.MinHashConfig
+
+  def engine(self) -> dict[str, Any]:
+    return _engine_of("signatures", self.signatures.store)
+
+  def request(self) -> dict[str, Any]:
+    return {"scorer": "minhash", "signatures": self.signatures.store.fingerprint, **dataclasses.asdict(self.config)}
+
+  def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy()
+
+  def run(self, prepared: np.ndarray) -> Scores:
+    return Scores(1 - prepared.astype(np.float32), None, 0, 0)
+
+
 def _engine_of(name: str, store: stores.ScoreStore) -> dict[str, Any]:
   """What is known, once there is a store to read from, of how scores of what is in it are computed."""
   return {name: store.fingerprint_with_engine()} if storage.exists(store.engine_path) else {}
@@ -267,7 +308,9 @@ class Count(_Own):
     return Scores(np.zeros(prepared, np.float32), None, 0, 0)
 
 
-OF_STORED = (Density, Cluster, Prototypes, SemDeDup)
+OF_STORED = (Density, Cluster, Prototypes, SemDeDup, MinHash)
 """Those that read another store in place of texts."""
 
-Description = model_scorers.OfModel | MadeElsewhere | Density | Cluster | Prototypes | SemDeDup | Count
+Description = (
+  model_scorers.OfModel | MadeElsewhere | Density | Cluster | Prototypes | SemDeDup | Signatures | MinHash | Count
+)

@@ -52,19 +52,26 @@ class ScoringConfig:
   """What the stage that computes asks of its workers."""
   accelerator: str | None = None
   """What they were asked to have, so that none scores on its CPU at an accelerator's price."""
+  number: int = 1
+  """Of the stage of a recipe."""
 
   @property
   def stage(self) -> str:
     """What the work is called, to users and among Beam's metrics."""
-    return self.store.scorer if self.store.keeps_blocks else "score"
+    name = self.store.scorer if self.store.keeps_blocks else "score"
+    return name if self.number == 1 else f"{name}_{self.number}"
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockCounts:
-  """What became of one block. `scored` is None where it was skipped: on record already, or another stripe's."""
+  """What became of one block. `scored` is None where it was skipped: on record already, or another stripe's.
+
+  `left_out`: rows that are neither read nor bad, since a stage before has not selected them.
+  """
 
   index: int
   num_rows: int
+  left_out: int = 0
   scored: int | None = None
   reasons: tuple[tuple[str, int], ...] = ()
   num_tokens: int = 0
@@ -185,12 +192,13 @@ def _record(
     if not storage.exists(store.scores_path(shard)):  # compacted by another run, which removed the folder
       raise
   counts = table["reason"].value_counts().to_pylist()
-  reasons = tuple((count["values"], count["counts"]) for count in counts if count["values"] is not None)
+  by_reason = {count["values"]: count["counts"] for count in counts if count["values"] is not None}
   found = BlockCounts(
     index=block.index,
     num_rows=block.num_rows,
-    scored=block.num_rows - sum(documents for _, documents in reasons),
-    reasons=reasons,
+    left_out=by_reason.pop(blocks.LEFT_OUT, 0),
+    scored=table["reason"].null_count,
+    reasons=tuple(by_reason.items()),
     num_tokens=0 if tokens_N is None else int(tokens_N.sum(dtype=np.int64)),
     useful_tokens=scores.useful_tokens,
     computed_tokens=scores.computed_tokens,
@@ -212,15 +220,16 @@ def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> Non
     milliseconds=counts.milliseconds,
   )
   if counts.reasons:
-    first = table["row"].filter(table["reason"].is_valid())[0].as_py()
+    first = table["row"].filter(pa.compute.is_in(table["reason"], pa.array(dict(counts.reasons))))[0].as_py()
     logs.warn("bad_documents", **where, row=first, reasons=dict(counts.reasons))
 
 
 def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
   """The rows of a block as they go on record (block_files.block_schema), good and bad in one order.
 
-  `values`: scores float32 [N], embeddings [N, D], or records of `cluster` and `cosine` [N]. A document without a number
-  that can be used is a bad one: no key could order a NaN, and an embedding of zeros has no direction.
+  `values`: scores float32 [N], embeddings [N, D], signatures uint32 [N, H], or records of `cluster` and `cosine` [N].
+  A document without a number that can be used is a bad one: no key could order a NaN, and an embedding of zeros has no
+  direction.
   """
   documents, unreadable = block.documents, block.bad
   assert documents is not None and unreadable is not None
@@ -231,12 +240,15 @@ def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarra
   elif values.ndim == 1:
     schema, columns = block_files.BLOCK_SCHEMA, [pa.array(values, pa.float32())]
     reasons = {"score_is_nan": np.isnan(values)}
+  elif values.dtype.kind == "u":
+    columns, reasons = [sources.embedding_column(values)], {}
+    schema = block_files.block_schema(pa.field(stores.SIGNATURE, columns[0].type))
   else:
     columns = [sources.embedding_column(values)]
     schema = block_files.block_schema(pa.field(stores.EMBEDDING, columns[0].type))
     is_finite_N = np.isfinite(values).all(axis=1)
     reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}
-  is_bad_N = np.logical_or.reduce(list(reasons.values()))
+  is_bad_N = np.logical_or.reduce([np.zeros(len(values), bool), *reasons.values()])
   tokens = pa.nulls(len(values), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
   nulls = pa.nulls(len(values), pa.string())
   is_known = stores.DOMAIN.name in documents.schema.names  # to the store that the block comes from
@@ -294,17 +306,18 @@ class ScoreBlocks(beam.DoFn):
     yield stripe.shard.name, (stripe.shard, sealing.StripeTotals(num_blocks, num_rows))
 
   def _count(self, counts: BlockCounts, scored: int) -> None:
-    self._documents_read.inc(counts.num_rows)
+    documents = counts.num_rows - counts.left_out
+    self._documents_read.inc(documents)
     self._documents_scored.inc(scored)
-    for reason, documents in counts.reasons:
-      self._counter(f"documents_bad_{reason}").inc(documents)
+    for reason, bad in counts.reasons:
+      self._counter(f"documents_bad_{reason}").inc(bad)
     self._blocks.inc()
     self._tokens.inc(counts.num_tokens)
     self._useful_tokens.inc(counts.useful_tokens)
     self._padding_tokens.inc(counts.computed_tokens - counts.useful_tokens)
     self._block_latency.update(counts.milliseconds)
     progress.report(
-      self._config.progress_address, stage=self._config.stage, documents=counts.num_rows, tokens=counts.useful_tokens
+      self._config.progress_address, stage=self._config.stage, documents=documents, tokens=counts.useful_tokens
     )
 
   def _load(self) -> "Loaded":

@@ -15,6 +15,7 @@ from pipelines import (
   comparing,
   comparison,
   inputs,
+  joining,
   progress,
   requests,
   scoring,
@@ -23,6 +24,7 @@ from pipelines import (
   storage,
   stores,
   stripes,
+  survivors,
 )
 
 # Compressed to plain bytes of English JSON lines, roughly: they only place the end of a progress bar.
@@ -58,8 +60,9 @@ class Corpus:
 class ScoringJob:
   """One store and what is to be done in it.
 
-  `before`: the job of the store that this one reads, if it may have to be made first; `sketch`, `centroids`,
-  `compared`: what is made of all its embeddings for density scores, for clusters, or for SemDeDup scores.
+  `before`: the jobs of what this one reads, and may have to be made first; `sketch`, `centroids`,
+  `compared`, `joined`: what is made of all that it holds for density scores, for clusters, for SemDeDup scores, or for
+  MinHash scores.
   `overwrite`: what is there of another request goes when the job is claimed; and all of it if it is complete, so that a
   run with --overwrite that was killed goes on too, unless `spare`.
   """
@@ -71,26 +74,29 @@ class ScoringJob:
   overwrite: bool
   spare: bool
   knows_engine: bool  # workers have the launcher's libraries
-  before: "ScoringJob | None" = None
+  before: tuple["ScoringJob | SelectingJob", ...] = ()
   sketch: sketching.SketchConfig | None = None
   centroids: clustering.ClusteringConfig | None = None
   compared: comparison.ComparingConfig | None = None
+  joined: joining.JoiningConfig | None = None
 
   @property
   def folder(self) -> str:
     return self.config.store.folder
 
   @property
-  def steps(self) -> list["ScoringJob"]:
+  def steps(self) -> list["ScoringJob | SelectingJob"]:
     """The jobs that have to be done, in order, this one last; none once this one is complete."""
-    if self.is_complete and not self.starts_over:
-      return []
-    return [*([] if self.before is None else self.before.steps), self]
+    return _in_order(self, only_missing=True)
 
   @property
-  def chain(self) -> list["ScoringJob"]:
-    """The jobs of the stores that this one is made from, one from another, this one last."""
-    return [*([] if self.before is None else self.before.chain), self]
+  def chain(self) -> list["ScoringJob | SelectingJob"]:
+    """The jobs of all that this one is made from, each once and after what it reads, this one last."""
+    return _in_order(self, only_missing=False)
+
+  @property
+  def identity(self) -> str:
+    return self.folder
 
   @property
   def is_complete(self) -> bool:
@@ -117,8 +123,6 @@ class ScoringJob:
     store = self.config.store
     starts_over = self.starts_over
     keep_engine = self.is_complete or self.engine_difference() is None
-    if self.before is not None and (starts_over or not self.is_complete):
-      self.before.claim()
     if starts_over:
       store.clear()
     elif self.overwrite:
@@ -145,31 +149,36 @@ class ScoringJob:
 
   def sweep(self) -> None:
     """Removes what dead writers left, in the stores that are read too, which may have been complete for long."""
-    for job in self.chain:
-      storage.sweep_temporary_files(job.folder)
+    for folder in {job.folder for job in self.chain}:
+      storage.sweep_temporary_files(folder)
 
   def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
-    """PCollection[stores.Ledger]: the store is complete."""
+    """PCollection[stores.Ledger]: the store is complete, and so is all that it is made from."""
+    after: Any = None
+    for job in self.steps:
+      after = job.transform(root if after is None else after, parallelism, address)
+    return root | "Complete" >> beam.Create([self.config.store.ledger()]) if after is None else after
+
+  def transform(self, after: Any, parallelism: int, address: progress.Address | None) -> Any:
+    """Fills the store once the one element is there of `after`, or at once if it is the pipeline's root."""
     config = dataclasses.replace(self.config, progress_address=address)
-    label = config.stage.capitalize()
-    if self.is_complete and not self.starts_over:
-      return root | f"{label}Complete" >> beam.Create([config.store.ledger()])
-    after = root
-    if self.before is not None:
-      after = self.before.pipeline(root, parallelism, address)
-    elif self._stored is not None:
-      after = root | "Stored" >> beam.Create([self._stored.ledger()])
-    if self.sketch is not None:
-      after = after | "Sketch" >> sketching.Sketch(dataclasses.replace(self.sketch, progress_address=address))
-    if self.centroids is not None:
-      centroids = dataclasses.replace(self.centroids, progress_address=address)
-      after = after | "Train" >> clustering.Train(centroids)
-    if self.compared is not None:
-      after = after | "Compare" >> comparing.Compare(dataclasses.replace(self.compared, progress_address=address))
+    label = config.stage.title().replace("_", "")
+    number = "" if config.number == 1 else str(config.number)
+    if self._stored is not None and isinstance(after, beam.Pipeline):
+      after = after | f"Stored{number}" >> beam.Create([None])
+    made: list[tuple[str, Any, Any]] = [
+      ("Sketch", sketching.Sketch, self.sketch),
+      ("Train", clustering.Train, self.centroids),
+      ("Compare", comparing.Compare, self.compared),
+      ("Join", joining.Join, self.joined),
+    ]
+    for name, transform, about in made:
+      if about is not None:
+        after = after | f"{name}{number}" >> transform(dataclasses.replace(about, progress_address=address))
     waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
     divided = (divide(shards, parallelism, per_worker=4) for shards in (waiting, finished))
     ledger = after | label >> scoring.Score(config, *divided)
-    return ledger if self.centroids is None else ledger | "Diagnose" >> clustering.Diagnose(self.centroids)
+    return ledger if self.centroids is None else ledger | f"Diagnose{number}" >> clustering.Diagnose(self.centroids)
 
   def stages(self) -> dict[str, int | None]:
     """What there is to do, in order, and about how many documents each stage has; None where nobody knows yet."""
@@ -179,6 +188,8 @@ class ScoringJob:
       found |= clustering.stages(self.centroids, stored)
     if self.compared is not None:
       found |= {"move": stored, "compare": stored}
+    if self.joined is not None:
+      found |= {"meet": stored}
     return found | {self.config.stage: self.expected_documents()}
 
   @property
@@ -191,6 +202,67 @@ class ScoringJob:
     finished = self.config.store.finished(self.corpus.shards)
     done = set(finished)
     return [shard for shard in self.corpus.shards if shard not in done], finished
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectingJob:
+  """Between two stages of a recipe: what the first one selects of its store is written down there."""
+
+  survivors: survivors.Survivors
+  scoring: ScoringJob
+  number: int
+  """Of the stage that selects."""
+
+  @property
+  def before(self) -> tuple[ScoringJob]:
+    return (self.scoring,)
+
+  @property
+  def folder(self) -> str:
+    return self.survivors.store.folder
+
+  @property
+  def identity(self) -> str:
+    return f"{self.folder} {self.survivors.fingerprint}"
+
+  @property
+  def is_complete(self) -> bool:
+    return self.scoring.is_complete and self.survivors.are_settled
+
+  @property
+  def starts_over(self) -> bool:
+    return self.scoring.starts_over
+
+  def claim(self) -> None:
+    """The store is claimed by its own job."""
+
+  def tidy(self) -> None:
+    """Leaves nothing that is of no use."""
+
+  def stages(self) -> dict[str, int | None]:
+    """Shows nothing of itself: it takes seconds."""
+    return {}
+
+  def transform(self, after: Any, parallelism: int, address: progress.Address | None) -> Any:
+    """PCollection[stores.Ledger]: survivors are written down."""
+    del parallelism, address
+    if isinstance(after, beam.Pipeline):
+      after = after | f"Scored{self.number}" >> beam.Create([None])
+    return after | f"Select{self.number}" >> survivors.Settle(self.survivors, self.scoring.corpus.shards)
+
+
+def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[ScoringJob | SelectingJob]":
+  found: dict[str, ScoringJob | SelectingJob] = {}
+
+  def visit(job: ScoringJob | SelectingJob) -> None:
+    if job.identity in found or (only_missing and job.is_complete and not job.starts_over):
+      return
+    for earlier in job.before:
+      visit(earlier)
+    found[job.identity] = job
+
+  visit(job)
+  return list(found.values())
 
 
 def divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:

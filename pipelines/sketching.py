@@ -132,8 +132,8 @@ def plan_groups(config: SketchConfig) -> list[Group]:
   if _is_whole_sketch(config, config.path(SKETCH_FILE)):
     return []
   summary = config.embeddings.store.summary()
-  if summary["scored"] > race.MAX_POINTS:
-    raise WinnowError(f"a sketch holds at most {race.MAX_POINTS:,} documents, and there are {summary['scored']:,}")
+  if (documents := config.embeddings.documents()) > race.MAX_POINTS:
+    raise WinnowError(f"a sketch holds at most {race.MAX_POINTS:,} documents, and there are {documents:,}")
   by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
   size = min(max(summary["read"] // _GROUPS, _LEAST_GROUP), _LARGEST_GROUP)
   return list(group_blocks([by_name[shard.name] for shard in config.shards], size))
@@ -251,10 +251,12 @@ def load_sketch(config: SketchConfig, chosen: Chosen, num_points: int) -> race.S
 
 def sample_rows(config: SketchConfig, shard: int) -> Iterator[Sampled]:
   """Of each batch of a shard's embedded documents those with the smallest hashes."""
-  about = config.shards[shard]
+  about, survivors = config.shards[shard], config.embeddings.survivors
+  is_kept_N = None if survivors is None else survivors.kept(about)
   with stores.ScoreFile(config.embeddings.store, about) as file:
     for batch in file.batches(_BATCH_ROWS):
       rows_N = batch["row"].to_numpy()
+      rows_N = rows_N if is_kept_N is None else rows_N[is_kept_N[rows_N]]
       hashes_N = hashing.hash_documents("sketch sample", config.scorer.seed, about.name, rows_N)
       yield Sampled(hashes_N, np.full(len(rows_N), shard), rows_N).smallest(_SAMPLED)
 
@@ -342,7 +344,7 @@ def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list
 
 
 class Sketch(beam.PTransform):
-  """PCollection[stores.Ledger] (one element: the embeddings are complete) -> PCollection[dict] (the diagnostics)."""
+  """PCollection of one element (the embeddings are complete) -> PCollection[dict] (the diagnostics)."""
 
   def __init__(self, config: SketchConfig):
     super().__init__()
@@ -377,7 +379,7 @@ class Sketch(beam.PTransform):
       >> beam.Map(lambda merged, chosen: write_slice(config, merged[0], merged[1], chosen), chosen=chosen)
       | "GatherSlices" >> beam.combiners.ToList()
     )
-    documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda ledger: ledger.documents))
+    documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda _: config.embeddings.documents()))
     return (
       sketched
       | "Assemble"

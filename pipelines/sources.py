@@ -6,6 +6,7 @@ blocks and bad rows are those of the corpus in each of them. Embeddings are a co
 Parquet reads six times as fast as lists of numbers. Legend: N documents, D dimensions.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -18,8 +19,11 @@ import pyarrow.compute as pc
 from curation import hashing
 from curation.errors import WinnowError
 from pipelines import block_files, blocks, embedding_files, readers, storage, stores
+from pipelines.survivors import Survivors, only
 
 KEYED_TEXT = "keyed_text"
+_COUNTING = 16  # files read at once, since each waits for a store
+_BATCH_ROWS = 1 << 18
 
 
 def embedding_column(embeddings_ND: np.ndarray) -> pa.Array:
@@ -140,13 +144,46 @@ class TextsWithEmbeddings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Surviving:
+  """The documents of a corpus that a stage before has selected."""
+
+  may_change: ClassVar[bool] = True
+  source: Texts | KeyedTexts
+  survivors: Survivors
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    is_kept_N = self.survivors.kept(shard)
+    for block in self.source.read(shard, want):
+      yield only(block, is_kept_N)
+
+  def refuse_changed(self, shard: blocks.Shard) -> None:
+    """Raises ChangedError unless the shard is what it was at launch."""
+    self.source.refuse_changed(shard)
+
+
+@dataclasses.dataclass(frozen=True)
 class StoredBlocks:
-  """What a complete store that keeps its blocks holds: row, num_tokens, domain, and `embedding`, or `cluster` and
-  `cosine`; bad rows with their reasons.
+  """What a complete store that keeps its blocks holds: row, num_tokens, domain, and `embedding`, `signature`, or
+  `cluster` and `cosine`; bad rows with their reasons. Of survivors alone where there are some.
   """
 
   may_change: ClassVar[bool] = False  # other embeddings make another store, whose fingerprint differs
   store: stores.ScoreStore
+  survivors: Survivors | None = dataclasses.field(default=None, kw_only=True)
+
+  def documents(self) -> int:
+    """How many there are."""
+    if self.survivors is None:
+      return self.store.summary()["scored"]
+    with concurrent.futures.ThreadPoolExecutor(_COUNTING) as pool:
+      return sum(pool.map(self._count, self.store.shards()))
+
+  def _count(self, shard: blocks.Shard) -> int:
+    """Those that survive may be bad in this store."""
+    assert self.survivors is not None
+    is_kept_N = self.survivors.kept(shard)
+    with stores.ScoreFile(self.store, shard) as file:
+      return sum(int(is_kept_N[batch["row"].to_numpy()].sum()) for batch in file.batches(_BATCH_ROWS))
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     summary = stores.read_summary(self.store, shard)
@@ -168,7 +205,8 @@ class StoredBlocks:
     good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
     first_row = sum(summary.block_rows[:index])
     bad = bad.select(["row", "reason", "text"])
-    return blocks.Block(index, first_row, len(table), good, bad, text_bytes, checksum)
+    block = blocks.Block(index, first_row, len(table), good, bad, text_bytes, checksum)
+    return block if self.survivors is None else only(block, self.survivors.kept(shard))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,4 +226,4 @@ def _refuse_changed(path: str, at_launch: str) -> None:
   )
 
 
-Source = Texts | KeyedTexts | TextsWithEmbeddings | StoredBlocks
+Source = Texts | KeyedTexts | TextsWithEmbeddings | Surviving | StoredBlocks

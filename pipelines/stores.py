@@ -2,7 +2,7 @@
 
 A store of embeddings is one too: its block files stay, since nothing is gained by moving what is large, and its shards'
 files hold no scores. So is a clustering, whose documents have `cluster` and `cosine` in place of a score, in both kinds
-of files: other scorers read it block by block beside the embeddings.
+of files: other scorers read it block by block beside the embeddings; and so are the signatures of MinHash.
 
 SCORES/<name>/request.json                 what the store belongs to, written first
               engine.json                  how its scores are computed, written by the first worker
@@ -12,6 +12,8 @@ SCORES/<name>/request.json                 what the store belongs to, written fi
               summary.json                 the ledger, written last: the store is complete
               sketch/                      what `sketching` makes from embeddings, for density scores
               centroids/                   what `clustering` makes from embeddings, for a clustering
+              joined/                      what `joining` makes from signatures, for MinHash scores
+              selected/                    what `survivors` selects from scores, for the next stage of a recipe
               compared/                    what `comparing` makes for SemDeDup scores, until the store is complete
 
 Scores of a shard carry fingerprints of what was asked about it and of the engine that answered: in the name of the
@@ -33,9 +35,9 @@ import pyarrow.parquet as pq
 from curation.errors import WinnowError
 from pipelines import blocks, damage, parquet_files, requests, storage
 
-SCORE, EMBEDDING = "score", "embedding"
-EMBED, CLUSTER = "embed", "cluster"  # the scorers of stores that keep embeddings, and clusters of them
-KEEPING_BLOCKS = (EMBED, CLUSTER)
+SCORE, EMBEDDING, SIGNATURE = "score", "embedding", "signature"
+EMBED, CLUSTER, SIGN = "embed", "cluster", "sign"  # the scorers of stores that keep blocks, and what these are of
+KEEPING_BLOCKS = {EMBED: "embeddings", CLUSTER: "clusters", SIGN: "signatures"}
 COUNT = "count"  # the scorer of stores whose documents are only counted
 FORMAT = 5  # of stores; of another one nothing is read, lest what is only older be taken for damaged
 ROW = pa.field("row", pa.int64())
@@ -45,7 +47,10 @@ NUM_TOKENS = pa.field("num_tokens", pa.int32())
 DOMAIN = pa.field("domain", pa.string())
 _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
 INPUT_FILE = "input.json"
-SKETCH_FOLDER, CENTROIDS_FOLDER, WORK_FOLDER, COMPARED_FOLDER = "sketch", "centroids", "work", "compared"
+SKETCH_FOLDER, CENTROIDS_FOLDER, JOINED_FOLDER = "sketch", "centroids", "joined"
+SELECTED_FOLDER, COMPARED_FOLDER = "selected", "compared"
+WORK_FOLDER = "work"  # in some of these
+_MADE_FOLDERS = (SKETCH_FOLDER, CENTROIDS_FOLDER, JOINED_FOLDER, SELECTED_FOLDER, COMPARED_FOLDER)
 _BATCH_ROWS = 1 << 18
 _COUNTS = {"read": int, "scored": int, "bad": int, "num_tokens": int | None, "text_bytes": int, "reasons": dict}
 _LEDGER = _COUNTS | {"fingerprint": str, "engine": str, "shards": list}
@@ -55,7 +60,10 @@ _BLOCK_FILE = re.compile(r"(\d{8})\.parquet")
 
 @dataclasses.dataclass(frozen=True)
 class ShardSummary:
-  """The ledger of one shard: `read` = `scored` + `bad`. `num_tokens` is None where the scorer counts none."""
+  """The ledger of one shard: `read` = `scored` + `bad`. `num_tokens` is None where the scorer counts none.
+
+  Where a stage before has left out rows of the shard, `block_rows` counts them, and `read` does not.
+  """
 
   shard: str
   block_rows: list[int]
@@ -72,6 +80,10 @@ class ShardSummary:
   engine: str
   dead_letter: str
   """The checksum of its dead letter."""
+
+  @property
+  def num_rows(self) -> int:
+    return sum(self.block_rows)
 
 
 class OtherFormatError(WinnowError):
@@ -115,7 +127,7 @@ class ScoreStore:
 
   @property
   def keeps_blocks(self) -> bool:
-    """Embeddings and clusters stay in the files of their blocks."""
+    """Embeddings, clusters and signatures stay in the files of their blocks."""
     return self.scorer in KEEPING_BLOCKS
 
   @classmethod
@@ -126,7 +138,7 @@ class ScoreStore:
   @property
   def holds(self) -> str:
     """What it is a store of, in the plural."""
-    return {EMBED: "embeddings", CLUSTER: "clusters"}.get(self.scorer, "scores")
+    return KEEPING_BLOCKS.get(self.scorer, "scores")
 
   @property
   def request_path(self) -> str:
@@ -157,9 +169,17 @@ class ScoreStore:
     return storage.join(self.folder, CENTROIDS_FOLDER)
 
   @property
+  def joined_folder(self) -> str:
+    return storage.join(self.folder, JOINED_FOLDER)
+
+  @property
+  def selected_folder(self) -> str:
+    return storage.join(self.folder, SELECTED_FOLDER)
+
+  @property
   def shard_schema(self) -> pa.Schema:
     """The columns of a shard's Parquet file."""
-    values = {EMBED: (), CLUSTER: CLUSTER_FIELDS}.get(self.scorer, (SCORE_FIELD,))
+    values = {EMBED: (), SIGN: (), CLUSTER: CLUSTER_FIELDS}.get(self.scorer, (SCORE_FIELD,))
     return pa.schema([_SHARD, ROW, *values, NUM_TOKENS, DOMAIN])
 
   def shards(self) -> tuple[blocks.Shard, ...]:
@@ -239,7 +259,7 @@ class ScoreStore:
   def clear(self) -> None:
     """Removes what the store holds, the summary first, the request last: what is left is of that request."""
     storage.delete([self.summary_path])
-    for folder in ("blocks", "shards", "dead_letter", SKETCH_FOLDER, CENTROIDS_FOLDER, COMPARED_FOLDER):
+    for folder in ("blocks", "shards", "dead_letter", *_MADE_FOLDERS):
       storage.delete_folder(storage.join(self.folder, folder))
     storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
 
@@ -274,7 +294,7 @@ class ScoreStore:
     is_ours_still = requests.holds(self.request_path, self.fingerprint)
     # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
     if not is_ours_still or (not keep_engine and storage.exists(self.engine_path)):
-      for folder in (SKETCH_FOLDER, CENTROIDS_FOLDER, COMPARED_FOLDER):
+      for folder in _MADE_FOLDERS:
         storage.delete_folder(storage.join(self.folder, folder))
     if not keep_engine:
       storage.delete([self.engine_path])
@@ -283,8 +303,8 @@ class ScoreStore:
 
   def tidy(self, shards: Iterable[blocks.Shard]) -> None:
     """Removes the block files that a complete store no longer needs: all, or other requests' where it keeps its own."""
-    storage.delete_folder(storage.join(self.sketch_folder, WORK_FOLDER))
-    storage.delete_folder(storage.join(self.centroids_folder, WORK_FOLDER))
+    for folder in (self.sketch_folder, self.centroids_folder, self.joined_folder):
+      storage.delete_folder(storage.join(folder, WORK_FOLDER))
     storage.delete_folder(storage.join(self.folder, COMPARED_FOLDER))
     if not self.keeps_blocks:
       storage.delete_folder(self.blocks_folder)

@@ -17,6 +17,7 @@ from curation import random_t5
 from pipelines import records
 
 WORDS = ["river", "stone", "house", "seven", "light", "music", "paper", "garden", "engine", "winter", "yes", "no"]
+POOL = 60  # texts of `repeating_texts` that are repeated
 PROMPT = "{document} - useful?"
 BAD_LINES = (
   b'{"text": "cut off',
@@ -51,6 +52,21 @@ def sentences(count: int, seed: int) -> list[str]:
   return [" ".join(WORDS[next(words)] for _ in range(length)) + f" {seed}.{row}" for row, length in enumerate(lengths)]
 
 
+def repeating_texts(count: int, seed: int) -> list[str]:
+  """Half of them repeat one of a pool of texts that all shards share, word for word or nearly; one has no words."""
+  generator = np.random.default_rng(1_000 + seed)
+  pool = np.random.default_rng(5).integers(0, 10_000, (POOL, 60))
+  texts = []
+  for row in range(count):
+    kind = generator.random()
+    words = pool[generator.integers(POOL)] if kind < 0.5 else generator.integers(0, 10_000, 60)
+    if kind < 0.2:  # a few words are others; from a tenth on it is no near-copy
+      words = words.copy()
+      words[generator.choice(60, int(generator.integers(1, 8)), replace=False)] = generator.integers(10_000, 20_000)
+    texts.append("..." if row == 7 else " ".join(f"w{word}" for word in words))
+  return texts
+
+
 def rows_of(shard: str, *, big_rows: int, small_rows: int) -> int:
   """Rows of a shard of `write_corpus`, bad ones too."""
   return big_rows if shard == "big.jsonl.gz" else small_rows + ("tfrecord" in shard)
@@ -62,10 +78,16 @@ def url_of(shard: str, row: int) -> str:
 
 
 def write_with_embeddings(
-  folder: pathlib.Path, embed: Callable[[str, int], np.ndarray], *, big_rows: int, small_rows: int, bad_row: int
+  folder: pathlib.Path,
+  embed: Callable[[str, int], np.ndarray],
+  *,
+  big_rows: int,
+  small_rows: int,
+  bad_row: int,
+  make: Callable[[int, int], list[str]] | None = None,
 ) -> None:
   """`write_corpus` in corpus/, and in made/ what `embed` gives by shard and rows, two of `a.jsonl` without use."""
-  write_corpus(folder / "corpus", big_rows=big_rows, small_rows=small_rows)
+  write_corpus(folder / "corpus", big_rows=big_rows, small_rows=small_rows, make=make or sentences)
   (folder / "made").mkdir()
   for path in sorted((folder / "corpus").iterdir()):
     points_ND = embed(path.name, rows_of(path.name, big_rows=big_rows, small_rows=small_rows))
@@ -74,14 +96,19 @@ def write_with_embeddings(
     np.save(folder / "made" / f"{path.name}.npy", points_ND)
 
 
-def write_corpus(folder: pathlib.Path, *, big_rows: int, small_rows: int) -> Corpus:
-  """Twelve shards: one gzip of `big_rows` rows, and eleven of `small_rows` in all formats."""
+def write_corpus(
+  folder: pathlib.Path, *, big_rows: int, small_rows: int, make: Callable[[int, int], list[str]] = sentences
+) -> Corpus:
+  """Twelve shards: one gzip of `big_rows` rows, and eleven of `small_rows` in all formats.
+
+  `make`: the texts of a shard, by their number and a seed.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   corpus = Corpus(str(folder / "*"), {}, 0)
   bad = 0
   plan = [("big.jsonl.gz", big_rows), *((name, small_rows) for name in SMALL)]
   for seed, (name, rows) in enumerate(plan):
-    texts = sentences(rows, seed)
+    texts = make(rows, seed)
     corpus.texts.update({(name, row): text for row, text in enumerate(texts)})
     if ".json" in name:
       lines = [json.dumps({"text": text, "url": url_of(name, row)}).encode() for row, text in enumerate(texts)]

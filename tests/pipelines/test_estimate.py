@@ -100,6 +100,16 @@ def test_pairs_within_clusters_are_reckoned_with(tmp_path, monkeypatch, capsys):
   assert hours[1] - hours[0] == pytest.approx(2 * 768 * pairs / 1e6 / 3600, abs=0.02)
 
 
+def test_minhash_is_reckoned_without_a_model(tmp_path, monkeypatch, capsys):
+  """Kills the mutants: a model that is asked for; the speed of one document taken for that of a second's."""
+  monkeypatch.setattr(estimate, "_signing_speed", lambda sampled, hashes: 1_000.0 if hashes == 64 else 0.0)
+  (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 720_000)
+  given = [f"--input={tmp_path}/a.jsonl", "--scores=s", "--scorer=minhash", "--minhash_bands=8", "--estimate"]
+  assert main.main(["score", *given]) == 0
+  told = capsys.readouterr().out
+  assert re.search(r"hours of one core of this machine for signatures +0.20, reading not counted", told)
+
+
 def test_operations_are_those_of_the_model(tmp_path):
   """Counted by XLA, with norms and softmax, for one layer and one head, as it counts the body of a loop once.
 

@@ -1,0 +1,359 @@
+"""MinHash as Beam passes: which documents repeat an earlier one, found without comparing all pairs.
+
+Documents are numbered in their order. The keys of all bands are sorted through runs on storage (`runs`), a part of the
+keys by one worker: who shares one goes back to its group of blocks, which sends its signatures, and only those, to the
+parts again. There each bucket is joined, and edges of all parts become connected components: in one worker, which holds
+some 200 bytes for each document that repeats another. What crosses Beam's shuffle is numbers.
+
+STORE/joined/near_copies.json                      how many there are; written last
+             work/<fingerprint>/keyed/<group>.run  by part: order (key, number); no record
+                                met/<part>.run     by group: order (number, key) of documents that share their key
+                                signed/<group>.run by part: order (key, number); record: the signature
+                                edges/<part>       int64 [C, 2]
+                                merged/<index>     the same of several parts
+                                repeats/<shard>    a bit for each row of the shard: it repeats an earlier document
+
+All of it is checked before it is taken, made again where it is damaged, and `work` goes when the store is complete.
+Legend: N documents of a block, B bands, M of their keys, H hash functions, C documents that repeat an earlier one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from curation import minhash
+from curation.errors import DamagedError
+from pipelines import (
+  array_files,
+  blocks,
+  clustering,
+  damage,
+  memory,
+  prefetch,
+  progress,
+  requests,
+  run_files,
+  runs,
+  scorers,
+  sketching,
+  sources,
+  steps,
+  storage,
+  stores,
+)
+
+NEAR_COPIES_FILE = "near_copies.json"
+# A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
+_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256
+_PART_KEYS, _MOST_PARTS = 1 << 21, 1024
+_MERGED_AT_ONCE = 32
+_HELD_KEYS = 1 << 14  # that are joined at once
+_RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each, little is read
+
+
+@dataclasses.dataclass(frozen=True)
+class JoiningConfig:
+  """A store of signatures, and for which scorer's store."""
+
+  scorer: scorers.MinHash
+  store: stores.ScoreStore
+  progress_address: progress.Address | None = None
+
+  @property
+  def shards(self) -> tuple[blocks.Shard, ...]:
+    """Read from the store: a job's graph would have them once a stage."""
+    return self.scorer.signatures.store.shards()
+
+  @property
+  def near_copies_path(self) -> str:
+    return storage.join(self.store.joined_folder, NEAR_COPIES_FILE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """How the work on complete signatures is cut: by their number alone, not by who does it."""
+
+  config: JoiningConfig
+  shards: tuple[blocks.Shard, ...]
+  starts: np.ndarray
+  """The number of each shard's first document, and of all: int64."""
+  block_rows: list[list[int]]
+  group_documents: int
+  num_parts: int
+  folder: str
+
+  @classmethod
+  def of(cls, config: JoiningConfig) -> "Work":
+    signatures, shards = config.scorer.signatures.store, config.shards
+    summary = signatures.summary()
+    rows_of = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
+    group = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
+    parts = min(max(1, -(-summary["read"] * config.scorer.config.bands // _PART_KEYS)), _MOST_PARTS)
+    name = requests.fingerprint([config.store.fingerprint, signatures.fingerprint_with_engine(), group, parts])[:16]
+    return cls(
+      config,
+      shards,
+      np.cumsum([0, *(sum(rows_of[shard.name]) for shard in shards)]),
+      [rows_of[shard.name] for shard in shards],
+      group,
+      parts,
+      storage.join(config.store.joined_folder, stores.WORK_FOLDER, name),
+    )
+
+  def path(self, folder: str, name: Any) -> str:
+    return storage.join(self.folder, folder, str(name))
+
+  def run_path(self, folder: str, number: int) -> str:
+    return self.path(folder, f"{number:05d}.run")
+
+  def groups(self) -> list[clustering.Numbered]:
+    return [
+      clustering.Numbered(*each) for each in enumerate(sketching.group_blocks(self.block_rows, self.group_documents))
+    ]
+
+  def group_starts(self) -> np.ndarray:
+    """The number of each group's first document: int64."""
+    firsts = (group.parts[0] for _, group in self.groups())
+    return np.array([self.starts[shard] + sum(self.block_rows[shard][:first]) for shard, first, _ in firsts])
+
+  def parts_of(self, keys_M: np.ndarray) -> np.ndarray:
+    return (keys_M % np.uint64(self.num_parts)).astype(np.uint32)
+
+  def merged(self) -> range:
+    return range(-(-self.num_parts // _MERGED_AT_ONCE))
+
+  def is_whole_run(self, path: str) -> bool:
+    return damage.is_whole(self.config.store.folder, path, runs.check)
+
+  def has_array(self, path: str) -> bool:
+    return damage.is_whole(self.config.store.folder, path, lambda path: array_files.read(path, 1))
+
+
+def is_joined(config: JoiningConfig) -> bool:
+  """Tells whether it is on record of all shards which of their documents repeat another."""
+  work = Work.of(config)
+  has_all = all(work.has_array(work.path("repeats", shard.name)) for shard in work.shards)
+  return _is_told(config) and has_all
+
+
+def read_near_copies(path: str) -> dict[str, int]:
+  """How many documents repeat others. Raises DamagedError."""
+  found = requests.read_sealed(path)
+  if found is None:
+    raise DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
+  return found
+
+
+def _is_told(config: JoiningConfig) -> bool:
+  return damage.is_whole(config.store.folder, config.near_copies_path, read_near_copies)
+
+
+def key_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
+  """Sorts the keys of a group of blocks by part into a run."""
+  work = Work.of(config)
+  path = work.run_path("keyed", numbered.number)
+  if work.is_whole_run(path):
+    return
+  _be_lean()
+  with storage.create_file(path) as file, runs.RunWriter(num_shards=work.num_parts) as writer:
+    for numbers_N, signatures_NH in prefetch.prefetch(_read_group(work, numbered.group), ahead=1):
+      keys_NB = minhash.band_keys(signatures_NH, config.scorer.config)
+      keys_M, numbers_M = keys_NB.reshape(-1), np.repeat(numbers_N, keys_NB.shape[1])
+      writer.add(work.parts_of(keys_M), minhash.to_order(keys_M, numbers_M), _nothing(len(keys_M)))
+      progress.report(config.progress_address, stage="meet", documents=len(numbers_N))
+    writer.finish(file, {})
+
+
+def _read_group(work: Work, group: sketching.Group) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Numbers int64 [N] and signatures uint32 [N, H] of each block of a group."""
+  about = work.config.scorer
+  for place, first, stop in group.parts:
+    for block in about.signatures.read(work.shards[place], range(first, stop).__contains__):
+      if block.documents is not None and len(block.documents):
+        numbers_N = work.starts[place] + block.documents["row"].to_numpy()
+        yield numbers_N, sources.embedding_array(block.documents[stores.SIGNATURE], "uint32")
+
+
+def meet_part(config: JoiningConfig, part: int) -> None:
+  """Picks the documents of a part of the keys that share one with another, into a run by group."""
+  work = Work.of(config)
+  path = work.run_path("met", part)
+  if work.is_whole_run(path):
+    return
+  _be_lean()
+  starts_G = work.group_starts()
+  keyed = (work.run_path("keyed", number) for number in range(len(starts_G)))
+  with (
+    runs.opened(keyed, buffer_bytes=_RANGE_BYTES) as readers,
+    storage.create_file(path) as file,
+    runs.RunWriter(num_shards=len(starts_G)) as writer,
+  ):
+    sorted_M = (order_M for order_M, _ in runs.merge_shard(readers, part))
+    for met_M in minhash.meetings(sorted_M):
+      keys_M, numbers_M = minhash.from_order(met_M)
+      group_M = (np.searchsorted(starts_G, numbers_M, side="right") - 1).astype(np.uint32)
+      writer.add(group_M, minhash.to_order(numbers_M, keys_M), _nothing(len(keys_M)))
+    writer.finish(file, {})
+
+
+def sign_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
+  """Sends the signatures of a group's documents that share keys to the parts of those keys, in a run."""
+  work = Work.of(config)
+  path = work.run_path("signed", numbered.number)
+  if work.is_whole_run(path):
+    return
+  _be_lean()
+  met = (work.run_path("met", part) for part in range(work.num_parts))
+  with (
+    runs.opened(met, buffer_bytes=_RANGE_BYTES) as readers,
+    storage.create_file(path) as file,
+    runs.RunWriter(num_shards=work.num_parts) as writer,
+  ):
+    wanted = _Ahead(order_M for order_M, _ in runs.merge_shard(readers, numbered.number))
+    for numbers_N, signatures_NH in prefetch.prefetch(_read_group(work, numbered.group), ahead=1):
+      for order_M in wanted.below(int(numbers_N[-1]) + 1):
+        met_M, keys_M = (column.astype(np.uint64) for column in minhash.from_order(order_M))
+        place_M = np.searchsorted(numbers_N, met_M.astype(np.int64))
+        writer.add(work.parts_of(keys_M), minhash.to_order(keys_M, met_M), _to_records(signatures_NH[place_M]))
+    writer.finish(file, {})
+
+
+class _Ahead:
+  """Takes what comes sorted by number, in batches, as far as it is wanted."""
+
+  def __init__(self, batches: Iterator[np.ndarray]):
+    self._batches, self._left = batches, np.empty(0, "S16")
+
+  def below(self, number: int) -> Iterator[np.ndarray]:
+    """Orders of the numbers below this one that have not been taken yet: S16 [M] each."""
+    while True:
+      numbers_M, _ = minhash.from_order(self._left)
+      stop = int(np.searchsorted(numbers_M, np.uint64(number)))
+      if stop:
+        yield self._left[:stop]
+      self._left = self._left[stop:]
+      if len(self._left):
+        return
+      following = next(self._batches, None)
+      if following is None:
+        return
+      self._left = following
+
+
+def join_part(config: JoiningConfig, part: int) -> None:
+  """Joins what is alike of the documents that share keys of a part, into edges."""
+  work = Work.of(config)
+  path = work.path("edges", part)
+  if work.has_array(path):
+    return
+  _be_lean()
+  buckets = minhash.Buckets(config.scorer.config)
+  signed = (work.run_path("signed", number) for number in range(len(work.groups())))
+  with runs.opened(signed, buffer_bytes=_RANGE_BYTES) as readers:
+    for order_M, signatures_MH in _together(runs.merge_shard(readers, part), config.scorer.config.hashes):
+      buckets.add(*minhash.from_order(order_M), signatures_MH)
+  array_files.write(path, buckets.edges())
+
+
+def _together(batches: Iterator[Any], hashes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Orders S16 [M] and signatures uint32 [M, H] of some batches at a time."""
+  held: list[tuple[np.ndarray, np.ndarray]] = []
+  for order_M, record_M in batches:
+    held.append((order_M, np.frombuffer(run_files.content(record_M), np.uint32).reshape(-1, hashes)))
+    if sum(len(order_M) for order_M, _ in held) >= _HELD_KEYS:
+      yield np.concatenate([order for order, _ in held]), np.concatenate([signatures for _, signatures in held])
+      held = []
+  if held:
+    yield np.concatenate([order for order, _ in held]), np.concatenate([signatures for _, signatures in held])
+
+
+def merge_edges(config: JoiningConfig, index: int) -> None:
+  """Connects the edges of some parts."""
+  work = Work.of(config)
+  path = work.path("merged", index)
+  if work.has_array(path):
+    return
+  first = index * _MERGED_AT_ONCE
+  parts = range(first, min(first + _MERGED_AT_ONCE, work.num_parts))
+  array_files.write(path, _connected(work.path("edges", part) for part in parts))
+
+
+def settle(config: JoiningConfig) -> None:
+  """Writes down for each shard which documents are not the first of their component, and how many there are."""
+  work = Work.of(config)
+  components_C2 = _connected(work.path("merged", index) for index in work.merged())
+  repeats_C, groups, sizes = components_C2[:, 0], *np.unique(components_C2[:, 1], return_counts=True)
+  borders = np.searchsorted(repeats_C, work.starts)
+  for place, shard in enumerate(work.shards):
+    path = work.path("repeats", shard.name)
+    if work.has_array(path):
+      continue
+    is_repeat_N = np.zeros(work.starts[place + 1] - work.starts[place], bool)
+    is_repeat_N[repeats_C[borders[place] : borders[place + 1]] - work.starts[place]] = True
+    array_files.write(path, np.packbits(is_repeat_N))
+  found = {"near_copies": len(repeats_C), "groups": len(groups), "largest": int(sizes.max(initial=0)) + len(groups[:1])}
+  if not _is_told(config):
+    storage.create(config.near_copies_path, requests.sealed(found))
+
+
+def _connected(paths: Iterator[str]) -> np.ndarray:
+  return minhash.components(np.concatenate([array_files.read(path, 1)[0] for path in paths]))
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedBlocks(sources.StoredBlocks):
+  """The blocks of a store of signatures with what each document is, as `scorers.MinHash` reads it."""
+
+  config: JoiningConfig
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    (bits,) = array_files.read(Work.of(self.config).path("repeats", shard.name), 1)
+    is_repeat_N = np.unpackbits(bits).astype(bool)
+    for block in super().read(shard, want):
+      if block.documents is None:
+        yield block
+        continue
+      column = pa.array(is_repeat_N[block.documents["row"].to_numpy()])
+      documents = block.documents.append_column(scorers.MinHash.reads, column)
+      yield dataclasses.replace(block, documents=documents)
+
+
+def _be_lean() -> None:
+  memory.use_lean_arrow_pool()
+  memory.return_large_arrays()
+
+
+def _nothing(count: int) -> pa.LargeBinaryArray:
+  return pa.repeat(pa.scalar(b"", pa.large_binary()), count)
+
+
+def _to_records(signatures_MH: np.ndarray) -> pa.LargeBinaryArray:
+  offsets = np.arange(len(signatures_MH) + 1, dtype=np.int64) * signatures_MH.shape[1] * signatures_MH.itemsize
+  buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(signatures_MH))]
+  return pa.Array.from_buffers(pa.large_binary(), len(signatures_MH), buffers)
+
+
+class Join(beam.PTransform):
+  """PCollection[stores.Ledger] (one element: the signatures are complete) -> the same, when repeats are on record."""
+
+  def __init__(self, config: JoiningConfig):
+    super().__init__()
+    self._config = config
+
+  def expand(self, ledger: Any):
+    config = self._config
+    return ledger | "Steps" >> steps.Steps(
+      lambda: is_joined(config),
+      [
+        ("KeyGroups", lambda: Work.of(config).groups(), lambda group: key_group(config, group)),
+        ("MeetParts", lambda: range(Work.of(config).num_parts), lambda part: meet_part(config, part)),
+        ("SignGroups", lambda: Work.of(config).groups(), lambda group: sign_group(config, group)),
+        ("JoinParts", lambda: range(Work.of(config).num_parts), lambda part: join_part(config, part)),
+        ("MergeEdges", lambda: Work.of(config).merged(), lambda index: merge_edges(config, index)),
+        ("Settle", lambda: [None], lambda _: settle(config)),
+      ],
+    )

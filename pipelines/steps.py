@@ -1,0 +1,46 @@
+"""Steps of work that is planned once what they need is on record: each fans out over a plan, and ends when all is done.
+
+What crosses a shuffle is what the plan names: numbers of groups, parts and shards.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+Plan = Callable[[], Iterable[Any]]
+Work = Callable[[Any], Any]
+
+
+class Step(beam.PTransform):
+  """PCollection of one or none, after the number that is `before` -> PCollection[int]: of what is done, when all is."""
+
+  def __init__(self, plan: Plan, work_on: Work, before: Any):
+    super().__init__()
+    self._plan, self._work_on, self._before = plan, work_on, before
+
+  def expand(self, wanted: Any):
+    plan, work_on = self._plan, self._work_on
+    return (
+      wanted
+      | "Plan" >> beam.FlatMap(lambda _, before: plan(), before=beam.pvalue.AsSingleton(self._before))
+      | "Spread" >> beam.Reshuffle()
+      | "Do" >> beam.Map(work_on)
+      | "Count" >> beam.combiners.Count.Globally()
+    )
+
+
+class Steps(beam.PTransform):
+  """PCollection of one element -> the same, after all steps, one after another; none is begun where `is_done`."""
+
+  def __init__(self, is_done: Callable[[], bool], steps: Sequence[tuple[str, Plan, Work]]):
+    super().__init__()
+    self._is_done, self._steps = is_done, steps
+
+  def expand(self, element: Any):
+    is_done = self._is_done
+    wanted = element | "Missing" >> beam.Filter(lambda _: not is_done())
+    done = wanted | "CountMissing" >> beam.combiners.Count.Globally()
+    for label, plan, work_on in self._steps:
+      done = wanted | label >> Step(plan, work_on, done)
+    return element | "WhenDone" >> beam.Map(lambda element, _: element, beam.pvalue.AsSingleton(done))

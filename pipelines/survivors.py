@@ -1,0 +1,154 @@
+"""Survivors: what one stage of a recipe selects, for the next one to score and to draw from; no text is copied between.
+
+They are a bit for each row, beside the scores that they were drawn by. A source of blocks gives the rows of the others
+as such that a stage before has left out: the next stage's stores neither read nor score them.
+
+STORE/selected/<fingerprint>/<shard>         uint8, a bit for each row of the shard
+                             limits/         quotas and the like, until all bits are there
+                             survivors.json  how many there are; written last
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from curation import selection
+from curation.errors import DamagedError, WinnowError
+from pipelines import (
+  array_files,
+  blocks,
+  damage,
+  limits,
+  ranks,
+  requests,
+  storage,
+  stores,
+  stripes,
+  thresholds,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Survivors:
+  """What a request selects of a store of scores."""
+
+  store: stores.ScoreStore
+  request: selection.SelectionRequest
+
+  @property
+  def fingerprint(self) -> str:
+    return requests.fingerprint([self.store.fingerprint, dataclasses.asdict(self.request)])
+
+  @property
+  def folder(self) -> str:
+    name = requests.fingerprint([self.fingerprint, self.store.engine()])[:16]
+    return storage.join(self.store.selected_folder, name)
+
+  @property
+  def _path(self) -> str:
+    return storage.join(self.folder, "survivors.json")
+
+  @property
+  def _limits(self) -> limits.Limits | None:
+    return limits.of_request(
+      self.store, self.request, self.store.folder, storage.join(self.folder, "limits"), self.fingerprint
+    )
+
+  def within(self, shard: blocks.Shard) -> ranks.Within:
+    """Reads which documents of a shard may be selected at all."""
+    return None if self._limits is None else self._limits.within(shard)
+
+  @property
+  def are_settled(self) -> bool:
+    return damage.is_whole(self.store.folder, self._path, _read)
+
+  def kept(self, shard: blocks.Shard) -> np.ndarray:
+    """Which rows of a shard survive, bool, at least as many as the shard has. Raises DamagedError."""
+    path = storage.join(self.folder, shard.name)
+    try:
+      (bits,) = array_files.read(path, 1)
+    except DamagedError as error:
+      if self.store.is_mended and storage.exists(path):
+        damage.remove(self.store.folder, path, error)
+        storage.delete([self._path])
+      raise
+    return np.unpackbits(bits).astype(bool)
+
+  def select_shard(self, shard: blocks.Shard, floor: int) -> int:
+    """Writes down which rows of a shard survive; returns how many."""
+    path = storage.join(self.folder, shard.name)
+    if not damage.is_whole(self.store.folder, path, lambda path: array_files.read(path, 1)):
+      is_kept_N = np.zeros(sum(stores.read_summary(self.store, shard).block_rows), bool)
+      for part in ranks.read(self.store, shard, self.request, self.within, check_seal=True):
+        is_kept_N[part.rows[part.are_wanted(floor)]] = True
+      array_files.write(path, np.packbits(is_kept_N))
+    return int(self.kept(shard).sum())
+
+  def settle(self, selected: thresholds.Selected, found: int) -> stores.Ledger:
+    """Writes down how many there are. Raises WinnowError where there are none, or not as many as were selected."""
+    if found != selected.documents:
+      raise WinnowError(f"{self.folder} has {found:,} of {selected.documents:,} survivors; delete it and run again")
+    if not found:
+      raise WinnowError(f"the stage of {self.store.folder} selects no document; lower its threshold, or raise its rate")
+    storage.create(self._path, requests.sealed({"documents": found}), must_agree=True)
+    storage.delete_folder(storage.join(self.folder, "limits"))
+    return self.store.ledger()
+
+
+def _read(path: str) -> dict[str, Any]:
+  found = requests.read_sealed(path)
+  if found is None:
+    raise DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
+  return found
+
+
+def only(block: blocks.Block, is_kept_N: np.ndarray) -> blocks.Block:
+  """A block whose documents survive; all other rows are among its bad ones, as `blocks.LEFT_OUT`."""
+  if block.documents is None:
+    return block
+  assert block.bad is not None
+  documents, bad = block.documents, block.bad
+  rows_N, bad_rows = documents["row"].to_numpy(), bad["row"].to_numpy()
+  here_N, is_still_bad = is_kept_N[rows_N], is_kept_N[bad_rows]
+  others = np.concatenate([rows_N[~here_N], bad_rows[~is_still_bad]])
+  left_out = [pa.array(others), pa.repeat(blocks.LEFT_OUT, len(others)), pa.repeat("", len(others))]
+  return dataclasses.replace(
+    block,
+    documents=documents.filter(pa.array(here_N)),
+    bad=pa.concat_tables([bad.filter(pa.array(is_still_bad)), pa.table(left_out, schema=bad.schema)]).sort_by("row"),
+    text_bytes=round(block.text_bytes * here_N.mean()) if len(here_N) else 0,  # of more nobody asks
+  )
+
+
+class Settle(beam.PTransform):
+  """PCollection of one element (the store is complete) -> PCollection[stores.Ledger]: survivors are written down."""
+
+  def __init__(self, survivors: Survivors, shards: Sequence[blocks.Shard]):
+    super().__init__()
+    self._survivors, self._shards = survivors, list(shards)
+
+  def expand(self, element: Any):
+    survivors, root = self._survivors, element.pipeline
+    ledger = element | "Ledger" >> beam.Map(lambda _: survivors.store.ledger())
+    if survivors._limits is not None:
+      ledger = ledger | "Limits" >> survivors._limits.settle(self._shards)
+    selected = (
+      root
+      | "Shards" >> stripes.Spread(self._shards)
+      | "FindThreshold" >> thresholds.FindThreshold(survivors.store, survivors.request, ledger, survivors.within)
+    )
+    kept = (
+      root
+      | "ShardsAgain" >> stripes.Spread(self._shards)
+      | "SelectShards"
+      >> beam.Map(
+        lambda shard, selected: survivors.select_shard(shard, selected.floor),
+        selected=beam.pvalue.AsSingleton(selected),
+      )
+      | "AddKept" >> beam.CombineGlobally(sum)
+    )
+    return selected | "Settle" >> beam.Map(survivors.settle, found=beam.pvalue.AsSingleton(kept))

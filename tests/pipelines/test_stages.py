@@ -1,0 +1,241 @@
+"""Recipes of stages: each scores and selects what the one before has selected, and text moves once, at the end."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import corpora
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from running import content, logs, run_in
+
+from curation.errors import WinnowError
+from pipelines import flags, options, scoring, survivors
+
+BIG_ROWS, SMALL_ROWS, DIMENSIONS = 1_500, 200, 8
+ONE, TWO = "--direct_num_workers=1", "--direct_num_workers=2"
+D4 = pathlib.Path(__file__).parents[2] / "recipes/d4.yaml"
+RECIPE = """
+num_clusters: 12
+kmeans_sample: 100
+stages:
+- {scorer: minhash, threshold: 1}
+- {scorer: semdedup, rate: 0.75, keep: farthest}
+- {scorer: prototypes, rate: 0.5}
+"""
+
+
+def embed(shard: str, rows: int) -> np.ndarray:
+  generator = np.random.default_rng(list(shard.encode()))
+  centres = np.random.default_rng(1).standard_normal((10, DIMENSIONS))
+  points_ND = centres[generator.integers(0, 10, rows)] + 0.3 * generator.standard_normal((rows, DIMENSIONS))
+  return points_ND.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("stages")
+  corpora.write_with_embeddings(
+    folder, embed, big_rows=BIG_ROWS, small_rows=SMALL_ROWS, bad_row=90, make=corpora.repeating_texts
+  )
+  (folder / "recipe.yaml").write_text(RECIPE)
+  return folder
+
+
+def curate(place: pathlib.Path, *more: str) -> list[str]:
+  return [
+    *("curate", f"--recipe={place}/recipe.yaml", f"--input={place}/corpus/*", f"--embeddings={place}/made/*"),
+    *("--scores=scores", "--block_rows=50", "--max_bad_fraction=0.1", "--output=out", "--num_shards=3", *more),
+  ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place) -> pathlib.Path:
+  folder = place / "undisturbed"
+  assert run_in(folder, [*curate(place), ONE]) == 0
+  return folder
+
+
+def scores_of(folder: pathlib.Path, name: str) -> dict[tuple[str, int], float]:
+  table = pa.concat_tables(pq.read_table(path) for path in sorted((folder / "scores" / name / "shards").iterdir()))
+  column = "score" if "score" in table.schema.names else "cosine"
+  documents = zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True)
+  return dict(zip(documents, table[column].to_pylist(), strict=True))
+
+
+def best(scores: dict[tuple[str, int], float], share: float) -> tuple[set[tuple[str, int]], float]:
+  """Those above the score that a share reaches, which ties must not decide, and that score."""
+  count = int(share * len(scores) + 0.5)
+  floor = sorted(scores.values(), reverse=True)[count - 1]
+  return {document for document, score in scores.items() if score > floor}, floor
+
+
+def test_each_stage_sees_what_the_one_before_has_selected(undisturbed):
+  """Kills the mutants: a stage that scores all documents; clusters of all documents in a later stage; a selection by
+  another stage's scores; survivors of one shard for another's."""
+  first, clustered = scores_of(undisturbed, "minhash"), scores_of(undisturbed, "clusters_made_stage2")
+  kept = {document for document, score in first.items() if score == 1}
+  without_use = {("a.jsonl", 90), ("a.jsonl", 91)}  # embeddings that are none
+  assert 0 < len(kept) < 0.8 * len(first)
+  second = scores_of(undisturbed, "semdedup_made_stage2")
+  assert second.keys() == clustered.keys() == kept - without_use
+  third = scores_of(undisturbed, "prototypes_made_stage3")
+  certain, floor = best(second, 0.75)
+  assert len(third) == int(0.75 * len(second) + 0.5)
+  assert certain <= third.keys() <= certain | {d for d, score in second.items() if score == floor}
+  certain, floor = best(third, 0.5)
+  import tensorflow_datasets as tfds
+
+  drawn = tfds.builder_from_directory(str(undisturbed / "out")).as_dataset(split="train")
+  sources = [example["source"].decode().rpartition("#") for example in tfds.as_numpy(drawn)]
+  found = {(shard, int(row)) for shard, _, row in sources}
+  assert len(found) == len(sources) == int(0.5 * len(third) + 0.5)
+  assert certain <= found <= certain | {d for d, score in third.items() if score == floor}
+  # All are embedded, once; no text was written but that of the last stage.
+  embedded = sum(pq.read_metadata(path).num_rows for path in undisturbed.glob("scores/embeddings_made/shards/*"))
+  assert embedded == len(first) - len(without_use)
+  assert {path.name for path in (undisturbed / "scores").iterdir()} == {
+    *("signatures_128", "minhash", "embeddings_made", "clusters_made_stage2", "semdedup_made_stage2"),
+    *("clusters_made_stage3", "prototypes_made_stage3"),
+  }
+
+
+def test_the_books_balance_in_each_stage(undisturbed, capsys):
+  """Kills: what was left out counted as read, as bad, or into the dead letter."""
+  ledgers = {path.parent.name: json.loads(path.read_text()) for path in undisturbed.glob("scores/*/summary.json")}
+  rows = ledgers["minhash"]["read"]
+  assert all(ledger["read"] == ledger["scored"] + ledger["bad"] for ledger in ledgers.values())
+  assert all(sum(sum(s["block_rows"]) for s in ledger["shards"]) == rows for ledger in ledgers.values())
+  for name in ("semdedup_made_stage2", "prototypes_made_stage3"):
+    assert ledgers[name]["read"] < rows and "left_out" not in ledgers[name]["reasons"]
+  kept = {document for document, score in scores_of(undisturbed, "minhash").items() if score == 1}
+  without_use = kept & {("a.jsonl", 90), ("a.jsonl", 91)}
+  second = ledgers["semdedup_made_stage2"]
+  assert (second["read"], second["bad"]) == (len(kept), len(without_use))
+  assert ledgers["prototypes_made_stage3"]["bad"] == 0
+  for name, ledger in ledgers.items():
+    letters = [path.read_text().splitlines() for path in undisturbed.glob(f"scores/{name}/dead_letter/*")]
+    assert sum(map(len, letters)) == ledger["bad"], name
+  manifest = json.loads((undisturbed / "out/manifest.json").read_text())
+  assert manifest["counts"]["scored"] == ledgers["prototypes_made_stage3"]["scored"]
+  within = manifest["scores"]["request"]["within"]
+  assert (within["scores"]["scorer"], within["selection"]["rate"]) == ("semdedup", "0.75")
+  within = within["scores"]["within"]
+  assert (within["scores"]["scorer"], within["selection"]["threshold"]) == ("minhash", 1.0)
+  assert run_in(undisturbed, ["verify", "out", ONE]) == 0
+  left_out = next(d for d, score in scores_of(undisturbed, "minhash").items() if score == 0)
+  capsys.readouterr()
+  assert run_in(undisturbed, ["explain", f"{left_out[0]}#{left_out[1]}", "--scores=scores", "--output=out"]) == 0
+  told = capsys.readouterr().out
+  assert "semdedup_made_stage2: left out by a stage before" in told and "minhash: minhash 0" in told
+
+
+@pytest.mark.local_runner
+def test_two_processes_and_a_run_that_was_stopped_give_the_same(place, undisturbed, monkeypatch):
+  """Stopped before each of the last stages in turn. Kills: survivors that are taken because they are there."""
+  folder = place / "two"
+  for name in ("semdedup", "prototypes"):
+    with monkeypatch.context() as patch:
+      run = scoring.failing.run
+
+      def stopped(scorer, *rest, name=name, run=run):
+        if type(scorer).__name__.lower() == name:
+          raise KeyboardInterrupt
+        return run(scorer, *rest)
+
+      patch.setattr(scoring.failing, "run", stopped)
+      assert run_in(folder, [*curate(place), ONE]) != 0
+    assert not (folder / "out/manifest.json").exists()
+    damaged = sorted(folder.glob("scores/*/selected/*/big.jsonl.gz"))
+    assert len(damaged) == (1 if name == "semdedup" else 2)
+    data = bytearray(damaged[0].read_bytes())
+    data[-9] ^= 1
+    damaged[0].write_bytes(data)
+  assert run_in(folder, [*curate(place), TWO]) == 0
+  assert content(folder) == content(undisturbed)
+  workers = [log.get("documents_by_process", {}).get("score_3", {}) for log in logs(folder / "out")]
+  assert max(map(len, workers)) == 2
+
+
+def test_another_rate_of_the_last_stage_needs_no_scores_again(place, undisturbed, monkeypatch):
+  """Kills: names or fingerprints of stages that depend on what is asked of the last one."""
+  folder = place / "again"
+  shutil.copytree(undisturbed, folder)
+  monkeypatch.setattr(scoring, "score_blocks", None)
+  monkeypatch.setattr(survivors.Survivors, "select_shard", None)
+  command = [argument for argument in curate(place) if "--output" not in argument]
+  assert run_in(folder, [*command, "--rate=0.1", "--output=smaller", ONE]) == 0
+  manifest = json.loads((folder / "smaller/manifest.json").read_text())
+  assert manifest["counts"]["selected"] == int(0.1 * manifest["counts"]["scored"] + 0.5)
+
+
+def test_other_survivors_are_another_request(place, undisturbed, capsys):
+  """Kills: a fingerprint of a stage that says nothing of those before it."""
+  before = content(undisturbed)
+  assert run_in(undisturbed, [*curate(place, "--similarity=0.7", "--scores=scores"), ONE]) == 2
+  assert "minhash belongs to another request: similarity is 0.8 there and 0.7 now" in capsys.readouterr().err
+  (place / "other.yaml").write_text(RECIPE.replace("threshold: 1", "rate: 0.3"))
+  assert run_in(undisturbed, [*curate(place), f"--recipe={place}/other.yaml", "--output=other", ONE]) == 2
+  assert "clusters_made_stage2 belongs to another request: within.selection" in capsys.readouterr().err
+  assert content(undisturbed) == before
+
+
+def test_density_and_random_may_be_later_stages(place, undisturbed):
+  """Kills: a sketch of all documents; a count that forgets the stage before."""
+  folder = place / "others"
+  shutil.copytree(undisturbed / "scores", folder / "scores")
+  recipe = "stages:\n- {scorer: minhash, threshold: 1}\n- {scorer: density, rate: 0.5, sketch_rows: 20}\n"
+  (place / "density.yaml").write_text(recipe + "- {sampler: random, num_examples: 100}\n")
+  command = [argument for argument in curate(place) if "--recipe" not in argument and "--embeddings" not in argument]
+  recipe = (place / "density.yaml").read_text().replace("density,", f"density, embeddings: '{place}/made/*',")
+  (place / "density.yaml").write_text(recipe)
+  assert run_in(folder, [*command, f"--recipe={place}/density.yaml", ONE]) == 0
+  densities = scores_of(folder, "density_made_stage2")
+  assert densities.keys() == scores_of(undisturbed, "semdedup_made_stage2").keys()
+  drawn = json.loads((folder / "out/manifest.json").read_text())["counts"]
+  assert (drawn["scored"], drawn["selected"]) == (int(0.5 * len(densities) + 0.5), 100)
+
+
+def test_d4_is_a_recipe_of_stages():
+  """Kills: a typed rate that goes to another stage than the last; flags of another stage's scorer that are refused."""
+  needed = ["--input=in", "--scores=scores", "--output=out"]
+  stages, _ = options.parse_stages(flags.CURATE, [f"--recipe={D4}", *needed, "--rate", "0.1", "--similarity=0.9"])
+  assert [(s.scorer, s.rate, s.threshold) for s in stages] == [
+    ("minhash", None, 1.0),
+    ("semdedup", "0.75", None),
+    ("prototypes", "0.1", None),
+  ]
+  assert [s.similarity for s in stages] == [0.9, 0.8, 0.8]
+  assert [s.num_clusters for s in stages][1:] == [11_000, 11_000]
+  stages, _ = options.parse_stages(flags.CURATE, [f"--recipe={D4}", *needed, "--num_clusters=30", "--seed=4"])
+  assert [s.num_clusters for s in stages][1:] == [30, 30] and {s.seed for s in stages} == {4}
+  assert [s.rate for s in stages] == [None, "0.75", "0.267"]
+
+
+@pytest.mark.parametrize(
+  ("text", "told"),
+  [
+    ("stages: 3", "stages is no list of stages"),
+    ("stages: []", "stages is no list of stages"),
+    ("stages: [minhash]", "stages is no list of stages"),
+    ("stages: [{scorer: minhash, modle: x}]", "'modle', which is no flag of this command; did you mean model?"),
+    ("stages: [{stages: []}]", "'stages', which is no flag"),
+    ("stages: [" + "{scorer: minhash}," * 9 + "]", "has 9 stages, and 8 are the most"),
+    ("stages: [{scorer: minhash, kernel: l1}, {scorer: minhash}]", "--kernel is for --scorer=density"),
+  ],
+)
+def test_stages_that_cannot_be_are_refused_in_a_sentence(tmp_path, text, told):
+  path = tmp_path / "recipe.yaml"
+  path.write_text(text)
+  with pytest.raises(WinnowError, match=re.escape(told)):
+    options.parse_stages(flags.CURATE, [f"--recipe={path}", "--input=i", "--scores=s", "--output=o", "--rate=0.2"])
+
+
+def test_a_stage_that_selects_nothing_ends_in_a_sentence(place, tmp_path, capsys):
+  """Kills: a later stage that looks for documents where there are none."""
+  (tmp_path / "none.yaml").write_text(RECIPE.replace("threshold: 1", "threshold: 2"))
+  assert run_in(tmp_path, [*curate(place), "--recipe=none.yaml", ONE]) == 1
+  assert "scores/minhash selects no document; lower its threshold, or raise its rate" in capsys.readouterr().err
