@@ -181,7 +181,7 @@ def damaged_files(place: Place, name: str, count: int, generator: random.Random)
   """The command is killed, and some of the files that it left are cut, emptied, or have a bit turned."""
   outcome = Outcome(f"damaged files, {name}")
   folder = place.prepared(name, place.folder / f"damaged_{name}")
-  last = {"sample": "manifest.json", "curate": "manifest.json"}.get(name, "summary.json")
+  fills_output = name in ("sample", "curate", "stages")
   while True:  # until it is killed before its end, after which nothing would be looked at again
     wanted = files_on_record(folder) + generator.randrange(3, 30)
     process = place.start(name, folder)
@@ -189,7 +189,8 @@ def damaged_files(place: Place, name: str, count: int, generator: random.Random)
     with contextlib.suppress(ProcessLookupError):
       os.killpg(process.pid, signal.SIGKILL)
     place.ended(process)
-    if not (folder / place.made_by(name)[-1 if name == "curate" else 0] / last).exists():
+    last = place.made_by(name)[-1 if fills_output else 0]
+    if not (folder / last / ("manifest.json" if fills_output else "summary.json")).exists():
       break
     shutil.rmtree(folder)
     place.prepared(name, folder)

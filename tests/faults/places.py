@@ -22,7 +22,20 @@ from running import content
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 240  # that no command may take
-COMMANDS = ("score", "embed", "density", "sample", "curate")
+COMMANDS = ("score", "embed", "density", "sample", "curate", "stages")
+_RECIPE = """
+num_clusters: 20
+kmeans_sample: 50
+kmeans_iterations: 5
+stages:
+- {scorer: minhash, threshold: 1}
+- {scorer: semdedup, rate: 0.75}
+- {scorer: prototypes, rate: 0.4}
+"""
+_STORES_OF_STAGES = (
+  *("signatures_128", "minhash", "embedded", "clusters_embedded_stage2", "semdedup_embedder_stage2"),
+  *("clusters_embedded_stage3", "prototypes_embedder_stage3"),
+)
 ON_RECORD = (".parquet", ".run", ".safetensors")
 
 
@@ -51,6 +64,7 @@ class Place:
     corpora.write_model(folder / "model")
     tiny_t5.make_sentence_t5(folder / "embedder")
     (folder / "prompt.txt").write_text(corpora.PROMPT)
+    (folder / "stages.yaml").write_text(_RECIPE)
     self.undisturbed = folder / "undisturbed"
     self._errors: dict[int, pathlib.Path] = {}
     self.seconds: dict[str, float] = {}
@@ -68,6 +82,7 @@ class Place:
     embedding = [f"--model={self.folder}/embedder", "--embedding_name=embedded"]
     drawing = ["--rate=0.3", "--num_shards=5"]
     both = [f"--scores={root}scores_too", "--name=both", f"--output={root}curated"]
+    staged = [f"--scores={root}scores_of_stages", f"--output={root}staged", "--num_shards=5"]
     quotas = ["--group_by=domain", "--group_rate=0.8"]
     scores = f"--scores={root}scores"
     flags = {
@@ -76,6 +91,7 @@ class Place:
       "density": ["score", "--scorer=density", *reading, *embedding, scores, "--name=dense", "--sketch_rows=50"],
       "sample": ["sample", scores, "--sampler=ask_llm", "--name=asked", f"--output={root}sampled", *drawing, *quotas],
       "curate": ["curate", *reading, *asking, *both, *drawing],
+      "stages": ["curate", f"--recipe={self.folder}/stages.yaml", *reading, *embedding, *staged],
     }
     return [*flags[name], f"--direct_num_workers={workers}", *(["--no_auth"] if root else [])]
 
@@ -87,6 +103,7 @@ class Place:
       "density": ("scores/dense", "scores/embedded"),
       "sample": ("sampled",),
       "curate": ("scores_too/both", "curated"),
+      "stages": (*(f"scores_of_stages/{name}" for name in _STORES_OF_STAGES), "staged"),
     }[name]
 
   def start(self, name: str, folder: pathlib.Path, more: dict | None = None, **how) -> subprocess.Popen:

@@ -5,18 +5,11 @@ centres of uneven weight.
 """
 
 import json
-import os
 import pathlib
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import corpora
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -186,29 +179,6 @@ def test_other_blocks_give_the_same_clusters_and_scores(place, undisturbed):
   np.testing.assert_array_equal(centroids_of(folder), centroids_of(undisturbed))
   assert shards_of(clusters_of(folder)) == shards_of(clusters_of(undisturbed))
   assert shards_of(folder / "scores/prototypes_made") == shards_of(undisturbed / "scores/prototypes_made")
-
-
-def test_killed_at_a_random_moment_the_same_command_goes_on(place, undisturbed):
-  """Invariant 4. Kills the mutant that trains again when centroids are there, from a sample that has gone."""
-  folder = place / "killed"
-  folder.mkdir()
-  seed = random.randrange(1 << 30)
-  print(f"seed {seed}")
-  generator = random.Random(seed)
-  for what in ("centroids/work/*", "blocks/*/*.parquet"):
-    command = [sys.executable, "-m", "pipelines.main", *score_command(place), TWO]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while process.poll() is None and not list(clusters_of(folder).glob(what)):
-      time.sleep(0.01)
-    assert process.poll() is None, process.communicate()
-    time.sleep(generator.uniform(0, 0.3))
-    tree = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs(tree, timeout=20)
-  assert run_in(folder, [*score_command(place), ONE]) == 0
-  assert run_in(folder, [*SAMPLE, ONE]) == 0
-  assert content(folder) == content(undisturbed)
 
 
 @pytest.fixture

@@ -5,17 +5,10 @@ well separated dense clusters, a loose one, and points of their own.
 """
 
 import json
-import os
 import pathlib
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import corpora
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -171,29 +164,6 @@ def test_two_processes_and_other_blocks_give_the_same(place, undisturbed):
   sketches = [(store(x) / "sketch/sketch.safetensors").read_bytes() for x in (folder, undisturbed)]
   assert sketches[0] == sketches[1]
   assert scored(folder) == scored(undisturbed)
-
-
-def test_killed_at_a_random_moment_the_same_command_goes_on(place, undisturbed):
-  """Invariant 4. Kills the mutant that counts a group again into its partial sketch."""
-  folder = place / "killed"
-  folder.mkdir()
-  seed = random.randrange(1 << 30)
-  print(f"seed {seed}")
-  generator = random.Random(seed)
-  for what in ("scores/density_made/sketch/work/*.safetensors", "scores/density_made/blocks/*/*.parquet"):
-    command = [sys.executable, "-m", "pipelines.main", *score_command(place, "--direct_num_workers=2")]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while process.poll() is None and not list(folder.glob(what)):
-      time.sleep(0.01)
-    assert process.poll() is None, process.communicate()
-    time.sleep(generator.uniform(0, 0.5))
-    tree = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs(tree, timeout=20)
-  assert run_in(folder, score_command(place, "--direct_num_workers=2")) == 0
-  assert run_in(folder, [*SAMPLE, "--direct_num_workers=1"]) == 0
-  assert content(folder) == content(undisturbed)
 
 
 def test_embeddings_serve_another_density(place, undisturbed):
