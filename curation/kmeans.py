@@ -4,7 +4,7 @@ Only a point's direction counts: centroids have length 1, a point belongs to the
 minimised is the mean of the squared chords 2 - 2 cosine, the *inertia* (Dhillon and Modha 2001). Training on a sample
 is faiss's, from seeds drawn here; iterations over a whole corpus add up `Sums` of its parts, exactly, in any order.
 Shape suffixes: N points, D dimensions, K centroids, S points that seeds are drawn from, B points of a batch, C
-candidates for a seed, P pairs of a point and a centroid.
+candidates for a seed.
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ _TRIALS = 3
 _SEEDING_BATCH = 4_096
 _MOST_DECODED_BYTES = 2 << 30
 _BATCH, _BATCH_NUMBERS = 1_024, 1 << 24
-_PAIRS = 128  # as many as float64 rows of 768 dimensions stay in a cache
 _UNIT = 2.0**-24  # of sums: all that float16 holds of a unit vector, and float64 adds 2^29 of them up exactly
 _SPLIT = 2.0**-10
 _SILHOUETTE_POINTS = 10_000
@@ -101,12 +100,14 @@ class Centroids:
     the few centroids that may be the nearest, and their cosines are computed again in float64, row by row. Raises
     WinnowError for a point without a direction, or that is not finite.
     """
+    from curation import halves, kmeans_loops  # which bring the compiler
+
     points_ND = self._checked(points_ND)
     clusters_N, cosines_N = np.empty(len(points_ND), np.int32), np.empty(len(points_ND), np.float32)
     products_BK = np.empty((min(self._batch, len(points_ND)), len(self.centroids_KD)), np.float32)
     for start in range(0, len(points_ND), self._batch):
-      batch_BD = points_ND[start : start + self._batch].astype(np.float32, copy=False)
-      lengths_B = np.sqrt(_dots(batch_BD, batch_BD))
+      batch_BD = halves.to_float32(points_ND[start : start + self._batch])
+      lengths_B = kmeans_loops.lengths(batch_BD)
       if (odd_B := ~((lengths_B > 0) & np.isfinite(lengths_B))).any():
         raise WinnowError(
           f"point {start + int(odd_B.argmax())} of a block is zero or not finite, and has no nearest centroid: leave "
@@ -114,14 +115,9 @@ class Centroids:
         )
       products_BK = np.matmul(batch_BD, self.centroids_KD.T, out=products_BK[: len(batch_BD)])
       least_B = products_BK.max(axis=1) - self._margin * lengths_B.astype(np.float32)
-      rows_P, columns_P = np.divmod(np.flatnonzero(products_BK >= least_B[:, None]), len(self.centroids_KD))
-      dots_P = _dots(batch_BD, self.centroids_KD, rows_P, columns_P)
-      largest_B = np.maximum.reduceat(dots_P, np.searchsorted(rows_P, np.arange(len(batch_BD))))
-      is_largest_P = dots_P == largest_B[rows_P]
-      _, first_B = np.unique(rows_P[is_largest_P], return_index=True)
+      clusters_B, dots_B = kmeans_loops.nearest(batch_BD, self.centroids_KD, products_BK, least_B)
       stop = start + len(batch_BD)
-      clusters_N[start:stop] = columns_P[is_largest_P][first_B]
-      cosines_N[start:stop] = np.clip(largest_B / lengths_B, -1, 1)
+      clusters_N[start:stop], cosines_N[start:stop] = clusters_B, np.clip(dots_B / lengths_B, -1, 1)
     return Assigned(clusters_N, cosines_N)
 
   def silhouette(self, points_ND: np.ndarray) -> float | None:
@@ -289,20 +285,6 @@ def _nearest(points_SD: np.ndarray, seeds_CD: np.ndarray, distances_S: np.ndarra
   for start in range(0, len(points_SD), _SEEDING_BATCH):
     found_S[start : start + _SEEDING_BATCH] = 1 - (points_SD[start : start + _SEEDING_BATCH] @ seeds_CD.T).max(axis=1)
   return np.clip(found_S, 0, distances_S)
-
-
-def _dots(
-  left_ND: np.ndarray, right_KD: np.ndarray, rows_P: np.ndarray | None = None, columns_P: np.ndarray | None = None
-) -> np.ndarray:
-  """Products of rows of two float32 arrays (None: one by one) in float64 [P], each the same in any company."""
-  count = len(left_ND) if rows_P is None else len(rows_P)
-  found_P = np.empty(count)
-  for start in range(0, count, _PAIRS):
-    part = slice(start, start + _PAIRS)
-    left_PD = left_ND[part if rows_P is None else rows_P[part]].astype(np.float64)
-    right_PD = right_KD[part if columns_P is None else columns_P[part]].astype(np.float64)
-    found_P[part] = np.einsum("pd,pd->p", left_PD, right_PD)
-  return found_P
 
 
 def _check_units(points_ND: np.ndarray) -> None:

@@ -62,7 +62,9 @@ def unit_vectors(embeddings_ND: np.ndarray) -> np.ndarray:
 
   Raises WinnowError for those that have no cosine: NaN, infinite, zero, or longer than float32 can tell.
   """
-  return _scale(np.array(embeddings_ND, np.float32))
+  from curation import halves  # which brings the compiler
+
+  return _scale(halves.to_float32(np.asarray(embeddings_ND)))
 
 
 def _scale(vectors_ND: np.ndarray) -> np.ndarray:
@@ -135,7 +137,7 @@ def score_cluster(
   largest_N = np.full(size, NOTHING_BEFORE)
 
   def load(tile: int) -> np.ndarray:
-    return _scale(np.asarray(embeddings_ND[order_N[tile_places(tile, size)]], np.float32))  # indexing has copied
+    return unit_vectors(embeddings_ND[order_N[tile_places(tile, size)]])
 
   tiles = -(-size // TILE_ROWS)
   for first in range(0, tiles, _HELD_TILES):  # an earlier tile, once it is there, serves as many as are held

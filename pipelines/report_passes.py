@@ -123,7 +123,7 @@ def _windows(sources: Sources, shard: blocks.Shard) -> Iterator[list[pa.Table]]:
   """The rows of a window of all stores: row, score, num_tokens, and of the first one domain; window after window."""
   with contextlib.ExitStack() as stack:
     files = [stack.enter_context(stores.ScoreFile(store, shard)) for store in sources.stores]
-    if len({file.summary.read for file in files}) > 1:
+    if len({file.summary.num_rows for file in files}) > 1:
       raise WinnowError(
         f"the stores of {shard.name} disagree about how many rows it has; run winnow score again with --overwrite"
       )
@@ -133,7 +133,7 @@ def _windows(sources: Sources, shard: blocks.Shard) -> Iterator[list[pa.Table]]:
 def _cut(file: stores.ScoreFile, *, domains: bool) -> Iterator[pa.Table]:
   batches = file.batches(_WINDOW_ROWS, domains=domains)
   schema, left = None, next(batches, None)
-  for stop in range(_WINDOW_ROWS, file.summary.read + _WINDOW_ROWS, _WINDOW_ROWS):
+  for stop in range(_WINDOW_ROWS, file.summary.num_rows + _WINDOW_ROWS, _WINDOW_ROWS):
     parts = []
     while left is not None:
       schema = left.schema

@@ -106,7 +106,10 @@ def find(namespace: argparse.Namespace) -> Sources:
     named = scored
   sizes = {name: _model_bytes(complete[name]) for name in named}
   raters = sorted((name for name in named if complete[name].scorer == flags.ASK_LLM), key=lambda n: (sizes[n], n))
-  scorers = {name: complete[name] for name in [*raters, *(name for name in named if name not in raters)]}
+  ordered = [*raters, *(name for name in named if name not in raters)]
+  # First those of all documents, not of what a stage before has selected: the first one tells what the corpus is.
+  ordered.sort(key=lambda name: requests.field(complete[name].request_path, "within") is not None)
+  scorers = {name: complete[name] for name in ordered}
   others = {output.store.folder: output.store for output in outputs if output.store not in scorers.values()}
   return Sources(scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out))
 

@@ -1,5 +1,6 @@
 """Recipes of stages: each scores and selects what the one before has selected, and text moves once, at the end."""
 
+import csv
 import json
 import pathlib
 import re
@@ -131,6 +132,22 @@ def test_the_books_balance_in_each_stage(undisturbed, capsys):
   assert run_in(undisturbed, ["explain", f"{left_out[0]}#{left_out[1]}", "--scores=scores", "--output=out"]) == 0
   told = capsys.readouterr().out
   assert "semdedup_made_stage2: left out by a stage before" in told and "minhash: minhash 0" in told
+
+
+def test_a_stages_scores_are_scores_as_others(place, undisturbed):
+  """Kills: a report that takes a stage's documents for the corpus; a store that cannot be drawn from."""
+  report = ["report", f"--scores={undisturbed}/scores", f"--output={undisturbed}/out", f"--report={place}/report"]
+  assert run_in(place, report) == 0
+  with open(place / "report/ledger.csv") as file:
+    read = {row["name"]: int(row["read"]) for row in csv.DictReader(file)}
+  ledgers = {path.parent.name: json.loads(path.read_text()) for path in undisturbed.glob("scores/*/summary.json")}
+  assert read == {name: ledgers[name]["read"] for name in read if name != "out"} | {
+    "out": ledgers["prototypes_made_stage3"]["read"]
+  }
+  assert next(iter(read)) == "minhash" and len(read) == 4
+  drawing = ["--sampler=semdedup", "--num_examples=50", f"--output={place}/drawn"]
+  assert run_in(place, ["sample", f"--scores={undisturbed}/scores", *drawing, ONE]) == 0
+  assert run_in(place, ["verify", f"{place}/drawn", ONE]) == 0
 
 
 @pytest.mark.local_runner
