@@ -35,7 +35,6 @@ from pipelines import (
   sources,
   storage,
   stores,
-  stripes,
 )
 
 CENTROIDS_FILE, DIAGNOSTICS_FILE = "centroids.safetensors", "diagnostics.json"
@@ -49,16 +48,20 @@ _TURN = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class ClusteringConfig:
-  """A store of embeddings, of which shards, for which store of clusters."""
+  """A store of embeddings, and for which store of clusters."""
 
   scorer: scorers.Cluster
   store: stores.ScoreStore
-  shards: tuple[blocks.Shard, ...]
   progress_address: progress.Address | None = None
 
   @property
   def embeddings(self) -> sources.StoredEmbeddings:
     return self.scorer.embeddings
+
+  @property
+  def shards(self) -> tuple[blocks.Shard, ...]:
+    """Read from the store: a job's graph would have them once a stage."""
+    return self.embeddings.store.shards()
 
   @property
   def fingerprint(self) -> str:
@@ -111,8 +114,9 @@ def plan_groups(config: ClusteringConfig) -> list[Numbered]:
 
 def read_group(config: ClusteringConfig, group: sketching.Group) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
   """The shard's name, rows int64 [N] and embeddings [N, D] of each block of a group."""
+  shards = config.shards
   for place, first, stop in group.parts:
-    shard, wanted = config.shards[place], range(first, stop)
+    shard, wanted = shards[place], range(first, stop)
     for block in config.embeddings.read(shard, wanted.__contains__):
       if block.documents is not None and len(block.documents):
         embeddings_ND = sources.embedding_array(block.documents["embedding"], config.embeddings.dtype)
@@ -228,7 +232,8 @@ def _merged(paths: list[str]) -> kmeans.Sums:
 
 
 def _identity(config: ClusteringConfig, group: sketching.Group) -> list[Any]:
-  return [(config.shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
+  shards = config.shards
+  return [(shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
 
 
 def _is_whole(config: ClusteringConfig, path: str) -> bool:
@@ -317,7 +322,8 @@ class Diagnose(beam.PTransform):
     config = self._config
     written = (
       ledger
-      | "Shards" >> stripes.Spread(config.shards)
+      | "Shards" >> beam.FlatMap(lambda _: config.shards)
+      | "SpreadShards" >> beam.Reshuffle()
       | "TallyShards" >> beam.Map(lambda shard: tally_shard(config, shard))
       | "AddTallies" >> beam.CombineGlobally(add_tallies)
       | "WriteDiagnostics" >> beam.Map(lambda tally_2K: write_diagnostics(config, tally_2K))

@@ -312,7 +312,7 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stag
     stage=stage,
     before=(embedding,),
   )
-  return dataclasses.replace(job, sketch=sketching.SketchConfig(scorer, job.config.store, job.corpus.shards))
+  return dataclasses.replace(job, sketch=sketching.SketchConfig(scorer, job.config.store))
 
 
 def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> ScoringJob:
@@ -371,7 +371,7 @@ def _plan_clustering(
     stage=stage,
     before=before,
   )
-  centroids = clustering.ClusteringConfig(scorer, job.config.store, corpus.shards)
+  centroids = clustering.ClusteringConfig(scorer, job.config.store)
   return dataclasses.replace(job, centroids=centroids)
 
 

@@ -35,7 +35,6 @@ from pipelines import (
   sources,
   storage,
   stores,
-  stripes,
 )
 
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
@@ -54,16 +53,20 @@ _TURN = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class SketchConfig:
-  """A store of embeddings, of which shards, for which scorer's store."""
+  """A store of embeddings, and for which scorer's store."""
 
   scorer: scorers.Density
   store: stores.ScoreStore
-  shards: tuple[blocks.Shard, ...]
   progress_address: progress.Address | None = None
 
   @property
   def embeddings(self) -> sources.StoredEmbeddings:
     return self.scorer.embeddings
+
+  @property
+  def shards(self) -> tuple[blocks.Shard, ...]:
+    """Read from the store: a job's graph would have them once a stage."""
+    return self.embeddings.store.shards()
 
   def path(self, name: str) -> str:
     return storage.join(self.store.sketch_folder, name)
@@ -141,7 +144,8 @@ def plan_groups(config: SketchConfig) -> list[Group]:
 
 def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   """Counts a group into its partial sketch, unless that is on record; returns its path."""
-  parts = [(config.shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
+  shards = config.shards
+  parts = [(shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
   path = config.work_path([parts, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
   if _is_whole_sketch(config, path):
     return path
@@ -149,7 +153,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   def embeddings() -> Iterator[np.ndarray]:
     for shard, first, stop in group.parts:
       wanted = range(first, stop)
-      for block in config.embeddings.read(config.shards[shard], wanted.__contains__):
+      for block in config.embeddings.read(shards[shard], wanted.__contains__):
         if block.documents is not None:
           yield sources.embedding_array(block.documents["embedding"], config.embeddings.dtype)
 
@@ -354,7 +358,8 @@ class Sketch(beam.PTransform):
     config = self._config
     sample = beam.pvalue.AsSingleton(
       ledger
-      | "Shards" >> stripes.Spread(range(len(config.shards)))
+      | "Shards" >> beam.FlatMap(lambda _: range(len(config.shards)))
+      | "SpreadShards" >> beam.Reshuffle()
       | "SampleRows" >> beam.FlatMap(lambda shard: sample_rows(config, shard))
       | "SmallestHashes" >> beam.CombineGlobally(merge_sampled)
       | "ByShard" >> beam.FlatMap(by_shard)
