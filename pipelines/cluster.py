@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import flags, jobs, launch, options, plans, score
+from pipelines import flags, jobs, launch, options, plans, score, store_plans
 
 
 def cluster(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(flags.CLUSTER, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
-  job = plans.plan_clusters(namespace, launcher)
+  job = store_plans.plan_clusters(namespace, launcher)
   with launch.writing():
     if jobs.run(launcher, ["winnow", flags.CLUSTER, *argv], scoring_job=job):
       score.print_summary(job)

@@ -14,6 +14,7 @@ from pipelines import (
   plans,
   score,
   scoring_jobs,
+  store_plans,
   survivors,
 )
 from pipelines import sample as sample_command
@@ -56,7 +57,7 @@ def _plan_stage(
   # Random sampling of a corpus that nothing has to score.
   is_random = namespace.sampler == flags.RANDOM and namespace.model is None and namespace.embeddings is None
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
-  plan = plans.plan_counting if is_random else plans.plan_named_scoring
+  plan = store_plans.plan_counting if is_random else store_plans.plan_named_scoring
   return plan(namespace, launcher, spare=True, stage=stage)
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, flags, jobs, launch, options, plans, score
+from pipelines import estimate, flags, jobs, launch, options, plans, score, store_plans
 
 
 def embed(argv: Sequence[str]) -> None:
@@ -12,7 +12,7 @@ def embed(argv: Sequence[str]) -> None:
   if namespace.estimate:
     estimate.show(namespace, launcher)
     return
-  job = plans.plan_embedding(namespace, launcher)
+  job = store_plans.plan_embedding(namespace, launcher)
   with launch.writing():
     if jobs.run(launcher, ["winnow", flags.EMBED, *argv], scoring_job=job):
       score.print_summary(job)

@@ -20,7 +20,7 @@ from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import accelerators, blocks, flags, launch, model_scorers, plans, sources, storage
+from pipelines import accelerators, blocks, flags, launch, model_scorers, plans, sources, storage, store_plans
 
 _SHARDS, _ROWS, _HEAD_BYTES = 16, 256, 1 << 20
 _MEASURED_SECONDS = 5.0
@@ -56,9 +56,9 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   what_for = getattr(namespace, "scorer", flags.EMBED)
   scorer: model_scorers.OfModel | None = None
   if what_for not in (flags.EMBED, *flags.OF_EMBEDDINGS, flags.MINHASH):
-    scorer = plans.of_model(namespace).checked()
+    scorer = store_plans.of_model(namespace).checked()
   elif namespace.model is not None:
-    scorer = plans.sentence_t5(namespace).checked()
+    scorer = store_plans.sentence_t5(namespace).checked()
   elif namespace.embeddings is None and what_for != flags.MINHASH:
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   sampled = sample(list(corpus.shards), corpus.fields)

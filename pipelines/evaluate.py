@@ -19,6 +19,7 @@ from pipelines import (
   plans,
   scoring,
   storage,
+  store_plans,
 )
 
 
@@ -97,7 +98,7 @@ class _Evaluation:
       return self._score(namespace, corpus)
 
   def _score(self, namespace: argparse.Namespace, corpus: str) -> dict[str, Any] | None:
-    job = plans.plan_named_scoring(namespace, self._launcher, corpus=self._corpora[corpus])
+    job = store_plans.plan_named_scoring(namespace, self._launcher, corpus=self._corpora[corpus])
     self.has_written = self.has_written or not self._launcher.is_dry_run
     print(f"winnow: evaluating {namespace.name} on {corpus}", file=sys.stderr)
     if not jobs.run(self._launcher, self._arguments, scoring_job=job):

@@ -3,7 +3,19 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import clustering, estimate, flags, jobs, joining, launch, options, plans, requests, sketching
+from pipelines import (
+  clustering,
+  estimate,
+  flags,
+  jobs,
+  joining,
+  launch,
+  options,
+  plans,
+  requests,
+  sketching,
+  store_plans,
+)
 
 
 def score(argv: Sequence[str]) -> None:
@@ -12,7 +24,7 @@ def score(argv: Sequence[str]) -> None:
   if namespace.estimate:
     estimate.show(namespace, launcher)
     return
-  job = plans.plan_named_scoring(namespace, launcher)
+  job = store_plans.plan_named_scoring(namespace, launcher)
   with launch.writing():
     if jobs.run(launcher, ["winnow", flags.SCORE, *argv], scoring_job=job):
       print_summary(job)

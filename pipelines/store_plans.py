@@ -1,0 +1,300 @@
+"""What a scoring command makes: the store that its flags name, and those that this one is made from."""
+
+import argparse
+import dataclasses
+import re
+from typing import Any
+
+from curation import kmeans, minhash
+from curation.errors import WinnowError
+from pipelines import (
+  blocks,
+  clustering,
+  comparing,
+  comparison,
+  embedding_files,
+  flags,
+  inputs,
+  joining,
+  launch,
+  model_scorers,
+  models,
+  options,
+  plans,
+  requests,
+  scorers,
+  sketching,
+  sources,
+  storage,
+  stores,
+)
+from pipelines.jobs import Corpus, ScoringJob
+from pipelines.plans import Stage
+
+_NAME = re.compile(r"\w+", re.ASCII)
+
+
+def of_model(namespace: argparse.Namespace) -> model_scorers.AskLlm | model_scorers.Perplexity:
+  """The scorer that runs --model over the texts."""
+  options.require(namespace, "model")
+  common: dict[str, Any] = {
+    "model": namespace.model,
+    "max_input_tokens": 512 if namespace.max_input_tokens is None else namespace.max_input_tokens,
+    "batch_tokens": namespace.batch_tokens,
+    "dtype": namespace.dtype,
+    "devices_per_model": namespace.devices_per_model,
+    "vocabulary": namespace.vocabulary,
+  }
+  if namespace.scorer == flags.PERPLEXITY:
+    return model_scorers.Perplexity(objective=namespace.objective, mask_seed=namespace.mask_seed, **common)
+  template = options.read_prompt(namespace.prompt_file)
+  return model_scorers.AskLlm(template=template, yes_token=namespace.yes_token, **common)
+
+
+def sentence_t5(namespace: argparse.Namespace) -> model_scorers.SentenceT5:
+  return model_scorers.SentenceT5(
+    model=namespace.model,
+    embedding_dtype=namespace.embedding_dtype,
+    max_input_tokens=namespace.max_input_tokens,
+    batch_tokens=namespace.batch_tokens,
+    dtype=namespace.dtype,
+    devices_per_model=namespace.devices_per_model,
+  )
+
+
+def plan_counting(
+  namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False, stage: Stage | None = None
+) -> ScoringJob:
+  """The job of a store that only tells which documents there are, for random sampling."""
+  stage = stage or Stage()
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(flags.RANDOM))
+  return plans.plan_scoring(namespace, launcher, scorers.Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
+
+
+def plan_named_scoring(
+  namespace: argparse.Namespace,
+  launcher: launch.Launcher,
+  *,
+  spare: bool = False,
+  corpus: Corpus | None = None,
+  stage: Stage | None = None,
+) -> ScoringJob:
+  """The job of a scoring command, in the store that its flags name. `corpus`: identified already; of texts alone."""
+  stage = stage or Stage()
+  if namespace.scorer == flags.DENSITY:
+    return _plan_density(namespace, launcher, stage, spare=spare)
+  if namespace.scorer in flags.OF_CLUSTERS:
+    return _plan_by_clusters(namespace, launcher, stage, spare=spare)
+  if namespace.scorer == flags.MINHASH:
+    return _plan_minhash(namespace, launcher, stage, spare=spare)
+  scorer = of_model(namespace)
+  _check_devices(namespace, launcher)
+  name = namespace.name or stage.named(f"{namespace.scorer}_{models.model_name(namespace.model)}")
+  folder = _store_folder(namespace, "name", name)
+  corpus = corpus or stage.corpus
+  return plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare, stage=stage)
+
+
+def plan_embedding(
+  namespace: argparse.Namespace,
+  launcher: launch.Launcher,
+  name_flag: str = "name",
+  *,
+  spare: bool = False,
+  corpus: Corpus | None = None,
+) -> ScoringJob:
+  """The job of a store of embeddings, under the name that `name_flag` gives. `corpus`: identified already."""
+  if (namespace.model is None) == (namespace.embeddings is None):
+    raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
+  corpus = corpus or plans.identified_corpus(namespace, launcher)
+  scorer: model_scorers.SentenceT5 | scorers.MadeElsewhere
+  source: sources.Source = corpus.texts
+  if namespace.embeddings is not None:
+    for name in ("max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
+      if getattr(namespace, name) not in (None, 1):
+        raise WinnowError(f"--{name} is for a --model, and --embeddings were made already; leave it out")
+    files = embedding_files.find(namespace.embeddings, list(corpus.shards))
+    scorer = scorers.MadeElsewhere(files, namespace.embedding_dtype)
+    source = sources.TextsWithEmbeddings(corpus.texts, files)
+  else:
+    scorer = sentence_t5(namespace)
+  folder = _store_folder(
+    namespace, name_flag, getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
+  )
+  job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
+  if namespace.model is not None and (not job.is_complete or job.starts_over):
+    _check_devices(namespace, launcher)
+  return job
+
+
+def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool) -> ScoringJob:
+  name = namespace.name or stage.named(f"density_{_embedder_name(namespace)}")
+  folder = _store_folder(namespace, "name", name)
+  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
+  if embedding.folder == folder:
+    raise WinnowError(f"--name={name} and --embedding_name are the same; give each store a name of its own")
+  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
+  scorer = scorers.Density(
+    sketch_path=storage.join(folder, stores.SKETCH_FOLDER, sketching.SKETCH_FILE),
+    embeddings=embeddings,
+    kernel=namespace.kernel,
+    bandwidth=namespace.bandwidth,
+    hashes=namespace.hashes,
+    rows=namespace.sketch_rows,
+    counters=namespace.sketch_counters,
+    seed=namespace.sketch_seed,
+    correct_collisions=namespace.correct_collisions,
+  )
+  job = plans.plan_scoring(
+    namespace,
+    launcher,
+    scorer,
+    folder,
+    corpus=embedding.corpus,
+    source=embeddings,
+    spare=spare,
+    stage=stage,
+    before=(embedding,),
+  )
+  return dataclasses.replace(job, sketch=sketching.SketchConfig(scorer, job.config.store))
+
+
+def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> ScoringJob:
+  """The job of a store of clusters, of the complete store of embeddings that --embeddings names."""
+  folder = inputs.absolute(namespace.embeddings)
+  store = stores.ScoreStore.at(folder)
+  if store is None or store.scorer != stores.EMBED:
+    raise WinnowError(
+      f"--embeddings={namespace.embeddings} is no store of embeddings; name the folder that winnow embed made, such as "
+      "SCORES/embeddings_MODEL"
+    )
+  if not store.is_complete:
+    raise WinnowError(f"the store of embeddings {folder} is not complete; run its winnow embed command again")
+  request = requests.read_json(store.request_path)
+  corpus = Corpus(store.shards(), blocks.Fields(**request["fields"]), request["block_rows"])
+  embeddings = sources.StoredEmbeddings(store, request["embedding_dtype"])
+  return _plan_clustering(namespace, launcher, corpus, embeddings, Stage())
+
+
+def _plan_clustering(
+  namespace: argparse.Namespace,
+  launcher: launch.Launcher,
+  corpus: Corpus,
+  embeddings: sources.StoredEmbeddings,
+  stage: Stage,
+  *,
+  spare: bool = False,
+  before: tuple[ScoringJob, ...] = (),
+) -> ScoringJob:
+  """The job of a store of clusters, in --clusters or beside the embeddings."""
+  of = embeddings.store.folder
+  name = stage.named(f"clusters_{storage.base_name(of).removeprefix('embeddings_')}")
+  folder = storage.join(of.rpartition("/")[0], name)
+  if namespace.clusters is not None:
+    plans.refuse_file(namespace, "clusters")
+    folder = inputs.absolute(namespace.clusters).rstrip("/")
+  if folder == of:
+    raise WinnowError(f"--clusters={namespace.clusters} is the store of the embeddings; give each a folder of its own")
+  config = kmeans.KMeansConfig(
+    clusters=namespace.num_clusters,
+    points_per_cluster=namespace.kmeans_sample,
+    iterations=namespace.kmeans_iterations,
+    lloyd_iterations=namespace.lloyd_iterations,
+    seed=namespace.kmeans_seed,
+  )
+  path = storage.join(folder, stores.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
+  scorer = scorers.Cluster(path, embeddings, config)
+  job = plans.plan_scoring(
+    namespace,
+    launcher,
+    scorer,
+    folder,
+    corpus=corpus,
+    source=embeddings,
+    spare=spare,
+    stage=stage,
+    before=before,
+  )
+  centroids = clustering.ClusteringConfig(scorer, job.config.store)
+  return dataclasses.replace(job, centroids=centroids)
+
+
+def _plan_by_clusters(
+  namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool
+) -> ScoringJob:
+  name = namespace.name or stage.named(f"{namespace.scorer}_{_embedder_name(namespace)}")
+  folder = _store_folder(namespace, "name", name)
+  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
+  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
+  clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
+  if folder in (embedding.folder, clusters.folder):
+    raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
+  stored = sources.StoredBlocks(clusters.config.store)
+  scorer: scorers.Prototypes | scorers.SemDeDup = scorers.Prototypes(stored)
+  if namespace.scorer == flags.SEMDEDUP:
+    scorer = scorers.SemDeDup(stored, embeddings, namespace.keep, namespace.kmeans_seed)
+  job = plans.plan_scoring(
+    namespace,
+    launcher,
+    scorer,
+    folder,
+    corpus=embedding.corpus,
+    source=stored,
+    spare=spare,
+    stage=stage,
+    before=(clusters,),
+  )
+  if not isinstance(scorer, scorers.SemDeDup):
+    return job
+  compared = comparison.ComparingConfig(scorer, job.config.store, job.corpus.shards)
+  source = comparing.ComparedBlocks(stored.store, compared)
+  return dataclasses.replace(job, compared=compared, config=dataclasses.replace(job.config, source=source))
+
+
+def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool) -> ScoringJob:
+  config = minhash.MinHashConfig(namespace.similarity, namespace.minhash_bands, namespace.minhash_rows)
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(flags.MINHASH))
+  beside = _store_folder(namespace, "name", f"signatures_{config.hashes}")
+  if folder == beside:
+    raise WinnowError(f"--name={namespace.name} is of the store of signatures; give each store a name of its own")
+  signing = plans.plan_scoring(
+    namespace, launcher, scorers.Signatures(config.hashes), beside, corpus=stage.corpus, spare=True
+  )
+  stored = sources.StoredBlocks(signing.config.store, survivors=stage.survivors)
+  scorer = scorers.MinHash(stored, config)
+  job = plans.plan_scoring(
+    namespace,
+    launcher,
+    scorer,
+    folder,
+    corpus=signing.corpus,
+    source=stored,
+    spare=spare,
+    stage=stage,
+    before=(signing,),
+  )
+  joined = joining.JoiningConfig(scorer, job.config.store)
+  source = joining.JoinedBlocks(stored.store, joined, survivors=stage.survivors)
+  return dataclasses.replace(job, joined=joined, config=dataclasses.replace(job.config, source=source))
+
+
+def _embedder_name(namespace: argparse.Namespace) -> str:
+  """A model's name, or of files that were made elsewhere the folder's."""
+  if namespace.model is not None:
+    return models.model_name(namespace.model)
+  if namespace.embeddings is None:
+    return ""  # which is refused in a moment
+  return models.model_name(inputs.absolute(namespace.embeddings).rpartition("/")[0])
+
+
+def _store_folder(namespace: argparse.Namespace, flag: str, name: str) -> str:
+  plans.refuse_file(namespace, "scores")
+  if not _NAME.fullmatch(name):
+    raise WinnowError(f"--{flag}={name} may hold letters, digits and underscores only")
+  return storage.join(inputs.absolute(namespace.scores), name)
+
+
+def _check_devices(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
+  if namespace.devices_per_model < 1:
+    raise WinnowError(f"--devices_per_model={namespace.devices_per_model} is below 1")
+  launcher.hold_one_model(namespace.devices_per_model)
