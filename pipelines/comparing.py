@@ -38,13 +38,13 @@ from pipelines import (
   run_files,
   runs,
   scorers,
-  sketching,
   sources,
+  splitting,
   steps,
   storage,
   stores,
 )
-from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
+from pipelines.comparison import ComparingConfig, Share, Span, Work, diagnostics_path, of_other_clusters
 
 _HELD_TILES = 8
 _RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each, little is read
@@ -57,12 +57,19 @@ _TURN = threading.Lock()
 
 def is_compared(config: ComparingConfig) -> bool:
   """Tells whether the cosines of all shards are on record."""
-  work = Work.of(config)
-  return all(work.has_array(work.cosines_path(shard)) for shard in config.shards)
+  work = Work.settled(config)
+  return work is not None and all(work.has_array(work.cosines_path(shard)) for shard in config.shards)
+
+
+def stages(config: ComparingConfig, documents: int | None) -> dict[str, int | None]:
+  """What is shown of the work: splitting, which reads all documents twice, only where it is known to come."""
+  clusters = config.scorer.clusters.store
+  splits = clusters.is_complete and storage.exists(diagnostics_path(config)) and splitting.plan_training(config)
+  return ({"split": documents and 2 * documents} if splits else {}) | {"move": documents, "compare": documents}
 
 
 def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
-  """Sorts the embeddings of a group of blocks by part, cluster and rank into a run; returns their number."""
+  """Sorts the embeddings of a group of blocks by part, piece and rank into a run; returns their number."""
   work = Work.of(config)
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
@@ -71,8 +78,8 @@ def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
     return 0
   moved = 0
   with storage.create_file(path) as file, runs.RunWriter(num_shards=work.tiles.num_parts) as writer:
-    for clusters_N, key_N, record_N in prefetch.prefetch(_read_group(config, numbered.group), ahead=1):
-      writer.add(work.tiles.parts_of(clusters_N).astype(np.uint32), key_N, record_N)
+    for pieces_N, key_N, record_N in prefetch.prefetch(_read_group(work, numbered), ahead=1):
+      writer.add(work.tiles.parts_of(pieces_N).astype(np.uint32), key_N, record_N)
       progress.report(config.progress_address, stage="move", documents=len(key_N))
       moved += len(key_N)
     writer.finish(file, {})
@@ -80,32 +87,22 @@ def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
 
 
 def _read_group(
-  config: ComparingConfig, group: sketching.Group
+  work: Work, numbered: clustering.Numbered
 ) -> Iterator[tuple[np.ndarray, np.ndarray, pa.LargeBinaryArray]]:
-  """Clusters int32 [N], order S16 [N] and records of each block of a group."""
-  about = config.scorer
-  for place, first, stop in group.parts:
-    shard, wanted = config.shards[place], range(first, stop)
-    both = (stored.read(shard, wanted.__contains__) for stored in (about.embeddings, about.clusters))
-    for embedded, clustered in zip(*both, strict=True):
-      if embedded.documents is None or clustered.documents is None:
-        continue
-      rows_N = clustered.documents["row"].to_numpy()
-      if not np.array_equal(rows_N, embedded.documents["row"].to_numpy()):
-        raise WinnowError(
-          f"block {embedded.index} of {shard.name} has other documents in {about.clusters.store.folder} than in "
-          f"{about.embeddings.store.folder}: make the clusters again, with --overwrite"
-        )
-      if not len(rows_N):
-        continue
-      embeddings_ND = sources.embedding_array(embedded.documents["embedding"], about.embeddings.dtype)
-      clusters_N, cosines_N = (clustered.documents[name].to_numpy() for name in ("cluster", "cosine"))
-      hashes_N = hashing.hash_documents(semdedup.HASH_PURPOSE, about.seed, shard.name, rows_N)
-      key_N = cluster_tiles.order_keys(clusters_N, cosines_N, hashes_N, about.keep)
-      record_N = np.empty(len(rows_N), _record(embeddings_ND.shape[1] * embeddings_ND.itemsize))
-      record_N["shard"], record_N["row"] = place, rows_N
-      record_N["embedding"] = np.ascontiguousarray(embeddings_ND).view(record_N.dtype["embedding"])[:, 0]
-      yield clusters_N, key_N, _to_binary(record_N)
+  """Pieces int32 [N], order S16 [N] and records of each block of a group."""
+  config, about = work.config, work.config.scorer
+  every, taken = work.pieces_of_group(numbered.number), 0
+  for block in splitting.read_group(config, numbered.group):
+    rows_N, embeddings_ND = block.rows_N, block.embeddings_ND
+    pieces_N = block.clusters_N if every is None else every[taken : taken + len(rows_N)]
+    taken += len(rows_N)
+    hashes_N = hashing.hash_documents(semdedup.HASH_PURPOSE, about.seed, config.shards[block.place].name, rows_N)
+    # By the cosine to the centroid of the cluster, also within a piece of it.
+    key_N = cluster_tiles.order_keys(pieces_N, block.cosines_N, hashes_N, about.keep)
+    record_N = np.empty(len(rows_N), _record(embeddings_ND.shape[1] * embeddings_ND.itemsize))
+    record_N["shard"], record_N["row"] = block.place, rows_N
+    record_N["embedding"] = np.ascontiguousarray(embeddings_ND).view(record_N.dtype["embedding"])[:, 0]
+    yield pieces_N, key_N, run_files.to_records(record_N)
 
 
 def gather_part(config: ComparingConfig, part: int) -> int:
@@ -202,8 +199,8 @@ def return_span(config: ComparingConfig, span: Span) -> Span:
     for tile in range(span.start, span.stop):
       for key_N, binary_N in reader.batches(tile - tiles.start):
         record_N = _from_binary([binary_N])
-        cosines_N = np.ascontiguousarray(largest_N[place : place + len(key_N)])
-        writer.add(record_N["shard"].astype(np.uint32), record_N["row"].astype(np.uint64), _to_binary(cosines_N))
+        cosines_N = run_files.to_records(largest_N[place : place + len(key_N)])
+        writer.add(record_N["shard"].astype(np.uint32), record_N["row"].astype(np.uint64), cosines_N)
         place += len(key_N)
     writer.finish(file, {})
   return span
@@ -264,13 +261,6 @@ def _record(embedding_bytes: int) -> np.dtype:
   return np.dtype([*_IDENTITY.descr, ("embedding", f"V{embedding_bytes}")])
 
 
-def _to_binary(record_N: np.ndarray) -> pa.LargeBinaryArray:
-  offsets = np.arange(len(record_N) + 1, dtype=np.int64) * record_N.itemsize
-  return pa.Array.from_buffers(
-    pa.large_binary(), len(record_N), [None, pa.py_buffer(offsets), pa.py_buffer(record_N.view(np.uint8))]
-  )
-
-
 def _from_binary(parts: list[pa.LargeBinaryArray]) -> np.ndarray:
   """Records of consecutive batches, of which there is one at least."""
   width = int(run_files.sizes(parts[0])[0])
@@ -290,6 +280,14 @@ class Compare(beam.PTransform):
     return ledger | "Steps" >> steps.Steps(
       lambda: is_compared(config),
       [
+        ("SampleGiants", lambda: splitting.plan_samples(config), lambda group: splitting.sample_group(config, group)),
+        ("TrainGiants", lambda: splitting.plan_training(config), lambda giant: splitting.train_giant(config, giant)),
+        (
+          "AssignPieces",
+          lambda: splitting.plan_assignments(config),
+          lambda group: splitting.assign_group(config, group),
+        ),
+        ("SettlePieces", lambda: splitting.plan_settling(config), lambda what: splitting.settle(config, what)),
         ("MoveGroups", lambda: Work.of(config).groups(), lambda group: move_group(config, group)),
         ("GatherParts", lambda: range(Work.of(config).tiles.num_parts), lambda part: gather_part(config, part)),
         ("CompareShares", lambda: Work.of(config).all_shares(), lambda share: compare_share(config, share)),

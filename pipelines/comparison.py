@@ -1,6 +1,7 @@
 """How the comparison of documents within clusters is cut into pieces of work, and where their results lie.
 
-By the sizes of the clusters alone, not by who does it: `comparing` has the steps, and says what is in the files.
+By the sizes of the clusters alone, and of what giant ones are split into, not by who does it: `splitting` and
+`comparing` have the steps, and say what is in the files.
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation import cluster_tiles, semdedup
+from curation import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
 from pipelines import (
   array_files,
@@ -58,31 +59,100 @@ class Span(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """How the work on complete clusters is cut: by their sizes alone, not by who does it."""
+class Splitting:
+  """Which of the complete clusters are split, and where lies what that takes: by their sizes alone."""
 
   config: ComparingConfig
-  tiles: cluster_tiles.Tiles
+  pieces: giant_clusters.Pieces
   group_documents: int
+  folder: str
+
+  @classmethod
+  def of(cls, config: ComparingConfig) -> "Splitting":
+    summary, path = config.scorer.clusters.store.summary(), diagnostics_path(config)
+    sizes = requests.field(path, "sizes")
+    if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
+      raise of_other_clusters(path)
+    pieces = giant_clusters.Pieces(np.array(sizes, np.int64), config.scorer.max_cluster_pairs, config.scorer.config)
+    if pieces.sizes_K.sum() != summary["scored"]:
+      raise of_other_clusters(path)
+    group = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
+    return cls(config, pieces, group, _folder(config, [sizes, group]))
+
+  def path(self, folder: str, name: str) -> str:
+    return storage.join(self.folder, folder, name)
+
+  def sampled_paths(self) -> list[str]:
+    return [self.sampled_path(number) for number, _ in self.groups()]
+
+  def sampled_path(self, number: int) -> str:
+    return self.path("sampled", f"{number:05d}.run")
+
+  def centroids_path(self, cluster: int) -> str:
+    return self.path("subcentroids", f"{cluster:07d}.safetensors")
+
+  def pieces_path(self, number: int, centroids: str) -> str:
+    """Of a group's documents, by the centroids with this fingerprint."""
+    return self.path("pieces", f"{centroids[:16]}-{number:05d}")
+
+  def groups(self) -> list[clustering.Numbered]:
+    by_name = {shard["shard"]: shard["block_rows"] for shard in self.config.scorer.clusters.store.summary()["shards"]}
+    rows = [by_name[shard.name] for shard in self.config.shards]
+    return [clustering.Numbered(*each) for each in enumerate(sketching.group_blocks(rows, self.group_documents))]
+
+  def settled(self) -> "Settled | None":
+    """The pieces as they are on record; None where they are not."""
+    if not len(self.pieces.giants):
+      return Settled(self.pieces.sizes_K, None)
+    split = self.config.scorer.split()
+    if split is None:
+      return None
+    sizes_P = np.zeros(self.pieces.starts[-1], np.int64)
+    sizes_P[self.pieces.starts[:-1]] = self.pieces.sizes_K
+    for cluster in split["clusters"]:
+      sizes_P[self.pieces.of_cluster(cluster["cluster"])] = cluster["pieces"]
+    return Settled(sizes_P, split["centroids"])
+
+
+class Settled(NamedTuple):
+  """How many documents each piece has, int64 [P], and the fingerprint of the centroids; None: no cluster is split."""
+
+  sizes_P: np.ndarray
+  centroids: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """How the work on complete clusters is cut: by the sizes of their pieces alone, not by who does it."""
+
+  config: ComparingConfig
+  splitting: Splitting
+  centroids: str | None
+  tiles: cluster_tiles.Tiles
   share_pairs: int
   folder: str
 
   @classmethod
   def of(cls, config: ComparingConfig) -> "Work":
-    clusters = config.scorer.clusters.store
-    summary, path = clusters.summary(), storage.join(clusters.centroids_folder, clustering.DIAGNOSTICS_FILE)
-    sizes = requests.field(path, "sizes")
-    if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
-      raise of_other_clusters(path)
-    sizes_K = np.array(sizes, np.int64)
-    if sizes_K.sum() != summary["scored"]:
-      raise of_other_clusters(path)
-    group = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
-    tiles = cluster_tiles.Tiles(sizes_K, max(_PART_DOCUMENTS, -(-summary["scored"] // _MOST_PARTS)))
+    """Raises WinnowError where clusters are to be split first."""
+    found = cls.settled(config)
+    if found is None:
+      raise WinnowError(f"{config.scorer.split_path} is missing or damaged; run the same command again")
+    return found
+
+  @classmethod
+  def settled(cls, config: ComparingConfig) -> "Work | None":
+    """The same; None where clusters are to be split first."""
+    splitting = Splitting.of(config)
+    settled = splitting.settled()
+    if settled is None:
+      return None
+    sizes_P, centroids = settled
+    tiles = cluster_tiles.Tiles(sizes_P, max(_PART_DOCUMENTS, -(-int(sizes_P.sum()) // _MOST_PARTS)))
     share = max(_SHARE_PAIRS, -(-int(tiles.pair_starts[-1]) // _MOST_SHARES))
-    cut = [sizes, tiles.part_documents, group, share, _SPAN_TILES, semdedup.TILE_ROWS]
-    name = requests.fingerprint([config.store.fingerprint, clusters.fingerprint_with_engine(), cut])[:16]
-    return cls(config, tiles, group, share, storage.join(config.store.folder, stores.COMPARED_FOLDER, name))
+    group = splitting.group_documents
+    cut = [sizes_P.tolist(), centroids, tiles.part_documents, group, share, _SPAN_TILES, semdedup.TILE_ROWS]
+    return cls(config, splitting, centroids, tiles, share, _folder(config, cut))
 
   def path(self, folder: str, name: str) -> str:
     return storage.join(self.folder, folder, name)
@@ -100,9 +170,13 @@ class Work:
     return self.path("cosines", shard.name)
 
   def groups(self) -> list[clustering.Numbered]:
-    by_name = {shard["shard"]: shard["block_rows"] for shard in self.config.scorer.clusters.store.summary()["shards"]}
-    rows = [by_name[shard.name] for shard in self.config.shards]
-    return [clustering.Numbered(*each) for each in enumerate(sketching.group_blocks(rows, self.group_documents))]
+    return self.splitting.groups()
+
+  def pieces_of_group(self, number: int) -> np.ndarray | None:
+    """The pieces of a group's documents, int32 [N] in its order; None where they are the clusters."""
+    if self.centroids is None:
+      return None
+    return array_files.read(self.splitting.pieces_path(number, self.centroids), 1)[0]
 
   def moved_paths(self) -> list[str]:
     """Of the runs of all groups, in the order of their documents."""
@@ -128,10 +202,28 @@ class Work:
     return found
 
   def is_whole_run(self, path: str) -> bool:
-    return damage.is_whole(self.config.store.folder, path, runs.check)
+    return is_whole_run(self.config, path)
 
   def has_array(self, path: str) -> bool:
-    return damage.is_whole(self.config.store.folder, path, lambda path: array_files.read(path, 1))
+    return has_array(self.config, path)
+
+
+def is_whole_run(config: ComparingConfig, path: str) -> bool:
+  return damage.is_whole(config.store.folder, path, runs.check)
+
+
+def has_array(config: ComparingConfig, path: str) -> bool:
+  return damage.is_whole(config.store.folder, path, lambda path: array_files.read(path, 1))
+
+
+def diagnostics_path(config: ComparingConfig) -> str:
+  """The file that the sizes of the clusters are in."""
+  return storage.join(config.scorer.clusters.store.centroids_folder, clustering.DIAGNOSTICS_FILE)
+
+
+def _folder(config: ComparingConfig, cut: list) -> str:
+  about = [config.store.fingerprint, config.scorer.clusters.store.fingerprint_with_engine(), cut]
+  return storage.join(config.store.folder, stores.COMPARED_FOLDER, requests.fingerprint(about)[:16])
 
 
 def of_other_clusters(path: str) -> WinnowError:

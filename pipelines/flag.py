@@ -20,6 +20,7 @@ GROUPS = {
   ),
   "Clusters": (
     *("clusters", "num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed", "keep"),
+    "max_cluster_pairs",
   ),
   "MinHash": ("similarity", "minhash_bands", "minhash_rows"),
   "Sample": (

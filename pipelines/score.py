@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pipelines import (
   clustering,
@@ -44,6 +45,8 @@ def print_summary(job: jobs.ScoringJob) -> None:
   for step in job.chain:
     if isinstance(step, jobs.ScoringJob) and step.centroids is not None:
       print_clusters(step.centroids)
+  if split := requests.field(job.config.store.engine_path, "split"):
+    print_split(split)
   print(f"{job.config.store.holds}: {job.config.store.folder}")
 
 
@@ -88,6 +91,16 @@ def print_near_copies(config: joining.JoiningConfig) -> None:
   print(
     f"{found['near_copies']:,} documents repeat an earlier one, in {found['groups']:,} groups; the largest has "
     f"{found['largest']:,} documents"
+  )
+
+
+def print_split(split: dict[str, Any]) -> None:
+  """Which pairs of giant clusters were not compared."""
+  above = f", {split['pieces_above']:,} of which have more all the same" if split["pieces_above"] else ""
+  print(
+    f"{split['clusters']:,} clusters of {split['documents']:,} documents have more than "
+    f"{split['max_cluster_pairs']:,} pairs each, and were split into {split['pieces']:,} pieces{above}: "
+    f"{split['pairs_left_out']:,} of their pairs were not compared, {split['pairs_compared']:,} were"
   )
 
 

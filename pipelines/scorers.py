@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
-from curation import kmeans, minhash, semdedup
-from pipelines import embedding_files, memory, model_scorers, sources, storage, stores
+from curation import giant_clusters, kmeans, minhash, semdedup
+from pipelines import embedding_files, memory, model_scorers, requests, sources, storage, stores
 from pipelines.scorer_protocol import Scorer, Scores
 
 
@@ -230,14 +230,44 @@ class SemDeDup(_Own):
   clusters: sources.StoredBlocks
   embeddings: sources.StoredEmbeddings
   keep: semdedup.Keep
-  seed: int
+  config: kmeans.KMeansConfig
+  """How the clusters were found, and giant ones are split."""
+  max_cluster_pairs: int
+  split_path: str
+
+  @property
+  def seed(self) -> int:
+    return self.config.seed
+
+  def checked(self) -> "SemDeDup":
+    """Raises WinnowError for a limit that cannot be."""
+    giant_clusters.check_limit(self.max_cluster_pairs)
+    return self
 
   def engine(self) -> dict[str, Any]:
     return _engine_of("clusters", self.clusters.store)
 
   def request(self) -> dict[str, Any]:
-    clusters = self.clusters.store.fingerprint
-    return {"scorer": "semdedup", "clusters": clusters, "keep": self.keep, "seed": self.seed}
+    return {
+      "scorer": "semdedup",
+      "clusters": self.clusters.store.fingerprint,
+      "keep": self.keep,
+      "seed": self.seed,
+      "max_cluster_pairs": self.max_cluster_pairs,
+    }
+
+  def split_fingerprint(self) -> str:
+    """Whose a split is: of what was asked for, and of clusters as they were computed."""
+    return requests.fingerprint([self.request(), self.clusters.store.fingerprint_with_engine()])
+
+  def split(self) -> dict[str, Any] | None:
+    """What is on record of how giant clusters were split (`splitting.settle`); None where there is nothing."""
+    found = requests.read_sealed(self.split_path)
+    return found if found is not None and found.get("fingerprint") == self.split_fingerprint() else None
+
+  def describe(self) -> dict[str, Any]:
+    split = self.split()
+    return self.engine() | ({} if split is None else {"split": split["figures"] | {"centroids": split["centroids"]}})
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()

@@ -187,7 +187,7 @@ class ScoringJob:
     if self.centroids is not None:
       found |= clustering.stages(self.centroids, stored)
     if self.compared is not None:
-      found |= {"move": stored, "compare": stored}
+      found |= comparing.stages(self.compared, stored)
     if self.joined is not None:
       found |= {"meet": stored}
     return found | {self.config.stage: self.expected_documents()}

@@ -232,7 +232,15 @@ def _plan_by_clusters(
   stored = sources.StoredBlocks(clusters.config.store)
   scorer: scorers.Prototypes | scorers.SemDeDup = scorers.Prototypes(stored)
   if namespace.scorer == flags.SEMDEDUP:
-    scorer = scorers.SemDeDup(stored, embeddings, namespace.keep, namespace.kmeans_seed)
+    assert clusters.centroids is not None
+    scorer = scorers.SemDeDup(
+      stored,
+      embeddings,
+      keep=namespace.keep,
+      config=clusters.centroids.scorer.config,
+      max_cluster_pairs=namespace.max_cluster_pairs,
+      split_path=storage.join(folder, stores.SPLIT_FILE),
+    )
   job = plans.plan_scoring(
     namespace,
     launcher,

@@ -14,7 +14,8 @@ SCORES/<name>/request.json                 what the store belongs to, written fi
               centroids/                   what `clustering` makes from embeddings, for a clustering
               joined/                      what `joining` makes from signatures, for MinHash scores
               selected/                    what `survivors` selects from scores, for the next stage of a recipe
-              compared/                    what `comparing` makes for SemDeDup scores, until the store is complete
+              split.json                   of SemDeDup scores: which giant clusters `splitting` has split, if any
+              compared/                    what `comparing` makes for them, until the store is complete
 
 Scores of a shard carry fingerprints of what was asked about it and of the engine that answered: in the name of the
 folder of its blocks, in the footer of its Parquet file, in the ledger. So a run of another request that still writes
@@ -46,7 +47,7 @@ CLUSTER_FIELDS = (pa.field("cluster", pa.int32()), pa.field("cosine", pa.float32
 NUM_TOKENS = pa.field("num_tokens", pa.int32())
 DOMAIN = pa.field("domain", pa.string())
 _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
-INPUT_FILE = "input.json"
+INPUT_FILE, SPLIT_FILE = "input.json", "split.json"
 SKETCH_FOLDER, CENTROIDS_FOLDER, JOINED_FOLDER = "sketch", "centroids", "joined"
 SELECTED_FOLDER, COMPARED_FOLDER = "selected", "compared"
 WORK_FOLDER = "work"  # in some of these
@@ -258,7 +259,7 @@ class ScoreStore:
 
   def clear(self) -> None:
     """Removes what the store holds, the summary first, the request last: what is left is of that request."""
-    storage.delete([self.summary_path])
+    storage.delete([self.summary_path, storage.join(self.folder, SPLIT_FILE)])
     for folder in ("blocks", "shards", "dead_letter", *_MADE_FOLDERS):
       storage.delete_folder(storage.join(self.folder, folder))
     storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
@@ -296,6 +297,7 @@ class ScoreStore:
     if not is_ours_still or (not keep_engine and storage.exists(self.engine_path)):
       for folder in _MADE_FOLDERS:
         storage.delete_folder(storage.join(self.folder, folder))
+      storage.delete([storage.join(self.folder, SPLIT_FILE)])
     if not keep_engine:
       storage.delete([self.engine_path])
     if not is_ours_still:

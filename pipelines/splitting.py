@@ -1,0 +1,232 @@
+"""Giant clusters as Beam passes: how `curation.giant_clusters` splits them, before `comparing` compares what is left.
+
+Where no cluster has more than --max_cluster_pairs there is nothing to do. Else the documents of all giants that hashes
+pick are sorted by giant into a run for each group of blocks; a giant's centroids are trained by one worker on its
+ranges of all runs; each group is assigned; and what its documents are is counted, which settles the sizes of pieces.
+No worker holds more of a giant than its sample. What crosses Beam's shuffle is numbers of groups and of clusters.
+
+STORE/split.json                              sizes of the pieces, and whose they are; stays
+STORE/compared/<fingerprint>/sampled/<group>.run  by giant: hash; record: embedding, float16
+                             subcentroids/<cluster>.safetensors  as `centroid_files` has it
+                             pieces/<centroids>-<group>  int32, of each document of the group that has a cluster
+
+All but the first is checked before it is taken, made again where it is damaged, and removed when the store is complete.
+Legend: N documents, D dimensions, G giants, P pieces.
+"""
+
+import dataclasses
+import io
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from curation import centroid_files, kmeans
+from curation.errors import DamagedError, WinnowError
+from pipelines import (
+  array_files,
+  clustering,
+  damage,
+  logs,
+  memory,
+  prefetch,
+  progress,
+  requests,
+  run_files,
+  runs,
+  sketching,
+  sources,
+  storage,
+)
+from pipelines.comparison import (
+  ComparingConfig,
+  Splitting,
+  diagnostics_path,
+  has_array,
+  is_whole_run,
+  of_other_clusters,
+)
+
+_RANGE_BYTES = 64 << 10
+# A process trains or assigns one thing at a time, whose products use all cores.
+_TURN = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Clustered:
+  """The documents of a block that have a cluster, and the place of their shard among all."""
+
+  place: int
+  rows_N: np.ndarray
+  embeddings_ND: np.ndarray
+  clusters_N: np.ndarray
+  cosines_N: np.ndarray
+
+
+def read_group(config: ComparingConfig, group: sketching.Group) -> Iterator[Clustered]:
+  """The blocks of a group that have documents, from the stores of embeddings and of clusters."""
+  about = config.scorer
+  for place, first, stop in group.parts:
+    shard, wanted = config.shards[place], range(first, stop)
+    both = (stored.read(shard, wanted.__contains__) for stored in (about.embeddings, about.clusters))
+    for embedded, clustered in zip(*both, strict=True):
+      if embedded.documents is None or clustered.documents is None:
+        continue
+      rows_N = clustered.documents["row"].to_numpy()
+      if not np.array_equal(rows_N, embedded.documents["row"].to_numpy()):
+        raise WinnowError(
+          f"block {embedded.index} of {shard.name} has other documents in {about.clusters.store.folder} than in "
+          f"{about.embeddings.store.folder}: make the clusters again, with --overwrite"
+        )
+      if len(rows_N):
+        embeddings_ND = sources.embedding_array(embedded.documents["embedding"], about.embeddings.dtype)
+        clusters_N, cosines_N = (clustered.documents[name].to_numpy() for name in ("cluster", "cosine"))
+        yield Clustered(place, rows_N, embeddings_ND, clusters_N, cosines_N)
+
+
+def plan_samples(config: ComparingConfig) -> list[clustering.Numbered]:
+  """The groups, where a giant has no centroids yet."""
+  splitting = Splitting.of(config)
+  is_trained = all(_is_whole(splitting, cluster) for cluster in splitting.pieces.giants.tolist())
+  return [] if is_trained else splitting.groups()
+
+
+def sample_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
+  """Makes durable what a group has of the samples of giants; returns its number."""
+  splitting = Splitting.of(config)
+  memory.use_lean_arrow_pool()
+  path = splitting.sampled_path(numbered.number)
+  if is_whole_run(config, path):
+    return numbered.number
+  with storage.create_file(path) as file, runs.RunWriter(num_shards=len(splitting.pieces.giants)) as writer:
+    for block in prefetch.prefetch(read_group(config, numbered.group), ahead=1):
+      shard = config.shards[block.place].name
+      places, giants, hashes = splitting.pieces.sample(block.clusters_N, shard, block.rows_N)
+      sample_ND = block.embeddings_ND[places].astype(np.float16)
+      record_N = sample_ND.view(f"V{sample_ND.shape[1] * sample_ND.itemsize}")[:, 0]
+      writer.add(giants.astype(np.uint32), hashes, run_files.to_records(record_N))
+      progress.report(config.progress_address, stage="split", documents=len(block.rows_N))
+    writer.finish(file, {})
+  return numbered.number
+
+
+def plan_training(config: ComparingConfig) -> list[int]:
+  """The giant clusters."""
+  return Splitting.of(config).pieces.giants.tolist()
+
+
+def train_giant(config: ComparingConfig, cluster: int) -> int:
+  """Trains the centroids of a giant's pieces on its sample, unless they are on record; returns the cluster."""
+  splitting = Splitting.of(config)
+  if _is_whole(splitting, cluster):
+    return cluster
+  memory.use_lean_arrow_pool()
+  memory.return_large_arrays()
+  giant = splitting.pieces.giants.tolist().index(cluster)
+  with _TURN, io.BytesIO() as sample:
+    with runs.opened(splitting.sampled_paths(), buffer_bytes=_RANGE_BYTES) as readers:
+      count = run_files.write_records(runs.merge_shard(readers, giant), sample)
+    sample_ND = np.frombuffer(sample.getvalue(), np.float16).reshape(count, -1)
+    trained = kmeans.train(sample_ND, splitting.pieces.kmeans_config(cluster))
+  made = centroid_files.CentroidFile(trained.centroids_KD, config.scorer.split_fingerprint(), trained.training)
+  with storage.create_file(splitting.centroids_path(cluster)) as file:
+    centroid_files.save(made, file)
+  logs.tell("giant_split", cluster=cluster, pieces=len(trained.centroids_KD), points=count)
+  return cluster
+
+
+def plan_assignments(config: ComparingConfig) -> list[clustering.Numbered]:
+  """The groups, where there is a giant."""
+  splitting = Splitting.of(config)
+  return splitting.groups() if len(splitting.pieces.giants) else []
+
+
+def assign_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
+  """Makes durable which pieces the documents of a group belong to; returns the group's number."""
+  splitting = Splitting.of(config)
+  with _TURN:
+    files = _read_centroids(splitting)
+    path = splitting.pieces_path(numbered.number, _fingerprint(files))
+    if has_array(config, path):
+      return numbered.number
+    memory.return_large_arrays()
+    centroids = [kmeans.Centroids(file.centroids_KD) for file in files]
+    parts = []
+    for block in prefetch.prefetch(read_group(config, numbered.group), ahead=1):
+      parts.append(splitting.pieces.assign(block.clusters_N, block.embeddings_ND, centroids))
+      progress.report(config.progress_address, stage="split", documents=len(block.rows_N))
+    array_files.write(path, np.concatenate([np.empty(0, np.int32), *parts]))
+  return numbered.number
+
+
+def plan_settling(config: ComparingConfig) -> list[str]:
+  """What to settle: the split, or nothing."""
+  return ["split"] if len(Splitting.of(config).pieces.giants) else []
+
+
+def settle(config: ComparingConfig, what: str) -> str:
+  """Counts the documents of all pieces, and puts on record how clusters are split, unless it is.
+
+  Raises WinnowError where the store has scores by another split, as when another machine had to train again.
+  """
+  splitting = Splitting.of(config)
+  pieces, centroids = splitting.pieces, _fingerprint(_read_centroids(splitting))
+  split = requests.field(config.store.engine_path, "split")
+  if isinstance(split, dict) and split.get("centroids") != centroids:
+    storage.delete([splitting.centroids_path(cluster) for cluster in pieces.giants.tolist()])
+    raise WinnowError(
+      f"{config.store.folder} has scores by another split of giant clusters than is found here: go on where they were "
+      f"made, choose another --name, or delete {config.store.folder} to start over"
+    )
+  if _is_settled(splitting, centroids):
+    return what
+  sizes_P = np.zeros(pieces.starts[-1], np.int64)
+  for number, _ in splitting.groups():
+    (pieces_N,) = array_files.read(splitting.pieces_path(number, centroids), 1)
+    sizes_P += np.bincount(pieces_N, minlength=len(sizes_P))
+  if not np.array_equal(np.add.reduceat(sizes_P, pieces.starts[:-1]), pieces.sizes_K):
+    raise of_other_clusters(diagnostics_path(config))
+  giants = pieces.giants.tolist()
+  clusters = [{"cluster": giant, "pieces": sizes_P[pieces.of_cluster(giant)].tolist()} for giant in giants]
+  figures = pieces.figures(sizes_P)
+  told = {"fingerprint": config.scorer.split_fingerprint(), "centroids": centroids, "figures": figures}
+  storage.create(config.scorer.split_path, requests.sealed(told | {"clusters": clusters}), must_agree=True)
+  logs.tell("clusters_split", **figures)
+  return what
+
+
+def _is_settled(splitting: Splitting, centroids: str) -> bool:
+  """Tells whether the split by these centroids is on record."""
+
+  def check(path: str) -> None:
+    settled = splitting.settled()
+    if settled is None or settled.centroids != centroids:
+      raise DamagedError(f"{path} is damaged, or of another split")
+
+  return damage.is_whole(splitting.config.store.folder, splitting.config.scorer.split_path, check)
+
+
+def _read_centroids(splitting: Splitting) -> list[centroid_files.CentroidFile]:
+  """Those of the pieces of each giant."""
+  return [_read_file(splitting.centroids_path(cluster)) for cluster in splitting.pieces.giants.tolist()]
+
+
+def _read_file(path: str) -> centroid_files.CentroidFile:
+  with storage.open_input(path) as file:
+    return centroid_files.load(file, path)
+
+
+def _fingerprint(files: list[centroid_files.CentroidFile]) -> str:
+  return requests.fingerprint([file.checksum for file in files])
+
+
+def _is_whole(splitting: Splitting, cluster: int) -> bool:
+  """Tells whether the centroids of a giant's pieces are on record."""
+  pieces, wanted = splitting.pieces.of_cluster(cluster), splitting.config.scorer.split_fingerprint()
+
+  def check(path: str) -> None:
+    found = _read_file(path)
+    if found.fingerprint != wanted or len(found.centroids_KD) != pieces.stop - pieces.start:
+      raise DamagedError(f"{path} has the centroids of something else")
+
+  return damage.is_whole(splitting.config.store.folder, splitting.centroids_path(cluster), check)
