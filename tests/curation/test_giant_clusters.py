@@ -54,7 +54,7 @@ def test_too_many_pieces_are_refused():
 
 
 def test_the_sample_is_of_giants_and_the_same_in_any_company():
-  """Kills: hashes that are drawn by place; a limit of one giant that is another's; documents of small clusters."""
+  """Kills: hashes that are drawn by place; documents of small clusters; of a giant, a part that is not its share."""
   sizes_K = np.array([3, 40_000, 0, 100_000, 900])
   pieces = giant_clusters.Pieces(sizes_K, giant_clusters.LEAST_PAIRS, CONFIG)
   generator = np.random.default_rng(3)

@@ -202,7 +202,7 @@ def test_two_processes_give_the_same(place, clustered, undisturbed):
 
 def cut_small(monkeypatch) -> None:
   """Dozens of groups, more than are merged at once, and pieces of one giant in several parts."""
-  for name, value in {"_GROUP": 150, "_PART_DOCUMENTS": 500, "_SHARE_PAIRS": 2, "_SPAN_TILES": 2}.items():
+  for name, value in {"_GROUP": 100, "_PART_DOCUMENTS": 500, "_SHARE_PAIRS": 2, "_SPAN_TILES": 2}.items():
     monkeypatch.setattr(comparison, name, value)
   monkeypatch.setattr(comparison, "_GROUPS", 1 << 30)
 
@@ -323,7 +323,7 @@ def test_a_shard_of_a_complete_store_is_made_again(place, undisturbed, tmp_path,
 def test_a_split_of_something_else_is_not_taken(place, clustered, undisturbed):
   """Kills: a file that is taken because it is sealed, whatever it is of."""
   other = clustered / "scores/other"
-  assert run_in(clustered, [*score_command(place, "--keep=random", "--name=other"), ONE]) == 0
+  assert run_in(clustered, [*score_command(place, "--name=other", limit=700_000), ONE]) == 0
   store_of(clustered).mkdir()
   shutil.copy(other / "split.json", store_of(clustered))
   assert run_in(clustered, [*score_command(place), ONE]) == 0
