@@ -31,7 +31,7 @@ def diagnose(counts_K: np.ndarray, cosines_K: np.ndarray, training: dict[str, An
   - `inertia`: the mean of 2 - 2 cosine to the own centroid, over all documents;
   - `sizes`: of every cluster; `smallest`, `median` and `largest` of them;
   - `empty`, `giant`: clusters without documents, and with more than 20 times the mean; `giant_share`: of documents;
-  - `pairs`: of documents within clusters, all of which SemDeDup compares;
+  - `pairs`: of documents within clusters, which SemDeDup compares, unless it splits giants (`giant_clusters`);
   - `training`: what `kmeans.train` tells, and `lloyd_inertia`, of each iteration over all documents.
   """
   documents, giants_K = int(counts_K.sum()), counts_K > _GIANT * counts_K.mean()

@@ -3,7 +3,8 @@
 Documents are put in order by cluster, and within a cluster as SemDeDup ranks them; a document's place is its number in
 that order. Tiles (`semdedup.TILE_ROWS` documents of one cluster, fewer at its end) and tile pairs are numbered the same
 way, cluster after cluster. So a range of pairs concerns the documents of a range of tiles, and those are a range of
-places, in whatever way clusters are uneven. Parts are consecutive clusters, whose documents lie in one file.
+places, in whatever way clusters are uneven. Parts are consecutive clusters, whose documents lie in one file. What is a
+cluster here may be a piece of a giant one (`giant_clusters`).
 
 Shape suffixes: N documents, K clusters, P parts, X tile pairs.
 """

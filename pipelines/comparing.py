@@ -5,6 +5,7 @@ becomes a run by part of the clusters, and each part the merge of its ranges. Th
 any worker reads alone. So the tile pairs of all clusters are shared out by number (`cluster_tiles`), a giant cluster's
 to as many workers as there are shares; a share's largest cosines are made durable, and combined by their maximum. They
 go back to their shards as runs again. What crosses Beam's shuffle is numbers of groups, parts, shares and shards.
+Clusters of too many pairs are split first (`splitting`), and what is said of clusters here holds for their pieces.
 
 STORE/compared/<fingerprint>/moved/<group>.run       by part: order S16; record: shard uint32, row uint64, embedding
                              parts/<part>.run        the same by tile
