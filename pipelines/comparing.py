@@ -91,13 +91,13 @@ def _read_group(
   work: Work, numbered: clustering.Numbered
 ) -> Iterator[tuple[np.ndarray, np.ndarray, pa.LargeBinaryArray]]:
   """Pieces int32 [N], order S16 [N] and records of each block of a group."""
-  config, about = work.config, work.config.scorer
+  about, shards = work.config.scorer, work.config.shards
   every, taken = work.pieces_of_group(numbered.number), 0
-  for block in splitting.read_group(config, numbered.group):
+  for block in splitting.read_group(work.config, numbered.group):
     rows_N, embeddings_ND = block.rows_N, block.embeddings_ND
     pieces_N = block.clusters_N if every is None else every[taken : taken + len(rows_N)]
     taken += len(rows_N)
-    hashes_N = hashing.hash_documents(semdedup.HASH_PURPOSE, about.seed, config.shards[block.place].name, rows_N)
+    hashes_N = hashing.hash_documents(semdedup.HASH_PURPOSE, about.seed, shards[block.place].name, rows_N)
     # By the cosine to the centroid of the cluster, also within a piece of it.
     key_N = cluster_tiles.order_keys(pieces_N, block.cosines_N, hashes_N, about.keep)
     record_N = np.empty(len(rows_N), _record(embeddings_ND.shape[1] * embeddings_ND.itemsize))

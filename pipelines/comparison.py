@@ -34,12 +34,16 @@ _SPAN_TILES = 256
 
 @dataclasses.dataclass(frozen=True)
 class ComparingConfig:
-  """A store of clusters, of which shards, for which scorer's store."""
+  """A store of clusters, and for which scorer's store."""
 
   scorer: scorers.SemDeDup
   store: stores.ScoreStore
-  shards: tuple[blocks.Shard, ...]
   progress_address: progress.Address | None = None
+
+  @property
+  def shards(self) -> tuple[blocks.Shard, ...]:
+    """Read from the store: a job's graph would have them once a stage."""
+    return self.scorer.clusters.store.shards()
 
 
 class Share(NamedTuple):

@@ -214,11 +214,13 @@ def sign_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
     runs.RunWriter(num_shards=work.num_parts) as writer,
   ):
     wanted = _Ahead(order_M for order_M, _ in runs.merge_shard(readers, numbered.number))
+    signature = np.dtype(f"V{4 * config.scorer.config.hashes}")
     for numbers_N, signatures_NH in prefetch.prefetch(_read_group(work, numbered.group), ahead=1):
       for order_M in wanted.below(int(numbers_N[-1]) + 1):
         met_M, keys_M = (column.astype(np.uint64) for column in minhash.from_order(order_M))
         place_M = np.searchsorted(numbers_N, met_M.astype(np.int64))
-        writer.add(work.parts_of(keys_M), minhash.to_order(keys_M, met_M), _to_records(signatures_NH[place_M]))
+        signature_M = run_files.to_records(signatures_NH.view(signature)[place_M, 0])
+        writer.add(work.parts_of(keys_M), minhash.to_order(keys_M, met_M), signature_M)
     writer.finish(file, {})
 
 
@@ -329,12 +331,6 @@ def _be_lean() -> None:
 
 def _nothing(count: int) -> pa.LargeBinaryArray:
   return pa.repeat(pa.scalar(b"", pa.large_binary()), count)
-
-
-def _to_records(signatures_MH: np.ndarray) -> pa.LargeBinaryArray:
-  offsets = np.arange(len(signatures_MH) + 1, dtype=np.int64) * signatures_MH.shape[1] * signatures_MH.itemsize
-  buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(signatures_MH))]
-  return pa.Array.from_buffers(pa.large_binary(), len(signatures_MH), buffers)
 
 
 class Join(beam.PTransform):

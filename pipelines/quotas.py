@@ -99,7 +99,7 @@ def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
       record_N["group"], record_N["shard"] = domains.hash_domains(batch["domain"]), index
       record_N["row"] = ranked.rows
       part_N = (record_N["group"] % np.uint64(parts)).astype(np.uint32)
-      writer.add(part_N, arithmetic.order(ranked.keys, ranked.ties), _to_binary(record_N))
+      writer.add(part_N, arithmetic.order(ranked.keys, ranked.ties), run_files.to_records(record_N))
     writer.finish(file, {})
   return path
 
@@ -148,12 +148,6 @@ def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
     array_files.write(path, bits)
   (bits,) = array_files.read(path, 1)
   return int(np.bitwise_count(bits).sum(dtype=np.int64))
-
-
-def _to_binary(record_N: np.ndarray) -> pa.LargeBinaryArray:
-  offsets = np.arange(len(record_N) + 1, dtype=np.int64) * _RECORD.itemsize
-  buffers = [None, pa.py_buffer(offsets), pa.py_buffer(record_N)]
-  return pa.Array.from_buffers(pa.large_binary(), len(record_N), buffers)
 
 
 def _from_binary(record_N: pa.LargeBinaryArray) -> np.ndarray:

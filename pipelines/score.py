@@ -88,6 +88,9 @@ def print_clusters(config: clustering.ClusteringConfig) -> None:
 def print_near_copies(config: joining.JoiningConfig) -> None:
   """How many documents repeat others."""
   found = joining.read_near_copies(config.near_copies_path)
+  if not found["near_copies"]:
+    print("no document repeats an earlier one")
+    return
   print(
     f"{found['near_copies']:,} documents repeat an earlier one, in {found['groups']:,} groups; the largest has "
     f"{found['largest']:,} documents"

@@ -66,8 +66,9 @@ class Clustered:
 def read_group(config: ComparingConfig, group: sketching.Group) -> Iterator[Clustered]:
   """The blocks of a group that have documents, from the stores of embeddings and of clusters."""
   about = config.scorer
+  shards = config.shards
   for place, first, stop in group.parts:
-    shard, wanted = config.shards[place], range(first, stop)
+    shard, wanted = shards[place], range(first, stop)
     both = (stored.read(shard, wanted.__contains__) for stored in (about.embeddings, about.clusters))
     for embedded, clustered in zip(*both, strict=True):
       if embedded.documents is None or clustered.documents is None:
@@ -98,9 +99,10 @@ def sample_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
   path = splitting.sampled_path(numbered.number)
   if is_whole_run(config, path):
     return numbered.number
+  shards = config.shards
   with storage.create_file(path) as file, runs.RunWriter(num_shards=len(splitting.pieces.giants)) as writer:
     for block in prefetch.prefetch(read_group(config, numbered.group), ahead=1):
-      shard = config.shards[block.place].name
+      shard = shards[block.place].name
       places, giants, hashes = splitting.pieces.sample(block.clusters_N, shard, block.rows_N)
       sample_ND = block.embeddings_ND[places].astype(np.float16)
       record_N = sample_ND.view(f"V{sample_ND.shape[1] * sample_ND.itemsize}")[:, 0]

@@ -254,7 +254,7 @@ def _plan_by_clusters(
   )
   if not isinstance(scorer, scorers.SemDeDup):
     return job
-  compared = comparison.ComparingConfig(scorer, job.config.store, job.corpus.shards)
+  compared = comparison.ComparingConfig(scorer, job.config.store)
   source = comparing.ComparedBlocks(stored.store, compared)
   return dataclasses.replace(job, compared=compared, config=dataclasses.replace(job.config, source=source))
 
