@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -29,6 +30,15 @@ def print_machine() -> None:
   print(f"{time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}")
   print(f"{len(models)} cores of {models[0] if models else platform.processor()}, load {load}")
   print(", ".join(f"{name} {version}" for name, version in manifests.versions().items()))
+
+
+def winnow(*arguments: str) -> None:
+  """Runs a command in a process of its own, from the project's folder; SystemExit tells why one failed."""
+  done = subprocess.run(
+    [sys.executable, "-m", "pipelines.main", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False
+  )
+  if done.returncode:
+    raise SystemExit(f"winnow {' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr[-4_000:]}")
 
 
 def documents(count: int, seed: int = 0) -> Iterator[str]:

@@ -1,0 +1,225 @@
+"""What each coverage sampler keeps of the demo's corpus: figures of coverage, and a map of the embeddings.
+
+A fifth is drawn by each sampler through `winnow curate`, with the demo embedder. Figures are of the embeddings in all
+their dimensions; the map is their projection by t-SNE, the same for all. Cells are clusters of another seed and finer
+than those that SemDeDup and Prototypes look at.
+
+Shape suffixes: N documents, M kept ones, D dimensions.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import tempfile
+from typing import NamedTuple
+
+import common
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from curation import demo_embedder, minhash, race
+from pipelines import demo_corpus, sources, stores
+
+FIGURE = common.PROJECT / "docs/coverage.svg"
+RATE = 0.2
+CELLS = 400
+_FOLDER = "{folder}"
+_EMBEDDER = [f"--model={demo_embedder.folder()}"]
+_CLUSTERS = [*_EMBEDDER, "--num_clusters=80"]
+SAMPLERS = {
+  "random": ["--sampler=random"],
+  "density": ["--scorer=density", *_EMBEDDER],
+  "minhash": ["--scorer=minhash"],
+  "semdedup": ["--scorer=semdedup", *_CLUSTERS],
+  "prototypes": ["--scorer=prototypes", *_CLUSTERS],
+  "d4": [f"--recipe={_FOLDER}/d4.yaml", *_CLUSTERS],
+}
+"""What `winnow curate` gets, beside corpus, number and folders, for each panel and row."""
+TITLES = {
+  "random": "Random",
+  "density": "Density",
+  "minhash": "MinHash",
+  "semdedup": "SemDeDup",
+  "prototypes": "Prototypes",
+  "d4": "D4",
+}
+EVERYTHING = "all"
+# Of colours that people who do not see red or green tell apart.
+_COLOURS = {"docstring": "#0072b2", "licence": "#d55e00", "readme": "#009e73", "topic": "#cc79a7"}
+_PLURALS = {"docstring": "docstrings", "licence": "licences", "readme": "readmes", "topic": "help topics"}
+
+
+class Corpus(NamedTuple):
+  """The documents in one order: where they are, `shard#row`; kinds; texts; unit vectors, float32 [N, D]; cells [N]."""
+
+  sources: list[str]
+  kinds: np.ndarray
+  texts: list[str]
+  embeddings: np.ndarray
+  cells: np.ndarray
+
+
+class Coverage(NamedTuple):
+  """Of a sample: the share of cells with a kept document; the mean distance of any document to the nearest kept one,
+  of unit vectors, in [0, 2]; the share of near-copies of an earlier kept one (MinHash) among the kept; its share of the
+  corpus's words."""
+
+  documents: int
+  cells: float
+  distance: float
+  near_copies: float
+  words: float
+
+
+def draw(folder: pathlib.Path) -> tuple[Corpus, dict[str, np.ndarray]]:
+  """Runs the commands in the folder; the corpus, and by sampler the places of its documents: int64 [M], sorted."""
+  written = demo_corpus.write_demo_corpus(folder / "corpus")
+  reading = [f"--input={written.pattern}", f"--scores={folder / 'scores'}"]
+  # The shipped recipe, but for how much its last stage keeps.
+  recipe = yaml.safe_load((common.PROJECT / "recipes/d4.yaml").read_text())
+  del recipe["stages"][-1]["rate"]
+  (folder / "d4.yaml").write_text(yaml.safe_dump(recipe))
+  number = round(RATE * written.documents)
+  for name, flags in SAMPLERS.items():
+    flags = [flag.replace(_FOLDER, str(folder)) for flag in flags]
+    writing = [f"--num_examples={number}", f"--output={folder / name}", "--output_format=parquet"]
+    common.winnow("curate", *flags, *reading, *writing)
+    print(f"drawn: {name}", flush=True)
+  embedded, cells = folder / f"scores/embeddings_{demo_embedder.folder().name}", folder / "scores/cells"
+  common.winnow(
+    "cluster", f"--embeddings={embedded}", f"--clusters={cells}", f"--num_clusters={CELLS}", "--kmeans_seed=1"
+  )
+  corpus = _read(written, embedded, cells)
+  places = {source: place for place, source in enumerate(corpus.sources)}
+  samples = {}
+  for name in SAMPLERS:
+    kept = [pq.read_table(path, columns=["source"])["source"] for path in (folder / name).glob("*.parquet")]
+    samples[name] = np.sort([places[source.as_py()] for column in kept for source in column])
+  return corpus, samples
+
+
+def measure(corpus: Corpus, kept_M: np.ndarray) -> Coverage:
+  """The figures of a sample."""
+  nearest_N = np.max(corpus.embeddings @ corpus.embeddings[kept_M].T, axis=1)
+  copies_M = minhash.near_copies([corpus.texts[place] for place in kept_M])
+  return Coverage(
+    len(kept_M),
+    len(np.unique(corpus.cells[kept_M])) / len(np.unique(corpus.cells)),
+    float(np.mean(np.sqrt(np.maximum(2 - 2 * nearest_N, 0)))),
+    float(np.mean(copies_M)),
+    sum(len(corpus.texts[place].split()) for place in kept_M) / sum(len(text.split()) for text in corpus.texts),
+  )
+
+
+def project(embeddings_ND: np.ndarray) -> np.ndarray:
+  """A map of the embeddings by t-SNE, float64 [N, 2]: neighbours stay neighbours; sizes and gaps say little."""
+  from sklearn import manifold
+
+  return manifold.TSNE(metric="cosine", init="pca", perplexity=30, random_state=0).fit_transform(embeddings_ND)
+
+
+def to_markdown(corpus: Corpus, samples: dict[str, np.ndarray], figures: dict[str, Coverage]) -> str:
+  """A row for the whole corpus and one for each sample, with the shares of the kinds of documents."""
+  kinds = list(_COLOURS)
+  lines = [
+    f"| sampler | documents | cells kept | distance to the nearest kept | near-copies | words kept | "
+    f"{' | '.join(_PLURALS[kind] for kind in kinds)} |",
+    "|---" * (6 + len(kinds)) + "|",
+  ]
+  for name, kept_M in samples.items():
+    of, found = figures[name], [f"{np.mean(corpus.kinds[kept_M] == kind):.1%}" for kind in kinds]
+    lines.append(
+      f"| {name} | {of.documents:,} | {of.cells:.1%} | {of.distance:.3f} | {of.near_copies:.1%} | "
+      f"{of.words:.1%} | "
+      f"{' | '.join(found)} |"
+    )
+  return "\n".join(lines)
+
+
+def paint(
+  map_N2: np.ndarray, kinds_N: np.ndarray, samples: dict[str, np.ndarray], figures: dict[str, Coverage], path
+) -> None:
+  """A panel for each sample, its documents in the colours of their kinds above all others in grey."""
+  from matplotlib import figure, lines, rc_context
+
+  columns = 3 if len(samples) <= 6 else 4
+  rows = -(-len(samples) // columns)
+  with rc_context({"svg.fonttype": "none", "svg.hashsalt": "coverage", "font.size": 10}):
+    drawing = figure.Figure(figsize=(9, 3.5 * rows * 3 / columns + 0.4), layout="constrained", facecolor="white")
+    drawing.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+    panels = drawing.subplots(rows, columns, squeeze=False).ravel()
+    order_N = np.random.default_rng(0).permutation(len(map_N2))  # no kind lies on top of the others
+    for axes, (name, kept_M) in zip(panels, samples.items(), strict=False):
+      is_all = name == EVERYTHING
+      shown = order_N[np.isin(order_N, kept_M)]
+      if not is_all:
+        axes.scatter(*map_N2.T, 1.5, "0.86", linewidths=0, rasterized=True)
+      colours = [_COLOURS[kind] for kind in kinds_N[shown]]
+      axes.scatter(*map_N2[shown].T, 1.5 if is_all else 3, colours, linewidths=0, rasterized=True)
+      axes.set(xticks=[], yticks=[], aspect="equal")
+      axes.spines[:].set_color("0.8")
+      title = "All documents" if is_all else TITLES[name]
+      axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
+      of = figures[name]
+      axes.set_title(f"{of.documents:,}", loc="right", fontsize=9)
+      told = [f"{of.near_copies:.1%} near-copies"]
+      if not is_all:
+        told[:0] = [f"{of.cells:.0%} of the cells kept", f"nearest kept at {of.distance:.2f}"]
+      axes.set_xlabel("\n".join(told), fontsize=9)
+    handles = [
+      lines.Line2D([], [], color=colour, marker="o", linestyle="", markersize=6, label=_PLURALS[kind])
+      for kind, colour in _COLOURS.items()
+    ]
+    handles.append(lines.Line2D([], [], color="0.8", marker="o", linestyle="", markersize=6, label="not kept"))
+    spare = panels[len(samples) :]
+    for axes in spare:
+      axes.set_axis_off()
+    if len(spare):
+      spare[0].legend(handles=handles, loc="center", frameon=False, labelspacing=0.9)
+    else:
+      drawing.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    drawing.savefig(path, dpi=110, metadata={"Date": None, "Creator": None} if path.suffix == ".svg" else None)
+
+
+def bench() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--folder", type=pathlib.Path, help="keeps stores and samples there (default: nowhere)")
+  parser.add_argument("--figure", type=pathlib.Path, help=f"draws the map there, such as docs/{FIGURE.name}")
+  namespace = parser.parse_args()
+  common.print_machine()
+  with contextlib.ExitStack() as stack:
+    folder = namespace.folder
+    if folder is None:
+      folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-coverage-")))
+    corpus, samples = draw(folder.absolute())
+  samples = {EVERYTHING: np.arange(len(corpus.texts)), **samples}
+  figures = {name: measure(corpus, kept_M) for name, kept_M in samples.items()}
+  print(to_markdown(corpus, samples, figures))
+  if namespace.figure:
+    paint(project(corpus.embeddings), corpus.kinds, samples, figures, namespace.figure)
+
+
+def _read(written: demo_corpus.DemoCorpus, embedded: pathlib.Path, cells: pathlib.Path) -> Corpus:
+  # The documents went to the shards in turn.
+  names = [pathlib.Path(path).name for path in written.paths]
+  documents = {
+    f"{names[place % len(names)]}#{place // len(names)}": document
+    for place, document in enumerate(demo_corpus.read_documents())
+  }
+  found, vectors, cell_parts = [], [], []
+  store = stores.ScoreStore.at(str(embedded))
+  assert store is not None
+  for shard in store.shards():
+    for block in sources.StoredEmbeddings(store, "float16").read(shard, lambda _: True):
+      assert block.documents is not None
+      found += [f"{shard.name}#{row}" for row in block.documents["row"].to_pylist()]
+      vectors.append(race.unit_vectors(sources.embedding_array(block.documents["embedding"], "float16")))
+    cell_parts.append(pq.read_table(cells / f"shards/{shard.name}.parquet", columns=["cluster"])["cluster"].to_numpy())
+  kinds = np.array([documents[source].source for source in found])
+  texts = [documents[source].text for source in found]
+  return Corpus(found, kinds, texts, np.concatenate(vectors), np.concatenate(cell_parts))
+
+
+if __name__ == "__main__":
+  bench()
