@@ -4,17 +4,19 @@ import importlib.util
 import json
 import pathlib
 import re
+import shlex
 
 import numpy as np
 import pytest
 
 from curation import density, kernels, race
-from pipelines import cluster, embed, flags
+from pipelines import cluster, embed, flags, options
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 DENSITY_PAGE = (PROJECT / "docs/density.md").read_text()
 CLUSTERS_PAGE = (PROJECT / "docs/clusters.md").read_text()
+COVERAGE_PAGE = (PROJECT / "docs/coverage.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -121,3 +123,15 @@ def test_clusters_are_read_back_as_their_page_says(tmp_path, monkeypatch):
   told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", CLUSTERS_PAGE, re.MULTILINE)
   assert set(re.findall(r"`(\w+)`", " ".join(told))) - figures.keys() == set()
   assert set(re.findall(r"--(\w+)", CLUSTERS_PAGE)) <= {flag.name for flag in flags.FLAGS}
+
+
+def test_the_page_on_coverage_compares_samplers_that_exist(monkeypatch):
+  """Kills: a command with a flag or a sampler that there is not, and one sampler of the picture left out."""
+  commands = re.findall(r"^    winnow curate ((?:.*\\\n)*.*)$", COVERAGE_PAGE, re.MULTILINE)
+  monkeypatch.chdir(PROJECT)  # the recipe's path is relative
+  lines = [shlex.split(command.replace("\\\n", " ")) for command in commands]
+  stages = [stage for line in lines for stage in options.parse_stages(flags.CURATE, line)[0]]
+  found = {stage.sampler or stage.scorer for stage in stages}
+  assert found == {flags.RANDOM, "density", "minhash", "semdedup", "prototypes"} and len(stages) == len(lines) + 2
+  (table,) = re.findall(r"<!-- coverage -->\n(.*?)<!-- /coverage -->", COVERAGE_PAGE, re.DOTALL)
+  assert found <= set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE))
