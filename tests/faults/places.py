@@ -24,7 +24,8 @@ PROJECT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 240  # that no command may take
 COMMANDS = ("score", "embed", "density", "sample", "curate", "stages")
 _RECIPE = """
-num_clusters: 20
+num_clusters: 3
+max_cluster_pairs: 600000
 kmeans_sample: 50
 kmeans_iterations: 5
 stages:

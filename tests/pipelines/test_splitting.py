@@ -8,16 +8,10 @@ no clustering parts, so that one piece stays above the limit.
 import dataclasses
 import json
 import pathlib
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import corpora
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -234,26 +228,6 @@ def test_other_blocks_give_the_same_scores(place, undisturbed):
   folder = place / "other_blocks"
   assert run_in(folder, [*score_command(place, "--block_rows=1001"), ONE]) == 0
   assert shards_of(store_of(folder)) == shards_of(store_of(undisturbed))
-
-
-def test_killed_at_a_random_moment_the_same_command_goes_on(place, clustered, undisturbed):
-  """Invariant 4. Kills: what is half written, taken because it is there."""
-  seed = random.randrange(1 << 30)
-  print(f"seed {seed}")
-  generator = random.Random(seed)
-  for what in ("compared/*/sampled/*", "compared/*/subcentroids/*", "compared/*/pieces/*", "split.json"):
-    command = [sys.executable, "-m", "pipelines.main", *score_command(place), TWO]
-    process = subprocess.Popen(command, cwd=clustered, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while process.poll() is None and not list(store_of(clustered).glob(what)):
-      time.sleep(0.01)
-    assert process.poll() is None, process.communicate()
-    time.sleep(generator.uniform(0, 0.1))
-    tree = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs(tree, timeout=20)
-  assert run_in(clustered, [*score_command(place), ONE]) == 0
-  assert content(store_of(clustered)) == content(store_of(undisturbed))
 
 
 @pytest.mark.parametrize("how", ["whole", "corrupt", "cut"])
