@@ -140,12 +140,14 @@ def _plain(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:
   """
   by_name = {f"--{flag.name}": flag for flag in own}
   arguments: list[str] = []
-  rest = iter(argv)
-  for argument in rest:
+  rest = list(argv)
+  while rest:
+    argument = rest.pop(0)
     name, equals, value = argument.partition("=")
     flag = by_name.get(name)
-    if flag is not None and not equals and flag.type is not bool and (following := next(rest, None)) is not None:
-      argument, equals, value = f"{name}={following}", "=", following
+    if flag is not None and not equals and flag.type is not bool and rest and not rest[0].startswith("--"):
+      value, equals = rest.pop(0), "="
+      argument = f"{name}={value}"
     if flag is None or not equals:
       arguments.append(argument)
     elif flag.type is bool and value.lower() not in ("true", "false", ""):

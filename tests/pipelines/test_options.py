@@ -46,3 +46,12 @@ def test_a_command_line_can_be_said_again_without_the_runners_flags():
   said = options.own_arguments("sample", namespace)
   assert said == ["winnow", "sample", "--sampler=random", "--rate=0.5", "--output=o"]
   assert options.parse("sample", said[2:])[0].rate == "0.5"
+
+
+def test_a_value_may_stand_apart_from_its_flag():
+  """Kills: a negative number that is taken for a flag; a flag that is taken for the value of the one before it."""
+  drawing = ["--scores", "s", "--sampler", "semdedup", "--threshold", "-0.95", "--output", "o", "--overwrite"]
+  namespace, of_beam = options.parse(flags.SAMPLE, [*drawing, "--temp_location", "x"])
+  assert (namespace.threshold, namespace.overwrite, of_beam) == (-0.95, True, ["--temp_location", "x"])
+  with pytest.raises(WinnowError, match="--scores: expected one argument"):
+    options.parse(flags.SAMPLE, ["--scores", "--sampler=random", "--rate=0.1", "--output=o"])
