@@ -66,7 +66,7 @@ class ClusteringConfig:
   @property
   def fingerprint(self) -> str:
     """Whose the centroids are: of what was asked for, and of embeddings as they were computed."""
-    return requests.fingerprint([self.store.method, self.embeddings.store.fingerprint_with_engine()])
+    return requests.fingerprint([self.store.method, self.embeddings.fingerprint_with_engine()])
 
   def path(self, name: str) -> str:
     return storage.join(self.store.centroids_folder, name)

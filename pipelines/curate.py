@@ -1,6 +1,7 @@
 """`winnow curate`: scores, then samples when the store is complete, in one job; or so in several stages of a recipe."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -26,7 +27,8 @@ def curate(argv: Sequence[str]) -> None:
     namespace.sampler = namespace.sampler or namespace.scorer
     found_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
   namespace = namespaces[-1]
-  launcher = plans.make_launcher(namespace, beam_arguments)
+  # Each looks at a stage's paths.
+  launcher = [plans.make_launcher(of_stage, beam_arguments) for of_stage in namespaces][-1]
   if namespace.estimate:
     for number, of_stage in enumerate(namespaces, 1):
       if len(namespaces) > 1:
@@ -39,6 +41,7 @@ def curate(argv: Sequence[str]) -> None:
     selected = survivors.Survivors(job.config.store, output_plans.selection_request(of_stage))
     stage = plans.Stage(stage.number + 1, scoring_jobs.SelectingJob(selected, job, stage.number))
   scoring_job = _plan_stage(namespace, launcher, stage)
+  scoring_job.refuse_shared_folders()
   found = output_plans.plan_samples(
     namespace,
     flags.CURATE,
@@ -46,6 +49,8 @@ def curate(argv: Sequence[str]) -> None:
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
+  before = tuple(tuple(options.own_arguments(flags.CURATE, of_stage)) for of_stage in namespaces[:-1])
+  found = [dataclasses.replace(job, context=dataclasses.replace(job.context, stages=before)) for job in found]
   if sample_command.run_to_summary(launcher, ["winnow", flags.CURATE, *argv], found, scoring_job):
     with launch.writing():
       score.print_summary(scoring_job)

@@ -159,8 +159,9 @@ def _run_claimed(
 ) -> bool:
   wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
   # What a run that was killed at its very end left.
-  if scoring_job is not None and scoring_job.is_complete:
-    scoring_job.tidy()
+  for job in [] if scoring_job is None else scoring_job.chain:
+    if job.is_complete:
+      job.tidy()
   for sampling_job in sampling_jobs:
     if sampling_job.is_complete:
       manifests.clean_up(sampling_job.config.output)

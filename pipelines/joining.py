@@ -3,7 +3,7 @@
 Documents are numbered in their order. The keys of all bands are sorted through runs on storage (`runs`), a part of the
 keys by one worker: who shares one goes back to its group of blocks, which sends its signatures, and only those, to the
 parts again. There each bucket is joined, and edges of all parts become connected components: in one worker, which holds
-some 200 bytes for each document that repeats another. What crosses Beam's shuffle is numbers.
+some 250 bytes for each document that repeats another. What crosses Beam's shuffle is numbers.
 
 STORE/joined/near_copies.json                      how many there are; written last
              work/<fingerprint>/keyed/<group>.run  by part: order (key, number); no record
@@ -36,6 +36,7 @@ from pipelines import (
   prefetch,
   progress,
   requests,
+  row_bits,
   run_files,
   runs,
   scorers,
@@ -93,7 +94,8 @@ class Work:
     rows_of = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
     group = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
     parts = min(max(1, -(-summary["read"] * config.scorer.config.bands // _PART_KEYS)), _MOST_PARTS)
-    name = requests.fingerprint([config.store.fingerprint, signatures.fingerprint_with_engine(), group, parts])[:16]
+    signed = config.scorer.signatures.fingerprint_with_engine()
+    name = requests.fingerprint([config.store.fingerprint, signed, group, parts])[:16]
     return cls(
       config,
       shards,
@@ -303,7 +305,7 @@ def settle(config: JoiningConfig) -> None:
 
 
 def _connected(paths: Iterator[str]) -> np.ndarray:
-  return minhash.components(np.concatenate([array_files.read(path, 1)[0] for path in paths]))
+  return minhash.connected(array_files.read(path, 1)[0] for path in paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,12 +316,11 @@ class JoinedBlocks(sources.StoredBlocks):
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     (bits,) = array_files.read(Work.of(self.config).path("repeats", shard.name), 1)
-    is_repeat_N = np.unpackbits(bits).astype(bool)
     for block in super().read(shard, want):
       if block.documents is None:
         yield block
         continue
-      column = pa.array(is_repeat_N[block.documents["row"].to_numpy()])
+      column = pa.array(row_bits.look_up(bits, block.documents["row"].to_numpy()))
       documents = block.documents.append_column(scorers.MinHash.reads, column)
       yield dataclasses.replace(block, documents=documents)
 

@@ -24,6 +24,8 @@ class Context:
 
   command: tuple[str, ...]
   versions: dict[str, str]
+  stages: tuple[tuple[str, ...], ...] = ()
+  """Commands that say the same as the stages of a recipe before the last one, whose is `command`."""
 
 
 def versions() -> dict[str, str]:
@@ -141,6 +143,8 @@ def make_manifest(
     }
     for shard in written_shards
   ]
+  if context.stages:
+    manifest["stages"] = [list(command) for command in context.stages]
   return manifest | {"versions": context.versions, "command": list(context.command)}
 
 

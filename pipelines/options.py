@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from curation.errors import WinnowError
 from pipelines import storage
 from pipelines.flag import GROUPS, Flag
-from pipelines.flags import COMMANDS, FLAGS
+from pipelines.flags import COMMANDS, FLAGS, RANDOM
 
 _MAX_RECIPE_BYTES = 1 << 16
 _STAGES, _MOST_STAGES = "stages", 8
@@ -16,6 +16,12 @@ _OF_LAST_STAGE = (
   *("name", "sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "percentile_range"),
   *("group_by", "group_rate", "group_max", "rejected"),
 )
+_OF_ALL_STAGES = (  # or of the last one: no stage may have its own
+  *("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
+  *("scores", "overwrite", "accelerator", "estimate", "output", "output_format", "num_shards", "rejected"),
+)
+_OF_MODELS = ("model", "vocabulary", "embeddings")  # of which random sampling needs none
+_AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")
 _OF_THE_RUN = ("recipe", "accelerator", "estimate", "overwrite")  # no part of the request
 _SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
@@ -65,26 +71,33 @@ def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Names
   found = []
   for place, stage in enumerate(stages):
     # What is typed comes last, and so counts.
-    of_all, typed = common, arguments
+    given, typed, is_last = [*common, *stage], arguments, place == len(stages) - 1
     if len(stages) > 1:
-      scorer = parser.parse_known_args([*common, *stage])[0].scorer
-      meant = _meant_for(own, scorer, is_last=place == len(stages) - 1)
-      of_all, typed = list(filter(meant, common)), list(filter(meant, arguments))
-    found.append(parser.parse_known_args([*of_all, *stage, *typed])[0])
+      meant = _meant_for(own, parser.parse_known_args(given)[0], is_last=is_last)
+      given, typed = [*filter(meant, common), *stage], list(filter(meant, arguments))
+    if is_last and _names(typed) & set(_AMOUNTS):  # one amount takes the place of another
+      given = [argument for argument in given if not _names([argument]) & set(_AMOUNTS)]
+    found.append(parser.parse_known_args([*given, *typed])[0])
     _refuse_other_scorers(command, found[-1])
     require(found[-1], *(flag.name for flag in FLAGS if command in flag.required))
   return found, others
 
 
-def _meant_for(own: Sequence[Flag], scorer: str, *, is_last: bool) -> Callable[[str], bool]:
-  """Tells whether an argument that stands for all stages means anything to one of them."""
+def _names(arguments: Sequence[str]) -> set[str]:
+  return {argument.partition("=")[0].removeprefix("--") for argument in arguments}
+
+
+def _meant_for(own: Sequence[Flag], stage: argparse.Namespace, *, is_last: bool) -> Callable[[str], bool]:
+  """Tells whether an argument that stands for all stages means anything to one of them, of which `stage` is known."""
   flags = {f"--{flag.name}": flag for flag in own}
 
   def is_meant(argument: str) -> bool:
     flag = flags.get(argument.partition("=")[0])
     if flag is None:
       return True
-    is_of_scorer = not flag.scorers or scorer in flag.scorers
+    if stage.sampler == RANDOM and flag.name in _OF_MODELS:
+      return False
+    is_of_scorer = not flag.scorers or stage.scorer in flag.scorers
     return is_of_scorer and (is_last or flag.name not in _OF_LAST_STAGE)
 
   return is_meant
@@ -116,6 +129,8 @@ def _of_recipe(path: str, own: Sequence[Flag]) -> tuple[list[str], list[list[str
     raise WinnowError(f"--recipe={path}: {_STAGES} is no list of stages, each of them lines of FLAG: VALUE")
   if len(stages) > _MOST_STAGES:
     raise WinnowError(f"--recipe={path} has {len(stages)} stages, and {_MOST_STAGES} are the most that one job takes")
+  for name in [name for stage in stages for name in stage if name in _OF_ALL_STAGES]:
+    raise WinnowError(f"--recipe={path}: {name} is no flag of one stage; write it above {_STAGES}, for all of them")
   return _of_mapping(path, recipe, own), [_of_mapping(path, stage, own) for stage in stages]
 
 
@@ -129,6 +144,8 @@ def _of_mapping(path: str, recipe: dict[Any, Any], own: Sequence[Flag]) -> list[
       raise WinnowError(f"--recipe={path} has {str(name)[:80]!r}, which is no flag of this command{hint}")
     if not isinstance(value, str | int | float):
       raise WinnowError(f"--recipe={path}: {name} is no text, number, true or false; write one value behind it")
+    if isinstance(value, bool) and known[name].type is not bool:
+      raise WinnowError(f"--recipe={path}: {name} is true or false as it stands there; put quotes around a word")
     arguments.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
   return _plain(own, arguments)
 

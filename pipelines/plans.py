@@ -53,7 +53,10 @@ class Stage:
       return {}
     of_corpus = self.selecting.scoring.corpus.request()
     scores = {key: value for key, value in self.selecting.scoring.request.items() if key not in of_corpus}
-    return {"within": {"scores": scores, "selection": dataclasses.asdict(self.selecting.survivors.request)}}
+    selected = self.selecting.survivors
+    # The fingerprint is of the whole corpus: one more shard, and others of each may be selected.
+    told = {"scores": scores, "selection": dataclasses.asdict(selected.request), "survivors": selected.fingerprint}
+    return {"within": told}
 
   def named(self, name: str) -> str:
     """The name of a store that is made of what has survived, where all documents' would have this one."""
@@ -145,6 +148,7 @@ def plan_scoring(
     resource_hints=hints,
     accelerator=getattr(namespace, "accelerator", None),
     number=stage.number,
+    survivors=stage.survivors,
   )
   # What is known of the engine of what reads another store, that store says.
   knows_engine = launcher.is_local or isinstance(scorer, scorers.OF_STORED)

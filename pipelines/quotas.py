@@ -30,6 +30,7 @@ from pipelines import (
   merging,
   ranks,
   requests,
+  row_bits,
   run_files,
   runs,
   storage,
@@ -62,7 +63,7 @@ class Quotas:
     (bits,) = array_files.read(storage.join(self.folder, f"{shard.name}.within"), 1)
 
     def within(rows_N: np.ndarray, *_: np.ndarray) -> np.ndarray:
-      return (bits[rows_N >> 3] >> (7 - (rows_N & 7)).astype(np.uint8)) & 1 > 0
+      return row_bits.look_up(bits, rows_N)
 
     return within
 
@@ -147,7 +148,7 @@ def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
           np.bitwise_or.at(bits, place_N >> 3, np.uint8(128) >> (place_N & 7).astype(np.uint8))
     array_files.write(path, bits)
   (bits,) = array_files.read(path, 1)
-  return int(np.bitwise_count(bits).sum(dtype=np.int64))
+  return row_bits.count(bits)
 
 
 def _from_binary(record_N: pa.LargeBinaryArray) -> np.ndarray:

@@ -35,6 +35,7 @@ from pipelines import (
   stores,
 )
 from pipelines.stripes import Spread, Stripe
+from pipelines.survivors import Survivors
 
 METRICS = "winnow"
 
@@ -54,6 +55,8 @@ class ScoringConfig:
   """What they were asked to have, so that none scores on its CPU at an accelerator's price."""
   number: int = 1
   """Of the stage of a recipe."""
+  survivors: Survivors | None = None
+  """What the stage before has selected."""
 
   @property
   def stage(self) -> str:
@@ -325,9 +328,11 @@ class ScoreBlocks(beam.DoFn):
 
   def _load_once(self) -> "Loaded":
     started = time.monotonic()
+    release_model()  # of another stage: there may be no room for both
     scorer = self._config.scorer.load()
-    store = self._config.store
+    store, within = self._config.store, self._config.survivors
     engine = {"method": store.method, "suffix_list": domains.suffix_list(), **scorer.describe()}
+    engine |= {} if within is None else within.engine()
     if self._config.accelerator is not None and engine.get("device_kind") == "cpu":
       raise WinnowError(
         f"--accelerator={self._config.accelerator} was asked for, and JAX finds a CPU alone on {platform.node()}: the "

@@ -1,5 +1,6 @@
 """The job of a store: claimed, cleared where it must be, and filled by one pipeline, the stores that it reads first."""
 
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Sequence
@@ -96,7 +97,17 @@ class ScoringJob:
 
   @property
   def identity(self) -> str:
-    return self.folder
+    return f"{self.folder} {self.config.store.fingerprint}"
+
+  def refuse_shared_folders(self) -> None:
+    """Raises WinnowError where two jobs would fill one folder with different things."""
+    scoring = [job for job in self.chain if isinstance(job, ScoringJob)]
+    for folder, count in collections.Counter(job.folder for job in scoring).items():
+      if count > 1:
+        raise WinnowError(
+          f"two stages of the recipe would fill {folder} with different things: give each stage a name of its own "
+          "(name, embedding_name or clusters)"
+        )
 
   @property
   def is_complete(self) -> bool:
@@ -111,6 +122,8 @@ class ScoringJob:
   def engine_difference(self) -> tuple[str, str, str] | None:
     """In what the engine that the store was begun with is known to differ from the one here, before a worker has it."""
     here = self.config.scorer.engine()
+    if self.config.survivors is not None:
+      here = here | self.config.survivors.engine()
     if self._stored is None:  # else domains are those of the store that is read
       here = {"suffix_list": domains.suffix_list(), **here}
     there = requests.readable(self.config.store.engine_path)
@@ -155,15 +168,26 @@ class ScoringJob:
   def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
     """PCollection[stores.Ledger]: the store is complete, and so is all that it is made from."""
     after: Any = None
+    labels: collections.Counter[str] = collections.Counter()
     for job in self.steps:
-      after = job.transform(root if after is None else after, parallelism, address)
+      labels[job.label] += 1  # two stages may each have embeddings of their own
+      again = "" if labels[job.label] == 1 else f"Again{labels[job.label]}"
+      after = job.transform(root if after is None else after, parallelism, address, again)
     return root | "Complete" >> beam.Create([self.config.store.ledger()]) if after is None else after
 
-  def transform(self, after: Any, parallelism: int, address: progress.Address | None) -> Any:
-    """Fills the store once the one element is there of `after`, or at once if it is the pipeline's root."""
+  @property
+  def label(self) -> str:
+    """What the job's own step is called in a pipeline."""
+    return self.config.stage.title().replace("_", "")
+
+  def transform(self, after: Any, parallelism: int, address: progress.Address | None, again: str = "") -> Any:
+    """Fills the store once the one element is there of `after`, or at once if it is the pipeline's root.
+
+    `again`: what is added to labels that another job has.
+    """
     config = dataclasses.replace(self.config, progress_address=address)
-    label = config.stage.title().replace("_", "")
-    number = "" if config.number == 1 else str(config.number)
+    label = self.label + again
+    number = ("" if config.number == 1 else str(config.number)) + again
     if self._stored is not None and isinstance(after, beam.Pipeline):
       after = after | f"Stored{number}" >> beam.Create([None])
     made: list[tuple[str, Any, Any]] = [
@@ -237,18 +261,23 @@ class SelectingJob:
     """The store is claimed by its own job."""
 
   def tidy(self) -> None:
-    """Leaves nothing that is of no use."""
+    """Removes what settled survivors no longer need."""
+    self.survivors.tidy()
 
   def stages(self) -> dict[str, int | None]:
     """Shows nothing of itself: it takes seconds."""
     return {}
 
-  def transform(self, after: Any, parallelism: int, address: progress.Address | None) -> Any:
+  @property
+  def label(self) -> str:
+    return f"Select{self.number}"
+
+  def transform(self, after: Any, parallelism: int, address: progress.Address | None, again: str = "") -> Any:
     """PCollection[stores.Ledger]: survivors are written down."""
-    del parallelism, address
+    del parallelism, address, again
     if isinstance(after, beam.Pipeline):
       after = after | f"Scored{self.number}" >> beam.Create([None])
-    return after | f"Select{self.number}" >> survivors.Settle(self.survivors, self.scoring.corpus.shards)
+    return after | self.label >> survivors.Settle(self.survivors, self.scoring.corpus.shards)
 
 
 def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[ScoringJob | SelectingJob]":

@@ -31,6 +31,7 @@ from pipelines import (
   prefetch,
   progress,
   requests,
+  row_bits,
   scorers,
   sources,
   storage,
@@ -256,11 +257,11 @@ def load_sketch(config: SketchConfig, chosen: Chosen, num_points: int) -> race.S
 def sample_rows(config: SketchConfig, shard: int) -> Iterator[Sampled]:
   """Of each batch of a shard's embedded documents those with the smallest hashes."""
   about, survivors = config.shards[shard], config.embeddings.survivors
-  is_kept_N = None if survivors is None else survivors.kept(about)
+  kept = None if survivors is None else survivors.kept(about)
   with stores.ScoreFile(config.embeddings.store, about) as file:
     for batch in file.batches(_BATCH_ROWS):
       rows_N = batch["row"].to_numpy()
-      rows_N = rows_N if is_kept_N is None else rows_N[is_kept_N[rows_N]]
+      rows_N = rows_N if kept is None else rows_N[row_bits.look_up(kept, rows_N)]
       hashes_N = hashing.hash_documents("sketch sample", config.scorer.seed, about.name, rows_N)
       yield Sampled(hashes_N, np.full(len(rows_N), shard), rows_N).smallest(_SAMPLED)
 
@@ -284,7 +285,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
   A file rather than an element: the whole sample is 8 MB and more, and several stages have it as a side input.
   """
   about, embeddings = config.shards[shard], config.embeddings
-  path = config.work_path(["sample", about.identity(), embeddings.store.fingerprint_with_engine(), config.scorer.seed])
+  path = config.work_path(["sample", about.identity(), embeddings.fingerprint_with_engine(), config.scorer.seed])
   if _has_arrays(config, path, 2):
     return path
   summary = stores.read_summary(embeddings.store, about)
@@ -317,7 +318,7 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
   scorer, sample_ND = config.scorer, read_points(sample)
   kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
   sketch = race.SketchConfig(sample_ND.shape[1], kernel, scorer.rows, scorer.counters, seed=scorer.seed)
-  embeddings = config.embeddings.store.fingerprint_with_engine()
+  embeddings = config.embeddings.fingerprint_with_engine()
   path = config.path(KERNEL_FILE)
   found = {"config": sketch.to_json(), "hashes": race.Hashes(sketch).checksum(), "embeddings": embeddings}
   storage.create(path, requests.to_json(found))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import block_files, blocks, embedding_files, readers, storage, stores
+from pipelines import block_files, blocks, embedding_files, readers, requests, row_bits, storage, stores
 from pipelines.survivors import Survivors, only
 
 KEYED_TEXT = "keyed_text"
@@ -152,9 +152,9 @@ class Surviving:
   survivors: Survivors
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
-    is_kept_N = self.survivors.kept(shard)
+    kept = self.survivors.kept(shard)
     for block in self.source.read(shard, want):
-      yield only(block, is_kept_N)
+      yield only(block, kept)
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
     """Raises ChangedError unless the shard is what it was at launch."""
@@ -181,15 +181,25 @@ class StoredBlocks:
   def _count(self, shard: blocks.Shard) -> int:
     """Those that survive may be bad in this store."""
     assert self.survivors is not None
-    is_kept_N = self.survivors.kept(shard)
+    kept = self.survivors.kept(shard)
     with stores.ScoreFile(self.store, shard) as file:
-      return sum(int(is_kept_N[batch["row"].to_numpy()].sum()) for batch in file.batches(_BATCH_ROWS))
+      batches = file.batches(_BATCH_ROWS)
+      return sum(int(row_bits.look_up(kept, batch["row"].to_numpy()).sum()) for batch in batches)
+
+  def fingerprint_with_engine(self) -> str:
+    """Identifies what is read: the store as it was computed, and what the stage before has selected by its scores."""
+    of_store = self.store.fingerprint_with_engine()
+    if self.survivors is None:
+      return of_store
+    return requests.fingerprint([of_store, storage.base_name(self.survivors.folder)])
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     summary = stores.read_summary(self.store, shard)
+    kept = None if self.survivors is None else self.survivors.kept(shard)
     for index, num_rows in enumerate(summary.block_rows):
       if want(index):
-        yield self.block(shard, summary, index)
+        block = self._stored(shard, summary, index)
+        yield block if kept is None else only(block, kept)
       else:
         yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0, 0)
 
@@ -198,6 +208,10 @@ class StoredBlocks:
 
   def block(self, shard: blocks.Shard, summary: stores.ShardSummary, index: int) -> blocks.Block:
     """One block. Raises DamagedError that says what to do where its file is damaged."""
+    block = self._stored(shard, summary, index)
+    return block if self.survivors is None else only(block, self.survivors.kept(shard))
+
+  def _stored(self, shard: blocks.Shard, summary: stores.ShardSummary, index: int) -> blocks.Block:
     store = self.store
     with block_files.removing_damaged(store, shard, index):
       table, text_bytes, checksum = block_files.read_block(store.block_path(shard, index, summary.engine))
@@ -205,8 +219,7 @@ class StoredBlocks:
     good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
     first_row = sum(summary.block_rows[:index])
     bad = bad.select(["row", "reason", "text"])
-    block = blocks.Block(index, first_row, len(table), good, bad, text_bytes, checksum)
-    return block if self.survivors is None else only(block, self.survivors.kept(shard))
+    return blocks.Block(index, first_row, len(table), good, bad, text_bytes, checksum)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 They are a bit for each row, beside the scores that they were drawn by. A source of blocks gives the rows of the others
 as such that a stage before has left out: the next stage's stores neither read nor score them.
 
-STORE/selected/<fingerprint>/<shard>         uint8, a bit for each row of the shard
+STORE/selected/<fingerprint>/rows/<shard>    uint8, as `row_bits` has it
                              limits/         quotas and the like, until all bits are there
                              survivors.json  how many there are; written last
 """
@@ -25,6 +25,7 @@ from pipelines import (
   limits,
   ranks,
   requests,
+  row_bits,
   storage,
   stores,
   stripes,
@@ -42,6 +43,10 @@ class Survivors:
   @property
   def fingerprint(self) -> str:
     return requests.fingerprint([self.store.fingerprint, dataclasses.asdict(self.request)])
+
+  def engine(self) -> dict[str, Any]:
+    """What is known, once there are scores, of how those are computed by which they are selected."""
+    return {"within": self.store.fingerprint_with_engine()} if storage.exists(self.store.engine_path) else {}
 
   @property
   def folder(self) -> str:
@@ -67,26 +72,29 @@ class Survivors:
     return damage.is_whole(self.store.folder, self._path, _read)
 
   def kept(self, shard: blocks.Shard) -> np.ndarray:
-    """Which rows of a shard survive, bool, at least as many as the shard has. Raises DamagedError."""
-    path = storage.join(self.folder, shard.name)
+    """Which rows of a shard survive, as `row_bits` has it. Raises DamagedError, after which they are not settled."""
+    path = self._rows_path(shard)
     try:
-      (bits,) = array_files.read(path, 1)
-    except DamagedError as error:
-      if self.store.is_mended and storage.exists(path):
-        damage.remove(self.store.folder, path, error)
-        storage.delete([self._path])
-      raise
-    return np.unpackbits(bits).astype(bool)
+      return array_files.read(path, 1)[0]
+    except (DamagedError, FileNotFoundError) as error:
+      told = DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
+      if self.store.is_mended:
+        storage.delete([self._path])  # first: what is not settled is looked at again
+        damage.remove(self.store.folder, path, told)
+      raise told from error
+
+  def _rows_path(self, shard: blocks.Shard) -> str:
+    return storage.join(self.folder, "rows", shard.name)
 
   def select_shard(self, shard: blocks.Shard, floor: int) -> int:
     """Writes down which rows of a shard survive; returns how many."""
-    path = storage.join(self.folder, shard.name)
+    path = self._rows_path(shard)
     if not damage.is_whole(self.store.folder, path, lambda path: array_files.read(path, 1)):
       is_kept_N = np.zeros(sum(stores.read_summary(self.store, shard).block_rows), bool)
       for part in ranks.read(self.store, shard, self.request, self.within, check_seal=True):
         is_kept_N[part.rows[part.are_wanted(floor)]] = True
       array_files.write(path, np.packbits(is_kept_N))
-    return int(self.kept(shard).sum())
+    return row_bits.count(self.kept(shard))
 
   def settle(self, selected: thresholds.Selected, found: int) -> stores.Ledger:
     """Writes down how many there are. Raises WinnowError where there are none, or not as many as were selected."""
@@ -95,8 +103,12 @@ class Survivors:
     if not found:
       raise WinnowError(f"the stage of {self.store.folder} selects no document; lower its threshold, or raise its rate")
     storage.create(self._path, requests.sealed({"documents": found}), must_agree=True)
-    storage.delete_folder(storage.join(self.folder, "limits"))
+    self.tidy()
     return self.store.ledger()
+
+  def tidy(self) -> None:
+    """Removes what settled survivors no longer need."""
+    storage.delete_folder(storage.join(self.folder, "limits"))
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -106,14 +118,14 @@ def _read(path: str) -> dict[str, Any]:
   return found
 
 
-def only(block: blocks.Block, is_kept_N: np.ndarray) -> blocks.Block:
-  """A block whose documents survive; all other rows are among its bad ones, as `blocks.LEFT_OUT`."""
+def only(block: blocks.Block, kept: np.ndarray) -> blocks.Block:
+  """A block whose documents survive, by their bits; all other rows are among its bad ones, as `blocks.LEFT_OUT`."""
   if block.documents is None:
     return block
   assert block.bad is not None
   documents, bad = block.documents, block.bad
   rows_N, bad_rows = documents["row"].to_numpy(), bad["row"].to_numpy()
-  here_N, is_still_bad = is_kept_N[rows_N], is_kept_N[bad_rows]
+  here_N, is_still_bad = row_bits.look_up(kept, rows_N), row_bits.look_up(kept, bad_rows)
   others = np.concatenate([rows_N[~here_N], bad_rows[~is_still_bad]])
   left_out = [pa.array(others), pa.repeat(blocks.LEFT_OUT, len(others)), pa.repeat("", len(others))]
   return dataclasses.replace(

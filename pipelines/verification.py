@@ -38,6 +38,7 @@ from pipelines import (
 
 _WORK = "verify-"
 STAGE_READ, STAGE_RECOMPUTE = "read back", "recompute"
+_NOT_KNOWN = ("shards", "versions", "command", "stages")  # of a manifest, from the scores alone
 _MODULUS = 1 << 128
 
 
@@ -116,7 +117,7 @@ def check_launch(config: VerificationConfig) -> None:
     _expect(manifest["tokens"]["selected"], tokens, "the inputs' tokens do not add up")
   _expect([s["name"] for s in manifest["inputs"]], [shard.name for shard in config.shards], "the inputs are others")
   known = manifests.known_beforehand(sampling, config.floor)
-  claimed = {name: value for name, value in manifest.items() if name not in ("shards", "versions", "command")}
+  claimed = {name: value for name, value in manifest.items() if name not in _NOT_KNOWN}
   if difference := requests.first_difference(_without({"selected", "tokens_selected"}, claimed), known):
     field, there, here = difference
     raise WinnowError(f"{manifests.MANIFEST_FILE}: {field} is {there}, and {here} by {sampling.store.folder}")

@@ -64,6 +64,16 @@ def test_buckets_in_batches_join_what_whole_ones_do(found, most):
     assert (buckets.edges() - 7).tolist() == whole.tolist()
 
 
+@hypothesis.given(st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=9), max_size=12))
+def test_edges_in_parts_connect_as_all_together(parts):
+  """Kills: a part that is forgotten where others are connected."""
+  edges = [np.array(part, np.int64).reshape(-1, 2) for part in parts]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(minhash, "_MOST_EDGES", 5)
+    found = minhash.connected(iter(edges))
+  assert found.tolist() == minhash.components(np.concatenate([np.empty((0, 2), np.int64), *edges])).tolist()
+
+
 def test_edges_that_are_many_are_held_once_for_each_document(monkeypatch):
   """Kills: edges that add up with the batches."""
   monkeypatch.setattr(minhash, "_MOST_EDGES", 50)

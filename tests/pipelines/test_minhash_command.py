@@ -85,6 +85,13 @@ def test_scores_are_those_found_in_memory_and_the_books_balance(corpus, undistur
   assert [path.name for path in (store_of(undisturbed) / "joined").iterdir()] == ["near_copies.json"]
 
 
+def test_scores_are_whole_without_the_figures(corpus, undisturbed, tmp_path):
+  """Kills: a complete store whose command fails for ever, since a file that only tells is gone."""
+  shutil.copytree(undisturbed / "scores", tmp_path / "scores")
+  (store_of(tmp_path) / "joined/near_copies.json").unlink()
+  assert run_in(tmp_path, [*score_command(corpus), ONE]) == 0
+
+
 def test_the_sample_is_of_first_documents(corpus, undisturbed):
   """Kills: the last of a group kept; what repeats nothing left out."""
   import tensorflow_datasets as tfds

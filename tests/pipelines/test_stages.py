@@ -126,6 +126,7 @@ def test_the_books_balance_in_each_stage(undisturbed, capsys):
   assert (within["scores"]["scorer"], within["selection"]["rate"]) == ("semdedup", "0.75")
   within = within["scores"]["within"]
   assert (within["scores"]["scorer"], within["selection"]["threshold"]) == ("minhash", 1.0)
+  assert ["--rate=0.75" in command for command in manifest["stages"]] == [False, True]
   assert run_in(undisturbed, ["verify", "out", ONE]) == 0
   left_out = next(d for d, score in scores_of(undisturbed, "minhash").items() if score == 0)
   capsys.readouterr()
@@ -166,7 +167,7 @@ def test_two_processes_and_a_run_that_was_stopped_give_the_same(place, undisturb
       patch.setattr(scoring.failing, "run", stopped)
       assert run_in(folder, [*curate(place), ONE]) != 0
     assert not (folder / "out/manifest.json").exists()
-    damaged = sorted(folder.glob("scores/*/selected/*/big.jsonl.gz"))
+    damaged = sorted(folder.glob("scores/*/selected/*/rows/big.jsonl.gz"))
     assert len(damaged) == (1 if name == "semdedup" else 2)
     data = bytearray(damaged[0].read_bytes())
     data[-9] ^= 1
@@ -216,6 +217,62 @@ def test_density_and_random_may_be_later_stages(place, undisturbed):
   assert (drawn["scored"], drawn["selected"]) == (int(0.5 * len(densities) + 0.5), 100)
 
 
+def test_a_corpus_that_grows_has_other_survivors(place, tmp_path):
+  """Stages of texts alone. Kills: scores of a later stage that stay, since the shard that they are of is the same."""
+  stages = "stages:\n- {sampler: random, num_examples: 300}\n- {sampler: random, seed: 1}\n"
+  (tmp_path / "recipe.yaml").write_text(stages)
+  names = ("a.jsonl", "b.json", "i.jsonl")
+
+  def run(folder: str, shards: tuple[str, ...]) -> None:
+    for name in shards:
+      shutil.copy(place / "corpus" / name, tmp_path / folder / "in")
+    flags_ = ["--block_rows=50", "--max_bad_fraction=0.1", "--rate=0.5", "--scores=scores", "--output=out", ONE]
+    command = ["curate", "--recipe=../recipe.yaml", f"--input={tmp_path / folder}/in/*", *flags_, "--overwrite"]
+    assert run_in(tmp_path / folder, command) == 0
+
+  for folder in ("grown", "fresh"):
+    (tmp_path / folder / "in").mkdir(parents=True)
+  run("grown", names[:2])
+  run("grown", names)
+  run("fresh", names)
+  for path in (tmp_path / "fresh/scores/random_stage2/shards").iterdir():
+    grown = pq.read_table(tmp_path / "grown/scores/random_stage2/shards" / path.name)
+    assert grown == pq.read_table(path), path.name
+  (path,) = (tmp_path / "fresh/out").glob("*tfrecord-*")
+  assert (tmp_path / "grown/out" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_survivors_that_are_lost_are_found_again(place, undisturbed, tmp_path):
+  """Kills: a stage that waits for ever for bits that their summary says are there."""
+  shutil.copytree(undisturbed, tmp_path / "lost")
+  for path in (tmp_path / "lost/scores/minhash/selected").glob("*/rows/*"):
+    path.unlink()
+  for path in (tmp_path / "lost/scores/clusters_made_stage2").rglob("b.json*"):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+  shutil.rmtree(tmp_path / "lost/scores/semdedup_made_stage2")
+  shutil.rmtree(tmp_path / "lost/scores/prototypes_made_stage3")
+  shutil.rmtree(tmp_path / "lost/out")
+  assert run_in(tmp_path / "lost", [*curate(place), ONE]) == 0
+  assert content(tmp_path / "lost") == content(undisturbed)
+
+
+def test_stages_of_one_scorer_have_stores_of_their_own(place, undisturbed, tmp_path, capsys):
+  """Kills: steps of two stages that a pipeline takes for one; a store that two stages fill."""
+  shutil.copytree(undisturbed / "scores", tmp_path / "scores")
+  lax = "{scorer: minhash, threshold: 1, similarity: 0.5, minhash_bands: 32, minhash_rows: 4}"
+  (tmp_path / "twice.yaml").write_text(f"stages:\n- {{scorer: minhash, threshold: 1, minhash_bands: 32}}\n- {lax}\n")
+  command = [argument for argument in curate(place) if "--recipe" not in argument and "--embeddings" not in argument]
+  assert run_in(tmp_path, [*command, "--recipe=twice.yaml", "--scores=scores_too", ONE]) == 0
+  first, second = (scores_of(tmp_path, f"../scores_too/{name}") for name in ("minhash", "minhash_stage2"))
+  assert second.keys() == {document for document, score in first.items() if score == 1}
+  assert sum(score == 0 for score in second.values()) > 0
+  before = content(tmp_path)
+  capsys.readouterr()
+  assert run_in(tmp_path, [*curate(place), "--clusters=scores/clusters", ONE]) == 2
+  assert "two stages of the recipe would fill" in capsys.readouterr().err
+  assert content(tmp_path) == before
+
+
 def test_d4_is_a_recipe_of_stages():
   """Kills: a typed rate that goes to another stage than the last; flags of another stage's scorer that are refused."""
   needed = ["--input=in", "--scores=scores", "--output=out"]
@@ -230,6 +287,16 @@ def test_d4_is_a_recipe_of_stages():
   stages, _ = options.parse_stages(flags.CURATE, [f"--recipe={D4}", *needed, "--num_clusters=30", "--seed=4"])
   assert [s.num_clusters for s in stages][1:] == [30, 30] and {s.seed for s in stages} == {4}
   assert [s.rate for s in stages] == [None, "0.75", "0.267"]
+  stages, _ = options.parse_stages(flags.CURATE, [f"--recipe={D4}", *needed, "--num_examples=5"])
+  assert [(s.rate, s.num_examples) for s in stages] == [(None, None), ("0.75", None), (None, 5)]
+
+
+def test_random_sampling_in_a_stage_needs_no_model(tmp_path):
+  """Kills: a model of all stages that has a rater score what is drawn at random."""
+  (tmp_path / "recipe.yaml").write_text("model: m\nstages:\n- {sampler: random, rate: 0.5}\n- {scorer: density}\n")
+  given = [f"--recipe={tmp_path}/recipe.yaml", "--input=i", "--scores=s", "--output=o", "--rate=0.2"]
+  stages, _ = options.parse_stages(flags.CURATE, given)
+  assert [(s.sampler, s.scorer, s.model) for s in stages] == [("random", "ask_llm", None), (None, "density", "m")]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +308,8 @@ def test_d4_is_a_recipe_of_stages():
     ("stages: [{scorer: minhash, modle: x}]", "'modle', which is no flag of this command; did you mean model?"),
     ("stages: [{stages: []}]", "'stages', which is no flag"),
     ("stages: [" + "{scorer: minhash}," * 9 + "]", "has 9 stages, and 8 are the most"),
+    ("stages: [{scorer: minhash, rejected: r}]", "rejected is no flag of one stage; write it above stages"),
+    ("stages: [{yes_token: yes}]", "yes_token is true or false as it stands there; put quotes around a word"),
     ("stages: [{scorer: minhash, kernel: l1}, {scorer: minhash}]", "--kernel is for --scorer=density"),
   ],
 )
