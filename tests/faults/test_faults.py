@@ -52,7 +52,7 @@ def test_files_that_are_damaged(place, generator, name):
 
 def test_kills_on_an_object_store(place, generator):
   """Kills the mutant whose resume looks at a disk."""
-  check(faults.kills_on_a_bucket(place, "curate", 1, generator))
+  check(faults.kills_on_a_bucket(place, "score", 1, generator))
 
 
 @pytest.mark.parametrize("name", ["score", "sample"])
