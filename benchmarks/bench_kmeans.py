@@ -91,6 +91,7 @@ def bench() -> None:
   ratios = np.median(np.array(rows["ours"]) / np.array(rows["faiss"]), axis=0)
   print(f"inertia {ratios[0]:.4f} x faiss's (bar: {BAR_INERTIA}), time {ratios[1]:.2f} x (bar: {BAR_TIME})")
   centroids = kmeans.Centroids(centroids_KD)
+  centroids.assign(sample_ND[:BLOCK])  # brings the compiler, once a process
   float32 = [block_ND.astype(np.float32) for block_ND in blocks(centres_CD, 8 * BLOCK)]
   products_BK, speeds = np.empty((1_024, namespace.clusters), np.float32), []
   for _ in range(namespace.rounds):
