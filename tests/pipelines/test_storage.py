@@ -1,11 +1,15 @@
 """Files that are whole or not there, on local disk and on an object store (an emulator's)."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import corpora
+import psutil
 import pytest
 import tiny_t5
 
@@ -231,3 +235,39 @@ def test_a_whole_run_on_an_object_store(bucket, tmp_path, monkeypatch):
   assert compared > 60
   assert storage.exists(f"{bucket}/run/ask_llm/manifest.json")
   assert storage.exists(f"{bucket}/run/scores/density_embedder/sketch/sketch.safetensors")
+
+
+def test_a_run_on_an_object_store_that_is_killed_goes_on(bucket, tmp_path, monkeypatch):
+  """Two worker processes, killed with their launcher. Kills the mutant that looks for finished blocks on a disk."""
+  monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
+  corpora.write_corpus(tmp_path / "corpus", big_rows=8_000, small_rows=200)
+  corpora.write_model(tmp_path / "model")
+  (tmp_path / "prompt.txt").write_text(corpora.PROMPT)
+  for path in (tmp_path / "corpus").iterdir():
+    storage.create(f"{bucket}/killed/corpus/{path.name}", path.read_bytes())
+
+  def command(place: str, *flags: str) -> list[str]:
+    asking = [f"--model={tmp_path}/model", f"--prompt_file={tmp_path}/prompt.txt", "--max_input_tokens=32"]
+    where = [f"--input={place}/corpus/*", f"--scores={place}/scores", "--name=tiny", "--block_rows=500"]
+    return ["score", *where, *asking, "--no_auth", *flags]
+
+  there = command(f"{bucket}/killed", "--direct_num_workers=2")
+  process = subprocess.Popen([sys.executable, "-m", "pipelines.main", *there], start_new_session=True)
+  blocks = f"{bucket}/killed/scores/tiny/blocks/*/*.parquet"
+  while process.poll() is None and len(storage.match(blocks)) < 5:
+    time.sleep(0.05)
+  assert process.poll() is None
+  tree = psutil.Process(process.pid).children(recursive=True)
+  os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
+  psutil.wait_procs(tree, timeout=20)
+  assert main.main([*there, "--direct_num_workers=1"]) == 0
+  logs = [json.loads(storage.read_bytes(path)) for path, _ in storage.match(f"{bucket}/killed/scores/tiny/log/*")]
+  assert [log["counters"]["documents_scored_before"] > 0 for log in logs] == [True]
+  assert main.main(command(str(tmp_path), "--direct_num_workers=1")) == 0
+  ours = [path for path in (tmp_path / "scores/tiny").rglob("*") if path.is_file() and "log" not in path.parts]
+  assert len(ours) > 12
+  for path in ours:
+    if path.name not in NAMES_PATHS:
+      name = path.relative_to(tmp_path)
+      assert storage.read_bytes(f"{bucket}/killed/{name}") == path.read_bytes(), name
