@@ -9,6 +9,7 @@ import json
 import subprocess
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import common
@@ -110,6 +111,17 @@ def of_datasketch(texts: list[str], config: minhash.MinHashConfig) -> dict | str
     return done.stderr.strip().splitlines()[-1] if done.returncode else json.loads(result.read_text())
 
 
+def print_memory(near_copies: int, files: int = 32) -> None:
+  """What one worker takes to connect the edges of a corpus, of which a copy has some in most of the files."""
+  generator = np.random.default_rng(0)
+  parts = [np.sort(generator.choice(near_copies, near_copies * 2 // 5, replace=False)) + 1 for _ in range(files)]
+  tracemalloc.start()
+  found = minhash.connected(np.stack([part_C, part_C // 4 * 4], axis=1) for part_C in parts)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  print(f"connecting edges in {files} files: {peak / len(found):,.0f} bytes for each of {len(found):,} near-copies")
+
+
 def bench() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--documents", type=int, default=100_000)
@@ -146,6 +158,7 @@ def bench() -> None:
       f"{beside['all'] / seconds:.0f} times as many; near-copies {len(theirs):,} and {len(found):,}, "
       f"{len(theirs & found):,} in common"
     )
+  print_memory(40 * namespace.documents)
   real = list(dict.fromkeys(common.documents(namespace.planted)))
   print_recall([*real, *plant(real, np.random.default_rng(0))], config)
 

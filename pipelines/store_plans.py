@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -145,17 +146,8 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stag
     seed=namespace.sketch_seed,
     correct_collisions=namespace.correct_collisions,
   )
-  job = plans.plan_scoring(
-    namespace,
-    launcher,
-    scorer,
-    folder,
-    corpus=embedding.corpus,
-    source=embeddings,
-    spare=spare,
-    stage=stage,
-    before=(embedding,),
-  )
+  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  job = plan(scorer, folder, corpus=embedding.corpus, source=embeddings, before=(embedding,))
   return dataclasses.replace(job, sketch=sketching.SketchConfig(scorer, job.config.store))
 
 
@@ -204,17 +196,8 @@ def _plan_clustering(
   )
   path = storage.join(folder, stores.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
   scorer = scorers.Cluster(path, embeddings, config)
-  job = plans.plan_scoring(
-    namespace,
-    launcher,
-    scorer,
-    folder,
-    corpus=corpus,
-    source=embeddings,
-    spare=spare,
-    stage=stage,
-    before=before,
-  )
+  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  job = plan(scorer, folder, corpus=corpus, source=embeddings, before=before)
   centroids = clustering.ClusteringConfig(scorer, job.config.store)
   return dataclasses.replace(job, centroids=centroids)
 
@@ -241,17 +224,8 @@ def _plan_by_clusters(
       max_cluster_pairs=namespace.max_cluster_pairs,
       split_path=storage.join(folder, stores.SPLIT_FILE),
     )
-  job = plans.plan_scoring(
-    namespace,
-    launcher,
-    scorer,
-    folder,
-    corpus=embedding.corpus,
-    source=stored,
-    spare=spare,
-    stage=stage,
-    before=(clusters,),
-  )
+  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  job = plan(scorer, folder, corpus=embedding.corpus, source=stored, before=(clusters,))
   if not isinstance(scorer, scorers.SemDeDup):
     return job
   compared = comparison.ComparingConfig(scorer, job.config.store)
@@ -270,17 +244,8 @@ def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stag
   )
   stored = sources.StoredBlocks(signing.config.store, survivors=stage.survivors)
   scorer = scorers.MinHash(stored, config)
-  job = plans.plan_scoring(
-    namespace,
-    launcher,
-    scorer,
-    folder,
-    corpus=signing.corpus,
-    source=stored,
-    spare=spare,
-    stage=stage,
-    before=(signing,),
-  )
+  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  job = plan(scorer, folder, corpus=signing.corpus, source=stored, before=(signing,))
   joined = joining.JoiningConfig(scorer, job.config.store)
   source = joining.JoinedBlocks(stored.store, joined, survivors=stage.survivors)
   return dataclasses.replace(job, joined=joined, config=dataclasses.replace(job.config, source=source))

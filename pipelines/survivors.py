@@ -58,14 +58,14 @@ class Survivors:
     return storage.join(self.folder, "survivors.json")
 
   @property
-  def _limits(self) -> limits.Limits | None:
+  def limits(self) -> limits.Limits | None:
     return limits.of_request(
       self.store, self.request, self.store.folder, storage.join(self.folder, "limits"), self.fingerprint
     )
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
     """Reads which documents of a shard may be selected at all."""
-    return None if self._limits is None else self._limits.within(shard)
+    return None if self.limits is None else self.limits.within(shard)
 
   @property
   def are_settled(self) -> bool:
@@ -146,8 +146,8 @@ class Settle(beam.PTransform):
   def expand(self, element: Any):
     survivors, root = self._survivors, element.pipeline
     ledger = element | "Ledger" >> beam.Map(lambda _: survivors.store.ledger())
-    if survivors._limits is not None:
-      ledger = ledger | "Limits" >> survivors._limits.settle(self._shards)
+    if survivors.limits is not None:
+      ledger = ledger | "Limits" >> survivors.limits.settle(self._shards)
     selected = (
       root
       | "Shards" >> stripes.Spread(self._shards)
