@@ -4,6 +4,10 @@ import json
 import os
 import pathlib
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipelines import main
 
 
@@ -25,3 +29,20 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
 
 def logs(folder: pathlib.Path) -> list[dict]:
   return [json.loads(path.read_text()) for path in sorted((folder / "log").iterdir(), key=lambda p: p.stat().st_mtime)]
+
+
+def shards_of(store: pathlib.Path) -> pa.Table:
+  """What the files of a store's shards hold, in the order of their names."""
+  return pa.concat_tables(pq.read_table(path) for path in sorted((store / "shards").iterdir()))
+
+
+def embedded(folder: pathlib.Path) -> dict[tuple[str, int], np.ndarray]:
+  """What a run's own store of embeddings holds, by document."""
+  found = {}
+  for path in sorted((folder / "scores/embeddings_made/blocks").glob("*/*.parquet")):
+    table = pq.read_table(path, columns=["row", "embedding", "reason"])
+    table = table.filter(pa.compute.is_null(table["reason"]))
+    shard = path.parent.name.rpartition("-")[0]
+    values = zip(table["row"].to_pylist(), table["embedding"].to_pylist(), strict=True)
+    found |= {(shard, row): np.frombuffer(value, np.float16) for row, value in values}
+  return found

@@ -10,10 +10,9 @@ import shutil
 
 import corpora
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import content, logs, run_in
+from running import content, embedded, logs, run_in, shards_of
 
 from curation import centroid_files, kmeans
 from pipelines import clustering, flags, main, options
@@ -71,22 +70,6 @@ def clusters_of(folder: pathlib.Path) -> pathlib.Path:
 def centroids_of(folder: pathlib.Path) -> np.ndarray:
   with (clusters_of(folder) / "centroids/centroids.safetensors").open("rb") as file:
     return centroid_files.load(file, "c").centroids_KD
-
-
-def shards_of(store: pathlib.Path) -> pa.Table:
-  return pa.concat_tables(pq.read_table(path) for path in sorted((store / "shards").iterdir()))
-
-
-def embedded(folder: pathlib.Path) -> dict[tuple[str, int], np.ndarray]:
-  """The store's own unit vectors, by document."""
-  found = {}
-  for path in sorted((folder / "scores/embeddings_made/blocks").glob("*/*.parquet")):
-    table = pq.read_table(path, columns=["row", "embedding", "reason"])
-    table = table.filter(pa.compute.is_null(table["reason"]))
-    shard = path.parent.name.rpartition("-")[0]
-    values = zip(table["row"].to_pylist(), table["embedding"].to_pylist(), strict=True)
-    found |= {(shard, row): np.frombuffer(value, np.float16) for row, value in values}
-  return found
 
 
 def test_every_document_has_its_nearest_centroid_and_the_books_balance(place, undisturbed):

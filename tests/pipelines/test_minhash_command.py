@@ -9,10 +9,8 @@ import pathlib
 import shutil
 
 import corpora
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from running import content, logs, run_in
+from running import content, logs, run_in, shards_of
 
 from curation import minhash
 from pipelines import joining, scoring
@@ -57,10 +55,6 @@ def signed(tmp_path, undisturbed) -> pathlib.Path:
 
 def store_of(folder: pathlib.Path) -> pathlib.Path:
   return folder / "scores/minhash"
-
-
-def shards_of(store: pathlib.Path) -> pa.Table:
-  return pa.concat_tables(pq.read_table(path) for path in sorted((store / "shards").iterdir()))
 
 
 def expected(corpus: corpora.Corpus, config: minhash.MinHashConfig | None = None) -> dict[tuple[str, int], float]:

@@ -10,10 +10,8 @@ import shutil
 
 import corpora
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from running import content, logs, run_in
+from running import content, embedded, logs, run_in, shards_of
 
 from curation import cluster_tiles, hashing, semdedup
 from pipelines import comparing, comparison, flags, options, scoring
@@ -73,22 +71,6 @@ def clustered(tmp_path, undisturbed) -> pathlib.Path:
 
 def store_of(folder: pathlib.Path) -> pathlib.Path:
   return folder / "scores/semdedup_made"
-
-
-def shards_of(store: pathlib.Path) -> pa.Table:
-  return pa.concat_tables(pq.read_table(path) for path in sorted((store / "shards").iterdir()))
-
-
-def embedded(folder: pathlib.Path) -> dict[tuple[str, int], np.ndarray]:
-  """The store's own embeddings, by document."""
-  found = {}
-  for path in sorted((folder / "scores/embeddings_made/blocks").glob("*/*.parquet")):
-    table = pq.read_table(path, columns=["row", "embedding", "reason"])
-    table = table.filter(pa.compute.is_null(table["reason"]))
-    shard = path.parent.name.rpartition("-")[0]
-    values = zip(table["row"].to_pylist(), table["embedding"].to_pylist(), strict=True)
-    found |= {(shard, row): np.frombuffer(value, np.float16) for row, value in values}
-  return found
 
 
 def brute_force(folder: pathlib.Path, keep: str) -> np.ndarray:

@@ -12,11 +12,9 @@ import shutil
 
 import corpora
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
-from running import content, logs, run_in
+from running import content, embedded, logs, run_in, shards_of
 
 from curation import centroid_files, giant_clusters, hashing, kmeans
 from pipelines import comparing, comparison, splitting
@@ -71,10 +69,6 @@ def store_of(folder: pathlib.Path) -> pathlib.Path:
   return folder / "scores/semdedup_made"
 
 
-def shards_of(store: pathlib.Path) -> pa.Table:
-  return pa.concat_tables(pq.read_table(path) for path in sorted((store / "shards").iterdir()))
-
-
 def killed_before_moving(place: pathlib.Path, folder: pathlib.Path, monkeypatch) -> None:
   """Runs the command up to where all is split."""
 
@@ -85,18 +79,6 @@ def killed_before_moving(place: pathlib.Path, folder: pathlib.Path, monkeypatch)
     patch.setattr(comparing, "move_group", killed)
     assert run_in(folder, [*score_command(place), ONE]) != 0
   assert not list((store_of(folder) / "compared").glob("*/moved/*"))
-
-
-def embedded(folder: pathlib.Path) -> dict[tuple[str, int], np.ndarray]:
-  """The store's own embeddings, by document."""
-  found = {}
-  for path in sorted((folder / "scores/embeddings_made/blocks").glob("*/*.parquet")):
-    table = pq.read_table(path, columns=["row", "embedding", "reason"])
-    table = table.filter(pa.compute.is_null(table["reason"]))
-    shard = path.parent.name.rpartition("-")[0]
-    values = zip(table["row"].to_pylist(), table["embedding"].to_pylist(), strict=True)
-    found |= {(shard, row): np.frombuffer(value, np.float16) for row, value in values}
-  return found
 
 
 @dataclasses.dataclass(frozen=True)
