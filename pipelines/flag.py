@@ -4,31 +4,20 @@ import dataclasses
 from typing import Any
 
 # In the order in which --help and a console show them.
-GROUPS = {
-  "What to look at": ("folder", "document"),
-  "Report": ("report",),
-  "Recipe": ("recipe",),
-  "Corpus": ("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
-  "Store": ("scores", "name", "embedding_name", "overwrite"),
-  "Scorer": (
-    *("scorer", "model", "models", "vocabulary", "prompt_file", "yes_token", "objective", "mask_seed"),
-    *("max_input_tokens", "batch_tokens", "dtype", "devices_per_model"),
-    *("embeddings", "embedding_dtype", "accelerator", "estimate"),
-  ),
-  "Density": (
-    *("kernel", "bandwidth", "hashes", "sketch_rows", "sketch_counters", "sketch_seed", "correct_collisions"),
-  ),
-  "Clusters": (
-    *("clusters", "num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed", "keep"),
-    "max_cluster_pairs",
-  ),
-  "MinHash": ("similarity", "minhash_bands", "minhash_rows"),
-  "Sample": (
-    *("sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold"),
-    *("percentile_range", "seed", "group_by", "group_rate", "group_max"),
-    *("output", "output_format", "num_shards", "rejected"),
-  ),
-}
+GROUPS = (
+  "What to look at",
+  "Report",
+  "Recipe",
+  "Corpus",
+  "Store",
+  "Scorer",
+  "Density",
+  "Clusters",
+  "MinHash",
+  "Sample",
+)
+BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
+"""A path on an object store, as a console takes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +25,8 @@ class Flag:
   """One flag: the commands that have it, its help, and how its value is read."""
 
   name: str
+  group: str
+  """One of GROUPS."""
   commands: tuple[str, ...]
   help: str
   type: Any = str
@@ -51,9 +42,9 @@ class Flag:
   positional: bool = False
   """Given by its place alone, without its name."""
 
-  @property
-  def group(self) -> str:
-    return next(group for group, names in GROUPS.items() if self.name in names)
+  def __post_init__(self):
+    if self.group not in GROUPS:
+      raise ValueError(f"--{self.name} is of the group {self.group!r}, which is none of GROUPS")
 
   def is_given(self, value: Any) -> bool:
     """Tells whether a value says more than the default does."""

@@ -6,6 +6,7 @@ import pytest
 
 from curation.errors import WinnowError
 from pipelines import flags, options
+from pipelines.flag import Flag
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "docs/reference.md"
 
@@ -55,3 +56,19 @@ def test_a_value_may_stand_apart_from_its_flag():
   assert (namespace.threshold, namespace.overwrite, of_beam) == (-0.95, True, ["--temp_location", "x"])
   with pytest.raises(WinnowError, match="--scores: expected one argument"):
     options.parse(flags.SAMPLE, ["--scores", "--sampler=random", "--rate=0.1", "--output=o"])
+
+
+@pytest.mark.parametrize("command", flags.COMMANDS)
+def test_help_shows_every_flag_of_a_command(command, capsys):
+  """Kills the mutant that shows the groups of a list that somebody forgot to add a flag's to."""
+  with pytest.raises(SystemExit):
+    options.parse(command, ["--help"])
+  shown = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+  for flag in flags.FLAGS:
+    name = flag.name.upper() if flag.positional else f"--{flag.name}"
+    assert (name in shown) == (command in flag.commands), name
+
+
+def test_a_flag_of_no_known_group_is_refused_where_it_is_declared():
+  with pytest.raises(ValueError, match="--speed is of the group 'Pace', which is none of GROUPS"):
+    Flag("speed", "Pace", (flags.SCORE,), "how fast it goes")
