@@ -177,7 +177,7 @@ class Cluster:
 class _ClusterScorer:
   """Centroids for all threads of a process, whose products use all cores for one block at a time."""
 
-  _RECORD = np.dtype([(field.name, field.type.to_pandas_dtype()) for field in stores.CLUSTER_FIELDS])
+  _RECORD = np.dtype([("cluster", np.int32), ("cosine", np.float32)])
 
   def __init__(self, about: Cluster):
     from pipelines import clustering  # which describes its work by what is described here

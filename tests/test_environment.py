@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import pathlib
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -150,3 +151,45 @@ def test_every_imported_package_is_declared(folders):
   runtime = map(Requirement, project()["project"]["dependencies"])
   declared = {canonicalize_name(r.name) for r in (requirements() if "tests" in folders else runtime)}
   assert {name: file for name, file in imported.items() if owner_of(name) not in declared} == {}
+
+
+# Imports a module where the named ones are as if they were not installed.
+BARE = """
+import importlib, importlib.abc, sys
+refused = set(sys.argv[2].split())
+class Refuse(importlib.abc.MetaPathFinder):
+  def find_spec(self, name, path, target=None):
+    if name in refused:
+      raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+importlib.import_module(sys.argv[1])
+"""
+
+
+def brought(names: Iterator[Requirement]) -> set[str]:
+  """The distributions that requirements bring along, as pip would follow them here."""
+  found: set[tuple[str, str]] = set()
+  waiting = [(canonicalize_name(r.name), extra) for r in names for extra in ("", *r.extras)]
+  while waiting:
+    name, extra = waiting.pop()
+    if (name, extra) in found or name not in distributions():
+      continue
+    found.add((name, extra))
+    for requirement in map(Requirement, distributions()[name].requires or []):
+      if not requirement.marker or requirement.marker.evaluate({"extra": extra}):
+        waiting += [(canonicalize_name(requirement.name), of) for of in ("", *requirement.extras)]
+  return {name for name, _ in found}
+
+
+@pytest.mark.parametrize("module", ["pipelines.demo", "pipelines.report"])
+def test_commands_start_with_what_is_declared_alone(module):
+  """Kills: pyarrow's `to_pandas_dtype` at the top of a module, which wants pandas, and pandas comes with t5 alone."""
+  known = brought(map(Requirement, project()["project"]["dependencies"]))
+  owners = importlib.metadata.packages_distributions()
+  refused = [name for name, of in owners.items() if not {canonicalize_name(o) for o in of} & known]
+  assert {"pandas", "pytest", "t5"} <= set(refused)
+  refused = [name for name in refused if name not in ("curation", "pipelines", "pretraining")]
+  result = subprocess.run(
+    [sys.executable, "-c", BARE, module, " ".join(refused)], cwd=PROJECT, capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr
