@@ -1,7 +1,10 @@
 """What a flag of a command is, and how flags are grouped; `flags` declares them."""
 
+import argparse
 import dataclasses
 from typing import Any
+
+from pipelines import homes
 
 # In the order in which --help and a console show them.
 GROUPS = (
@@ -20,6 +23,19 @@ BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
 """A path on an object store, as a console takes it."""
 
 
+def path(value: str) -> str:
+  """Reads a path, or a glob of paths: a leading `~` is a home folder. The type of a flag that takes one."""
+  try:
+    return homes.expand(value)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(f"{value}: {error}") from error
+
+
+def paths(value: str) -> str:
+  """Reads several paths with commas between them. The type of a flag that takes several in one of its commands."""
+  return ",".join(map(path, value.split(",")))
+
+
 @dataclasses.dataclass(frozen=True)
 class Flag:
   """One flag: the commands that have it, its help, and how its value is read."""
@@ -30,6 +46,7 @@ class Flag:
   commands: tuple[str, ...]
   help: str
   type: Any = str
+  """Reads a value: str, int, float, bool, or for what names files `path` or `paths`."""
   default: Any = None
   choices: tuple[str, ...] | None = None
   scorers: tuple[str, ...] = ()
@@ -55,7 +72,7 @@ class Flag:
       parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
       return
     if self.positional:
-      parser.add_argument(self.name, metavar=self.name.upper(), help=self.help)
+      parser.add_argument(self.name, type=self.type, metavar=self.name.upper(), help=self.help)
       return
     shown = "" if self.default is None else f" (default: {self.default})"
     parser.add_argument(

@@ -5,7 +5,7 @@ one ends unrelated pipelines, and a misspelt flag is only a warning there.
 """
 
 from pipelines import formats, scorer_flags
-from pipelines.flag import BUCKET, Flag
+from pipelines.flag import BUCKET, Flag, path, paths
 from pipelines.names import ASK_LLM as ASK_LLM
 from pipelines.names import CLUSTER as CLUSTER
 from pipelines.names import COMMANDS as COMMANDS
@@ -40,6 +40,7 @@ FLAGS = (
     "What to look at",
     (STATUS, VERIFY),
     "a score store or a folder of them (status), an output (verify)",
+    type=path,
     positional=True,
   ),
   Flag("document", "What to look at", (EXPLAIN,), "SHARD#ROW, as an output's `source` has it", positional=True),
@@ -48,6 +49,7 @@ FLAGS = (
     "Report",
     (REPORT,),
     "the folder that gets the page, report.html, and its tables as CSV files",
+    type=path,
     required=(REPORT,),
   ),
   Flag(
@@ -56,6 +58,7 @@ FLAGS = (
     (CURATE,),
     "a YAML file, local or gs://, of flags and their values, such as recipes/paper/ask_llm_xl.yaml; what is typed "
     "beside it counts more",
+    type=path,
     pattern=BUCKET,
   ),
   Flag(
@@ -66,6 +69,7 @@ FLAGS = (
     "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION#SPLIT (default: train); "
     "winnow sample, verify and report take it from the store where it is not given; winnow evaluate: one or several, "
     "with commas between them",
+    type=paths,
     required=(EMBED, SCORE, CURATE, EVALUATE),
     pattern=r"(gs://|s3://|hf://datasets/|tfds:).+",
   ),
@@ -75,6 +79,7 @@ FLAGS = (
     (*_CORPUS, VERIFY, EXPLAIN, REPORT),
     "the folder of score stores (winnow verify: where they are now, if they moved; winnow evaluate: of the stores and "
     "the figures)",
+    type=path,
     required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT, EVALUATE),
     pattern=BUCKET,
   ),
@@ -92,7 +97,9 @@ FLAGS = (
   Flag("text_field", "Corpus", _CORPUS, "the field that holds the text", default="text"),
   Flag("url_field", "Corpus", _CORPUS, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", "Corpus", _CORPUS, "the field that holds the timestamp; may be absent", default="timestamp"),
-  Flag("tfds_data_dir", "Corpus", (*_CORPUS, VERIFY, REPORT), "where TFDS keeps its datasets", pattern=BUCKET),
+  Flag(
+    "tfds_data_dir", "Corpus", (*_CORPUS, VERIFY, REPORT), "where TFDS keeps its datasets", type=path, pattern=BUCKET
+  ),
   Flag("block_rows", "Corpus", _CORPUS, "rows per block: what a resumed run may lose", type=int, default=4096),
   Flag(
     "max_bad_fraction",
@@ -161,6 +168,7 @@ FLAGS = (
     "Sample",
     (SAMPLE, CURATE, EXPLAIN, REPORT, DEMO),
     "the output folder (winnow report: one or several, with commas between them, or a glob)",
+    type=paths,
     required=(SAMPLE, CURATE),
     pattern=BUCKET,
   ),
@@ -169,6 +177,7 @@ FLAGS = (
     "Sample",
     _SAMPLING,
     "another output folder, for the scored documents that are not selected; the input is read once more for it",
+    type=path,
     pattern=BUCKET,
   ),
   Flag(

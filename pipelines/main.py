@@ -1,5 +1,6 @@
 """`winnow COMMAND`: finds the command and hands it the rest of the line."""
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"winnow {manifests.versions()[manifests.DISTRIBUTION]}")
     return 0
   if command not in flags.COMMANDS:
-    print(f"winnow: {command} is no command; there are {', '.join(flags.COMMANDS)}", file=sys.stderr)
+    near = difflib.get_close_matches(command, flags.COMMANDS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(flags.COMMANDS)}"
+    print(f"winnow: there is no command {command}; {hint}", file=sys.stderr)
     return 2
   try:
     return importlib.import_module(f"pipelines.{command}").main(rest)

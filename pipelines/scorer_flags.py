@@ -1,7 +1,7 @@
 """The flags of scorers and of what they are made from; `flags` joins them with all others."""
 
 from pipelines import accelerators
-from pipelines.flag import BUCKET, Flag
+from pipelines.flag import BUCKET, Flag, path, paths
 from pipelines.names import (
   ASK_LLM,
   CLUSTER,
@@ -27,6 +27,7 @@ FLAGS = (
     _MODEL,
     "the rater, the T5 of a perplexity, or the Sentence-T5 that embeds: a Hugging Face folder, local or gs://, or a "
     "name on the hub, with @REVISION if need be; or, but for what embeds, a checkpoint_N folder of T5X",
+    type=path,
     pattern=r"gs://.+|[\w.-]+(/[\w.-]+)?(@[\w./-]+)?",
   ),
   Flag(
@@ -35,6 +36,7 @@ FLAGS = (
     (EVALUATE,),
     "the T5 to evaluate, each as --model names it: one or several with commas between them, or globs of their folders, "
     "such as 'RUN/checkpoint_*'",
+    type=paths,
     required=(EVALUATE,),
   ),
   Flag(
@@ -43,6 +45,7 @@ FLAGS = (
     _OBJECTIVE,
     "the model's SentencePiece file, local or gs://, which T5X keeps elsewhere (default: spiece.model in the model's "
     "folder)",
+    type=path,
     scorers=(ASK_LLM, PERPLEXITY),
     pattern=BUCKET,
   ),
@@ -51,6 +54,7 @@ FLAGS = (
     "Scorer",
     _SCORING,
     "a text file, local or gs://, with one {document}, in place of the paper's prompt",
+    type=path,
     scorers=(ASK_LLM,),
     pattern=BUCKET,
   ),
@@ -124,6 +128,7 @@ FLAGS = (
     (*_MODEL, CLUSTER),
     "in place of --model, embeddings made elsewhere: a glob of .npy or .parquet files, one for each shard of the input "
     "in the order of their names, with a row for each record (winnow cluster: the store that winnow embed made)",
+    type=path,
     scorers=OF_EMBEDDINGS,
     required=(CLUSTER,),
     pattern=BUCKET,
@@ -186,6 +191,7 @@ FLAGS = (
     "Clusters",
     _CLUSTERING,
     "the store of clusters, which is made where it is missing (default: clusters_MODEL beside the embeddings)",
+    type=path,
     scorers=OF_CLUSTERS,
     pattern=BUCKET,
   ),

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from pipelines import inputs, launch
+from pipelines import flag, inputs, launch
 from pretraining import samples
 
 MODELS = {"t5_small": "T5-Small", "t5_large": "T5-Large"}
@@ -64,9 +64,9 @@ def describe(sample: samples.Sample, model: str, model_dir: str) -> list[str]:
 
 def plan(argv: Sequence[str]) -> None:
   parser = argparse.ArgumentParser(prog="python -m pretraining.plan", description=__doc__)
-  parser.add_argument("output", metavar="OUTPUT", help="an output of winnow sample, local or gs://")
+  parser.add_argument("output", type=flag.path, metavar="OUTPUT", help="an output of winnow sample, local or gs://")
   parser.add_argument("--model", choices=MODELS, default="t5_small", help="what to train (default: t5_small)")
-  parser.add_argument("--model_dir", help="where T5X writes (default: OUTPUT_MODEL, beside the output)")
+  parser.add_argument("--model_dir", type=flag.path, help="where T5X writes (default: OUTPUT_MODEL, beside the output)")
   namespace = parser.parse_args(argv)
   sample = samples.read(namespace.output)
   model_dir = namespace.model_dir or f"{sample.output.rstrip('/')}_{namespace.model}"

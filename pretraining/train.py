@@ -25,7 +25,7 @@ import numpy as np
 from curation import checkpoint_writer, checkpoints, engine, span_corruption, t5, training
 from curation.errors import WinnowError
 from curation.vocabulary import NUM_SENTINELS, Vocabulary
-from pipelines import inputs, launch, models
+from pipelines import flag, inputs, launch, models
 
 # Over this many steps a loss is told.
 _TOLD_STEPS = 50
@@ -150,9 +150,11 @@ def write_checkpoint(model_dir: pathlib.Path, step: int, checkpoint: checkpoints
 
 def run(argv: Sequence[str]) -> None:
   parser = argparse.ArgumentParser(prog="python -m pretraining.train", description="Trains a small T5 on one machine.")
-  parser.add_argument("output", metavar="OUTPUT", help="an output of winnow sample, local or gs://")
-  parser.add_argument("--model_dir", required=True, help="a local folder, for checkpoint-STEP in Hugging Face's layout")
-  parser.add_argument("--vocabulary", required=True, help="a SentencePiece file with T5's conventions, local or gs://")
+  parser.add_argument("output", type=flag.path, metavar="OUTPUT", help="an output of winnow sample, local or gs://")
+  folder = "a local folder, for checkpoint-STEP in Hugging Face's layout"
+  parser.add_argument("--model_dir", type=flag.path, required=True, help=folder)
+  vocabulary = "a SentencePiece file with T5's conventions, local or gs://"
+  parser.add_argument("--vocabulary", type=flag.path, required=True, help=vocabulary)
   for field in dataclasses.fields(TrainConfig):
     kind = int if field.name == "checkpoint_steps" else type(field.default)
     default = "the last step only" if field.default is None else f"{field.default:,}"

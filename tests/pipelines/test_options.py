@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import flags, options
+from pipelines import flags, main, options
 from pipelines.flag import Flag
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "docs/reference.md"
@@ -72,3 +72,10 @@ def test_help_shows_every_flag_of_a_command(command, capsys):
 def test_a_flag_of_no_known_group_is_refused_where_it_is_declared():
   with pytest.raises(ValueError, match="--speed is of the group 'Pace', which is none of GROUPS"):
     Flag("speed", "Pace", (flags.SCORE,), "how fast it goes")
+
+
+def test_a_command_that_is_misspelt_is_told_the_nearest(capsys):
+  assert main.main(["smaple", "--rate=0.1"]) == 2
+  assert capsys.readouterr().err == "winnow: there is no command smaple; did you mean sample?\n"
+  assert main.main(["brew"]) == 2
+  assert "there is no command brew; the commands are embed, cluster, score" in capsys.readouterr().err
