@@ -46,10 +46,10 @@ faults: $(INSTALLED) ## Kill, starve and damage every command at length, into th
 	PYTHONPATH=.:tests:tests/faults $(BIN)/python tests/faults/at_length.py --write $(ARGS)
 
 cluster-up: $(INSTALLED) $(ENGINES)/flink ## Start a Flink cluster on this machine's loopback, and say how to use it
-	$(BIN)/python tests/engines/flink_cluster.py up
+	PYTHONPATH=tests $(BIN)/python tests/engines/flink_cluster.py up
 
 cluster-down: $(INSTALLED) ## End that cluster
-	$(BIN)/python tests/engines/flink_cluster.py down
+	PYTHONPATH=tests $(BIN)/python tests/engines/flink_cluster.py down
 
 lint: $(INSTALLED) ## Check style, formatting and types
 	$(BIN)/ruff check $(CHECKED)

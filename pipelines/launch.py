@@ -24,7 +24,7 @@ from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import accelerators, dataflow, local_runner, logs, requests, storage
+from pipelines import accelerators, dataflow, local_runner, logs, prism, requests, storage
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
@@ -40,6 +40,7 @@ _DIED = (
   "--batch_tokens if need be"
 )
 _RETURNED = "{}; -9 means killed, often for want of memory"
+_PRISM_ENDED = "Prism ended while it ran the job: run the same command again, it goes on where it was"
 _DISCONNECTED = "SDK worker disconnected"  # as Prism has it
 _SENTENCE = r"\b(?:{}): (.+?)(?: \[while running '.*'\])?$"
 
@@ -136,6 +137,7 @@ class Launcher:
     if self.workers_are_here:
       for talkative in _TALKATIVE if self.is_local else (*_TALKATIVE, "root"):
         logging.getLogger(talkative).setLevel(logging.CRITICAL)
+    prism.forget_ended()
     with local_runner.WorkerProcesses() as processes:
       result: Any = None
       try:
@@ -168,6 +170,8 @@ class Launcher:
             print(f"winnow: the job goes on where it runs{where}", file=sys.stderr)
           raise interrupt from None
         told = _DIED.format(_RETURNED.format(processes.died)) if processes.died else sentence_of(error)
+        if result is not None and not processes.died and prism.has_ended():
+          told = _prism_ended(self.options)
         if self.is_dataflow and result is not None:
           told += dataflow.place(self.options, result)
         failure = JobError(told)
@@ -200,6 +204,14 @@ def _is_here(runner: beam_runner.PipelineRunner, options: pipeline_options.Pipel
     return portable.environment_type in (None, "LOOPBACK")
   is_prism = type(runner).__name__ == "PrismRunner" and not portable.job_endpoint
   return (is_prism and portable.environment_type != "DOCKER") or portable.environment_type == "LOOPBACK"
+
+
+def _prism_ended(options: pipeline_options.PipelineOptions) -> str:
+  portable = options.view_as(pipeline_options.PortableOptions)
+  if portable.environment_type != "EXTERNAL":
+    return _PRISM_ENDED
+  # Prism ends when it finds nobody there.
+  return f"{_PRISM_ENDED}, once the worker pool at --environment_config={portable.environment_config} answers"
 
 
 def visible_accelerators(root: str = "/") -> int:

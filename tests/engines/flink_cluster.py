@@ -5,6 +5,7 @@ file, and the tests use it. Flink comes from the package `apache-flink-libraries
 scripts: what those would do, naming the memory of each JVM, is done here.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import time
 import urllib.request
 from typing import Any
 
+import processes
 import psutil
 import worker_pool
 
@@ -111,11 +113,13 @@ class Cluster:
   def down(self) -> None:
     """Ends every process of the cluster that is still there, and no other."""
     running = [process for entry in self.state.get("processes", []) if (process := _alive(entry))]
-    running += [child for process in running for child in process.children(recursive=True)]  # the pool's workers
+    running += [child for process in running for child in processes.children(process.pid)]  # the pool's workers
     for process in running:
-      process.terminate()
+      with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
     for process in psutil.wait_procs(running, _END_SECONDS)[1]:
-      process.kill()
+      with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
     (self._folder / "state.json").unlink(missing_ok=True)
 
   def task_managers(self) -> list[psutil.Process]:
@@ -158,8 +162,7 @@ def _alive(entry: dict[str, Any]) -> psutil.Process | None:
   """The process of an entry, unless it has ended; its id may be another's by now."""
   try:
     process = psutil.Process(entry["id"])
-    is_ours = process.create_time() == entry["started"] and process.status() != psutil.STATUS_ZOMBIE
-    return process if is_ours else None
+    return process if process.create_time() == entry["started"] and processes.is_alive(process) else None
   except psutil.NoSuchProcess:
     return None
 

@@ -3,6 +3,7 @@
 Twelve shards in all formats, bad records in the middle, some 75 blocks; both scorers, scored and sampled by one job.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -12,7 +13,9 @@ import time
 
 import corpora
 import engines
+import grpc
 import numpy as np
+import processes
 import psutil
 import pytest
 import worker_pool
@@ -60,9 +63,11 @@ def alone(place) -> dict[str, bytes]:
 
 @pytest.fixture
 def pool():
-  """The address of a worker pool."""
+  """The address of a worker pool that answers: Prism ends where it finds nobody there."""
   (port,) = free_ports(1)
   process = subprocess.Popen([sys.executable, worker_pool.__file__, str(port)])
+  with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    grpc.channel_ready_future(channel).result(timeout=120)
   yield f"127.0.0.1:{port}"
   process.terminate()
   process.wait()
@@ -90,8 +95,8 @@ def assert_same(folder: pathlib.Path, place: pathlib.Path, alone: dict[str, byte
 
 
 def test_in_two_processes(place, alone):
-  processes = assert_same(place / "two", place, alone, ["--direct_num_workers=2"])
-  assert len(processes - {os.getpid()}) == 2
+  workers = assert_same(place / "two", place, alone, ["--direct_num_workers=2"])
+  assert len(workers - {os.getpid()}) == 2
 
 
 def test_on_prism(place, alone):
@@ -100,12 +105,26 @@ def test_on_prism(place, alone):
 
 def test_on_prism_with_a_worker_pool(place, alone, pool):
   flags = [*engines.prism_flags(), "--environment_type=EXTERNAL", f"--environment_config={pool}"]
-  assert os.getpid() not in (processes := assert_same(place / "pool", place, alone, flags)) and processes
+  assert os.getpid() not in (workers := assert_same(place / "pool", place, alone, flags)) and workers
+
+
+def test_a_job_after_one_that_ended_prism_starts_another(place, tmp_path, capfd):
+  """Prism ends where no worker pool answers, and where it is killed. Kills the mutant that asks the ended server."""
+  flags = [*engines.prism_flags(), f"--input={place}/corpus/a.jsonl", "--rate=0.5", "--sampler=random"]
+  (port,) = free_ports(1)
+  nobody = ["--environment_type=EXTERNAL", f"--environment_config=127.0.0.1:{port}"]
+  assert run_in(tmp_path, ["sample", *flags, *nobody, "--output=first"]) == 1
+  assert f"once the worker pool at --environment_config=127.0.0.1:{port} answers" in capfd.readouterr().err
+  assert run_in(tmp_path, ["sample", *flags, "--output=first"]) == 0
+  (prism,) = [child for child in processes.children() if str(engines.PRISM) in processes.command_line(child)]
+  prism.kill()
+  psutil.wait_procs([prism], timeout=20)
+  assert run_in(tmp_path, ["sample", *flags, "--output=second"]) == 0
 
 
 def test_on_prism_with_workers_that_are_booted_as_in_a_container(place, alone, tmp_path):
   flags = [*engines.prism_flags(), *engines.process_flags(tmp_path)]
-  assert os.getpid() not in (processes := assert_same(place / "booted", place, alone, flags)) and processes
+  assert os.getpid() not in (workers := assert_same(place / "booted", place, alone, flags)) and workers
 
 
 def test_on_flink(place, alone, flink):
@@ -124,7 +143,8 @@ def kill_while_scoring(folder: pathlib.Path, command: list[str], find) -> subpro
   victims = find()
   assert process.poll() is None and victims, process.communicate()
   for victim in victims:
-    victim.send_signal(signal.SIGKILL)
+    with contextlib.suppress(psutil.NoSuchProcess):
+      victim.send_signal(signal.SIGKILL)
   return process
 
 
@@ -132,9 +152,8 @@ def test_where_a_worker_is_killed_the_job_fails_and_the_same_command_goes_on(pla
   """Prism gives up with its worker. Kills the mutant that waits for the job for ever."""
   flags = [*engines.prism_flags(), "--environment_type=EXTERNAL", f"--environment_config={pool}"]
 
-  def workers() -> list[psutil.Process]:
-    tree = psutil.Process().children(recursive=True)
-    return [process for process in tree if "SdkHarness" in " ".join(process.cmdline())]
+  def workers():
+    return [process for process in processes.children() if "SdkHarness" in processes.command_line(process)]
 
   process = kill_while_scoring(place / "killed", [*ask_llm(place), *flags], workers)
   told = process.communicate(timeout=60)[1]

@@ -5,6 +5,7 @@ import signal
 import time
 
 import engines
+import processes
 import psutil
 import pytest
 from flink_cluster import Cluster
@@ -43,11 +44,11 @@ def test_flink_has_two_task_managers_and_gets_another_for_one_that_dies(cluster)
 
 
 def test_flink_listens_on_the_loopback_alone_and_is_gone_afterwards(cluster):
-  processes = processes_of(cluster)
-  assert len(processes) == 4
+  ours = processes_of(cluster)
+  assert len(ours) == 4
   listening = [
     connection.laddr.ip
-    for process in processes
+    for process in ours
     for connection in process.net_connections("inet")
     if connection.status == psutil.CONN_LISTEN
   ]
@@ -57,5 +58,5 @@ def test_flink_listens_on_the_loopback_alone_and_is_gone_afterwards(cluster):
   with pytest.raises(SystemExit, match="is up already"):
     cluster.up()
   cluster.down()
-  assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+  assert not list(filter(processes.is_alive, ours))
   assert stranger.is_running() and not cluster.state

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import corpora
-import psutil
+import processes
 import pyarrow.parquet as pq
 import tiny_t5
 from running import content
@@ -193,10 +193,9 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
 def kill(process: subprocess.Popen, generator: random.Random) -> str:
   """Kills a command as machines, schedulers and the memory's guardian do: all of it, its launcher, or one worker."""
   victims = {"all": [process.pid]}
-  with contextlib.suppress(psutil.NoSuchProcess):
-    children = psutil.Process(process.pid).children()
-    if len(children) == 2:
-      victims |= {"launcher": [process.pid], "worker": [generator.choice(children).pid]}
+  workers = processes.children(process.pid, recursive=False)
+  if len(workers) == 2:
+    victims |= {"launcher": [process.pid], "worker": [generator.choice(workers).pid]}
   how = generator.choices(list(victims), [2, 1, 1][: len(victims)])[0]
   with contextlib.suppress(ProcessLookupError):
     if how == "all":

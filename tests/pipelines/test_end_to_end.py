@@ -14,7 +14,7 @@ import time
 
 import corpora
 import numpy as np
-import psutil
+import processes
 import pyarrow.parquet as pq
 import pytest
 from running import content, logs, run_in
@@ -216,12 +216,12 @@ def test_a_worker_that_dies_ends_the_run_in_a_sentence(place, corpus):
   while not blocks_on_record(folder / "scores/tiny"):
     assert process.poll() is None
     time.sleep(0.01)
-  workers = psutil.Process(process.pid).children()
+  workers = processes.children(process.pid, recursive=False)
   assert len(workers) == 2
   workers[0].kill()
   _, error = process.communicate(timeout=60)
   assert process.returncode == 1
-  assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+  assert not list(filter(processes.is_alive, workers))
   assert "winnow: a worker process died (-9;" in error
   assert "Traceback" not in error
 

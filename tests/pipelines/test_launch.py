@@ -7,6 +7,7 @@ import sys
 import time
 
 import grpc
+import processes
 import psutil
 import pytest
 import waiting_command
@@ -251,14 +252,14 @@ def when_all_work(process: subprocess.Popen, folder: pathlib.Path, workers: int)
   while len(list(folder.iterdir())) < workers:
     assert process.poll() is None
     time.sleep(0.02)
-  return psutil.Process(process.pid).children(recursive=True)
+  return processes.children(process.pid)
 
 
 def ended(process: subprocess.Popen, workers: list[psutil.Process]) -> tuple[int, str]:
   """The command's status and what it told, there before a worker lets go; no worker is left, nor a traceback."""
   try:
     _, told = process.communicate(timeout=60)
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert not list(filter(processes.is_alive, workers))
   finally:
     for left in (process, *workers):
       with contextlib.suppress(psutil.NoSuchProcess):
@@ -329,7 +330,7 @@ def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
 def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(tmp_path):
   """Shells have background jobs ignore SIGINT. Kills the mutants: it is not heard then; a start is waited for."""
   process = start(tmp_path, 2, on_interrupt=signal.SIG_IGN)
-  while not (workers := psutil.Process(process.pid).children()):
+  while not (workers := processes.children(process.pid, recursive=False)):
     time.sleep(0.01)
   workers[0].kill()
   status, told = ended(process, workers)

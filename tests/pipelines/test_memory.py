@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-import psutil
+import processes
 
 MEGABYTE = 1 << 20
 
@@ -21,13 +21,9 @@ def write_documents(folder, count: int, shards: int = 4) -> str:
 def peak_of_tree(arguments: list[str], cwd) -> int:
   """Runs a command to its end; the largest sum of the resident memory of it and its workers, in bytes."""
   process = subprocess.Popen([sys.executable, "-m", "pipelines.main", *arguments], cwd=cwd)
-  root, peak = psutil.Process(process.pid), 0
+  peak = 0
   while process.poll() is None:
-    try:
-      tree = [root, *root.children(recursive=True)]
-      peak = max(peak, sum(member.memory_info().rss for member in tree))
-    except psutil.NoSuchProcess:
-      pass
+    peak = max(peak, processes.resident_bytes(process.pid))
     time.sleep(0.02)
   assert process.returncode == 0
   return peak

@@ -9,6 +9,7 @@ import threading
 import time
 
 import corpora
+import processes
 import psutil
 import pytest
 import tiny_t5
@@ -257,7 +258,7 @@ def test_a_run_on_an_object_store_that_is_killed_goes_on(bucket, tmp_path, monke
   while process.poll() is None and len(storage.match(blocks)) < 5:
     time.sleep(0.05)
   assert process.poll() is None
-  tree = psutil.Process(process.pid).children(recursive=True)
+  tree = processes.children(process.pid)
   os.killpg(process.pid, signal.SIGKILL)
   process.wait()
   psutil.wait_procs(tree, timeout=20)

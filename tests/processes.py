@@ -1,0 +1,38 @@
+"""Looking at processes that may end at any moment: one that has ended, a zombie among them, is simply not there."""
+
+import psutil
+
+
+def is_alive(process: psutil.Process) -> bool:
+  """Whether a process still runs."""
+  try:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+  except psutil.NoSuchProcess:
+    return False
+
+
+def children(pid: int | None = None, *, recursive: bool = True) -> list[psutil.Process]:
+  """The living processes below one, or below this one."""
+  try:
+    return list(filter(is_alive, psutil.Process(pid).children(recursive=recursive)))
+  except psutil.NoSuchProcess:
+    return []
+
+
+def command_line(process: psutil.Process) -> str:
+  """What a process was started with; nothing once it has ended."""
+  try:
+    return " ".join(process.cmdline())
+  except psutil.NoSuchProcess:
+    return ""
+
+
+def resident_bytes(pid: int) -> int:
+  """The sum of the resident memory of a process and of all below it."""
+  total = 0
+  for member in [pid, *(child.pid for child in children(pid))]:
+    try:
+      total += psutil.Process(member).memory_info().rss
+    except psutil.NoSuchProcess:
+      continue
+  return total
