@@ -54,7 +54,7 @@ def load_checkpoint(
 def check_checkpoint(
   folder: str | Path, *, encoder_only: bool = False, vocabulary: str | Path | None = None
 ) -> tuple[t5.T5Config, Vocabulary]:
-  """Raises what `load_checkpoint` would, without reading a weight or waking a device; its config is in float32."""
+  """Raises what `load_checkpoint` would, without waking a device or building a tree; its config is in float32."""
   config, _, pieces = _open(Path(folder), "float32", encoder_only, vocabulary)
   return config, pieces
 
@@ -93,8 +93,17 @@ def checkpoint_files(folder: str | Path, vocabulary: str | Path | None = None) -
       raise WinnowError(f"{spiece} is not there: name the model's SentencePiece file.")
     if t5x_checkpoints.is_checkpoint(folder):
       raise WinnowError(f"{folder} is of T5X, which keeps no vocabulary there: name its file by --vocabulary.")
-    raise WinnowError(f"{folder} has no {_VOCABULARY}: copy the model's SentencePiece file there.")
+    raise WinnowError(
+      f"{folder} has no {_VOCABULARY} (transformers 5 saves only a tokenizer.json): copy the SentencePiece file of the "
+      "model that it was trained from there, or name it by --vocabulary."
+    )
   return sorted([*model, spiece])
+
+
+def own_head(folder: str | Path) -> str | None:
+  """The name of the tensor that gives the logits, where the model's config is silent and only the tensors tell so."""
+  folder = Path(folder)
+  return None if t5x_checkpoints.is_checkpoint(folder) else hugging_face_checkpoints.own_head(folder)
 
 
 def _layout(folder: Path) -> ModuleType:

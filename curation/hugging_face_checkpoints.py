@@ -1,5 +1,6 @@
 """Opens a T5 in a Hugging Face folder: config.json, and safetensors in one file or in shards with an index."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,39 @@ _INDEX = "model.safetensors.index.json"
 
 _MAX_JSON_BYTES = 64 << 20
 
-# Copies of shared.weight that some writers keep, or keep instead of it.
+_EMBEDDING, _HEAD = "shared.weight", "lm_head.weight"
+# Copies of the embedding that some writers keep, or keep instead of it.
 _EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _NOT_ENCODER = ("decoder.", "lm_head.")
+_SAYS_TIED = ("tie_word_embeddings", "scale_decoder_outputs")
+_ROWS_AT_ONCE = 4_096
 
 
 def open_tensors(folder: Path, dtype: str, *, encoder_only: bool) -> tuple[t5.T5Config, dict[str, np.ndarray]]:
-  """The config, and all tensors that it calls for, by name, as read-only views of the mapped files."""
-  config = t5.T5Config.from_hugging_face(read_json(folder / _CONFIG), dtype)
-  tensors = _map_tensors(folder)
+  """The config, and all tensors that it calls for, by name, as read-only views of the mapped files.
+
+  Reads weights only to compare embeddings and head where the files hold several of them.
+  """
+  settings, tensors = read_json(folder / _CONFIG), _map_tensors(folder)
+  config = t5.T5Config.from_hugging_face(settings, dtype)
+  _drop_copies(folder, tensors)
+  if settings.get("tie_word_embeddings") is not False and _HEAD in tensors:
+    tensors.setdefault(_EMBEDDING, tensors[_HEAD])
+  if encoder_only:
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NOT_ENCODER)}
+  else:
+    config = _settle_head(folder, tensors, config, settings)
   _check_tensors(folder, tensors, config, encoder_only=encoder_only)
   return config, tensors
+
+
+def own_head(folder: Path) -> str | None:
+  """The name of the tensor that gives the logits, where config.json is silent and only the tensors tell so."""
+  settings = read_json(folder / _CONFIG)
+  if any(settings.get(name) is not None for name in _SAYS_TIED):
+    return None
+  config, _ = open_tensors(folder, "float32", encoder_only=False)
+  return None if config.tie_word_embeddings else _HEAD
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -119,18 +142,55 @@ def _map_tensors(folder: Path) -> dict[str, np.ndarray]:
   return tensors
 
 
+def _drop_copies(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+  """Leaves one embedding in `tensors`; raises WinnowError where copies of it differ, for a T5 has one."""
+  for copy in _EMBEDDING_COPIES:
+    if copy in tensors and not _is_same(tensors.setdefault(_EMBEDDING, tensors[copy]), tensors.pop(copy)):
+      raise WinnowError(
+        f"{folder} holds {copy}, which differs from {_EMBEDDING}, but a T5 has one embedding for both: remove the one "
+        "that was not trained."
+      )
+
+
+def _settle_head(
+  folder: Path, tensors: dict[str, np.ndarray], config: t5.T5Config, settings: dict[str, Any]
+) -> t5.T5Config:
+  """The config with logits from the head or the embedding, as the tensors have it.
+
+  A head of its own is never scaled (T5 1.1), the embedding always is (T5 1.0), but in what transformers 5 calls
+  scale_decoder_outputs=false: there the embedding is the head. Raises WinnowError where config and tensors contradict.
+  """
+  head, embedding = tensors.get(_HEAD), tensors.get(_EMBEDDING)
+  if not config.tie_word_embeddings:
+    if head is None and embedding is not None and settings.get("tie_word_embeddings") is True:
+      tensors[_HEAD] = embedding
+    return config
+  if head is None or (embedding is not None and _is_same(embedding, head)):
+    tensors.pop(_HEAD, None)
+    return config
+  for name in _SAYS_TIED:
+    if settings.get(name) is not None:
+      raise WinnowError(
+        f"{folder} holds {_HEAD}, which differs from {_EMBEDDING}, though config.json says {name}=true, one matrix for "
+        f"both: set it to false there if the head was trained, or remove {_HEAD}."
+      )
+  return dataclasses.replace(config, tie_word_embeddings=False)
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+  """Tells whether two matrices hold the same numbers, a few rows at a time; of one dtype, the same bits."""
+  if one.shape != other.shape:
+    return False
+  if one.dtype == other.dtype:
+    one, other = one.view(np.uint8), other.view(np.uint8)
+  starts = range(0, len(one), _ROWS_AT_ONCE)
+  return all(np.array_equal(one[i : i + _ROWS_AT_ONCE], other[i : i + _ROWS_AT_ONCE]) for i in starts)
+
+
 def _check_tensors(folder: Path, tensors: dict[str, np.ndarray], config: t5.T5Config, *, encoder_only: bool) -> None:
-  """Makes `tensors` hold exactly the expected names; raises WinnowError where it cannot."""
-  copies = [*_EMBEDDING_COPIES, *(["lm_head.weight"] if config.tie_word_embeddings else [])]
-  for copy in copies:
-    if copy in tensors:
-      tensors.setdefault("shared.weight", tensors[copy])
-      del tensors[copy]
-  # Early conversions kept a table that no T5 uses; transformers ignores it as well.
+  """Raises WinnowError unless `tensors` are those that the config calls for; removes one that no T5 uses."""
+  # Early conversions kept this table; transformers ignores it as well.
   tensors.pop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", None)
-  if encoder_only:
-    for name in [name for name in tensors if name.startswith(_NOT_ENCODER)]:
-      del tensors[name]
   expected = expected_shapes(config, encoder_only=encoder_only)
   missing = [name for name in expected if name not in tensors]
   if missing:

@@ -21,12 +21,15 @@ from curation.hugging_face_checkpoints import read_json
 from curation.vocabulary import EOS_ID, Vocabulary
 
 _MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+_SETTINGS, _TOKENIZER = "sentence_bert_config.json", "tokenizer_config.json"
 _LINEAR = "linear.weight"
 _IDENTITY = "torch.nn.modules.linear.Identity"
 _MAX_JSON_BYTES = 1 << 20
 # The shortest bucket; texts of fewer tokens are rare.
 _SHORTEST = 16
 _MOST_TOKENS = 1 << 16
+# transformers writes 10**30 where a tokenizer has no limit, and takes whatever is above this for none.
+_NO_LIMIT = 10**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ class SentenceT5:
   params: t5.Params
   vocabulary: Vocabulary
   max_input_tokens: int
-  """Of the model's own settings, eos included."""
+  """Of one text, eos included."""
 
   @property
   def dimensions(self) -> int:
@@ -62,12 +65,11 @@ class SentenceT5Embedder:
     self,
     model: SentenceT5,
     *,
-    max_input_tokens: int | None = None,
     batch_tokens: int | None = None,
     devices_per_model: int = 1,
   ):
-    """`max_input_tokens` counts eos, and is the model's own unless given; the others as for `engine.Engine`."""
-    self.max_input_tokens = model.max_input_tokens if max_input_tokens is None else max_input_tokens
+    """`batch_tokens` and `devices_per_model` as for `engine.Engine`."""
+    self.max_input_tokens = model.max_input_tokens
     self._vocabulary = model.vocabulary
     self.engine = engine.Engine(
       model.params,
@@ -101,14 +103,22 @@ class SentenceT5Embedder:
     return {**self.engine.describe(), "max_input_tokens": self.max_input_tokens}
 
 
-def load(folder: str | Path, dtype: str | None = None) -> SentenceT5:
+def load(
+  folder: str | Path,
+  dtype: str | None = None,
+  *,
+  max_input_tokens: int | None = None,
+  vocabulary: str | Path | None = None,
+) -> SentenceT5:
   """Reads a folder in sentence-transformers' layout, as `checkpoints.load_checkpoint` does its part of it.
 
-  Raises WinnowError in one sentence for anything missing, misshapen or unknown, such as another kind of pooling.
+  `max_input_tokens` replaces the folder's own limit. Raises WinnowError in one sentence for anything missing, misshapen
+  or unknown, such as another kind of pooling.
   """
   folder = Path(folder)
-  max_input_tokens, dense_OD = _read_head(folder)
-  checkpoint = checkpoints.load_checkpoint(folder, dtype, encoder_only=True)
+  limit, dense_OD = _read_head(folder, vocabulary)
+  max_input_tokens = _longest(folder, limit, max_input_tokens)
+  checkpoint = checkpoints.load_checkpoint(folder, dtype, encoder_only=True, vocabulary=vocabulary)
   _check_width(folder, dense_OD, checkpoint.config)
   dense_OD = dense_OD.astype(t5.matrix_dtype(checkpoint.config))
   return SentenceT5(
@@ -122,13 +132,14 @@ def check(
   max_input_tokens: int | None = None,
   batch_tokens: int | None = None,
   devices_per_model: int = 1,
+  vocabulary: str | Path | None = None,
 ) -> None:
   """Raises what `load` and a SentenceT5Embedder would, without reading a weight or waking a device."""
   folder = Path(folder)
-  limit, dense_OD = _read_head(folder)
-  config, _ = checkpoints.check_checkpoint(folder, encoder_only=True)
+  limit, dense_OD = _read_head(folder, vocabulary)
+  config, _ = checkpoints.check_checkpoint(folder, encoder_only=True, vocabulary=vocabulary)
   _check_width(folder, dense_OD, config)
-  longest = limit if max_input_tokens is None else max_input_tokens
+  longest = _longest(folder, limit, max_input_tokens)
   if not 1 < longest <= _MOST_TOKENS:
     raise WinnowError(f"--max_input_tokens={longest} is not between 2 and {_MOST_TOKENS:,}.")
   t5.check_division(config, devices_per_model)
@@ -136,24 +147,34 @@ def check(
   batching.bucket_table(min(_SHORTEST, longest), longest, tokens)
 
 
-def work(folder: str | Path, texts: list[str], *, max_input_tokens: int | None, batch_tokens: int) -> engine.Work:
+def work(
+  folder: str | Path,
+  texts: list[str],
+  *,
+  max_input_tokens: int | None,
+  batch_tokens: int,
+  vocabulary: str | Path | None = None,
+) -> engine.Work:
   """What embedding N texts would take, without reading a weight."""
-  limit, _ = _read_head(Path(folder))
-  config, vocabulary = checkpoints.check_checkpoint(folder, encoder_only=True)
-  longest = limit if max_input_tokens is None else max_input_tokens
-  num_tokens_N = vocabulary.encode(texts).lengths()
+  limit, _ = _read_head(Path(folder), vocabulary)
+  config, pieces = checkpoints.check_checkpoint(folder, encoder_only=True, vocabulary=vocabulary)
+  longest = _longest(Path(folder), limit, max_input_tokens)
+  num_tokens_N = pieces.encode(texts).lengths()
   lengths_N = np.minimum(num_tokens_N + 1, longest)
   table = batching.bucket_table(min(_SHORTEST, longest), longest, batch_tokens)
   return engine.Work(num_tokens_N, lengths_N, t5.useful_flops(config, lengths_N, encoder_only=True), table)
 
 
-def model_files(folder: str | Path) -> list[Path]:
-  """The files that define the model, sorted by name. Raises WinnowError if one of them is missing."""
+def model_files(folder: str | Path, vocabulary: str | Path | None = None) -> list[Path]:
+  """The files that define the model, sorted by name. Raises WinnowError if one of them is missing.
+
+  tokenizer_config.json is one of them only where it holds the limit on tokens.
+  """
   folder = Path(folder)
   places = _places(folder)
   head = [
     folder / "modules.json",
-    folder / "sentence_bert_config.json",
+    folder / _SETTINGS,
     places["Pooling"] / "config.json",
     places["Dense"] / "config.json",
     places["Dense"] / "model.safetensors",
@@ -169,7 +190,9 @@ def model_files(folder: str | Path) -> list[Path]:
           else ": give a folder in sentence-transformers' layout."
         )
       )
-  return sorted([*checkpoints.checkpoint_files(folder), *head])
+  if _own_limit(folder) is None and (folder / _TOKENIZER).is_file():
+    head.append(folder / _TOKENIZER)
+  return sorted([*checkpoints.checkpoint_files(folder, vocabulary), *head])
 
 
 def _places(folder: Path) -> dict[str, Path]:
@@ -195,31 +218,85 @@ def _places(folder: Path) -> dict[str, Path]:
   return {kind: folder / place for kind, place in zip(kinds, places, strict=True)}
 
 
-def _read_head(folder: Path) -> tuple[int, np.ndarray]:
-  """The limit on tokens, and the dense projection [O, D] as the mapped file has it."""
-  model_files(folder)
+def _read_head(folder: Path, vocabulary: str | Path | None) -> tuple[int | None, np.ndarray]:
+  """The limit on tokens, if there is one, and the dense projection [O, D] as the mapped file has it."""
+  model_files(folder, vocabulary)
   places = _places(folder)
-  about = read_json(folder / "sentence_bert_config.json")
-  limit = about.get("max_seq_length")
-  if about.get("do_lower_case"):
-    raise WinnowError(f"{folder / 'sentence_bert_config.json'} asks for lower case, but Sentence-T5 has both.")
+  limit = _read_limit(folder)
+  _check_pooling(places["Pooling"] / "config.json")
+  return limit, _read_dense(places["Dense"])
+
+
+def _own_limit(folder: Path) -> Any:
+  """What sentence_bert_config.json says of the limit on tokens; None where it leaves that to the tokenizer.
+
+  sentence-transformers before 5.4 wrote it there.
+  """
+  return read_json(folder / _SETTINGS).get("max_seq_length")
+
+
+def _read_limit(folder: Path) -> int | None:
+  """The limit on tokens, eos included, as sentence-transformers finds it; None where the folder has none."""
+  settings = read_json(folder / _SETTINGS)
+  if settings.get("do_lower_case"):
+    raise WinnowError(f"{folder / _SETTINGS} asks for lower case, but Sentence-T5 has both.")
+  if settings.get("processing_kwargs"):
+    raise WinnowError(f"{folder / _SETTINGS} has processing_kwargs, which Winnow does not follow: remove them.")
+  path, name = folder / _SETTINGS, "max_seq_length"
+  limit: Any = _own_limit(folder)
+  if limit is None and (folder / _TOKENIZER).is_file():
+    path, name = folder / _TOKENIZER, "model_max_length"
+    limit = read_json(path).get(name)
+    if type(limit) in (int, float) and limit > _NO_LIMIT:
+      return None
+  if limit is None:
+    return None
   if type(limit) is not int or not 1 < limit <= 1 << 20:
-    raise WinnowError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a whole number, not {limit!r}.")
-  pooling = places["Pooling"] / "config.json"
-  modes = [name for name, value in read_json(pooling).items() if name.startswith("pooling_mode") and value is True]
-  if modes != ["pooling_mode_mean_tokens"]:
-    raise WinnowError(f"{pooling} asks for {', '.join(modes) or 'no pooling'}, but Sentence-T5 pools by the mean.")
-  dense = places["Dense"] / "config.json"
-  about = read_json(dense)
+    raise WinnowError(f"{path}: {name} must be a whole number from 2 to {1 << 20:,}, not {limit!r}.")
+  return limit
+
+
+def _longest(folder: Path, limit: int | None, max_input_tokens: int | None) -> int:
+  """The limit that holds: the flag's, else the model's own."""
+  longest = limit if max_input_tokens is None else max_input_tokens
+  if longest is None:
+    raise WinnowError(
+      f"{folder} limits the tokens of a text neither in {_SETTINGS} (max_seq_length) nor in {_TOKENIZER} "
+      "(model_max_length): give --max_input_tokens."
+    )
+  return longest
+
+
+def _check_pooling(path: Path) -> None:
+  """Raises WinnowError for other pooling than the mean, which sentence-transformers names since 5.4 and flagged before.
+
+  Where both are there, it ignores the flags.
+  """
+  about = read_json(path)
+  if (named := about.get("pooling_mode")) is None:
+    found = [name for name, value in about.items() if name.startswith("pooling_mode_") and value is True]
+    is_mean = found == ["pooling_mode_mean_tokens"]
+  else:
+    found = list(map(str, named)) if isinstance(named, list) else [str(named)]
+    is_mean = found == ["mean"]
+  if not is_mean:
+    raise WinnowError(f"{path} asks for {', '.join(found) or 'no pooling'}, but Sentence-T5 pools by the mean.")
+
+
+def _read_dense(folder: Path) -> np.ndarray:
+  """The dense projection [O, D] as the mapped file has it."""
+  config, weights = folder / "config.json", folder / "model.safetensors"
+  about = read_json(config)
   if about.get("bias") is not False or about.get("activation_function", _IDENTITY) != _IDENTITY:
-    raise WinnowError(f"{dense}: Sentence-T5's projection has neither bias nor activation.")
-  weights = places["Dense"] / "model.safetensors"
+    raise WinnowError(f"{config}: Sentence-T5's projection has neither bias nor activation.")
+  if about.get("use_residual"):
+    raise WinnowError(f"{config} asks for use_residual, but Sentence-T5's projection adds nothing to its result.")
   tensors = safetensors_reader.open_tensors(weights)
   if tensors.keys() != {_LINEAR} or tensors[_LINEAR].ndim != 2:
     raise WinnowError(f"{weights} must hold one matrix, {_LINEAR}, and nothing else.")
   if list(tensors[_LINEAR].shape) != [about.get("out_features"), about.get("in_features")]:
-    raise WinnowError(f"{weights} holds {list(tensors[_LINEAR].shape)}, which is not what {dense} says.")
-  return limit, tensors[_LINEAR]
+    raise WinnowError(f"{weights} holds {list(tensors[_LINEAR].shape)}, which is not what {config} says.")
+  return tensors[_LINEAR]
 
 
 def _check_width(folder: Path, dense_OD: np.ndarray, config: t5.T5Config) -> None:

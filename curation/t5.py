@@ -112,7 +112,8 @@ class T5Config:
       raise WinnowError(f"T5 config: feed_forward_proj must be 'relu' or 'gated-gelu', not {activation!r}.")
     known = {name: config[name] for name in _LIMITS if config.get(name) is not None}
     known.setdefault("num_decoder_layers", known.get("num_layers", cls.num_layers))
-    tied = config.get("tie_word_embeddings", True)
+    tied = config.get("tie_word_embeddings")
+    tied = True if tied is None else tied
     # transformers 5 writes tie_word_embeddings=true for every T5; what it used to say is in scale_decoder_outputs.
     if tied is True and config.get("scale_decoder_outputs") is False:
       tied = False

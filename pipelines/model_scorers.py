@@ -35,6 +35,8 @@ class OfModel(abc.ABC):
   """A SentencePiece file, where the model's folder has none or another one is to be used."""
   files: dict[str, dict[str, Any]] | None = None
   """Size and checksum of each of the model's files, once checked."""
+  head: str | None = None
+  """`checkpoints.own_head` of the model, once checked: scores by an older Winnow, which ignored it, were others."""
 
   def checked(self) -> Self:
     folder = models.local_model(self.model)
@@ -44,6 +46,7 @@ class OfModel(abc.ABC):
       model=models.pinned(self.model, folder),
       vocabulary=models.pinned_vocabulary(self.vocabulary),
       files=self._identity(folder),
+      head=self._head(folder),
     )
 
   def engine(self) -> dict[str, Any]:
@@ -54,7 +57,7 @@ class OfModel(abc.ABC):
   def request(self) -> dict[str, Any]:
     return {
       "scorer": self.SCORER,
-      "model": self.files,
+      "model": self.files if self.head is None else {**(self.files or {}), "head": self.head},
       "max_input_tokens": self.max_input_tokens,
       "batch_tokens": self.batch_tokens,
       "dtype": self.dtype,
@@ -101,6 +104,11 @@ class OfModel(abc.ABC):
     from curation import checkpoints
 
     return checkpoints.checkpoint_files(folder, models.local_vocabulary(self.vocabulary))
+
+  def _head(self, folder: pathlib.Path) -> str | None:
+    from curation import checkpoints
+
+    return checkpoints.own_head(folder)
 
   @abc.abstractmethod
   def _check(self, folder: pathlib.Path) -> None:
@@ -242,7 +250,10 @@ class SentenceT5(OfModel):
   def _files(self, folder: pathlib.Path) -> list[pathlib.Path]:
     from curation import sentence_t5
 
-    return sentence_t5.model_files(folder)
+    return sentence_t5.model_files(folder, models.local_vocabulary(self.vocabulary))
+
+  def _head(self, folder: pathlib.Path) -> None:
+    """An encoder has no head."""
 
   def _check(self, folder: pathlib.Path) -> None:
     from curation import sentence_t5
@@ -252,14 +263,20 @@ class SentenceT5(OfModel):
       max_input_tokens=self.max_input_tokens,
       batch_tokens=self.batch_tokens,
       devices_per_model=self.devices_per_model,
+      vocabulary=models.local_vocabulary(self.vocabulary),
     )
 
   def _load(self, folder: pathlib.Path) -> Scorer:
     from curation import sentence_t5
 
-    embedder = sentence_t5.SentenceT5Embedder(
-      sentence_t5.load(folder, self.dtype),
+    model = sentence_t5.load(
+      folder,
+      self.dtype,
       max_input_tokens=self.max_input_tokens,
+      vocabulary=models.local_vocabulary(self.vocabulary),
+    )
+    embedder = sentence_t5.SentenceT5Embedder(
+      model,
       batch_tokens=self.batch_tokens,
       devices_per_model=self.devices_per_model,
     )
@@ -268,7 +285,13 @@ class SentenceT5(OfModel):
   def _work(self, folder: pathlib.Path, texts: list[str], batch_tokens: int) -> "Work":
     from curation import sentence_t5
 
-    return sentence_t5.work(folder, texts, max_input_tokens=self.max_input_tokens, batch_tokens=batch_tokens)
+    return sentence_t5.work(
+      folder,
+      texts,
+      max_input_tokens=self.max_input_tokens,
+      batch_tokens=batch_tokens,
+      vocabulary=models.local_vocabulary(self.vocabulary),
+    )
 
 
 class _Embedder:

@@ -18,6 +18,7 @@ HUB_FILES = (
   # Sentence-T5's:
   "modules.json",
   "sentence_bert_config.json",
+  "tokenizer_config.json",
   "[0-9]_*/config.json",
   "[0-9]_*/*.safetensors",
 )

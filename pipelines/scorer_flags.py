@@ -42,11 +42,11 @@ FLAGS = (
   Flag(
     "vocabulary",
     "Scorer",
-    _OBJECTIVE,
-    "the model's SentencePiece file, local or gs://, which T5X keeps elsewhere (default: spiece.model in the model's "
-    "folder)",
+    _ENGINE,
+    "the model's SentencePiece file, local or gs://, which T5X keeps elsewhere and transformers 5 does not save "
+    "(default: spiece.model in the model's folder)",
     type=path,
-    scorers=(ASK_LLM, PERPLEXITY),
+    scorers=(ASK_LLM, PERPLEXITY, *OF_EMBEDDINGS),
     pattern=BUCKET,
   ),
   Flag(

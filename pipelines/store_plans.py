@@ -60,6 +60,7 @@ def sentence_t5(namespace: argparse.Namespace) -> model_scorers.SentenceT5:
     batch_tokens=namespace.batch_tokens,
     dtype=namespace.dtype,
     devices_per_model=namespace.devices_per_model,
+    vocabulary=namespace.vocabulary,
   )
 
 
@@ -111,7 +112,7 @@ def plan_embedding(
   scorer: model_scorers.SentenceT5 | scorers.MadeElsewhere
   source: sources.Source = corpus.texts
   if namespace.embeddings is not None:
-    for name in ("max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
+    for name in ("vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
       if getattr(namespace, name) not in (None, 1):
         raise WinnowError(f"--{name} is for a --model, and --embeddings were made already; leave it out")
     files = embedding_files.find(namespace.embeddings, list(corpus.shards))

@@ -1,6 +1,7 @@
 """A small random T5 and its vocabulary in a Hugging Face folder, from sentences made here: no shared data."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,42 @@ def make_sentence_t5(folder: Path, *, dimensions: int = 20, max_seq_length: int 
   dense_OD = generator.standard_normal((dimensions, width)).astype(np.float32)
   checkpoint_writer.write_sentence_head(folder, dense_OD, max_seq_length)
   return folder
+
+
+def save_as_sentence_transformers_5(folder: Path, *, model_max_length: int | None = 40) -> None:
+  """Changes the settings of a Sentence-T5's folder to what sentence-transformers 5.4 and later write for it.
+
+  The vocabulary stays, though transformers 5 would leave only a tokenizer.json.
+  """
+  places = {
+    "Transformer": "base.modules.transformer",
+    "Pooling": "sentence_transformer.modules.pooling",
+    "Dense": "base.modules.dense",
+    "Normalize": "base.modules.normalize",
+  }
+  modules = json.loads((folder / "modules.json").read_text())
+  for module in modules:
+    kind = module["type"].rpartition(".")[2]
+    module["type"] = f"sentence_transformers.{places[kind]}.{kind}"
+  dense = json.loads((folder / "2_Dense/config.json").read_text())
+  names = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+  files = {
+    "modules.json": modules,
+    "sentence_bert_config.json": {
+      "transformer_task": "feature-extraction",
+      "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+      "module_output_name": "token_embeddings",
+    },
+    "tokenizer_config.json": {"backend": "tokenizers", "tokenizer_class": "T5Tokenizer"},
+    "1_Pooling/config.json": {"embedding_dimension": 32, "pooling_mode": "mean", "include_prompt": True},
+    "2_Dense/config.json": {**dense, **names},
+    "3_Normalize/config.json": names,
+  }
+  if model_max_length is not None:
+    files["tokenizer_config.json"]["model_max_length"] = model_max_length
+  (folder / "3_Normalize").mkdir(exist_ok=True)
+  for name, content in files.items():
+    (folder / name).write_text(json.dumps(content))
 
 
 @contextlib.contextmanager

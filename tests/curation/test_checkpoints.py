@@ -139,10 +139,90 @@ def test_a_copy_of_the_embedding_serves_where_it_is_the_only_one(sound, folder):
   assert same(checkpoints.load_checkpoint(folder, "float32"), checkpoints.load_checkpoint(sound, "float32"))
 
 
+def without(tensors: dict, name: str) -> dict:
+  return {other: tensor for other, tensor in tensors.items() if other != name}
+
+
+def drop_settings(folder, *names):
+  config = json.loads((folder / "config.json").read_text())
+  (folder / "config.json").write_text(json.dumps({name: config[name] for name in config if name not in names}))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_head_that_the_config_does_not_name_gives_the_logits(sound, folder, sharded):
+  """Kills: transformers' default for a silent config, which drops the head and takes the embedding for it."""
+  drop_settings(folder, "tie_word_embeddings")
+  if sharded:
+    shard(folder)
+  assert same(checkpoints.load_checkpoint(folder, "float32"), checkpoints.load_checkpoint(sound, "float32"))
+  assert checkpoints.own_head(folder) == "lm_head.weight"
+  assert checkpoints.own_head(sound) is None
+
+
+@pytest.mark.parametrize("copy", ["lm_head.weight", None])
+def test_without_a_head_of_its_own_a_silent_config_means_a_tied_one(folder, copy):
+  """Kills: a head that is a copy of the embedding taken for a trained one, whose logits are not scaled."""
+  drop_settings(folder, "tie_word_embeddings")
+  tensors = without(read(folder), "lm_head.weight")
+  write(folder, tensors | ({copy: tensors["shared.weight"]} if copy else {}))
+  loaded = checkpoints.load_checkpoint(folder, "float32")
+  assert loaded.config.tie_word_embeddings and "head_VD" not in loaded.params
+  assert checkpoints.own_head(folder) is None
+
+
+@pytest.mark.parametrize("setting", ["tie_word_embeddings", "scale_decoder_outputs"])
+def test_a_head_that_the_config_denies_is_refused(folder, setting):
+  drop_settings(folder, "tie_word_embeddings")
+  change_config(folder, **{setting: True})
+  assert f"lm_head.weight, which differs from shared.weight, though config.json says {setting}=true" in refusal(folder)
+
+
+def test_a_head_that_the_config_promises_and_the_files_lack_is_refused(folder):
+  write(folder, without(read(folder), "lm_head.weight"))
+  assert "the first being lm_head.weight" in refusal(folder)
+
+
+def test_transformers_5_shares_the_embedding_without_scaling_it(sound, folder):
+  """It writes one matrix for embedding and head, and says by a setting of its own that logits are not scaled.
+
+  Kills: the scaling that one matrix for both means in older files.
+  """
+  change_config(folder, tie_word_embeddings=True, scale_decoder_outputs=False)
+  assert same(checkpoints.load_checkpoint(folder, "float32"), checkpoints.load_checkpoint(sound, "float32"))
+  write(folder, without(read(folder), "lm_head.weight"))
+  loaded = checkpoints.load_checkpoint(folder, "float32")
+  assert not loaded.config.tie_word_embeddings
+  np.testing.assert_array_equal(loaded.params["head_VD"], loaded.params["embedding_VD"])
+
+
+@pytest.mark.parametrize("copy", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"])
+def test_two_embeddings_are_refused(folder, copy):
+  """Kills: one of them dropped in silence."""
+  tensors = read(folder)
+  changed = tensors["shared.weight"].copy()
+  changed[-1, -1] += 1
+  write(folder, tensors | {copy: changed})
+  assert f"{copy}, which differs from shared.weight" in refusal(folder)
+
+
+@pytest.mark.parametrize("kept", ["decoder.embed_tokens.weight", "lm_head.weight"])
+def test_an_encoder_finds_the_embedding_under_any_of_its_names(tmp_path, kept):
+  """safetensors' save_model keeps the first of the names that share a matrix."""
+  folder = tiny_t5.make_checkpoint(tmp_path, gated=False)
+  tensors = read(folder)
+  embedding = tensors.pop("shared.weight")
+  write(folder, tensors | {kept: embedding})
+  for encoder_only in (False, True):
+    params = checkpoints.load_checkpoint(folder, "float32", encoder_only=encoder_only).params
+    np.testing.assert_array_equal(params["embedding_VD"], embedding)
+
+
 def test_missing_files(folder, tmp_path):
   assert "is not a folder" in refusal(tmp_path / "absent")
   (folder / "spiece.model").rename(tmp_path / "aside")
   assert "has no spiece.model" in refusal(folder)
+  assert "only a tokenizer.json" in refusal(folder) and "by --vocabulary" in refusal(folder)
+  checkpoints.check_checkpoint(folder, vocabulary=tmp_path / "aside")
   (tmp_path / "aside").rename(folder / "spiece.model")
   (folder / WEIGHTS).unlink()
   assert "neither" in refusal(folder)

@@ -74,6 +74,61 @@ def test_the_end_of_a_long_text_is_cut(embedder):
   assert cut.lengths_N.tolist() == [40] and cut.ids[0][0, 39] == 1
 
 
+def test_what_sentence_transformers_5_saves_is_the_same_model(folder, embedder, tmp_path):
+  """Kills: a limit or a pooling that is looked for under its old name alone."""
+  tiny_t5.make_sentence_t5(tmp_path)
+  tiny_t5.save_as_sentence_transformers_5(tmp_path)
+  sentence_t5.check(tmp_path)
+  again = sentence_t5.SentenceT5Embedder(sentence_t5.load(tmp_path, "float32"), batch_tokens=64)
+  assert again.max_input_tokens == 40
+  texts = tiny_t5.make_texts(5, longest=90)
+  assert embed(again, texts).embeddings.tobytes() == embed(embedder, texts).embeddings.tobytes()
+
+
+def test_the_tokenizers_settings_are_the_models_where_they_hold_its_limit(folder, tmp_path):
+  """Kills: a fingerprint without the file that decides where texts are cut, and one that changes with a file that does
+  not."""
+  tiny_t5.make_sentence_t5(tmp_path)
+  (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 12}')
+  assert tmp_path / "tokenizer_config.json" not in sentence_t5.model_files(tmp_path)
+  assert sentence_t5.load(tmp_path, "float32").max_input_tokens == 40  # the model's own goes first
+  tiny_t5.save_as_sentence_transformers_5(tmp_path)
+  assert tmp_path / "tokenizer_config.json" in sentence_t5.model_files(tmp_path)
+
+
+@pytest.mark.parametrize("stored", [10**30, None, "no file"])
+def test_a_model_without_a_limit_takes_the_flags(tmp_path, stored):
+  tiny_t5.make_sentence_t5(tmp_path)
+  tiny_t5.save_as_sentence_transformers_5(tmp_path, model_max_length=None if stored == "no file" else stored)
+  if stored == "no file":
+    (tmp_path / "tokenizer_config.json").unlink()
+  for open_it in (sentence_t5.check, sentence_t5.load):
+    with pytest.raises(WinnowError, match="give --max_input_tokens"):
+      open_it(tmp_path)
+  sentence_t5.check(tmp_path, max_input_tokens=9)
+  assert sentence_t5.load(tmp_path, "float32", max_input_tokens=9).max_input_tokens == 9
+
+
+@pytest.mark.parametrize(
+  ("name", "fields", "sentence"),
+  [
+    ("1_Pooling/config.json", {"pooling_mode": "cls"}, "asks for cls, but Sentence-T5 pools by the mean"),
+    ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "asks for mean, max, but"),
+    ("1_Pooling/config.json", {"pooling_mode": 3}, "asks for 3, but"),
+    ("2_Dense/config.json", {"use_residual": True}, "use_residual"),
+    ("tokenizer_config.json", {"model_max_length": "many"}, "tokenizer_config.json: model_max_length must be"),
+    ("tokenizer_config.json", {"model_max_length": 1}, "tokenizer_config.json: model_max_length must be"),
+    ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 9}}}, "processing_kwargs"),
+  ],
+)
+def test_settings_of_sentence_transformers_5_that_mean_another_model_are_refused(tmp_path, name, fields, sentence):
+  tiny_t5.make_sentence_t5(tmp_path)
+  tiny_t5.save_as_sentence_transformers_5(tmp_path)
+  (tmp_path / name).write_text(json.dumps(json.loads((tmp_path / name).read_text()) | fields))
+  with pytest.raises(WinnowError, match=sentence):
+    sentence_t5.check(tmp_path)
+
+
 def spoil(folder: Path, how: str) -> None:
   def change(name: str, **fields) -> None:
     (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))

@@ -1,5 +1,6 @@
 """Where models come from, and that every worker has the one that the launcher saw."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -7,6 +8,8 @@ import sys
 
 import corpora
 import pytest
+import tiny_t5
+from running import run_in
 
 from curation.errors import WinnowError
 from pipelines import model_scorers, models, storage
@@ -62,6 +65,44 @@ def test_a_worker_refuses_another_model_than_the_launchers(tmp_path):
   (folder / "model.safetensors").write_bytes(bytes(weights))
   with pytest.raises(WinnowError, match=r"rater is not the same on every machine: model\.safetensors"):
     scorer.load()
+
+
+def test_a_sentence_t5_of_today_is_fetched_whole(tmp_path, bucket, monkeypatch, capsys):
+  """As sentence-transformers 5.4 saves it with transformers 5: its limit beside the tokenizer, no SentencePiece file.
+
+  Kills: a fetch without tokenizer_config.json, `winnow embed` without --vocabulary.
+  """
+  monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
+  tiny_t5.make_sentence_t5(tmp_path / "model")
+  tiny_t5.save_as_sentence_transformers_5(tmp_path / "model")
+  (tmp_path / "model/spiece.model").rename(tmp_path / "t5.model")
+  there = f"{bucket}/{tmp_path.name}/model"
+  for path in (tmp_path / "model").rglob("*"):
+    if path.is_file():
+      storage.create(f"{there}/{path.relative_to(tmp_path / 'model')}", path.read_bytes())
+  (tmp_path / "corpus.jsonl").write_text('{"text": "the river"}\n{"text": "a stone"}\n')
+  command = ["embed", f"--model={there}", "--input=corpus.jsonl", "--scores=scores", "--name=of"]
+  assert run_in(tmp_path, command) == 2
+  assert "has no spiece.model (transformers 5" in (told := capsys.readouterr().err) and "by --vocabulary" in told
+  assert not (tmp_path / "scores").exists()
+  assert run_in(tmp_path, [*command, "--vocabulary=t5.model"]) == 0
+  request = json.loads((tmp_path / "scores/of/request.json").read_text())
+  assert {"spiece.model", "tokenizer_config.json"} < request["model"].keys()
+
+
+def test_a_head_that_only_the_tensors_tell_of_is_part_of_the_request(tmp_path):
+  """A store that an older Winnow began ignored it. Kills: a run that goes on there with scores of another formula."""
+  folder = pathlib.Path(corpora.write_model(tmp_path / "rater"))
+
+  def request() -> dict:
+    scorer = model_scorers.AskLlm(model=str(folder), template=corpora.PROMPT, yes_token="yes", max_input_tokens=32)
+    return scorer.checked().request()["model"]
+
+  assert "head" not in request()
+  config = json.loads((folder / "config.json").read_text())
+  del config["tie_word_embeddings"]
+  (folder / "config.json").write_text(json.dumps(config))
+  assert request()["head"] == "lm_head.weight"
 
 
 @pytest.mark.parametrize("where", ["here", "there"])
