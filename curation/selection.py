@@ -16,11 +16,12 @@ import numpy as np
 from curation import hashing
 from curation.errors import WinnowError
 
-# The methods that fit each sampler, its default first. Only a density is a propensity, which is above 0.
+# The methods that fit each sampler, its default first. `ips` wants a propensity: a number above 0 that tells how common
+# a document is. Ask-LLM's probability tells how good it is, and drawing by its inverse would prefer the worst.
 METHODS_OF = {
   "random": ("top_k",),
   "ask_llm": ("top_k", "bottom_k", "threshold"),
-  "perplexity": ("top_k", "bottom_k", "threshold"),
+  "perplexity": ("top_k", "bottom_k", "ips", "threshold"),
   "density": ("ips", "top_k", "bottom_k", "threshold"),
   "semdedup": ("top_k", "bottom_k", "threshold"),
   "prototypes": ("top_k", "bottom_k", "threshold"),
@@ -195,18 +196,30 @@ def document_keys(request: SelectionRequest, shard: str, rows_N: np.ndarray, sco
   """The key of each document of one shard, uint64 [N]; larger is better (DESIGN: key = f(score, seed, document)).
 
   `random`: a uniform hash (paper B.1). Every other sampler: the score for `top_k` and `threshold`, its negative for
-  `bottom_k` (paper 3.3); for `ips` a Gumbel variable minus the score's logarithm, whose k largest are k draws without
-  replacement with probability proportional to 1 / score (paper 3.2; Efraimidis and Spirakis 2006; Vieira 2014). A
-  score of 0 is drawn first.
+  `bottom_k` (paper 3.3); for `ips` a Gumbel variable minus the logarithm of the document's propensity, whose k largest
+  are k draws without replacement with probability proportional to 1 / propensity (paper 3.3; Efraimidis and Spirakis
+  2006; Vieira 2014). A propensity of 0 is drawn first.
   """
   if request.sampler == "random":
     return hashing.hash_documents("random", request.seed, shard, rows_N)
   if request.method == "ips":
     uniform_N = hashing.to_uniforms(hashing.hash_documents("ips", request.seed, shard, rows_N))
-    with np.errstate(divide="ignore"):
-      log_weight_N = -np.log(np.asarray(scores_N, np.float64)) / request.temperature
+    log_weight_N = -log_propensities(request.sampler, scores_N) / request.temperature
     return order_key(log_weight_N - np.log(-np.log(uniform_N)))
   return order_key(-scores_N if request.method == "bottom_k" else scores_N)
+
+
+def log_propensities(sampler: str, scores_N: np.ndarray) -> np.ndarray:
+  """The logarithm of what `ips` draws by the inverse of, float64 [N] (paper 3.3).
+
+  A density is the propensity itself. Perplexity's score is a logarithm already: the mean log-likelihood of a token, so
+  that the propensity is exp(score), the geometric mean of the tokens' probabilities, and its inverse the perplexity.
+  """
+  scores_N = np.asarray(scores_N, np.float64)
+  if sampler == "perplexity":
+    return scores_N
+  with np.errstate(divide="ignore"):
+    return np.log(scores_N)
 
 
 def tie_hashes(seed: int, shard: str, rows_N: np.ndarray) -> np.ndarray:

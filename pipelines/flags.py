@@ -121,8 +121,9 @@ FLAGS = (
     "method",
     "Sample",
     _SAMPLING,
-    "the highest scores, the lowest, all of --threshold or more, or a draw by inverse propensity, 1 / score (default: "
-    "ips for density, top_k for others)",
+    "top_k keeps the highest scores, bottom_k the lowest, threshold every score of --threshold or more; ips draws "
+    "documents with probability proportional to 1 / density, or to their perplexity (default: ips for density, top_k "
+    "for others)",
     choices=("top_k", "bottom_k", "ips", "threshold"),
   ),
   Flag(

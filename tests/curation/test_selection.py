@@ -119,7 +119,9 @@ def test_a_rate_is_exact_decimal_arithmetic(rate, documents, k):
     ({"rate": "a fifth"}, "not a number"),
     ({"num_examples": 0}, "above 0"),
     ({"method": "best", "rate": "1"}, "take top_k or bottom_k or threshold"),
-    ({"method": "ips", "rate": "1"}, "since its scores are no propensities"),
+    ({"method": "ips", "rate": "1"}, "does not fit --sampler=ask_llm, since its scores are no propensities"),
+    ({"sampler": "semdedup", "method": "ips", "rate": "1"}, "since its scores are no propensities"),
+    ({"sampler": "random", "method": "ips", "rate": "1"}, "does not fit"),
     ({"sampler": "density", "method": "top_k", "temperature": 2.0, "rate": "1"}, "--temperature is for --method=ips"),
     ({"sampler": "density", "method": "ips", "temperature": 0.0, "rate": "1"}, "not a number above 0"),
     ({"method": "threshold", "rate": "0.5"}, "go together"),
@@ -152,10 +154,16 @@ def test_the_smallest_rank_is_the_threshold():
   assert selection.smallest_rank(key_N[:0], tie_N[:0]) is None
 
 
-def test_inverse_propensity_draws_are_without_replacement_and_proportional():
-  """Against drawing one after the other by the weights left (the definition). Kills: p proportional to the score."""
-  scores = np.array([1.0, 2.0, 4.0, 8.0])
-  weights = 1 / scores
+@pytest.mark.parametrize(
+  ("sampler", "scores"),
+  [("density", [1.0, 2.0, 4.0, 8.0]), ("perplexity", (-np.log([8.0, 4.0, 2.0, 1.0])).astype(np.float32))],
+)
+def test_inverse_propensity_draws_are_without_replacement_and_proportional(sampler, scores):
+  """Against drawing one after the other by the weights left (the definition): 1 / density, and the perplexity.
+
+  Kills: p proportional to the score, or to the likelihood, and the logarithm of a score that is one already.
+  """
+  weights = np.array([8.0, 4.0, 2.0, 1.0])
   expected = np.zeros(4)
   for first in range(4):
     p_first = weights[first] / weights.sum()
@@ -164,25 +172,59 @@ def test_inverse_propensity_draws_are_without_replacement_and_proportional():
       expected[second] += p_first * weights[second] / (weights.sum() - weights[first])
   counts, trials = np.zeros(4), 20_000
   for seed in range(trials):
-    request = selection.SelectionRequest("density", "ips", seed=seed, num_examples=2)
-    counts[np.argsort(selection.document_keys(request, "s", np.arange(4), scores))[2:]] += 1
+    request = selection.SelectionRequest(sampler, "ips", seed=seed, num_examples=2)
+    keys_N = selection.document_keys(request, "s", np.arange(4), np.asarray(scores))
+    counts[np.argsort(keys_N)[2:]] += 1
   np.testing.assert_allclose(counts / trials, expected, atol=4 * 0.5 / np.sqrt(trials))
 
 
-def test_a_temperature_flattens_the_weights():
+@pytest.mark.parametrize(("sampler", "scores"), [("density", (1.0, 16.0)), ("perplexity", (0.0, np.log(16)))])
+def test_a_temperature_flattens_the_weights(sampler, scores):
   """Kills: a temperature that is ignored, or applied upside down."""
   rows_N = np.arange(40_000)
-  scores_N = np.where(rows_N % 2 == 0, 1.0, 16.0)
+  scores_N = np.where(rows_N % 2 == 0, *scores)
   shares = []
   for temperature in (0.5, 1.0, 2.0, 1e6):
-    request = selection.SelectionRequest("density", "ips", rate="0.01", temperature=temperature)
+    request = selection.SelectionRequest(sampler, "ips", rate="0.01", temperature=temperature)
     keys_N = selection.document_keys(request, "s", rows_N, scores_N)
-    shares.append(np.mean(scores_N[np.argsort(keys_N)[-400:]] == 1))
-  # The first draws follow the weights 1 / score ^ (1 / temperature): 256, 16, 4 and 1 to 1.
+    shares.append(np.mean(np.argsort(keys_N)[-400:] % 2 == 0))
+  # The first draws follow the weights 1 / propensity ^ (1 / temperature): 256, 16, 4 and 1 to 1.
   np.testing.assert_allclose(shares, [256 / 257, 16 / 17, 4 / 5, 1 / 2], atol=0.08)
 
 
-def test_a_density_of_zero_is_drawn_first():
-  request = selection.SelectionRequest("density", "ips", rate="0.5")
-  keys_N = selection.document_keys(request, "s", np.arange(5), np.array([1.0, 0.0, 1.0, 2.0, 3.0], np.float32))
+@pytest.mark.parametrize(("sampler", "scores"), [("density", [1, 0, 1, 2, 3]), ("perplexity", [-1, -np.inf, 0, 0, -9])])
+def test_a_propensity_of_zero_is_drawn_first(sampler, scores):
+  request = selection.SelectionRequest(sampler, "ips", rate="0.5")
+  keys_N = selection.document_keys(request, "s", np.arange(5), np.array(scores, np.float32))
   assert keys_N.argmax() == 1
+
+
+@pytest.mark.parametrize(
+  ("sampler", "temperature", "scores", "golden"),
+  [  # by decimal arithmetic of 40 digits, from the documents' hashes
+    (
+      "density",
+      1,
+      [0.1, 1, 2.5, 80],
+      [2.6330688927569494, -0.03773130353160186, 0.22501210512291914, -4.629914243884279],
+    ),
+    (
+      "perplexity",
+      1,
+      [-0.1, -1, -2.5, -80],
+      [0.4304838161541811, 0.9622686964683982, 3.6413028369970744, 79.75211239078960],
+    ),
+    (
+      "perplexity",
+      2,
+      [-0.1, -1, -2.5, -80],
+      [0.380483815409123, 0.46226869646839813, 2.3913028369970744, 39.75211239078960],
+    ),
+  ],
+)
+def test_golden_keys_of_inverse_propensity(sampler, temperature, scores, golden):
+  """Kills: keys by another hash, by the row's place, or rounded to the float32 of the scores."""
+  request = selection.SelectionRequest(sampler, "ips", seed=7, rate="1", temperature=float(temperature))
+  shard = "c4-train.00000-of-01024.json.gz"
+  keys_N = selection.document_keys(request, shard, np.arange(4), np.array(scores, np.float32))
+  np.testing.assert_allclose([selection.from_order_key(int(key)) for key in keys_N], golden, rtol=1e-13, atol=1e-15)

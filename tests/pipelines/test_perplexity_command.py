@@ -1,6 +1,7 @@
 """`winnow score --scorer=perplexity` and what is drawn by it, beside the scorer itself on whole shards."""
 
 import json
+import math
 import pathlib
 import re
 
@@ -116,14 +117,29 @@ def named() -> list[str]:
   return ["--name=perplexity_model"]
 
 
-def test_a_threshold_fits_and_a_propensity_does_not(place, scored, capsys):
-  command = ["sample", "--scores=scores", "--sampler=perplexity", *named()]
-  middle = np.median(list(scores_in(scored).values()))
-  assert run_in(place, [*command, f"--threshold={middle}", "--output=above", "--output_format=jsonl"]) == 0
-  assert run_in(place, [*command, "--method=ips", "--rate=0.2", "--output=drawn"]) == 2
-  assert "--method=ips does not fit --sampler=perplexity, since its scores are no propensities" in (
-    capsys.readouterr().err
-  )
+def test_a_threshold_keeps_every_score_of_it_or_more(place, scored):
+  command = ["sample", "--scores=scores", "--sampler=perplexity", *named(), "--output=above", "--output_format=jsonl"]
+  found = scores_in(scored)
+  middle = np.median(list(found.values()))
+  assert run_in(place, [*command, f"--threshold={middle}"]) == 0
+  drawn = [json.loads(line) for path in (place / "above").glob("*.jsonl") for line in path.read_text().splitlines()]
+  assert {record["source"] for record in drawn} == {f"{s}#{r}" for (s, r), value in found.items() if value >= middle}
+
+
+def test_inverse_propensity_draws_by_the_perplexity(place, scored):
+  """The sample is the k largest of log perplexity + Gumbel noise. Kills: the logarithm of a score that is one already,
+  p proportional to the likelihood, and weights of the whole text's likelihood."""
+  command = ["sample", "--scores=scores", "--sampler=perplexity", *named(), "--method=ips", "--rate=0.2"]
+  assert run_in(place, [*command, "--output=drawn", "--output_format=jsonl", "--direct_num_workers=2"]) == 0
+  keys = {}
+  for (shard, row), value in scores_in(scored).items():
+    uniform = (int(hashing.hash_documents("ips", 0, shard, np.array([row]))[0] >> np.uint64(12)) + 0.5) / 2**52
+    keys[f"{shard}#{row}"] = math.log(1 / math.exp(value)) - math.log(-math.log(uniform))
+  wanted = sorted(keys, key=keys.__getitem__, reverse=True)[: int(0.2 * len(keys) + 0.5)]
+  drawn = [json.loads(line) for path in (place / "drawn").glob("*.jsonl") for line in path.read_text().splitlines()]
+  assert {record["source"] for record in drawn} == set(wanted)
+  manifest = json.loads((place / "drawn/manifest.json").read_text())
+  assert manifest["request"]["method"] == "ips" and "score" not in manifest["threshold"]
 
 
 class Touchy:
