@@ -5,6 +5,8 @@ Shapes: N urls or domains, U different domains.
 
 import functools
 import importlib.metadata
+import unicodedata
+import urllib.parse
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,10 @@ import tldextract
 
 from curation import hashing
 
+_IGNORED = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, *range(0xFE00, 0xFE10)])  # by UTS 46: nobody sees them
+_CONTROLS = [*range(0x21), *range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_IN_NO_HOST = frozenset("/?#@:\\[]<>^|%").union(map(chr, _CONTROLS))
+_MOST_HOSTS = 1 << 14  # held at a time, since Python's punycode takes 100 µs
 MOST_CHARACTERS = 253  # that a name in the DNS has; longer ones are cut
 
 
@@ -20,7 +26,8 @@ def registered_domains(urls: pa.Array | pa.ChunkedArray) -> pa.StringArray:
   """The registered domain of each url, lower case: string [N], '' where a url is null or names no host.
 
   By the public suffix list as tldextract ships it, ICANN's part alone: news.bbc.co.uk is bbc.co.uk, and a blogspot.com
-  is one domain. A host without a registered domain, such as an address or localhost, stands for itself.
+  is one domain. A host without a registered domain, such as an address or localhost, stands for itself. Names that are
+  not ASCII have one form, Unicode's (NFKC), however the url spells them: xn--mnchen-3ya.de is münchen.de.
   """
   encoded = pc.dictionary_encode(pc.fill_null(urls, ""))
   if isinstance(encoded, pa.ChunkedArray):
@@ -31,8 +38,8 @@ def registered_domains(urls: pa.Array | pa.ChunkedArray) -> pa.StringArray:
 
 
 def suffix_list() -> str:
-  """Whose list it is: another one may see another domain in a url."""
-  return f"tldextract {importlib.metadata.version('tldextract')}"
+  """Whose list and which form of names it is: another one may see another domain in a url."""
+  return f"tldextract {importlib.metadata.version('tldextract')}, names in Unicode"
 
 
 def hash_domains(domains: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -69,5 +76,41 @@ def _extractor() -> tldextract.TLDExtract:
 
 def _registered_domain(url: str) -> str:
   found = _extractor().extract_str(url)
-  whole = found.top_domain_under_public_suffix or ".".join(filter(None, (found.subdomain, found.domain, found.suffix)))
-  return whole.lower()[:MOST_CHARACTERS]
+  host = ".".join(filter(None, (found.subdomain, found.domain, found.suffix)))
+  if "%" in host or not host.isascii() or "xn--" in host.lower():
+    host = _in_unicode(host)
+    found = _extractor().extract_str(host)
+  return (found.top_domain_under_public_suffix or host).lower()[:MOST_CHARACTERS]
+
+
+@functools.lru_cache(_MOST_HOSTS)
+def _in_unicode(host: str) -> str:
+  """The one form of an internationalised host name, as browsers map it (UTS 46), in Unicode.
+
+  Percent escapes and punycode are decoded, and compatible characters are made one (NFKC). Where that would give a
+  character that no host has, such as a slash, the name stays as it is; so does a label that is not good punycode.
+  """
+  try:
+    plain = urllib.parse.unquote(host, errors="strict")
+  except UnicodeDecodeError:
+    return host
+  whole = ".".join(map(_decoded, _mapped(plain).split(".")))
+  return host if _IN_NO_HOST.intersection(whole) else whole
+
+
+def _mapped(name: str) -> str:
+  lower = "".join(c.lower() for c in name.translate(_IGNORED))  # of the whole, a sigma's would follow from its place
+  return unicodedata.normalize("NFKC", lower)
+
+
+def _decoded(label: str) -> str:
+  if not (label.startswith("xn--") and label.isascii()):
+    return label
+  try:
+    decoded = label[4:].encode().decode("punycode")
+    is_sound = (
+      not decoded.isascii() and decoded == _mapped(decoded) and decoded.encode("punycode") == label[4:].encode()
+    )
+  except UnicodeError:
+    return label
+  return decoded if is_sound else label

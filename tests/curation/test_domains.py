@@ -25,6 +25,44 @@ CASES = {
   None: "",
 }
 
+ONE_DOMAIN = {
+  "münchen.de": [
+    "http://xn--mnchen-3ya.de/a",
+    "http://user:password@www.XN--MNCHEN-3YA.DE.:8080/a?b=http://other.org",
+    "//www.MÜNCHEN.de.:80",
+    "http://mu\u0308nchen。de/",
+    "https://m%C3%BCnchen.de",
+    "http://ｍü\u00adｎｃｈｅｎ．de",
+  ],
+  "пример.рф": ["http://a.b.ПРИМЕР.РФ/", "http://www.xn--e1afmkfd.xn--p1ai/"],
+  "食狮.公司.cn": ["http://www.食狮.公司.cn/", "http://www.xn--85x722f.xn--55qx5d.cn"],
+  "faß.de": ["http://FAẞ.de", "http://xn--fa-hia.de"],
+  "οδοσ.gr": ["http://www.ΟΔΟΣ.gr", "http://xn--pxavbq.gr"],
+  "i❤.ws": ["http://i❤\ufe0f.ws", "http://www.xn--i-7iq.ws/"],
+  "example.com": ["http://ＷＷＷ．ｅｘａｍｐｌｅ．ｃｏｍ", "http://example%2Ecom"],
+  "xn--zzzzzz.de": ["http://www.xn--zzzzzz.de", "http://XN--ZZZZZZ.de"],
+}
+KEPT = {
+  "http://xn--a.com/": "xn--a.com",  # a control character
+  "http://a%2Fb.example.com": "example.com",
+  "http://℀.com": "℀.com",  # a/c in NFKC
+  "http://m%FFnchen.de": "m%ffnchen.de",
+  "http://xn--99999999999.de": "xn--99999999999.de",
+  "http://xn--.com": "xn--.com",
+  "http://[fe80::1%25eth0]/": "[fe80::1%25eth0]",
+}
+
+
+@pytest.mark.parametrize("name", ONE_DOMAIN)
+def test_a_domain_is_one_however_its_url_spells_it(name):
+  """Kills the mutants: punycode beside its Unicode form; a suffix in punycode that is not on the list; case."""
+  assert domains.registered_domains(pa.array(ONE_DOMAIN[name])).to_pylist() == [name] * len(ONE_DOMAIN[name])
+
+
+def test_what_is_no_international_name_stays():
+  """Kills the mutants: a decoded slash that ends the host, a label that does not decode and ends the run."""
+  assert domains.registered_domains(pa.array(list(KEPT))).to_pylist() == list(KEPT.values())
+
 
 def test_the_registered_domain_of_a_url():
   """Kills the mutants: the last two labels; a host with its port, its user or in capitals."""
@@ -34,7 +72,14 @@ def test_the_registered_domain_of_a_url():
   assert domains.registered_domains(chunked).to_pylist() == ["x.org", "x.org", ""]
 
 
-@given(st.lists(st.one_of(st.none(), st.text(), st.text("a.:/@[]%?#-é。", max_size=40)), max_size=8))
+@given(
+  st.lists(
+    st.one_of(
+      st.none(), st.text(), st.text("a.:/@[]%?#-é。xn", max_size=40), st.from_regex(r"xn--[a-z0-9-]{0,12}\.de")
+    ),
+    max_size=8,
+  )
+)
 def test_whatever_stands_in_a_url_has_a_domain(urls):
   """Kills the mutants: a url that ends the run; a domain of any length."""
   found = domains.registered_domains(pa.array(urls, pa.string()))
