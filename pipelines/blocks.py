@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation import blanks
+
 BLOCK_ROWS = 4096
 BLOCK_TEXT_BYTES = 32 << 20
 # No web document is this long: a longer record is a file of another format, and reading on would fill the memory.
@@ -155,7 +157,7 @@ def records_chunk(records: list[bytes], parse_record: Callable[[bytes], tuple[st
     for row, record in enumerate(records[start:stop], first_row):
       try:
         text, url, timestamp = parse_record(record)
-        if not text or text.isspace():
+        if blanks.is_blank(text):
           raise BadRowError("empty_text", text)
       except BadRowError as error:
         for column, value in zip(bad, (row, error.reason, error.text), strict=True):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation import blanks
 from curation.errors import WinnowError
 from pipelines.blocks import (
   DEAD_TEXT_CHARACTERS,
@@ -113,7 +114,7 @@ def _parse(batch: pa.RecordBatch, first_row: int, fields: Fields) -> Parsed:
   binary = _as_binary(batch.column(fields.text))
   text, invalid_N = _decode(binary)
   missing_N = text.is_null().to_numpy(zero_copy_only=False)
-  empty_N = _to_numpy(pc.or_(pc.equal(pc.binary_length(text), 0), pc.utf8_is_space(text)))
+  empty_N = _to_numpy(blanks.are_blank(text))
   good_N = ~(invalid_N | missing_N | empty_N)
   row_N = np.arange(first_row, first_row + batch.num_rows)
   bad: list[list[Any]] = [[], [], []]
