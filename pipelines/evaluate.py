@@ -11,6 +11,7 @@ from curation.errors import DamagedError, WinnowError
 from pipelines import (
   evaluation,
   flags,
+  folders,
   inputs,
   jobs,
   launch,
@@ -30,6 +31,8 @@ def evaluate(argv: Sequence[str]) -> None:
     raise WinnowError(
       "--template_location holds one job, and an evaluation is a job for each model and corpus: leave it away"
     )
+  if folders.is_store(scores := inputs.absolute(namespace.scores)):
+    raise WinnowError(f"--scores={namespace.scores} {folders.instead_of_stores(scores)}")
   found = models.find_models(namespace.models)
   for path in filter(os.path.isdir, found.values()):
     launcher.refuse_local({"--models": path})

@@ -45,10 +45,10 @@ def explain(argv: Sequence[str]) -> None:
   shard_name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):
     raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
-  there = found_stores.find_stores(namespace.scores)
+  there = found_stores.stores_in(namespace.scores)
   found = {name: dataclasses.replace(store, is_mended=False) for name, store in there.stores.items()}
   if not found:
-    why = "; ".join(there.unreadable.values()) or "name the folder that winnow score wrote to"
+    why = "; ".join(there.unreadable.values())
     raise WinnowError(f"--scores={namespace.scores} has no store that can be read: {why}")
   known = {store_name: (store, _shard(store, shard_name)) for store_name, store in sorted(found.items())}
   if not any(shard for _, shard in known.values()):

@@ -88,9 +88,7 @@ FLAGS = (
     "name",
     "Store",
     _READING,
-    "the store's name: letters, digits, underscores (default: SCORER_MODEL or embeddings_MODEL); names the output "
-    "dataset too "
-    "(default: the output folder's name)",
+    "the store's name: letters, digits, underscores (default: SCORER_MODEL or embeddings_MODEL)",
     pattern=r"\w+",
   ),
   *scorer_flags.FLAGS,
@@ -172,6 +170,14 @@ FLAGS = (
     type=paths,
     required=(SAMPLE, CURATE),
     pattern=BUCKET,
+  ),
+  Flag(
+    "dataset_name",
+    "Sample",
+    _SAMPLING,
+    "the name of the output's dataset, as TFDS and seqio know it: small letters, digits, underscores (default: made of "
+    "the output folder's name)",
+    pattern=r"[a-z][a-z0-9_]*",
   ),
   Flag(
     "rejected",

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import blocks, flags, inputs, launch, requests, storage, stores, writing
+from pipelines import blocks, flags, folders, inputs, launch, requests, storage, stores, writing
 from pipelines.jobs import Corpus
 
 
@@ -19,8 +19,7 @@ class Found(NamedTuple):
 def find_stores(scores: str) -> Found:
   """Looks for stores in a folder of them."""
   found = Found({}, {})
-  for path, _ in storage.match(storage.join(storage.escape(scores), "*", requests.REQUEST_FILE)):
-    name = path.rsplit("/", 2)[-2]
+  for name in folders.stores_below(scores):
     try:
       store = stores.ScoreStore.at(storage.join(inputs.absolute(scores), name))
     except stores.OtherFormatError as error:
@@ -31,9 +30,17 @@ def find_stores(scores: str) -> Found:
   return found
 
 
+def stores_in(scores: str) -> Found:
+  """The same for --scores, or WinnowError that says which folder to name where there are none."""
+  found = find_stores(scores)
+  if not (found.stores or found.unreadable):
+    raise WinnowError(f"--scores={scores} {folders.instead_of_stores(inputs.absolute(scores))}")
+  return found
+
+
 def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
   """The complete store that --scores, --name and --sampler name."""
-  found, unreadable = find_stores(namespace.scores)
+  found, unreadable = stores_in(namespace.scores)
   if namespace.name in unreadable:
     raise WinnowError(unreadable[namespace.name])
   fitting = [
@@ -110,7 +117,7 @@ def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> store
     at_place = stores.ScoreStore.at(writing.scores_folder(str(place), output))
     found = [] if at_place is None else [at_place]
   else:
-    found = list(find_stores(scores).stores.values())
+    found = list(stores_in(scores).stores.values())
   fitting = [store for store in found if store.is_complete and store.fingerprint_with_engine() == wanted]
   if not fitting:
     where = f"in --scores={scores}" if scores is not None else "where it was"

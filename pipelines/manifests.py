@@ -10,9 +10,9 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, formats, requests, storage, thresholds, writing
+from pipelines import dataset, folders, formats, requests, storage, thresholds, writing
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = folders.MANIFEST_FILE
 FORMAT = 2
 DISTRIBUTION = "winnow-curation"
 VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "scipy", "sentencepiece", "tensorflow-datasets")
@@ -84,7 +84,7 @@ def read(output: str) -> dict[str, Any]:
   """The manifest of a complete output; WinnowError where there is none, or one that is damaged."""
   path = storage.join(output, MANIFEST_FILE)
   if not storage.exists(path):
-    raise WinnowError(f"{path} is not there: {output} is no output of ours, or not complete; run its command again")
+    raise WinnowError(f"{output} {folders.instead_of_output(output)}")
   manifest = requests.read_json(path)
   if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
     raise WinnowError(f"{path} is not a manifest of format {FORMAT}, which this version reads")

@@ -18,7 +18,17 @@ _OF_LAST_STAGE = (
 )
 _OF_ALL_STAGES = (  # or of the last one: no stage may have its own
   *("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
-  *("scores", "overwrite", "accelerator", "estimate", "output", "output_format", "num_shards", "rejected"),
+  *(
+    "scores",
+    "overwrite",
+    "accelerator",
+    "estimate",
+    "output",
+    "dataset_name",
+    "output_format",
+    "num_shards",
+    "rejected",
+  ),
 )
 _OF_MODELS = ("model", "vocabulary", "embeddings")  # of which random sampling needs none
 _AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")

@@ -11,6 +11,7 @@ from curation.errors import WinnowError
 from pipelines import (
   blocks,
   dataset,
+  folders,
   found_stores,
   inputs,
   launch,
@@ -41,6 +42,8 @@ def plan_sampling(
   flag = "rejected" if rejected else "output"
   output = getattr(namespace, flag)
   plans.refuse_file(namespace, flag)
+  if folders.is_store(inputs.absolute(output)):
+    raise WinnowError(f"--{flag}={output} is a score store; choose a folder of its own")
   if namespace.num_shards is not None and not 1 <= namespace.num_shards <= 99_999:
     raise WinnowError(f"--num_shards={namespace.num_shards} is not between 1 and 99,999")
   selected = selection_request(namespace)
@@ -50,8 +53,10 @@ def plan_sampling(
     ledger = store.ledger()
     selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
   # The same name for both would make two datasets of one.
-  named = None if rejected else namespace.name
+  named = None if rejected else namespace.dataset_name
   name = dataset.dataset_name(named or storage.base_name(inputs.absolute(output)))
+  if named not in (None, name):
+    raise WinnowError(f"--dataset_name={named} is no name that TFDS takes; write --dataset_name={name}")
   request = _output_request(
     name, selected, store_request, namespace.num_shards, output_format=namespace.output_format, rejected=rejected
   )

@@ -12,6 +12,7 @@ from curation.errors import WinnowError
 from pipelines import (
   blocks,
   flags,
+  folders,
   formats,
   found_stores,
   inputs,
@@ -75,7 +76,7 @@ class Sources:
 
 def find(namespace: argparse.Namespace) -> Sources:
   """Raises WinnowError where there is nothing to tell of, or several corpora and no output that says which."""
-  there = found_stores.find_stores(namespace.scores)
+  there = found_stores.stores_in(namespace.scores)
   complete, left_out = {}, [f"{name} is of another version" for name in there.unreadable]
   for name, store in sorted(there.stores.items()):
     if store.keeps_blocks:
@@ -127,19 +128,19 @@ def _model_bytes(store: stores.ScoreStore) -> int:
 
 
 def _find_outputs(namespace: argparse.Namespace) -> list[Output]:
-  folders = []
+  found_folders: list[str] = []
   for pattern in filter(None, (namespace.output or "").split(",")):
     path = storage.join(inputs.absolute(pattern), manifests.MANIFEST_FILE)
     # A folder may be called what would be a glob.
     found = [path] if storage.exists(path) else [path for path, _ in storage.match(path)]
     if not found:
-      raise WinnowError(f"--output={pattern} is no complete output of ours; give its folder, which has a manifest.json")
-    folders += [path.rpartition("/")[0] for path in found]
-  folders = list(dict.fromkeys(folders))
-  names = [storage.base_name(folder) for folder in folders]
+      raise WinnowError(f"--output={pattern} {folders.instead_of_output(inputs.absolute(pattern))}")
+    found_folders += [path.rpartition("/")[0] for path in found]
+  found_folders = list(dict.fromkeys(found_folders))
+  names = [storage.base_name(folder) for folder in found_folders]
   return [
     _output(folder, name if names.count(name) == 1 else folder, namespace.scores)
-    for folder, name in zip(folders, names, strict=True)
+    for folder, name in zip(found_folders, names, strict=True)
   ]
 
 

@@ -23,6 +23,8 @@ def sample(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(flags.SAMPLE, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   scoring_job = None
+  if namespace.name is not None and namespace.scores is None:
+    raise WinnowError(f"--name={namespace.name} is that of a store in --scores, which is not given; leave it out")
   if namespace.scores is not None:
     options.refuse_scoring_flags(namespace)
     store = found_stores.find_store(namespace)

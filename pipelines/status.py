@@ -12,6 +12,7 @@ from pipelines import (
   blocks,
   clustering,
   flags,
+  folders,
   found_stores,
   inputs,
   launch,
@@ -52,9 +53,7 @@ def status(argv: Sequence[str]) -> None:
   store = stores.ScoreStore.at(folder)
   there = found_stores.Found({storage.base_name(folder): store}, {}) if store else found_stores.find_stores(folder)
   if not (there.stores or there.unreadable):
-    raise WinnowError(
-      f"{namespace.folder} is no score store and holds none; name the folder that winnow score wrote to"
-    )
+    raise WinnowError(f"{namespace.folder} {folders.instead_of_stores(folder)}")
   for name, store in sorted(there.stores.items()):
     print("\n".join(describe(name, store)))
   for name, told in sorted(there.unreadable.items()):

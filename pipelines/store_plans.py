@@ -15,6 +15,8 @@ from pipelines import (
   comparison,
   embedding_files,
   flags,
+  folders,
+  found_stores,
   inputs,
   joining,
   launch,
@@ -115,6 +117,11 @@ def plan_embedding(
     for name in ("vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
       if getattr(namespace, name) not in (None, 1):
         raise WinnowError(f"--{name} is for a --model, and --embeddings were made already; leave it out")
+    if folders.is_store(inputs.absolute(namespace.embeddings)):
+      raise WinnowError(
+        f"--embeddings={namespace.embeddings} is a store; repeat the --model= or the --embeddings= that it was made "
+        f"with, and name it by --embedding_name={storage.base_name(namespace.embeddings)}"
+      )
     files = embedding_files.find(namespace.embeddings, list(corpus.shards))
     scorer = scorers.MadeElsewhere(files, namespace.embedding_dtype)
     source = sources.TextsWithEmbeddings(corpus.texts, files)
@@ -157,9 +164,11 @@ def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> S
   folder = inputs.absolute(namespace.embeddings)
   store = stores.ScoreStore.at(folder)
   if store is None or store.scorer != stores.EMBED:
+    there = [name for name, store in found_stores.find_stores(folder).stores.items() if store.scorer == stores.EMBED]
+    such = [storage.join(namespace.embeddings, name) for name in there] or ["SCORES/embeddings_MODEL"]
     raise WinnowError(
       f"--embeddings={namespace.embeddings} is no store of embeddings; name the folder that winnow embed made, such as "
-      "SCORES/embeddings_MODEL"
+      f"{' or '.join(such)}"
     )
   if not store.is_complete:
     raise WinnowError(f"the store of embeddings {folder} is not complete; run its winnow embed command again")
@@ -263,9 +272,12 @@ def _embedder_name(namespace: argparse.Namespace) -> str:
 
 def _store_folder(namespace: argparse.Namespace, flag: str, name: str) -> str:
   plans.refuse_file(namespace, "scores")
+  scores = inputs.absolute(namespace.scores)
+  if folders.is_store(scores):
+    raise WinnowError(f"--scores={namespace.scores} {folders.instead_of_stores(scores)}")
   if not _NAME.fullmatch(name):
     raise WinnowError(f"--{flag}={name} may hold letters, digits and underscores only")
-  return storage.join(inputs.absolute(namespace.scores), name)
+  return storage.join(scores, name)
 
 
 def _check_devices(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pathlib
+import shutil
 
 import corpora
 import pytest
@@ -226,6 +227,72 @@ def test_samples_that_cannot_be_drawn_are_refused(scored, capsys, flags, words):
   assert main.main(sample(*flags)) == 2
   assert words in told(capsys)
   assert not (scored / "out").exists()
+
+
+DRAWING = ["--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1"]
+
+
+OTHER_KINDS = [
+  (["sample", *DRAWING, "--scores=scores/one", "--output=new"], "--scores=scores/one is one score store, one; name"),
+  (["sample", *DRAWING, "--scores=out", "--output=new"], "--scores=out is an output of winnow sample and holds no"),
+  (["sample", *DRAWING, "--scores=in", "--output=new"], "--scores=in holds no score stores; name the folder that"),
+  (["sample", *DRAWING, "--scores=nowhere", "--output=new"], "--scores=nowhere is not there; name the folder that"),
+  (["sample", *DRAWING, "--scores=scores", "--output=scores/one"], "--output=scores/one is a score store; choose"),
+  (["sample", *DRAWING, "--scores=scores", "--output=new", "--rejected=scores/one"], "--rejected=scores/one is a sc"),
+  (["sample", "--sampler=random", "--rate=1", "--input=in/*", "--output=new", "--name=one"], "--name=one is that of"),
+  (["score", "--scores=scores/one", "--input=in/*", "--model=m"], "--scores=scores/one is one score store, one"),
+  (["report", "--scores=scores/one", "--report=new"], "--scores=scores/one is one score store, one; name the folder"),
+  (["report", "--scores=scores", "--report=new", "--output=scores"], "--output=scores is a folder of score stores ("),
+  (["report", "--scores=scores", "--report=new", "--output=in"], "--output=in is no output of winnow sample, since"),
+  (["explain", "0.jsonl#3", "--scores=scores/one"], "--scores=scores/one is one score store, one; name the folder"),
+  (["explain", "0.jsonl#3", "--scores=scores", "--output=scores/one"], "scores/one is a score store, which winnow"),
+  (["verify", "scores/one"], "scores/one is a score store, which winnow status looks at; name the folder that"),
+  (["verify", "scores"], "scores is a folder of score stores (one); name the folder that winnow sample wrote to"),
+  (["verify", "begun"], "begun is an output that is not complete, since it has no manifest.json; run its command"),
+  (["verify", "out", "--scores=scores/one"], "--scores=scores/one is one score store, one; name the folder above"),
+  (["status", "out"], "out is an output of winnow sample and holds no score stores; name"),
+  (["cluster", "--embeddings=scores/one"], "--embeddings=scores/one is no store of embeddings; name the folder"),
+  (
+    ["score", "--scorer=density", "--embeddings=scores/one", "--scores=scores", "--input=in/*"],
+    "--embeddings=scores/one is a store; repeat the --model= or the --embeddings= that it was made with, and name it",
+  ),
+  (["evaluate", "--scores=scores/one", "--models=m", "--input=in/*"], "--scores=scores/one is one score store, one"),
+]
+
+
+@pytest.mark.local_runner
+def test_a_folder_of_another_kind_is_refused_with_the_right_one(scored, capsys):
+  """Kills the mutants: a store that is searched for stores below it; an output whose folder of work passes for one."""
+  assert main.main(sample(*DRAWING)) == 0
+  (scored / "begun").mkdir()
+  shutil.copytree(scored / "out/.winnow", scored / "begun/.winnow")
+  before = sorted(scored.rglob("*"))
+  failed = []
+  for arguments, words in OTHER_KINDS:
+    capsys.readouterr()
+    status = main.main(arguments)
+    error = capsys.readouterr().err
+    if status != 2 or words not in error:
+      failed.append((arguments, status, error))
+  assert not failed
+  assert main.main(["status", "out"]) == 2
+  assert told(capsys).endswith(f"holds no score stores; name {scored}/scores")
+  assert sorted(scored.rglob("*")) == before
+
+
+def test_a_dataset_has_a_name_of_its_own(scored, capsys):
+  """--name is a store's: two rates drawn from one store are two datasets. Kills the mutant that calls both by it."""
+  for rate in ("0.25", "0.5"):
+    assert main.main(sample(*DRAWING, f"--rate={rate}", "--name=one", f"--output=C4-{rate}")) == 0
+  names = [json.loads((scored / f"C4-{rate}/manifest.json").read_text())["dataset"] for rate in ("0.25", "0.5")]
+  assert names == ["c4_0_25", "c4_0_5"]
+  assert main.main(sample(*DRAWING, "--name=one", "--dataset_name=best_half", "--output=named")) == 0
+  assert (scored / "named/best_half-train.tfrecord-00000-of-00001").exists()
+  assert main.main(["verify", "named", "--direct_num_workers=1"]) == 0
+  capsys.readouterr()
+  assert main.main(sample(*DRAWING, "--dataset_name=Best-Half", "--output=other")) == 2
+  assert "--dataset_name=Best-Half is no name that TFDS takes; write --dataset_name=best_half" in told(capsys)
+  assert not (scored / "other").exists()
 
 
 def test_a_request_that_selects_nothing_fails(scored, capsys):

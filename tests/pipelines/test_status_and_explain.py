@@ -104,7 +104,7 @@ def test_rates_are_those_since_the_last_pause(place, tmp_path):
 
 def test_a_folder_without_stores_is_refused(tmp_path, capsys):
   assert run_in(tmp_path, ["status", "nothing"]) == 2
-  assert "nothing is no score store and holds none" in capsys.readouterr().err
+  assert "nothing is not there; name the folder that winnow score wrote to" in capsys.readouterr().err
 
 
 def test_a_document_is_explained_as_it_is(place, capsys):

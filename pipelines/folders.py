@@ -1,0 +1,53 @@
+"""What a folder of Winnow's is, so that a flag that is given one of another kind can say which one it wants."""
+
+from pipelines import requests, storage, writing
+
+MANIFEST_FILE = "manifest.json"
+
+
+def is_store(folder: str) -> bool:
+  """Tells whether a folder is one score store, of this or another version."""
+  return requests.field(storage.join(folder, requests.REQUEST_FILE), "scorer") is not None
+
+
+def stores_below(folder: str) -> list[str]:
+  """The names of the stores directly below a folder."""
+  found = storage.match(storage.join(storage.escape(folder), "*", requests.REQUEST_FILE))
+  # Not an output's own folder of work, which has a request too.
+  return [name for path, _ in found if not (name := path.rsplit("/", 2)[-2]).startswith(".")]
+
+
+def is_output(folder: str) -> bool:
+  """Tells whether a folder is an output, complete or begun."""
+  begun = storage.join(folder, writing.WORK_FOLDER, requests.REQUEST_FILE)
+  return storage.exists(storage.join(folder, MANIFEST_FILE)) or storage.exists(begun)
+
+
+def instead_of_stores(folder: str) -> str:
+  """The end of a sentence that refuses `folder` as a folder of score stores: what it is, and which one to name."""
+  if is_store(folder):
+    above, _, name = folder.rstrip("/").rpartition("/")
+    return f"is one score store, {name}; name the folder above: {above}"
+  if is_output(folder):
+    place = requests.field(storage.join(folder, writing.WORK_FOLDER, writing.SCORES_FILE), "store")
+    store = writing.scores_folder(place, folder) if isinstance(place, str) else ""
+    is_counted = not store or store == writing.count_folder(folder)
+    where = "the folder that winnow score wrote to" if is_counted else store.rpartition("/")[0]
+    return f"is an output of winnow sample and holds no score stores; name {where}"
+  return f"{_is_not('holds no score stores', folder)}; name the folder that winnow score wrote to"
+
+
+def instead_of_output(folder: str) -> str:
+  """The end of a sentence that refuses `folder` as a complete output."""
+  if is_store(folder):
+    return "is a score store, which winnow status looks at; name the folder that winnow sample wrote to"
+  if names := stores_below(folder):
+    return f"is a folder of score stores ({', '.join(names)}); name the folder that winnow sample wrote to"
+  if is_output(folder):
+    return f"is an output that is not complete, since it has no {MANIFEST_FILE}; run its command again to finish it"
+  told = _is_not(f"is no output of winnow sample, since it has no {MANIFEST_FILE}", folder)
+  return f"{told}; name the folder that winnow sample wrote to"
+
+
+def _is_not(told: str, folder: str) -> str:
+  return "is not there" if storage.is_local(folder) and not storage.exists(folder) else told
