@@ -20,7 +20,7 @@ from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import accelerators, blocks, flags, launch, model_scorers, plans, sources, storage, store_plans
+from pipelines import accelerators, blocks, devices, flags, launch, model_scorers, plans, sources, storage, store_plans
 
 _SHARDS, _ROWS, _HEAD_BYTES = 16, 256, 1 << 20
 _MEASURED_SECONDS = 5.0
@@ -114,7 +114,7 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
     table.add_row(f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * (hours + products) / count))
   price = accelerators.hour_price(speed.machine, speed.accelerator)
   prices = accelerators.table()["prices"]
-  if speed.accelerator is None and (count := launch.visible_accelerators()):
+  if speed.accelerator is None and (count := devices.visible_accelerators()):
     told = f"unknown: measured on this machine's {count} devices; name what it is to run on: --accelerator="
     table.add_row("price", told)
   elif price is None:
@@ -213,6 +213,7 @@ def _total(shards: Any, sampled: Sampled, values: list[np.ndarray]) -> extrapola
 
 def _measured(scorer: Any, sampled: Sampled, work: list[Any], machine: accelerators.Machine) -> Speed:
   """The speed of this machine with the real model, on ever more of the sample until some seconds have passed."""
+  devices.platforms()
   loaded = scorer.load()
   loaded.warm_up()
   texts = [text for rows in zip(*sampled.texts, strict=False) for text in rows] or sampled.texts[0]

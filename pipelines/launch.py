@@ -1,10 +1,8 @@
 """How a command is run: the runner, errors told in one sentence, exit statuses, and the log."""
 
 import contextlib
-import itertools
 import logging
 import os
-import pathlib
 import platform
 import re
 import signal
@@ -24,7 +22,7 @@ from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import accelerators, dataflow, local_runner, logs, prism, requests, storage
+from pipelines import accelerators, dataflow, devices, local_runner, logs, prism, requests, storage
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
@@ -33,8 +31,6 @@ _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunn
 _TALKATIVE = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
-_SIMULATED_DEVICES = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
-_CUDA_DEVICE = re.compile(r"\s*(\d|GPU-|MIG-)")
 _DIED = (
   "a worker process died ({}): run the same command again, it goes on where it was, with fewer --direct_num_workers or "
   "--batch_tokens if need be"
@@ -99,15 +95,16 @@ class Launcher:
       dataflow.refuse_second(self.options, name)
 
   def hold_one_model(self, devices_per_model: int = 1, root: str = "/") -> None:
-    """Sees to it that no two processes load a model onto the same accelerators: one uses all of its machine's.
+    """Makes sure that JAX can compute, and that no two processes load a model onto the same accelerators.
 
-    Raises WinnowError where several local ones would, or where this machine's devices do not part into groups of
-    `devices_per_model`; Dataflow is asked for one process a machine unless told otherwise.
+    Raises WinnowError where several local processes would share them, where JAX finds no device in a process that is to
+    hold the model here, or where its devices do not divide into groups of `devices_per_model`. Dataflow is asked for
+    one process a machine unless told otherwise.
     """
     debug = self.options.view_as(pipeline_options.DebugOptions)
     if self.is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
       debug.add_experiment(_ONE_PROCESS)
-    if self.is_local and self._num_local_workers > 1 and (count := visible_accelerators(root)):
+    if self.is_local and self._num_local_workers > 1 and (count := devices.visible_accelerators(root)):
       raise WinnowError(
         f"--direct_num_workers={self._num_local_workers} would load the model {self._num_local_workers} times onto "
         f"{count} accelerator{'s' * (count > 1)}: use --direct_num_workers=1, whose one process uses every device "
@@ -118,12 +115,19 @@ class Launcher:
       raise WinnowError(
         f"--devices_per_model={devices_per_model} is more than the {of_worker} of a worker; see accelerators.toml"
       )
-    simulated = _SIMULATED_DEVICES.search(os.environ.get("XLA_FLAGS", ""))
-    devices = visible_accelerators(root) or (int(simulated[1]) if simulated else 1)
-    if self.is_local and devices % devices_per_model != 0:
+    if not self._workers_are_like_this_process:
+      return
+    if (count := len(devices.platforms())) % devices_per_model != 0:
       raise WinnowError(
-        f"--devices_per_model={devices_per_model} must divide the devices of this machine, which has {devices}"
+        f"--devices_per_model={devices_per_model} must divide the devices of this machine, which has {count}"
       )
+    devices.warn_of_unused(root)
+
+  @property
+  def _workers_are_like_this_process(self) -> bool:
+    """They are threads of it, or processes that the local runner starts with its environment."""
+    environment = self.options.view_as(pipeline_options.PortableOptions).environment_type
+    return self.is_local or (self.workers_are_here and environment in (None, "LOOPBACK"))
 
   def run(self, define: Callable[[beam.Pipeline], None], name: str = "winnow") -> dict[str, int] | None:
     """Runs a pipeline to its end and returns its counters; None where the job was only built, or written as a template.
@@ -212,18 +216,6 @@ def _prism_ended(options: pipeline_options.PipelineOptions) -> str:
     return _PRISM_ENDED
   # Prism ends when it finds nobody there.
   return f"{_PRISM_ENDED}, once the worker pool at --environment_config={portable.environment_config} answers"
-
-
-def visible_accelerators(root: str = "/") -> int:
-  """How many GPUs and TPU chips JAX would find on this machine, looked for without starting it."""
-  if os.environ.get("JAX_PLATFORMS") == "cpu":
-    return 0
-  devices = pathlib.Path(root, "dev")
-  gpus = len(list(devices.glob("nvidia[0-9]*")))
-  if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-    # CUDA stops at the first name that is none, such as -1.
-    gpus = min(gpus, len(list(itertools.takewhile(_CUDA_DEVICE.match, named.split(",")))))
-  return gpus + len([*devices.glob("accel[0-9]*"), *devices.glob("vfio/[0-9]*")])
 
 
 def _interrupt_within(error: BaseException | None) -> KeyboardInterrupt | None:

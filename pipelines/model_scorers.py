@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import models, requests, sources, storage, stores
+from pipelines import devices, models, requests, sources, storage, stores
 from pipelines.scorer_protocol import Scorer, Scores
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class OfModel(abc.ABC):
   """`checkpoints.own_head` of the model, once checked: scores by an older Winnow, which ignored it, were others."""
 
   def checked(self) -> Self:
+    devices.import_jax()
     folder = models.local_model(self.model)
     self._check(folder)
     return dataclasses.replace(

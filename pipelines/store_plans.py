@@ -92,11 +92,13 @@ def plan_named_scoring(
   if namespace.scorer == flags.MINHASH:
     return _plan_minhash(namespace, launcher, stage, spare=spare)
   scorer = of_model(namespace)
-  _check_devices(namespace, launcher)
+  _check_devices(namespace)
   name = namespace.name or stage.named(f"{namespace.scorer}_{models.model_name(namespace.model)}")
   folder = _store_folder(namespace, "name", name)
   corpus = corpus or stage.corpus
-  return plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare, stage=stage)
+  job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare, stage=stage)
+  _hold_devices(namespace, launcher, job)
+  return job
 
 
 def plan_embedding(
@@ -126,13 +128,14 @@ def plan_embedding(
     scorer = scorers.MadeElsewhere(files, namespace.embedding_dtype)
     source = sources.TextsWithEmbeddings(corpus.texts, files)
   else:
+    _check_devices(namespace)
     scorer = sentence_t5(namespace)
   folder = _store_folder(
     namespace, name_flag, getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
   )
   job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
-  if namespace.model is not None and (not job.is_complete or job.starts_over):
-    _check_devices(namespace, launcher)
+  if namespace.model is not None:
+    _hold_devices(namespace, launcher, job)
   return job
 
 
@@ -280,7 +283,12 @@ def _store_folder(namespace: argparse.Namespace, flag: str, name: str) -> str:
   return storage.join(scores, name)
 
 
-def _check_devices(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
+def _check_devices(namespace: argparse.Namespace) -> None:
   if namespace.devices_per_model < 1:
     raise WinnowError(f"--devices_per_model={namespace.devices_per_model} is below 1")
-  launcher.hold_one_model(namespace.devices_per_model)
+
+
+def _hold_devices(namespace: argparse.Namespace, launcher: launch.Launcher, job: ScoringJob) -> None:
+  """Tries the devices that a job's model needs, if it still has work to do."""
+  if not job.is_complete or job.starts_over:
+    launcher.hold_one_model(namespace.devices_per_model)

@@ -12,7 +12,7 @@ from apache_beam.options import pipeline_options
 
 from curation import checkpoints, t5
 from curation.errors import WinnowError
-from pipelines import accelerators, estimate, flags, inputs, launch, main
+from pipelines import accelerators, devices, estimate, flags, inputs, launch, main
 from pipelines.blocks import Fields
 
 
@@ -234,7 +234,7 @@ def test_an_image_of_another_kind_is_refused(monkeypatch):
 def test_a_price_is_not_that_of_a_cpu_where_devices_were_measured(place, monkeypatch, tmp_path, capsys):
   """Kills the mutant that sells a GPU's hours at a CPU's price."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(launch, "visible_accelerators", lambda root="/": 2)
+  monkeypatch.setattr(devices, "visible_accelerators", lambda root="/": 2)
   assert main.main(score(place, "--estimate", "--direct_num_workers=1")) == 0
   assert re.search("price +unknown: measured on this machine's 2 devices", capsys.readouterr().out)
 

@@ -156,56 +156,6 @@ def test_dataflow_runs_one_process_a_machine_unless_told_otherwise(given, experi
     assert launcher.options.view_as(pipeline_options.DebugOptions).experiments == expected
 
 
-def test_devices_that_hold_one_model_must_be_there(tmp_path, monkeypatch):
-  """Kills the mutant that leaves it to the workers, when the store has been claimed for what cannot be."""
-  for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS"):
-    monkeypatch.delenv(name, raising=False)
-  local = launch.Launcher(["--direct_num_workers=1"])
-  with pytest.raises(WinnowError, match="--devices_per_model=2 must divide the devices of this machine, which has 1"):
-    local.hold_one_model(2, root=str(tmp_path))
-  launch.Launcher(["--runner=FlinkRunner"]).hold_one_model(2, root=str(tmp_path))
-  monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-  local.hold_one_model(2, root=str(tmp_path))
-  (tmp_path / "dev").mkdir()
-  for i in range(3):
-    (tmp_path / f"dev/nvidia{i}").touch()
-  local.hold_one_model(3, root=str(tmp_path))
-  with pytest.raises(WinnowError, match="which has 3"):
-    local.hold_one_model(2, root=str(tmp_path))
-
-
-@pytest.mark.parametrize(
-  ("devices", "environment", "count"),
-  [
-    (["null", "nvidiactl", "nvidia-uvm", "vfio/vfio", "accel/accel0"], {}, 0),
-    (["nvidia0", "nvidia1"], {}, 2),
-    (["nvidia0", "nvidia1"], {"CUDA_VISIBLE_DEVICES": ""}, 0),
-    (["nvidia0", "nvidia1"], {"CUDA_VISIBLE_DEVICES": "-1"}, 0),
-    (["nvidia0", "nvidia1"], {"CUDA_VISIBLE_DEVICES": "1"}, 1),
-    (["nvidia0", "nvidia1"], {"CUDA_VISIBLE_DEVICES": "GPU-8932f937,-1,0"}, 1),
-    (["nvidia0"], {"JAX_PLATFORMS": "cpu"}, 0),
-    (["nvidia0"], {"JAX_PLATFORMS": "cuda,cpu"}, 1),
-    (["accel0", "accel1"], {"CUDA_VISIBLE_DEVICES": ""}, 2),
-    (["vfio/0", "vfio/1", "vfio/2", "vfio/3"], {}, 4),
-  ],
-)
-def test_local_processes_do_not_share_an_accelerator(devices, environment, count, tmp_path, monkeypatch):
-  """Kills the mutants: nvidiactl and the like count; the environment is not asked; one process is refused as well."""
-  for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
-    monkeypatch.delenv(name, raising=False)
-  for name, value in environment.items():
-    monkeypatch.setenv(name, value)
-  for device in devices:
-    (tmp_path / "dev" / device).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "dev" / device).touch()
-  root = str(tmp_path)
-  assert launch.visible_accelerators(root) == count
-  launch.Launcher(["--direct_num_workers=1"]).hold_one_model(root=root)
-  launch.Launcher(["--runner=FlinkRunner", "--direct_num_workers=2"]).hold_one_model(root=root)
-  with pytest.raises(WinnowError, match="use --direct_num_workers=1") if count else contextlib.nullcontext():
-    launch.Launcher(["--direct_num_workers=2"]).hold_one_model(root=root)
-
-
 class NoMetrics(beam_runner.PipelineRunner):
   """A runner whose job is done and whose service then fails."""
 
