@@ -15,8 +15,18 @@ from apache_beam.io import filesystem, filesystems
 
 from curation.errors import WinnowError
 
-GCS, HUB = "gs://", "hf://"
+GCS, HUB, S3 = "gs://", "hf://", "s3://"
 COPY_BYTES = 4 << 20
+_REACH_SECONDS = 10.0  # what a bucket may take to answer at first; later requests are tried for minutes
+_EMULATOR = "STORAGE_EMULATOR_HOST"
+_NO_GOOGLE = (
+  "there are no Google credentials here: run gcloud auth application-default login, or set "
+  "GOOGLE_APPLICATION_CREDENTIALS to a key file"
+)
+_NO_AWS = (
+  "there are no AWS credentials here: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give "
+  "--s3_access_key_id and --s3_secret_access_key"
+)
 _HUB_REPOSITORY = re.compile(
   r"hf://(datasets|spaces)/([^/@]+/[^/@]+)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?/(.+)", re.DOTALL
 )
@@ -32,7 +42,7 @@ def upload(file: IO[bytes], path: str) -> bool:
   if path.startswith(HUB):
     raise WinnowError("hf:// can be read only; write to a folder, or to gs://")
   if not path.startswith(GCS):
-    with filesystems.FileSystems.create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
+    with file_systems(path).create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
       shutil.copyfileobj(file, target, COPY_BYTES)
     return True
   from google.api_core import exceptions
@@ -51,11 +61,104 @@ def beam_options():
   return filesystems.FileSystems._pipeline_options or pipeline_options.PipelineOptions([])
 
 
+def file_systems(path: str) -> type[filesystems.FileSystems]:
+  """Beam's file systems, for a path whose store has answered; raises AccessError as `reach` does."""
+  reach(path)
+  return filesystems.FileSystems
+
+
+def reach(path: str) -> None:
+  """Raises AccessError where this process has no credentials for a path's store, or the store is not there.
+
+  Beam asks for minutes where nobody can answer.
+  """
+  scheme, _, rest = path.partition("://")
+  bucket = rest.partition("/")[0]
+  if f"{scheme}://" == GCS:
+    _reach_gcs(bucket)
+  elif f"{scheme}://" == S3:
+    _reach_s3(bucket)
+
+
+@functools.cache
+def _reach_gcs(bucket: str) -> None:
+  from google.api_core import exceptions
+  from google.cloud.storage import retry
+
+  with told(f"cannot reach {GCS}{bucket}"):
+    try:
+      gcs_client().bucket(bucket).exists(retry=retry.DEFAULT_RETRY.with_timeout(_REACH_SECONDS))
+    except Exception as error:
+      # Any answer will do. Objects may be read where their bucket may not be looked at, and who is busy is asked again.
+      if not (_is_strangers(error) or isinstance(getattr(error, "cause", error), exceptions.GoogleAPICallError)):
+        raise
+
+
+def _is_strangers(error: Any) -> bool:
+  """Whether Google's client was told to log in, and has no credentials to log in with."""
+  from google.auth import exceptions
+
+  return isinstance(error, exceptions.InvalidOperation)
+
+
+@functools.cache
+def _reach_s3(bucket: str) -> None:
+  from apache_beam.io.aws.clients.s3 import boto3_client
+  from apache_beam.options import pipeline_options
+
+  if boto3_client.boto3 is None:
+    return  # Beam says what to install
+  import botocore.exceptions
+
+  with told(f"cannot reach {S3}{bucket}"), contextlib.suppress(botocore.exceptions.ClientError):
+    options = beam_options()
+    is_given = options.view_as(pipeline_options.S3Options).s3_access_key_id is not None
+    if not is_given and boto3_client.boto3.session.Session().get_credentials() is None:
+      raise AccessError(f"{S3}{bucket} cannot be used: {_NO_AWS}")
+    boto3_client.Client(options).client.head_bucket(Bucket=bucket)
+
+
 @functools.cache
 def gcs_client():
   from apache_beam.io.gcp import gcsio
 
+  _settle_google_credentials()
   return gcsio.create_storage_client(beam_options())  # anonymous where there are no credentials
+
+
+def _settle_google_credentials() -> None:
+  """Looks once for Google's credentials. Beam looks five times, for 20 s, before it goes on without any.
+
+  Raises AccessError where GOOGLE_APPLICATION_CREDENTIALS names none.
+  """
+  import google.auth
+  from apache_beam.internal.gcp import auth
+  from apache_beam.options import pipeline_options
+
+  if auth._Credentials._credentials_init or auth.is_running_in_gce:
+    return
+  if not os.environ.get(_EMULATOR) and not beam_options().view_as(pipeline_options.GoogleCloudOptions).no_auth:
+    try:
+      google.auth.default()
+      return
+    except google.auth.exceptions.DefaultCredentialsError as error:
+      if named := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        raise AccessError(f"GOOGLE_APPLICATION_CREDENTIALS={named} holds no credentials ({error})") from error
+      os.environ["NO_GCE_CHECK"] = "true"  # workers of this process need not look for Google's machines again
+  auth._Credentials._credentials_init = True
+
+
+def refuse_unwritable(path: str) -> None:
+  """Raises AccessError where it is known beforehand that nothing can be written below a path on a store."""
+  if path.startswith(GCS) and not os.environ.get(_EMULATOR) and _is_anonymous():
+    raise AccessError(f"{path} cannot be written: {_NO_GOOGLE}")
+
+
+def _is_anonymous() -> bool:
+  from apache_beam.internal.gcp import auth
+
+  gcs_client()
+  return auth.get_service_credentials(beam_options()) is None
 
 
 def hub():
@@ -83,6 +186,7 @@ def match_hub(pattern: str) -> list[tuple[str, int]]:
 
 def blob(path: str):
   bucket, _, name = path.removeprefix(GCS).partition("/")
+  _reach_gcs(bucket)
   return gcs_client().bucket(bucket).blob(name)
 
 
@@ -140,7 +244,26 @@ def told(what: str) -> Iterator[None]:
   except (WinnowError, FileNotFoundError):
     raise
   except Exception as error:
-    details = list((getattr(error, "exception_details", None) or {}).values())
-    of_system = error.strerror if isinstance(error, OSError) else None
-    cause = str(details[0] if details else of_system or error).strip() or type(error).__name__
-    raise AccessError(f"{what}: {cause.splitlines()[0]}") from error
+    inner: Any = error
+    while details := getattr(inner, "exception_details", None):  # Beam's, by path, each perhaps such a one again
+      inner = next(iter(details.values()))
+    of_system = inner.strerror if isinstance(inner, OSError) else None
+    cause = str(of_system or inner).strip() or type(inner).__name__
+    cause, advice = cause.splitlines()[0], _advice(inner)
+    raise AccessError(f"{what}: {cause.rstrip('.') if advice else cause}{advice}") from error
+
+
+def _advice(error: Any) -> str:
+  """What a user can do where a store does not let this one in."""
+  library = type(error).__module__.partition(".")[0]
+  if library == "huggingface_hub":
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    # The hub does not tell strangers which private repositories there are.
+    denied = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+    return "; check the name, or log in with hf auth login (or HF_TOKEN) if it is private" * (status in denied)
+  is_denied = getattr(error, "code", None) in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+  if library == "google" and (_is_strangers(error) or (is_denied and _is_anonymous())):
+    return f"; {_NO_GOOGLE}"
+  if not is_denied:
+    return ""
+  return "; see that these credentials may do that"

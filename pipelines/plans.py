@@ -87,6 +87,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
       "clusters",
     )
   }
+  named = [path for path in paths.values() if path]
   for flag in ("scores", "output", "rejected", "report", "clusters"):
     if (paths[flag] or "").startswith(object_stores.HUB):
       raise WinnowError(f"--{flag}={paths[flag]}: hf:// can be read only; give a folder, or a gs:// one")
@@ -95,6 +96,8 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
   if not os.path.isdir(paths["model"] or ""):  # a hub's name
     paths["model"] = None
   launcher.refuse_local({f"--{flag}": path for flag, path in paths.items()})
+  for path in named:
+    object_stores.reach(path)  # before a model is fetched
   return launcher
 
 

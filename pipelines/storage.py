@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import IO, BinaryIO, cast
 
 import google_crc32c
-from apache_beam.io import filesystem, filesystems
+from apache_beam.io import filesystem
 
 from curation.errors import WinnowError
 from pipelines import object_stores
@@ -64,7 +64,7 @@ def match(pattern: str) -> list[tuple[str, int]]:
   if pattern.startswith(object_stores.HUB):
     return object_stores.match_hub(pattern)
   with object_stores.told(f"cannot list {pattern}"):
-    found = filesystems.FileSystems.match([pattern])[0].metadata_list
+    found = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
   return sorted((entry.path, entry.size_in_bytes) for entry in found if not _TEMPORARY.fullmatch(base_name(entry.path)))
 
 
@@ -82,7 +82,7 @@ def list_names(folder: str) -> set[str]:
 def list_times(pattern: str) -> dict[str, float]:
   """The files that a glob names, and when each was written, in seconds since 1970."""
   with object_stores.told(f"cannot list {pattern}"):
-    found = filesystems.FileSystems.match([pattern])[0].metadata_list
+    found = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
   times = {}
   for entry in found:
     if not _TEMPORARY.fullmatch(base_name(entry.path)):
@@ -99,7 +99,7 @@ def exists(path: str) -> bool:
       return object_stores.hub().exists(path)
     if path.startswith(object_stores.GCS):
       return object_stores.blob(path).exists()
-    return filesystems.FileSystems.exists(path)
+    return object_stores.file_systems(path).exists(path)
 
 
 def size(path: str) -> int:
@@ -127,7 +127,7 @@ def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
     elif path.startswith(object_stores.GCS):  # Beam has one buffer size for all
       file = object_stores.blob(path).open("rb", chunk_size=buffer_bytes, raw_download=True)
     else:
-      file = filesystems.FileSystems.open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
+      file = object_stores.file_systems(path).open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
   return cast(BinaryIO, object_stores.RemoteFile(file, path))
 
 
@@ -161,7 +161,7 @@ def version(path: str) -> str:
   if not exists(path):
     raise FileNotFoundError(path)
   with object_stores.told_read(path):
-    return f"{path.partition('://')[0]}:{filesystems.FileSystems.checksum(path)}"
+    return f"{path.partition('://')[0]}:{object_stores.file_systems(path).checksum(path)}"
 
 
 @contextlib.contextmanager
@@ -221,7 +221,7 @@ def delete(paths: list[str]) -> None:
         raise WinnowError(f"cannot delete {path}: status {failure}")
   if present := [path for path in others if exists(path)]:
     with object_stores.told(f"cannot delete {present[0]}"):
-      filesystems.FileSystems.delete([escape(path) for path in present])
+      object_stores.file_systems(present[0]).delete([escape(path) for path in present])
 
 
 def delete_folder(folder: str) -> None:

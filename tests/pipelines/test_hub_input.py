@@ -69,7 +69,9 @@ def test_what_the_hub_does_not_have_or_cannot_take_is_told(hub, tmp_path, capsys
   assert draw(tmp_path, "hf://datasets/owner/name/*.parquet") == 2
   assert "matches no file" in capsys.readouterr().err
   assert draw(tmp_path, "hf://datasets/owner/nobody/*.parquet") == 2
-  assert "cannot list hf://datasets/owner/nobody/*.parquet" in capsys.readouterr().err
+  told = capsys.readouterr().err
+  assert "cannot list hf://datasets/owner/nobody/*.parquet" in told
+  assert "check the name, or log in with hf auth login (or HF_TOKEN) if it is private" in told
   assert draw(tmp_path, "hf://owner") == 2
   assert "write hf://datasets/OWNER/NAME/PATH" in capsys.readouterr().err
   hub.files, hub.commit = {"a.jsonl": b'{"text": "document"}\n'}, "4" * 40
