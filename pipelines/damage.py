@@ -1,6 +1,7 @@
 """Damaged files: told from those that cannot be read just now; ours are put on record, removed, and made again."""
 
 import contextlib
+import errno
 import os
 import platform
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.errors import DamagedError
+from curation.errors import DamagedError, WinnowError
 from pipelines import logs, requests, storage
 
 _PREFIX = "damaged-"
@@ -53,12 +54,20 @@ def _damaged(path: str, cause: str) -> DamagedError:
 
 
 def remove(folder: str, path: str, error: DamagedError) -> None:
-  """Removes a damaged file of the store or output `folder`, and says so in a file of its log."""
+  """Removes a damaged file of the store or output `folder`, and says so in a file of its log.
+
+  Raises WinnowError where this user may not.
+  """
   logs.warn("damaged_file", path=path, reason=str(error))
   found = {"path": path, "reason": str(error), "host": platform.node(), "process": os.getpid()}
   found["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-  storage.create(storage.join(_log(folder), f"{_PREFIX}{uuid.uuid4().hex}.json"), requests.to_json(found))
-  storage.delete([path])
+  try:
+    storage.create(storage.join(_log(folder), f"{_PREFIX}{uuid.uuid4().hex}.json"), requests.to_json(found))
+    storage.delete([path])
+  except OSError as denied:
+    if denied.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+      raise
+    raise WinnowError(f"{error}; this user cannot remove it: ask the owner of {folder} to run its command") from denied
 
 
 def is_whole(folder: str, path: str, check: Callable[[str], Any]) -> bool:

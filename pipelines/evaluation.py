@@ -233,6 +233,10 @@ def write(folder: str, results: Mapping[str, Losses], corpora: list[str], reques
   if found := curves(results, corpora):
     of = corpora[0] if len(corpora) == 1 else f"all {len(corpora)} corpora"
     files[_CURVE] = report_charts.curves(found, x_label="step", y_label=f"perplexity on {of}")
-  storage.delete([storage.join(folder, name) for name in (_TABLE, _SUMS, _CURVE)])
+  paths = {name: storage.join(folder, name) for name in (_TABLE, _SUMS, _CURVE)}
+  # What is there already stays: the folder may be another user's.
+  there = {name: storage.read_bytes(path) for name, path in paths.items() if storage.exists(path)}
+  storage.delete([paths[name] for name, data in there.items() if data != files.get(name)])
   for name, data in files.items():
-    storage.create(storage.join(folder, name), data)
+    if there.get(name) != data:
+      storage.create(paths[name], data)

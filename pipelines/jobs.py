@@ -40,6 +40,11 @@ class SamplingJob:
   def folder(self) -> str:
     return self.config.output
 
+  def tidy(self) -> None:
+    """Removes what a complete output no longer needs and a run that was killed at its very end left."""
+    manifests.clean_up(self.config.output)
+    self.sweep()
+
   def sweep(self) -> None:
     """Removes what dead writers left."""
     storage.sweep_temporary_files(self.folder)
@@ -159,13 +164,9 @@ def _run_claimed(
 ) -> bool:
   wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
   # What a run that was killed at its very end left.
-  for job in [] if scoring_job is None else scoring_job.chain:
+  for job in [*([] if scoring_job is None else scoring_job.chain), *sampling_jobs]:
     if job.is_complete:
-      job.tidy()
-  for sampling_job in sampling_jobs:
-    if sampling_job.is_complete:
-      manifests.clean_up(sampling_job.config.output)
-      sampling_job.sweep()
+      _tidy(job)
   sampling_jobs = [job for job in sampling_jobs if not job.is_complete]
   steps = [] if scoring_job is None else scoring_job.steps
   if not sampling_jobs and not steps:
@@ -205,6 +206,14 @@ def _run_claimed(
     for job in wanted:
       job.sweep()
     return True
+
+
+def _tidy(job: Any) -> None:
+  """Tidies up behind a complete job, whose result is whole whether or not this user may remove what is left over."""
+  try:
+    job.tidy()
+  except (WinnowError, OSError) as error:
+    print(f"winnow: {job.folder} is complete, but was not tidied up: {error}", file=sys.stderr)
 
 
 def _tell_damage(before: Mapping[str, set[str]]) -> None:

@@ -162,6 +162,8 @@ def plan_scoring(
   job = ScoringJob(
     corpus, config, request, where, namespace.overwrite, spare, knows_engine, before=(*before, *stage.before)
   )
+  if job.starts_over or not job.is_complete:
+    storage.refuse_unwritable(folder)
   if namespace.overwrite:
     return job
   if store.has_scores and not storage.exists(store.request_path):

@@ -42,6 +42,7 @@ def report(argv: Sequence[str]) -> None:
   paths = [storage.join(folder, name) for name in (PAGE, *(f"{name}.csv" for name in FIGURES))]
   if not namespace.overwrite and (there := [path for path in paths if storage.exists(path)]):
     raise WinnowError(f"{there[0]} is there already; choose another folder, or replace the report with --overwrite")
+  storage.refuse_unwritable(folder)
   with _settled(report_sources.find(namespace), launcher, folder) as sources:
     sample = report_passes.draw_sample(sources, namespace.seed)
     groups = report_examples.choose(sources, sample)

@@ -199,8 +199,26 @@ def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
 
 def create(path: str, data: bytes, *, must_agree: bool = False) -> None:
   """`create_file` for content that is at hand."""
+  if is_local(path) and os.path.exists(path) and not must_agree:
+    return  # without a temporary file: the folder may be another user's
   with create_file(path, must_agree=must_agree) as file:
     file.write(data)
+
+
+def is_writable(folder: str) -> bool:
+  """Whether this user may create files in a folder, which need not be there yet; of a store nobody knows beforehand."""
+  if not is_local(folder):
+    return True
+  while not os.path.lexists(folder):
+    folder = os.path.dirname(folder) or "."
+  return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def refuse_unwritable(folder: str) -> None:
+  """Raises WinnowError where it is known beforehand that this user cannot write into a folder."""
+  object_stores.refuse_unwritable(folder)
+  if not is_writable(folder):
+    raise WinnowError(f"{folder} cannot be written by this user: choose another folder, or ask its owner for the right")
 
 
 def delete(paths: list[str]) -> None:

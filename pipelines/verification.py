@@ -8,6 +8,7 @@ out only where the output holds each selected document once, as it was, and no o
 import dataclasses
 import hashlib
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -89,8 +90,11 @@ def digests(table: pa.Table, *, texts: bool) -> list[int]:
 
 
 def work_folder(output: str) -> str:
-  """A folder for what one verification writes."""
-  return storage.join(output, writing.WORK_FOLDER, f"{_WORK}{uuid.uuid4().hex}")
+  """A folder for what one verification writes: in the output, unless that is another user's."""
+  folder, name = storage.join(output, writing.WORK_FOLDER), f"{_WORK}{uuid.uuid4().hex}"
+  if storage.is_writable(folder):
+    return storage.join(folder, name)
+  return storage.join(tempfile.gettempdir(), f"winnow-{name}")
 
 
 def sweep(output: str) -> None:
@@ -101,7 +105,7 @@ def sweep(output: str) -> None:
     name = path.removeprefix(folder).strip("/").partition("/")[0]
     written[name] = max(when, written.get(name, 0.0))
   for name, when in written.items():
-    if time.time() - when > storage.ABANDONED_SECONDS:
+    if time.time() - when > storage.ABANDONED_SECONDS and storage.is_writable(folder):
       storage.delete_folder(storage.join(folder, name))
 
 
