@@ -2,8 +2,10 @@
 
 A document's rank is its 128-bit number (key, tie): the 64-bit key orders by what a sampler wants, the 64-bit hash
 breaks ties. Selected is the longest prefix, from the largest rank down, whose weights fit an amount: with weight 1 and
-amount k the k documents with the largest keys, with tokens as weights the most documents that fit a token budget. Each
-pass of the search fixes 16 bits of the first rank that no longer fits, from one histogram; histograms add up.
+amount k the k documents with the largest keys, with tokens as weights those before the first that would exceed a token
+budget. (To skip that one and go on with shorter ones would prefer short documents, a larger budget would drop some that
+a smaller one has, and each skip would take a search of its own.) Each pass of the search fixes 16 bits of the first
+rank that no longer fits, from one histogram; histograms add up.
 
 Shape suffixes: N documents, H = 65,536 histogram bins.
 """

@@ -134,7 +134,14 @@ FLAGS = (
   ),
   Flag("rate", "Sample", _SAMPLING, "the share of documents to keep, in (0, 1]", pattern=_RATE),
   Flag("num_examples", "Sample", _SAMPLING, "the number of documents to keep", type=int),
-  Flag("num_tokens", "Sample", _SAMPLING, "keep the most documents that fit this many tokens", type=int),
+  Flag(
+    "num_tokens",
+    "Sample",
+    _SAMPLING,
+    "keep the best documents, in the sampler's order, whose tokens add up to this or less: the first that does not fit "
+    "ends the sample",
+    type=int,
+  ),
   Flag("threshold", "Sample", _SAMPLING, "keep every document with this score or more", type=float),
   Flag(
     "percentile_range",

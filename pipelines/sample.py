@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from curation.errors import WinnowError
 from pipelines import (
@@ -17,6 +18,8 @@ from pipelines import (
   scorers,
   writing,
 )
+
+_MOST_UNUSED = 0.01  # of a budget of tokens, without a warning
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -36,7 +39,13 @@ def sample(argv: Sequence[str]) -> None:
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
-  found = output_plans.plan_samples(namespace, flags.SAMPLE, store=store, store_request=store_request, corpus=corpus)
+  found = output_plans.plan_samples(
+    namespace,
+    options.own_arguments(flags.SAMPLE, [namespace]),
+    store=store,
+    store_request=store_request,
+    corpus=corpus,
+  )
   run_to_summary(launcher, ["winnow", flags.SAMPLE, *argv], found, scoring_job)
 
 
@@ -63,7 +72,27 @@ def print_manifest(job: jobs.SamplingJob) -> None:
   print("" if tokens is None else f", {tokens:,} tokens", end="")
   if "score" in manifest["threshold"] and not manifest["rejected"]:
     print(f"; the last one's score is {manifest['threshold']['score']:.6g}", end="")
+  budget = manifest["request"]["num_tokens"]
+  if budget is not None and not manifest["rejected"]:
+    print(f"; {budget - tokens:,} of the budget's {budget:,} tokens are left", end="")
   print(f"\n{len(manifest['shards'])} shards of dataset {manifest['dataset']}: {job.config.output}")
+  warn_of_budget(manifest)
+
+
+def warn_of_budget(manifest: dict[str, Any]) -> None:
+  """Warns where much of --num_tokens stays unused."""
+  budget, counts, tokens = manifest["request"]["num_tokens"], manifest["counts"], manifest["tokens"]["selected"]
+  if budget is None or manifest["rejected"]:
+    return
+  if counts["selected"] == counts["scored"] and tokens < budget:
+    told = f"is more than all documents have, {tokens:,} tokens, so that all are selected; score more, or ask for less"
+  elif budget - tokens > _MOST_UNUSED * budget:
+    why = "the quotas leave no more, or the next document has more tokens than are left"
+    why = why if manifest["request"]["group_by"] else "the next document in order has more tokens than are left"
+    told = f"leaves {(budget - tokens) / budget:.2%} unused, since {why}; a larger budget has room for it"
+  else:
+    return
+  print(f"winnow: warning: --num_tokens={budget} {told}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

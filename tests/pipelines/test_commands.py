@@ -520,7 +520,7 @@ def test_the_scorer_of_several_stores_must_be_named(scored, model, capsys):
   assert "one, two" in told(capsys)
 
 
-def test_methods_and_budgets_meet_their_request(scored):
+def test_methods_and_budgets_meet_their_request(scored, capsys):
   import pyarrow.parquet as pq
 
   table = pq.read_table(scored / "scores/one/shards").to_pydict()
@@ -537,6 +537,26 @@ def test_methods_and_budgets_meet_their_request(scored):
   assert main.main([*sample("--sampler=ask_llm", f"--num_tokens={budget}"), "--overwrite"]) == 0
   manifest = json.loads((scored / "out/manifest.json").read_text())
   assert manifest["counts"]["selected"] == 20
+  # What is left of a budget is told, and warned of where it is much. Kills: a budget above the corpus without a word.
+  unused, total = ranked[-21][1] - 1, sum(tokens for _, tokens in ranked)
+  warned = (
+    f"winnow: warning: --num_tokens={budget} leaves {unused / budget:.2%} unused, since the next document in order"
+  )
+  output, error = capsys.readouterr()
+  assert f"; {unused:,} of the budget's {budget:,} tokens are left\n" in output and warned in error
+  for budget, left, warned in (
+    (total - ranked[0][1], 0, None),
+    (total, 0, None),
+    (
+      total + 1,
+      1,
+      f"--num_tokens={total + 1} is more than all documents have, {total:,} tokens, so that all are selected",
+    ),
+  ):
+    assert main.main([*sample("--sampler=ask_llm", f"--num_tokens={budget}"), "--overwrite"]) == 0
+    output, error = capsys.readouterr()
+    assert f"; {left:,} of the budget's {budget:,} tokens are left\n" in output
+    assert warned in error if warned else "warning" not in error
 
 
 def test_help_names_every_command_and_flag(capsys):
