@@ -1,7 +1,6 @@
 """`winnow curate`: scores, then samples when the store is complete, in one job; or so in several stages of a recipe."""
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -35,22 +34,23 @@ def curate(argv: Sequence[str]) -> None:
         print(f"stage {number} of {len(namespaces)}, {of_stage.scorer}, as of all documents:")
       estimate.show(of_stage, launcher)
     return
+  made: list[argparse.Namespace] = []  # with what the models are called that were found
   stage = plans.Stage()
   for of_stage in namespaces[:-1]:
     job = _plan_stage(of_stage, launcher, stage)
+    made.append(argparse.Namespace(**vars(of_stage) | job.made_with))
     selected = survivors.Survivors(job.config.store, output_plans.selection_request(of_stage))
     stage = plans.Stage(stage.number + 1, scoring_jobs.SelectingJob(selected, job, stage.number))
   scoring_job = _plan_stage(namespace, launcher, stage)
+  made.append(argparse.Namespace(**vars(namespace) | scoring_job.made_with))
   scoring_job.refuse_shared_folders()
   found = output_plans.plan_samples(
     namespace,
-    flags.CURATE,
+    options.own_arguments(flags.CURATE, made),
     store=scoring_job.config.store,
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
-  before = tuple(tuple(options.own_arguments(flags.CURATE, of_stage)) for of_stage in namespaces[:-1])
-  found = [dataclasses.replace(job, context=dataclasses.replace(job.context, stages=before)) for job in found]
   if sample_command.run_to_summary(launcher, ["winnow", flags.CURATE, *argv], found, scoring_job):
     with launch.writing():
       score.print_summary(scoring_job)

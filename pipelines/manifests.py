@@ -10,7 +10,7 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, folders, formats, requests, storage, thresholds, writing
+from pipelines import dataset, folders, formats, requests, storage, stores, thresholds, writing
 
 MANIFEST_FILE = folders.MANIFEST_FILE
 FORMAT = 2
@@ -20,12 +20,11 @@ VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "scipy", "sentencepiece",
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What the launcher knows and the manifest tells: the command's own flags (not the runner's) and the versions."""
+  """What the launcher knows and the manifest tells: the command with its own flags (not the runner's), which makes the
+  same output again, and the versions."""
 
   command: tuple[str, ...]
   versions: dict[str, str]
-  stages: tuple[tuple[str, ...], ...] = ()
-  """Commands that say the same as the stages of a recipe before the last one, whose is `command`."""
 
 
 def versions() -> dict[str, str]:
@@ -143,9 +142,12 @@ def make_manifest(
     }
     for shard in written_shards
   ]
-  if context.stages:
-    manifest["stages"] = [list(command) for command in context.stages]
-  return manifest | {"versions": context.versions, "command": list(context.command)}
+  made_with = requests.field(storage.join(config.store.folder, stores.INPUT_FILE), stores.MADE_WITH)
+  return manifest | {
+    "made_with": made_with or {},
+    "versions": context.versions,
+    "command": list(context.command),
+  }
 
 
 def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, Any]:

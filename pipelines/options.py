@@ -2,16 +2,15 @@
 
 import argparse
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from curation.errors import WinnowError
-from pipelines import storage
+from pipelines import recipes, storage
 from pipelines.flag import GROUPS, Flag
 from pipelines.flags import COMMANDS, FLAGS, RANDOM
 
-_MAX_RECIPE_BYTES = 1 << 16
-_STAGES, _MOST_STAGES = "stages", 8
+_MOST_STAGES = 8
 _OF_LAST_STAGE = (
   *("name", "sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "percentile_range"),
   *("group_by", "group_rate", "group_max", "rejected"),
@@ -124,39 +123,25 @@ def _refuse_other_scorers(command: str, namespace: argparse.Namespace) -> None:
 
 def _of_recipe(path: str, own: Sequence[Flag]) -> tuple[list[str], list[list[str]]]:
   """The arguments that a recipe stands for, of all stages and of each: a mapping of flags' names to values, in YAML."""
-  import yaml
-
-  try:
-    data = storage.read_bytes(path)
-    recipe = yaml.safe_load(data) if len(data) <= _MAX_RECIPE_BYTES else None
-  except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-    cause = " ".join(str(error).split())
-    raise WinnowError(f"--recipe={path} cannot be read: {cause}") from error
-  if not isinstance(recipe, dict):
-    raise WinnowError(f"--recipe={path} is no recipe: write lines of FLAG: VALUE, in YAML")
-  stages = recipe.pop(_STAGES, [{}])
-  if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
-    raise WinnowError(f"--recipe={path}: {_STAGES} is no list of stages, each of them lines of FLAG: VALUE")
+  recipe, stages = recipes.read(path)
   if len(stages) > _MOST_STAGES:
     raise WinnowError(f"--recipe={path} has {len(stages)} stages, and {_MOST_STAGES} are the most that one job takes")
   for name in [name for stage in stages for name in stage if name in _OF_ALL_STAGES]:
-    raise WinnowError(f"--recipe={path}: {name} is no flag of one stage; write it above {_STAGES}, for all of them")
+    raise WinnowError(
+      f"--recipe={path}: {name} is no flag of one stage; write it above {recipes.STAGES}, for all of them"
+    )
   return _of_mapping(path, recipe, own), [_of_mapping(path, stage, own) for stage in stages]
 
 
-def _of_mapping(path: str, recipe: dict[Any, Any], own: Sequence[Flag]) -> list[str]:
+def _of_mapping(path: str, recipe: Mapping[str, recipes.Value], own: Sequence[Flag]) -> list[str]:
   known = {flag.name: flag for flag in own if flag.name != "recipe" and not flag.positional}
   arguments = []
   for name, value in recipe.items():
     if name not in known:
-      near = difflib.get_close_matches(str(name), known, 1)
+      near = difflib.get_close_matches(name, known, 1)
       hint = f"; did you mean {near[0]}?" if near else ""
-      raise WinnowError(f"--recipe={path} has {str(name)[:80]!r}, which is no flag of this command{hint}")
-    if not isinstance(value, str | int | float):
-      raise WinnowError(f"--recipe={path}: {name} is no text, number, true or false; write one value behind it")
-    if isinstance(value, bool) and known[name].type is not bool:
-      raise WinnowError(f"--recipe={path}: {name} is true or false as it stands there; put quotes around a word")
-    arguments.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+      raise WinnowError(f"--recipe={path} has {name[:80]!r}, which is no flag of this command{hint}")
+    arguments.append(f"--{name}={value.truth() if known[name].type is bool else value.text}")
   return _plain(own, arguments)
 
 
@@ -186,14 +171,25 @@ def _plain(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:
   return arguments
 
 
-def own_arguments(command: str, namespace: argparse.Namespace) -> list[str]:
-  """The command line that says the same with Winnow's own flags alone, in order, without those at their defaults."""
-  arguments = ["winnow", command]
-  for flag in FLAGS:
-    value = getattr(namespace, flag.name, None)
-    if flag.name not in _OF_THE_RUN and flag.is_given(value):
-      arguments.append(f"--{flag.name}" if flag.type is bool else f"--{flag.name}={value}")
-  return arguments
+def own_arguments(command: str, stages: Sequence[argparse.Namespace]) -> list[str]:
+  """The command line that says the same with Winnow's own flags alone, in order, without those at their defaults.
+
+  It needs no recipe's file: several stages are written out in `--recipe` itself.
+  """
+  if len(stages) == 1:
+    return ["winnow", command, *_arguments(_given(stages[0]))]
+  of_each = [{n: value for n, value in _given(stage).items() if n not in _OF_ALL_STAGES} for stage in stages]
+  of_all = {name: value for name, value in _given(stages[-1]).items() if name in _OF_ALL_STAGES}
+  return ["winnow", command, f"--recipe={recipes.inline(of_each)}", *_arguments(of_all)]
+
+
+def _given(namespace: argparse.Namespace) -> dict[str, Any]:
+  given = {flag.name: getattr(namespace, flag.name, None) for flag in FLAGS if flag.name not in _OF_THE_RUN}
+  return {flag.name: given[flag.name] for flag in FLAGS if flag.name in given and flag.is_given(given[flag.name])}
+
+
+def _arguments(given: Mapping[str, Any]) -> list[str]:
+  return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
 
 
 def require(namespace: argparse.Namespace, *names: str) -> None:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from curation import selection
@@ -16,7 +17,6 @@ from pipelines import (
   inputs,
   launch,
   manifests,
-  options,
   plans,
   requests,
   storage,
@@ -31,14 +31,17 @@ _SHARD = re.compile(r"\.tfrecord|-\d{5}-of-\d{5}\.")
 
 def plan_sampling(
   namespace: argparse.Namespace,
-  command: str,
+  arguments: Sequence[str],
   *,
   store: stores.ScoreStore,
   store_request: dict[str, Any],
   corpus: Corpus,
   rejected: bool = False,
 ) -> SamplingJob:
-  """Checks all that can be checked before anything is written. `rejected`: of the output of --rejected."""
+  """Checks all that can be checked before anything is written. `rejected`: of the output of --rejected.
+
+  `arguments`: the command that the manifest tells, which makes the same output again.
+  """
   flag = "rejected" if rejected else "output"
   output = getattr(namespace, flag)
   plans.refuse_file(namespace, flag)
@@ -72,7 +75,7 @@ def plan_sampling(
     output_format=namespace.output_format,
     rejected=rejected,
   )
-  context = manifests.Context(tuple(options.own_arguments(command, namespace)), manifests.versions())
+  context = manifests.Context(tuple(arguments), manifests.versions())
   job = SamplingJob(corpus, config, request, context, namespace.overwrite)
   if not storage.exists(job.request_path) and (strangers := _dataset_files(output)):
     raise WinnowError(f"--{flag}={output} holds another dataset ({strangers[0]}); choose an empty folder")
@@ -107,14 +110,14 @@ def _output_request(
 
 def plan_samples(
   namespace: argparse.Namespace,
-  command: str,
+  arguments: Sequence[str],
   *,
   store: stores.ScoreStore,
   store_request: dict[str, Any],
   corpus: Corpus,
 ) -> list[SamplingJob]:
-  """The job of --output, and that of --rejected where it is given."""
-  plan = functools.partial(plan_sampling, namespace, command, store=store, store_request=store_request, corpus=corpus)
+  """The job of --output, and that of --rejected where it is given. `arguments` as of `plan_sampling`."""
+  plan = functools.partial(plan_sampling, namespace, arguments, store=store, store_request=store_request, corpus=corpus)
   found = [plan()]
   if namespace.rejected is not None:
     if inputs.absolute(namespace.rejected) == inputs.absolute(namespace.output):

@@ -159,6 +159,7 @@ def plan_scoring(
     where = requests.readable(storage.join(source.store.folder, stores.INPUT_FILE)) or {}
   else:
     where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
+    where[stores.MADE_WITH] = before[0].made_with if before else made_with(namespace, scorer)
   job = ScoringJob(
     corpus, config, request, where, namespace.overwrite, spare, knows_engine, before=(*before, *stage.before)
   )
@@ -179,6 +180,16 @@ def plan_scoring(
       "last bits; go on with the same versions, or start over with --overwrite"
     )
   return job
+
+
+def made_with(namespace: argparse.Namespace, scorer: scorers.Description) -> dict[str, str]:
+  """What a scorer runs, by the names of flags: a hub's model with the revision that was read."""
+  if isinstance(scorer, scorers.MadeElsewhere):
+    return {"embeddings": namespace.embeddings}
+  if not isinstance(scorer, model_scorers.OfModel):
+    return {}
+  model = namespace.model if os.path.isdir(namespace.model) else scorer.model
+  return {"model": model} | ({} if scorer.vocabulary is None else {"vocabulary": namespace.vocabulary})
 
 
 def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -120,7 +121,7 @@ def render(sources: Sources, figures: dict[str, Figure], documents: tuple[int, i
     figures=figures,
     left_out=sources.left_out,
     raters=sources.raters,
-    outputs=[{"name": o.name, "command": " ".join(map(str, o.manifest["command"]))} for o in sources.outputs],
+    outputs=[{"name": o.name, "command": shlex.join(map(str, o.manifest["command"]))} for o in sources.outputs],
     sets=[(name, report_charts.legend_class(number)) for number, name in enumerate(scores.header[3:])],
     score_charts=charts,
     length_chart=length_chart,

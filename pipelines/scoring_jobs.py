@@ -110,6 +110,11 @@ class ScoringJob:
         )
 
   @property
+  def made_with(self) -> dict[str, str]:
+    """The names of the models or embeddings that it is made of, by flags."""
+    return self.where.get(stores.MADE_WITH, {})
+
+  @property
   def is_complete(self) -> bool:
     is_diagnosed = self.centroids is None or storage.exists(self.centroids.path(clustering.DIAGNOSTICS_FILE))
     return is_diagnosed and self.config.store.is_complete

@@ -5,6 +5,7 @@ files hold no scores. So is a clustering, whose documents have `cluster` and `co
 of files: other scorers read it block by block beside the embeddings; and so are the signatures of MinHash.
 
 SCORES/<name>/request.json                 what the store belongs to, written first
+              input.json                   where its input and its model were
               engine.json                  how its scores are computed, written by the first worker
               blocks/<shard>-<fingerprint>/00000000.parquet  the resume log
               shards/<shard>.parquet       shard, row, score, num_tokens, domain of every scored document
@@ -48,6 +49,7 @@ NUM_TOKENS = pa.field("num_tokens", pa.int32())
 DOMAIN = pa.field("domain", pa.string())
 _SHARD = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
 INPUT_FILE, SPLIT_FILE = "input.json", "split.json"
+MADE_WITH = "made_with"  # a field of INPUT_FILE: the names of models and embeddings, of which the request has checksums
 SKETCH_FOLDER, CENTROIDS_FOLDER, JOINED_FOLDER = "sketch", "centroids", "joined"
 SELECTED_FOLDER, COMPARED_FOLDER = "selected", "compared"
 WORK_FOLDER = "work"  # in some of these

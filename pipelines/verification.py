@@ -39,7 +39,7 @@ from pipelines import (
 
 _WORK = "verify-"
 STAGE_READ, STAGE_RECOMPUTE = "read back", "recompute"
-_NOT_KNOWN = ("shards", "versions", "command", "stages")  # of a manifest, from the scores alone
+_NOT_KNOWN = ("shards", "made_with", "versions", "command")  # of a manifest, from the scores alone
 _MODULUS = 1 << 128
 
 

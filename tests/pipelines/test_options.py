@@ -44,7 +44,7 @@ def test_beams_options_pass_and_neither_kind_may_be_misspelt():
 def test_a_command_line_can_be_said_again_without_the_runners_flags():
   argv = ["--rate=0.5", "--sampler=random", "--seed=0", "--output=o", "--direct_num_workers=2", "--overwrite"]
   namespace, _ = options.parse("sample", argv)
-  said = options.own_arguments("sample", namespace)
+  said = options.own_arguments("sample", [namespace])
   assert said == ["winnow", "sample", "--sampler=random", "--rate=0.5", "--output=o"]
   assert options.parse("sample", said[2:])[0].rate == "0.5"
 

@@ -81,12 +81,23 @@ def test_recipes_run_side_by_side(tmp_path, capsys):
     ("model: [a, b]", "model is no text, number, true or false"),
     ("- a", "is no recipe: write lines of FLAG: VALUE"),
     ("", "is no recipe"),
-    ("model: !!python/object/apply:os.system [false]", "cannot be read: could not determine a constructor"),
+    ("model: !!python/object/apply:os.system [false]", "model is no text, number, true or false"),
+    ("model: !!python/name:os.system x", "model is no text, number, true or false"),
+    ("model: !!binary aGk=", "model is no text, number, true or false"),
     ("model: 'x", "cannot be read: while scanning"),
     ("a: " + "[" * 5_000, "cannot be read"),
     ("#" * (1 << 17), "is no recipe"),
     ("seed: x", "argument --seed: invalid int value: 'x'"),
-    ("estimate: maybe", "is neither --estimate=true nor --estimate=false"),
+    ("estimate: maybe", "estimate is 'maybe'; write true or false"),
+    ("estimate: 1", "estimate is '1'; write true or false"),
+    ("model:", "model has no value; write one, in quotes if it is 'null', or leave it out"),
+    ("model: ~", "model has no value; write one, in quotes if it is '~', or leave it out"),
+    ("name: Null", "name has no value; write one, in quotes if it is 'Null', or leave it out"),
+    ("max_input_tokens: 0x200", "argument --max_input_tokens: invalid int value: '0x200'"),
+    ("max_input_tokens: 1:30", "argument --max_input_tokens: invalid int value: '1:30'"),
+    ("seed: 1\nname: a\nseed: 2", "has seed twice; leave one of them out"),
+    ("stages: 3", "stages is no list of stages"),
+    ("stages: []", "stages is no list of stages"),
   ],
 )
 def test_what_is_no_recipe_is_refused_in_a_sentence(tmp_path, text, told):
@@ -95,3 +106,57 @@ def test_what_is_no_recipe_is_refused_in_a_sentence(tmp_path, text, told):
   path.write_text(text)
   with pytest.raises(WinnowError, match=re.escape(told)):
     options.parse(flags.CURATE, [f"--recipe={path}", *NEEDED])
+
+
+@pytest.mark.parametrize(
+  ("text", "name", "value"),
+  [
+    ("name: 2024_01", "name", "2024_01"),
+    ("name: 0512", "name", "0512"),
+    ("name: 'null'", "name", "null"),
+    ("name: 2024-01-31", "name", "2024-01-31"),
+    ("text_field: on", "text_field", "on"),
+    ("yes_token: yes", "yes_token", "yes"),
+    ("yes_token: True", "yes_token", "True"),
+    ("rate: 0.10", "rate", "0.10"),
+    ("rate: !!str 0.5", "rate", "0.5"),
+    ("max_input_tokens: 0512", "max_input_tokens", 512),
+    ("num_examples: 1_000", "num_examples", 1000),
+    ("seed: -3", "seed", -3),
+    ("max_bad_fraction: 1e-2", "max_bad_fraction", 0.01),
+    ("max_bad_fraction: .5", "max_bad_fraction", 0.5),
+    ("overwrite: true", "overwrite", True),
+    ("overwrite: Yes", "overwrite", True),
+    ("overwrite: 'on'", "overwrite", True),
+    ("overwrite: off", "overwrite", False),
+    ("output: 007/x", "output", "007/x"),
+    ("dtype: bfloat16", "dtype", "bfloat16"),
+    ("vocabulary: 'C:/a#b'", "vocabulary", "C:/a#b"),
+  ],
+)
+def test_values_of_a_recipe_are_read_as_they_are_written(tmp_path, text, name, value):
+  """For every type of flag. Kills the mutant that reads YAML's own types: 2024_01 is 202401 there, and 0512 is 330."""
+  path = tmp_path / "recipe.yaml"
+  path.write_text(text)
+  needed = [flag for flag in NEEDED if not (name in ("rate", "output") and flag.startswith(f"--{name}="))]
+  needed = [flag for flag in needed if name != "num_examples" or not flag.startswith("--rate=")]
+  found = getattr(options.parse(flags.CURATE, [f"--recipe={path}", *needed])[0], name)
+  assert (found, type(found)) == (value, type(value))
+
+
+def test_a_recipe_may_be_written_in_place_of_its_file():
+  """And stages that are said again are the same stages. Kills: text that YAML reads as something else."""
+  typed = ["--recipe={stages: [{scorer: minhash, rate: .5}, {scorer: density, hashes: 2}]}", "--model=m #1", *NEEDED]
+  stages, _ = options.parse_stages(flags.CURATE, typed)
+  assert [(stage.scorer, stage.rate, stage.model) for stage in stages] == [
+    ("minhash", ".5", "m #1"),
+    ("density", "0.2", "m #1"),
+  ]
+  stages[1].yes_token, stages[1].correct_collisions = '\u00fc "ja": \n{\U0001f600}', True
+  stages[1].scorer, stages[1].hashes, stages[1].correct_collisions = "ask_llm", None, False
+  stages[0].scorer = "density"
+  stages[0].correct_collisions = True
+  said = options.own_arguments(flags.CURATE, stages)
+  again, _ = options.parse_stages(flags.CURATE, said[2:])
+  for before, after in zip(stages, again, strict=True):
+    assert vars(after) | {"recipe": None} == vars(before) | {"recipe": None}
