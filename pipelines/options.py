@@ -87,6 +87,7 @@ def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Names
     if is_last and _names(typed) & set(_AMOUNTS):  # one amount takes the place of another
       given = [argument for argument in given if not _names([argument]) & set(_AMOUNTS)]
     found.append(parser.parse_known_args([*given, *typed])[0])
+    found[-1].given = _names([*given, *typed])
     _refuse_other_scorers(command, found[-1])
     require(found[-1], *(flag.name for flag in FLAGS if command in flag.required))
   return found, others
@@ -169,6 +170,14 @@ def _plain(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:
     elif flag.type is not bool and value:
       arguments.append(argument)
   return arguments
+
+
+def adopt(namespace: argparse.Namespace, request: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+  """Gives flags that nobody gave the values that a store was made with, so that it is used as it is; returns them."""
+  adopted = [n for n in names if n in request and n not in namespace.given and request[n] != getattr(namespace, n)]
+  for name in adopted:
+    setattr(namespace, name, request[name])
+  return [f"--{name}={request[name]}" for name in adopted]
 
 
 def own_arguments(command: str, stages: Sequence[argparse.Namespace]) -> list[str]:

@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import functools
 import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from curation import kmeans, minhash
@@ -34,6 +36,9 @@ from pipelines import (
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.plans import Stage
 
+# What a store of embeddings or of clusters was made with that another command's flags say by their defaults alone.
+_OF_EMBEDDINGS = ("embedding_dtype", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model")
+_OF_CLUSTERS = ("num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed")
 _NAME = re.compile(r"\w+", re.ASCII)
 
 
@@ -112,6 +117,12 @@ def plan_embedding(
   """The job of a store of embeddings, under the name that `name_flag` gives. `corpus`: identified already."""
   if (namespace.model is None) == (namespace.embeddings is None):
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
+  name = getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
+  folder = _store_folder(namespace, name_flag, name)
+  if name_flag != "name":
+    of = "embeddings" if namespace.embeddings is not None else "model"
+    names = _OF_EMBEDDINGS[:1] if of == "embeddings" else _OF_EMBEDDINGS
+    _adopt(namespace, folder, names, lambda request: request.get("scorer") == stores.EMBED and of in request)
   corpus = corpus or plans.identified_corpus(namespace, launcher)
   scorer: model_scorers.SentenceT5 | scorers.MadeElsewhere
   source: sources.Source = corpus.texts
@@ -130,9 +141,6 @@ def plan_embedding(
   else:
     _check_devices(namespace)
     scorer = sentence_t5(namespace)
-  folder = _store_folder(
-    namespace, name_flag, getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
-  )
   job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
   if namespace.model is not None:
     _hold_devices(namespace, launcher, job)
@@ -198,6 +206,9 @@ def _plan_clustering(
   if namespace.clusters is not None:
     plans.refuse_file(namespace, "clusters")
     folder = inputs.absolute(namespace.clusters).rstrip("/")
+  if before:  # else they are what the command is to make
+    fingerprint = embeddings.store.fingerprint
+    _adopt(namespace, folder, _OF_CLUSTERS, lambda request: request.get("embeddings") == fingerprint)
   if folder == of:
     raise WinnowError(f"--clusters={namespace.clusters} is the store of the embeddings; give each a folder of its own")
   config = kmeans.KMeansConfig(
@@ -262,6 +273,15 @@ def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stag
   joined = joining.JoiningConfig(scorer, job.config.store)
   source = joining.JoinedBlocks(stored.store, joined, survivors=stage.survivors)
   return dataclasses.replace(job, joined=joined, config=dataclasses.replace(job.config, source=source))
+
+
+def _adopt(
+  namespace: argparse.Namespace, folder: str, names: tuple[str, ...], fits: Callable[[dict[str, Any]], bool]
+) -> None:
+  """Takes flags that were not given from the request of the store in a folder, and says so, if it fits."""
+  request = requests.readable(storage.join(folder, requests.REQUEST_FILE))
+  if isinstance(request, dict) and fits(request) and (adopted := options.adopt(namespace, request, names)):
+    print(f"winnow: {folder} is there and is used as it was made, with {' '.join(adopted)}", file=sys.stderr)
 
 
 def _embedder_name(namespace: argparse.Namespace) -> str:

@@ -153,8 +153,8 @@ def run(argv: Sequence[str]) -> None:
   parser.add_argument("output", type=flag.path, metavar="OUTPUT", help="an output of winnow sample, local or gs://")
   folder = "a local folder, for checkpoint-STEP in Hugging Face's layout"
   parser.add_argument("--model_dir", type=flag.path, required=True, help=folder)
-  vocabulary = "a SentencePiece file with T5's conventions, local or gs://"
-  parser.add_argument("--vocabulary", type=flag.path, required=True, help=vocabulary)
+  file = "a SentencePiece file with T5's conventions, local or gs://"
+  parser.add_argument("--vocabulary", type=flag.path, required=True, help=file)
   for field in dataclasses.fields(TrainConfig):
     kind = int if field.name == "checkpoint_steps" else type(field.default)
     default = "the last step only" if field.default is None else f"{field.default:,}"

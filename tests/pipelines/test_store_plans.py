@@ -1,0 +1,60 @@
+"""Stores that are there are used as they were made, unless flags contradict them."""
+
+import json
+import pathlib
+
+import corpora
+import numpy as np
+import pytest
+from running import content, run_in
+
+from pipelines import flags, options
+
+READING = ["--input=corpus/*", "--embeddings=made/*", "--scores=scores", "--direct_num_workers=1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+  """Embeddings in float32 and five clusters of them, under their default names."""
+  folder = tmp_path_factory.mktemp("there")
+  for name in ("corpus", "made"):
+    (folder / name).mkdir()
+  for shard in ("a", "b"):
+    texts = corpora.sentences(150, ord(shard))
+    (folder / f"corpus/{shard}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    points_ND = np.random.default_rng(ord(shard)).standard_normal((150, 8)).astype(np.float32)
+    np.save(folder / f"made/{shard}.jsonl.npy", points_ND)
+  assert run_in(folder, ["embed", *READING, "--embedding_dtype=float32", "--block_rows=40"]) == 0
+  cluster = ["cluster", "--embeddings=scores/embeddings_made", "--num_clusters=5", "--kmeans_seed=3"]
+  assert run_in(folder, [*cluster, "--direct_num_workers=1"]) == 0
+  return folder
+
+
+@pytest.mark.local_runner
+@pytest.mark.parametrize("scorer", flags.OF_CLUSTERS)
+def test_clusters_that_are_there_are_used(place, capsys, scorer):
+  """Kills the mutant that asks for the default of 10,000 clusters of 300 documents, with five of them there."""
+  score = ["score", f"--scorer={scorer}", *READING, "--block_rows=40"]
+  before = content(place / "scores/clusters_made")
+  capsys.readouterr()
+  assert run_in(place, [*score, "--num_clusters=10000"]) == 2
+  assert "--num_clusters=10000 is more than the 300 " in capsys.readouterr().err
+  assert run_in(place, [*score, "--kmeans_seed=4"]) == 2
+  assert "clusters_made belongs to another request: kmeans_seed is 3 there and 4 now" in capsys.readouterr().err
+  assert not (place / f"scores/{scorer}_made").exists()
+  assert run_in(place, score) == 0
+  error = capsys.readouterr().err
+  assert "clusters_made is there and is used as it was made, with --num_clusters=5 --kmeans_seed=3\n" in error
+  assert "embeddings_made is there and is used as it was made, with --embedding_dtype=float32\n" in error
+  assert content(place / "scores/clusters_made") == before
+  assert json.loads((place / f"scores/{scorer}_made/summary.json").read_text())["scored"] == 300
+
+
+def test_a_command_says_what_it_took_from_a_store():
+  """Else the manifest's command would make 10,000 clusters. Kills the mutant that keeps it to itself."""
+  argv = ["--scorer=semdedup", "--input=i", "--scores=s", "--output=o", "--rate=1", "--kmeans_seed=0"]
+  namespace, _ = options.parse(flags.CURATE, argv)
+  made = {"num_clusters": 5, "kmeans_seed": 3, "lloyd_iterations": 0}
+  assert options.adopt(namespace, made, ("num_clusters", "kmeans_seed", "lloyd_iterations")) == ["--num_clusters=5"]
+  assert (namespace.num_clusters, namespace.kmeans_seed) == (5, 0)
+  assert "--num_clusters=5" in options.own_arguments(flags.CURATE, [namespace])
