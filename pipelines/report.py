@@ -29,11 +29,7 @@ FIGURES = (
   *("ledger", "inputs", "scores", "quantiles", "tau", "examples", "means", "lengths", "domains", "duplicates"),
   *("dead_letters", "bad"),
 )
-# Control characters, which a page may not hold, as the pictures of them that Unicode has; not tab and newline. And what
-# would show letters in another order than that in which they stand.
 _NAMED = 3  # scorers, in the title
-_PICTURES: dict[int, int] = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
-_PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 
 
 def report(argv: Sequence[str]) -> None:
@@ -138,7 +134,7 @@ def shown(value: Any) -> str:
     return f"{value:.4g}"
   if isinstance(value, int):
     return f"{value:,}"
-  return str(value).encode("utf-8", "replace").decode().translate(_PICTURES)
+  return report_figures.legible(str(value))
 
 
 def _title(sources: Sources) -> str:

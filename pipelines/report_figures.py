@@ -24,7 +24,11 @@ _TAIL = 0.001
 # Half octaves from 4 to 65,536 tokens.
 _LENGTHS = np.round(2.0 ** np.arange(2, 16.5, 0.5))
 _DOMAINS_OF_EACH = 200
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+# Control characters, which neither a page nor a table may hold, as the pictures of them that Unicode has; not tab and
+# newline. And what would show letters in another order than that in which they stand.
+_PICTURES: dict[int, int] = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+_PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 
 
 class Figure(NamedTuple):
@@ -34,18 +38,27 @@ class Figure(NamedTuple):
   rows: list[list[Any]]
 
   def to_csv(self) -> bytes:
-    """UTF-8, with a comma between values; text that a spreadsheet would take for a formula has an apostrophe first."""
+    """UTF-8 as RFC 4180 has it, with a comma between values and a newline after each row.
+
+    Text is `legible`; what a spreadsheet would take for a formula has an apostrophe first.
+    """
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(map(_cell, self.header))
     writer.writerows(map(_cell, row) for row in self.rows)
-    return written.getvalue().encode("utf-8", "replace")
+    return written.getvalue().encode()
+
+
+def legible(text: str) -> str:
+  """Text as a page or a table can hold it: pictures in place of control characters, lines that end with a newline."""
+  return text.replace("\r\n", "\n").encode("utf-8", "replace").decode().translate(_PICTURES)
 
 
 def _cell(value: Any) -> Any:
-  if isinstance(value, str):
-    return f"'{value}" if value.startswith(_FORMULA) else value
-  return value
+  if not isinstance(value, str):
+    return value
+  value = legible(value)
+  return f"'{value}" if value.startswith(("\t", "\n")) or value.lstrip().startswith(_FORMULA) else value
 
 
 def ask(sources: Sources, sample: Sample, groups: Sequence[report_examples.Group]) -> Questions:

@@ -12,7 +12,7 @@ from running import run_in
 ROWS = (260, 150, 40)
 HOSTILE = (
   "<script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">&lt;b&gt; "
-  "\x01 \u202e {{ 7 * 7 }} $x^2$"
+  "\x01\x00\r \u202e {{ 7 * 7 }} $x^2$"
 )
 OUTPUTS = {
   "best": ["--sampler=ask_llm", "--name=large", "--rate=0.2", f"--tfds_data_dir={'unbroken' * 8}"],

@@ -13,7 +13,15 @@ import scipy.stats
 from reported import OUTPUTS, ROWS, SCORERS, make, read
 from running import content, run_in
 
-from pipelines import formats, report, report_examples, report_figures, report_passes, report_sources, requests
+from pipelines import (
+  formats,
+  report,
+  report_examples,
+  report_figures,
+  report_passes,
+  report_sources,
+  requests,
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +114,7 @@ def test_examples_are_what_their_groups_say(made, sets):
     groups[row["group"]].append(row["source"])
     for name in SCORERS:
       assert float(row[f"percentile by {name}"]) == pytest.approx(percentile[name][row["source"]])
-    assert row["text"].removeprefix("'") == report_examples.cut(texts[row["source"]])
+    assert row["text"].removeprefix("'") == report_figures.legible(report_examples.cut(texts[row["source"]]))
   for name in OUTPUTS:
     assert len(groups[f"in {name}"]) == len(groups[f"not in {name}"]) == 5
     assert set(groups[f"in {name}"]) <= sets[name] and not set(groups[f"not in {name}"]) & sets[name]

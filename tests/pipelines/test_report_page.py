@@ -1,11 +1,14 @@
 """The page of `winnow report`: what a corpus says is text on it, and a browser shows it in light and dark."""
 
+import csv
 import html.parser
+import io
 import os
 import pathlib
 import re
 import shutil
 
+import pyarrow.csv
 import pytest
 import reported
 from reported import HOSTILE, ROWS, SCORERS, make, read
@@ -60,10 +63,11 @@ def test_what_the_corpus_says_is_text(made):
   assert all(re.fullmatch(r"\w+\.csv|#[\w.-]+", place or "") for place in places)
   assert "://" not in re.sub(r' xmlns(:\w+)?="[^"]*"', "", "".join(re.findall(r"<[^>]*>", text)))
   shown = "".join(page.texts)
-  expected = HOSTILE.replace("\x01", "\u2401").replace("\u202e", "\ufffd")
-  assert shown.count(expected) == sum(HOSTILE in row["text"] for row in read(made, "examples")) > 5
+  expected = HOSTILE.replace("\x01\x00\r", "␁␀␍").replace("\u202e", "\ufffd")
+  assert shown.count(expected) == sum(expected in row["text"] for row in read(made, "examples")) > 5
   assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
   assert '<script>"' not in text and shown.count("<script>" * 9) == len(ROWS)  # of the dead letters
+  assert "any other document of the cluster" in " ".join(shown.split())  # the paper's Figure 9
   assert "<b>" in "".join(row["domain"] for row in read(made, "domains")) and "Content-Security-Policy" in text
 
 
@@ -124,9 +128,33 @@ def test_a_browser_shows_it_and_runs_nothing(made, browser, scheme, width):
 
 
 def test_text_that_a_spreadsheet_would_take_for_a_formula_is_text():
-  """Kills the mutants: a formula as it is; a number that gets an apostrophe."""
+  """Kills the mutants: a formula as it is, behind a space too; a number that gets an apostrophe."""
   figure = report_figures.Figure(["=a", "b"], [["=1+1", -2.5], ["@x", None], ['say "no", no', 7], ["\ud800", 0]])
   assert figure.to_csv().decode() == '\'=a,b\n\'=1+1,-2.5\n\'@x,\n"say ""no"", no",7\n?,0\n'
+  formulas = ["=1", "+1", "-1", "@x", "\t=1", "\n1", " =1", "\u3000=1", "＝1", "－1"]
+  written = report_figures.Figure(["a"], [[text] for text in [*formulas, "a=1", "\r=1", "'=1"]]).to_csv().decode()
+  found = [row[0] for row in csv.reader(io.StringIO(written, newline=""))]
+  assert found == ["a", *(f"'{text}" for text in formulas), "a=1", "␍=1", "'=1"]
+
+
+def test_any_text_is_one_cell_of_a_csv_without_control_characters():
+  """Of any reader. Kills: a NUL, which ends a file for some; a lone carriage return, which ends a row and which Python
+  does not quote; lines of Windows that are read as two."""
+  texts = [f"a{chr(point)}b" for point in (*range(0x300), 0x202E, 0x2028, 0xFEFF)] + [
+    "a\r\nb",
+    "a\rb\n",
+    "\0",
+    "\ud800",
+    "",
+  ]
+  written = report_figures.Figure(["text", "n"], [[text, n] for n, text in enumerate(texts)]).to_csv()
+  assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", written.decode())
+  rows = list(csv.reader(io.StringIO(written.decode(), newline="")))
+  assert [row[1:] for row in rows[1:]] == [[str(n)] for n in range(len(texts))]
+  assert [rows[1 + of][0] for of in (0, 13, 10, 65, 127, 133)] == ["a␀b", "a␍b", "a\nb", "aAb", "a␡b", "a\ufffdb"]
+  assert [row[0] for row in rows[-5:]] == ["a\nb", "a␍b\n", "␀", "?", ""]
+  options = pyarrow.csv.ParseOptions(newlines_in_values=True)
+  assert pyarrow.csv.read_csv(io.BytesIO(written), parse_options=options)["n"].to_pylist() == list(range(len(texts)))
 
 
 def test_values_are_shown_short():
