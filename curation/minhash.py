@@ -25,9 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import hashing
+from curation import blanks, hashing
 from curation.errors import WinnowError
 
+SIGNATURE_VERSION = 2  # of what the words and the hashes of a text are: stores of another one are refused
 _LARGEST = np.uint32(0xFFFFFFFF)
 _CODE_POINTS = 0x10000
 _MOST_HASHES = 4_096
@@ -69,9 +70,10 @@ class MinHashConfig:
 def signatures(texts: pa.Array | pa.ChunkedArray, hashes: int) -> np.ndarray:
   """MinHash signatures: uint32 [N, H], of strings of any Arrow type; a null is an empty text.
 
-  Words are runs of letters, marks and digits (see `_lower_case`); neither case nor anything between words counts. A
-  text of fewer than five words is one shingle, an empty one too. The first places do not depend on H. The same
-  everywhere.
+  Words are runs of letters, marks and digits (see `_codes`); neither case nor anything between words counts. In a text
+  of fewer than five words, though, each symbol is a word as well, and in one without any letter or digit each
+  punctuation mark too: it has nothing else to be told apart by. What is then still of fewer than five words is one
+  shingle, an empty text too. The first places do not depend on H. The same everywhere.
   """
   from curation import minhash_loops  # brings the compiler
 
@@ -85,7 +87,7 @@ def signatures(texts: pa.Array | pa.ChunkedArray, hashes: int) -> np.ndarray:
     text_B = np.frombuffer(bytes_, np.uint8) if bytes_ else np.zeros(0, np.uint8)
     drawn_H = hashing.hash_documents("minhash", 0, "", np.arange(hashes))
     multipliers_H, offsets_H = (drawn_H >> np.uint64(32)).astype(np.uint32) | np.uint32(1), drawn_H.astype(np.uint32)
-    minhash_loops.sign(text_B, starts_N, _lower_case(), multipliers_H, offsets_H, signatures_NH)
+    minhash_loops.sign(text_B, starts_N, _codes(), multipliers_H, offsets_H, signatures_NH)
   return signatures_NH
 
 
@@ -224,17 +226,22 @@ def near_copies(texts: Sequence[str], config: MinHashConfig | None = None) -> np
 
 
 @functools.cache
-def _lower_case() -> np.ndarray:
-  """The lower case of each code point that belongs to words, else 0: uint32 [U]. What lies beyond belongs to words.
+def _codes() -> np.ndarray:
+  """What `minhash_loops.sign` wants to know of each code point: uint32 [U]. What lies beyond is a letter.
 
   By Unicode 3.2, which Python keeps for domain names: another Python, of a later Unicode, sees the same words. What is
-  younger than that counts as a letter without case; emoji are words.
+  younger than that counts as a letter without case; emoji are letters.
   """
-  lower_U = np.zeros(_CODE_POINTS, np.uint32)
+  from curation import minhash_loops
+
+  codes_U = np.zeros(_CODE_POINTS, np.uint32)
   for point in range(_CODE_POINTS):  # 20 ms, once a process
     category = unicodedata.ucd_3_2_0.category(chr(point))
     if category == "Cn":
-      lower_U[point] = point
+      codes_U[point] = point | minhash_loops.LETTER
     elif category[0] in "LMN":
-      lower_U[point] = ord(chr(point).lower()[0])
-  return lower_U
+      kind = minhash_loops.MARK if category[0] == "M" else minhash_loops.LETTER
+      codes_U[point] = ord(chr(point).lower()[0]) | kind
+    elif not blanks.is_blank(chr(point)):
+      codes_U[point] = point | (minhash_loops.PUNCTUATION if category[0] == "P" else minhash_loops.SYMBOL)
+  return codes_U

@@ -10,6 +10,9 @@ import numba
 import numpy as np
 
 SHINGLE_WORDS = 5
+LETTER, MARK, SYMBOL, PUNCTUATION = (np.uint32(1 << bit) for bit in (31, 30, 29, 28))
+_OF_WORDS, _POINT = LETTER | MARK, PUNCTUATION - np.uint32(1)
+_LARGEST = np.uint32(0xFFFFFFFF)
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
@@ -51,41 +54,77 @@ def _add_shingle(joined, multipliers_H, offsets_H, signature_H):
 
 
 @_compiled
-def sign(text_B, starts_N, lower_U, multipliers_H, offsets_H, signatures_NH):
+def _sign_text(text_B, place, stop, codes_U, taken, multipliers_H, offsets_H, signature_H, last_words):
+  """Takes the shingles of one text into a signature; how many words have a letter, and the kinds of other characters.
+
+  A word is hashed by FNV-1a, and a run of them by a polynomial that rolls on from word to word. Characters of the kinds
+  in `taken` are words of their own.
+  """
+  last_words[:] = 0
+  joined, words, lettered, slot = np.uint64(0), 0, 0, 0
+  word, in_word, other = _FNV_OFFSET, np.uint32(0), np.uint32(0)
+  while place < stop or in_word:
+    code = np.uint32(0)  # beyond the last byte, too, a word ends
+    if place < stop:
+      point = np.int64(text_B[place])
+      length = 1
+      if point >= 0x80:
+        point, length = _code_point(text_B, place, stop)
+      place += length
+      code = codes_U[point] if point < len(codes_U) else np.uint32(point) | LETTER
+    if code & _OF_WORDS:
+      word = (word ^ np.uint64(code & _POINT)) * _FNV_PRIME
+      in_word |= code
+      continue
+    other |= code
+    for is_other in range(2):
+      if is_other:
+        if not code & taken:
+          break
+        word = (_FNV_OFFSET ^ np.uint64(code & _POINT)) * _FNV_PRIME
+      elif not in_word:
+        continue
+      word = _mix(word)
+      joined = joined * _MULTIPLIER + word - last_words[slot] * _LEAVING
+      last_words[slot] = word
+      slot = slot + 1 if slot + 1 < SHINGLE_WORDS else 0
+      words += 1
+      if words >= SHINGLE_WORDS:
+        _add_shingle(joined, multipliers_H, offsets_H, signature_H)
+      lettered += (in_word & LETTER) != 0
+      word, in_word = _FNV_OFFSET, np.uint32(0)
+  if words < SHINGLE_WORDS:
+    _add_shingle(joined, multipliers_H, offsets_H, signature_H)
+  return lettered, other
+
+
+@_compiled
+def sign(text_B, starts_N, codes_U, multipliers_H, offsets_H, signatures_NH):
   """MinHash signatures of texts that lie end to end, into `signatures_NH`, which holds the largest number.
 
-  `lower_U` has the lower case of what belongs to words, else 0; what lies beyond it belongs to words. A word is hashed
-  by FNV-1a, and a run of them by a polynomial that rolls on from word to word.
+  `codes_U`: of each code point, lower case with the bit of its kind, `LETTER`, `MARK`, `SYMBOL` or `PUNCTUATION`; 0
+  shows nothing. What lies beyond is a letter. See `minhash.signatures` for the words of short texts.
   """
   last_words = np.empty(SHINGLE_WORDS, np.uint64)
   for n in range(len(starts_N) - 1):
-    last_words[:] = 0
-    joined, words, slot = np.uint64(0), 0, 0
-    word, inside = _FNV_OFFSET, False
-    place, stop = starts_N[n], starts_N[n + 1]
-    while place < stop or inside:
-      letter = np.uint32(0)  # beyond the last byte, too, a word ends
-      if place < stop:
-        point = np.int64(text_B[place])
-        length = 1
-        if point >= 0x80:
-          point, length = _code_point(text_B, place, stop)
-        place += length
-        letter = lower_U[point] if point < len(lower_U) else np.uint32(point)
-      if letter:
-        word = (word ^ np.uint64(letter)) * _FNV_PRIME
-        inside = True
-      elif inside:
-        word = _mix(word)
-        joined = joined * _MULTIPLIER + word - last_words[slot] * _LEAVING
-        last_words[slot] = word
-        slot = slot + 1 if slot + 1 < SHINGLE_WORDS else 0
-        words += 1
-        if words >= SHINGLE_WORDS:
-          _add_shingle(joined, multipliers_H, offsets_H, signatures_NH[n])
-        word, inside = _FNV_OFFSET, False
-    if words < SHINGLE_WORDS:
-      _add_shingle(joined, multipliers_H, offsets_H, signatures_NH[n])
+    taken = np.uint32(0)
+    while True:
+      lettered, others = _sign_text(
+        text_B,
+        starts_N[n],
+        starts_N[n + 1],
+        codes_U,
+        taken,
+        multipliers_H,
+        offsets_H,
+        signatures_NH[n],
+        last_words,
+      )
+      others &= SYMBOL if lettered else SYMBOL | PUNCTUATION
+      if taken or lettered >= SHINGLE_WORDS or not others:
+        break
+      taken = others
+      signatures_NH[n] = _LARGEST
 
 
 @_compiled

@@ -284,7 +284,7 @@ class Signatures(_Own):
   hashes: int
 
   def request(self) -> dict[str, Any]:
-    return {"scorer": stores.SIGN, "hashes": self.hashes}
+    return {"scorer": stores.SIGN, "hashes": self.hashes, "signature_version": minhash.SIGNATURE_VERSION}
 
   def warm_up(self) -> None:
     minhash.signatures(pa.array([""]), self.hashes)  # brings the compiler

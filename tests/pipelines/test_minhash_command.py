@@ -144,6 +144,18 @@ def test_another_similarity_reads_the_same_signatures(corpus, signed, undisturbe
   assert found == expected(corpus, minhash.MinHashConfig(0.5, 32, 4)) != expected(corpus)
 
 
+def test_signatures_of_another_version_are_refused(corpus, signed, undisturbed, capsys, monkeypatch):
+  """Kills the mutant: near-copies found among signatures of two kinds."""
+  monkeypatch.setattr(minhash, "SIGNATURE_VERSION", 1)
+  before = content(signed)
+  for folder, more in ((signed, []), (undisturbed, ["--name=again"])):
+    assert run_in(folder, [*score_command(corpus, *more), ONE]) == 2
+    assert (
+      "signatures_128 belongs to another request: signature_version is 2 there and 1 now" in capsys.readouterr().err
+    )
+  assert content(signed) == before and not (undisturbed / "scores/again").exists()
+
+
 @pytest.mark.parametrize("how", ["whole", "corrupt", "cut", "last corrupt"])
 def test_what_a_killed_run_left_is_used_unless_it_is_damaged(corpus, signed, undisturbed, capsys, monkeypatch, how):
   """Kills the mutants: runs and edges that are taken because they are there; what is there and made again all the
