@@ -7,6 +7,8 @@ import pytest
 from rights import readable_folder, without_rights
 from running import content, run_in
 
+from pipelines import launch
+
 FLAGS = ["--direct_num_workers=1"]
 
 
@@ -83,3 +85,13 @@ def test_a_damaged_file_of_another_user_is_named(theirs, capsys):
     shard.write_bytes(data)
   told = capsys.readouterr().err
   assert f"{shard} is missing or damaged" in told and "this user cannot remove it" in told
+
+
+def test_a_log_that_cannot_be_written_is_told_in_a_line(capsys):
+  """Kills the mutant that ends a run well done with an error."""
+  with readable_folder() as folder:
+    with without_rights(folder), launch.Log(str(folder), ["winnow", "score"]):
+      pass
+    assert list(folder.iterdir()) == []
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("winnow: no log was written: ") and "Permission denied" in line
