@@ -117,7 +117,11 @@ def test_a_main_launches_its_command_as_the_launcher_does(bucket, command, monke
     runpy.run_path(str(FOLDER / command / "main.py"), run_name="__main__")
   assert ended.value.code == 2
   told = capsys.readouterr().err
-  expected = ("gs://winnow/nothing/* matches no file", "gs://winnow/s has no store", "gs://winnow/e is no store")
+  expected = (
+    "gs://winnow/nothing/* matches no file",
+    "gs://winnow/s holds no score stores",
+    "gs://winnow/e is no store",
+  )
   assert any(words in told for words in expected), told
 
 
