@@ -35,6 +35,8 @@ class SamplingJob:
   request: dict[str, Any]
   context: manifests.Context
   overwrite: bool
+  scores_request: dict[str, Any] = dataclasses.field(default_factory=dict)
+  """What the scores were asked for, which `request` has a digest of."""
 
   @property
   def folder(self) -> str:
@@ -74,8 +76,25 @@ class SamplingJob:
     if self.overwrite:
       self._clear()
     requests.claim(self.request_path, self.request, owner=f"the output {self.config.output}")
-    place = {"store": writing.scores_place(self.config.store.folder, self.config.output)}
+    place = {
+      "store": writing.scores_place(self.config.store.folder, self.config.output),
+      "request": self.scores_request,
+    }
     storage.create(self.scores_place_path, requests.to_json(place))
+
+  def refuse_other_request(self) -> None:
+    """Raises WinnowError, naming the field, if the output belongs to another request, or to one of other scores."""
+    owner = f"the output {self.config.output}"
+    scores = requests.field(self.request_path, "scores")
+    if scores is not None and scores != self.request["scores"]:
+      known = requests.field(self.scores_place_path, "request")
+      wanted = requests.as_read(self.scores_request)
+      if isinstance(known, dict) and (difference := requests.first_difference(known, wanted)):
+        field, there, here = difference
+        raise WinnowError(
+          f"{owner} was drawn from other scores: their {field} is {there} there and {here} now; {requests.ADVICE}"
+        )
+    requests.refuse_other(self.request_path, self.request, owner=owner)
 
   def refuse_other_engine(self) -> None:
     """Raises WinnowError if the output was begun with scores of another engine than the store's."""

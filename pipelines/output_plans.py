@@ -76,13 +76,13 @@ def plan_sampling(
     rejected=rejected,
   )
   context = manifests.Context(tuple(arguments), manifests.versions())
-  job = SamplingJob(corpus, config, request, context, namespace.overwrite)
+  job = SamplingJob(corpus, config, request, context, namespace.overwrite, store_request)
   if not storage.exists(job.request_path) and (strangers := _dataset_files(output)):
     raise WinnowError(f"--{flag}={output} holds another dataset ({strangers[0]}); choose an empty folder")
   if namespace.overwrite or not job.is_complete:
     storage.refuse_unwritable(config.output)
   if not namespace.overwrite:
-    requests.refuse_other(job.request_path, request, owner=f"the output {output}")
+    job.refuse_other_request()
     job.refuse_other_engine()
   return job
 

@@ -12,6 +12,19 @@ REQUEST_FILE = "request.json"
 ENGINE_FILE = "engine.json"
 ADVICE = "choose another name or folder, or start over with --overwrite"
 _SEAL = "seal"
+# Digests tell nobody what differs, so they are told with what they are of, by the last part of their field's name.
+_DIGESTS = {
+  "scores": "what the scores were asked for: scorer, model, prompt, limits and input",
+  "embeddings": "what the store of embeddings was asked for: model, limits, dtype and input",
+  "clusters": "what the store of clusters was asked for: embeddings, number, sample, iterations and seed",
+  "signatures": "what the store of signatures was asked for: its input",
+  "survivors": "what the earlier stages selected",
+  "centroids": "the centroids that were trained",
+  "hashes": "the sketch's projections",
+  "fingerprint": "all that was asked for",
+  "method": "what was asked for, but for the input",
+  "checksum": "the file's content",
+}
 _ABSENT = object()
 
 
@@ -70,9 +83,14 @@ def refuse_other(path: str, request: dict[str, Any], *, owner: str, advice: str 
   """Raises WinnowError, naming the first field that differs, if the file at `path` holds another request."""
   if not storage.exists(path):
     return
-  if difference := first_difference(read_json(path), orjson.loads(to_json(request))):
+  if difference := first_difference(read_json(path), as_read(request)):
     field, there, here = difference
     raise WinnowError(f"{owner} belongs to another request: {field} is {there} there and {here} now; {advice}")
+
+
+def as_read(value: Any) -> Any:
+  """The value as it is read from the JSON that it is written as."""
+  return orjson.loads(to_json(value))
 
 
 def holds(path: str, wanted: str) -> bool:
@@ -90,7 +108,10 @@ def claim(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVIC
 
 
 def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str, str] | None:
-  """The first field, depth first in sorted order, in which two JSON values differ, with both values shortened."""
+  """The first field, depth first in sorted order, in which two JSON values differ, with both values shortened.
+
+  The value of a digest comes with what it is a digest of.
+  """
   if isinstance(known, dict) and isinstance(wanted, dict):
     keys = sorted(known.keys() | wanted.keys())
     pairs = [(key, known.get(key, _ABSENT), wanted.get(key, _ABSENT)) for key in keys]
@@ -99,8 +120,11 @@ def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str
   elif isinstance(known, list) and isinstance(wanted, list):
     return field, f"a list of {len(known)}", f"a list of {len(wanted)}"
   else:
-    there, here = _short(known), _short(wanted)
-    return None if type(known) is type(wanted) and known == wanted else (field, there, here)
+    if type(known) is type(wanted) and known == wanted:
+      return None
+    of = _DIGESTS.get(field.rpartition(".")[2])
+    told = f" (a digest of {of})" if of and isinstance(known, str) and isinstance(wanted, str) else ""
+    return field, f"{_short(known)}{told}", _short(wanted)
   for key, item, other in pairs:
     if difference := first_difference(item, other, f"{field}.{key}" if field else str(key)):
       return difference

@@ -369,6 +369,23 @@ def test_curate_refuses_what_cannot_be_drawn_before_it_clears_the_output(scored,
   assert {path: path.read_bytes() for path in (scored / "out").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.local_runner
+def test_an_output_of_other_scores_is_told_what_differs_in_them(scored, model, capsys):
+  """Kills the mutant that shows two digests."""
+  assert main.main(sample(*DRAWING)) == 0
+  assert main.main(score(model, "--name=one", "--max_input_tokens=63", "--overwrite", "--direct_num_workers=1")) == 0
+  capsys.readouterr()
+  assert main.main(sample(*DRAWING)) == 2
+  assert "out was drawn from other scores: their max_input_tokens is 64 there and 63 now; choose another" in told(
+    capsys
+  )
+  (scored / "out/.winnow/scores.json").unlink()
+  assert main.main(sample(*DRAWING)) == 2
+  assert "(a digest of what the scores were asked for: scorer, model, prompt, limits and input) there and" in told(
+    capsys
+  )
+
+
 def test_a_damaged_score_file_costs_its_shard_alone(scored, model, capsys):
   import pyarrow.parquet as pq
 

@@ -27,6 +27,16 @@ def test_the_field_that_differs_is_named():
   assert requests.first_difference({"a": 1}, {"a": 1, "b": 2}) == ("b", "absent", "2")
 
 
+def test_a_digest_is_told_with_what_it_is_of():
+  """Kills the mutant that says "bf60" there and "6742" now, which tells nobody what to do."""
+  field, there, here = requests.first_difference({"scores": {"clusters": "ab"}}, {"scores": {"clusters": "cd"}})
+  assert field == "scores.clusters" and here == '"cd"'
+  assert there == (
+    '"ab" (a digest of what the store of clusters was asked for: embeddings, number, sample, iterations and seed)'
+  )
+  assert requests.first_difference({"hashes": 2}, {"hashes": 3}) == ("hashes", "2", "3")
+
+
 def test_a_folder_belongs_to_the_first_request(tmp_path):
   path = str(tmp_path / "folder" / "request.json")
   requests.claim(path, {"seed": 0}, owner="the folder")
