@@ -224,7 +224,7 @@ def test_a_local_folder_is_refused_where_workers_do_not_see_it(copy, capsys):
 
 def test_a_folder_that_is_no_output_is_refused(tmp_path, capsys):
   assert run_in(tmp_path, ["verify", "out"]) == 2
-  assert "out/manifest.json is not there" in capsys.readouterr().err
+  assert "out is not there; name the folder that winnow sample wrote to" in capsys.readouterr().err
   assert run_in(tmp_path, ["verify"]) == 2
   assert "FOLDER" in capsys.readouterr().err
 

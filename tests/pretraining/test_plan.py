@@ -71,7 +71,11 @@ def test_what_cannot_be_trained_on_is_refused(place, capsys):
   assert plan.main([str(place / "columns")]) == 2
   assert plan.main([str(place / "scores")]) == 2
   error = capsys.readouterr().err.splitlines()
-  assert len(error) == 2 and "draw it with --output_format=tfrecord" in error[0] and "or not complete" in error[1]
+  assert (
+    len(error) == 2
+    and "draw it with --output_format=tfrecord" in error[0]
+    and "is a folder of score stores" in error[1]
+  )
 
 
 def test_the_page_says_what_is_so():
