@@ -1,6 +1,8 @@
 """What a folder of Winnow's is, so that a flag that is given one of another kind can say which one it wants."""
 
-from pipelines import requests, storage, writing
+import os
+
+from pipelines import local_files, requests, storage, writing
 
 MANIFEST_FILE = "manifest.json"
 
@@ -11,10 +13,17 @@ def is_store(folder: str) -> bool:
 
 
 def stores_below(folder: str) -> list[str]:
-  """The names of the stores directly below a folder."""
-  found = storage.match(storage.join(storage.escape(folder), "*", requests.REQUEST_FILE))
-  # Not an output's own folder of work, which has a request too.
-  return [name for path, _ in found if not (name := path.rsplit("/", 2)[-2]).startswith(".")]
+  """The names of the stores directly below a folder, through links; and of folders that nobody may look into."""
+  pattern = storage.join(storage.escape(folder), "*")
+  if storage.is_local(folder):
+    names = [storage.base_name(path) for path in local_files.match_folders(pattern) if _may_be_store(path)]
+  else:
+    names = [path.rsplit("/", 2)[-2] for path, _ in storage.match(storage.join(pattern, requests.REQUEST_FILE))]
+  return [name for name in names if not name.startswith(".")]  # an output's own folder of work has a request too
+
+
+def _may_be_store(folder: str) -> bool:
+  return os.path.exists(storage.join(folder, requests.REQUEST_FILE)) or not os.access(folder, os.X_OK)
 
 
 def is_output(folder: str) -> bool:

@@ -10,7 +10,7 @@ from pipelines.jobs import Corpus
 
 
 class Found(NamedTuple):
-  """The stores of a folder by their names, complete or not; and why others, of another version, cannot be read."""
+  """The stores of a folder by their names, complete or not; and why others cannot be read."""
 
   stores: dict[str, stores.ScoreStore]
   unreadable: dict[str, str]
@@ -22,7 +22,7 @@ def find_stores(scores: str) -> Found:
   for name in folders.stores_below(scores):
     try:
       store = stores.ScoreStore.at(storage.join(inputs.absolute(scores), name))
-    except stores.OtherFormatError as error:
+    except (stores.OtherFormatError, storage.AccessError, PermissionError) as error:
       found.unreadable[name] = str(error)
     else:
       if store is not None:

@@ -8,7 +8,7 @@ import pathlib
 import re
 
 from curation.errors import WinnowError
-from pipelines import storage
+from pipelines import local_files, storage
 
 HUB_FILES = (
   "config.json",
@@ -125,7 +125,7 @@ def find_models(patterns: str) -> dict[str, str]:
 def _folders(pattern: str) -> list[str]:
   """The folders that a glob names."""
   if storage.is_local(pattern):
-    return sorted(path for path in glob.glob(pattern.rstrip("/")) if os.path.isdir(path))
+    return local_files.find_folders(pattern)
   # An object store has files alone; a folder is what their names begin with.
   depth = pattern.rstrip("/").count("/") + 1
   files = [path for path, _ in storage.match(storage.join(pattern, "**"))]

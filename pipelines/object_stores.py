@@ -167,16 +167,25 @@ def hub():
   return huggingface_hub.HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
 
 
+def hub_path(path: str) -> str:
+  """A path on the hub, or the pattern of one, below its repository."""
+  return _of_hub(path)[3]
+
+
+def _of_hub(path: str) -> tuple[str, str, str | None, str]:
+  """Kind, repository, revision and path below it."""
+  found = _HUB_REPOSITORY.fullmatch(path)
+  if found is None:
+    raise WinnowError(f"{path} names no files of a repository; write hf://datasets/OWNER/NAME/PATH, or NAME@REVISION")
+  kind, repository, revision, rest = found.groups()
+  return kind, repository, revision, rest
+
+
 def match_hub(pattern: str) -> list[tuple[str, int]]:
   """The files that a glob names, by the commit that they are of now: a branch may move while a job runs."""
   import huggingface_hub
 
-  found = _HUB_REPOSITORY.fullmatch(pattern)
-  if found is None:
-    raise WinnowError(
-      f"{pattern} names no files of a repository; write hf://datasets/OWNER/NAME/PATH, or NAME@REVISION"
-    )
-  kind, repository, revision, rest = found.groups()
+  kind, repository, revision, rest = _of_hub(pattern)
   with told(f"cannot list {pattern}"):
     api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     commit = api.repo_info(repository, revision=revision, repo_type=kind.removesuffix("s")).sha

@@ -204,3 +204,5 @@ def refuse_file(namespace: argparse.Namespace, flag: str) -> None:
   path = getattr(namespace, flag)
   if storage.is_local(path) and os.path.exists(path) and not os.path.isdir(path):
     raise WinnowError(f"--{flag}={path} is a file; give a folder")
+  if storage.is_local(path) and os.path.islink(path) and not os.path.exists(path):
+    raise WinnowError(f"--{flag}={path} is a link to {os.readlink(path)}, which is not there: make that folder first")

@@ -77,7 +77,7 @@ class Sources:
 def find(namespace: argparse.Namespace) -> Sources:
   """Raises WinnowError where there is nothing to tell of, or several corpora and no output that says which."""
   there = found_stores.stores_in(namespace.scores)
-  complete, left_out = {}, [f"{name} is of another version" for name in there.unreadable]
+  complete, left_out = {}, [f"{name} cannot be read ({told})" for name, told in there.unreadable.items()]
   for name, store in sorted(there.stores.items()):
     if store.keeps_blocks:
       left_out.append(f"{name} holds {store.holds}")
@@ -132,7 +132,7 @@ def _find_outputs(namespace: argparse.Namespace) -> list[Output]:
   for pattern in filter(None, (namespace.output or "").split(",")):
     path = storage.join(inputs.absolute(pattern), manifests.MANIFEST_FILE)
     # A folder may be called what would be a glob.
-    found = [path] if storage.exists(path) else [path for path, _ in storage.match(path)]
+    found = [path] if storage.exists(path) else [path for path, _ in storage.find(path)]
     if not found:
       raise WinnowError(f"--output={pattern} {folders.instead_of_output(inputs.absolute(pattern))}")
     found_folders += [path.rpartition("/")[0] for path in found]

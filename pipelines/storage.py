@@ -23,7 +23,8 @@ import google_crc32c
 from apache_beam.io import filesystem
 
 from curation.errors import WinnowError
-from pipelines import object_stores
+from pipelines import globs, local_files, object_stores
+from pipelines.globs import escape as escape
 from pipelines.object_stores import COPY_BYTES as COPY_BYTES
 from pipelines.object_stores import AccessError as AccessError
 
@@ -54,18 +55,51 @@ def base_name(path: str) -> str:
   return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def escape(path: str) -> str:
-  """The glob that means this very path."""
-  return re.sub(r"([*?[])", r"[\1]", path)
+def refuse_undecodable(path: str) -> None:
+  """Raises WinnowError for a name that is not UTF-8, which neither JSON nor Arrow could hold."""
+  try:
+    path.encode()
+  except UnicodeEncodeError as error:
+    shown = path.encode(errors="backslashreplace").decode()
+    raise WinnowError(f"{shown} is not UTF-8, as the names of files must be: rename it") from error
+
+
+def inner(path: str) -> str:
+  """A path, or the pattern of one, behind the root of its disk, bucket or repository."""
+  if path.startswith(object_stores.HUB):
+    return object_stores.hub_path(path)
+  return path.lstrip("/") if is_local(path) else path.partition("://")[2].partition("/")[2]
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
-  """The files (path, bytes) that a glob names, sorted by path; an empty list where there are none."""
-  if pattern.startswith(object_stores.HUB):
-    return object_stores.match_hub(pattern)
-  with object_stores.told(f"cannot list {pattern}"):
-    found = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
-  return sorted((entry.path, entry.size_in_bytes) for entry in found if not _TEMPORARY.fullmatch(base_name(entry.path)))
+  """The files (path, bytes) that a glob of ours names, hidden ones too, sorted by path; none is no error."""
+  if is_local(pattern):
+    found = [(path, about.st_size) for path, about in local_files.match(pattern).items()]
+  elif pattern.startswith(object_stores.HUB):
+    found = object_stores.match_hub(pattern)
+  else:
+    with object_stores.told(f"cannot list {pattern}"):
+      listed = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
+    found = sorted((entry.path, entry.size_in_bytes) for entry in listed)
+  return [(path, size) for path, size in found if not _TEMPORARY.fullmatch(base_name(path))]
+
+
+def find(pattern: str) -> list[tuple[str, int]]:
+  """The files (path, bytes) that a user's glob names, by the rules of `globs`, sorted by path; none is no error.
+
+  Raises WinnowError for what a local pattern names and cannot be read, or could be counted twice (`local_files.find`).
+  """
+  if is_local(pattern):
+    return [(path, about.st_size) for path, about in local_files.find(pattern).items()]
+  if not globs.has_magic(pattern):
+    return match(pattern)
+  if globs.may_be_a_name(pattern) and exists(pattern):
+    return match(escape(pattern))
+  wanted = globs.components(inner(pattern))
+  # A store of objects lists all that begins as the pattern does, whatever follows.
+  listed = pattern if pattern.startswith(object_stores.HUB) else re.split(r"[*?[]", pattern, maxsplit=1)[0] + "**"
+  found = [(path, size) for path, size in match(listed) if not path.endswith("/")]  # "folders" of consoles
+  return [(path, size) for path, size in found if globs.fits_path(inner(path).split("/"), wanted)]
 
 
 def list_names(folder: str) -> set[str]:
@@ -80,15 +114,14 @@ def list_names(folder: str) -> set[str]:
 
 
 def list_times(pattern: str) -> dict[str, float]:
-  """The files that a glob names, and when each was written, in seconds since 1970."""
-  with object_stores.told(f"cannot list {pattern}"):
-    found = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
-  times = {}
-  for entry in found:
-    if not _TEMPORARY.fullmatch(base_name(entry.path)):
-      with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-        times[entry.path] = os.path.getmtime(entry.path) if is_local(entry.path) else entry.last_updated_in_seconds
-  return times
+  """The files that a glob of ours names, and when each was written, in seconds since 1970."""
+  if is_local(pattern):
+    times = {path: about.st_mtime for path, about in local_files.match(pattern).items()}
+  else:
+    with object_stores.told(f"cannot list {pattern}"):
+      found = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
+    times = {entry.path: entry.last_updated_in_seconds for entry in found}
+  return {path: when for path, when in times.items() if not _TEMPORARY.fullmatch(base_name(path))}
 
 
 def exists(path: str) -> bool:
@@ -249,7 +282,10 @@ def delete_folder(folder: str) -> None:
     return
   for attempt in range(_DELETE_ATTEMPTS):
     try:
-      shutil.rmtree(folder)
+      if os.path.islink(folder):  # it stays, since it says where the folder is to lie, and what it leads to goes
+        _empty(folder)
+      else:
+        shutil.rmtree(folder)
       return
     except FileNotFoundError:
       if not os.path.exists(folder):
@@ -259,19 +295,28 @@ def delete_folder(folder: str) -> None:
         raise WinnowError(f"cannot delete {folder}: {error.strerror or error}") from error
 
 
+def _empty(folder: str) -> None:
+  with os.scandir(folder) as entries:
+    for entry in list(entries):
+      if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path)
+      else:
+        os.unlink(entry.path)
+
+
 def sweep_temporary_files(folder: str) -> None:
   """Removes what writers that are dead left below a local folder, as far as it can: it is only tidying."""
   if not is_local(folder):
     return
-  with contextlib.suppress(OSError):  # another run removes folders under it, perhaps
-    for path in pathlib.Path(folder).rglob(".*.tmp"):
-      if (found := _TEMPORARY.fullmatch(path.name)) and not _is_written(path, found[1], int(found[2])):
-        path.unlink()
+  with contextlib.suppress(OSError, WinnowError):  # another run removes folders under it, perhaps
+    for path in local_files.match(join(escape(folder), "**", ".*.tmp")):
+      if (found := _TEMPORARY.fullmatch(base_name(path))) and not _is_written(path, found[1], int(found[2])):
+        os.unlink(path)
 
 
-def _is_written(path: pathlib.Path, host: str, process: int) -> bool:
+def _is_written(path: str, host: str, process: int) -> bool:
   if host != _HOST:
-    return time.time() - path.stat().st_mtime < ABANDONED_SECONDS
+    return time.time() - os.path.getmtime(path) < ABANDONED_SECONDS
   try:
     os.kill(process, 0)
   except ProcessLookupError:

@@ -82,7 +82,7 @@ class SamplingConfig:
     return storage.join(self.work_folder, RUNS_FOLDER, requests.fingerprint([self.fingerprint, engine])[:16])
 
   def run_path(self, stripe: stripes.Stripe, engine: str) -> str:
-    return storage.join(self.runs_folder(engine), f"{stripe}.run")
+    return storage.join(self.runs_folder(engine), f"{stripe.file_name}.run")
 
   def shard_record_path(self, index: int, engine: str) -> str:
     return storage.join(self.runs_folder(engine), f"{index:05d}.json")
@@ -94,13 +94,22 @@ class SamplingConfig:
 def scores_place(store: str, output: str) -> str:
   """Where an output's scores lie, as `SCORES_FILE` has it: seen from the output if both are on one disk or bucket."""
   (of_store, path), (of_output, seen_from) = _volume(store), _volume(output)
-  return os.path.relpath(path, seen_from) if of_store == of_output else store
+  if of_store != of_output:
+    return store
+  place = os.path.relpath(path, seen_from)
+  if not of_store and os.path.realpath(os.path.join(os.path.realpath(seen_from), place)) != os.path.realpath(path):
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(seen_from))  # the output is reached through a link
+  return place
 
 
 def scores_folder(place: str, output: str) -> str:
   """The folder of the store that `scores_place` gave."""
   volume, path = _volume(output)
-  return place if "://" in place else volume + os.path.normpath(os.path.join(path, place))
+  if "://" in place:
+    return place
+  if not volume and os.path.isdir(found := os.path.normpath(os.path.join(os.path.realpath(path), place))):
+    return found
+  return volume + os.path.normpath(os.path.join(path, place))
 
 
 def _volume(folder: str) -> tuple[str, str]:
@@ -221,7 +230,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
         num_tokens += tokens
         yield block.num_rows, None
       writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
-    logs.tell("run_done", shard=shard.name, stripe=str(stripe), selected=documents)
+    logs.tell("run_done", shard=shard.name, stripe=stripe.file_name, selected=documents)
   with storage.open_input(path) as file:
     header = run_files.RunReader(file, path).header
   yield 0, RunCounts(shard.name, header["documents"], header["num_tokens"])

@@ -15,7 +15,7 @@ import pytest
 import tiny_t5
 
 from curation.errors import WinnowError
-from pipelines import main, storage
+from pipelines import main, object_stores, storage
 
 
 @pytest.fixture(params=["local", "gs"])
@@ -96,13 +96,14 @@ def test_a_file_that_is_gone_once_it_is_listed_has_no_time(tmp_path, monkeypatch
   """Another run compacts a shard meanwhile."""
   for name in ("a.x", "b.x"):
     storage.create(str(tmp_path / name), b"")
-  ask = os.path.getmtime
+  ask = os.stat
 
-  def gone(path):
-    (tmp_path / "a.x").unlink(missing_ok=True)
-    return ask(path)
+  def gone(path, **keywords):
+    if str(path).endswith(".x"):
+      (tmp_path / "a.x").unlink(missing_ok=True)
+    return ask(path, **keywords)
 
-  monkeypatch.setattr(os.path, "getmtime", gone)
+  monkeypatch.setattr(os, "stat", gone)
   assert list(storage.list_times(f"{tmp_path}/*.x")) == [f"{tmp_path}/b.x"]
 
 
@@ -124,6 +125,51 @@ def test_paths_mean_themselves_whatever_they_hold(folder):
   storage.delete_folder(odd)
   assert not storage.exists(storage.join(odd, "deeper", "y"))
   assert storage.list_names(other) == {"x[1].bin"}
+
+
+# Which of them a pattern names, whatever the store.
+FILES = ("a1.x", "a[1].x", ".hidden.x", "d/b.x", "d/.git/c.x", "d/e/f.x", "[a]/g.x", "d/e/notes.txt")
+PATTERNS = {
+  "*.x": ("a1.x", "a[1].x"),
+  ".*.x": (".hidden.x",),
+  "a[1].x": ("a[1].x",),
+  "a[[]1].x": ("a[1].x",),
+  "a[12].x": ("a1.x",),
+  "[a]/*.x": ("[a]/g.x",),
+  "?1.x": ("a1.x",),
+  "a?d": (),
+  "*/*.x": ("[a]/g.x", "d/b.x"),
+  "*/.git/*": ("d/.git/c.x",),
+  "**": ("[a]/g.x", "a1.x", "a[1].x", "d/b.x", "d/e/f.x", "d/e/notes.txt"),
+  "**/*.x": ("[a]/g.x", "a1.x", "a[1].x", "d/b.x", "d/e/f.x"),
+  "d/**/*.x": ("d/b.x", "d/e/f.x"),
+  "**/e/**/*.x": ("d/e/f.x",),
+  "**/**/f.x": ("d/e/f.x",),
+  "nothing*": (),
+}
+
+
+def test_a_users_glob_means_the_same_everywhere(folder):
+  """Kills the mutants: hidden files among the shards; `**` that wants a folder; `?` that stands for a slash; a bracket
+  in a file's own name that is taken for a set of characters."""
+  for name in FILES:
+    storage.create(storage.join(folder, "tree", name), name.encode())
+  root = storage.join(folder, "tree")
+  for pattern, names in PATTERNS.items():
+    assert storage.find(storage.join(root, pattern)) == sorted(
+      (storage.join(root, name), len(name)) for name in names
+    ), pattern
+  with pytest.raises(WinnowError, match=r"write \*\*/\*\.x in place of \*\*\.x"):
+    storage.find(storage.join(root, "**.x"))
+
+
+def test_what_consoles_leave_for_a_folder_is_no_file(bucket):
+  storage.create(f"{bucket}/console/a/x.jsonl", b"{}")
+  object_stores.blob(f"{bucket}/console/a/").upload_from_string(b"")
+  for pattern in ("console/*", "console/**", "console/a/*"):
+    assert [path for path, _ in storage.find(f"{bucket}/{pattern}")] == [f"{bucket}/console/a/x.jsonl"][
+      : pattern != "console/*"
+    ]
 
 
 def test_a_file_of_another_run_is_noticed(folder):
@@ -153,6 +199,24 @@ def test_what_cannot_be_deleted_is_told(tmp_path, monkeypatch):
   monkeypatch.undo()
   storage.delete_folder(str(tmp_path / "folder"))
   assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_a_link_is_emptied_and_stays(tmp_path):
+  """A user may keep `blocks` on another disk. Kills the mutants: a link that cannot be deleted; files that stay behind
+  it; links within that are followed; temporary files behind it that are not swept."""
+  disk, other = tmp_path / "disk", tmp_path / "other"
+  for name in ("disk/a/file", "disk/file", "other/file", "disk/.x.00000000-1-00000000.tmp"):
+    storage.create(str(tmp_path / name), b"x")
+  os.utime(disk / ".x.00000000-1-00000000.tmp", (0, 0))
+  (disk / "link").symlink_to(other)
+  (tmp_path / "store").mkdir()
+  (tmp_path / "store/blocks").symlink_to(disk)
+  storage.sweep_temporary_files(str(tmp_path / "store"))
+  assert sorted(os.listdir(disk)) == ["a", "file", "link"]
+  storage.delete_folder(str(tmp_path / "store/blocks"))
+  assert os.listdir(tmp_path / "store/blocks") == [] and os.listdir(other) == ["file"]
+  storage.create(str(tmp_path / "store/blocks/new"), b"x")
+  assert os.listdir(disk) == ["new"]
 
 
 def test_what_dead_writers_left_is_swept_and_what_live_ones_write_is_not(tmp_path):

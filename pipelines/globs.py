@@ -1,0 +1,87 @@
+"""What a glob means, the same on a disk and on an object store.
+
+`*`, `?` and `[...]` stand for characters of one name, never for a slash. `**` between slashes stands for any number of
+folders, none included, and at the end for every file below. A name that begins with a dot is hidden: a wildcard finds
+it only behind a dot of the pattern's own.
+"""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+
+from curation.errors import WinnowError
+
+ANY_DEPTH = "**"
+_MAGIC = re.compile(r"[*?[]")
+_ESCAPED = re.compile(r"\[([*?[])\]")
+
+
+def has_magic(pattern: str) -> bool:
+  """Tells whether a pattern may name anything but one path."""
+  return _MAGIC.search(_ESCAPED.sub("_", pattern)) is not None
+
+
+def escape(path: str) -> str:
+  """The glob that means this very path."""
+  return _MAGIC.sub(r"[\g<0>]", path)
+
+
+def may_be_a_name(pattern: str) -> bool:
+  """Tells whether a pattern has brackets alone for wildcards, so that it may be meant as the name that it is."""
+  return has_magic(pattern) and not re.search("[*?]", pattern)
+
+
+def components(pattern: str) -> list[str]:
+  """The parts of a path's pattern, without a scheme. Raises WinnowError where `**` shares one with anything else."""
+  found: list[str] = []
+  for part in filter(None, pattern.split("/")):
+    if ANY_DEPTH in _ESCAPED.sub("_", part) and part != ANY_DEPTH:
+      rest = part.replace(ANY_DEPTH, "*")
+      raise WinnowError(f"{pattern}: ** stands for folders, between slashes; write **/{rest} in place of {part}")
+    if part != ANY_DEPTH or found[-1:] != [ANY_DEPTH]:
+      found.append(part)
+  return found
+
+
+def literal(component: str) -> str | None:
+  """The one name that a component means; None where it has wildcards."""
+  return None if has_magic(component) else _ESCAPED.sub(r"\1", component)
+
+
+def fits(name: str, component: str, *, hidden: bool) -> bool:
+  """Tells whether a component names a file or folder. `hidden`: wildcards find hidden names as well."""
+  is_shown = hidden or not name.startswith(".") or component.startswith(".")
+  return is_shown and (component == ANY_DEPTH or fnmatch.fnmatchcase(name, component))
+
+
+def fits_path(names: Sequence[str], wanted: Sequence[str]) -> bool:
+  """Tells whether the components `wanted` name the path of these names, hidden ones only behind a dot."""
+  if not wanted or not names:
+    return not wanted and not names
+  (name, *inner), (first, *rest) = names, wanted
+  is_fitting = fits(name, first, hidden=False)
+  if first != ANY_DEPTH:
+    return (is_fitting or _is(name, first)) and fits_path(inner, rest)
+  if not rest:
+    return is_fitting and (not inner or fits_path(inner, wanted))
+  return fits_path(names, rest) or (is_fitting and fits_path(inner, wanted))
+
+
+def below_fixed(paths: Sequence[Sequence[str]], wanted: Sequence[str]) -> list[str]:
+  """Paths, given as their names, below the part that the components `wanted` fix: the folders before a wildcard."""
+  depths = [_fixed_depth(names[:-1], wanted) for names in paths]
+  return ["/".join(names[min(depths) :]) for names in paths]
+
+
+def _fixed_depth(folders: Sequence[str], wanted: Sequence[str]) -> int:
+  depth = 0
+  for name, component in zip(folders, wanted, strict=False):
+    if not _is(name, component):
+      break
+    depth += 1
+  return depth
+
+
+def _is(name: str, component: str) -> bool:
+  """Tells whether a component is a name as it stands, rather than a pattern that finds it."""
+  return literal(component) == name or (may_be_a_name(component) and component == name)

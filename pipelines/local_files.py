@@ -1,0 +1,172 @@
+"""Local files that a glob names, as a shell finds them: folder by folder, and through symbolic links.
+
+A folder is listed only if the pattern can match something in it.
+"""
+
+import collections
+import dataclasses
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+
+from curation.errors import WinnowError
+from pipelines import globs
+from pipelines.object_stores import AccessError
+
+_ADVICE = "or choose a pattern that leaves it out"
+
+
+def match(pattern: str) -> dict[str, os.stat_result]:
+  """The files that a glob of ours names, hidden ones too; a link to nothing is no file. Raises AccessError."""
+  listing = _Listing(pattern, is_users=False)
+  found = {path: listing.look(path) for path in listing.paths()}
+  return {path: about for path, about in sorted(found.items()) if about is not None and stat.S_ISREG(about.st_mode)}
+
+
+def find(pattern: str) -> dict[str, os.stat_result]:
+  """The files that a user's glob names, so that none is left out in silence.
+
+  Raises WinnowError, naming the path, for a link to nothing, a loop of links, a folder that cannot be listed, a folder
+  or a device among the files, and for a file that is reached in two ways.
+  """
+  listing = _Listing(pattern, is_users=True)
+  found: dict[str, os.stat_result] = {}
+  for path in sorted(set(listing.paths())):
+    if (about := listing.look(path)) is None:
+      continue
+    if stat.S_ISDIR(about.st_mode):
+      advice = (
+        f"or change {pattern}, which matches it, to leave it out" if globs.has_magic(pattern) else "for all of them"
+      )
+      raise WinnowError(f"{path} is a folder, and files are wanted: write {path}/*, {advice}")
+    if not stat.S_ISREG(about.st_mode):
+      raise WinnowError(f"{path} is neither a file nor a folder: remove it, {_ADVICE}")
+    found[path] = about
+  _refuse_twice(found)
+  return found
+
+
+def match_folders(pattern: str) -> list[str]:
+  """The folders that a glob of ours names, as `match` finds files."""
+  return _folders(_Listing(pattern, is_users=False))
+
+
+def find_folders(pattern: str) -> list[str]:
+  """The folders that a user's glob names, as `find` finds files, which are left out here."""
+  return _folders(_Listing(pattern, is_users=True))
+
+
+def _folders(listing: "_Listing") -> list[str]:
+  return [path for path in sorted(set(listing.paths())) if listing.is_folder(path)]
+
+
+def _refuse_twice(found: dict[str, os.stat_result]) -> None:
+  """Raises WinnowError if two paths lead to one file through links. Two hard links are two files."""
+  by_inode = collections.defaultdict(list)
+  for path, about in found.items():
+    by_inode[about.st_dev, about.st_ino].append(path)
+  for paths in by_inode.values():
+    seen: dict[str, str] = {}
+    for path in paths if len(paths) > 1 else ():
+      if (first := seen.setdefault(os.path.realpath(path), path)) != path:
+        raise WinnowError(
+          f"{first} and {path} are one file, reached through links, and its documents would be there twice: remove a "
+          "link, or choose a pattern that matches one of them"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listing:
+  """The expansion of one pattern. `is_users`: hidden names need a dot, and what cannot be followed is refused."""
+
+  pattern: str
+  is_users: bool
+
+  def paths(self) -> Iterator[str]:
+    """All that the pattern may name, of whatever kind; where it ends in a plain name, that may not exist."""
+    root = "/" if self.pattern.startswith("/") else ""
+    return self._below(root, globs.components(self.pattern))
+
+  def _below(self, folder: str, wanted: Sequence[str]) -> Iterator[str]:
+    if not wanted:
+      yield folder
+      return
+    first, *rest = wanted
+    if first == globs.ANY_DEPTH:
+      yield from self._at_any_depth(folder, rest, [os.path.realpath(folder)])
+      return
+    if (name := self._plain_name(folder, first)) is not None:
+      path = os.path.join(folder, name)
+      if not rest or self.is_folder(path):
+        yield from self._below(path, rest)
+      return
+    for entry in self._list(folder):
+      if globs.fits(entry.name, first, hidden=not self.is_users):
+        path = os.path.join(folder, entry.name)
+        if not rest or self._leads_on(entry, path):
+          yield from self._below(path, rest)
+
+  def _at_any_depth(self, folder: str, rest: Sequence[str], above: list[str]) -> Iterator[str]:
+    """`above`: the real paths of the folders on the way, with this one's at the end."""
+    if rest:
+      yield from self._below(folder, rest)
+    for entry in self._list(folder):
+      if not globs.fits(entry.name, globs.ANY_DEPTH, hidden=not self.is_users):
+        continue
+      path = os.path.join(folder, entry.name)
+      if not self._leads_on(entry, path):
+        if not rest:
+          yield path
+        continue
+      is_link = entry.is_symlink()
+      real = os.path.realpath(path) if is_link else os.path.join(above[-1], entry.name)
+      if not is_link or not any(os.path.commonpath([real, folder]) == real for folder in above):
+        yield from self._at_any_depth(path, rest, [*above, real])
+      elif self.is_users:
+        raise WinnowError(
+          f"{path} is a link to a folder that holds it, and {self.pattern} would follow it for ever: remove it, "
+          f"{_ADVICE}"
+        )
+
+  def _plain_name(self, folder: str, component: str) -> str | None:
+    """The one name that a component means in a folder: also what looks like a pattern, and is the name of a file."""
+    is_name = self.is_users and globs.may_be_a_name(component) and os.path.lexists(os.path.join(folder, component))
+    return component if is_name else globs.literal(component)
+
+  def _list(self, folder: str) -> list[os.DirEntry[str]]:
+    try:
+      with os.scandir(folder or ".") as entries:
+        return list(entries)
+    except (FileNotFoundError, NotADirectoryError):  # gone since, or never there
+      return []
+    except OSError as error:
+      raise self._refusal(f"cannot list {folder or '.'}", error) from error
+
+  def _leads_on(self, entry: os.DirEntry[str], path: str) -> bool:
+    return self.is_folder(path) if entry.is_symlink() else entry.is_dir()
+
+  def is_folder(self, path: str) -> bool:
+    about = self.look(path)
+    return about is not None and stat.S_ISDIR(about.st_mode)
+
+  def look(self, path: str) -> os.stat_result | None:
+    """What is at a path, through links; None where nothing is. Raises as `find` and `match` do."""
+    try:
+      return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+      if self.is_users and os.path.islink(path):
+        where = os.readlink(path)
+        raise WinnowError(f"{path} is a link to {where}, which is not there: restore that, {_ADVICE}") from error
+      return None
+    except OSError as error:
+      if error.errno == errno.ELOOP and not self.is_users:
+        return None
+      if error.errno == errno.ELOOP:
+        raise WinnowError(f"{path} is a link in a loop of links: remove it, {_ADVICE}") from error
+      raise self._refusal(f"cannot look at {path}", error) from error
+
+  def _refusal(self, what: str, error: OSError) -> WinnowError:
+    is_denied = isinstance(error, PermissionError) and self.is_users
+    advice = f"; make it readable, {_ADVICE}" if is_denied else ""
+    return AccessError(f"{what}: {error.strerror}{advice}")
