@@ -215,7 +215,9 @@ def _read(written: demo_corpus.DemoCorpus, embedded: pathlib.Path, cells: pathli
       assert block.documents is not None
       found += [f"{shard.name}#{row}" for row in block.documents["row"].to_pylist()]
       vectors.append(race.unit_vectors(sources.embedding_array(block.documents["embedding"], "float16")))
-    cell_parts.append(pq.read_table(cells / f"shards/{shard.name}.parquet", columns=["cluster"])["cluster"].to_numpy())
+    cell_parts.append(
+      pq.read_table(cells / f"shards/{shard.file_name}.parquet", columns=["cluster"])["cluster"].to_numpy()
+    )
   kinds = np.array([documents[source].source for source in found])
   texts = [documents[source].text for source in found]
   return Corpus(found, kinds, texts, np.concatenate(vectors), np.concatenate(cell_parts))

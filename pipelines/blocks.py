@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import blanks
+from pipelines import shard_names
 
 BLOCK_ROWS = 4096
 BLOCK_TEXT_BYTES = 32 << 20
@@ -29,7 +30,7 @@ BAD_SCHEMA = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("text", p
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """What a worker needs to read one input file; `name` is the identity of its documents, unique in one input."""
+  """What a worker needs to read one input file; `name` is the identity of its documents (see `shard_names`)."""
 
   name: str
   path: str
@@ -37,6 +38,11 @@ class Shard:
   compression: str  # '', 'gzip' or 'zstd'
   size: int  # bytes
   checksum: str = ""  # of the file; '' until `inputs.identify` has read it
+
+  @property
+  def file_name(self) -> str:
+    """What files are called that belong to the shard, or how their names begin."""
+    return shard_names.file_name(self.name)
 
   def identity(self) -> dict[str, Any]:
     """What the shard is, wherever it lies."""

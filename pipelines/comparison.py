@@ -171,7 +171,7 @@ class Work:
     return self.path("returned", f"{span.start:09d}.run")
 
   def cosines_path(self, shard: blocks.Shard) -> str:
-    return self.path("cosines", shard.name)
+    return self.path("cosines", shard.file_name)
 
   def groups(self) -> list[clustering.Numbered]:
     return self.splitting.groups()

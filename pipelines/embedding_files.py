@@ -40,22 +40,29 @@ class EmbeddingFile:
 def find(pattern: str, shards: list[blocks.Shard]) -> dict[str, EmbeddingFile]:
   """The files that a glob names, one for each shard, both in the order of their names.
 
-  Raises WinnowError where their numbers or dimensions do not agree, or one of them holds no embeddings.
+  Where files in several folders share names, shards and embeddings must lie in folders of the same names. Raises
+  WinnowError where numbers, folders or dimensions do not agree, or one of the files holds no embeddings.
   """
-  paths = sorted((path for path, _ in storage.match(inputs.absolute(pattern))), key=storage.base_name)
-  if len(paths) != len(shards):
+  files = inputs.find_files(pattern)
+  if len(files) != len(shards):
     raise WinnowError(
-      f"--embeddings={pattern} names {len(paths)} files, and the input has {len(shards)} shards: give one for each, so "
+      f"--embeddings={pattern} names {len(files)} files, and the input has {len(shards)} shards: give one for each, so "
       "that their names sort alike"
     )
-  names, shard_names = [storage.base_name(path) for path in paths], [shard.name for shard in shards]
+  names, shard_names = [file.name for file in files], sorted(shard.name for shard in shards)
+  for file, shard in zip(files, shard_names, strict=True):
+    if file.name.rpartition("/")[0] != shard.rpartition("/")[0]:
+      raise WinnowError(
+        f"--embeddings={pattern}: by the order of names {file.path} would belong to the shard {shard}, which lies in "
+        "another folder: give the folders of embeddings the names that those of the shards have"
+      )
   if _sorts_by_number(names) != _sorts_by_number(shard_names):
     raise WinnowError(
       f"--embeddings={pattern}: the numbers in the names of the files ({names[0]}, {names[1]}, ...) and of the shards "
       "sort differently, so that they would not belong together: fill the numbers up with zeros"
     )
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
-    found = dict(zip(sorted(shard_names), pool.map(_identify, paths), strict=True))
+    found = dict(zip(shard_names, pool.map(_identify, (file.path for file in files)), strict=True))
   first = next((about for about in found.values() if about.dimensions), None)
   if first is None:
     raise WinnowError(f"--embeddings={pattern}: there is no embedding in any of the files")

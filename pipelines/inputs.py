@@ -1,32 +1,43 @@
 """What `--input` names: the shards, and what of them belongs into a fingerprint."""
 
-import collections
 import concurrent.futures
 import dataclasses
 import os
+from typing import NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import blocks, readers, storage
+from pipelines import blocks, readers, shard_names, storage
+
+
+class File(NamedTuple):
+  """A file that a glob names, and what it is called among all that the glob names (`shard_names`)."""
+
+  name: str
+  path: str
+  size: int
+
+
+def find_files(pattern: str) -> list[File]:
+  """The files that a user's glob names, sorted by what they are called. Raises WinnowError like `storage.find`."""
+  pattern = absolute(pattern)
+  found = storage.find(pattern)
+  for path, _ in found:
+    storage.refuse_undecodable(path)
+  names = shard_names.of_paths([storage.inner(path) for path, _ in found], storage.inner(pattern))
+  return sorted(File(name, path, size) for name, (path, size) in zip(names, found, strict=True))
 
 
 def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.Shard]:
   """The shards of an input, sorted by name.
 
-  Raises WinnowError for an empty glob, a file of no known format, an empty file name twice.
+  Raises WinnowError if there are none, or a file is of no known format, and like `find_files`.
   """
   if pattern.startswith("tfds:"):
     shards = readers.tfds_shards(pattern, data_dir=tfds_data_dir)
   else:
-    shards = [_shard(path, size) for path, size in storage.match(absolute(pattern))]
+    shards = [blocks.Shard(name, path, *readers.format_of(path), size) for name, path, size in find_files(pattern)]
   if not shards:
     raise WinnowError(f"--input={pattern} matches no file; quote the glob and check the path")
-  names = collections.Counter(shard.name for shard in shards)
-  name, count = names.most_common(1)[0]
-  if count > 1:
-    where = ", ".join(shard.path for shard in shards if shard.name == name)
-    raise WinnowError(
-      f"{count} files of --input have one name, {name} ({where}): documents are told apart by it; rename"
-    )
   return sorted(shards, key=lambda shard: shard.name)
 
 
@@ -38,10 +49,8 @@ def identify(shards: list[blocks.Shard]) -> list[blocks.Shard]:
 
 
 def absolute(pattern: str) -> str:
-  """The same input, whatever folder a later command starts in."""
-  return os.path.abspath(pattern) if storage.is_local(pattern) and not pattern.startswith("tfds:") else pattern
-
-
-def _shard(path: str, size: int) -> blocks.Shard:
-  file_format, compression = readers.format_of(path)
-  return blocks.Shard(storage.base_name(path), path, file_format, compression, size)
+  """The same input, whatever folder a later command starts in. Raises WinnowError for what is not UTF-8."""
+  is_path = storage.is_local(pattern) and not pattern.startswith("tfds:")
+  found = os.path.abspath(pattern) if is_path else pattern
+  storage.refuse_undecodable(found)
+  return found

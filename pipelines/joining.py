@@ -138,7 +138,7 @@ class Work:
 def is_joined(config: JoiningConfig) -> bool:
   """Tells whether it is on record of all shards which of their documents repeat another."""
   work = Work.of(config)
-  has_all = all(work.has_array(work.path("repeats", shard.name)) for shard in work.shards)
+  has_all = all(work.has_array(work.path("repeats", shard.file_name)) for shard in work.shards)
   return _is_told(config) and has_all
 
 
@@ -293,7 +293,7 @@ def settle(config: JoiningConfig) -> None:
   repeats_C, groups, sizes = components_C2[:, 0], *np.unique(components_C2[:, 1], return_counts=True)
   borders = np.searchsorted(repeats_C, work.starts)
   for place, shard in enumerate(work.shards):
-    path = work.path("repeats", shard.name)
+    path = work.path("repeats", shard.file_name)
     if work.has_array(path):
       continue
     is_repeat_N = np.zeros(work.starts[place + 1] - work.starts[place], bool)
@@ -315,7 +315,7 @@ class JoinedBlocks(sources.StoredBlocks):
   config: JoiningConfig
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
-    (bits,) = array_files.read(Work.of(self.config).path("repeats", shard.name), 1)
+    (bits,) = array_files.read(Work.of(self.config).path("repeats", shard.file_name), 1)
     for block in super().read(shard, want):
       if block.documents is None:
         yield block

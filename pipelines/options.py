@@ -68,6 +68,8 @@ def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Names
       titled = parser.add_argument_group(group)
       for flag in members:
         flag.add_to(titled)
+  for argument in argv:
+    storage.refuse_undecodable(argument)
   arguments = _plain(own, argv)
   namespace, others = parser.parse_known_args(arguments)
   _refuse_unknown(command, others)

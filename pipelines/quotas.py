@@ -60,7 +60,7 @@ class Quotas:
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
     """Reads which documents of a shard are within their quotas."""
-    (bits,) = array_files.read(storage.join(self.folder, f"{shard.name}.within"), 1)
+    (bits,) = array_files.read(storage.join(self.folder, f"{shard.file_name}.within"), 1)
 
     def within(rows_N: np.ndarray, *_: np.ndarray) -> np.ndarray:
       return row_bits.look_up(bits, rows_N)
@@ -84,7 +84,7 @@ def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
   index, shard = numbered
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
-  path = storage.join(quotas.folder, "ranked", f"{shard.name}.run")
+  path = storage.join(quotas.folder, "ranked", f"{shard.file_name}.run")
   if quotas.is_whole_run(path):
     return path
   with (
@@ -113,7 +113,7 @@ def fill_part(quotas: Quotas, part: int) -> str:
   if quotas.is_whole_run(path):
     return path
   sizes = arithmetic.Sizes()
-  ranked = [storage.join(quotas.folder, "ranked", f"{shard.name}.run") for shard in quotas.store.shards()]
+  ranked = [storage.join(quotas.folder, "ranked", f"{shard.file_name}.run") for shard in quotas.store.shards()]
   with (
     runs.RunWriter(num_shards=1) as gathered,
     storage.create_file(path) as file,
@@ -137,7 +137,7 @@ def fill_part(quotas: Quotas, part: int) -> str:
 def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) -> int:
   """Gathers which documents of a shard are within their quotas; returns how many."""
   index, shard = numbered
-  path = storage.join(quotas.folder, f"{shard.name}.within")
+  path = storage.join(quotas.folder, f"{shard.file_name}.within")
   if not damage.is_whole(quotas.output, path, lambda path: array_files.read(path, 1)):
     bits = np.zeros(-(-stores.read_summary(quotas.store, shard).num_rows // 8), np.uint8)
     within = (storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts))

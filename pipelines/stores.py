@@ -4,6 +4,8 @@ A store of embeddings is one too: its block files stay, since nothing is gained 
 files hold no scores. So is a clustering, whose documents have `cluster` and `cosine` in place of a score, in both kinds
 of files: other scorers read it block by block beside the embeddings; and so are the signatures of MinHash.
 
+<shard> is `blocks.Shard.file_name`.
+
 SCORES/<name>/request.json                 what the store belongs to, written first
               input.json                   where its input and its model were
               engine.json                  how its scores are computed, written by the first worker
@@ -35,7 +37,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import blocks, damage, parquet_files, requests, storage
+from pipelines import blocks, damage, parquet_files, requests, shard_names, storage
 
 SCORE, EMBEDDING, SIGNATURE = "score", "embedding", "signature"
 EMBED, CLUSTER, SIGN = "embed", "cluster", "sign"  # the scorers of stores that keep blocks, and what these are of
@@ -194,7 +196,7 @@ class ScoreStore:
       raise WinnowError(f"{self.request_path} is damaged: it names no inputs; restore it, or start over: --overwrite")
     shards = tuple(blocks.Shard(entry["name"], "", "", "", entry["bytes"], entry["checksum"]) for entry in entries)
     for shard in shards:
-      if shard.name in ("", ".", "..") or "/" in shard.name or "\0" in shard.name:  # they become parts of paths
+      if not shard_names.is_name(shard.name):
         raise WinnowError(f"{self.request_path} names the shard {shard.name!r}, which is no file's name; restore it")
     return shards
 
@@ -208,16 +210,16 @@ class ScoreStore:
 
   def block_folder(self, shard: blocks.Shard, engine: str) -> str:
     name = requests.fingerprint([self.fingerprint_of(shard), engine])[:16]
-    return storage.join(self.blocks_folder, f"{shard.name}-{name}")
+    return storage.join(self.blocks_folder, f"{shard.file_name}-{name}")
 
   def block_path(self, shard: blocks.Shard, index: int, engine: str) -> str:
     return storage.join(self.block_folder(shard, engine), f"{index:08d}.parquet")
 
   def scores_path(self, shard: blocks.Shard) -> str:
-    return storage.join(self.shards_folder, f"{shard.name}.parquet")
+    return storage.join(self.shards_folder, f"{shard.file_name}.parquet")
 
   def dead_letter_path(self, shard: blocks.Shard) -> str:
-    return storage.join(self.folder, "dead_letter", f"{shard.name}.jsonl")
+    return storage.join(self.folder, "dead_letter", f"{shard.file_name}.jsonl")
 
   def finished_blocks(self, shard: blocks.Shard, engine: str) -> frozenset[int]:
     """Indices of the blocks of a shard that are on record: one listing."""
@@ -227,7 +229,7 @@ class ScoreStore:
   def finished(self, shards: Iterable[blocks.Shard]) -> list[blocks.Shard]:
     """Those of the shards that are compacted: one listing."""
     names = storage.list_names(self.shards_folder)
-    return [shard for shard in shards if f"{shard.name}.parquet" in names]
+    return [shard for shard in shards if f"{shard.file_name}.parquet" in names]
 
   def readable_summary(self) -> dict[str, Any] | None:
     """The ledger of a complete store, as `sealing.seal` wrote it; None where it is missing or damaged."""
@@ -251,7 +253,7 @@ class ScoreStore:
     summary = self.readable_summary()
     if summary is None:
       return False
-    names = {f"{shard['shard']}.parquet" for shard in summary["shards"]}
+    names = {f"{shard_names.file_name(shard['shard'])}.parquet" for shard in summary["shards"]}
     is_ours = (summary["fingerprint"], summary["engine"]) == (self.fingerprint, self.engine())
     return is_ours and names <= storage.list_names(self.shards_folder)
 
@@ -275,7 +277,7 @@ class ScoreStore:
     """
     engine = self.engine()
     keep_engine &= requests.field(self.engine_path, "method") == self.method
-    wanted = {f"{shard.name}.parquet": shard for shard in shards}
+    wanted = {f"{shard.file_name}.parquet": shard for shard in shards}
 
     def is_ours(name: str) -> bool:
       try:

@@ -27,8 +27,10 @@ class Stripe:
   def holds(self, block: int) -> bool:
     return block % self.count == self.index
 
-  def __str__(self) -> str:
-    return f"{self.shard.name}-{self.index:02d}-of-{self.count:02d}"
+  @property
+  def file_name(self) -> str:
+    """What files are called that belong to the stripe, or how their names begin."""
+    return f"{self.shard.file_name}-{self.index:02d}-of-{self.count:02d}"
 
 
 def divide(shards: Iterable[blocks.Shard], parallelism: int) -> Iterator[Stripe]:

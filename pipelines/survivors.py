@@ -84,7 +84,7 @@ class Survivors:
       raise told from error
 
   def _rows_path(self, shard: blocks.Shard) -> str:
-    return storage.join(self.folder, "rows", shard.name)
+    return storage.join(self.folder, "rows", shard.file_name)
 
   def select_shard(self, shard: blocks.Shard, floor: int) -> int:
     """Writes down which rows of a shard survive; returns how many."""
