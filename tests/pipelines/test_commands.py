@@ -106,11 +106,19 @@ def test_a_prompt_has_one_place_for_the_document(place, model, capsys, template)
   assert "{document}" in told(capsys)
 
 
-def test_two_shards_of_one_name_are_refused(place, model, capsys):
-  (place / "in/more").mkdir()
-  (place / "in/more/0.jsonl").write_text('{"text": "again"}\n')
+@pytest.mark.parametrize(
+  ("link", "to", "words"),
+  [
+    ("in/more.jsonl", "0.jsonl", "are one file, reached through links"),
+    ("in/more.jsonl", "gone.jsonl", "in/more.jsonl is a link to gone.jsonl, which is not there"),
+    ("in/more", ".", "in/more is a link to a folder that holds it"),
+  ],
+)
+def test_links_that_mislead_are_refused_before_anything_is_written(place, model, capsys, link, to, words):
+  (place / link).symlink_to(to)
   assert main.main(score(model, "--input=in/**")) == 2
-  assert "have one name, 0.jsonl" in told(capsys)
+  assert words in told(capsys)
+  assert not (place / "scores").exists()
 
 
 def break_weights(folder: pathlib.Path, how: str) -> None:

@@ -213,3 +213,26 @@ def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_written(place, t
     told = capsys.readouterr().err
     assert "\\udcff" in told and "is not UTF-8" in told and told.count("\n") == 1
   assert os.listdir(tmp_path) == ["good"]
+
+
+def test_stores_and_outputs_behind_links_are_found_from_both_sides(undisturbed, tmp_path):
+  """Kills the mutants: a place of the scores that is right from the link alone, or from the folder alone; a store that
+  is looked for without following links; an output that cannot be started over, since a folder of it is a link."""
+  for folder in ("home", "disk/out"):
+    (tmp_path / folder).mkdir(parents=True)
+  (tmp_path / "home/scores").mkdir()
+  (tmp_path / "home/scores/tiny").symlink_to(undisturbed / "scores/tiny")
+  (tmp_path / "home/out").symlink_to(tmp_path / "disk/out")
+  sample = ["sample", "--scores=scores", "--sampler=ask_llm", "--num_shards=2", "--output=out", ONE]
+  assert run_in(tmp_path / "home", [*sample, "--rate=0.1"]) == 0
+  for output in ("home/out", "disk/out"):
+    assert run_in(tmp_path, ["verify", output, ONE]) == 0
+  assert run_in(tmp_path, ["status", "home/scores"]) == 0
+  (tmp_path / "elsewhere").mkdir()
+  shutil.move(tmp_path / "disk/out/.winnow", tmp_path / "elsewhere/work")
+  (tmp_path / "disk/out/.winnow").symlink_to(tmp_path / "elsewhere/work")
+  assert run_in(tmp_path / "home", [*sample, "--rate=0.2", "--overwrite"]) == 0
+  assert run_in(tmp_path, ["verify", "disk/out", ONE]) == 0
+  report = ["report", "--scores=home/scores", "--output=*/out", "--report=report"]
+  assert run_in(tmp_path, report) == 2  # the output twice
+  assert run_in(tmp_path, [*report, "--output=h*/out"]) == 0
