@@ -125,6 +125,7 @@ class AskLlmScorer:
     """Everything beside weights and vocabulary that decides a score, for a fingerprint; JSON types only."""
     return {
       **self.engine.describe(),
+      **self._vocabulary.describe(),
       "prompt": self.prompt.template,
       "yes_token": self.prompt.yes_token,
       "max_input_tokens": self.max_input_tokens,

@@ -128,7 +128,12 @@ class PerplexityScorer:
 
   def describe(self) -> dict[str, Any]:
     """Everything beside weights, vocabulary and keys that decides a score, for a fingerprint; JSON types only."""
-    return {**self.engine.describe(), "objective": self.objective, "max_input_tokens": self.max_input_tokens}
+    return {
+      **self.engine.describe(),
+      **self._vocabulary.describe(),
+      "objective": self.objective,
+      "max_input_tokens": self.max_input_tokens,
+    }
 
 
 def check_request(

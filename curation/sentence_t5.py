@@ -100,7 +100,7 @@ class SentenceT5Embedder:
 
   def describe(self) -> dict[str, Any]:
     """Everything beside weights and vocabulary that decides an embedding, for a fingerprint; JSON types only."""
-    return {**self.engine.describe(), "max_input_tokens": self.max_input_tokens}
+    return {**self.engine.describe(), **self._vocabulary.describe(), "max_input_tokens": self.max_input_tokens}
 
 
 def load(

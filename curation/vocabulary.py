@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -10,6 +12,7 @@ from curation.errors import WinnowError
 
 EOS_ID = 1
 NUM_SENTINELS = 100
+_SENTINEL = re.compile(r"▁?<extra_id_\d+>", re.ASCII)
 
 # encode() holds Python's lock (sentencepiece 0.2.1, measured), so a block goes in slices of about 60 ms on one core:
 # between them a thread that feeds a device gets its turn.
@@ -36,6 +39,9 @@ class Vocabulary:
   """A SentencePiece model; travels between processes as the model's bytes.
 
   Ids are SentencePiece's own: Hugging Face's fast tokenizer breaks ties between equally good segmentations otherwise.
+  `<extra_id_0>` inside a text is text under every vocabulary, as under T5's `spiece.model`: a model that has sentinels
+  for pieces would find its own marks in a document that only talks about them.
+
   Raises WinnowError if the bytes are no model, or one without T5's end of sequence at id 1.
   """
 
@@ -51,12 +57,18 @@ class Vocabulary:
       raise WinnowError(
         f"{name} has its end of sequence at id {self._processor.eos_id()} and not {EOS_ID}: it is not a T5 vocabulary."
       )
+    if self._has_sentinels():
+      self._processor = sentencepiece.SentencePieceProcessor(model_proto=_with_sentinels_as_controls(model))
 
   def __reduce__(self):
     return Vocabulary, (self.model,)
 
   def __len__(self) -> int:
     return self._processor.get_piece_size()
+
+  def describe(self) -> dict[str, Any]:
+    """What beside the model's bytes decides ids, for a fingerprint; empty but for a model with sentinels for pieces."""
+    return {"sentinels_in_texts": "text"} if self._has_sentinels() else {}
 
   def encode(self, texts: list[str], *, num_threads: int | None = None) -> Tokens:
     """Tokenises texts, no end of sequence added; threads default to the cores that this process may use.
@@ -95,14 +107,26 @@ class Vocabulary:
     T5's SentencePiece models do not know them, and the embedding table has them right behind the pieces; mT5's, and
     those that T5X calls "100extra", have them as their last pieces.
     """
-    size = len(self)
-    last = self._processor.id_to_piece(size - 1).removeprefix("▁")
-    first = size - 1 if last == "<extra_id_0>" else size + NUM_SENTINELS - 1
+    first = len(self) - 1 if self._has_sentinels() else len(self) + NUM_SENTINELS - 1
     return np.arange(first, first - NUM_SENTINELS, -1, dtype=np.int32)
+
+  def _has_sentinels(self) -> bool:
+    return self._processor.id_to_piece(len(self) - 1).removeprefix("▁") == "<extra_id_0>"
 
 
 def usable_cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _with_sentinels_as_controls(model: bytes) -> bytes:
+  """The same pieces under the same ids, but sentinels are of the kind that SentencePiece finds in no text."""
+  from sentencepiece import sentencepiece_model_pb2
+
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  for piece in proto.pieces:
+    if _SENTINEL.fullmatch(piece.piece):
+      piece.type = piece.CONTROL
+  return proto.SerializeToString()
 
 
 def _parts(text: str):

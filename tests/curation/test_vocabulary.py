@@ -5,11 +5,13 @@ import json
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import sentencepiece
 import tiny_t5
+from sentencepiece import sentencepiece_model_pb2
 
-from curation import random_t5, vocabulary
+from curation import ask_llm, checkpoints, perplexity, random_t5, sentence_t5, vocabulary
 from curation.errors import WinnowError
 
 
@@ -47,6 +49,56 @@ def test_pickles_as_its_model(model):
   again = pickle.loads(raw)
   assert len(again) == len(words)
   assert again.encode(["the river"]).ids.tolist() == words.encode(["the river"]).ids.tolist()
+
+
+def with_sentinels(model: bytes, how: str) -> bytes:
+  """The model with T5's sentinels as its last pieces: matched wherever they are in a text, or as likely as words."""
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  for k in reversed(range(vocabulary.NUM_SENTINELS)):
+    if how == "symbols":  # as in T5X's cc_all.32000.100extra
+      proto.pieces.add(piece=f"<extra_id_{k}>", score=0.0, type=proto.SentencePiece.USER_DEFINED)
+    else:  # as in mT5's
+      proto.pieces.add(piece=f"▁<extra_id_{k}>", score=0.0)
+  return proto.SerializeToString()
+
+
+MARKED = ["stone <extra_id_0> river", "<extra_id_0>", "the<extra_id_5>river <extra_id_99>", "<extra_id_7> <extra_id_7>"]
+
+
+@pytest.mark.parametrize("how", ["symbols", "words"])
+def test_sentinels_in_texts_are_text_under_every_vocabulary(model, how):
+  """Kills: a document that puts a model's own marks into its input; ids of sentinels that move."""
+  plain, other = vocabulary.Vocabulary(model), vocabulary.Vocabulary(with_sentinels(model, how))
+  texts = [*MARKED, *tiny_t5.make_texts(20)]
+  assert other.encode(texts).ids.tolist() == plain.encode(texts).ids.tolist()
+  assert pickle.loads(pickle.dumps(other)).encode(texts).ids.tolist() == plain.encode(texts).ids.tolist()
+  assert other.sentinel_ids().tolist() == plain.sentinel_ids().tolist()
+  marked = sentencepiece.SentencePieceProcessor(model_proto=with_sentinels(model, how))
+  assert set(marked.encode(MARKED[0])) & set(other.sentinel_ids().tolist())  # which SentencePiece would give
+  assert plain.describe() == {} and other.describe()
+
+
+def test_what_scorers_ask_is_the_same_under_both_vocabularies(tmp_path):
+  """Kills: a scorer that tokenises by itself."""
+  folder = tiny_t5.make_sentence_t5(tmp_path / "sentence")
+  rater = tiny_t5.make_checkpoint(tmp_path / "rater")
+  (tmp_path / "own.model").write_bytes(with_sentinels((rater / "spiece.model").read_bytes(), "symbols"))
+  texts, prompt = pa.array(MARKED), ask_llm.Prompt("{document} ?", "yes")
+  prepared = []
+  for pieces in (None, tmp_path / "own.model"):
+    checkpoint = checkpoints.load_checkpoint(rater, "float32", vocabulary=pieces)
+    scorers = (
+      ask_llm.AskLlmScorer(checkpoint, prompt, max_input_tokens=60, batch_tokens=120),
+      perplexity.PerplexityScorer(checkpoint, max_input_tokens=60, batch_tokens=120),
+      sentence_t5.SentenceT5Embedder(sentence_t5.load(folder, "float32", vocabulary=pieces), batch_tokens=120),
+    )
+    batches = [
+      scorers[0].prepare(texts).batches,
+      scorers[1].prepare(texts, np.arange(len(MARKED), dtype=np.uint64)).batches,
+      scorers[2].prepare(texts).batches,
+    ]
+    prepared.append([array.tolist() for of in batches for array in (*of.ids, *of.targets, of.lengths_N)])
+  assert prepared[0] == prepared[1]
 
 
 def test_answers(model):
