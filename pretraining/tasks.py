@@ -4,7 +4,6 @@ What is registered may be registered again, as gin does for every setting that n
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -19,7 +18,6 @@ C4_VERSION = "3.1.0"
 HQ_VALIDATION = "winnow_hq_validation"
 VALIDATION = "winnow_validation"
 _VALIDATION_SPLIT = "validation"
-_WIKI40B_MARKERS = "_(START_ARTICLE|START_SECTION|START_PARAGRAPH|NEWLINE)_"
 
 
 def register_sample(output: str, name: str | None = None, vocabulary: seqio.Vocabulary | None = None) -> str:
@@ -46,12 +44,13 @@ def register_c4(c4_version: str = C4_VERSION, vocabulary: seqio.Vocabulary | Non
 def register_validation(c4_version: str = C4_VERSION, vocabulary: seqio.Vocabulary | None = None) -> str:
   """Registers what the paper's perplexities are of; returns `winnow_validation`, the mixture of all five tasks.
 
-  C.1 is the validation split of `winnow_c4_en`. C.2 is the mixture `winnow_hq_validation`, of four tasks in equal
-  parts, for the paper gives no weights. T5X evaluates a mixture's tasks one by one as well.
+  C.1 is the validation split of `winnow_c4_en`. The four sets of C.2, as TFDS has them, are the mixture
+  `winnow_hq_validation`, which draws equally from each. T5X evaluates a mixture's tasks one by one; `winnow evaluate`
+  computes the HQ perplexity over all their tokens.
   """
   # LM1B has no split named validation: what was held out is its test.
   hq = [
-    _register("winnow_wiki40b_en", _held_out("wiki40b/en:1.3.0"), vocabulary, [_without_wiki40b_markers]),
+    _register("winnow_wiki40b_en", _held_out("wiki40b/en:1.3.0"), vocabulary),
     _register("winnow_c4_realnewslike", _held_out(f"c4/realnewslike:{c4_version}"), vocabulary),
     _register("winnow_c4_webtextlike", _held_out(f"c4/webtextlike:{c4_version}"), vocabulary),
     _register("winnow_lm1b_news", _held_out("lm1b:1.1.0", "test"), vocabulary),
@@ -66,12 +65,7 @@ def _held_out(tfds_name: str, split: str = _VALIDATION_SPLIT) -> seqio.TfdsDataS
   return seqio.TfdsDataSource(tfds_name, splits={_VALIDATION_SPLIT: split})
 
 
-def _register(
-  name: str,
-  source: seqio.DataSource,
-  vocabulary: seqio.Vocabulary | None,
-  clean: Sequence[Callable[[tf.data.Dataset], tf.data.Dataset]] = (),
-) -> str:
+def _register(name: str, source: seqio.DataSource, vocabulary: seqio.Vocabulary | None) -> str:
   """Registers a task with the preprocessors of t5's c4_v220_span_corruption."""
   vocabulary = vocabulary or data.get_default_vocabulary()
   if name in seqio.TaskRegistry.names():
@@ -85,7 +79,6 @@ def _register(
     name,
     source=source,
     preprocessors=[
-      *clean,
       functools.partial(seqio.preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
       seqio.preprocessors.tokenize,
       seqio.CacheDatasetPlaceholder(),
@@ -99,9 +92,3 @@ def _register(
     metric_fns=[],
   )
   return name
-
-
-@seqio.map_over_dataset
-def _without_wiki40b_markers(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """Wikipedia's text with line ends in place of wiki40b's markers of structure, which no other corpus has."""
-  return {**example, "text": tf.strings.regex_replace(example["text"], _WIKI40B_MARKERS, "\n")}

@@ -56,7 +56,7 @@ def test_a_run_is_the_papers(configure, output, model):
   assert (train.mixture_or_task_name, train.split) == ("winnow_half_50", "train")
   assert (train.batch_size, train.use_cached) == (plan.BATCH_SIZE, False) == (1024, False)
   assert gin.query_parameter("TRAIN_STEPS/macro.value") == plan.STEPS == 1_000_000
-  assert gin.query_parameter("DROPOUT_RATE/macro.value") == 0.0
+  assert gin.query_parameter("DROPOUT_RATE/macro.value") == 0.1
   period = gin.get_configurable("t5x.utils.SaveCheckpointConfig")().period
   assert not [step for step in (20_000, 100_000, 300_000, 500_000, 700_000) if step % period]  # B.5
   made_of, targets = preprocessors.random_spans_helper(
@@ -96,6 +96,51 @@ def test_what_gin_registers_is_trained_on_with_the_models_vocabulary(configure, 
     lengths.append(np.count_nonzero(example["encoder_input_tokens"]))
   # What is left of each 128 concatenated documents is shorter, and comes anywhere for they are shuffled.
   assert max(lengths) == 512 and np.mean(np.equal(lengths, 512)) > 0.5
+
+
+def model_vocabulary():
+  """What T5X takes for the model's: the macro VOCABULARY of its gin files."""
+  import gin
+
+  return gin.get_configurable("seqio.SentencePieceVocabulary")()
+
+
+def test_model_sample_and_t5s_own_tasks_have_one_vocabulary(output):
+  """By seqio's equality, for T5X refuses a task with another one. Kills: the one of T5X's gin files for the model."""
+  import gin
+  import seqio
+  import t5.data.tasks  # noqa: F401, which registers GLUE's tasks
+
+  from pretraining import tasks
+
+  try:
+    gin.parse_config_files_and_bindings(
+      ["pretraining/gin/t5_small.gin"], [f"SAMPLE = '{output}'", "MODEL_DIR = '/run'"]
+    )
+    model = model_vocabulary()
+    trained = [dataset_config("train").mixture_or_task_name, tasks.register_sample(str(output), name="by_hand")]
+  finally:
+    gin.clear_config()
+  for task in [*trained, "glue_cola_v002", "c4_v220_span_corruption"]:
+    for feature in seqio.TaskRegistry.get(task).output_features.values():
+      assert feature.vocabulary == model
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_a_model_of_t5xs_gin_files_is_fine_tuned_with_t5s_tasks(is_bound):
+  """As docs/pretraining.md says: one file more. Without it they differ, which is what T5X then says."""
+  import gin
+  import seqio
+  import t5.data.tasks  # noqa: F401
+
+  ours = ["pretraining/gin/vocabulary.gin"] if is_bound else []
+  try:
+    gin.parse_config_files_and_bindings(["t5x/examples/t5/t5_1_0/small.gin", *ours], ["DROPOUT_RATE = 0.1"])
+    model = model_vocabulary()
+  finally:
+    gin.clear_config()
+  task = seqio.TaskRegistry.get("glue_cola_v002")
+  assert (task.output_features["targets"].vocabulary == model) == is_bound
 
 
 def test_whole_c4_takes_the_place_of_a_sample(configure, vocabulary):

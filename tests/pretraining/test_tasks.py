@@ -174,14 +174,14 @@ def test_validation_is_the_papers(vocabulary):
 
 
 def test_validation_reads_what_is_held_out(tfds_folder, vocabulary):
-  """Kills: LM1B's train split in place of its test, and wiki40b's markers as text."""
+  """Kills: LM1B's train split in place of its test, and texts that are others than `winnow evaluate` reads."""
   from pretraining import tasks
 
   tasks.register_validation(vocabulary=vocabulary)
   for name, (_, _, word) in validation_sets.SETS.items():
     examples = packed(name, 0, 1, split="validation")
     tokens = collections.Counter(token for example in examples for token in unmasked(example, vocabulary))
-    once = collections.Counter(vocabulary.encode(" ".join([word] * 100)))
+    once = collections.Counter(vocabulary.encode(validation_sets.text_of(name, word)))
     assert tokens == {token: count * validation_sets.TEXTS for token, count in once.items()}
 
 
