@@ -25,10 +25,21 @@ class CorpusLoss(NamedTuple):
 
   @property
   def perplexity(self) -> float:
-    try:
-      return math.exp(self.nll_per_token)
-    except OverflowError:  # of a model that diverged
-      return math.inf
+    return _perplexity(self.nll_per_token)
+
+
+class MeanLoss(NamedTuple):
+  """Of a mixture whose parts count equally, whatever their sizes."""
+
+  documents: int
+  target_tokens: int
+  nll_per_token: float
+  nll: None = None
+  """There is no sum behind it."""
+
+  @property
+  def perplexity(self) -> float:
+    return _perplexity(self.nll_per_token)
 
 
 def of_scores(scores_N: np.ndarray, targets_N: np.ndarray) -> CorpusLoss:
@@ -45,3 +56,18 @@ def total(parts: Iterable[CorpusLoss]) -> CorpusLoss:
   parts = list(parts)
   documents, target_tokens = sum(part.documents for part in parts), sum(part.target_tokens for part in parts)
   return CorpusLoss(documents, target_tokens, math.fsum(part.nll for part in parts))
+
+
+def mean(parts: Iterable[CorpusLoss]) -> MeanLoss:
+  """The mean of the parts' losses per token; the same in whatever order they come."""
+  parts = list(parts)
+  whole = total(parts)
+  nll_per_token = math.fsum(part.nll_per_token for part in parts) / len(parts)
+  return MeanLoss(whole.documents, whole.target_tokens, nll_per_token)
+
+
+def _perplexity(nll_per_token: float) -> float:
+  try:
+    return math.exp(nll_per_token)
+  except OverflowError:  # of a model that diverged
+    return math.inf

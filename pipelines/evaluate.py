@@ -33,7 +33,9 @@ def evaluate(argv: Sequence[str]) -> None:
     )
   if folders.is_store(scores := inputs.absolute(namespace.scores)):
     raise WinnowError(f"--scores={namespace.scores} {folders.instead_of_stores(scores)}")
-  found = models.find_models(namespace.models)
+  found, left_out = models.find_models(namespace.models)
+  for reason in left_out:
+    print(f"winnow: left out: {reason}", file=sys.stderr)
   for path in filter(os.path.isdir, found.values()):
     launcher.refuse_local({"--models": path})
   corpora = {
@@ -47,7 +49,7 @@ def evaluate(argv: Sequence[str]) -> None:
   for told in evaluation.disagreements(run.results):
     print(f"winnow: warning: {told}", file=sys.stderr)
   if run.results:
-    print("\n".join(evaluation.lines(evaluation.figures(run.results, list(corpora)))))
+    print("\n".join(evaluation.lines(evaluation.figures(run.results, list(corpora), namespace.weigh_by))))
     print(f"figures: {run.folder}")
   if failed:
     raise launch.JobError(
@@ -88,7 +90,13 @@ class _Evaluation:
         print(f"winnow: {name} was not evaluated on {corpus}: {error}", file=sys.stderr)
     if request is not None:
       with launch.writing():
-        evaluation.write(self.folder, self.results, list(self._corpora), request)
+        evaluation.write(
+          self.folder,
+          self.results,
+          corpora=list(self._corpora),
+          weigh_by=self._namespace.weigh_by,
+          request=request,
+        )
     return is_whole
 
   def _add(self, name: str, corpus: str) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation import corpus_loss, hashing, span_corruption
-from curation.corpus_loss import CorpusLoss
+from curation.corpus_loss import CorpusLoss, MeanLoss
 from curation.errors import DamagedError, WinnowError
 from pipelines import (
   blocks,
@@ -27,6 +27,7 @@ from pipelines import (
   found_stores,
   inputs,
   model_scorers,
+  models,
   readers,
   report_charts,
   requests,
@@ -36,6 +37,7 @@ from pipelines import (
 from pipelines.report_figures import Figure
 
 ALL = "all"  # of a mixture's parts
+TOKENS, CORPUS = WEIGHED_BY = "tokens", "corpus"
 _TABLE, _SUMS, _CURVE = "evaluation.csv", "evaluation.json", "evaluation.svg"
 _OF_RUN = re.compile(r"(.+)_checkpoint_(\d+)", re.ASCII)
 _READERS = 4
@@ -126,6 +128,9 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
   for name, store in sorted(found_stores.find_stores(folder).stores.items()):
     if store.scorer != flags.PERPLEXITY or not store.is_complete:
       continue
+    if models.is_of_unfinished(name):
+      told[name] = f"{store.folder} is left out: its checkpoint was not finished; delete the folder"
+      continue
     there, here = ({key: of[key] for key in of if key != "model"} for of in (_request(store), request))
     if difference := requests.first_difference(there, here):
       field, known, now = difference
@@ -155,11 +160,14 @@ def disagreements(results: Mapping[str, Losses]) -> list[str]:
   return told
 
 
-def figures(results: Mapping[str, Losses], corpora: list[str]) -> Figure:
-  """A row for each model, in the order of runs and steps, and corpus; of several corpora, one for all of them."""
+def figures(results: Mapping[str, Losses], corpora: list[str], weigh_by: str) -> Figure:
+  """A row for each model, in the order of runs and steps, and corpus; of several corpora, one for all of them.
+
+  `weigh_by`: what counts equally in that one, the corpora's `tokens`, or each `corpus`.
+  """
   rows: list[list[Any]] = []
   for run, step, model in sorted(map(Point.of, results)):
-    for corpus, loss in _with_all(results[model], corpora).items():
+    for corpus, loss in _with_all(results[model], corpora, weigh_by).items():
       if corpus == ALL and len(corpora) == 1:
         continue
       perplexity = loss.perplexity if math.isfinite(loss.perplexity) else None
@@ -168,10 +176,12 @@ def figures(results: Mapping[str, Losses], corpora: list[str]) -> Figure:
   return Figure(["model", "run", "step", "corpus", "documents", "target tokens", "nll per token", "perplexity"], rows)
 
 
-def _with_all(losses: Losses, corpora: list[str]) -> dict[str, CorpusLoss]:
+def _with_all(losses: Losses, corpora: list[str], weigh_by: str) -> dict[str, CorpusLoss | MeanLoss]:
   """The figures in the order of `corpora`, and that of all of them where none is missing."""
   found = {corpus: losses[corpus] for corpus in corpora if corpus in losses}
-  return found | ({ALL: corpus_loss.total(found.values())} if len(found) == len(corpora) else {})
+  if len(found) < len(corpora):
+    return {**found}
+  return {**found, ALL: corpus_loss.mean(found.values()) if weigh_by == CORPUS else corpus_loss.total(found.values())}
 
 
 def lines(figure: Figure) -> list[str]:
@@ -195,7 +205,7 @@ def _shown(value: Any) -> str:
   return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
-def to_json(results: Mapping[str, Losses], corpora: list[str], request: dict[str, Any]) -> bytes:
+def to_json(results: Mapping[str, Losses], corpora: list[str], weigh_by: str, *, request: dict[str, Any]) -> bytes:
   """All figures with their sums; `all` is of all corpora, and not there where one is missing."""
   models = []
   for run, step, model in sorted(map(Point.of, results)):
@@ -203,23 +213,25 @@ def to_json(results: Mapping[str, Losses], corpora: list[str], request: dict[str
       corpus: {
         "documents": loss.documents,
         "target_tokens": loss.target_tokens,
-        "nll": loss.nll,
+        "nll": loss.nll,  # null where corpora count equally
         "nll_per_token": loss.nll_per_token,
         "perplexity": loss.perplexity,  # null where it is infinite
       }
-      for corpus, loss in _with_all(results[model], corpora).items()
+      for corpus, loss in _with_all(results[model], corpora, weigh_by).items()
     }
     place = {"run": run, "step": step} if step >= 0 else {"run": None, "step": None}
     models.append({"model": model, **place, "corpora": found})
   asked = {name: request[name] for name in ("objective", "mask_seed", "max_input_tokens")}
-  return requests.to_json({**asked, "models": models})
+  return requests.to_json({**asked, "weigh_by": weigh_by, "models": models})
 
 
-def curves(results: Mapping[str, Losses], corpora: list[str]) -> dict[str, tuple[list[int], list[float]]]:
+def curves(
+  results: Mapping[str, Losses], corpora: list[str], weigh_by: str
+) -> dict[str, tuple[list[int], list[float]]]:
   """Of each run with several steps, these and the perplexity on all corpora."""
   found: dict[str, tuple[list[int], list[float]]] = {}
   for run, step, model in sorted(map(Point.of, results)):
-    loss = _with_all(results[model], corpora).get(ALL)
+    loss = _with_all(results[model], corpora, weigh_by).get(ALL)
     if step >= 0 and loss is not None and math.isfinite(loss.perplexity):
       steps, perplexities = found.setdefault(run, ([], []))
       steps.append(step)
@@ -227,11 +239,17 @@ def curves(results: Mapping[str, Losses], corpora: list[str]) -> dict[str, tuple
   return {run: curve for run, curve in found.items() if len(curve[0]) > 1}
 
 
-def write(folder: str, results: Mapping[str, Losses], corpora: list[str], request: dict[str, Any]) -> None:
+def write(
+  folder: str, results: Mapping[str, Losses], *, corpora: list[str], weigh_by: str, request: dict[str, Any]
+) -> None:
   """Replaces the files of an evaluation by those of these results, which follow from its stores."""
-  files = {_TABLE: figures(results, corpora).to_csv(), _SUMS: to_json(results, corpora, request)}
-  if found := curves(results, corpora):
-    of = corpora[0] if len(corpora) == 1 else f"all {len(corpora)} corpora"
+  files = {
+    _TABLE: figures(results, corpora, weigh_by).to_csv(),
+    _SUMS: to_json(results, corpora, weigh_by, request=request),
+  }
+  if found := curves(results, corpora, weigh_by):
+    equally = ", each counting as much" if weigh_by == CORPUS else ""
+    of = corpora[0] if len(corpora) == 1 else f"all {len(corpora)} corpora{equally}"
     files[_CURVE] = report_charts.curves(found, x_label="step", y_label=f"perplexity on {of}")
   paths = {name: storage.join(folder, name) for name in (_TABLE, _SUMS, _CURVE)}
   # What is there already stays: the folder may be another user's.

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import re
+from typing import NamedTuple
 
 from curation.errors import WinnowError
 from pipelines import local_files, storage
@@ -28,8 +29,13 @@ _FETCHES = 16  # at a time: T5X has a thousand small files and more
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CHECKPOINT = re.compile(r"checkpoint[_-](\d+)", re.ASCII)
-# checkpoint_100.tmp-1700000000 (T5X), checkpoint_100.orbax-checkpoint-tmp-1700000000 (Orbax).
-_BEING_WRITTEN = re.compile(r"\.(orbax-checkpoint-)?tmp-\d+/?$")
+# checkpoint_100.tmp-1700000000 (T5X), checkpoint_100.orbax-checkpoint-tmp (Orbax; older ones add -1700000000).
+_BEING_WRITTEN = re.compile(r".+\.(orbax-checkpoint-tmp(-\d+)?|tmp-\d+)", re.ASCII)
+_NAME_OF_BEING_WRITTEN = re.compile(r"checkpoint_\d+_(orbax_checkpoint_tmp(_\d+)?|tmp_\d+)", re.ASCII)
+# Where nothing can be renamed, Orbax writes into a checkpoint's own folder, and this file last.
+_COMMITTED = "commit_success.txt"
+# One of these is in a folder of an object store that holds a whole model.
+_MARKS_OF_WHOLE = {_COMMITTED, "checkpoint", "config.json"}
 
 
 def cache_folder() -> pathlib.Path:
@@ -45,6 +51,11 @@ def local_model(model: str) -> pathlib.Path:
 
   Raises WinnowError where there is no such folder, or the hub does not know the name or cannot be reached.
   """
+  if _BEING_WRITTEN.fullmatch(storage.base_name(model)):
+    raise WinnowError(
+      f"--model={model} is what a training job writes before a checkpoint is whole: wait until it has its final name, "
+      "or give another checkpoint"
+    )
   if not storage.is_local(model):
     return _fetch_folder(model)
   if os.path.isdir(model):
@@ -98,18 +109,29 @@ def checkpoint_name(model: str) -> str:
   return f"{model_name(run)}_checkpoint_{found[1]}" if found else model_name(model)
 
 
-def find_models(patterns: str) -> dict[str, str]:
-  """The models, by their `checkpoint_name`, that paths, hub names and globs of folders mean, with commas between them.
+class FoundModels(NamedTuple):
+  """What --models means."""
 
-  Not what a training job is still writing under a temporary name. Raises WinnowError for a glob that means none, and
-  for two models of one name.
+  models: dict[str, str]
+  """Paths and hub names by `checkpoint_name`."""
+  left_out: list[str]
+  """A sentence about each folder that a glob matches and that is no finished checkpoint."""
+
+
+def find_models(patterns: str) -> FoundModels:
+  """The models that paths, hub names and globs of folders mean, with commas between them.
+
+  Of a glob's folders only those called checkpoint_N or checkpoint-N count, and on an object store only whole ones.
+  Raises WinnowError for a glob that means none, and for two models of one name.
   """
   found: dict[str, str] = {}
+  left_out: list[str] = []
   for pattern in filter(None, patterns.split(",")):
-    is_glob = glob.has_magic(pattern)
-    paths = [path for path in _folders(pattern) if not _BEING_WRITTEN.search(path)] if is_glob else [pattern]
+    paths, reasons = _checkpoints(pattern) if glob.has_magic(pattern) else ([pattern], [])
+    left_out += reasons
     if not paths:
-      raise WinnowError(f"--models={pattern} matches no folder; quote the glob and check the path")
+      why = f": {reasons[0]}" if reasons else "; quote the glob and check the path"
+      raise WinnowError(f"--models={pattern} matches no folder of a checkpoint{why}")
     for path in paths:
       name = checkpoint_name(path)
       if found.setdefault(name, path) != path:
@@ -119,17 +141,38 @@ def find_models(patterns: str) -> dict[str, str]:
         )
   if not found:
     raise WinnowError("--models= names no model")
-  return found
+  return FoundModels(found, left_out)
 
 
-def _folders(pattern: str) -> list[str]:
-  """The folders that a glob names."""
-  if storage.is_local(pattern):
-    return local_files.find_folders(pattern)
+def is_of_unfinished(name: str) -> bool:
+  """Tells whether a `checkpoint_name` is that of a folder that a training job was still writing."""
+  return _NAME_OF_BEING_WRITTEN.fullmatch(name) is not None
+
+
+def _checkpoints(pattern: str) -> tuple[list[str], list[str]]:
+  """The folders of finished checkpoints that a glob names, and a sentence about each other folder that it names."""
+  found, reasons = [], []
+  for path, is_whole in _folders(pattern):
+    if not _CHECKPOINT.fullmatch(storage.base_name(path)):
+      reasons.append(f"{path} is not called checkpoint_N or checkpoint-N; if it is a model, name it without a glob")
+    elif not is_whole:
+      reasons.append(f"{path} is not whole yet: it has no {_COMMITTED}, which Orbax writes last")
+    else:
+      found.append(path)
+  return found, reasons
+
+
+def _folders(pattern: str) -> list[tuple[str, bool]]:
+  """The folders that a glob names, sorted, and whether what they hold is whole as far as their files tell."""
+  if storage.is_local(pattern):  # where a checkpoint gets its final name once it is whole
+    return [(path, True) for path in local_files.find_folders(pattern)]
   # An object store has files alone; a folder is what their names begin with.
   depth = pattern.rstrip("/").count("/") + 1
-  files = [path for path, _ in storage.match(storage.join(pattern, "**"))]
-  return sorted({"/".join(path.split("/")[:depth]) for path in files})
+  names: dict[str, set[str]] = {}
+  for path, _ in storage.match(storage.join(pattern, "**")):
+    parts = path.split("/")
+    names.setdefault("/".join(parts[:depth]), set()).add("/".join(parts[depth:]))
+  return [(folder, not _MARKS_OF_WHOLE.isdisjoint(names[folder])) for folder in sorted(names)]
 
 
 def _fetch_from_hub(name: str, revision: str | None) -> pathlib.Path:
@@ -152,6 +195,8 @@ def _fetch_from_hub(name: str, revision: str | None) -> pathlib.Path:
 
 def _fetch_folder(folder: str) -> pathlib.Path:
   files: dict[str, int] = {}
+  # Asked first: what is listed after it was there is all.
+  is_committed = storage.exists(storage.join(folder, _COMMITTED))
   try:
     for pattern in HUB_FILES + T5X_FILES:
       files.update(storage.match(storage.join(storage.escape(folder), pattern)))
@@ -161,6 +206,12 @@ def _fetch_folder(folder: str) -> pathlib.Path:
     raise WinnowError(
       f"--model={folder}: neither config.json, *.safetensors and spiece.model nor a checkpoint of T5X there; check the "
       "path"
+    )
+  state = storage.join(folder, "state") + "/"
+  if not is_committed and all(path.startswith(state) for path in files):
+    raise WinnowError(
+      f"--model={folder} is not whole yet: it has no {_COMMITTED}, which Orbax writes last; wait for it, or put an "
+      "empty file of that name there if you copied the checkpoint from a disk"
     )
   return _fetch(files, folder)
 

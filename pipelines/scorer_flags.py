@@ -85,6 +85,15 @@ FLAGS = (
     scorers=(PERPLEXITY,),
   ),
   Flag(
+    "weigh_by",
+    "Scorer",
+    (EVALUATE,),
+    "what counts equally in the figure of several corpora together: their target tokens, as if they were one corpus, "
+    "or each corpus",
+    default="tokens",
+    choices=("tokens", "corpus"),
+  ),
+  Flag(
     "max_input_tokens",
     "Scorer",
     _ENGINE,

@@ -37,7 +37,8 @@ def place(tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp("evaluate")
   for step in (1000, 200):
     write_checkpoint(folder, step)
-  (folder / "run/checkpoint_1200.tmp-1700000000").mkdir()
+  for name in ("checkpoint_1200.tmp-1700000000", "checkpoint_50.orbax-checkpoint-tmp"):
+    shutil.copytree(folder / "run/checkpoint_200", folder / "run" / name)
   (folder / "run/checkpoint_9").write_text("no folder")
   return folder
 
@@ -191,6 +192,35 @@ def test_checkpoints_come_and_go(place, corpus, done, monkeypatch):
   assert found["run_checkpoint_3000"][VALIDATION]["nll_per_token"] == pytest.approx(nll / tokens, rel=1e-7)
 
 
+def test_corpora_may_count_equally(place, corpus, news, done, capsys):
+  """Kills: the parts' perplexities averaged in place of their losses, and a flag that only some of the files follow."""
+  before, other = figures(done), [*command(place, parts="val/*,news.jsonl"), "--weigh_by=corpus"]
+  assert run_in(done, other) == 0
+  for model, of in figures(done).items():
+    parts = [of[name]["nll_per_token"] for name in (VALIDATION, NEWS)]
+    assert of["all"]["nll_per_token"] == pytest.approx(sum(parts) / 2, rel=1e-12)
+    assert of["all"]["perplexity"] == pytest.approx(math.exp(sum(parts) / 2), rel=1e-12)
+    assert of["all"]["nll"] is None and of["all"] != before[model]["all"]
+    assert {name: of[name] for name in (VALIDATION, NEWS)} == {name: before[model][name] for name in (VALIDATION, NEWS)}
+  with (done / "scores/evaluation.csv").open(newline="") as file:
+    rows = {(row["model"], row["corpus"]): float(row["perplexity"]) for row in csv.DictReader(file)}
+  assert rows["run_checkpoint_200", "all"] == figures(done)["run_checkpoint_200"]["all"]["perplexity"]
+  assert "each counting as much" in (done / "scores/evaluation.svg").read_text()
+
+
+def test_the_ghost_of_an_unfinished_checkpoint_leaves_the_curve(place, corpus, news, done, capsys):
+  """An older Winnow evaluated it. Kills: a row for each store that there is."""
+  before = figures(done)
+  for part in (VALIDATION, NEWS):
+    stores = done / "scores" / part
+    shutil.copytree(stores / "run_checkpoint_200", stores / "checkpoint_50_orbax_checkpoint_tmp")
+  assert run_in(done, command(place, parts="val/*,news.jsonl")) == 0
+  assert figures(done) == before
+  told = capsys.readouterr().err
+  assert "checkpoint_50_orbax_checkpoint_tmp is left out: its checkpoint was not finished" in told
+  assert "winnow: left out: " in told and "run/checkpoint_50.orbax-checkpoint-tmp is not called checkpoint_N" in told
+
+
 def test_a_damaged_store_is_mended(place, done, capsys):
   """Kills the mutant that takes a shard for whole because its store is complete."""
   before = content(done)
@@ -222,7 +252,7 @@ def test_a_model_that_fails_takes_nothing_from_the_others(place, corpus, done, c
 @pytest.mark.parametrize(
   ("flags", "told"),
   [
-    (["--models=run/checkpoint_7*"], "--models=run/checkpoint_7* matches no folder"),
+    (["--models=run/checkpoint_7*"], "--models=run/checkpoint_7* matches no folder of a checkpoint; quote"),
     (["--models=,"], "names no model"),
     (["--models=run/checkpoint_200,other/run/checkpoint_200"], "would both be called run_checkpoint_200"),
     (["--models=nowhere/checkpoint_1,./nothing"], "none of the 2 models can be evaluated"),

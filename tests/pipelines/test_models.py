@@ -9,6 +9,7 @@ import sys
 import corpora
 import pytest
 import tiny_t5
+from etils import epath
 from running import run_in
 
 from curation.errors import WinnowError
@@ -105,28 +106,70 @@ def test_a_head_that_only_the_tensors_tell_of_is_part_of_the_request(tmp_path):
   assert request()["head"] == "lm_head.weight"
 
 
+def temporary_folders(final: str) -> list[str]:
+  """The names of a checkpoint that Orbax still writes, as the locked one and older ones have them, and T5X's own."""
+  path = pytest.importorskip("orbax.checkpoint").path.atomicity.AtomicRenameTemporaryPath
+  locked = path.from_final(epath.Path("/run") / final).get().name
+  assert locked.startswith(f"{final}.")
+  return [locked, f"{locked}-1700000000", f"{final}.tmp-1700000000"]
+
+
 @pytest.mark.parametrize("where", ["here", "there"])
 def test_checkpoints_are_found_and_named_by_run_and_step(tmp_path, bucket, where):
   """Kills: a glob of files alone on an object store, checkpoints that are still being written, names by step alone."""
   root = f"{bucket}/{tmp_path.name}" if where == "there" else str(tmp_path)
-  for folder in ("a/small-1/checkpoint_20", "a/small-1/checkpoint_100", "b/large/checkpoint-20"):
+  for folder in ("a/small-1/checkpoint_20", "a/small-1/checkpoint_100"):
     storage.create(f"{root}/{folder}/state/d/x", b"x")
-  for stamp in (".tmp-1700000000", ".orbax-checkpoint-tmp-1700000000"):
-    storage.create(f"{root}/a/small-1/checkpoint_200{stamp}/checkpoint", b"x")
+    storage.create(f"{root}/{folder}/commit_success.txt", b"")
+  storage.create(f"{root}/a/small-1/checkpoint_7/checkpoint", b"x")
+  storage.create(f"{root}/b/large/checkpoint-20/config.json", b"x")
+  unfinished = [*temporary_folders("checkpoint_200"), "checkpoint_list"]
+  for folder in unfinished:
+    storage.create(f"{root}/a/small-1/{folder}/state/d/x", b"x")
+    storage.create(f"{root}/a/small-1/{folder}/commit_success.txt", b"")
   storage.create(f"{root}/a/small-1/checkpoint_list.txt", b"x")
   found = models.find_models(f"{root}/a/*/checkpoint_*,{root}/b/large/checkpoint-20/,org/t5-v1_1")
-  assert found == {
+  assert found.models == {
     "small_1_checkpoint_100": f"{root}/a/small-1/checkpoint_100",
     "small_1_checkpoint_20": f"{root}/a/small-1/checkpoint_20",
+    "small_1_checkpoint_7": f"{root}/a/small-1/checkpoint_7",
     "large_checkpoint_20": f"{root}/b/large/checkpoint-20/",
     "t5_v1_1": "org/t5-v1_1",
   }
-  with pytest.raises(WinnowError, match=r"--models=.*checkpoint_7\* matches no folder"):
-    models.find_models(f"{root}/a/*/checkpoint_7*")
+  assert [reason.partition(" is not called ")[0] for reason in found.left_out] == sorted(
+    f"{root}/a/small-1/{folder}" for folder in unfinished
+  )
+  with pytest.raises(WinnowError, match=r"--models=.*checkpoint_9\* matches no folder of a checkpoint; quote"):
+    models.find_models(f"{root}/a/*/checkpoint_9*")
+  with pytest.raises(WinnowError, match=r"matches no folder of a checkpoint: .*checkpoint_200.* is not called"):
+    models.find_models(f"{root}/a/*/checkpoint_200*")
+  for folder in temporary_folders("checkpoint_200"):
+    with pytest.raises(WinnowError, match="before a checkpoint is whole"):
+      models.local_model(f"{root}/a/small-1/{folder}/")
+
+
+def test_orbax_on_an_object_store_is_waited_for(tmp_path, bucket, monkeypatch):
+  """Nothing is renamed there. Kills: a checkpoint that is read, or a point of a curve, from half its files."""
+  monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
+  run = f"{bucket}/{tmp_path.name}/run"
+  marker = pytest.importorskip("orbax.checkpoint").path.atomicity.COMMIT_SUCCESS_FILE
+  for name in ("checkpoint_1/state/manifest.ocdbt", f"checkpoint_1/{marker}", "checkpoint_2/state/manifest.ocdbt"):
+    storage.create(f"{run}/{name}", b"x")
+  storage.create(f"{run}/checkpoint_3/_CHECKPOINT_METADATA", b"x")
+  # An item of the checkpoint is marked before the whole of it.
+  storage.create(f"{run}/checkpoint_2/state/{marker}", b"")
+  found = models.find_models(f"{run}/*")
+  assert found.models == {"run_checkpoint_1": f"{run}/checkpoint_1"}
+  assert len(found.left_out) == 2 and all(f"has no {marker}" in reason for reason in found.left_out)
+  with pytest.raises(WinnowError, match=f"checkpoint_2 is not whole yet: it has no {marker}"):
+    models.local_model(f"{run}/checkpoint_2")
+  storage.create(f"{run}/checkpoint_2/{marker}", b"")
+  assert models.local_model(f"{run}/checkpoint_2").is_dir()
+  assert len(models.find_models(f"{run}/*").models) == 2
 
 
 def test_a_checkpoint_here_has_the_run_that_it_lies_in(tmp_path, monkeypatch):
   """Kills the mutant that names a run by what was typed."""
   (tmp_path / "run/checkpoint_1").mkdir(parents=True)
   monkeypatch.chdir(tmp_path / "run")
-  assert models.find_models("checkpoint_*") == {"run_checkpoint_1": "checkpoint_1"}
+  assert models.find_models("checkpoint_*").models == {"run_checkpoint_1": "checkpoint_1"}

@@ -103,6 +103,7 @@ def test_a_checkpoint_on_an_object_store(place, bucket, layout):
   for path in place.rglob("*"):
     if path.is_file():
       storage.create(f"{there}/{path.relative_to(place)}", path.read_bytes())
+  storage.create(f"{there}/orbax/checkpoint_7/commit_success.txt", b"")
   folder = models.local_model(f"{there}/{layout}/checkpoint_7/")
   vocabulary = models.local_vocabulary(f"{there}/vocabulary/t5.model")
   fetched = checkpoints.load_checkpoint(folder, "float32", vocabulary=vocabulary)
@@ -122,6 +123,7 @@ def test_an_object_whose_name_leads_out_of_its_folder_is_refused(monkeypatch, tm
   """A bucket's names may be anything. Kills the mutant that makes paths of them: a bucket could write any file."""
   monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
   monkeypatch.setattr(storage, "match", lambda pattern: [(f"gs://bucket/model/{name}", 4)])
+  monkeypatch.setattr(storage, "exists", lambda path: True)
   with pytest.raises(WinnowError, match="is no name of a file below it"):
     models.local_model("gs://bucket/model")
   assert not list(tmp_path.rglob("*"))
