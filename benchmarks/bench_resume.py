@@ -23,13 +23,13 @@ BLOCK_ROWS = 64
 _WITNESS = """
 import os, sys
 if sys.argv[0].endswith("sdk_worker_main.py") or "sdk_worker_main" in " ".join(sys.orig_argv):
-  from pipelines import scoring
-  record = scoring._record
+  from pipelines import recording
+  record = recording.record
   def witnessed(where, block, result):
     with open(os.environ["WINNOW_WITNESS"], "a") as file:
       file.write(f"{where[1].name} {block.index}\\n")
     return record(where, block, result)
-  scoring._record = witnessed
+  recording.record = witnessed
 """
 
 

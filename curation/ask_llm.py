@@ -112,9 +112,9 @@ class AskLlmScorer:
     inputs, num_tokens_N = self._tokenise(texts.to_pylist())
     return engine.PreparedTexts(self.engine.prepare(inputs), num_tokens_N)
 
-  def run(self, prepared: engine.PreparedTexts) -> Scores:
-    """Computes a prepared block."""
-    scores_N = self.engine.run(prepared.batches)
+  def run(self, prepared: engine.PreparedTexts, on_batch: engine.OnBatch | None = None) -> Scores:
+    """Computes a prepared block; `on_batch` as for `engine.Engine.run`."""
+    scores_N = self.engine.run(prepared.batches, on_batch)
     return Scores(scores_N, prepared.num_tokens_N, *prepared.batches.padding(), batches=len(prepared.batches.plan))
 
   def warm_up(self) -> None:

@@ -25,8 +25,8 @@ _MOST_HELD_OUT = 1_000
 # and under 0.001 (too narrow); 0.1% to 4% of the corpus, and 57% with weights that differ by 1% to 9% (too wide).
 _LEAST_NEIGHBOURS = 0.1
 _MOST_NEIGHBOURS_SHARE = 0.1
-_LEAST_VARIATION_OF_MANY = 0.2
-_LEAST_VARIATION = 0.05
+LEAST_VARIATION = 0.2
+"""Of the weights, as their deviation by their mean: below it density is nearly random sampling (docs/density.md)."""
 _LEAST_RANK_CORRELATION = 0.7
 _MOST_NOISE = 0.7  # half of the weights' variance
 _MOST_COLLISIONS = 0.5
@@ -138,15 +138,17 @@ def warnings(diagnostics: dict[str, Any], name: str = "l2") -> list[str]:
       f"most documents have no neighbours (the median kernel sum of all others is {neighbours:.2g}), so that only "
       f"close copies are thinned: {wider}"
     )
-  elif neighbours > _MOST_NEIGHBOURS_SHARE * num_points and variation < _LEAST_VARIATION_OF_MANY:
+  elif neighbours > _MOST_NEIGHBOURS_SHARE * num_points and variation < LEAST_VARIATION:
     found.append(
       f"the kernel is so wide that {neighbours / num_points:.0%} of the corpus are neighbours of a document, and the "
       f"weights differ by only {variation:.1%}, almost random sampling: {narrower}"
     )
-  elif variation < _LEAST_VARIATION:
+  elif variation < LEAST_VARIATION:
+    # Of text embeddings and of made ones both raise it by a tenth to a half; L1 lowers it (bench_density_contrast.py).
+    advice = "" if name == "angular" else "take more --hashes (16), or --kernel=angular; if that does not help, "
     found.append(
-      f"the weights differ by only {variation:.1%}, which is nearly random sampling: take more --hashes, or another "
-      "--bandwidth"
+      f"the weights differ by only {variation:.1%}, less than {LEAST_VARIATION:.0%}, which is nearly random sampling: "
+      f"{advice}embed with a model that tells documents apart better, such as a larger one"
     )
   elif correlation is not None and correlation < _LEAST_RANK_CORRELATION:
     found.append(
@@ -163,6 +165,20 @@ def warnings(diagnostics: dict[str, Any], name: str = "l2") -> list[str]:
       "--sketch_counters, or a larger --bandwidth"
     )
   return found
+
+
+def lines(diagnostics: dict[str, Any], name: str = "l2") -> list[str]:
+  """What `diagnose` or `resolution` has found, in a few sentences, of which the last is a verdict."""
+  correlation = diagnostics.get("rank_correlation")
+  ranks = "" if correlation is None else f"; estimates rank documents as exact sums do, correlation {correlation:.2f}"
+  is_good = not warnings(diagnostics, name)
+  return [
+    f"neighbours of the median document: {diagnostics['neighbours']:,.3g} of {diagnostics['num_points']:,} documents",
+    f"the weights 1 / density differ by {diagnostics['weights_variation']:.1%} (random sampling: 0%)",
+    f"noise of a density: {diagnostics['median_relative_standard_error']:.1%}{ranks}",
+    f"chance collisions: {diagnostics['collisions_share']:.1%} of a count",
+    f"verdict: density tells these documents apart {'well' if is_good else 'poorly'}",
+  ]
 
 
 def _median_distance(sample_ND: np.ndarray, name: str, flag: str) -> float:

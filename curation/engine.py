@@ -36,6 +36,9 @@ Program = Callable[..., jax.Array]
 Of pairs the targets follow, ids int32 [B, T] and lengths int32 [B].
 """
 
+OnBatch = Callable[[np.ndarray, int], None]
+"""Called with the places of a batch's sequences, int64 [n], and how many tokens they have, once it is computed."""
+
 _Part = tuple[np.ndarray, np.ndarray]
 """A batch's ids, int32 [B, L], and the lengths of the rows that are no dummies, int32 [n]."""
 
@@ -52,9 +55,13 @@ class Prepared(NamedTuple):
   """Of pairs, the same of their targets."""
   target_lengths_N: np.ndarray | None = None
 
+  @property
+  def tokens_N(self) -> np.ndarray:
+    """Tokens of every sequence, of a pair those of both: int32 [N]."""
+    return self.lengths_N if self.target_lengths_N is None else self.lengths_N + self.target_lengths_N
+
   def padding(self) -> batching.Padding:
-    targets = 0 if self.target_lengths_N is None else self.target_lengths_N
-    return batching.padding(self.lengths_N + targets, self.plan)
+    return batching.padding(self.tokens_N, self.plan)
 
 
 class PreparedTexts(NamedTuple):
@@ -141,8 +148,11 @@ class Engine:
     ids = [_padded(sequences, batch, batch.length) for batch in plan]
     return Prepared(plan, ids, lengths_N, [_padded(targets, batch, batch.target) for batch in plan], target_lengths_N)
 
-  def run(self, prepared: Prepared) -> np.ndarray:
-    """Computes a block, float32 [N, ...]; every model gets every n-th batch, several batches at a time."""
+  def run(self, prepared: Prepared, on_batch: OnBatch | None = None) -> np.ndarray:
+    """Computes a block, float32 [N, ...]; every model gets every n-th batch, several batches at a time.
+
+    `on_batch` is called in this thread, batch after batch, while others are computed.
+    """
     parts: list[tuple[_Part, ...]] = [
       ((ids_BL, prepared.lengths_N[batch.indices]),) for batch, ids_BL in zip(prepared.plan, prepared.ids, strict=True)
     ]
@@ -152,6 +162,8 @@ class Engine:
     results = np.empty((len(prepared.lengths_N), *self._row_shape), np.float32)
     for batch, result in zip(prepared.plan, self._compute(parts), strict=True):
       results[batch.indices] = result[: len(batch.indices)]
+      if on_batch is not None:
+        on_batch(batch.indices, int(prepared.tokens_N[batch.indices].sum()))
     return results
 
   def warm_up(self) -> None:
@@ -172,7 +184,7 @@ class Engine:
         for i in range(len(self._groups)):
           self._compute_batch(i, dummy)
         if (length, rows, target) in largest:
-          self._compute([dummy] * self._in_flight)
+          list(self._compute([dummy] * self._in_flight))
 
   def describe(self) -> dict[str, Any]:
     """Everything of the engine that decides a result, for a fingerprint; JSON types only."""
@@ -184,10 +196,10 @@ class Engine:
       "devices_per_model": self._groups[0].size,
     }
 
-  def _compute(self, batches: Sequence[tuple[_Part, ...]]) -> list[np.ndarray]:
-    """Results of many batches, `_in_flight` of them at a time."""
+  def _compute(self, batches: Sequence[tuple[_Part, ...]]) -> Iterator[np.ndarray]:
+    """Results of many batches in their order, `_in_flight` of them at a time."""
     with self._turn, concurrent.futures.ThreadPoolExecutor(self._in_flight, "winnow-batch") as pool:
-      return list(pool.map(self._compute_batch, range(len(batches)), batches))
+      yield from pool.map(self._compute_batch, range(len(batches)), batches)
 
   def _compute_batch(self, i: int, parts: tuple[_Part, ...]) -> np.ndarray:
     """The result of batch i, by its model: float32 [B, ...]; rows beyond the lengths given are dummies of one token."""

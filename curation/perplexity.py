@@ -111,10 +111,21 @@ class PerplexityScorer:
     batches = self.engine.prepare(inputs, targets)
     return PreparedDocuments(batches, windows.document_W, tokens.lengths().astype(np.int32))
 
-  def run(self, prepared: PreparedDocuments) -> Scores:
-    """Computes a prepared block."""
-    nll_W = self.engine.run(prepared.batches)
+  def run(self, prepared: PreparedDocuments, on_batch: engine.OnBatch | None = None) -> Scores:
+    """Computes a prepared block.
+
+    `on_batch` as for `engine.Engine.run`, with the documents whose last pair is in the batch.
+    """
     assert prepared.batches.target_lengths_N is not None
+    left_N = np.bincount(prepared.document_W, minlength=len(prepared.num_tokens_N))
+
+    def on_pairs(pairs: np.ndarray, tokens: int) -> None:
+      assert on_batch is not None
+      documents, counts = np.unique(prepared.document_W[pairs], return_counts=True)
+      left_N[documents] -= counts
+      on_batch(documents[left_N[documents] == 0], tokens)
+
+    nll_W = self.engine.run(prepared.batches, None if on_batch is None else on_pairs)
     # bincount adds one after the other, so that a document's sum is that of its windows in their order.
     documents = len(prepared.num_tokens_N)
     nll_N = np.bincount(prepared.document_W, nll_W.astype(np.float64), documents)

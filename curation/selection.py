@@ -124,6 +124,17 @@ class SelectionRequest:
   def exact_group_rate(self) -> fractions.Fraction:
     return _fraction("group_rate", self.group_rate)
 
+  def about(self, num_documents: int) -> int | None:
+    """About how many of so many documents are selected; None where that depends on scores or tokens."""
+    if self.rate is not None:
+      return _rounded(_fraction("rate", self.rate) * num_documents)
+    if self.num_examples is not None:
+      return min(self.num_examples, num_documents)
+    if self.percentile_range is not None:
+      low, high = self._percentiles()
+      return _rounded((high - low) * num_documents)
+    return None
+
   def search_above(self, num_documents: int) -> "RadixSearch":
     """Begins the search for the documents above the percentiles that are wanted."""
     above = self.num_above(num_documents)

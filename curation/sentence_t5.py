@@ -90,9 +90,10 @@ class SentenceT5Embedder:
     inputs = [np.append(tokens.of(i)[:room], np.int32(EOS_ID)) for i in range(len(texts))]
     return engine.PreparedTexts(self.engine.prepare(inputs), tokens.lengths().astype(np.int32))
 
-  def run(self, prepared: engine.PreparedTexts) -> Embeddings:
-    """Computes a prepared block."""
-    return Embeddings(self.engine.run(prepared.batches), prepared.num_tokens_N, *prepared.batches.padding())
+  def run(self, prepared: engine.PreparedTexts, on_batch: engine.OnBatch | None = None) -> Embeddings:
+    """Computes a prepared block; `on_batch` as for `engine.Engine.run`."""
+    embeddings_NO = self.engine.run(prepared.batches, on_batch)
+    return Embeddings(embeddings_NO, prepared.num_tokens_N, *prepared.batches.padding())
 
   def warm_up(self) -> None:
     """As `engine.Engine.warm_up`."""

@@ -37,11 +37,13 @@ from pipelines import (
   stores,
 )
 
+SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
 CENTROIDS_FILE, DIAGNOSTICS_FILE = "centroids.safetensors", "diagnostics.json"
 # Sums take 8 * K * D bytes however few documents they are of, and a group's sample 1.5 KB a document.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
 _MERGED_AT_ONCE = 16
 _BATCH_ROWS = 1 << 18
+_READ_SECOND = 200_000  # embeddings, by one core
 # A process has one group at a time, whose products use all cores: its threads share the sums rather than having each.
 _TURN = threading.Lock()
 
@@ -88,13 +90,22 @@ class Numbered(NamedTuple):
   group: sketching.Group
 
 
-def stages(config: ClusteringConfig, documents: int | None) -> dict[str, int | None]:
+def stages(config: ClusteringConfig, count: progress.Count | None) -> list[progress.Stage]:
   """What training shows of itself, where it has not been done."""
   if storage.exists(config.path(CENTROIDS_FILE)):
-    return {}
-  iterations = config.scorer.config.lloyd_iterations
-  found = {"sample": documents}
-  return found | {"iterate": documents and documents * iterations} if iterations else found
+    return []
+  about, passes = config.scorer.config, range(1, config.scorer.config.lloyd_iterations + 1)
+  of_all = 1.0 if count is None else min(1.0, about.clusters * about.points_per_cluster / max(1, count.documents))
+  training = progress.PRODUCTS / about.clusters / about.iterations / of_all
+  return [
+    progress.Stage(SAMPLING, count, _READ_SECOND),
+    progress.Stage(TRAINING, count, training),
+    *(progress.Stage(_refining(config, number), count, config.scorer.speed) for number in passes),
+  ]
+
+
+def _refining(config: ClusteringConfig, iteration: int) -> str:
+  return f"refining centroids, pass {iteration} of {config.scorer.config.lloyd_iterations}"
 
 
 def plan_groups(config: ClusteringConfig) -> list[Numbered]:
@@ -127,13 +138,16 @@ def write_sample(config: ClusteringConfig, numbered: Numbered, documents: int) -
   """Makes durable what a group has of the sample, float16 [N, D] in order; returns the group's number and a path."""
   path = config.work_path(["sample", _identity(config, numbered.group)])
   if _has_arrays(config, path, 1):
+    resumed = sketching.documents_of(config.embeddings, numbered.group)
+    progress.report(config.progress_address, stage=SAMPLING, resumed=resumed)
     return numbered.number, path
   about, parts = config.scorer.config, []
   limit = np.uint64(about.sample_limit(documents))
-  for shard, rows_N, embeddings_ND in prefetch.prefetch(read_group(config, numbered.group), ahead=2):
-    is_sampled_N = hashing.hash_documents("kmeans sample", about.seed, shard, rows_N) <= limit
-    parts.append(embeddings_ND[is_sampled_N].astype(np.float16))
-    progress.report(config.progress_address, stage="sample", documents=len(rows_N))
+  with progress.working(config.progress_address, SAMPLING):
+    for shard, rows_N, embeddings_ND in prefetch.prefetch(read_group(config, numbered.group), ahead=2):
+      is_sampled_N = hashing.hash_documents("kmeans sample", about.seed, shard, rows_N) <= limit
+      parts.append(embeddings_ND[is_sampled_N].astype(np.float16))
+      progress.report(config.progress_address, stage=SAMPLING, documents=len(rows_N))
   array_files.write(path, np.concatenate(parts) if parts else np.empty((0, 0), np.float16))
   return numbered.number, path
 
@@ -153,23 +167,27 @@ def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
     part_ND = parts.pop()
     sample_ND[place - len(part_ND) : place] = part_ND
     place -= len(part_ND)
-  trained = kmeans.train(sample_ND, config.scorer.config)
+  with progress.working(config.progress_address, TRAINING):
+    trained = kmeans.train(sample_ND, config.scorer.config)
   _write_centroids(config, path, trained.centroids_KD, trained.training)
   logs.tell("centroids_trained", path=path, points=len(sample_ND), inertia=trained.training["inertia"][-1:])
   return path
 
 
-def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str) -> tuple[int, str]:
+def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str, *, iteration: int) -> tuple[int, str]:
   """Assigns a group and makes its sums durable, unless they are there; returns by what to merge them, and a path."""
   held = load_centroids(centroids_path)
   path = config.work_path(["sums", _identity(config, numbered.group), held.file.checksum])
-  if not _has_arrays(config, path, 3):
+  report = functools.partial(progress.report, config.progress_address, stage=_refining(config, iteration))
+  if _has_arrays(config, path, 3):
+    report(resumed=sketching.documents_of(config.embeddings, numbered.group))
+  else:
     memory.return_large_arrays()
-    with _TURN:
+    with _TURN, progress.working(config.progress_address, _refining(config, iteration)):
       sums = kmeans.Sums.empty(*held.file.centroids_KD.shape)
       for _, _, embeddings_ND in prefetch.prefetch(read_group(config, numbered.group), ahead=2):
         sums.add(embeddings_ND, held.centroids.assign(embeddings_ND))
-        progress.report(config.progress_address, stage="iterate", documents=len(embeddings_ND))
+        report(documents=len(embeddings_ND))
       array_files.write(path, *vars(sums).values())
   return numbered.number // _MERGED_AT_ONCE, path
 
@@ -301,7 +319,8 @@ class Train(beam.PTransform):
     config, before = self._config, beam.pvalue.AsSingleton(path)
     merged = (
       groups
-      | f"Assign{iteration}" >> beam.Map(lambda group, before: sum_group(config, group, before), before=before)
+      | f"Assign{iteration}"
+      >> beam.Map(lambda group, before: sum_group(config, group, before, iteration=iteration), before=before)
       | f"GroupSums{iteration}" >> beam.GroupByKey()
       | f"MergeSums{iteration}" >> beam.MapTuple(lambda _, paths: merge_sums(config, paths))
       | f"GatherSums{iteration}" >> beam.combiners.ToList()

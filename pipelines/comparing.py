@@ -39,14 +39,18 @@ from pipelines import (
   run_files,
   runs,
   scorers,
+  sketching,
   sources,
   splitting,
   steps,
   storage,
   stores,
 )
-from pipelines.comparison import ComparingConfig, Share, Span, Work, diagnostics_path, of_other_clusters
+from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
 
+# As users see them.
+MOVING, COMPARING = "grouping documents by cluster", "comparing documents within clusters"
+_GATHERING = "gathering the comparisons"
 _HELD_TILES = 8
 _RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each, little is read
 _TILE_BYTES = 2 << 20
@@ -62,11 +66,16 @@ def is_compared(config: ComparingConfig) -> bool:
   return work is not None and all(work.has_array(work.cosines_path(shard)) for shard in config.shards)
 
 
-def stages(config: ComparingConfig, documents: int | None) -> dict[str, int | None]:
-  """What is shown of the work: splitting, which reads all documents twice, only where it is known to come."""
-  clusters = config.scorer.clusters.store
-  splits = clusters.is_complete and storage.exists(diagnostics_path(config)) and splitting.plan_training(config)
-  return ({"split": documents and 2 * documents} if splits else {}) | {"move": documents, "compare": documents}
+def stages(config: ComparingConfig, count: progress.Count | None) -> list[progress.Stage]:
+  """What is shown of the work. Splitting is told of first, though it comes only where there is a giant cluster."""
+  # As if clusters were of one size, which is the least work that there can be.
+  pairs = 1.0 if count is None else max(1.0, count.documents / 2 / config.scorer.config.clusters)
+  return [
+    *(progress.Stage(title, progress.Count(0, is_exact=False)) for title in splitting.STAGES),
+    progress.Stage(MOVING, count, 50_000),
+    progress.Stage(COMPARING, count, progress.PRODUCTS / pairs),
+    progress.Stage(_GATHERING, count, 200_000),
+  ]
 
 
 def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
@@ -76,12 +85,14 @@ def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
   memory.return_large_arrays()
   path = work.path("moved", f"{numbered.number:05d}.run")
   if work.is_whole_run(path):
+    resumed = sketching.documents_of(config.scorer.clusters, numbered.group)
+    progress.report(config.progress_address, stage=MOVING, resumed=resumed)
     return 0
   moved = 0
   with storage.create_file(path) as file, runs.RunWriter(num_shards=work.tiles.num_parts) as writer:
     for pieces_N, key_N, record_N in prefetch.prefetch(_read_group(work, numbered), ahead=1):
       writer.add(work.tiles.parts_of(pieces_N).astype(np.uint32), key_N, record_N)
-      progress.report(config.progress_address, stage="move", documents=len(key_N))
+      progress.report(config.progress_address, stage=MOVING, documents=len(key_N))
       moved += len(key_N)
     writer.finish(file, {})
   return moved
@@ -146,7 +157,13 @@ def compare_share(config: ComparingConfig, share: Share) -> Share:
   """Makes durable the largest cosines that a share of a part's tile pairs gives its documents; returns the share."""
   work = Work.of(config)
   path = work.share_path(share)
-  if not work.has_array(path):
+  if work.has_array(path):
+    pairs_X2 = work.tiles.pairs(share.start, share.stop)
+    tiles = pairs_X2[pairs_X2[:, 0] == pairs_X2[:, 1], 0].tolist()
+    places = [work.tiles.places(range(tile, tile + 1)) for tile in tiles]
+    resumed = sum(place.stop - place.start for place in places)
+    progress.report(config.progress_address, stage=COMPARING, resumed=resumed)
+  else:
     memory.return_large_arrays()
     with _TURN, storage.open_input(work.part_path(share.part), buffer_bytes=_TILE_BYTES) as file:
       reader = run_files.RunReader(file, work.part_path(share.part))
@@ -171,7 +188,7 @@ def _largest_of(work: Work, share: Share, load: Callable[[int], np.ndarray]) -> 
       largest_R = largest_N[places.start - start : places.stop - start]
       np.maximum(largest_R, semdedup.largest_cosines(held[tile], None if tile == other else earlier_CD), out=largest_R)
       if tile == other:  # once for each document
-        progress.report(work.config.progress_address, stage="compare", documents=len(largest_R))
+        progress.report(work.config.progress_address, stage=COMPARING, documents=len(largest_R))
   return largest_N
 
 
@@ -280,19 +297,36 @@ class Compare(beam.PTransform):
     config = self._config
     return ledger | "Steps" >> steps.Steps(
       lambda: is_compared(config),
+      config.progress_address,
       [
-        ("SampleGiants", lambda: splitting.plan_samples(config), lambda group: splitting.sample_group(config, group)),
-        ("TrainGiants", lambda: splitting.plan_training(config), lambda giant: splitting.train_giant(config, giant)),
+        (
+          "SampleGiants",
+          splitting.SAMPLING,
+          lambda: splitting.plan_samples(config),
+          lambda group: splitting.sample_group(config, group),
+        ),
+        (
+          "TrainGiants",
+          splitting.TRAINING,
+          lambda: splitting.plan_training(config),
+          lambda giant: splitting.train_giant(config, giant),
+        ),
         (
           "AssignPieces",
+          splitting.ASSIGNING,
           lambda: splitting.plan_assignments(config),
           lambda group: splitting.assign_group(config, group),
         ),
-        ("SettlePieces", lambda: splitting.plan_settling(config), lambda what: splitting.settle(config, what)),
-        ("MoveGroups", lambda: Work.of(config).groups(), lambda group: move_group(config, group)),
-        ("GatherParts", lambda: range(Work.of(config).tiles.num_parts), lambda part: gather_part(config, part)),
-        ("CompareShares", lambda: Work.of(config).all_shares(), lambda share: compare_share(config, share)),
-        ("ReturnSpans", lambda: Work.of(config).spans(), lambda span: return_span(config, span)),
-        ("GatherShards", lambda: range(len(config.shards)), lambda index: gather_shard(config, index)),
+        (
+          "SettlePieces",
+          splitting.ASSIGNING,
+          lambda: splitting.plan_settling(config),
+          lambda what: splitting.settle(config, what),
+        ),
+        ("MoveGroups", MOVING, lambda: Work.of(config).groups(), lambda group: move_group(config, group)),
+        ("GatherParts", MOVING, lambda: range(Work.of(config).tiles.num_parts), lambda part: gather_part(config, part)),
+        ("CompareShares", COMPARING, lambda: Work.of(config).all_shares(), lambda share: compare_share(config, share)),
+        ("ReturnSpans", _GATHERING, lambda: Work.of(config).spans(), lambda span: return_span(config, span)),
+        ("GatherShards", _GATHERING, lambda: range(len(config.shards)), lambda index: gather_shard(config, index)),
       ],
     )

@@ -8,6 +8,7 @@ import argparse
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from apache_beam.options import pipeline_options
 from curation import extrapolation
 from curation.errors import WinnowError
 from pipelines import accelerators, blocks, devices, flags, launch, model_scorers, plans, sources, storage, store_plans
+from pipelines.durations import duration
 
 _SHARDS, _ROWS, _HEAD_BYTES = 16, 256, 1 << 20
 _MEASURED_SECONDS = 5.0
@@ -163,6 +165,12 @@ def sample(shards: list[blocks.Shard], fields: blocks.Fields) -> Sampled:
   return Sampled(found, texts)
 
 
+def count_documents(shards: Sequence[blocks.Shard], fields: blocks.Fields) -> extrapolation.Total:
+  """About how many documents shards hold; WinnowError where the sampled ones have none."""
+  sampled = sample(list(shards), fields)
+  return _total(shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])
+
+
 def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]:
   """About how many records a shard holds, and of how many that is known; None where all were counted."""
   with storage.open_input(shard.path, buffer_bytes=_HEAD_BYTES) as file:
@@ -286,4 +294,4 @@ def _figure(total: extrapolation.Total) -> str:
 
 def _duration(seconds: float) -> str:
   minutes = round((seconds + _LOADING_SECONDS) / 60)
-  return f"{minutes // 60:,} h {minutes % 60:02d} min, of which {_LOADING_SECONDS / 60:.0f} to start"
+  return f"{duration(60 * minutes)}, of which {duration(_LOADING_SECONDS)} to start"

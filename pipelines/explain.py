@@ -27,7 +27,11 @@ from pipelines import (
   stores,
 )
 
-_KEPT = {stores.EMBED: "embedded", stores.CLUSTER: "clustered", stores.SIGN: "signed"}  # what became of documents
+_KEPT = {
+  stores.EMBED: "embedded",
+  stores.CLUSTER: "clustered",
+  stores.SIGN: "MinHash signature computed",
+}  # what became of documents
 _READERS = 8  # files read at once
 
 

@@ -34,13 +34,15 @@ def prepare(scorer: scorers.Scorer, block: blocks.Block, reads: str) -> Any:
     return _Failed(error)
 
 
-def run(scorer: scorers.Scorer, block: blocks.Block, prepared: Any, reads: str) -> tuple[blocks.Block, scorers.Scores]:
+def run(
+  scorer: scorers.Scorer, block: blocks.Block, prepared: Any, reads: str, *, on_batch: scorers.OnBatch | None = None
+) -> tuple[blocks.Block, scorers.Scores]:
   """A block and its scores. Documents of a text that make the scorer fail are among its bad ones then."""
   assert block.documents is not None
   try:
     if isinstance(prepared, _Failed):
       raise prepared.error
-    return block, scorer.run(prepared)
+    return block, scorer.run(prepared, on_batch)
   except Exception as error:
     if "text" not in block.documents.schema.names or _is_nobodys(error):
       raise

@@ -38,8 +38,16 @@ FLAGS = (
   Flag(
     "folder",
     "What to look at",
-    (STATUS, VERIFY),
-    "a score store or a folder of them (status), an output (verify)",
+    (STATUS,),
+    "a score store, or a folder that holds score stores",
+    type=path,
+    positional=True,
+  ),
+  Flag(
+    "output_folder",
+    "What to look at",
+    (VERIFY,),
+    "an output of winnow sample or winnow curate",
     type=path,
     positional=True,
   ),

@@ -15,14 +15,17 @@ from pipelines import (
   dataset,
   launch,
   manifests,
+  meter,
   progress,
   requests,
   sampling,
   storage,
+  thresholds,
   writing,
 )
 from pipelines.scoring_jobs import Corpus, ScoringJob, divide
 
+_COLLECTED_SECOND, _WRITTEN_SECOND = 30_000, 60_000  # documents, by one core
 _ATTEMPTS = 8  # at a command whose stores prove damaged again and again
 
 
@@ -131,6 +134,23 @@ class SamplingJob:
       # The request last: until then what is left is known to be of that request.
       storage.delete([self.engine_path, self.request_path])
 
+  def stages(self, scored: progress.Count | None) -> list[progress.Stage]:
+    """What there is to do, in order, as users see it; of `scored` documents, where the store is not complete yet."""
+    rows, request = self.corpus.count if scored is not None else None, self.config.request
+    if summary := self.config.store.readable_summary():
+      scored = progress.Count(summary["scored"], is_exact=True)
+      rows = progress.Count(sum(sum(shard["block_rows"]) for shard in summary["shards"]), is_exact=True)
+    selected = None if scored is None else request.about(scored.documents)
+    written = None
+    if scored is not None and selected is not None:
+      written = progress.Count(scored.documents - selected if self.config.rejected else selected, scored.is_exact)
+    collecting, writing_them = self.config.stages
+    return [
+      progress.Stage(thresholds.SELECTING, scored, thresholds.SPEED),
+      progress.Stage(collecting, rows, _COLLECTED_SECOND),
+      progress.Stage(writing_them, written, _WRITTEN_SECOND),
+    ]
+
   def pipeline(self, ledger: Any, parallelism: int, address: progress.Address | None) -> Any:
     """PCollection[dict]: the manifest."""
     config = dataclasses.replace(self.config, progress_address=address)
@@ -193,23 +213,14 @@ def _run_claimed(
       launcher.run(lambda root: root | "NothingToDo" >> beam.Create([None]), _job_name(arguments, wanted))
       return False
     return True
-  stages: dict[str, int | None] = {}
-  for job in steps:
-    for name, documents in job.stages().items():  # two stages of a recipe may both have clusters
-      stages[name] = documents and documents + (stages.get(name) or 0)
-  if sampling_jobs:
-    store = sampling_jobs[0].config.store
-    expected = None if scoring_job is None else stages.get(scoring_job.config.stage)
-    read = requests.field(store.summary_path, "read") if store.is_complete else expected
-    stages["select"] = None if read is None else read * len(sampling_jobs)
-    stages["write"] = None
+  are_here, recipe = launcher.workers_are_here, 1 if scoring_job is None else scoring_job.config.number
+  stages = _stages(scoring_job, sampling_jobs, recipe) if are_here else []
   running: list[Any] = [*sampling_jobs, *reversed(steps)]
-  are_here = launcher.workers_are_here
   with (
     launch.Log(running[0].folder, arguments) as log,
-    progress.Meter(stages, estimated=bool(steps), quiet=not are_here) as meter,
+    meter.Meter(stages, quiet=not are_here, recipe_stages=recipe) as shown,
   ):
-    address = meter.address if are_here else None
+    address = shown.address if are_here else None
     define = _definition(launcher, scoring_job, sampling_jobs, address)
     counters: dict[str, int] | None = {}
     try:
@@ -219,7 +230,7 @@ def _run_claimed(
       if not all(job.is_complete for job in running):
         raise
     log.entry["counters"] = counters
-    log.entry["documents_by_process"] = meter.documents_by_process
+    log.entry["documents_by_process"] = shown.documents_by_process
     if counters is None:
       return False
     for job in wanted:
@@ -233,6 +244,18 @@ def _tidy(job: Any) -> None:
     job.tidy()
   except (WinnowError, OSError) as error:
     print(f"winnow: {job.folder} is complete, but was not tidied up: {error}", file=sys.stderr)
+
+
+def _stages(scoring_job: ScoringJob | None, sampling_jobs: Sequence[SamplingJob], recipe: int) -> list[progress.Stage]:
+  """What there is to do, in order, as users see it."""
+  found: list[progress.Stage] = []
+  for job in [] if scoring_job is None else scoring_job.steps:
+    prefix = progress.prefix_of(job.number, recipe)
+    found += [dataclasses.replace(stage, title=prefix + stage.title) for stage in job.stages()]
+  scored = None if scoring_job is None else scoring_job.count
+  for sampling_job in sampling_jobs:
+    found += sampling_job.stages(scored)
+  return found
 
 
 def _tell_damage(before: Mapping[str, set[str]]) -> None:

@@ -47,6 +47,7 @@ from pipelines import (
   stores,
 )
 
+LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
 NEAR_COPIES_FILE = "near_copies.json"
 # A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256
@@ -142,6 +143,13 @@ def is_joined(config: JoiningConfig) -> bool:
   return _is_told(config) and has_all
 
 
+def stages(config: JoiningConfig, count: progress.Count | None) -> list[progress.Stage]:
+  """What joining shows of itself, where it has not been done."""
+  if storage.exists(config.near_copies_path):
+    return []
+  return [progress.Stage(LOOKING, count, 60_000), progress.Stage(MATCHING, count, 100_000)]
+
+
 def read_near_copies(path: str) -> dict[str, int]:
   """How many documents repeat others. Raises DamagedError."""
   found = requests.read_sealed(path)
@@ -159,6 +167,8 @@ def key_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
   work = Work.of(config)
   path = work.run_path("keyed", numbered.number)
   if work.is_whole_run(path):
+    resumed = sketching.documents_of(config.scorer.signatures, numbered.group)
+    progress.report(config.progress_address, stage=LOOKING, resumed=resumed)
     return
   _be_lean()
   with storage.create_file(path) as file, runs.RunWriter(num_shards=work.num_parts) as writer:
@@ -166,7 +176,7 @@ def key_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
       keys_NB = minhash.band_keys(signatures_NH, config.scorer.config)
       keys_M, numbers_M = keys_NB.reshape(-1), np.repeat(numbers_N, keys_NB.shape[1])
       writer.add(work.parts_of(keys_M), minhash.to_order(keys_M, numbers_M), _nothing(len(keys_M)))
-      progress.report(config.progress_address, stage="meet", documents=len(numbers_N))
+      progress.report(config.progress_address, stage=LOOKING, documents=len(numbers_N))
     writer.finish(file, {})
 
 
@@ -345,12 +355,13 @@ class Join(beam.PTransform):
     config = self._config
     return ledger | "Steps" >> steps.Steps(
       lambda: is_joined(config),
+      config.progress_address,
       [
-        ("KeyGroups", lambda: Work.of(config).groups(), lambda group: key_group(config, group)),
-        ("MeetParts", lambda: range(Work.of(config).num_parts), lambda part: meet_part(config, part)),
-        ("SignGroups", lambda: Work.of(config).groups(), lambda group: sign_group(config, group)),
-        ("JoinParts", lambda: range(Work.of(config).num_parts), lambda part: join_part(config, part)),
-        ("MergeEdges", lambda: Work.of(config).merged(), lambda index: merge_edges(config, index)),
-        ("Settle", lambda: [None], lambda _: settle(config)),
+        ("KeyGroups", LOOKING, lambda: Work.of(config).groups(), lambda group: key_group(config, group)),
+        ("MeetParts", MATCHING, lambda: range(Work.of(config).num_parts), lambda part: meet_part(config, part)),
+        ("SignGroups", MATCHING, lambda: Work.of(config).groups(), lambda group: sign_group(config, group)),
+        ("JoinParts", MATCHING, lambda: range(Work.of(config).num_parts), lambda part: join_part(config, part)),
+        ("MergeEdges", MATCHING, lambda: Work.of(config).merged(), lambda index: merge_edges(config, index)),
+        ("Settle", MATCHING, lambda: [None], lambda _: settle(config)),
       ],
     )

@@ -26,6 +26,7 @@ class OfModel(abc.ABC):
 
   SCORER: ClassVar[str]
   reads: ClassVar[str] = "text"
+  speed: ClassVar[float | None] = None  # which depends on the model and the device
   model: str
   max_input_tokens: int | None = None
   batch_tokens: int | None = None
@@ -302,8 +303,8 @@ class _Embedder:
     self._embedder, self._dtype = embedder, dtype
     self.describe, self.warm_up, self.prepare = embedder.describe, embedder.warm_up, embedder.prepare
 
-  def run(self, prepared: Any) -> Scores:
-    found = self._embedder.run(prepared)
+  def run(self, prepared: Any, on_batch: Any = None) -> Scores:
+    found = self._embedder.run(prepared, on_batch)
     embeddings = found.embeddings.astype(self._dtype)
     return Scores(embeddings, found.num_tokens, found.useful_tokens, found.computed_tokens)
 

@@ -1,143 +1,143 @@
-"""Progress on the local runner: workers send small datagrams to the launcher, which draws a bar or prints lines.
+"""Progress on the local runner, as workers tell it: small datagrams to the launcher, whose `meter` shows them.
 
-Beam's local runner tells of metrics only when a stage is over. Datagrams on the loopback need no lock, no file and no
-answer; one that is lost costs a moment of the picture: the figures of record are the stores' and Beam's metrics.
+Beam's local runner tells of metrics only when a stage is over. A process adds up what it does of each stage and sends
+its totals, at most twenty times a second. So a report for every batch costs nothing, a lost datagram costs a moment of
+the picture, and the figures of record stay those of the stores and of Beam's metrics.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from typing import NamedTuple
 
-import rich.console
-import rich.progress
-
-Address = tuple[str, int]
-_DATAGRAM_BYTES = 1024
-_DRAIN_SECONDS = 1.0
-_LINE_SECONDS = 10.0
-_WAITING = "waiting for the first documents"
+DATAGRAM_BYTES = 1024
+PRODUCTS = 5e7
+"""Of two vectors of 768 dimensions, a second by one core, in large matrix products: the speed of some stages."""
+_PAUSE_SECONDS = 0.05
 
 
-def report(address: Address | None, *, stage: str, documents: int, tokens: int = 0) -> None:
-  """Tells the launcher, if there is one on this machine, that `documents` more passed a stage."""
-  if address is not None:
-    message = {"stage": stage, "documents": documents, "tokens": tokens, "process": os.getpid()}
+@dataclasses.dataclass(frozen=True)
+class Address:
+  """Where a launcher listens on this machine, and the name of its run, which tells its datagrams from strangers'.
+
+  `prefix` goes before the name of each stage, as "stage 2 of 3: " in a recipe of several stages.
+  """
+
+  port: int
+  run: str
+  stages: int = 1
+  prefix: str = ""
+
+  def within(self, number: int) -> "Address":
+    """The same for the work of one stage of a recipe."""
+    return dataclasses.replace(self, prefix=prefix_of(number, self.stages))
+
+
+def prefix_of(number: int, stages: int) -> str:
+  """What goes before the names of a recipe's stage; nothing where there is only one."""
+  return f"stage {number} of {stages}: " if stages > 1 else ""
+
+
+class Count(NamedTuple):
+  """How many documents there are: so many, or about so many."""
+
+  documents: int
+  is_exact: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage of a command: what users read, and how many documents it has; None where nobody knows.
+
+  `speed`: documents a second that one core is expected to do, from which the time left is told until the stage has a
+  speed of its own; None: not known.
+  """
+
+  title: str
+  count: Count | None = None
+  speed: float | None = None
+
+
+@dataclasses.dataclass
+class _Totals:
+  """What this process has done of one stage, and how many of its threads are at work on it now."""
+
+  documents: int = 0
+  resumed: int = 0
+  tokens: int = 0
+  at_work: int = 0
+  sent: float = 0.0
+
+
+_LOCK = threading.Lock()
+_totals: dict[tuple[Address, str], _Totals] = {}
+
+
+def report(address: Address | None, *, stage: str, documents: int = 0, tokens: int = 0, resumed: int = 0) -> None:
+  """Adds documents that passed a stage: new ones, with their tokens, and those that an earlier run had done.
+
+  Does nothing without an address: then no launcher on this machine shows the progress.
+  """
+  if address is not None and (documents or tokens or resumed):
+    _add(address, stage, documents=documents, tokens=tokens, resumed=resumed)
+
+
+@contextlib.contextmanager
+def working(address: Address | None, stage: str) -> Iterator[None]:
+  """Lets the stage's clock run while the block does; where it ends, all that was reported is sent."""
+  if address is None:
+    yield
+    return
+  _add(address, stage, at_work=1)
+  try:
+    yield
+  finally:
+    _add(address, stage, at_work=-1)
+
+
+class Block:
+  """Reports what is done of a block, batch by batch where its scorer tells, and in the end exactly the block."""
+
+  def __init__(self, address: Address | None, stage: str):
+    self._report = functools.partial(report, address, stage=stage)
+    self._documents = self._tokens = 0
+
+  def add(self, places: Sized, tokens: int) -> None:
+    """Takes the documents of a batch."""
+    self._documents, self._tokens = self._documents + len(places), self._tokens + tokens
+    self._report(documents=len(places), tokens=tokens)
+
+  def finish(self, documents: int, tokens: int) -> None:
+    """Adds what no batch told of: bad documents, or all of them."""
+    self._report(documents=documents - self._documents, tokens=tokens - self._tokens)
+
+
+def _add(
+  address: Address, stage: str, *, documents: int = 0, tokens: int = 0, resumed: int = 0, at_work: int = 0
+) -> None:
+  now = time.monotonic()
+  with _LOCK:
+    totals = _totals.setdefault((address, stage), _Totals())
+    totals.documents += documents
+    totals.resumed += resumed
+    totals.tokens += tokens
+    totals.at_work += at_work
+    if not at_work:  # where work begins or ends, nothing is held back
+      if now - totals.sent < _PAUSE_SECONDS:
+        return
+      totals.sent = now
+    counts = [totals.documents, totals.resumed, totals.tokens, totals.at_work]
+    message = {"run": address.run, "stage": address.prefix + stage, "process": os.getpid(), "counts": counts}
     with contextlib.suppress(OSError):
-      _socket().sendto(json.dumps(message).encode(), address)
+      _socket().sendto(json.dumps(message).encode(), ("127.0.0.1", address.port))
 
 
 @functools.cache
 def _socket() -> socket.socket:
   return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-
-
-def _parsed(datagram: bytes) -> object:
-  """None where it is no JSON: any process may send to an open port."""
-  try:
-    return json.loads(datagram)
-  except (ValueError, RecursionError):
-    return None
-
-
-class Meter:
-  """Adds up what workers report, and shows it until the `with` block ends.
-
-  `stages` maps each stage to its expected number of documents, None where unknown; `estimated` marks those as guesses.
-  `quiet` shows nothing, where workers are on other machines and the runner's own console tells.
-  """
-
-  def __init__(self, stages: dict[str, int | None], *, estimated: bool = False, quiet: bool = False):
-    self._console = rich.console.Console(file=sys.stderr, quiet=quiet)
-    self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    self._socket.bind(("127.0.0.1", 0))
-    self._socket.settimeout(0.2)
-    self.address: Address = self._socket.getsockname()
-    self._expected, self._estimated = stages, estimated
-    self._counts = {stage: [0, 0] for stage in stages}
-    self.documents_by_process: dict[str, dict[int, int]] = {stage: {} for stage in stages}
-    self._started: dict[str, float] = {}
-    self._stopped = threading.Event()
-    self._thread = threading.Thread(target=self._receive, name="progress", daemon=True)
-    self._bars = rich.progress.Progress(
-      rich.progress.TextColumn("{task.description:<8}"),
-      rich.progress.BarColumn(bar_width=None),
-      rich.progress.TextColumn("{task.fields[figures]}"),
-      console=self._console,
-      expand=True,
-    )
-    self._tasks: dict[str, rich.progress.TaskID] = {}
-
-  def __enter__(self) -> "Meter":
-    if self._console.is_terminal:
-      self._bars.start()
-      for stage, expected in self._expected.items():
-        self._tasks[stage] = self._bars.add_task(stage, total=expected, figures=_WAITING)
-    self._thread.start()
-    return self
-
-  def __exit__(self, *_) -> None:
-    self._stopped.set()
-    self._thread.join()
-    self._socket.close()
-    if self._console.is_terminal:
-      self._bars.stop()
-
-  def _receive(self) -> None:
-    last_line = time.monotonic()
-    for datagram in self._datagrams():
-      now = time.monotonic()
-      match _parsed(datagram):
-        case {"stage": str(stage), "documents": int(documents), "tokens": int(tokens), "process": int(process)} if (
-          stage in self._counts
-        ):
-          self._started.setdefault(stage, now)
-          self._counts[stage][0] += documents
-          self._counts[stage][1] += tokens
-          workers = self.documents_by_process[stage]
-          workers[process] = workers.get(process, 0) + documents
-          if self._console.is_terminal:
-            self._draw(stage)
-      if not self._console.is_terminal and now - last_line >= _LINE_SECONDS:
-        last_line = now
-        for stage in self._started or list(self._expected)[:1]:
-          self._console.print(f"{stage}: {self._figures(stage)}", highlight=False, soft_wrap=True)
-
-  def _datagrams(self) -> Iterator[bytes]:
-    """Datagrams as they come, b"" now and then; when the block has ended, those that are there already."""
-    while not self._stopped.is_set():
-      try:
-        yield self._socket.recv(_DATAGRAM_BYTES)
-      except TimeoutError:
-        yield b""
-    deadline = time.monotonic() + _DRAIN_SECONDS
-    self._socket.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-      while time.monotonic() < deadline:
-        yield self._socket.recv(_DATAGRAM_BYTES)
-
-  def _draw(self, stage: str) -> None:
-    documents, expected = self._counts[stage][0], self._expected[stage]
-    if expected is not None and documents > expected:
-      self._bars.update(self._tasks[stage], total=documents)
-    self._bars.update(self._tasks[stage], completed=documents, figures=self._figures(stage))
-
-  def _figures(self, stage: str) -> str:
-    if stage not in self._started:
-      return _WAITING
-    documents, tokens = self._counts[stage]
-    expected = self._expected[stage]
-    seconds = max(time.monotonic() - self._started[stage], 1e-3)
-    figures = f"{documents:,} documents, {documents / seconds:,.0f}/s"
-    if tokens:
-      figures += f", {tokens / seconds:,.0f} tokens/s"
-    if expected and documents and documents < expected:
-      about = "about " if self._estimated else ""
-      left = time.strftime("%H:%M:%S", time.gmtime((expected - documents) * seconds / documents))
-      figures += f", {about}{left} left"
-    return figures

@@ -71,11 +71,12 @@ def print_manifest(job: jobs.SamplingJob) -> None:
   print(f"{counts['selected']:,} of {counts['scored']:,} documents {what}", end="")
   print("" if tokens is None else f", {tokens:,} tokens", end="")
   if "score" in manifest["threshold"] and not manifest["rejected"]:
-    print(f"; the last one's score is {manifest['threshold']['score']:.6g}", end="")
+    print(f"; the score of the last one selected is {manifest['threshold']['score']:.6g}", end="")
   budget = manifest["request"]["num_tokens"]
   if budget is not None and not manifest["rejected"]:
     print(f"; {budget - tokens:,} of the budget's {budget:,} tokens are left", end="")
-  print(f"\n{len(manifest['shards'])} shards of dataset {manifest['dataset']}: {job.config.output}")
+  shards = len(manifest["shards"])
+  print(f"\ndataset {manifest['dataset']}, {shards:,} shard{'s' * (shards > 1)}: {job.config.output}")
   warn_of_budget(manifest)
 
 

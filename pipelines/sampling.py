@@ -25,12 +25,14 @@ class WriteRuns(beam.DoFn):
     memory.use_lean_arrow_pool()
 
   def process(self, stripe: stripes.Stripe, plan: writing.Plan) -> Iterator[writing.RunCounts]:
-    for read, counts in writing.write_run(self._config, stripe, plan):
-      self._documents_read.inc(read)
-      progress.report(self._config.progress_address, stage="select", documents=read)
-      if counts is not None:
-        self._documents_selected.inc(counts.selected)
-        yield counts
+    address, stage = self._config.progress_address, self._config.stages[0]
+    with progress.working(address, stage):
+      for read, counts in writing.write_run(self._config, stripe, plan):
+        self._documents_read.inc(read)
+        progress.report(address, stage=stage, documents=read)
+        if counts is not None:
+          self._documents_selected.inc(counts.selected)
+          yield counts
 
 
 class WriteShards(beam.DoFn):
@@ -43,9 +45,8 @@ class WriteShards(beam.DoFn):
     memory.use_lean_arrow_pool()
 
   def process(self, index: int, plan: writing.Plan, num_runs: int) -> Iterator[writing.OutputShard]:
-    shard = writing.write_shard(self._config, index, plan, self._stripes)
-    progress.report(self._config.progress_address, stage="write", documents=shard.documents)
-    yield shard
+    with progress.working(self._config.progress_address, self._config.stages[1]):
+      yield writing.write_shard(self._config, index, plan, self._stripes)
 
 
 class Sample(beam.PTransform):
@@ -63,7 +64,8 @@ class Sample(beam.PTransform):
     selected = (
       root
       | "Shards" >> stripes.Spread(shards)
-      | "FindThreshold" >> thresholds.FindThreshold(config.store, config.request, ledger, config.within)
+      | "FindThreshold"
+      >> thresholds.FindThreshold(config.store, config.request, ledger, config.within, address=config.progress_address)
     )
     plan = selected | "PlanOutput" >> beam.Map(writing.plan_output, beam.pvalue.AsSingleton(ledger), config)
     written_runs = (

@@ -51,18 +51,20 @@ def print_summary(job: jobs.ScoringJob) -> None:
 
 
 def print_diagnostics(sketch: sketching.SketchConfig) -> None:
-  """The kernel of a density, and what it resolves; warnings where that is little."""
+  """The kernel of a density, how well it tells documents apart, and a verdict; warnings where it does so poorly."""
   from curation import density
 
   kernel = requests.read_json(sketch.path(sketching.KERNEL_FILE))["config"]["kernel"]
   diagnostics = requests.readable(sketch.path(sketching.DIAGNOSTICS_FILE)) or {}
-  width = "" if kernel["bandwidth"] is None else f" of bandwidth {kernel['bandwidth']:g}"
-  print(f"kernel {kernel['name']}{width}, {kernel['hashes']} hashes a row")
-  for title, figures in diagnostics.items():
-    print(f"of the {title}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()))
+  width = "" if kernel["bandwidth"] is None else f"bandwidth {kernel['bandwidth']:g}, "
+  print(f"kernel: {kernel['name']}, {width}{kernel['hashes']} hashes a row")
   # The sample's figures are exact, but a small corpus has none.
   figures = diagnostics.get("sketch", {}) | diagnostics.get("sample", {})
-  for warning in density.warnings(figures, kernel["name"]) if figures else ():
+  if not figures:
+    return
+  for line in density.lines(figures, kernel["name"]):
+    print(line)
+  for warning in density.warnings(figures, kernel["name"]):
     print(f"winnow: warning: {warning}", file=sys.stderr)
 
 
@@ -72,15 +74,16 @@ def print_clusters(config: clustering.ClusteringConfig) -> None:
 
   found = requests.read_json(config.path(clustering.DIAGNOSTICS_FILE))
   training = found["training"]
-  for title, of_each in (("of the sample", training["inertia"]), ("of all", training.get("lloyd_inertia"))):
+  for title, of_each in (("the training sample", training["inertia"]), ("all", training.get("lloyd_inertia"))):
     if of_each:
-      print(f"inertia {title}, by iteration: {' '.join(f'{inertia:.4g}' for inertia in of_each)}")
+      print(f"inertia of {title} after each iteration: {' '.join(f'{inertia:.4g}' for inertia in of_each)}")
   parted = "" if training["silhouette"] is None else f", silhouette {training['silhouette']:.3g}"
   print(f"{found['clusters']:,} clusters of {found['documents']:,} documents, inertia {found['inertia']:.4g}{parted}")
   print(
-    f"the largest has {found['largest']:,}, the median {found['median']:,.0f}, the smallest {found['smallest']:,} "
-    f"documents; {found['empty']:,} are empty, {found['giant']:,} giant; {found['pairs']:,} pairs lie within them"
+    f"documents in a cluster: {found['smallest']:,} in the smallest, {found['median']:,.0f} in the median one, "
+    f"{found['largest']:,} in the largest; {found['empty']:,} clusters are empty, {found['giant']:,} are giants"
   )
+  print(f"pairs of documents that share a cluster: {found['pairs']:,}")
   for warning in cluster_diagnostics.warnings(found):
     print(f"winnow: warning: {warning}", file=sys.stderr)
 
@@ -94,18 +97,18 @@ def print_near_copies(config: joining.JoiningConfig) -> None:
     print("no document repeats an earlier one")
     return
   print(
-    f"{found['near_copies']:,} documents repeat an earlier one, in {found['groups']:,} groups; the largest has "
+    f"{found['near_copies']:,} documents repeat an earlier one, in {found['groups']:,} groups; the largest group has "
     f"{found['largest']:,} documents"
   )
 
 
 def print_split(split: dict[str, Any]) -> None:
   """Which pairs of giant clusters were not compared."""
-  above = f", {split['pieces_above']:,} of which have more all the same" if split["pieces_above"] else ""
+  above = f", {split['pieces_above']:,} of which still have more" if split["pieces_above"] else ""
   print(
     f"{split['clusters']:,} clusters of {split['documents']:,} documents have more than "
     f"{split['max_cluster_pairs']:,} pairs each, and were split into {split['pieces']:,} pieces{above}: "
-    f"{split['pairs_left_out']:,} of their pairs were not compared, {split['pairs_compared']:,} were"
+    f"{split['pairs_compared']:,} of their pairs were compared, {split['pairs_left_out']:,} were not"
   )
 
 

@@ -1,5 +1,6 @@
 """What the rest of the pipelines knows of a loaded scorer, and of what it gives."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,8 +18,12 @@ class Scores(NamedTuple):
   computed_tokens: int
 
 
+OnBatch = Callable[[np.ndarray, int], None]
+"""Called with the places of documents in the block, and their tokens, as they are done; not after the whole block."""
+
+
 class Scorer(Protocol):
   def describe(self) -> dict[str, Any]: ...
   def warm_up(self) -> None: ...
   def prepare(self, column: pa.ChunkedArray) -> Any: ...
-  def run(self, prepared: Any) -> Any: ...
+  def run(self, prepared: Any, on_batch: OnBatch | None = None) -> Any: ...

@@ -4,7 +4,8 @@ The launcher calls `checked()`, which makes sure of all that can be made sure of
 scorer's part of the fingerprint, and `engine()`, what of `describe()` is known without a device; workers call `load()`.
 A loaded scorer has four methods. `describe()`: how it computes, JSON-able. `warm_up()`: what must happen once before
 the first document. `prepare(column)`: the host's work for one block, thread-safe, from the column of its documents that
-the description's `reads` names. `run(prepared)`: the block's scores.
+the description's `reads` names. `run(prepared, on_batch)`: the block's scores; what takes long for a block calls
+`on_batch` now and then with the documents that are done.
 
 What embeds is described here too: its results are embeddings in place of scores, and go to a store of their own. What
 runs a T5 over texts is in `pipelines.model_scorers`.
@@ -18,12 +19,15 @@ import numpy as np
 import pyarrow as pa
 
 from curation import giant_clusters, kmeans, minhash, semdedup
-from pipelines import embedding_files, memory, model_scorers, requests, sources, storage, stores
-from pipelines.scorer_protocol import Scorer, Scores
+from pipelines import embedding_files, memory, model_scorers, progress, requests, sources, storage, stores
+from pipelines.scorer_protocol import OnBatch, Scorer, Scores
 
 
 class _Own:
   """A description that is its own scorer: nothing is loaded, and nothing must happen first."""
+
+  speed = 200_000.0
+  """Documents a second that one core is expected to do."""
 
   def checked(self) -> Self:
     return self
@@ -56,7 +60,7 @@ class MadeElsewhere(_Own):
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return sources.embedding_array(column, "float32")
 
-  def run(self, prepared: np.ndarray) -> Scores:
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     from curation import race
 
     return Scores(race.unit_vectors(prepared).astype(self.embedding_dtype), None, 0, 0)
@@ -108,6 +112,11 @@ class Density:
       "correct_collisions": self.correct_collisions,
     }
 
+  @property
+  def speed(self) -> float:
+    """Documents a second that one core is expected to do."""
+    return progress.PRODUCTS / self.rows / (self.hashes or 8)
+
   def load(self) -> Scorer:
     return _DensityScorer(self)
 
@@ -133,7 +142,7 @@ class _DensityScorer:
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return sources.embedding_array(column, self._about.embeddings.dtype)
 
-  def run(self, prepared: np.ndarray) -> Scores:
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     with self._turn:
       mean_N = self._sketch.density(prepared).mean
     if self._about.correct_collisions:
@@ -170,6 +179,11 @@ class Cluster:
       "kmeans_seed": self.config.seed,
     }
 
+  @property
+  def speed(self) -> float:
+    """Documents a second that one core is expected to do."""
+    return progress.PRODUCTS / self.config.clusters
+
   def load(self) -> Scorer:
     return _ClusterScorer(self)
 
@@ -195,7 +209,7 @@ class _ClusterScorer:
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return sources.embedding_array(column, self._about.embeddings.dtype)
 
-  def run(self, prepared: np.ndarray) -> Scores:
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     found_N = np.empty(len(prepared), self._RECORD)
     with self._turn:
       found_N["cluster"], found_N["cosine"] = self._held.centroids.assign(prepared)
@@ -218,7 +232,7 @@ class Prototypes(_Own):
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()
 
-  def run(self, prepared: np.ndarray) -> Scores:
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     return Scores(-prepared, None, 0, 0)
 
 
@@ -272,7 +286,7 @@ class SemDeDup(_Own):
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()
 
-  def run(self, prepared: np.ndarray) -> Scores:
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     return Scores(semdedup.to_scores(prepared), None, 0, 0)
 
 
@@ -281,6 +295,7 @@ class Signatures(_Own):
   """MinHash signatures of texts (Broder 1997), which are the same everywhere."""
 
   reads: ClassVar[str] = "text"
+  speed = 40_000.0
   hashes: int
 
   def request(self) -> dict[str, Any]:
@@ -292,7 +307,7 @@ class Signatures(_Own):
   def prepare(self, texts: pa.ChunkedArray) -> np.ndarray:
     return minhash.signatures(texts, self.hashes)
 
-  def run(self, prepared: np.ndarray) -> Scores:
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     return Scores(prepared, None, 0, 0)
 
 
@@ -313,7 +328,7 @@ class MinHash(_Own):
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()
 
-  def run(self, prepared: np.ndarray) -> Scores:
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     return Scores(1 - prepared.astype(np.float32), None, 0, 0)
 
 
@@ -327,6 +342,7 @@ class Count(_Own):
   """Scores nothing: finds out which documents there are, for random sampling without a score store (paper B.1)."""
 
   reads: ClassVar[str] = "text"
+  speed = 40_000.0
 
   def request(self) -> dict[str, Any]:
     return {"scorer": stores.COUNT}
@@ -334,7 +350,7 @@ class Count(_Own):
   def prepare(self, texts: pa.ChunkedArray) -> int:
     return len(texts)
 
-  def run(self, prepared: int) -> Scores:
+  def run(self, prepared: int, on_batch: OnBatch | None = None) -> Scores:
     return Scores(np.zeros(prepared, np.float32), None, 0, 0)
 
 

@@ -6,14 +6,14 @@ A document's text never leaves the worker that read it: what crosses a shuffle i
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
@@ -27,7 +27,9 @@ from pipelines import (
   logs,
   prefetch,
   progress,
+  recording,
   requests,
+  row_bits,
   scorers,
   sealing,
   sources,
@@ -38,6 +40,16 @@ from pipelines.stripes import Spread, Stripe
 from pipelines.survivors import Survivors
 
 METRICS = "winnow"
+GATHERING = "gathering the results of each shard"
+LOADING = "loading the model"
+# What else takes a while to load, by the scorer that reads it.
+_LOADING = {"density": "loading the density sketch", stores.CLUSTER: "loading the centroids"}
+_TITLES = {
+  stores.EMBED: "embedding",
+  stores.CLUSTER: "assigning clusters",
+  stores.SIGN: "computing MinHash signatures",
+  stores.COUNT: "counting documents",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,27 +72,19 @@ class ScoringConfig:
 
   @property
   def stage(self) -> str:
-    """What the work is called, to users and among Beam's metrics."""
+    """What the work is called among Beam's metrics and labels."""
     name = self.store.scorer if self.store.keeps_blocks else "score"
     return name if self.number == 1 else f"{name}_{self.number}"
 
+  @property
+  def loading(self) -> str | None:
+    """What loading the scorer is called on a terminal; None where there is nothing to load."""
+    return LOADING if self.scorer.speed is None else _LOADING.get(self.store.scorer)
 
-@dataclasses.dataclass(frozen=True)
-class BlockCounts:
-  """What became of one block. `scored` is None where it was skipped: on record already, or another stripe's.
-
-  `left_out`: rows that are neither read nor bad, since a stage before has not selected them.
-  """
-
-  index: int
-  num_rows: int
-  left_out: int = 0
-  scored: int | None = None
-  reasons: tuple[tuple[str, int], ...] = ()
-  num_tokens: int = 0
-  useful_tokens: int = 0
-  computed_tokens: int = 0
-  milliseconds: int = 0
+  @property
+  def title(self) -> str:
+    """What the work is called on a terminal."""
+    return _TITLES.get(self.store.scorer) or f"scoring ({self.store.scorer})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +95,9 @@ class Loaded:
   engine: str
 
 
-def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Loaded"]) -> Iterator[BlockCounts]:
+def score_blocks(
+  stripe: Stripe, config: ScoringConfig, load: Callable[[], "Loaded"]
+) -> Iterator[recording.BlockCounts]:
   """Scores the blocks of a stripe that are not on record, and makes each durable; yields every block of the shard once.
 
   Reading and tokenising run ahead in a thread, writing behind in another, so that the device never waits for either.
@@ -108,18 +114,24 @@ def score_blocks(stripe: Stripe, config: ScoringConfig, load: Callable[[], "Load
     # Another run of the same command may compact the shard meanwhile, and its block files are gone then.
     return stripe.holds(index) and not storage.exists(store.scores_path(shard))
 
+  at_work = contextlib.ExitStack()
+
   def prepared() -> Iterator[tuple[blocks.Block, Loaded | None, Any]]:
+    loaded: Loaded | None = None
     for block in config.source.read(shard, is_wanted):
       recorded = on_record.get(block.index)
       if block.documents is None or (recorded is not None and _is_same(block, recorded, config, (shard, engine), load)):
         yield block, None, None
       else:
-        loaded = load()
+        if loaded is None:  # from here on the stage's clock runs: what is on record took no time of it
+          loaded = load()
+          at_work.enter_context(progress.working(config.progress_address, config.title))
         yield block, loaded, failing.prepare(loaded.scorer, block, config.scorer.reads)
 
   here: list[int] = []
   try:
-    yield from _score_prepared(prepared(), config, shard, here)
+    with at_work:
+      yield from _score_prepared(prepared(), config, shard, here)
   except sources.ChangedError:
     storage.delete([store.block_path(shard, index, store.engine()) for index in here])
     raise
@@ -140,7 +152,7 @@ def _is_same(
     scorer = load().scorer
     scores = scorer.run(scorer.prepare(block.documents[stores.EMBEDDING])).scores
     with contextlib.suppress(DamagedError):  # gone since: another run has compacted the shard
-      is_same = block_files.read_block(path).table.equals(block_table(block, scores, None))
+      is_same = block_files.read_block(path).table.equals(recording.block_table(block, scores, None))
   if not is_same:
     config.source.refuse_changed(shard)  # what is read now may be what is not as it was
     damage.remove(store.folder, path, DamagedError(f"{path} is of other documents than are read now"))
@@ -152,19 +164,21 @@ def _score_prepared(
   config: ScoringConfig,
   shard: blocks.Shard,
   here: list[int],
-) -> Iterator[BlockCounts]:
+) -> Iterator[recording.BlockCounts]:
   """Scores and records blocks; `here` gets their indices."""
+  kept = None if config.survivors is None else config.survivors.kept(shard)
   with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
-    written: concurrent.futures.Future[BlockCounts] | None = None
+    written: concurrent.futures.Future[recording.BlockCounts] | None = None
     # A block of embeddings takes more memory than its texts would and less time to read: fewer are held.
     is_large = config.scorer.reads == stores.EMBEDDING
     for block, loaded, ready in prefetch.prefetch(prepared, ahead=1 if is_large else 2):
       if loaded is None:
-        yield BlockCounts(block.index, block.num_rows)
+        yield recording.BlockCounts(block.index, block.num_rows, _left_out(block, kept))
         continue
-      started = time.monotonic()
-      block, scores = failing.run(loaded.scorer, block, ready, config.scorer.reads)
+      started, passed = time.monotonic(), progress.Block(config.progress_address, config.title)
+      block, scores = failing.run(loaded.scorer, block, ready, config.scorer.reads, on_batch=passed.add)
       milliseconds = round(1000 * (time.monotonic() - started))
+      passed.finish(block.num_rows - _left_out(block, kept), scores.useful_tokens)
       if written is not None:
         yield written.result()
       if is_large:
@@ -172,101 +186,17 @@ def _score_prepared(
         block = dataclasses.replace(block, documents=block.documents.drop_columns(config.scorer.reads))
         del ready
       here.append(block.index)
-      written = writer.submit(_record, (config.store, shard, loaded.engine), block, (scores, milliseconds))
+      written = writer.submit(recording.record, (config.store, shard, loaded.engine), block, (scores, milliseconds))
     if written is not None:
       yield written.result()
 
 
-def _record(
-  where: tuple[stores.ScoreStore, blocks.Shard, str], block: blocks.Block, result: tuple[scorers.Scores, int]
-) -> BlockCounts:
-  store, shard, engine = where
-  scores, milliseconds = result
-  assert block.documents is not None
-  tokens_N = scores.num_tokens
-  if tokens_N is None and "num_tokens" in block.documents.schema.names:  # of the store that the block comes from
-    column = block.documents["num_tokens"]
-    tokens_N = None if column.null_count else column.to_numpy()
-  table = block_table(block, scores.scores, tokens_N)
-  try:
-    file = block_files.BlockFile(table, block.text_bytes, block.checksum)
-    block_files.write_block(store, shard, block.index, file, engine=engine)
-  except (OSError, WinnowError):
-    if not storage.exists(store.scores_path(shard)):  # compacted by another run, which removed the folder
-      raise
-  counts = table["reason"].value_counts().to_pylist()
-  by_reason = {count["values"]: count["counts"] for count in counts if count["values"] is not None}
-  found = BlockCounts(
-    index=block.index,
-    num_rows=block.num_rows,
-    left_out=by_reason.pop(blocks.LEFT_OUT, 0),
-    scored=table["reason"].null_count,
-    reasons=tuple(by_reason.items()),
-    num_tokens=0 if tokens_N is None else int(tokens_N.sum(dtype=np.int64)),
-    useful_tokens=scores.useful_tokens,
-    computed_tokens=scores.computed_tokens,
-    milliseconds=milliseconds,
-  )
-  _log_block(shard, table, found)
-  return found
-
-
-def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> None:
-  where = {"shard": shard.name, "block": counts.index}
-  logs.tell(
-    "block_done",
-    **where,
-    row=table["row"][0].as_py(),
-    rows=counts.num_rows,
-    scored=counts.scored,
-    tokens=counts.useful_tokens,
-    milliseconds=counts.milliseconds,
-  )
-  if counts.reasons:
-    first = table["row"].filter(pa.compute.is_in(table["reason"], pa.array(dict(counts.reasons))))[0].as_py()
-    logs.warn("bad_documents", **where, row=first, reasons=dict(counts.reasons))
-
-
-def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
-  """The rows of a block as they go on record (block_files.block_schema), good and bad in one order.
-
-  `values`: scores float32 [N], embeddings [N, D], signatures uint32 [N, H], or records of `cluster` and `cosine` [N].
-  A document without a number that can be used is a bad one: no key could order a NaN, and an embedding of zeros has no
-  direction.
-  """
-  documents, unreadable = block.documents, block.bad
-  assert documents is not None and unreadable is not None
-  if values.dtype.names is not None:
-    schema = block_files.block_schema(*stores.CLUSTER_FIELDS)
-    columns = [pa.array(np.ascontiguousarray(values[field.name])) for field in stores.CLUSTER_FIELDS]
-    reasons = {"score_is_nan": np.isnan(values["cosine"])}
-  elif values.ndim == 1:
-    schema, columns = block_files.BLOCK_SCHEMA, [pa.array(values, pa.float32())]
-    reasons = {"score_is_nan": np.isnan(values)}
-  elif values.dtype.kind == "u":
-    columns, reasons = [sources.embedding_column(values)], {}
-    schema = block_files.block_schema(pa.field(stores.SIGNATURE, columns[0].type))
-  else:
-    columns = [sources.embedding_column(values)]
-    schema = block_files.block_schema(pa.field(stores.EMBEDDING, columns[0].type))
-    is_finite_N = np.isfinite(values).all(axis=1)
-    reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}
-  is_bad_N = np.logical_or.reduce([np.zeros(len(values), bool), *reasons.values()])
-  tokens = pa.nulls(len(values), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
-  nulls = pa.nulls(len(values), pa.string())
-  is_known = stores.DOMAIN.name in documents.schema.names  # to the store that the block comes from
-  of_each = documents[stores.DOMAIN.name] if is_known else domains.registered_domains(documents["url"])
-  all_rows = pa.table([documents["row"], *columns, tokens, of_each, nulls, nulls], schema=schema)
-  good = all_rows.filter(pa.array(~is_bad_N))
-  bad = [unreadable.select(["row", "reason", "text"])]
-  for reason, is_so_N in reasons.items():
-    without = documents.filter(pa.array(is_so_N))
-    # Blocks of a store of embeddings have no texts; nothing is wrong with their embeddings, which were looked at.
-    texts = without["text"] if "text" in without.schema.names else pa.array([""] * len(without), pa.string())
-    said = pa.array([reason] * len(without), pa.string())
-    shown = pa.compute.utf8_slice_codeunits(texts, 0, blocks.DEAD_TEXT_CHARACTERS)
-    bad.append(pa.table({"row": without["row"], "reason": said, "text": shown}))
-  return pa.concat_tables([good, *bad], promote_options="default").select(schema.names).sort_by("row")
+def _left_out(block: blocks.Block, kept: np.ndarray | None) -> int:
+  """How many rows of a block a stage before has not selected, by the bits of those that it has."""
+  if kept is None:
+    return 0
+  rows = np.arange(block.first_row, block.first_row + block.num_rows)
+  return block.num_rows - int(row_bits.look_up(kept, rows).sum())
 
 
 class ScoreBlocks(beam.DoFn):
@@ -300,15 +230,16 @@ class ScoreBlocks(beam.DoFn):
       if counts.scored is not None:
         self._count(counts, counts.scored)
       elif stripe.holds(counts.index):
-        self._documents_resumed.inc(counts.num_rows)
-        progress.report(self._config.progress_address, stage=self._config.stage, documents=counts.num_rows)
+        documents = counts.num_rows - counts.left_out
+        self._documents_resumed.inc(documents)
+        progress.report(self._config.progress_address, stage=self._config.title, resumed=documents)
       num_blocks += 1
       num_rows += counts.num_rows
       while self._load_times:
         self._load_latency.update(self._load_times.pop())
     yield stripe.shard.name, (stripe.shard, sealing.StripeTotals(num_blocks, num_rows))
 
-  def _count(self, counts: BlockCounts, scored: int) -> None:
+  def _count(self, counts: recording.BlockCounts, scored: int) -> None:
     documents = counts.num_rows - counts.left_out
     self._documents_read.inc(documents)
     self._documents_scored.inc(scored)
@@ -319,14 +250,16 @@ class ScoreBlocks(beam.DoFn):
     self._useful_tokens.inc(counts.useful_tokens)
     self._padding_tokens.inc(counts.computed_tokens - counts.useful_tokens)
     self._block_latency.update(counts.milliseconds)
-    progress.report(
-      self._config.progress_address, stage=self._config.stage, documents=documents, tokens=counts.useful_tokens
-    )
 
   def _load(self) -> "Loaded":
     return self._shared.acquire(self._load_once)
 
   def _load_once(self) -> "Loaded":
+    loading = self._config.loading
+    with progress.working(self._config.progress_address, loading) if loading else contextlib.nullcontext():
+      return self._load_now()
+
+  def _load_now(self) -> "Loaded":
     started = time.monotonic()
     release_model()  # of another stage: there may be no room for both
     scorer = self._config.scorer.load()
@@ -363,6 +296,13 @@ def release_model() -> None:
   shared.Shared().acquire(_Nothing)
 
 
+def _finish_shard(
+  config: ScoringConfig, stripes_done: Iterable[tuple[blocks.Shard, sealing.StripeTotals]]
+) -> stores.ShardSummary:
+  with progress.working(config.progress_address, GATHERING):
+    return sealing.finish_shard(config.store, stripes_done)
+
+
 class Score(beam.PTransform):
   """Pipeline, or PCollection of one element -> PCollection[stores.Ledger]: one element, when the store is complete.
 
@@ -376,11 +316,13 @@ class Score(beam.PTransform):
 
   def expand(self, after: Any):
     config, store = self._config, self._config.store
+    report = functools.partial(progress.report, config.progress_address, stage=config.title)
     shards = [stripe.shard for stripe in (*self._stripes, *self._finished) if stripe.index == 0]
     old = (
       after
       | "FinishedShards" >> Spread([stripe for stripe in self._finished if stripe.index == 0])
-      | "CheckShards" >> beam.ParDo(sealing.CheckShards(store)).with_outputs(sealing.CheckShards.AGAIN, main="whole")
+      | "CheckShards"
+      >> beam.ParDo(sealing.CheckShards(store, report)).with_outputs(sealing.CheckShards.AGAIN, main="whole")
     )
     new = (
       (after | "Stripes" >> Spread(self._stripes), old[sealing.CheckShards.AGAIN] | "SpreadAgain" >> beam.Reshuffle())
@@ -388,7 +330,7 @@ class Score(beam.PTransform):
       | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config)).with_resource_hints(**config.resource_hints)
       # A group, not a combine: it is the moment when the last stripe of a shard is done. Its values are two numbers.
       | "GroupStripes" >> beam.GroupByKey()
-      | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: sealing.finish_shard(store, stripes_done))
+      | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: _finish_shard(config, stripes_done))
     )
     return (
       (new, old.whole)

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,10 +27,10 @@ from pipelines import (
   stores,
   stripes,
   survivors,
+  thresholds,
 )
 
-# Compressed to plain bytes of English JSON lines, roughly: they only place the end of a progress bar.
-_PLAIN_PER_BYTE = {"": 1.0, "gzip": 2.5, "zstd": 2.7}
+_GATHERED_SECOND = 200_000  # documents, by one core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,15 @@ class Corpus:
   def identified(self) -> "Corpus":
     """The same with the checksums of the shards."""
     return dataclasses.replace(self, shards=tuple(inputs.identify(list(self.shards))))
+
+  @functools.cached_property
+  def count(self) -> progress.Count | None:
+    """About how many documents there are, by the heads of some shards; what is wrong with these the pipeline tells."""
+    from pipelines import estimate  # which plans jobs itself
+
+    with contextlib.suppress(WinnowError):
+      return progress.Count(round(estimate.count_documents(self.shards, self.fields).value), is_exact=False)
+    return None
 
   def request(self) -> dict[str, Any]:
     return {
@@ -84,6 +94,11 @@ class ScoringJob:
   @property
   def folder(self) -> str:
     return self.config.store.folder
+
+  @property
+  def number(self) -> int:
+    """Of the stage of a recipe."""
+    return self.config.number
 
   @property
   def steps(self) -> list["ScoringJob | SelectingJob"]:
@@ -148,17 +163,17 @@ class ScoringJob:
     requests.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
     storage.create(storage.join(store.folder, stores.INPUT_FILE), requests.to_json(self.where))
 
-  def expected_documents(self) -> int:
-    """About how many documents are still to be scored: by the size of the shards and the head of one of each kind."""
-    waiting, _ = self._waiting_and_finished()
-    if self._stored is not None and (summary := self._stored.readable_summary()):
-      names = {shard.name for shard in waiting}
-      return sum(shard["read"] for shard in summary["shards"] if shard["shard"] in names)
-    kinds: dict[tuple[str, str], list[blocks.Shard]] = {}
-    for shard in waiting:
-      kinds.setdefault((shard.format, shard.compression), []).append(shard)
-    per_byte = {kind: _documents_per_byte(shards[0], self.corpus.fields) for kind, shards in kinds.items()}
-    return round(sum(per_byte[shard.format, shard.compression] * shard.size for shard in waiting))
+  @property
+  def count(self) -> progress.Count | None:
+    """How many documents the store is made for: those that were selected before, or all of the input."""
+    for job in self.before:
+      if isinstance(job, SelectingJob):
+        return job.count
+    if self.config.store.is_complete:
+      return progress.Count(self.config.store.summary()["read"], is_exact=True)
+    if self._stored is not None and self._stored.is_complete:
+      return progress.Count(self._stored.summary()["read"], is_exact=True)
+    return self.corpus.count
 
   def tidy(self) -> None:
     """Removes what a complete store no longer needs and a run that was killed at its very end left."""
@@ -190,6 +205,7 @@ class ScoringJob:
 
     `again`: what is added to labels that another job has.
     """
+    address = None if address is None else address.within(self.config.number)
     config = dataclasses.replace(self.config, progress_address=address)
     label = self.label + again
     number = ("" if config.number == 1 else str(config.number)) + again
@@ -209,17 +225,20 @@ class ScoringJob:
     ledger = after | label >> scoring.Score(config, *divided)
     return ledger if self.centroids is None else ledger | f"Diagnose{number}" >> clustering.Diagnose(self.centroids)
 
-  def stages(self) -> dict[str, int | None]:
-    """What there is to do, in order, and about how many documents each stage has; None where nobody knows yet."""
-    stored = None if self._stored is None else requests.field(self._stored.summary_path, "scored")
-    found: dict[str, int | None] = {} if self.sketch is None else {"sketch": stored}
-    if self.centroids is not None:
-      found |= clustering.stages(self.centroids, stored)
-    if self.compared is not None:
-      found |= comparing.stages(self.compared, stored)
-    if self.joined is not None:
-      found |= {"meet": stored}
-    return found | {self.config.stage: self.expected_documents()}
+  def stages(self) -> list[progress.Stage]:
+    """What there is to do, in order, as users see it."""
+    scorer, count = self.config.scorer, self.count
+    stored = count  # those of them that are not bad in the store that is read
+    if self._stored is not None and self.config.survivors is None and self._stored.is_complete:
+      stored = progress.Count(self._stored.summary()["scored"], is_exact=True)
+    found: list[progress.Stage] = [] if self.sketch is None else sketching.stages(self.sketch, stored)
+    found += [] if self.centroids is None else clustering.stages(self.centroids, stored)
+    found += [] if self.compared is None else comparing.stages(self.compared, stored)
+    found += [] if self.joined is None else joining.stages(self.joined, stored)
+    if loading := self.config.loading:
+      found += [progress.Stage(loading, progress.Count(0, is_exact=False))]
+    found += [progress.Stage(self.config.title, count, scorer.speed)]
+    return [*found, progress.Stage(scoring.GATHERING, count, _GATHERED_SECOND)]
 
   @property
   def _stored(self) -> stores.ScoreStore | None:
@@ -269,9 +288,18 @@ class SelectingJob:
     """Removes what settled survivors no longer need."""
     self.survivors.tidy()
 
-  def stages(self) -> dict[str, int | None]:
-    """Shows nothing of itself: it takes seconds."""
-    return {}
+  @property
+  def count(self) -> progress.Count | None:
+    """How many documents it selects."""
+    if self.is_complete and (documents := self.survivors.documents) is not None:
+      return progress.Count(documents, is_exact=False)  # for what reads a store some of them may be bad
+    before = self.scoring.count
+    about = None if before is None else self.survivors.request.about(before.documents)
+    return None if about is None else progress.Count(about, is_exact=False)
+
+  def stages(self) -> list[progress.Stage]:
+    """What there is to do, as users see it."""
+    return [progress.Stage(thresholds.SELECTING, self.scoring.count, thresholds.SPEED)]
 
   @property
   def label(self) -> str:
@@ -279,10 +307,11 @@ class SelectingJob:
 
   def transform(self, after: Any, parallelism: int, address: progress.Address | None, again: str = "") -> Any:
     """PCollection[stores.Ledger]: survivors are written down."""
-    del parallelism, address, again
+    del parallelism, again
+    address = None if address is None else address.within(self.number)
     if isinstance(after, beam.Pipeline):
       after = after | f"Scored{self.number}" >> beam.Create([None])
-    return after | self.label >> survivors.Settle(self.survivors, self.scoring.corpus.shards)
+    return after | self.label >> survivors.Settle(self.survivors, self.scoring.corpus.shards, address)
 
 
 def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[ScoringJob | SelectingJob]":
@@ -302,12 +331,3 @@ def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[
 def divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:
   """Several stripes for each of several workers, since they are not equally long; a single one reads each file once."""
   return list(stripes.divide(shards, per_worker * parallelism if parallelism > 1 else 1))
-
-
-def _documents_per_byte(shard: blocks.Shard, fields: blocks.Fields, rows: int = 256) -> float:
-  """About how many documents a byte of such a file holds, from its first rows."""
-  with contextlib.suppress(WinnowError):  # what is wrong with the shard, the pipeline will tell
-    for block in sources.Texts(fields, rows).read(shard, blocks.every):
-      plain_bytes = 1.1 * block.text_bytes / block.num_rows + 100
-      return _PLAIN_PER_BYTE[shard.compression] / plain_bytes
-  return 0.0

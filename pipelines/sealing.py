@@ -4,7 +4,7 @@ What crosses a shuffle is counts: a shard's totals, and its ledger.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -24,17 +24,18 @@ class StripeTotals(NamedTuple):
 class CheckShards(beam.DoFn):
   """First Stripe of a shard that was compacted before this run -> its ShardSummary.
 
-  All stripes of those that are damaged, tagged `AGAIN`.
+  All stripes of those that are damaged, tagged `AGAIN`. `report` is told how many documents are `resumed`.
   """
 
   AGAIN = "again"
 
-  def __init__(self, store: stores.ScoreStore):
-    self._store = store
+  def __init__(self, store: stores.ScoreStore, report: Callable[..., None]):
+    self._store, self._report = store, report
 
   def process(self, first: Stripe) -> Iterator[Any]:
     summary = block_files.sound_shard(self._store, first.shard)
     if summary is not None:
+      self._report(resumed=summary.read)
       yield summary
     else:
       for index in range(first.count):

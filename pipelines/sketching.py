@@ -38,6 +38,8 @@ from pipelines import (
   stores,
 )
 
+# As users see them.
+SKETCHING, CHECKING = "building the density sketch", "checking the density sketch"
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
 # A partial sketch takes 80 MB however few documents it counts: this many take a core longer than writing it does.
 _LEAST_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
@@ -128,6 +130,24 @@ def group_blocks(block_rows: list[list[int]], documents: int) -> Iterator[Group]
     yield Group(tuple(parts))
 
 
+def documents_of(stored: sources.StoredBlocks, group: Group) -> int:
+  """About how many of the documents of a complete store a group has, by its share of the rows; no block is read."""
+  rows = {shard["shard"]: shard["block_rows"] for shard in stored.store.summary()["shards"]}
+  shards = stored.store.shards()
+  of_group = sum(sum(rows[shards[shard].name][first:stop]) for shard, first, stop in group.parts)
+  return round(stored.about_documents() * of_group / max(1, sum(map(sum, rows.values()))))
+
+
+def stages(config: SketchConfig, count: progress.Count | None) -> list[progress.Stage]:
+  """What making the sketch shows of itself, where there is none."""
+  if storage.exists(config.path(SKETCH_FILE)):
+    return []
+  return [
+    progress.Stage(SKETCHING, count, config.scorer.speed),
+    progress.Stage(CHECKING, progress.Count(0, is_exact=False)),
+  ]
+
+
 def plan_groups(config: SketchConfig) -> list[Group]:
   """The groups of a complete store of embeddings: they follow from its documents alone, not from who counts them.
 
@@ -149,6 +169,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   parts = [(shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
   path = config.work_path([parts, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
   if _is_whole_sketch(config, path):
+    progress.report(config.progress_address, stage=SKETCHING, resumed=documents_of(config.embeddings, group))
     return path
 
   def embeddings() -> Iterator[np.ndarray]:
@@ -159,13 +180,13 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
           yield sources.embedding_array(block.documents["embedding"], config.embeddings.dtype)
 
   memory.return_large_arrays()
-  with _TURN:
+  with _TURN, progress.working(config.progress_address, SKETCHING):
     sketch = race.Sketch(chosen.config)
     if sketch.hashes.checksum() != chosen.hashes:
       raise WinnowError(_OTHER_HASHES.format(config.path(KERNEL_FILE), config.store.sketch_folder))
     for embeddings_ND in prefetch.prefetch(embeddings(), ahead=2):
       sketch.add(embeddings_ND)
-      progress.report(config.progress_address, stage="sketch", documents=len(embeddings_ND))
+      progress.report(config.progress_address, stage=SKETCHING, documents=len(embeddings_ND))
     with storage.create_file(path, must_agree=True) as file:
       race.save(sketch, file)
   logs.tell("group_done", path=path, documents=sketch.num_points)
@@ -338,12 +359,13 @@ def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list
 
   points_ND, about = read_points(sample), chosen.config
   held_out = min(_HELD_OUT, len(points_ND) // 5)
-  found = {"sketch": density.resolution(load_sketch(config, chosen, num_points), points_ND)}
-  if held_out > 1:
-    held_out_MD, sample_ND = points_ND[:held_out], points_ND[held_out:]
-    found["sample"] = density.diagnose(
-      about.kernel, about.rows, about.counters, about.seed, sample_ND, held_out_MD, num_points
-    )
+  with progress.working(config.progress_address, CHECKING):
+    found = {"sketch": density.resolution(load_sketch(config, chosen, num_points), points_ND)}
+    if held_out > 1:
+      held_out_MD, sample_ND = points_ND[:held_out], points_ND[held_out:]
+      found["sample"] = density.diagnose(
+        about.kernel, about.rows, about.counters, about.seed, sample_ND, held_out_MD, num_points
+      )
   storage.create(config.path(DIAGNOSTICS_FILE), requests.to_json(found))
   return found
 

@@ -178,6 +178,10 @@ class StoredBlocks:
     with concurrent.futures.ThreadPoolExecutor(_COUNTING) as pool:
       return sum(pool.map(self._count, self.store.shards()))
 
+  def about_documents(self) -> int:
+    """The same without reading the store: those that survive and are bad in it count too."""
+    return self.store.summary()["scored"] if self.survivors is None else self.survivors.documents or 0
+
   def _count(self, shard: blocks.Shard) -> int:
     """Those that survive may be bad in this store."""
     assert self.survivors is not None

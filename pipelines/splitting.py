@@ -47,6 +47,9 @@ from pipelines.comparison import (
   of_other_clusters,
 )
 
+# As users see them.
+SAMPLING, TRAINING, ASSIGNING = "sampling giant clusters", "dividing giant clusters", "assigning pieces of clusters"
+STAGES = (SAMPLING, TRAINING, ASSIGNING)
 _RANGE_BYTES = 64 << 10
 # A process trains or assigns one thing at a time, whose products use all cores.
 _TURN = threading.Lock()
@@ -98,6 +101,8 @@ def sample_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
   memory.use_lean_arrow_pool()
   path = splitting.sampled_path(numbered.number)
   if is_whole_run(config, path):
+    resumed = sketching.documents_of(config.scorer.clusters, numbered.group)
+    progress.report(config.progress_address, stage=SAMPLING, resumed=resumed)
     return numbered.number
   shards = config.shards
   with storage.create_file(path) as file, runs.RunWriter(num_shards=len(splitting.pieces.giants)) as writer:
@@ -107,7 +112,7 @@ def sample_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
       sample_ND = block.embeddings_ND[places].astype(np.float16)
       record_N = sample_ND.view(f"V{sample_ND.shape[1] * sample_ND.itemsize}")[:, 0]
       writer.add(giants.astype(np.uint32), hashes, run_files.to_records(record_N))
-      progress.report(config.progress_address, stage="split", documents=len(block.rows_N))
+      progress.report(config.progress_address, stage=SAMPLING, documents=len(block.rows_N))
     writer.finish(file, {})
   return numbered.number
 
@@ -150,13 +155,15 @@ def assign_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
     files = _read_centroids(splitting)
     path = splitting.pieces_path(numbered.number, _fingerprint(files))
     if has_array(config, path):
+      resumed = sketching.documents_of(config.scorer.clusters, numbered.group)
+      progress.report(config.progress_address, stage=ASSIGNING, resumed=resumed)
       return numbered.number
     memory.return_large_arrays()
     centroids = [kmeans.Centroids(file.centroids_KD) for file in files]
     parts = []
     for block in prefetch.prefetch(read_group(config, numbered.group), ahead=1):
       parts.append(splitting.pieces.assign(block.clusters_N, block.embeddings_ND, centroids))
-      progress.report(config.progress_address, stage="split", documents=len(block.rows_N))
+      progress.report(config.progress_address, stage=ASSIGNING, documents=len(block.rows_N))
     array_files.write(path, np.concatenate([np.empty(0, np.int32), *parts]))
   return numbered.number
 

@@ -23,10 +23,17 @@ from pipelines import (
   storage,
   stores,
 )
+from pipelines.durations import duration
 
 _READERS = 16
 _PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
 _NAMED = 3
+_KINDS = {
+  stores.EMBED: "embeddings",
+  stores.CLUSTER: "clusters",
+  stores.SIGN: "MinHash signatures",
+  stores.COUNT: "a count of documents",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,47 +126,56 @@ def describe(name: str, store: stores.ScoreStore) -> list[str]:
   """A few lines about one store."""
   if store.is_complete:
     summary = store.summary()
-    return [f"{name}: {store.scorer}, complete", *_figures(summary["read"], summary["scored"], summary["bad"], summary)]
+    return [f"{name}: {_kind(store)}, complete", *_figures(summary["read"], summary["scored"], summary["bad"], summary)]
   found = look(store, time.time())
   shards = len(found.finished) + len(found.waiting)
-  lines = [f"{name}: {store.scorer}, not complete"]
+  lines = [f"{name}: {_kind(store)}, incomplete"]
   lines += _sketch(store)
   lines.append(
-    f"  {len(found.finished):,} of {shards:,} shards finished, {found.begun:,} begun, "
-    f"{len(found.waiting) - found.begun:,} not begun"
+    f"  {len(found.finished):,} of {shards:,} shards finished, {found.begun:,} partly done, "
+    f"{len(found.waiting) - found.begun:,} not started"
   )
-  of_all = "" if not found.expected else f", {found.documents / found.expected:.0%} of about {found.expected:,.0f}"
-  lines.append(f"  about {found.documents:,.0f} documents on record{of_all}")
+  of_all = ""
+  if found.expected:
+    # A store that is not complete lacks something, however little.
+    of_all = f", {min(int(100 * found.documents / found.expected), 99)}% of about {found.expected:,.0f}"
+  lines.append(f"  about {found.documents:,.0f} documents done{of_all}")
   if found.finished:
     scored, bad = sum(s.scored for s in found.finished), sum(s.bad for s in found.finished)
-    lines.append(f"  in the finished shards {scored:,} scored and {bad:,} bad")
+    lines.append(f"  documents in finished shards: {scored:,} scored, {bad:,} bad")
   if found.silent_seconds is not None and found.silent_seconds > _PAUSE_SECONDS:
-    lines.append(f"  nothing new for {_duration(found.silent_seconds)}: run its command again if nobody works on it")
+    lines.append(
+      f"  nothing was written for {duration(found.silent_seconds)}: if no run is working on it, run its command again"
+    )
   elif found.rate:
     left = ""
     if found.expected:
-      left = f", about {_duration(max(0.0, found.expected - found.documents) / found.rate)} left"
+      left = f", about {duration(max(0.0, found.expected - found.documents) / found.rate)} left"
     lines.append(f"  about {found.rate:,.1f} documents/s{left}")
   if found.waiting:
     named = ", ".join(shard.name for shard in found.waiting[:_NAMED])
     more = f" and {len(found.waiting) - _NAMED:,} more" if len(found.waiting) > _NAMED else ""
-    lines.append(f"  missing: {named}{more}")
+    lines.append(f"  shards to do: {named}{more}")
   elif not found.damaged:
-    lines.append("  every shard is finished, but not the store: run its command again")
+    lines.append("  all shards are finished, but the store is not complete: run its command again")
   return lines + [f"  damaged: {told}" for told in found.damaged]
+
+
+def _kind(store: stores.ScoreStore) -> str:
+  return _KINDS.get(store.scorer) or f"{store.scorer} scores"
 
 
 def _sketch(store: stores.ScoreStore) -> list[str]:
   """How far the sketch has come that density scores are read from, or the centroids of a store of clusters."""
   if store.scorer == stores.CLUSTER:
     is_made = clustering.CENTROIDS_FILE in storage.list_names(store.centroids_folder)
-    return [f"  its centroids are {'made' if is_made else 'not made'}"]
+    return [f"  centroids: {'trained' if is_made else 'not trained yet'}"]
   if store.scorer != flags.DENSITY:
     return []
   if sketching.SKETCH_FILE in storage.list_names(store.sketch_folder):
-    return ["  its sketch is made"]
+    return ["  density sketch: built"]
   parts = len(storage.list_names(storage.join(store.sketch_folder, "work")))
-  return [f"  its sketch is not made, {parts:,} parts of it are on record"]
+  return [f"  density sketch: not built yet, {parts:,} partial sketches done"]
 
 
 def _figures(read: int, scored: int, bad: int, summary: dict[str, Any]) -> list[str]:
@@ -167,11 +183,6 @@ def _figures(read: int, scored: int, bad: int, summary: dict[str, Any]) -> list[
   if summary["num_tokens"] is not None:
     lines.append(f"  {summary['num_tokens']:,} tokens")
   return lines
-
-
-def _duration(seconds: float) -> str:
-  hours, rest = divmod(round(seconds), 3600)
-  return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipelines import progress
+
 Plan = Callable[[], Iterable[Any]]
 Work = Callable[[Any], Any]
 
@@ -31,16 +33,33 @@ class Step(beam.PTransform):
 
 
 class Steps(beam.PTransform):
-  """PCollection of one element -> the same, after all steps, one after another; none is begun where `is_done`."""
+  """PCollection of one element -> the same, after all steps, one after another; none is begun where `is_done`.
 
-  def __init__(self, is_done: Callable[[], bool], steps: Sequence[tuple[str, Plan, Work]]):
+  A step is a label, the name under which users see its progress, its plan and its work.
+  """
+
+  def __init__(
+    self,
+    is_done: Callable[[], bool],
+    address: progress.Address | None,
+    steps: Sequence[tuple[str, str, Plan, Work]],
+  ):
     super().__init__()
-    self._is_done, self._steps = is_done, steps
+    self._is_done, self._address, self._steps = is_done, address, steps
 
   def expand(self, element: Any):
     is_done = self._is_done
     wanted = element | "Missing" >> beam.Filter(lambda _: not is_done())
     done = wanted | "CountMissing" >> beam.combiners.Count.Globally()
-    for label, plan, work_on in self._steps:
-      done = wanted | label >> Step(plan, work_on, done)
+    for label, stage, plan, work_on in self._steps:
+      done = wanted | label >> Step(plan, self._told(stage, work_on), done)
     return element | "WhenDone" >> beam.Map(lambda element, _: element, beam.pvalue.AsSingleton(done))
+
+  def _told(self, stage: str, work_on: Work) -> Work:
+    address = self._address
+
+    def told(item: Any) -> Any:
+      with progress.working(address, stage):
+        return work_on(item)
+
+    return told

@@ -23,6 +23,7 @@ from pipelines import (
   blocks,
   damage,
   limits,
+  progress,
   ranks,
   requests,
   row_bits,
@@ -70,6 +71,11 @@ class Survivors:
   @property
   def are_settled(self) -> bool:
     return damage.is_whole(self.store.folder, self._path, _read)
+
+  @property
+  def documents(self) -> int | None:
+    """How many there are; None until they are settled."""
+    return requests.field(self._path, "documents") if self.store.is_complete else None
 
   def kept(self, shard: blocks.Shard) -> np.ndarray:
     """Which rows of a shard survive, as `row_bits` has it. Raises DamagedError, after which they are not settled."""
@@ -136,29 +142,37 @@ def only(block: blocks.Block, kept: np.ndarray) -> blocks.Block:
   )
 
 
+def _select_shard(
+  survivors: Survivors, shard: blocks.Shard, selected: thresholds.Selected, address: progress.Address | None
+) -> int:
+  with progress.working(address, thresholds.SELECTING):
+    return survivors.select_shard(shard, selected.floor)
+
+
 class Settle(beam.PTransform):
   """PCollection of one element (the store is complete) -> PCollection[stores.Ledger]: survivors are written down."""
 
-  def __init__(self, survivors: Survivors, shards: Sequence[blocks.Shard]):
+  def __init__(self, survivors: Survivors, shards: Sequence[blocks.Shard], address: progress.Address | None = None):
     super().__init__()
-    self._survivors, self._shards = survivors, list(shards)
+    self._survivors, self._shards, self._address = survivors, list(shards), address
 
   def expand(self, element: Any):
-    survivors, root = self._survivors, element.pipeline
+    survivors, root, address = self._survivors, element.pipeline, self._address
     ledger = element | "Ledger" >> beam.Map(lambda _: survivors.store.ledger())
     if survivors.limits is not None:
       ledger = ledger | "Limits" >> survivors.limits.settle(self._shards)
     selected = (
       root
       | "Shards" >> stripes.Spread(self._shards)
-      | "FindThreshold" >> thresholds.FindThreshold(survivors.store, survivors.request, ledger, survivors.within)
+      | "FindThreshold"
+      >> thresholds.FindThreshold(survivors.store, survivors.request, ledger, survivors.within, address=address)
     )
     kept = (
       root
       | "ShardsAgain" >> stripes.Spread(self._shards)
       | "SelectShards"
       >> beam.Map(
-        lambda shard, selected: survivors.select_shard(shard, selected.floor),
+        lambda shard, selected: _select_shard(survivors, shard, selected, address),
         selected=beam.pvalue.AsSingleton(selected),
       )
       | "AddKept" >> beam.CombineGlobally(sum)

@@ -38,7 +38,7 @@ from pipelines import (
 )
 
 _WORK = "verify-"
-STAGE_READ, STAGE_RECOMPUTE = "read back", "recompute"
+_READING, _RECOMPUTING = "reading the output back", "recomputing the selection"  # as users see them
 _NOT_KNOWN = ("shards", "made_with", "versions", "command")  # of a manifest, from the scores alone
 _MODULUS = 1 << 128
 
@@ -139,6 +139,17 @@ def check_launch(config: VerificationConfig) -> None:
         raise WinnowError(f"{path} is missing, or not what {manifests.MANIFEST_FILE} says of the dataset")
 
 
+def stages(config: VerificationConfig) -> list[progress.Stage]:
+  """What there is to do, as users see it."""
+  counts = config.manifest["counts"]
+  selected, scored = (progress.Count(counts[name], is_exact=True) for name in ("selected", "scored"))
+  return [
+    progress.Stage(thresholds.SELECTING, scored, thresholds.SPEED),
+    progress.Stage(_READING, selected, 30_000),
+    progress.Stage(_RECOMPUTING, scored, 30_000),
+  ]
+
+
 def _without(names: set[str], value: Any) -> Any:
   """A JSON value without the fields of these names."""
   if isinstance(value, dict):
@@ -178,7 +189,7 @@ def check_output_shard(config: VerificationConfig, index: int) -> Iterator[tuple
     if hash_N[0] < last or (wrong := np.flatnonzero(hash_N[1:] < hash_N[:-1])).size:
       raise WinnowError(f"{path}: {sources[wrong[0] + 1] if hash_N[0] >= last else sources[0]} is out of order")
     documents, last = documents + len(table), hash_N[-1]
-    progress.report(config.progress_address, stage=STAGE_READ, documents=len(table))
+    progress.report(config.progress_address, stage=_READING, documents=len(table))
   if documents != claimed["documents"]:
     of_manifest = f"{claimed['documents']:,} by {manifests.MANIFEST_FILE}"
     raise WinnowError(f"{path} holds {documents:,} documents, and {of_manifest}")
@@ -207,7 +218,7 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
           writing.refuse_other_documents(sampling, shard, block, scores)
           scored = scores.block(block.index)
           yield writing.select_documents(sampling, shard.name, block, scored, within, floor=config.floor)[0]
-          progress.report(config.progress_address, stage=STAGE_RECOMPUTE, documents=block.num_rows)
+          progress.report(config.progress_address, stage=_RECOMPUTING, documents=block.num_rows)
       return
     for index in filter(stripe.holds, range(len(scores.summary.block_rows))):
       table = scores.block(index)
@@ -215,7 +226,7 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
       above = table.filter(pa.array(ranked.are_wanted(config.floor, rejected=sampling.rejected)))
       sources = [f"{shard.name}#{row}" for row in above["row"].to_pylist()]
       yield pa.table({"source": pa.array(sources, pa.string()), "score": above["score"]})
-      progress.report(config.progress_address, stage=STAGE_RECOMPUTE, documents=len(table))
+      progress.report(config.progress_address, stage=_RECOMPUTING, documents=len(table))
 
 
 def recompute(config: VerificationConfig, stripe: stripes.Stripe) -> Iterator[tuple[str, Tally]]:
@@ -287,6 +298,11 @@ def check_threshold(selected: thresholds.Selected, config: VerificationConfig) -
     _expect(manifest["tokens"]["selected"], num_tokens, "the threshold selects as many tokens")
 
 
+def _told(config: VerificationConfig, stage: str, tallies: Iterator[Any]) -> Iterator[Any]:
+  with progress.working(config.progress_address, stage):
+    yield from tallies
+
+
 class Verify(beam.PTransform):
   """Pipeline -> nothing: the pipeline fails with the first thing that is not so."""
 
@@ -303,18 +319,21 @@ class Verify(beam.PTransform):
     _ = (
       root
       | "Shards" >> stripes.Spread(list(config.shards))
-      | "FindThreshold" >> thresholds.FindThreshold(sampling.store, sampling.request, ledger, sampling.within)
+      | "FindThreshold"
+      >> thresholds.FindThreshold(
+        sampling.store, sampling.request, ledger, sampling.within, address=config.progress_address
+      )
       | "CheckThreshold" >> beam.Map(check_threshold, config)
     )
     there = (
       root
       | "OutputShards" >> stripes.Spread(range(config.num_shards))
-      | "ReadBack" >> beam.FlatMap(lambda index: check_output_shard(config, index))
+      | "ReadBack" >> beam.FlatMap(lambda index: _told(config, _READING, check_output_shard(config, index)))
     )
     wanted = (
       root
       | "Stripes" >> stripes.Spread(self._stripes)
-      | "Recompute" >> beam.FlatMap(lambda stripe, _: recompute(config, stripe), settled)
+      | "Recompute" >> beam.FlatMap(lambda stripe, _: _told(config, _RECOMPUTING, recompute(config, stripe)), settled)
       | "Negate" >> beam.MapTuple(lambda shard, tally: (shard, -tally))
     )
     return (

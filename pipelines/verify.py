@@ -10,10 +10,10 @@ from pipelines import (
   jobs,
   launch,
   manifests,
+  meter,
   options,
   output_plans,
   plans,
-  progress,
   storage,
   verification,
 )
@@ -22,8 +22,8 @@ from pipelines import (
 def verify(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(flags.VERIFY, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
-  launcher.refuse_local({"FOLDER": namespace.folder})
-  output = inputs.absolute(namespace.folder)
+  launcher.refuse_local({"OUTPUT_FOLDER": namespace.output_folder})
+  output = inputs.absolute(namespace.output_folder)
   with manifests.told(output):
     config, untold = output_plans.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
@@ -33,9 +33,9 @@ def verify(argv: Sequence[str]) -> None:
     with manifests.told(output):
       verification.check_launch(config)
     divided = jobs.divide(config.shards, launcher.parallelism, per_worker=2)
-    stages = {verification.STAGE_READ: counts["selected"], verification.STAGE_RECOMPUTE: counts["scored"]}
-    with progress.Meter(stages, quiet=not launcher.workers_are_here) as meter:
-      config = dataclasses.replace(config, progress_address=meter.address if launcher.workers_are_here else None)
+    stages = verification.stages(config)
+    with meter.Meter(stages, quiet=not launcher.workers_are_here) as shown:
+      config = dataclasses.replace(config, progress_address=shown.address if launcher.workers_are_here else None)
       try:
         if launcher.run(lambda root: root | "Verify" >> verification.Verify(config, divided), "winnow-verify") is None:
           return

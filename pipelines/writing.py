@@ -19,6 +19,7 @@ from pipelines import (
   formats,
   limits,
   logs,
+  merging,
   prefetch,
   progress,
   ranks,
@@ -64,6 +65,12 @@ class SamplingConfig:
 
   work: str | None = None
   """Where it is, what is written before the output is complete; None: in the output."""
+
+  @property
+  def stages(self) -> tuple[str, str]:
+    """What is done of it, as users see it: documents are collected from the input, and written to output shards."""
+    what = "rejected documents" if self.rejected else "the sample"
+    return f"collecting {what}", f"writing {what}"
 
   @property
   def work_folder(self) -> str:
@@ -231,6 +238,10 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
         yield block.num_rows, None
       writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
     logs.tell("run_done", shard=shard.name, stripe=stripe.file_name, selected=documents)
+  else:
+    rows = enumerate(stores.read_summary(store, shard).block_rows)
+    resumed = sum(num_rows for index, num_rows in rows if stripe.holds(index))
+    progress.report(config.progress_address, stage=config.stages[0], resumed=resumed)
   with storage.open_input(path) as file:
     header = run_files.RunReader(file, path).header
   yield 0, RunCounts(shard.name, header["documents"], header["num_tokens"])
@@ -248,6 +259,7 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
     damage.remove(config.output, record, DamagedError(f"{record} is damaged"))
   elif done is not None and storage.exists(path):
     if storage.checksum(path) == done["checksum"]:
+      progress.report(config.progress_address, stage=config.stages[1], resumed=done["documents"])
       return OutputShard(**done)
     damage.remove(config.output, path, DamagedError(f"{path} does not fit the checksum in {record}"))
   documents = 0
@@ -258,12 +270,17 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       documents += reader.counts[index]
       yield reader
 
+  def told(batches: Iterator[merging.Batch]) -> Iterator[merging.Batch]:
+    for batch in batches:
+      yield batch
+      progress.report(config.progress_address, stage=config.stages[1], documents=len(batch[0]))
+
   try:
     with (
       runs.opened(config.run_path(stripe, plan.engine) for stripe in all_stripes) as readers,
       storage.create_file(path, must_agree=True) as file,
     ):
-      written = formats.write(runs.merge_shard(counted(readers), index), file, config.output_format)
+      written = formats.write(told(runs.merge_shard(counted(readers), index)), file, config.output_format)
       if written != documents:
         raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
   except FileNotFoundError as error:

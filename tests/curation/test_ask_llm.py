@@ -336,3 +336,12 @@ def test_compilation_cache_keeps_programs(checkpoint, tmp_path):
   with tiny_t5.kept_programs(tmp_path):
     score(ask_llm.AskLlmScorer(checkpoint, PROMPT, max_input_tokens=8, batch_tokens=64), ["river"])
   assert any("log_probability" in path.name for path in tmp_path.iterdir())
+
+
+def test_batches_are_told_of_as_they_are_done(scorer):
+  """Kills: what is told in one piece when the block is done; dummies that count."""
+  texts = tiny_t5.make_texts(40, longest=60)
+  prepared, told = scorer.prepare(pa.array(texts)), []
+  scores = scorer.run(prepared, lambda places, tokens: told.append((places.tolist(), tokens)))
+  assert [places for places, _ in told] == [batch.indices.tolist() for batch in prepared.batches.plan]
+  assert len(told) > 4 and sum(tokens for _, tokens in told) == scores.useful_tokens

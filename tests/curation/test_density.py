@@ -5,6 +5,7 @@ Shape suffixes as in the module; K clusters, S seeds.
 
 import dataclasses
 import json
+import pathlib
 import re
 
 import hypothesis
@@ -131,6 +132,23 @@ def test_bandwidths_ten_times_off_are_told(spread, factor, sentence):
   for diagnostics in (found, density.resolution(sketch, points_ND[::5])):
     (warning,) = density.warnings(diagnostics)
     assert re.search(sentence, warning)
+
+
+@pytest.mark.parametrize(("variation", "is_told"), [(0.07, True), (0.199, True), (0.2, False)])
+@pytest.mark.parametrize("name", ["l2", "angular"])
+def test_weights_that_hardly_differ_are_told(name, variation, is_told):
+  """A real encoder gave 0.07. Kills: the least that is good 0.05; advice to take the kernel that there is."""
+  figures = {"num_points": 10_000, "neighbours": 3.0, "weights_variation": variation, "collisions_share": 0.01}
+  figures |= {"median_relative_standard_error": 0.01, "rank_correlation": 0.99}
+  found = density.warnings(figures, name)
+  assert len(found) == is_told
+  if is_told:
+    assert f"differ by only {variation:.1%}, less than 20%" in found[0] and "embed with a model" in found[0]
+    assert ("--kernel=angular" in found[0]) == (name == "l2")
+  verdict = density.lines(figures, name)[-1]
+  assert verdict == f"verdict: density tells these documents apart {'poorly' if is_told else 'well'}"
+  page = (pathlib.Path(__file__).parents[2] / "docs/density.md").read_text()
+  assert re.search(rf"`weights_variation` .* \| above {density.LEAST_VARIATION} \|", page)
 
 
 def test_what_cannot_be_resolved_is_told():

@@ -309,3 +309,15 @@ def test_memory_does_not_grow_faster_than_the_document(checkpoint):
     tracemalloc.stop()
   # Ids, twice, and pieces of Python's in between.
   assert peak < 40 * 8 * tokens
+
+
+def test_each_document_is_told_of_once_when_its_last_pair_is_done(scorer):
+  """Kills: a document that is told of with each of its windows; one of several batches that never is."""
+  texts = tiny_t5.make_texts(40, longest=200)
+  prepared = scorer.prepare(pa.array(texts), keys(len(texts)))
+  told: list[tuple[list[int], int]] = []
+  scores = scorer.run(prepared, lambda places, tokens: told.append((places.tolist(), tokens)))
+  assert sorted(place for places, _ in told for place in places) == list(range(len(texts)))
+  assert sum(tokens for _, tokens in told) == scores.useful_tokens
+  assert len(told) == len(prepared.batches.plan) and any(not places for places, _ in told)
+  assert scores.scores.tobytes() == scorer.run(prepared).scores.tobytes()

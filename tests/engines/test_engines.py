@@ -91,7 +91,7 @@ def assert_same(folder: pathlib.Path, place: pathlib.Path, alone: dict[str, byte
   found = content(folder)
   assert sorted(found) == sorted(alone)
   assert [name for name in alone if found[name] != alone[name]] == []
-  return {int(process) for process in logs(folder / "asked")[-1]["documents_by_process"]["score"]}
+  return {int(process) for process in logs(folder / "asked")[-1]["documents_by_process"]["scoring (ask_llm)"]}
 
 
 def test_in_two_processes(place, alone):

@@ -150,9 +150,10 @@ def test_one_command_in_two_processes_gives_the_same(place, undisturbed):
   assert run_in(folder, [*SAMPLE, TWO]) == 0
   assert content(folder) == content(undisturbed)
   (log,) = logs(folder / "scores/prototypes_made")
-  for stage in ("embed", "cluster", "score"):
+  for stage in ("embedding", "assigning clusters", "scoring (prototypes)"):
     assert len(log["documents_by_process"][stage]) == 2, stage
-  assert sum(log["documents_by_process"]["iterate"].values()) == 2 * log["counters"]["documents_scored"]
+  passes = [log["documents_by_process"][f"refining centroids, pass {number} of 2"] for number in (1, 2)]
+  assert [sum(counts.values()) for counts in passes] == [log["counters"]["documents_scored"]] * 2
 
 
 def test_other_blocks_give_the_same_clusters_and_scores(place, undisturbed):
@@ -182,7 +183,7 @@ def test_a_partial_store_goes_on_block_by_block(copied, undisturbed, capsys):
   blocks[60].write_bytes(blocks[60].read_bytes()[:-9])
   (before,) = [len(list((store / "log").iterdir()))]
   assert main.main(["status", str(store)]) == 0
-  assert "its centroids are made" in capsys.readouterr().out
+  assert "centroids: trained" in capsys.readouterr().out
   assert run_in(copied, [*cluster_command(), ONE]) == 0
   assert "1 damaged file was found" in capsys.readouterr().err
   assert content(store) == content(clusters_of(undisturbed))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from running import content, run_in
 
-from pipelines import damage, manifests, prefetch, scoring, storage
+from pipelines import damage, manifests, prefetch, recording, scoring, storage
 
 SCORE = ["--max_input_tokens=32", "--scores=scores", "--name=tiny", "--block_rows=50", "--direct_num_workers=1"]
 SAMPLE = ["sample", "--scores=scores", "--sampler=ask_llm", "--rate=0.3", "--output=out", "--num_shards=4"]
@@ -179,7 +179,7 @@ def test_what_is_on_record_of_an_input_that_was_replaced_is_made_again(place, mo
     other = (place / "other.npy").read_bytes()
     reading = [f"--input={inputs}/*", f"--embeddings={place}/vectors/*", "--scores=scores", "--block_rows=50"]
     command = ["embed", *reading, "--direct_num_workers=1"]
-  whole, identify, record = path.read_bytes(), storage.checksum, scoring._record
+  whole, identify, record = path.read_bytes(), storage.checksum, recording.record
   written = []
 
   def identified_then_replaced(name: str) -> str:
@@ -196,7 +196,7 @@ def test_what_is_on_record_of_an_input_that_was_replaced_is_made_again(place, mo
 
   with monkeypatch.context() as patch:
     patch.setattr(storage, "checksum", identified_then_replaced)
-    patch.setattr(scoring, "_record", killed_at_last)
+    patch.setattr(recording, "record", killed_at_last)
     assert run_in(place / kind, command) != 0
   assert (of_other := written.count("big.jsonl.gz")) > 20
   path.write_bytes(whole)

@@ -153,7 +153,7 @@ def test_two_processes_and_other_blocks_give_the_same(place, undisturbed):
   """Kills the mutants: partial sketches named by the worker, or merged with one of them twice."""
   folder = place / "two"
   assert run_in(folder, score_command(place, "--direct_num_workers=2")) == 0
-  for stage in ("embed", "sketch", "score"):
+  for stage in ("embedding", "building the density sketch", "scoring (density)"):
     counts = logs(store(folder))[-1]["documents_by_process"][stage]
     assert len(counts) == 2 and min(counts.values()) > 10_000, stage
   assert run_in(folder, [*SAMPLE, "--direct_num_workers=2"]) == 0

@@ -140,7 +140,7 @@ def test_two_worker_processes_give_the_same_bytes_and_both_work(place, corpus, u
   assert run_in(folder, [*score_command(place, corpus), "--direct_num_workers=2"]) == 0
   assert run_in(folder, [*sample_command(), "--direct_num_workers=2"]) == 0
   assert_same(folder, undisturbed)
-  for part, stage in (("scores/tiny", "score"), ("out", "select")):
+  for part, stage in (("scores/tiny", "scoring (ask_llm)"), ("out", "collecting the sample")):
     documents = logs(folder / part)[-1]["documents_by_process"][stage]
     assert len(documents) == 2
     assert min(documents.values()) > 10_000

@@ -104,9 +104,10 @@ def test_one_command_in_two_processes_gives_the_same(place, corpus, undisturbed)
   assert run_in(folder, [*SAMPLE, TWO]) == 0
   assert content(folder) == content(undisturbed)
   (log,) = logs(store_of(folder))
-  for stage in ("sign", "meet", "score"):
+  signing, scoring_them = "computing MinHash signatures", "scoring (minhash)"
+  for stage in (signing, "looking for near-copies", scoring_them):
     assert sum(log["documents_by_process"][stage].values()) >= len(corpus.texts), stage
-  assert {len(log["documents_by_process"][stage]) for stage in ("sign", "score")} == {2}
+  assert {len(log["documents_by_process"][stage]) for stage in (signing, scoring_them)} == {2}
 
 
 def cut_small(monkeypatch) -> None:

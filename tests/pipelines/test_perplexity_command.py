@@ -151,11 +151,11 @@ class Touchy:
   def prepare(self, column):
     return column, self._scorer.prepare(column)
 
-  def run(self, prepared):
+  def run(self, prepared, on_batch=None):
     column, ready = prepared
     if any(isinstance(value, dict) and value["text"] in self._wicked for value in column.to_pylist()):
       raise RuntimeError("cannot tokenize this")
-    return self._scorer.run(ready)
+    return self._scorer.run(ready, on_batch)
 
 
 def test_a_document_that_breaks_the_scorer_falls_alone(place, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def test_two_processes_draw_the_same_bytes(drawn, name, tmp_path):
   shutil.copytree(drawn / "scores", tmp_path / "scores")
   assert sample(tmp_path, name, 2) == 0
   assert content(tmp_path / name) == content(drawn / name)
-  assert len(logs(tmp_path / name)[-1]["documents_by_process"]) == 2
+  assert len(logs(tmp_path / name)[-1]["documents_by_process"]["collecting the sample"]) == 2
 
 
 def test_a_run_that_was_interrupted_and_damaged_goes_on(drawn, tmp_path, monkeypatch, capsys):

@@ -78,10 +78,10 @@ class Touchy:
   def prepare(self, column):
     return column, self._scorer.prepare(column)
 
-  def run(self, prepared):
+  def run(self, prepared, on_batch=None):
     column, ready = prepared
     self._breaks(column.to_pylist())
-    return self._scorer.run(ready)
+    return self._scorer.run(ready, on_batch)
 
 
 def scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks):

@@ -138,9 +138,9 @@ def test_one_command_in_two_processes_gives_the_same(place, undisturbed):
   assert run_in(folder, [*SAMPLE, TWO]) == 0
   assert content(folder) == content(undisturbed)
   (log,) = logs(store_of(folder))
-  for stage in ("move", "compare"):
+  for stage in (comparing.MOVING, comparing.COMPARING):
     assert sum(log["documents_by_process"][stage].values()) == log["counters"]["documents_scored"]
-  assert len(log["documents_by_process"]["score"]) == 2
+  assert len(log["documents_by_process"]["scoring (semdedup)"]) == 2
 
 
 def cut_small(monkeypatch) -> None:

@@ -242,7 +242,10 @@ def test_what_a_killed_run_left_damaged_is_made_again(corpus, capsys, monkeypatc
   assert len(left) == 3  # the sample, a partial sketch and its one slice
   capsys.readouterr()
   assert main.main(["status", str(corpus / "scores/d")]) == 0
-  assert "d: density, not complete\n  its sketch is not made, 3 parts of it are on record\n" in capsys.readouterr().out
+  assert (
+    "d: density scores, incomplete\n  density sketch: not built yet, 3 partial sketches done\n"
+    in capsys.readouterr().out
+  )
   for path in left:
     data = bytearray(path.read_bytes())
     if how == "corrupt":

@@ -173,7 +173,9 @@ def test_two_processes_and_a_run_that_was_stopped_give_the_same(place, undisturb
     damaged[0].write_bytes(data)
   assert run_in(folder, [*curate(place), TWO]) == 0
   assert content(folder) == content(undisturbed)
-  workers = [log.get("documents_by_process", {}).get("score_3", {}) for log in logs(folder / "out")]
+  workers = [
+    log.get("documents_by_process", {}).get("stage 3 of 3: scoring (prototypes)", {}) for log in logs(folder / "out")
+  ]
   assert max(map(len, workers)) == 2
 
 

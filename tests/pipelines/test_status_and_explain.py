@@ -45,7 +45,7 @@ def test_a_complete_store_tells_its_figures(place, capsys):
   for folder in ("scores", "scores/tiny"):
     assert run_in(place, ["status", folder]) == 0
     said = capsys.readouterr().out
-    assert "tiny: ask_llm, complete" in said
+    assert "tiny: ask_llm scores, complete" in said
     assert f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad" in said
 
 
@@ -66,15 +66,15 @@ def test_an_interrupted_store_tells_what_is_there_and_what_is_missing(place, tmp
   capsys.readouterr()
   assert run_in(tmp_path, ["status", "scores"]) == 0
   said = capsys.readouterr().out
-  assert "tiny: ask_llm, not complete" in said
-  assert "3 of 12 shards finished, 9 begun, 0 not begun" in said
+  assert "tiny: ask_llm scores, incomplete" in said
+  assert "3 of 12 shards finished, 9 partly done, 0 not started" in said
   read, scored = sum(s.read for s in compacted), sum(s.scored for s in compacted)
   blocks = len(list((tmp_path / "scores/tiny/blocks").glob("*/*.parquet")))
   per_block = read / sum(len(s.block_rows) for s in compacted)
-  assert f"about {read + blocks * per_block:,.0f} documents on record" in said
-  assert f"in the finished shards {scored:,} scored and {read - scored:,} bad" in said
+  assert f"about {read + blocks * per_block:,.0f} documents done" in said
+  assert f"documents in finished shards: {scored:,} scored, {read - scored:,} bad" in said
   missing = {path.name for path in (place / "corpus").iterdir()} - {s.shard for s in compacted}
-  assert re.search(r"missing: (\S+), \S+, \S+ and 6 more", said)[1] in missing
+  assert re.search(r"shards to do: (\S+), \S+, \S+ and 6 more", said)[1] in missing
   # A shard that is damaged is missing, too.
   path = tmp_path / f"scores/tiny/shards/{compacted[0].shard}.parquet"
   path.write_bytes(path.read_bytes()[:100])

@@ -1,0 +1,126 @@
+"""Puts what a scorer found of a block on record, bad documents with their reasons, and counts what became of it."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation import domains
+from curation.errors import WinnowError
+from pipelines import block_files, blocks, logs, sources, storage, stores
+from pipelines.scorer_protocol import Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCounts:
+  """What became of one block. `scored` is None where it was skipped: on record already, or another stripe's.
+
+  `left_out`: rows that are neither read nor bad, since a stage before has not selected them.
+  """
+
+  index: int
+  num_rows: int
+  left_out: int = 0
+  scored: int | None = None
+  reasons: tuple[tuple[str, int], ...] = ()
+  num_tokens: int = 0
+  useful_tokens: int = 0
+  computed_tokens: int = 0
+  milliseconds: int = 0
+
+
+def record(
+  where: tuple[stores.ScoreStore, blocks.Shard, str], block: blocks.Block, result: tuple[Scores, int]
+) -> BlockCounts:
+  """Makes a block's results durable; `where`: the store, the shard and the fingerprint of the engine.
+
+  `result`: the scores, and the milliseconds that they took.
+  """
+  store, shard, engine = where
+  scores, milliseconds = result
+  assert block.documents is not None
+  tokens_N = scores.num_tokens
+  if tokens_N is None and "num_tokens" in block.documents.schema.names:  # of the store that the block comes from
+    column = block.documents["num_tokens"]
+    tokens_N = None if column.null_count else column.to_numpy()
+  table = block_table(block, scores.scores, tokens_N)
+  try:
+    file = block_files.BlockFile(table, block.text_bytes, block.checksum)
+    block_files.write_block(store, shard, block.index, file, engine=engine)
+  except (OSError, WinnowError):
+    if not storage.exists(store.scores_path(shard)):  # compacted by another run, which removed the folder
+      raise
+  counts = table["reason"].value_counts().to_pylist()
+  by_reason = {count["values"]: count["counts"] for count in counts if count["values"] is not None}
+  found = BlockCounts(
+    index=block.index,
+    num_rows=block.num_rows,
+    left_out=by_reason.pop(blocks.LEFT_OUT, 0),
+    scored=table["reason"].null_count,
+    reasons=tuple(by_reason.items()),
+    num_tokens=0 if tokens_N is None else int(tokens_N.sum(dtype=np.int64)),
+    useful_tokens=scores.useful_tokens,
+    computed_tokens=scores.computed_tokens,
+    milliseconds=milliseconds,
+  )
+  _log_block(shard, table, found)
+  return found
+
+
+def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> None:
+  where = {"shard": shard.name, "block": counts.index}
+  logs.tell(
+    "block_done",
+    **where,
+    row=table["row"][0].as_py(),
+    rows=counts.num_rows,
+    scored=counts.scored,
+    tokens=counts.useful_tokens,
+    milliseconds=counts.milliseconds,
+  )
+  if counts.reasons:
+    first = table["row"].filter(pc.is_in(table["reason"], pa.array(dict(counts.reasons))))[0].as_py()
+    logs.warn("bad_documents", **where, row=first, reasons=dict(counts.reasons))
+
+
+def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
+  """The rows of a block as they go on record (block_files.block_schema), good and bad in one order.
+
+  `values`: scores float32 [N], embeddings [N, D], signatures uint32 [N, H], or records of `cluster` and `cosine` [N].
+  A document without a number that can be used is a bad one: no key could order a NaN, and an embedding of zeros has no
+  direction.
+  """
+  documents, unreadable = block.documents, block.bad
+  assert documents is not None and unreadable is not None
+  if values.dtype.names is not None:
+    schema = block_files.block_schema(*stores.CLUSTER_FIELDS)
+    columns = [pa.array(np.ascontiguousarray(values[field.name])) for field in stores.CLUSTER_FIELDS]
+    reasons = {"score_is_nan": np.isnan(values["cosine"])}
+  elif values.ndim == 1:
+    schema, columns = block_files.BLOCK_SCHEMA, [pa.array(values, pa.float32())]
+    reasons = {"score_is_nan": np.isnan(values)}
+  elif values.dtype.kind == "u":
+    columns, reasons = [sources.embedding_column(values)], {}
+    schema = block_files.block_schema(pa.field(stores.SIGNATURE, columns[0].type))
+  else:
+    columns = [sources.embedding_column(values)]
+    schema = block_files.block_schema(pa.field(stores.EMBEDDING, columns[0].type))
+    is_finite_N = np.isfinite(values).all(axis=1)
+    reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}
+  is_bad_N = np.logical_or.reduce([np.zeros(len(values), bool), *reasons.values()])
+  tokens = pa.nulls(len(values), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
+  nulls = pa.nulls(len(values), pa.string())
+  is_known = stores.DOMAIN.name in documents.schema.names  # to the store that the block comes from
+  of_each = documents[stores.DOMAIN.name] if is_known else domains.registered_domains(documents["url"])
+  all_rows = pa.table([documents["row"], *columns, tokens, of_each, nulls, nulls], schema=schema)
+  good = all_rows.filter(pa.array(~is_bad_N))
+  bad = [unreadable.select(["row", "reason", "text"])]
+  for reason, is_so_N in reasons.items():
+    without = documents.filter(pa.array(is_so_N))
+    # Blocks of a store of embeddings have no texts; nothing is wrong with their embeddings, which were looked at.
+    texts = without["text"] if "text" in without.schema.names else pa.array([""] * len(without), pa.string())
+    said = pa.array([reason] * len(without), pa.string())
+    shown = pc.utf8_slice_codeunits(texts, 0, blocks.DEAD_TEXT_CHARACTERS)
+    bad.append(pa.table({"row": without["row"], "reason": said, "text": shown}))
+  return pa.concat_tables([good, *bad], promote_options="default").select(schema.names).sort_by("row")
