@@ -64,10 +64,10 @@ FLAGS = (
     "recipe",
     "Recipe",
     (CURATE,),
-    "a YAML file, local or gs://, of flags and their values, such as recipes/paper/ask_llm_xl.yaml; what is typed "
-    "beside it counts more",
+    "the name of a recipe that comes with Winnow, such as paper/ask_llm_xl or d4, or a YAML file of flags and their "
+    "values, local or gs://; a flag that is typed beside it takes the place of the recipe's",
     type=path,
-    pattern=BUCKET,
+    pattern=rf"{BUCKET}|[a-z0-9_]+(/[a-z0-9_]+)?",
   ),
   Flag(
     "input",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import storage
+from pipelines import recipe_files, storage
 
 STAGES = "stages"
 _MAX_BYTES = 1 << 16
@@ -31,7 +31,8 @@ class Value(NamedTuple):
 
 
 def read(recipe: str) -> tuple[dict[str, Value], list[dict[str, Value]]]:
-  """The flags of all stages and of each, of a file's path, or of a recipe itself, which starts with a brace.
+  """The flags of all stages and of each, of a file's path, of a recipe of Winnow's by its name, or of a recipe itself,
+  which starts with a brace.
 
   Raises WinnowError where it is none.
   """
@@ -39,7 +40,7 @@ def read(recipe: str) -> tuple[dict[str, Value], list[dict[str, Value]]]:
 
   name = "--recipe={...}" if is_inline(recipe) else f"--recipe={recipe}"
   try:
-    data = recipe.encode() if is_inline(recipe) else storage.read_bytes(recipe)
+    data = recipe.encode() if is_inline(recipe) else storage.read_bytes(recipe_files.find(recipe))
     loader = yaml.SafeLoader(data) if len(data) <= _MAX_BYTES else None
     root = loader and loader.get_single_node()
     if not isinstance(root, yaml.MappingNode):

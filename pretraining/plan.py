@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pipelines import flag, inputs, launch
 from pretraining import samples
 
+GIN_FOLDER = pathlib.Path(__file__).parent.resolve() / "gin"
 MODELS = {"t5_small": "T5-Small", "t5_large": "T5-Large"}
 # Section 4.1, and pretrain.gin.
 STEPS, BATCH_SIZE, SEQUENCE_LENGTH = 1_000_000, 1_024, 512
@@ -27,7 +29,7 @@ def command_line(sample: samples.Sample, model: str, model_dir: str) -> list[str
   settings = {"SAMPLE": sample.output, "MODEL_DIR": model_dir}
   # Gin's strings are Python's; JSON's double quotes are the more readable ones in a shell.
   bindings = [f"--gin.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
-  return ["python", "-m", "t5x.train", f"--gin_file=pretraining/gin/{model}.gin", *bindings]
+  return ["python", "-m", "t5x.train", f"--gin_file={GIN_FOLDER / model}.gin", *bindings]
 
 
 def host_counts(num_shards: int) -> list[int]:

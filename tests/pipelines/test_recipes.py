@@ -161,3 +161,28 @@ def test_a_recipe_may_be_written_in_place_of_its_file():
   for before, after in zip(stages, again, strict=True):
     of_run = {"recipe": None, "given": None}
     assert vars(after) | of_run == vars(before) | of_run
+
+
+def test_recipes_of_winnow_are_known_by_their_names(tmp_path, monkeypatch):
+  """Kills: names that are looked for in the folder that a command starts in, and ones that hide a file of the user."""
+  monkeypatch.chdir(tmp_path)
+  for name in (*(f"paper/{path.stem}" for path in PAPER), "d4", "d4.yaml"):
+    path = PAPER[0].parents[1] / name
+    stages, typed = (
+      options.parse_stages(flags.CURATE, [f"--recipe={given}", *NEEDED])[0]
+      for given in (path.with_suffix(".yaml"), name)
+    )
+    assert [vars(stage) | {"recipe": ""} for stage in typed] == [vars(stage) | {"recipe": ""} for stage in stages]
+  pathlib.Path("d4").write_text("seed: 8")
+  assert options.parse(flags.CURATE, ["--recipe=d4", *NEEDED])[0].seed == 8
+
+
+@pytest.mark.parametrize(
+  ("name", "hint"), [("paper/ask_lm_xl", "did you mean paper/ask_llm_xl? "), ("recipes/x.yaml", "")]
+)
+def test_a_recipe_of_no_such_name_lists_those_that_there_are(tmp_path, monkeypatch, name, hint):
+  monkeypatch.chdir(tmp_path)
+  known = ["d4", *(f"paper/{path.stem}" for path in PAPER)]
+  told = f"--recipe={name} is neither a file nor the name of a recipe that comes with Winnow: {hint}They are "
+  with pytest.raises(WinnowError, match=re.escape(told + ", ".join(known)) + "$"):
+    options.parse(flags.CURATE, [f"--recipe={name}", *NEEDED])

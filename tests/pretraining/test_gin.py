@@ -30,7 +30,7 @@ def configure(place):
   own = [f"{vocabulary}.sentencepiece_model_file = '{place}/model/spiece.model'", f"{vocabulary}.extra_ids = 100"]
 
   def parse(*names: str, settings: list[str]) -> None:
-    gin.parse_config_files_and_bindings([f"pretraining/gin/{name}.gin" for name in names], [*own, *settings])
+    gin.parse_config_files_and_bindings([f"{plan.GIN_FOLDER / name}.gin" for name in names], [*own, *settings])
 
   yield parse
   gin.clear_config()
