@@ -1,8 +1,6 @@
 """`winnow demo`: a whole run on documents that this machine already has, with the demo rater and embedder."""
 
-import contextlib
 import heapq
-import os
 import pathlib
 import shlex
 import sys
@@ -18,6 +16,7 @@ from pipelines import (
   blocks,
   demo_corpus,
   flags,
+  formats,
   inputs,
   launch,
   options,
@@ -177,35 +176,16 @@ def _rare(console: rich.console.Console, folder: pathlib.Path, samples: dict[str
   )
 
 
-@contextlib.contextmanager
-def _silent_libraries() -> Iterator[None]:
-  """Keeps from the screen what TensorFlow's C++ says of the hardware as it is loaded; no setting of its own does."""
-  sys.stderr.flush()
-  kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, 2)
-  try:
-    yield
-  finally:
-    os.dup2(kept, 2)
-    os.close(kept)
-    os.close(nowhere)
-
-
 def _read_back(console: rich.console.Console, folder: pathlib.Path) -> set[str]:
-  """Reads the sample as a T5X job would, through seqio; returns the sources of its documents."""
-  with _silent_libraries():
-    import seqio
-    import tensorflow as tf
-
-    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("text", "source")}
-    source = seqio.TFExampleDataSource({"train": str(folder / "*-train.tfrecord-*")}, features)
-    examples = source.get_dataset("train", shuffle=False).as_numpy_iterator()
-    sources = [example["source"].decode() for example in examples]
+  """Reads the sample's TFRecords and compares them with its manifest; returns the sources of its documents."""
+  shards = sorted(folder.glob("*-train.tfrecord-*"))
+  tables = [table for shard in shards for table in formats.read(str(shard), formats.TFRECORD)]
+  sources = [source for table in tables for source in table["source"].to_pylist()]
   manifest = requests.read_json(str(folder / "manifest.json"))
   if len(set(sources)) != manifest["counts"]["selected"] or len(set(sources)) != len(sources):
-    raise launch.JobError(f"seqio reads {len(sources)} documents where {manifest['counts']['selected']} were selected")
+    raise launch.JobError(f"{folder} holds {len(sources)} documents and {manifest['counts']['selected']} were selected")
   tokens = manifest["tokens"]["selected"]
-  console.print(f"\nseqio reads the sample back: {len(sources):,} documents, {tokens:,} tokens\n")
+  console.print(f"\nThe sample's TFRecords hold {len(sources):,} documents, {tokens:,} tokens\n")
   return set(sources)
 
 

@@ -27,7 +27,7 @@ import zstandard
 from pyarrow import parquet
 
 # Winnow needs these, so they are there; with the standard library they give some thousands of docstrings.
-PACKAGES = ("huggingface_hub", "numpy", "pyarrow", "rich", "seqio", "zstandard")
+PACKAGES = ("huggingface_hub", "numpy", "pyarrow", "rich", "zstandard")
 LICENCE_NAME = re.compile(r"(licen[cs]e|copying|notice|authors)", re.IGNORECASE)
 # Parts of the standard library that are test data or toys, and large.
 SKIPPED_MODULES = {"idlelib", "lib2to3", "test", "turtledemo"}

@@ -196,13 +196,14 @@ def _check(config: TrainConfig) -> None:
 
 
 def _register(output: str, vocabulary: str) -> str:
-  import seqio
-
   try:
+    import seqio
+
     from pretraining import tasks
   except ModuleNotFoundError as error:
     raise WinnowError(
-      f"{error.name} is not installed, and with it T5's span corruption: docs/install.md says how"
+      f"{error.name} is not installed, which training needs: pip install 'winnow-curation[t5]' and then "
+      "pip install --no-deps 't5>=0.9.4,<0.10'"
     ) from error
   return tasks.register_sample(
     output, vocabulary=seqio.SentencePieceVocabulary(inputs.absolute(vocabulary), extra_ids=NUM_SENTINELS)

@@ -72,7 +72,7 @@ import sys
 from pipelines import demo_corpus
 before = set(sys.modules)
 demo_corpus.write_demo_corpus({str(tmp_path)!r}, shards={SHARDS})
-print(*{{"antigravity", "huggingface_hub", "rich", "seqio"}} & (set(sys.modules) - before))
+print(*{{"antigravity", "huggingface_hub", "rich"}} & (set(sys.modules) - before))
 """
   environment = os.environ | {"PYTHONHASHSEED": "4321", "PYTHONPATH": str(PROJECT)}
   result = subprocess.run(

@@ -1,14 +1,16 @@
 """Datasets that TFDS has prepared, and files that TensorFlow wrote: the others' own bytes."""
 
+import dataclasses
 import pathlib
 
+import buckets
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from reader_files import bad, documents, put, read
 
 from curation.errors import WinnowError
-from pipelines import main, readers
+from pipelines import main, readers, storage
 from pipelines.tf_example import feature_values, parse_example
 
 RECORDS = [
@@ -75,6 +77,36 @@ def test_a_split_is_named_behind_a_hash(prepared):
   assert {shard.name.partition(".")[0] for shard in shards} == {"winnow_test_corpus-validation"}
   urls = [row["url"] for shard in shards for row in documents(read(shard))]
   assert sorted(urls) == sorted(record["url"] for record in RECORDS[:40])
+
+
+def upload(folder: pathlib.Path, bucket: str) -> str:
+  """Copies a data folder of TFDS's to a bucket; returns its address."""
+  for path in filter(pathlib.Path.is_file, folder.rglob("*")):
+    storage.create(f"{bucket}/{folder.name}/{path.relative_to(folder)}", path.read_bytes())
+  return f"{bucket}/{folder.name}"
+
+
+@pytest.mark.parametrize(
+  "spec", ["winnow_test_corpus/en:1.2.0#validation", "winnow_test_corpus/en", "winnow_test_corpus/en:1.*.*"]
+)
+def test_a_dataset_in_a_bucket_is_read_by_our_own_client(prepared, spec):
+  """Kills: TFDS that looks there itself, for which it needs TensorFlow, and TensorFlow credentials of its own."""
+  _, folder = prepared
+  with buckets.emulated() as bucket:
+    address = upload(folder, bucket)
+    there = readers.tfds_shards(f"tfds:{spec}", data_dir=f"{address}/")
+    here = readers.tfds_shards(f"tfds:{spec}", data_dir=str(folder))
+    moved = [
+      dataclasses.replace(shard, path=f"{address}/{pathlib.Path(shard.path).relative_to(folder)}") for shard in here
+    ]
+    assert there == moved and len(there) in (1, 4)
+    rows = [documents(read(shard)) for shard in there]
+    with pytest.raises(WinnowError, match=f"is not in {address}: prepare it"):
+      readers.tfds_shards("tfds:winnow_test_corpus/en:9.9.9", data_dir=address)
+    storage.delete([there[0].path])
+    with pytest.raises(WinnowError, match=f"{there[0].path}.* is missing"):
+      readers.tfds_shards(f"tfds:{spec}", data_dir=address)
+  assert rows == [documents(read(shard)) for shard in here]
 
 
 @pytest.mark.parametrize(
