@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Any Python from 3.11 on: make test PYTHON=/path/to/python3.11
+# Any Python from 3.11 to 3.13: make test PYTHON=/path/to/python3.11
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 # Processes that run tests; each holds TensorFlow, Beam and JAX in memory.
 JOBS ?= 2
@@ -23,11 +23,13 @@ FLINK := 2.2.1
 PEERS := .venv-peers/installed
 CHECKED := curation pipelines pretraining dataflow_templates tests setup.py benchmarks $(wildcard docs/*.py)
 
+# Behind a company's proxy the certificates are the system's, and not among those that uv brings.
+export UV_SYSTEM_CERTS ?= true
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-rater demo-embedder test test-prism test-flink faults cluster-up cluster-down lint format bench \
-  bench-peers data-efficiency lock clean help
+.PHONY: demo demo-rater demo-embedder test test-prism test-flink faults cluster-up cluster-down lint format \
+  check-install bench bench-peers data-efficiency lock clean help
 
 demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 	$(BIN)/winnow demo $(ARGS)
@@ -55,6 +57,9 @@ lint: $(INSTALLED) ## Check style, formatting and types
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy curation pipelines pretraining
+
+check-install: $(INSTALLED) ## Install the wheel by its metadata alone into bare environments, and run commands there
+	$(BIN)/python tests/check_install.py $(ARGS)
 
 format: $(INSTALLED) ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix $(CHECKED)
@@ -109,8 +114,8 @@ help: ## Say what the commands are
 # which installs the rest in a fraction of pip's time, and setuptools, with which the few packages without a wheel are
 # built. `sync` also removes what the lock does not name.
 $(INSTALLED): requirements.lock pyproject.toml setup.py
-	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(PYTHON) is \
-	not a Python 3.11 or newer with venv and pip: install one (Debian, Ubuntu: python3.11-venv) or name it with \
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "$(PYTHON) is \
+	not a Python from 3.11 to 3.13 with venv and pip: install one (Debian, Ubuntu: python3.11-venv) or name it with \
 	make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@[ -e $@ ] || { echo 'Installing requirements.lock into .venv'; $(PYTHON) -m venv --clear .venv; }
 	@rm -f $@
