@@ -8,6 +8,7 @@ import contextlib
 import glob
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -48,11 +49,18 @@ def main() -> None:
       if python is None:
         print(f"NOT CHECKED: there is no Python {version} on this machine", flush=True)
         continue
-      start = time.monotonic()
+      start, cpu = time.monotonic(), cpu_seconds()
       with folder_for(place, f"{version}-{resolution}") as folder:
         install(folder, python, wheel, resolution)
         check(folder)
-      print(f"checked: Python {version}, {resolution} versions, {time.monotonic() - start:.0f} s", flush=True)
+      took = f"{time.monotonic() - start:.0f} s, {cpu_seconds() - cpu:.0f} s of CPU"
+      print(f"checked: Python {version}, {resolution} versions, {took}", flush=True)
+
+
+def cpu_seconds() -> float:
+  """What the commands have used so far."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
 
 
 @contextlib.contextmanager
