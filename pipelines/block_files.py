@@ -188,7 +188,7 @@ class _Ledger:
 
   def __init__(self, shard: str, folder: str):
     self._advice = f"delete {folder} and run the same command again"
-    self._shard, self._next_row, self._scored, self._left_out = shard, 0, 0, 0
+    self._shard, self._next_row, self._scored, self._bad, self._blank = shard, 0, 0, 0, 0
     self._block_rows: list[int] = []
     self._block_checksums: list[int] = []
     self._num_tokens: int | None = 0
@@ -197,7 +197,7 @@ class _Ledger:
     self._first_bad: list[str] = []
 
   def add(self, block: BlockFile) -> tuple[pa.Table, pa.Table]:
-    """Splits a block into its scored and its bad rows, without those that were left out."""
+    """Splits a block into its scored and its bad rows, without those that are not read."""
     table = block.table
     rows = table["row"].to_numpy()
     expected = range(self._next_row, self._next_row + len(rows))
@@ -207,8 +207,9 @@ class _Ledger:
     self._block_rows.append(len(rows))
     is_bad = pc.is_valid(table["reason"])
     good, others = table.filter(pc.invert(is_bad)), table.filter(is_bad)
-    bad = others.filter(pc.not_equal(others["reason"], blocks.LEFT_OUT))
-    self._left_out += len(others) - len(bad)
+    bad = others.filter(pc.invert(pc.is_in(others["reason"], pa.array(blocks.NOT_READ))))
+    self._blank += pc.sum(pc.equal(others["reason"], blocks.BLANK)).as_py() or 0
+    self._bad += len(bad)
     self._scored += len(good)
     self._block_checksums.append(block.checksum)
     self._text_bytes += block.text_bytes
@@ -229,9 +230,9 @@ class _Ledger:
       shard=self._shard,
       block_rows=self._block_rows,
       block_checksums=self._block_checksums,
-      read=num_rows - self._left_out,
+      read=self._scored + self._bad,
       scored=self._scored,
-      bad=num_rows - self._left_out - self._scored,
+      bad=self._bad,
       num_tokens=self._num_tokens,
       text_bytes=self._text_bytes,
       reasons=dict(sorted(self._reasons.items())),
@@ -239,4 +240,5 @@ class _Ledger:
       fingerprint=fingerprint,
       engine=engine,
       dead_letter=dead_letter,
+      blank=self._blank,
     )

@@ -4,8 +4,9 @@ Legend for array names: N = rows of one chunk.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -20,7 +21,9 @@ BLOCK_TEXT_BYTES = 32 << 20
 # No web document is this long: a longer record is a file of another format, and reading on would fill the memory.
 MAX_RECORD_BYTES = 256 << 20
 DEAD_TEXT_CHARACTERS = 1000
-LEFT_OUT = "left_out"  # the reason of rows that a stage before has not selected: neither bad nor read
+LEFT_OUT = "left_out"  # the reason of rows that a stage before has not selected
+BLANK = "blank"  # and of lines with nothing on them
+NOT_READ = (LEFT_OUT, BLANK)  # reasons of rows that are no documents, and so neither read nor bad
 
 DOCUMENT_SCHEMA = pa.schema(
   [("row", pa.int64()), ("text", pa.string()), ("url", pa.string()), ("timestamp", pa.string())]
@@ -38,6 +41,7 @@ class Shard:
   compression: str  # '', 'gzip' or 'zstd'
   size: int  # bytes
   checksum: str = ""  # of the file; '' until `inputs.identify` has read it
+  max_window: int = 1 << 31  # bytes of memory that its zstd stream may need
 
   @property
   def file_name(self) -> str:
@@ -63,8 +67,9 @@ class Block:
   """One block: its place in the shard and, unless it was skipped, its rows.
 
   `documents` holds the good rows as `DOCUMENT_SCHEMA`, `bad` the others as `BAD_SCHEMA`, both in row order; rows count
-  every record of the shard from 0. `text_bytes` are the UTF-8 bytes of the good texts, `checksum` tells what all
-  rows say. A skipped block has its place and `num_rows` alone: None, None, 0, 0.
+  every record of the shard from 0. Among the others are rows that are not read at all, whose reasons are `NOT_READ`.
+  `text_bytes` are the UTF-8 bytes of the good texts, `checksum` tells what all rows say, and `nonstandard` counts the
+  good rows that are `Nonstandard`. A skipped block has its place and `num_rows` alone: None, None, 0, 0.
   """
 
   index: int
@@ -74,10 +79,15 @@ class Block:
   bad: pa.Table | None
   text_bytes: int
   checksum: int
+  nonstandard: int = 0
 
 
 class BrokenShardError(Exception):
-  """The file cannot be read beyond this place; the message says why, and `readers` adds the file and the row."""
+  """The file cannot be read beyond this place; the message says why, and `readers` adds file, row and `advice`."""
+
+  def __init__(self, reason: str, *, advice: str = "replace the file"):
+    super().__init__(reason)
+    self.advice = advice
 
 
 class BadRowError(Exception):
@@ -89,13 +99,22 @@ class BadRowError(Exception):
     self.text = text[:DEAD_TEXT_CHARACTERS]
 
 
+class Nonstandard(NamedTuple):
+  """The document of a record that breaks the rules of its format in a way that can be read all the same."""
+
+  text: str
+  url: str
+  timestamp: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-  """Documents and bad rows of a run of records, and the UTF-8 bytes of the good texts."""
+  """Documents and bad rows of a run of records, the UTF-8 bytes of the good texts, and how many are nonstandard."""
 
   documents: pa.Table
   bad: pa.Table
   text_bytes: int
+  nonstandard: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +137,14 @@ def as_string(value: Any) -> str:
   """A url or timestamp as a string: '' where there is none, numbers and the rest as Python writes them."""
   if type(value) is str:
     return value
-  return "" if value is None else str(value)
+  is_missing = value is None or (type(value) is float and math.isnan(value))  # as tables say that there is none
+  return "" if is_missing else str(value)
 
 
-def parsed_rows(documents: list[list[Any]], bad: list[list[Any]]) -> Parsed:
+def parsed_rows(documents: list[list[Any]], bad: list[list[Any]], *, nonstandard: int = 0) -> Parsed:
   """A `Parsed` from columns: [row, text, url, timestamp] and [row, reason, text]."""
   table = _table(documents, DOCUMENT_SCHEMA)
-  return Parsed(table, _table(bad, BAD_SCHEMA), text_bytes(table))
+  return Parsed(table, _table(bad, BAD_SCHEMA), text_bytes(table), nonstandard)
 
 
 def text_bytes(documents: pa.Table) -> int:
@@ -146,7 +166,7 @@ def checksum(documents: pa.Table, bad: pa.Table) -> int:
 
 
 def records_chunk(records: list[bytes], parse_record: Callable[[bytes], tuple[str, str, str]]) -> Chunk:
-  """A chunk of records that are parsed one by one to (text, url, timestamp), or raise `BadRowError`.
+  """A chunk of records that are parsed one by one to (text, url, timestamp) or `Nonstandard`, or raise `BadRowError`.
 
   No text is longer than the record that holds it: a JSON escape takes at least as many bytes as what it stands for
   (6 for at most 3, a surrogate pair 12 for 4), and an Example holds the text's bytes as they are. One byte more, as
@@ -159,21 +179,25 @@ def records_chunk(records: list[bytes], parse_record: Callable[[bytes], tuple[st
     urls: list[str] = []
     timestamps: list[str] = []
     bad: list[list[Any]] = [[], [], []]
+    nonstandard = 0
     # A loop over documents, since a bad record must fall alone: see readers_jsonl for what it costs.
     for row, record in enumerate(records[start:stop], first_row):
       try:
-        text, url, timestamp = parse_record(record)
+        document = parse_record(record)
+        text, url, timestamp = document
         if blanks.is_blank(text):
           raise BadRowError("empty_text", text)
       except BadRowError as error:
         for column, value in zip(bad, (row, error.reason, error.text), strict=True):
           column.append(value)
         continue
+      if type(document) is Nonstandard:
+        nonstandard += 1
       rows.append(row)
       texts.append(text)
       urls.append(url)
       timestamps.append(timestamp)
-    return parsed_rows([rows, texts, urls, timestamps], bad)
+    return parsed_rows([rows, texts, urls, timestamps], bad, nonstandard=nonstandard)
 
   bounds_N = np.fromiter(map(len, records), np.int64, len(records))
   return Chunk(bounds_N + 1, parse)
@@ -253,7 +277,16 @@ class _OpenBlock:
       return Block(self.index, self.first_row, self.num_rows, None, None, 0, 0)
     documents = pa.concat_tables([parsed.documents for parsed in self._parsed]).combine_chunks()
     bad = pa.concat_tables([parsed.bad for parsed in self._parsed]).combine_chunks()
-    return Block(self.index, self.first_row, self.num_rows, documents, bad, self._exact, checksum(documents, bad))
+    return Block(
+      self.index,
+      self.first_row,
+      self.num_rows,
+      documents,
+      bad,
+      self._exact,
+      checksum(documents, bad),
+      sum(parsed.nonstandard for parsed in self._parsed),
+    )
 
 
 def _table(columns: list[Any], schema: pa.Schema) -> pa.Table:

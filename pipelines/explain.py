@@ -86,8 +86,9 @@ def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
     entry = orjson.loads(line)
     if entry["row"] == row:
       return Found(None, f"a bad document ({entry['reason']}), which begins with {entry['text'][:80]!r}")
-  if summary.read < summary.num_rows:
-    return Found(None, "left out by a stage before")
+  known = {"left out by a stage before": summary.left_out, "a blank line": summary.blank}
+  if told := ", or ".join(told for told, count in known.items() if count):
+    return Found(None, told)
   raise WinnowError(f"{store.dead_letter_path(shard)} lacks row {row}, which has no score; run winnow score again")
 
 

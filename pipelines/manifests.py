@@ -14,6 +14,8 @@ from pipelines import dataset, folders, formats, requests, storage, stores, thre
 
 MANIFEST_FILE = folders.MANIFEST_FILE
 FORMAT = 2
+COUNTS = ("read", "scored", "bad", "blank")
+"""What a store counts and a manifest repeats: read = scored + bad, and blank lines are not read."""
 DISTRIBUTION = "winnow-curation"
 VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "scipy", "sentencepiece", "tensorflow-datasets")
 
@@ -164,11 +166,9 @@ def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, An
     "rejected": config.rejected,
     "request": dataclasses.asdict(config.request),
     "threshold": _threshold(config.request, floor),
-    "counts": {**{name: summary[name] for name in ("read", "scored", "bad")}, "bad_reasons": summary["reasons"]},
+    "counts": {**{name: summary[name] for name in COUNTS}, "bad_reasons": summary["reasons"]},
     "tokens": {"scored": summary["num_tokens"]},
-    "inputs": [
-      inputs[shard["shard"]] | {name: shard[name] for name in ("read", "scored", "bad")} for shard in summary["shards"]
-    ],
+    "inputs": [inputs[shard["shard"]] | {name: shard[name] for name in COUNTS} for shard in summary["shards"]],
     "scores": {
       "fingerprint": config.store.fingerprint_with_engine(),
       "request": request,

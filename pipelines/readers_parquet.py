@@ -37,10 +37,12 @@ def parquet_chunks(file: BinaryIO, path: str, fields: Fields) -> Iterator[Chunk]
   """
   try:
     parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
-    names = _columns(parquet.schema_arrow, path, fields)
+    schema = parquet.schema_arrow
+    names = _columns(schema, path, fields)
     text_column = [column.path for column in parquet.schema].index(fields.text)
     batch_rows = _batch_rows(parquet.metadata, text_column)
-    for batch in parquet.iter_batches(batch_rows, columns=names, use_threads=False):
+    for read in parquet.iter_batches(batch_rows, columns=names, use_threads=False):
+      batch = pa.RecordBatch.from_arrays([_column(read, _find_field(schema, name)) for name in names], names)
       lengths_N = _lengths(batch.column(fields.text))
       if len(lengths_N) and lengths_N.max() > MAX_RECORD_BYTES:
         raise BrokenShardError(f"a text is longer than {MAX_RECORD_BYTES >> 20} MiB")
@@ -51,19 +53,65 @@ def parquet_chunks(file: BinaryIO, path: str, fields: Fields) -> Iterator[Chunk]
     raise BrokenShardError(f"it is no whole Parquet file ({error})") from error
 
 
+def _find_field(schema: pa.Schema, name: str) -> list[str]:
+  """Where a field lies: its column and, of a struct like `content.text`, the fields within; empty where it is not.
+
+  A column or field with a dot in its very name comes first.
+  """
+  found: list[str] = []
+  fields: pa.Schema | pa.StructType = schema
+  while True:
+    names = [field.name for field in fields]
+    outer, _, inner = (name, "", "") if name in names else name.partition(".")
+    if names.count(outer) != 1:
+      return []
+    found.append(outer)
+    if not inner:
+      return found if outer == name else []
+    fields, name = fields.field(outer).type, inner
+    if not pa.types.is_struct(fields):
+      return []
+
+
+def field_names(file: BinaryIO) -> list[str]:
+  """Returns the names of a file's fields, as `Fields` has them, those in structs too."""
+  return _names(pq.read_schema(file))
+
+
+def _names(schema: pa.Schema) -> list[str]:
+  def names(field: pa.Field, prefix: str) -> list[str]:
+    name = prefix + field.name
+    return [of for inner in field.type for of in names(inner, f"{name}.")] if pa.types.is_struct(field.type) else [name]
+
+  return [name for field in schema for name in names(field, "")]
+
+
+def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
+  column = batch.column(path[0])
+  return column if len(path) == 1 else pc.struct_field(column, path[1:])  # null where a struct around it is
+
+
 def _columns(schema: pa.Schema, path: str, fields: Fields) -> list[str]:
-  if schema.names.count(fields.text) != 1:
+  place = _find_field(schema, fields.text)
+  if not place:
     raise WinnowError(
-      f"{path} does not have one column {fields.text!r} but {', '.join(schema.names)}: "
+      f"{path} does not have one column {fields.text!r} but {', '.join(_names(schema))}: "
       "name the text's column with --text_field"
     )
-  column_type = schema.field(fields.text).type
+  column_type = _field(schema, place).type
   value_type = column_type.value_type if pa.types.is_dictionary(column_type) else column_type
   if not (_is_text(value_type) or pa.types.is_null(value_type)):
     raise WinnowError(
       f"{path}: column {fields.text!r} holds {column_type}, not text: name the text's with --text_field"
     )
-  return [name for name in {fields.text: 0, fields.url: 0, fields.timestamp: 0} if schema.names.count(name) == 1]
+  return [name for name in {fields.text: 0, fields.url: 0, fields.timestamp: 0} if _find_field(schema, name)]
+
+
+def _field(schema: pa.Schema, place: list[str]) -> pa.Field:
+  field = schema.field(place[0])
+  for name in place[1:]:
+    field = field.type.field(name)
+  return field
 
 
 def _is_text(value_type: pa.DataType) -> bool:

@@ -1,6 +1,7 @@
 """TFRecord and ArrayRecord files of tf.train.Example, without TensorFlow."""
 
 import contextlib
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from pipelines.tf_example import feature_values, parse_example
 _HEAD = struct.Struct("<QI")  # length of the data, masked CRC32C of these 8 bytes
 _CRC = struct.Struct("<I")  # masked CRC32C of the data, behind them
 _CHUNK_BYTES = 1 << 20
+_LOOKED_AT = 100  # records, for the names of their features
 # No read-ahead: its threads take more processor time than they save in waiting (77 against 310 MB/s of C4 here), and
 # one buffer of 16 MB each.
 _ARRAY_RECORD_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -34,6 +36,21 @@ def tfrecord_chunks(stream: Iterable[bytes], fields: Fields) -> Iterator[Chunk]:
 
 def array_record_chunks(path: str, fields: Fields) -> Iterator[Chunk]:
   """The records of a local ArrayRecord file, which checks itself."""
+  for records in read_array_records(path):
+    yield records_chunk(records, lambda record: _parse_record(record, fields))
+
+
+def field_names(records: Iterable[bytes]) -> list[str]:
+  """Returns the names of the features of some records."""
+  found: dict[str, None] = {}
+  for record in itertools.islice(records, _LOOKED_AT):
+    with contextlib.suppress(ValueError):
+      found |= dict.fromkeys(sorted(parse_example(record)))
+  return list(found)
+
+
+def read_array_records(path: str) -> Iterator[list[bytes]]:
+  """The records of a local ArrayRecord file, about a megabyte at a time."""
   from array_record.python.array_record_module import ArrayRecordReader
 
   reader = ArrayRecordReader(path, _ARRAY_RECORD_OPTIONS)
@@ -45,7 +62,7 @@ def array_record_chunks(path: str, fields: Fields) -> Iterator[Chunk]:
       records.append(reader.read())
       size += len(records[-1])
       if size >= _CHUNK_BYTES:
-        yield records_chunk(records, lambda record: _parse_record(record, fields))
+        yield records
         records, size = [], 0
     reader.close()  # which raises what kept the file from being opened: until now it seemed empty
   except RuntimeError as error:
@@ -54,7 +71,7 @@ def array_record_chunks(path: str, fields: Fields) -> Iterator[Chunk]:
     with contextlib.suppress(RuntimeError):
       reader.close()
   if records:
-    yield records_chunk(records, lambda record: _parse_record(record, fields))
+    yield records
 
 
 def read_frames(stream: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -101,9 +118,13 @@ def _parse_frame(frame: bytes, fields: Fields) -> tuple[str, str, str]:
   return _parse_record(data, fields)
 
 
+def without_checksum(frame: bytes) -> bytes:
+  return frame[: -_CRC.size]
+
+
 def checked_data(frame: bytes) -> bytes:
   """A record without its checksum; ValueError where it does not fit."""
-  data = frame[: -_CRC.size]
+  data = without_checksum(frame)
   if _masked_crc(data) != _CRC.unpack_from(frame, len(data))[0]:
     raise ValueError("a record does not fit its checksum")
   return data
@@ -128,6 +149,8 @@ def _parse_record(data: bytes, fields: Fields) -> tuple[str, str, str]:
 
 def _values(features: Any, name: str) -> list[Any]:
   # Asking a protobuf map for a key that it lacks would add it.
+  if name not in features:
+    name = name.replace(".", "/")  # as TFDS writes features within others
   return feature_values(features[name]) if name in features else []
 
 

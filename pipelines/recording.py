@@ -16,18 +16,19 @@ from pipelines.scorer_protocol import Scores
 class BlockCounts:
   """What became of one block. `scored` is None where it was skipped: on record already, or another stripe's.
 
-  `left_out`: rows that are neither read nor bad, since a stage before has not selected them.
+  `not_read`: rows that are no documents, or that a stage before has not selected (`blocks.NOT_READ`).
   """
 
   index: int
   num_rows: int
-  left_out: int = 0
+  not_read: int = 0
   scored: int | None = None
   reasons: tuple[tuple[str, int], ...] = ()
   num_tokens: int = 0
   useful_tokens: int = 0
   computed_tokens: int = 0
   milliseconds: int = 0
+  nonstandard: int = 0
 
 
 def record(
@@ -56,13 +57,14 @@ def record(
   found = BlockCounts(
     index=block.index,
     num_rows=block.num_rows,
-    left_out=by_reason.pop(blocks.LEFT_OUT, 0),
+    not_read=sum(by_reason.pop(reason, 0) for reason in blocks.NOT_READ),
     scored=table["reason"].null_count,
     reasons=tuple(by_reason.items()),
     num_tokens=0 if tokens_N is None else int(tokens_N.sum(dtype=np.int64)),
     useful_tokens=scores.useful_tokens,
     computed_tokens=scores.computed_tokens,
     milliseconds=milliseconds,
+    nonstandard=block.nonstandard,
   )
   _log_block(shard, table, found)
   return found
@@ -79,6 +81,8 @@ def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> Non
     tokens=counts.useful_tokens,
     milliseconds=counts.milliseconds,
   )
+  if counts.nonstandard:
+    logs.tell("nonstandard_documents", **where, documents=counts.nonstandard)
   if counts.reasons:
     first = table["row"].filter(pc.is_in(table["reason"], pa.array(dict(counts.reasons))))[0].as_py()
     logs.warn("bad_documents", **where, row=first, reasons=dict(counts.reasons))

@@ -82,18 +82,19 @@ def _frequent(domains: pa.ChunkedArray) -> list[str]:
 
 
 def ledger(sources: Sources) -> Figure:
-  """Of each store and output: documents read = scored + bad, and what was selected of them."""
+  """Of each store and output: documents read = scored + bad, blank lines, and what was selected of the documents."""
   rows: list[list[Any]] = []
   for name, store in sources.scorers.items():
     summary = sources.summary(name)
-    counts = [summary[field] for field in ("read", "scored", "bad")]
+    counts = [summary[field] for field in ("read", "scored", "bad", "blank")]
     rows.append([name, "scores", store.scorer, *counts, None, summary["num_tokens"], None])
   for output in sources.outputs:
-    counts = [output.manifest["counts"][field] for field in ("read", "scored", "bad", "selected")]
+    of_all = {"blank": 0, **output.manifest["counts"]}  # which older manifests do not count
+    counts = [of_all[field] for field in ("read", "scored", "bad", "blank", "selected")]
     tokens = output.manifest["tokens"]
     what = f"{'not ' if output.rejected else ''}by {output.request.sampler}"
     rows.append([output.name, "output", what, *counts, tokens["scored"], tokens["selected"]])
-  columns = ["read", "scored", "bad", "selected", "tokens scored", "tokens selected"]
+  columns = ["read", "scored", "bad", "blank", "selected", "tokens scored", "tokens selected"]
   return Figure(["name", "kind", "scorer or sampler", *columns], rows)
 
 

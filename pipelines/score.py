@@ -36,6 +36,8 @@ def print_summary(job: jobs.ScoringJob) -> None:
   summary = job.config.store.summary()
   reasons = "".join(f", {reason} {count:,}" for reason, count in summary["reasons"].items())
   print(f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad{reasons}")
+  if summary["blank"]:
+    print(f"{summary['blank']:,} blank lines, which are no documents")
   if summary["num_tokens"] is not None:
     print(f"{summary['num_tokens']:,} tokens")
   if job.sketch is not None:

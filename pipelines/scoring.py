@@ -214,6 +214,7 @@ class ScoreBlocks(beam.DoFn):
     self._documents_read = self._counter("documents_read")
     self._documents_scored = self._counter("documents_scored")
     self._documents_resumed = self._counter("documents_scored_before")
+    self._documents_nonstandard = self._counter("documents_nonstandard")
     self._blocks = self._counter("blocks_scored")
     self._tokens = self._counter("tokens")
     self._useful_tokens = self._counter("tokens_useful")
@@ -230,7 +231,7 @@ class ScoreBlocks(beam.DoFn):
       if counts.scored is not None:
         self._count(counts, counts.scored)
       elif stripe.holds(counts.index):
-        documents = counts.num_rows - counts.left_out
+        documents = counts.num_rows - counts.not_read
         self._documents_resumed.inc(documents)
         progress.report(self._config.progress_address, stage=self._config.title, resumed=documents)
       num_blocks += 1
@@ -240,9 +241,10 @@ class ScoreBlocks(beam.DoFn):
     yield stripe.shard.name, (stripe.shard, sealing.StripeTotals(num_blocks, num_rows))
 
   def _count(self, counts: recording.BlockCounts, scored: int) -> None:
-    documents = counts.num_rows - counts.left_out
+    documents = counts.num_rows - counts.not_read
     self._documents_read.inc(documents)
     self._documents_scored.inc(scored)
+    self._documents_nonstandard.inc(counts.nonstandard)
     for reason, bad in counts.reasons:
       self._counter(f"documents_bad_{reason}").inc(bad)
     self._blocks.inc()

@@ -13,6 +13,8 @@ from curation.errors import DamagedError, WinnowError
 from pipelines import block_files, blocks, damage, logs, requests, storage, stores
 from pipelines.stripes import Stripe
 
+_NAMED = 3
+
 
 class StripeTotals(NamedTuple):
   """What the reader of a stripe learnt about its whole shard."""
@@ -66,8 +68,8 @@ def seal(
 ) -> stores.Ledger:
   """Adds up the figures of all shards and writes them, which makes the store complete.
 
-  Raises WinnowError if more than `max_bad_fraction` of the documents are bad; nothing is lost then, and the same
-  command with a larger fraction ends at once.
+  Raises WinnowError if more than `max_bad_fraction` of the documents are bad, or, below 1, all of a shard's; nothing is
+  lost then, and the same command with a larger fraction ends at once.
   """
   summaries = sorted(summaries, key=lambda summary: summary.shard)
   read, bad = sum(s.read for s in summaries), sum(s.bad for s in summaries)
@@ -79,6 +81,8 @@ def seal(
       f"{bad:,} of {read:,} documents are bad, more than --max_bad_fraction={max_bad_fraction:g}: {named}; all of them "
       f"are in {storage.join(store.folder, 'dead_letter')}; mend the input, or allow more and run the command again"
     )
+  if max_bad_fraction < 1:
+    _refuse_without_documents(store, summaries)
   engine = store.engine()
   for summary in summaries:
     if summary.engine != engine:
@@ -94,6 +98,23 @@ def seal(
   return store.ledger()
 
 
+def _refuse_without_documents(store: stores.ScoreStore, summaries: list[stores.ShardSummary]) -> None:
+  """Raises WinnowError that names the shards whose every row is bad: they are not what their names say, as a rule."""
+  # Where a stage before has left rows out, the others are few, and the stage has seen a document of the shard.
+  named = [
+    f"{s.shard} ({', '.join(f'{reason} {count:,}' for reason, count in s.reasons.items())})"
+    for s in summaries
+    if s.bad and not s.scored and not s.left_out
+  ]
+  if named:
+    more = f" and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
+    raise WinnowError(
+      f"{len(named):,} of {len(summaries):,} shards hold bad rows alone: {', '.join(named[:_NAMED])}{more}; their rows "
+      f"are in {storage.join(store.folder, 'dead_letter')}; mend these files or take them out of --input, or go on "
+      "without their documents: --max_bad_fraction=1"
+    )
+
+
 def add_up(summaries: list[stores.ShardSummary]) -> dict[str, Any]:
   """What summary.json says: sums over the shards, and each shard's own figures."""
   reasons: dict[str, int] = {}
@@ -105,6 +126,7 @@ def add_up(summaries: list[stores.ShardSummary]) -> dict[str, Any]:
     "read": sum(s.read for s in summaries),
     "scored": sum(s.scored for s in summaries),
     "bad": sum(s.bad for s in summaries),
+    "blank": sum(s.blank for s in summaries),
     "num_tokens": sum(s.num_tokens for s in summaries) if counts_tokens else None,
     "text_bytes": sum(s.text_bytes for s in summaries),
     "reasons": reasons,

@@ -142,7 +142,9 @@ def describe(name: str, store: stores.ScoreStore) -> list[str]:
   lines.append(f"  about {found.documents:,.0f} documents done{of_all}")
   if found.finished:
     scored, bad = sum(s.scored for s in found.finished), sum(s.bad for s in found.finished)
-    lines.append(f"  documents in finished shards: {scored:,} scored, {bad:,} bad")
+    blank = sum(s.blank for s in found.finished)
+    and_blank = f"; {blank:,} blank lines" if blank else ""
+    lines.append(f"  documents in finished shards: {scored:,} scored, {bad:,} bad{and_blank}")
   if found.silent_seconds is not None and found.silent_seconds > _PAUSE_SECONDS:
     lines.append(
       f"  nothing was written for {duration(found.silent_seconds)}: if no run is working on it, run its command again"
@@ -180,6 +182,8 @@ def _sketch(store: stores.ScoreStore) -> list[str]:
 
 def _figures(read: int, scored: int, bad: int, summary: dict[str, Any]) -> list[str]:
   lines = [f"  {read:,} documents read = {scored:,} scored + {bad:,} bad, in {len(summary['shards']):,} shards"]
+  if summary["blank"]:
+    lines.append(f"  {summary['blank']:,} blank lines, which are no documents")
   if summary["num_tokens"] is not None:
     lines.append(f"  {summary['num_tokens']:,} tokens")
   return lines

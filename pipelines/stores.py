@@ -67,7 +67,7 @@ _BLOCK_FILE = re.compile(r"(\d{8})\.parquet")
 class ShardSummary:
   """The ledger of one shard: `read` = `scored` + `bad`. `num_tokens` is None where the scorer counts none.
 
-  Where a stage before has left out rows of the shard, `block_rows` counts them, and `read` does not.
+  `block_rows` counts all rows: also blank lines, and rows that a stage before has left out, which are not read.
   """
 
   shard: str
@@ -85,10 +85,17 @@ class ShardSummary:
   engine: str
   dead_letter: str
   """The checksum of its dead letter."""
+  blank: int = 0
+  """Blank lines."""
 
   @property
   def num_rows(self) -> int:
     return sum(self.block_rows)
+
+  @property
+  def left_out(self) -> int:
+    """Rows that a stage before has not selected."""
+    return self.num_rows - self.read - self.blank
 
 
 class OtherFormatError(WinnowError):
@@ -236,7 +243,10 @@ class ScoreStore:
     summary = requests.read_sealed(self.summary_path)
     if summary is None or not _has(summary, _LEDGER):
       return None
-    return summary if all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]) else None
+    if not all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]):
+      return None
+    shards = [{"blank": 0, **shard} for shard in summary["shards"]]  # which older ledgers do not count
+    return {"blank": 0, **summary, "shards": shards}
 
   def summary(self) -> dict[str, Any]:
     """The same, or WinnowError."""

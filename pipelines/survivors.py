@@ -15,6 +15,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation import selection
 from curation.errors import DamagedError, WinnowError
@@ -125,13 +126,14 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def only(block: blocks.Block, kept: np.ndarray) -> blocks.Block:
-  """A block whose documents survive, by their bits; all other rows are among its bad ones, as `blocks.LEFT_OUT`."""
+  """A block whose documents survive, by their bits; the others are among its bad rows, as `blocks.LEFT_OUT`."""
   if block.documents is None:
     return block
   assert block.bad is not None
   documents, bad = block.documents, block.bad
   rows_N, bad_rows = documents["row"].to_numpy(), bad["row"].to_numpy()
-  here_N, is_still_bad = row_bits.look_up(kept, rows_N), row_bits.look_up(kept, bad_rows)
+  is_blank = pc.equal(bad["reason"], blocks.BLANK).to_numpy()
+  here_N, is_still_bad = row_bits.look_up(kept, rows_N), row_bits.look_up(kept, bad_rows) | is_blank
   others = np.concatenate([rows_N[~here_N], bad_rows[~is_still_bad]])
   left_out = [pa.array(others), pa.repeat(blocks.LEFT_OUT, len(others)), pa.repeat("", len(others))]
   return dataclasses.replace(

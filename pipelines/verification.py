@@ -244,7 +244,7 @@ def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
   with stores.ScoreFile(sampling.store, shard) as scores:
     summary = scores.check()
   (claimed,) = [entry for entry in config.manifest["inputs"] if entry["name"] == shard.name]
-  found: dict[str, Any] = {"read": summary.read, "scored": summary.scored, "bad": summary.bad}
+  found: dict[str, Any] = {name: getattr(summary, name) for name in manifests.COUNTS}
   request, rejected = sampling.request, sampling.rejected
   parts = thresholds.count_selected(sampling.store, shard, request, config.floor, sampling.within, rejected=rejected)
   selected = thresholds.add_selected(parts)
@@ -252,8 +252,9 @@ def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
   if claimed["tokens_selected"] is not None:
     found |= {"tokens_selected": selected.num_tokens}
   for name, value in found.items():
-    if claimed[name] != value:
-      of_manifest = f"{claimed[name]:,} in {manifests.MANIFEST_FILE}"
+    stated = claimed.get(name, 0) if name == "blank" else claimed[name]  # older manifests do not count them
+    if stated != value:
+      of_manifest = f"{stated:,} in {manifests.MANIFEST_FILE}"
       raise WinnowError(f"{shard.name}: {name} is {value:,} by its scores, and {of_manifest}")
 
 

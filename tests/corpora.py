@@ -19,7 +19,7 @@ from pipelines import records
 WORDS = ["river", "stone", "house", "seven", "light", "music", "paper", "garden", "engine", "winter", "yes", "no"]
 POOL = 60  # texts of `repeating_texts` that are repeated
 PROMPT = "{document} - useful?"
-BAD_LINES = (
+ODD_LINES = (  # all of them bad, but for one that is blank
   b'{"text": "cut off',
   b'{"url": "u"}',
   b'{"text": 7}',
@@ -32,11 +32,12 @@ BAD_LINES = (
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """Where the shards lie, what their good rows say, and how many rows are bad."""
+  """Where the shards lie, what their good rows say, how many rows are bad, and how many lines blank."""
 
   pattern: str
   texts: dict[tuple[str, int], str]
   bad: int
+  blank: int = 0
 
 
 def write_model(folder: pathlib.Path, **sizes) -> str:
@@ -105,18 +106,18 @@ def write_corpus(
   """
   folder.mkdir(parents=True, exist_ok=True)
   corpus = Corpus(str(folder / "*"), {}, 0)
-  bad = 0
+  bad = blank = 0
   plan = [("big.jsonl.gz", big_rows), *((name, small_rows) for name in SMALL)]
   for seed, (name, rows) in enumerate(plan):
     texts = make(rows, seed)
     corpus.texts.update({(name, row): text for row, text in enumerate(texts)})
     if ".json" in name:
       lines = [json.dumps({"text": text, "url": url_of(name, row)}).encode() for row, text in enumerate(texts)]
-      for place, line in enumerate(BAD_LINES):
+      for place, line in enumerate(ODD_LINES):
         row = rows // 2 + 3 * place
         lines[row] = line
         del corpus.texts[name, row]
-        bad += 1
+        bad, blank = bad + bool(line), blank + (not line)
       (folder / name).write_bytes(_compress(name, b"\n".join(lines) + b"\n"))
     elif name.endswith(".parquet"):
       column = pa.array([None if row == rows // 2 else text for row, text in enumerate(texts)], pa.string())
@@ -128,7 +129,7 @@ def write_corpus(
       encoded += _frame(b"\x00 no example")
       bad += 1
       (folder / name).write_bytes(bytes(encoded))
-  return dataclasses.replace(corpus, bad=bad)
+  return dataclasses.replace(corpus, bad=bad, blank=blank)
 
 
 SMALL = (

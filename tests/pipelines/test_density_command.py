@@ -112,7 +112,7 @@ def test_the_density_is_the_kernel_sum_and_the_books_balance(place, undisturbed)
   summary = json.loads((store(undisturbed) / "summary.json").read_text())
   reasons = summary["reasons"]
   assert (reasons["embedding_is_zero"], reasons["embedding_is_not_finite"]) == (1, 3)
-  assert summary["read"] == BIG_ROWS + 11 * SMALL_ROWS + 3
+  assert summary["read"] + summary["blank"] == BIG_ROWS + 11 * SMALL_ROWS + 3
   assert summary["read"] == summary["scored"] + summary["bad"]
   dead = [json.loads(x) for x in (store(undisturbed) / "dead_letter/a.jsonl.jsonl").read_text().splitlines()]
   assert [(d["row"], d["reason"]) for d in dead if 700 <= d["row"] <= 702] == [

@@ -90,7 +90,9 @@ def scored_rows(folder: pathlib.Path) -> dict[tuple[str, int], tuple[float, int]
 
 
 def test_every_document_is_accounted_for(undisturbed, corpus):
-  """Invariant 3. Kills the mutants: rows counted over good rows only; bad rows dropped without a dead letter."""
+  """Invariant 3. Kills the mutants: rows counted over good rows only; bad rows dropped without a dead letter; blank
+  lines that are read, or not told.
+  """
   rows = scored_rows(undisturbed)
   assert rows.keys() == corpus.texts.keys()
   dead = [
@@ -104,11 +106,14 @@ def test_every_document_is_accounted_for(undisturbed, corpus):
     entry["reason"] for entry in dead
   }
   summary = json.loads((undisturbed / "scores/tiny/summary.json").read_text())
-  total = BIG_ROWS + SMALL_ROWS * len(corpora.SMALL) + 3
-  assert (summary["read"], summary["scored"], summary["bad"]) == (total, len(rows), corpus.bad)
+  total = BIG_ROWS + SMALL_ROWS * len(corpora.SMALL) + 3 - corpus.blank
+  counts = {"read": total, "scored": len(rows), "bad": corpus.bad, "blank": corpus.blank}
+  assert corpus.blank == 7
+  assert {name: summary[name] for name in counts} == counts
   assert sum(len(shard["block_rows"]) for shard in summary["shards"]) >= 50
   manifest = json.loads((undisturbed / "out/manifest.json").read_text())
-  assert manifest["counts"]["read"] == total
+  assert {name: manifest["counts"][name] for name in counts} == counts
+  assert sum(entry["blank"] for entry in manifest["inputs"]) == corpus.blank
   assert sum(entry["selected"] for entry in manifest["inputs"]) == manifest["counts"]["selected"]
   assert sum(entry["documents"] for entry in manifest["shards"]) == manifest["counts"]["selected"]
 

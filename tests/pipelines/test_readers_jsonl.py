@@ -1,12 +1,17 @@
 """JSON lines: what a row is, which rows are bad, and fields of other names and types."""
 
+import gzip
 import json
+import math
 
 import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 from reader_files import bad, documents, jsonl, put, read
 
-from pipelines import readers
-from pipelines.blocks import Fields
+from pipelines import readers, readers_jsonl
+from pipelines.blocks import BadRowError, Fields, Nonstandard, as_string
 
 
 @pytest.fixture(autouse=True)
@@ -16,22 +21,28 @@ def small_pieces(monkeypatch):
 
 
 def test_bad_lines_fall_alone(tmp_path):
-  """Kills: a row counter that counts good rows, or lines that are not blank, only."""
+  """Kills the mutants: a row counter that counts good rows, or lines that are not blank, only; blank lines that are bad
+  for a want of JSON, or of a text.
+  """
   good = json.dumps({"text": "good"}).encode()
   lines = {
     "invalid_json": [
       b'{"text": "cut',
-      b"",
-      b"  ",
       b'{"text": "a"} {"text": "b"}',
-      b'{"text": NaN}',
-      b"\xef\xbb\xbf" + good,
+      b'{"text": "a", "b": NaN',
+      b'{"text": "a", "b": NaNs}',
+      b'{"text": "a", "b": \\"NaN"}',
+      b'{"text": "\\ud800", "b": NaN}',
+      b'{"text": NaN, "a": "b',
+      b'{"text": "a", "b": -NaN}',
+      b'{"text": "a", "b": ' + b"[" * 5000 + b"NaN" + b"]" * 5000 + b"}",
     ],
+    "blank": [b"", b"  ", b"\r", b"\t \r", b"\xef\xbb\xbf", b"\xef\xbb\xbf \r"],
     "not_an_object": [b'["text"]', b'"text"', b"null", b"3"],
-    "missing_text": [b"{}", b'{"text": null}', b'{"Text": "x"}'],
+    "missing_text": [b"{}", b'{"text": null}', b'{"Text": "x"}', b'{"text": NaN}'],
     "text_not_a_string": [b'{"text": 7}', b'{"text": ["a"]}', b'{"text": {}}', b'{"text": false}'],
     "empty_text": [b'{"text": ""}', b'{"text": " \\n\\t\\u00a0\\u3000"}'],
-    "invalid_utf8": [b'{"text": "caf\xe9"}', b'{"text": "\xed\xa0\x80"}', b"\xff\xfe{"],
+    "invalid_utf8": [b"\xef\xbb" + good, b'{"text": "caf\xe9"}', b'{"text": "\xed\xa0\x80"}', b"\xff\xfe{"],
   }
   data, expected, row = [], [], 0
   for reason, bad_lines in lines.items():
@@ -64,17 +75,121 @@ def test_unpaired_surrogates_are_a_bad_row(tmp_path):
 
 @pytest.mark.parametrize(
   ("data", "rows"),
-  [(b"", 0), (b"\n", 1), (b"x\n", 1), (b"x", 1), (b"x\n\n", 2), (b"x\ny", 2), (b"\xef\xbb\xbf", 0), (b"x\r\n", 1)],
+  [(b"", 0), (b"\n", 1), (b"x\n", 1), (b"x", 1), (b"x\n\n", 2), (b"x\ny", 2), (b"\xef\xbb\xbf", 1), (b"x\r\n", 1)],
 )
 def test_a_row_is_a_line(tmp_path, data, rows):
   assert sum(block.num_rows for block in read(put(tmp_path / "a.jsonl", data))) == rows
 
 
-def test_byte_order_mark_line_ends_and_long_lines(tmp_path):
-  text = "long " * 2000
-  lines = [b'{"text": "a"}\r', json.dumps({"text": text}).encode(), b'{"text": "b"}']
-  blocks = read(put(tmp_path / "a.json", b"\xef\xbb\xbf" + b"\n".join(lines)))
-  assert [row["text"] for row in documents(blocks)] == ["a", text, "b"]
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_byte_order_marks_line_ends_and_long_lines(tmp_path, monkeypatch, suffix, piece_bytes):
+  """Of a file that was joined from three, each with its mark, one with two: compressed apart they are several members.
+
+  Kills the mutants: a mark that is looked for at the start of the file alone, in its first piece, or once.
+  """
+  monkeypatch.setattr(readers, "_PIECE_BYTES", piece_bytes)
+  mark, text = b"\xef\xbb\xbf", "long " * 2000
+  parts = [
+    mark + b'{"text": "a"}\r\n' + json.dumps({"text": text}).encode() + b"\r\n\r\n",
+    mark + b'{"text": "\xef\xbb\xbfb"}\n',
+    mark + mark + b'{"text": "c", "url": "\xc3\xa9"}',
+  ]
+  shard = put(tmp_path / f"a.jsonl{suffix}", b"".join(map(COMPRESS[suffix], parts)))
+  blocks = read(shard)
+  assert [(row["row"], row["text"]) for row in documents(blocks)] == [(0, "a"), (1, text), (3, "\ufeffb"), (4, "c")]
+  assert bad(blocks) == [(2, "blank", "")]
+  assert sum(block.nonstandard for block in blocks) == 0
+
+
+NOT_NUMBERS = (math.nan, math.inf, -math.inf)
+
+
+@given(
+  texts=st.lists(st.text(max_size=12), min_size=1, max_size=4),
+  values=st.recursive(
+    st.sampled_from([*NOT_NUMBERS, 1, None, True]) | st.text('NaInfity-"\\ \U0001f600\n', max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('NaN"\\', max_size=5), inner, max_size=4),
+    max_leaves=12,
+  ),
+  ascii_only=st.booleans(),
+)
+def test_what_python_writes_is_read(texts, values, ascii_only):
+  """`json.dumps` of anything, as whose url a value is seen again, NaN and Infinity as null.
+
+  Kills the mutants: NaN that is replaced within strings, or behind a quote that is escaped; -Infinity that leaves its
+  sign behind.
+  """
+
+  def has_not_numbers(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(has_not_numbers, inner)) or (type(value) is float and not math.isfinite(value))
+
+  def expected(value):
+    if isinstance(value, dict):
+      return {name: expected(of) for name, of in value.items()}
+    if isinstance(value, list):
+      return [expected(of) for of in value]
+    return None if has_not_numbers(value) else value
+
+  text = "".join(texts)
+  line = json.dumps({"text": text, "url": values, "other": "NaN"}, ensure_ascii=ascii_only).encode()
+  found = readers_jsonl.parse_line(line, Fields())
+  assert tuple(found) == (text, as_string(expected(values)), "")
+  assert (type(found) is Nonstandard) == has_not_numbers(values)
+
+
+def test_documents_with_nan_are_counted(tmp_path):
+  """Kills the mutants: NaN that is written as a url; a count of lines in place of those that are not JSON."""
+  lines = [b'{"text": "a", "url": NaN, "n": [-Infinity, Infinity]}', b'{"text": "b", "url": "NaN"}', b'{"text": NaN}']
+  lines += [
+    b'\xef\xbb\xbf{"text": "Infinity"}',
+    b'{"timestamp": NaN, "text": "c \\" NaN"}',
+    b'{"text": "\xff", "n": NaN}',
+  ]
+  blocks = read(put(tmp_path / "a.jsonl", b"\n".join(lines * 10)), block_rows=len(lines))
+  assert [block.nonstandard for block in blocks] == [2] * 10
+  texts = [(row["text"], row["url"], row["timestamp"]) for row in documents(blocks[:1])]
+  assert texts == [("a", "", ""), ("b", "NaN", ""), ("Infinity", "", ""), ('c " NaN', "", "")]
+  assert [reason for _, reason, _ in bad(blocks[:1])] == ["missing_text", "invalid_utf8"]
+
+
+def test_a_line_of_quotes_takes_linear_time():
+  """Kills the mutant whose pattern looks anew for the end of a string at every quote: half an hour for this line."""
+  line = b'{"a": NaN, "b": "' + b'\\"' * (1 << 20)
+  with pytest.raises(BadRowError, match="invalid_json"):
+    readers_jsonl.parse_line(line, Fields())
+
+
+def test_nested_fields(tmp_path):
+  """Kills the mutants: a path that comes before a field with a dot in its very name; one that ends at a string."""
+  records = [
+    {"content": {"text": "a", "more": {"url": "u"}}, "at": {"time": 3}},
+    {"content.text": "b", "content": {"text": "not b"}, "content.more.url": None, "at.time": "t"},
+    {"content": {"text": "c", "more.url": "v"}, "at": None},
+    {"content": "d"},
+    {"content": {"text": {"text": "e"}}},
+    {"content": [{"text": "f"}], "text": "f"},
+    {"content.text": None, "content": {"text": "g"}},
+  ]
+  fields = Fields("content.text", "content.more.url", "at.time")
+  blocks = read(put(tmp_path / "a.jsonl", jsonl(records)), fields=fields)
+  assert [tuple(row.values()) for row in documents(blocks)] == [
+    (0, "a", "u", "3"),
+    (1, "b", "", "t"),
+    (2, "c", "v", ""),
+  ]
+  assert [row[:2] for row in bad(blocks)] == [
+    (3, "missing_text"),
+    (4, "text_not_a_string"),
+    (5, "missing_text"),
+    (6, "missing_text"),
+  ]
+  lone = put(tmp_path / "b.jsonl", b'{"content": {"text": "caf\xe9"}}\n["caf\xe9"]')
+  assert [text for _, _, text in bad(read(lone, fields=fields))] == ["caf\ufffd", '["caf\ufffd"]']
 
 
 def test_mapped_fields_and_values_that_are_no_strings(tmp_path):

@@ -8,6 +8,41 @@ import pytest
 from reader_files import bad, documents, places, read, shard_of
 
 from curation.errors import WinnowError
+from pipelines.blocks import Fields
+
+
+def test_a_text_inside_a_struct(tmp_path):
+  """Kills the mutants: a null struct's child that is a text; a path that comes before a column of that name."""
+  inside = [
+    {"text": "a", "more": {"url": "u"}},
+    None,
+    {"text": None, "more": None},
+    {"text": "d", "more": {"url": None}},
+  ]
+  table = pa.table({"content": inside, "content.more.url": ["v", "w", "x", None], "at": [1, 2, 3, 4]})
+  pq.write_table(table.drop_columns("content.more.url"), tmp_path / "a.parquet")
+  blocks = read(shard_of(tmp_path / "a.parquet"), fields=Fields("content.text", "content.more.url", "at"), block_rows=3)
+  assert [tuple(row.values()) for row in documents(blocks)] == [(0, "a", "u", "1"), (3, "d", "", "4")]
+  assert bad(blocks) == [(1, "missing_text", ""), (2, "missing_text", "")]
+  pq.write_table(table, tmp_path / "b.parquet")
+  blocks = read(shard_of(tmp_path / "b.parquet"), fields=Fields("content.text", "content.more.url", "at.none"))
+  assert [tuple(row.values()) for row in documents(blocks)] == [(0, "a", "v", ""), (3, "d", "", "")]
+  with pytest.raises(
+    WinnowError, match=r"one column 'text' but content\.text, content\.more\.url, content\.more\.url, at"
+  ):
+    read(shard_of(tmp_path / "b.parquet"))
+
+
+def test_what_lies_beside_a_text_in_its_struct_is_not_read(tmp_path):
+  """Kills the mutant that reads the whole struct: here the other field's page does not fit its checksum."""
+  path = tmp_path / "a.parquet"
+  table = pa.table({"content": [{"other": f"secret {row}", "text": f"the river {row}"} for row in range(50)]})
+  pq.write_table(table, path, compression="none", write_page_checksum=True, use_dictionary=False)
+  data = path.read_bytes()
+  path.write_bytes(data.replace(b"secret 17", b"secret 71"))
+  assert len(documents(read(shard_of(path), fields=Fields("content.text")))) == 50
+  with pytest.raises(WinnowError, match="cannot be read beyond row 0"):
+    read(shard_of(path), fields=Fields("content.other"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from reader_files import bad, documents, example, frame, put, read
 
+from pipelines.blocks import Fields
+
 
 def test_bad_records_of_a_tfrecord_fall_alone(tmp_path):
   """Kills: a data checksum that is not looked at, or one that ends the file."""
@@ -33,3 +35,13 @@ def test_example_features_that_are_no_strings(tmp_path):
     {"row": 0, "text": "a", "url": "7", "timestamp": "['1', '2']"},
     {"row": 1, "text": "b", "url": "\ufffd", "timestamp": ""},
   ]
+
+
+def test_a_feature_within_another_as_tfds_writes_it(tmp_path):
+  """Kills the mutants: a path without TFDS's way to write it; one that comes before a feature of the very name."""
+  examples = [{"content/text": [b"a"], "meta/url": [b"u"]}, {"content.text": [b"b"], "content/text": [b"not b"]}]
+  data = b"".join(frame(example(**features)) for features in examples)
+  for name in ("content.text", "content/text"):
+    found = documents(read(put(tmp_path / "a.tfrecord", data), fields=Fields(name, "meta.url")))
+    assert [row["text"] for row in found] == ["a", "b" if name == "content.text" else "not b"]
+    assert found[0]["url"] == "u"

@@ -47,6 +47,9 @@ def test_a_complete_store_tells_its_figures(place, capsys):
     said = capsys.readouterr().out
     assert "tiny: ask_llm scores, complete" in said
     assert f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad" in said
+    assert f"{summary['blank']} blank lines, which are no documents" in said and summary["blank"] == 7
+  assert run_in(place, ["explain", "a.jsonl#112", "--scores=scores"]) == 0
+  assert "tiny: a blank line\n" in capsys.readouterr().out
 
 
 def test_an_interrupted_store_tells_what_is_there_and_what_is_missing(place, tmp_path, capsys, monkeypatch):
