@@ -100,11 +100,25 @@ FLAGS = (
     pattern=r"\w+",
   ),
   *scorer_flags.FLAGS,
-  Flag("text_field", "Corpus", _CORPUS, "the field that holds the text", default="text"),
+  Flag(
+    "text_field",
+    "Corpus",
+    _CORPUS,
+    "the field that holds the text; content.text is the field text of the field content",
+    default="text",
+  ),
   Flag("url_field", "Corpus", _CORPUS, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", "Corpus", _CORPUS, "the field that holds the timestamp; may be absent", default="timestamp"),
   Flag(
     "tfds_data_dir", "Corpus", (*_CORPUS, VERIFY, REPORT), "where TFDS keeps its datasets", type=path, pattern=BUCKET
+  ),
+  Flag(
+    "max_zstd_window",
+    "Corpus",
+    _CORPUS,
+    "MiB of memory that a reader of a .zst shard may take for its window; zstd --long=31 needs 2048, the most there is",
+    type=int,
+    default=2048,
   ),
   Flag("block_rows", "Corpus", _CORPUS, "rows per block: what a resumed run may lose", type=int, default=4096),
   Flag(

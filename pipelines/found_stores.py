@@ -88,6 +88,8 @@ def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher:
     raise WinnowError(f"{path} is missing or damaged: say where the input of {store.folder} lies: --input=")
   data_dir = namespace.tfds_data_dir or requests.field(path, "tfds_data_dir")
   shards = inputs.find_shards(pattern, data_dir if isinstance(data_dir, str) else None)
+  if (max_zstd_window := getattr(namespace, "max_zstd_window", None)) is not None:
+    shards = inputs.limit_windows(shards, max_zstd_window)
   launcher.refuse_local({"--input": shards[0].path})
   corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
   known = {shard.name: shard.checksum for shard in store.shards()}

@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import blocks, readers, shard_names, storage
+from pipelines import blocks, readers, shard_names, storage, zstd_stream
 
 
 class File(NamedTuple):
@@ -46,6 +46,14 @@ def identify(shards: list[blocks.Shard]) -> list[blocks.Shard]:
   with concurrent.futures.ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
     checksums = pool.map(lambda shard: storage.version(shard.path), shards)
     return [dataclasses.replace(shard, checksum=value) for shard, value in zip(shards, checksums, strict=True)]
+
+
+def limit_windows(shards: list[blocks.Shard], max_zstd_window: int) -> list[blocks.Shard]:
+  """The same shards, whose zstd streams may need windows of so many MiB. Raises WinnowError where zstd takes none."""
+  longest = zstd_stream.LONGEST_WINDOW >> 20
+  if not 1 <= max_zstd_window <= longest:
+    raise WinnowError(f"--max_zstd_window={max_zstd_window} is not between 1 and {longest} MiB")
+  return [dataclasses.replace(shard, max_window=max_zstd_window << 20) for shard in shards]
 
 
 def absolute(pattern: str) -> str:

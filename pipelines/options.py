@@ -16,22 +16,13 @@ _OF_LAST_STAGE = (
   *("group_by", "group_rate", "group_max", "rejected"),
 )
 _OF_ALL_STAGES = (  # or of the last one: no stage may have its own
-  *("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "block_rows", "max_bad_fraction"),
-  *(
-    "scores",
-    "overwrite",
-    "accelerator",
-    "estimate",
-    "output",
-    "dataset_name",
-    "output_format",
-    "num_shards",
-    "rejected",
-  ),
+  *("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "max_zstd_window", "block_rows"),
+  *("max_bad_fraction", "scores", "overwrite", "accelerator", "estimate", "output", "dataset_name", "output_format"),
+  *("num_shards", "rejected"),
 )
 _OF_MODELS = ("model", "vocabulary", "embeddings")  # of which random sampling needs none
 _AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")
-_OF_THE_RUN = ("recipe", "accelerator", "estimate", "overwrite")  # no part of the request
+_OF_THE_RUN = ("recipe", "accelerator", "estimate", "overwrite", "max_zstd_window")  # no part of the request
 _SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
 

@@ -9,11 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
-import pyarrow as pa
 from isal import igzip, igzip_lib
 
 from curation.errors import WinnowError
-from pipelines import storage
+from pipelines import readers_jsonl, readers_parquet, readers_tfrecord, storage, zstd_stream
 from pipelines.blocks import (
   BLOCK_ROWS,
   BLOCK_TEXT_BYTES,
@@ -25,9 +24,6 @@ from pipelines.blocks import (
   cut_blocks,
   every,
 )
-from pipelines.readers_jsonl import jsonl_chunks
-from pipelines.readers_parquet import parquet_chunks
-from pipelines.readers_tfrecord import array_record_chunks, tfrecord_chunks
 
 TFDS_PREFIX = "tfds:"
 
@@ -56,6 +52,21 @@ def read_blocks(
   with contextlib.ExitStack() as stack:
     chunks = _located(_chunks(shard, fields, stack), shard)
     yield from cut_blocks(chunks, block_rows=block_rows, block_text_bytes=block_text_bytes, want=want)
+
+
+def field_names(shard: Shard) -> list[str]:
+  """Returns the names of the fields of a shard's first records, as `Fields` has them, those in other fields too."""
+  with contextlib.ExitStack() as stack:
+    file = _opened(shard, stack)
+    if shard.format == "parquet":
+      return readers_parquet.field_names(file)
+    if shard.format == "jsonl":
+      return readers_jsonl.field_names(next(readers_jsonl.read_lines(_pieces(file, shard, stack)), []))
+    if shard.format == "tfrecord":
+      frames = next(readers_tfrecord.read_frames(_pieces(file, shard, stack)), [])
+      return readers_tfrecord.field_names(map(readers_tfrecord.without_checksum, frames))
+    path = stack.enter_context(_local_path(file, shard.path))
+    return readers_tfrecord.field_names(next(readers_tfrecord.read_array_records(path), []))
 
 
 def format_of(path: str) -> tuple[str, str]:
@@ -133,45 +144,42 @@ def _tfds_metadata(folder: str, name: str) -> Iterator[str]:
 
 
 def _chunks(shard: Shard, fields: Fields, stack: contextlib.ExitStack) -> Iterator[Chunk]:
+  file = _opened(shard, stack)
+  if shard.format == "parquet":
+    return readers_parquet.parquet_chunks(file, shard.path, fields)
+  if shard.format == "array_record":
+    return readers_tfrecord.array_record_chunks(stack.enter_context(_local_path(file, shard.path)), fields)
+  read = readers_jsonl.jsonl_chunks if shard.format == "jsonl" else readers_tfrecord.tfrecord_chunks
+  return read(_pieces(file, shard, stack), fields)
+
+
+def _opened(shard: Shard, stack: contextlib.ExitStack) -> BinaryIO:
   try:
-    file = stack.enter_context(storage.open_input(shard.path))
+    return stack.enter_context(storage.open_input(shard.path))
   except OSError as error:
     raise WinnowError(f"cannot open {shard.path}: {error.strerror or error}") from error
-  if shard.format == "parquet":
-    return parquet_chunks(file, shard.path, fields)
-  if shard.format == "array_record":
-    return array_record_chunks(stack.enter_context(_local_path(file, shard.path)), fields)
-  read = jsonl_chunks if shard.format == "jsonl" else tfrecord_chunks
-  return read(_pieces(file, shard, stack), fields)
 
 
 def _pieces(file: BinaryIO, shard: Shard, stack: contextlib.ExitStack) -> Iterator[bytes]:
   """The decompressed bytes of a file, about `_PIECE_BYTES` at a time; many gzip members or zstd frames are one stream.
 
   isal unpacks C4 at 770 MB/s on one core, zlib at 295, and notices truncation, wrong checksums and garbage behind the
-  last member, as Arrow does for zstd (950 MB/s; zstandard's own stream reader takes a truncated frame for the end).
+  last member, as `zstd_stream` does.
   """
-  if not shard.compression:
-    while piece := file.read(_PIECE_BYTES):
-      yield piece
-    return
-  if shard.size == 0:
+  if shard.compression and shard.size == 0:
     raise BrokenShardError(f"it is empty, which no {shard.compression} file is")
-  broken: tuple[type[Exception], ...]
+  read = file.read
   if shard.compression == "gzip":
-    gzip_file = stack.enter_context(igzip.IGzipFile(fileobj=file, mode="rb"))
-    read = gzip_file.read1  # `read` would gather more and lose it where the file breaks off
-    broken = EOFError, igzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError)
-  else:
-    read = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")).read
-    broken = (OSError,)
+    read = stack.enter_context(igzip.IGzipFile(fileobj=file, mode="rb")).read1  # `read` would lose what it has gathered
+  pieces = iter(lambda: read(_PIECE_BYTES), b"")
+  if shard.compression == "zstd":
+    pieces = zstd_stream.decompress(pieces, piece_bytes=_PIECE_BYTES, max_window=shard.max_window)
   try:
-    while piece := read(_PIECE_BYTES):
-      yield piece
-  except broken as error:
+    yield from pieces
+  except (EOFError, igzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError)) as error:
     if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of what it holds
       raise
-    raise BrokenShardError(f"its {shard.compression} stream is truncated or damaged ({error})") from error
+    raise BrokenShardError(f"its gzip stream is truncated or damaged ({error})") from error
 
 
 @contextlib.contextmanager
@@ -195,7 +203,7 @@ def _located(chunks: Iterable[Chunk], shard: Shard) -> Iterator[Chunk]:
       row += len(chunk.bounds_N)
   except BrokenShardError as error:
     reason = " ".join(str(error).split())  # Arrow's messages may have several lines
-    raise WinnowError(f"{shard.path} cannot be read beyond row {row}: {reason}; replace the file") from error
+    raise WinnowError(f"{shard.path} cannot be read beyond row {row}: {reason}; {error.advice}") from error
   except OSError as error:
     raise storage.AccessError(
       f"{shard.path} cannot be read beyond row {row} just now ({error.strerror or error}); run the same command again"

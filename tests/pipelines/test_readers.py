@@ -1,5 +1,6 @@
 """Every format and compression against plain readings of the same records; files that break off; memory."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -29,7 +30,7 @@ from reader_files import (
 )
 
 from curation.errors import WinnowError
-from pipelines import readers
+from pipelines import readers, zstd_stream
 from pipelines.blocks import Fields, Shard
 
 
@@ -122,6 +123,55 @@ def test_a_damaged_file_is_named_in_one_sentence(tmp_path, name, damage):
   shard = put(tmp_path / name, damage(jsonl(RECORDS[:50])))
   with pytest.raises(WinnowError, match=rf"^\S*{name} cannot be read beyond row \d+: [^\n]*; replace the file$"):
     read(shard)
+
+
+def long_window(data: bytes, window_log: int) -> bytes:
+  """A frame that asks for the window of `zstd --long=WINDOW_LOG`, as if it were of a file as long."""
+  compressor = zstandard.ZstdCompressor().compressobj()  # which does not know the size of what comes
+  found = bytearray(compressor.compress(data) + compressor.flush())
+  found[5] = (window_log - 10) << 3
+  assert zstandard.get_frame_parameters(bytes(found)).window_size == 1 << window_log
+  return bytes(found)
+
+
+@pytest.mark.parametrize("window_log", [27, 28, 31])
+def test_zstd_with_a_long_window_is_read(tmp_path, window_log):
+  """Among frames of other windows and one to be skipped. Kills the mutant that reads as long a window as Arrow does."""
+  data = jsonl(RECORDS)
+  skipped = bytes.fromhex("502a4d18 04000000") + b"skip"
+  shard = put(tmp_path / "a.jsonl.zst", zstandard.compress(data) + skipped + long_window(data, window_log) + skipped)
+  assert documents(read(shard)) == numbered(RECORDS * 2)
+
+
+@pytest.mark.parametrize(
+  ("head", "told"),
+  [
+    (
+      b"",
+      r"beyond row 0: its zstd stream needs 2,048 MiB of memory for its window, more than --max_zstd_window=2047; ",
+    ),
+    (zstandard.compress(jsonl(RECORDS)), r"beyond row 999: .* more than --max_zstd_window=2047; "),
+  ],
+)
+def test_zstd_with_too_long_a_window_is_refused_with_the_flag(tmp_path, head, told):
+  shard = put(tmp_path / "a.jsonl.zst", head + long_window(jsonl(RECORDS), 31))
+  with pytest.raises(WinnowError, match=rf"a\.jsonl\.zst cannot be read {told}allow as much, or compress"):
+    read(dataclasses.replace(shard, max_window=2047 << 20))
+  # What the frame's descriptor says is beyond what zstd has.
+  longer = put(tmp_path / "b.jsonl.zst", bytes.fromhex("28b52ffd 00 b0") + bytes(20))
+  with pytest.raises(
+    WinnowError, match=r"needs a window of more than 2,048 MiB, which zstd itself does not read; replace"
+  ):
+    read(longer)
+
+
+def test_a_bomb_takes_little_memory_at_a_time(tmp_path):
+  """256 MiB of one letter in 8 KiB. Kills the mutant that unpacks all that was read of a file at once."""
+  data = zstandard.compress(b"x" * (256 << 20), 3)
+  pieces = zstd_stream.decompress([data], piece_bytes=1 << 20, max_window=1 << 31)
+  sizes = [len(piece) for piece in pieces]
+  assert sum(sizes) == 256 << 20
+  assert max(sizes) <= 1 << 27
 
 
 def test_a_file_that_is_not_there(tmp_path):
