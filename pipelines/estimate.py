@@ -5,6 +5,7 @@ command would run, on this machine, or reckoned from the operations and the spee
 """
 
 import argparse
+import contextlib
 import sys
 import time
 import zlib
@@ -16,15 +17,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import rich.console
 import rich.table
-import zstandard
 from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import accelerators, blocks, devices, flags, launch, model_scorers, plans, sources, storage, store_plans
+from pipelines import (
+  accelerators,
+  blocks,
+  devices,
+  first_rows,
+  flags,
+  launch,
+  model_scorers,
+  plans,
+  sources,
+  storage,
+  store_plans,
+  zstd_stream,
+)
 from pipelines.durations import duration
 
-_SHARDS, _ROWS, _HEAD_BYTES = 16, 256, 1 << 20
+_HEAD_BYTES = 1 << 20
 _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
 """Of a worker: its machine starts, its image is pulled, its model is read and its shapes are compiled."""
@@ -147,11 +160,9 @@ def _signing_speed(sampled: Sampled, hashes: int) -> float:
 
 def sample(shards: list[blocks.Shard], fields: blocks.Fields) -> Sampled:
   """The first rows of up to 16 shards, evenly spaced; WinnowError where none of them has a document."""
-  places = np.unique(np.linspace(0, len(shards) - 1, min(_SHARDS, len(shards))).round().astype(int))
   found, texts = [], []
-  for place in places:
-    shard = shards[place]
-    block = next(iter(sources.Texts(fields, _ROWS).read(shard, lambda index: index == 0)), None)
+  for shard in first_rows.spread(shards):
+    block = next(iter(sources.Texts(fields, first_rows.ROWS).read(shard, lambda index: index == 0)), None)
     if block is None or block.documents is None or not len(block.documents):
       continue
     head = block.documents["text"].to_pylist()
@@ -161,6 +172,7 @@ def sample(shards: list[blocks.Shard], fields: blocks.Fields) -> Sampled:
     found.append((shard, count, error))
     texts.append(head)
   if not found:
+    first_rows.refuse_without_documents(shards, fields)
     raise WinnowError("the sampled shards hold no documents at all; check --input")
   return Sampled(found, texts)
 
@@ -177,9 +189,10 @@ def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]
     if shard.format == "parquet":
       return float(pq.ParquetFile(file).metadata.num_rows), None
     raw = file.read(_HEAD_BYTES)
-  plain = _plain(raw, shard.compression)
+  plain = _plain(raw, shard.compression, shard.max_window)
   if shard.format == "jsonl":
-    records = plain.count(b"\n") + (len(raw) == shard.size and not plain.endswith(b"\n"))
+    *lines, last = plain.split(b"\n")
+    records = sum(1 for line in lines if line.strip()) + (len(raw) == shard.size and bool(last.strip()))
   elif shard.format == "tfrecord":
     records = _framed(plain)
   else:  # as many bytes a record as its text has, and its fields
@@ -189,7 +202,7 @@ def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]
   return records * shard.size / len(raw), max(records, 1)
 
 
-def _plain(raw: bytes, compression: str) -> bytes:
+def _plain(raw: bytes, compression: str, max_window: int) -> bytes:
   """What the beginning of a compressed file holds."""
   if compression == "gzip":
     plain = b""
@@ -198,7 +211,11 @@ def _plain(raw: bytes, compression: str) -> bytes:
       plain, raw = plain + member.decompress(raw), member.unused_data
     return plain
   if compression == "zstd":
-    return zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+    plain = b""
+    with contextlib.suppress(blocks.BrokenShardError):  # at the end of what was read of the file
+      for piece in zstd_stream.decompress([raw], piece_bytes=_HEAD_BYTES, max_window=max_window):
+        plain += piece
+    return plain
   return raw
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from curation.errors import WinnowError
 from pipelines import (
   blocks,
+  first_rows,
   inputs,
   launch,
   model_scorers,
@@ -108,6 +109,7 @@ def read_corpus(namespace: argparse.Namespace) -> Corpus:
     raise WinnowError(f"--block_rows={namespace.block_rows} is below 1")
   fields = blocks.Fields(namespace.text_field, namespace.url_field, namespace.timestamp_field)
   shards = inputs.find_shards(namespace.input, namespace.tfds_data_dir)
+  shards = inputs.limit_windows(shards, namespace.max_zstd_window)
   return Corpus(tuple(shards), fields, namespace.block_rows)
 
 
@@ -165,6 +167,9 @@ def plan_scoring(
   )
   if job.starts_over or not job.is_complete:
     storage.refuse_unwritable(folder)
+    reads_all = stage.survivors is None and not isinstance(source, sources.StoredBlocks)
+    if reads_all and max_bad_fraction < 1:
+      first_rows.refuse_without_documents(corpus.shards, corpus.fields)
   if namespace.overwrite:
     return job
   if store.has_scores and not storage.exists(store.request_path):

@@ -1,0 +1,62 @@
+"""The first rows of an input, looked at before anything is written: a wrong flag shows there, not after a night."""
+
+import collections
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from curation.errors import WinnowError
+from pipelines import blocks, readers
+
+SHARDS, ROWS = 16, 256
+_BLOCKS = 16
+_NAMED = 20
+_NO_TEXT = ("missing_text", "text_not_a_string")
+
+
+def spread(shards: Sequence[blocks.Shard]) -> list[blocks.Shard]:
+  """Returns up to 16 of the shards, evenly spaced, the first among them."""
+  places = np.unique(np.linspace(0, len(shards) - 1, min(SHARDS, len(shards))).round().astype(int))
+  return [shards[place] for place in places]
+
+
+def refuse_without_documents(shards: Sequence[blocks.Shard], fields: blocks.Fields) -> None:
+  """Raises WinnowError where the first 4,096 rows of up to 16 shards hold bad rows and not one document.
+
+  Reads the first 256 rows of one shard, as a rule. A shard that cannot be read is left to the run that reads all of it,
+  unless no other one holds a document.
+  """
+  reasons: collections.Counter[str] = collections.Counter()
+  without_text: blocks.Shard | None = None
+  first_bad, first_error = "", None
+  sampled = spread(shards)
+  for shard in sampled:
+    try:
+      for block in itertools.islice(readers.read_blocks(shard, fields, block_rows=ROWS), _BLOCKS):
+        assert block.documents is not None and block.bad is not None
+        if len(block.documents):
+          return
+        for row, reason, _ in zip(*block.bad.to_pydict().values(), strict=True):
+          if reason in blocks.NOT_READ:
+            continue
+          first_bad = first_bad or f"{shard.path} row {row} ({reason})"
+          without_text = without_text or (shard if reason in _NO_TEXT else None)
+          reasons[reason] += 1
+    except WinnowError as error:
+      first_error = first_error or error
+  if without_text is not None:
+    names = readers.field_names(without_text)
+    more = "" if len(names) <= _NAMED else f" and {len(names) - _NAMED:,} more"
+    raise WinnowError(
+      f"none of the first {reasons.total():,} documents of {len(sampled):,} shards has a text in the field "
+      f"{fields.text!r}: {without_text.path} has the fields {', '.join(names[:_NAMED])}{more}; name the one "
+      "that holds the text: --text_field="
+    )
+  if first_error is not None:
+    raise first_error
+  if reasons:
+    raise WinnowError(
+      f"all of the first {reasons.total():,} documents of {len(sampled):,} shards are bad, such as {first_bad}; check "
+      "that the files of --input hold what their names say, or run with --max_bad_fraction=1"
+    )

@@ -1,0 +1,115 @@
+"""A wrong field is refused before anything is written, and a shard without one good row by its name."""
+
+import json
+import pathlib
+
+import pytest
+from reader_files import FORMATS, write
+from running import content, run_in
+
+GOOD = [{"content": {"body": f"the river {row}", "lang": "en"}, "id": row} for row in range(300)]
+FLAT = [{"body": f"the river {row}", "id": str(row)} for row in range(300)]
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def count(folder: pathlib.Path, *flags: str) -> int:
+  """Counts the documents of corpus/, in small blocks, and draws half of them."""
+  command = [
+    "sample",
+    "--sampler=random",
+    f"--input={folder}/corpus/*",
+    "--rate=0.5",
+    "--output=out",
+    "--block_rows=40",
+  ]
+  return run_in(folder, [*command, *flags])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_wrong_field_is_refused_before_anything_is_written(tmp_path, capsys, name):
+  """Kills the mutants: a corpus that is read through; a sentence without the fields that there are, or the flag."""
+  (tmp_path / "corpus").mkdir()
+  for number in range(3):
+    write(tmp_path / "corpus", f"{number}.{name}", FLAT)
+  before = content(tmp_path)
+  assert count(tmp_path, "--direct_num_workers=2") == 2
+  told = capsys.readouterr().err
+  assert "body, id" in told and "--text_field" in told and f"{tmp_path}/corpus/0.{name}" in told
+  assert content(tmp_path) == before
+  assert count(tmp_path, "--text_field=body", "--direct_num_workers=1") == 0
+
+
+def test_an_estimate_says_the_same_of_a_wrong_field(tmp_path, capsys):
+  (tmp_path / "corpus").mkdir()
+  for number in range(20):
+    write(tmp_path / "corpus", f"{number:02}.jsonl.gz", GOOD)
+  command = ["score", "--scorer=minhash", f"--input={tmp_path}/corpus/*", "--scores=scores"]
+  told = []
+  for flags in (["--estimate"], [], ["--text_field=content"]):
+    assert run_in(tmp_path, [*command, *flags]) == 2
+    told.append(capsys.readouterr().err)
+  where = (
+    f"{tmp_path}/corpus/00.jsonl.gz has the fields content.body, content.lang, id; name the one that holds the text"
+  )
+  assert told[0] == told[1]
+  assert f"none of the first 4,800 documents of 16 shards has a text in the field 'text': {where}" in told[0]
+  assert f"has a text in the field 'content': {where}" in told[2]
+  assert not (tmp_path / "scores").exists()
+  assert run_in(tmp_path, [*command, "--text_field=content.body", "--estimate"]) == 0
+  assert "documents" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("first", 1), ("last", 2), ("other field", 1)])
+def test_a_shard_without_a_document_among_others_is_refused_by_name(tmp_path, capsys, kind, workers):
+  """Eleven shards, fewer than 1% of whose rows are bad. Kills the mutants: a share of all rows alone; a wrong field
+  that is told from one bad file; a refusal that loses what was scored.
+  """
+  (tmp_path / "corpus").mkdir()
+  for number in range(8):
+    write(tmp_path / "corpus", f"{number}.jsonl", [{"text": f"the stone {number}.{row}"} for row in range(300)])
+  name = "0.jsonl" if kind == "first" else "8.jsonl"
+  bad = 3 if kind != "other field" else 2
+  pointer = LFS_POINTER if kind != "other field" else '{"content": "a"}\n{"content": "b"}\n'
+  (tmp_path / f"corpus/{name}").write_text(pointer)
+  (tmp_path / "corpus/empty.jsonl").write_text("")
+  (tmp_path / "corpus/blank.jsonl").write_text("\n \r\n\n")
+  assert count(tmp_path, f"--direct_num_workers={workers}") == 1
+  told = capsys.readouterr().err
+  reason = "missing_text" if kind == "other field" else "invalid_json"
+  assert (
+    f"1 of {len(list((tmp_path / 'corpus').iterdir()))} shards hold bad rows alone: {name} ({reason} {bad});" in told
+  )
+  assert "--max_bad_fraction=1" in told
+  assert not (tmp_path / "out/manifest.json").exists()
+  assert count(tmp_path, f"--direct_num_workers={workers}", "--max_bad_fraction=1") == 0
+  manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+  scored = 300 * (7 if kind == "first" else 8)
+  counts = {"read": scored + bad, "scored": scored, "bad": bad, "blank": 3}
+  assert {field: manifest["counts"][field] for field in counts} == counts
+
+
+def test_a_field_that_is_missing_at_first_is_no_wrong_one(tmp_path):
+  """Kills the mutant that looks at one block of a shard: here texts begin with row 3,000."""
+  (tmp_path / "corpus").mkdir()
+  lines = [json.dumps({"id": row} | ({"text": f"the river {row}"} if row >= 3_000 else {})) for row in range(3_300)]
+  (tmp_path / "corpus/a.jsonl").write_text("\n".join(lines))
+  assert count(tmp_path, "--max_bad_fraction=0.95", "--direct_num_workers=1") == 0
+
+
+def test_a_corpus_of_another_format_is_refused_before_anything_is_written(tmp_path, capsys):
+  (tmp_path / "corpus").mkdir()
+  for number in range(3):
+    (tmp_path / f"corpus/{number}.jsonl").write_text(LFS_POINTER if number else "\n")
+  assert count(tmp_path) == 2
+  told = (
+    f"all of the first 6 documents of 3 shards are bad, such as {tmp_path}/corpus/1.jsonl row 0 (invalid_json); check"
+  )
+  assert told in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_without_a_document_is_refused_all_the_same(tmp_path, capsys):
+  (tmp_path / "corpus").mkdir()
+  (tmp_path / "corpus/a.jsonl").write_text("\n\n")
+  assert count(tmp_path, "--direct_num_workers=1") == 1
+  assert "the input holds no documents at all" in capsys.readouterr().err
