@@ -170,7 +170,8 @@ def _in_group(
   before, size = _count_above(store, request, rank, domain)
   group = domains.hash_domains(pa.array([domain]))
   limit = int(quotas.limits(request, group, np.array([size]))[0])
-  of_it = f"number {before + 1:,} of {size:,} of {domain or 'no domain'}, of which {limit:,} can be selected"
+  shown = domain if domain.isprintable() else repr(domain)  # it may hold what a terminal would take for a command
+  of_it = f"number {before + 1:,} of {size:,} of {shown or 'no domain'}, of which {limit:,} can be selected"
   return before < limit, f"; {of_it}"
 
 

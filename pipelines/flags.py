@@ -56,7 +56,7 @@ FLAGS = (
     "report",
     "Report",
     (REPORT,),
-    "the folder that gets the page, report.html, and its tables as CSV files",
+    "the folder for the page, report.html, and its tables as CSV files",
     type=path,
     required=(REPORT,),
   ),
@@ -85,8 +85,8 @@ FLAGS = (
     "scores",
     "Store",
     (*_CORPUS, VERIFY, EXPLAIN, REPORT),
-    "the folder of score stores (winnow verify: where they are now, if they moved; winnow evaluate: of the stores and "
-    "the figures)",
+    "the folder of score stores (winnow verify: where they are now, if they have moved; winnow evaluate: the folder "
+    "for the stores and the figures)",
     type=path,
     required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT, EVALUATE),
     pattern=BUCKET,
@@ -110,7 +110,12 @@ FLAGS = (
   Flag("url_field", "Corpus", _CORPUS, "the field that holds the url; may be absent", default="url"),
   Flag("timestamp_field", "Corpus", _CORPUS, "the field that holds the timestamp; may be absent", default="timestamp"),
   Flag(
-    "tfds_data_dir", "Corpus", (*_CORPUS, VERIFY, REPORT), "where TFDS keeps its datasets", type=path, pattern=BUCKET
+    "tfds_data_dir",
+    "Corpus",
+    (*_CORPUS, VERIFY, REPORT),
+    "the folder in which TFDS keeps its datasets",
+    type=path,
+    pattern=BUCKET,
   ),
   Flag(
     "max_zstd_window",
@@ -120,12 +125,19 @@ FLAGS = (
     type=int,
     default=2048,
   ),
-  Flag("block_rows", "Corpus", _CORPUS, "rows per block: what a resumed run may lose", type=int, default=4096),
+  Flag(
+    "block_rows",
+    "Corpus",
+    _CORPUS,
+    "rows per block; an interrupted run repeats at most the blocks in progress",
+    type=int,
+    default=4096,
+  ),
   Flag(
     "max_bad_fraction",
     "Corpus",
     _CORPUS,
-    "the run fails if more of the documents are bad; all bad ones are in the dead letter",
+    "fail if more than this share of the documents is bad; every bad document is in the dead letter",
     type=float,
     default=0.01,
   ),
@@ -133,7 +145,7 @@ FLAGS = (
     "sampler",
     "Sample",
     _SAMPLING,
-    "whose scores select (winnow curate: the scorer)",
+    "the scorer whose scores select documents (winnow curate: --scorer)",
     choices=(*SCORERS, RANDOM),
     required=(SAMPLE,),
   ),
@@ -150,7 +162,7 @@ FLAGS = (
     "temperature",
     "Sample",
     _SAMPLING,
-    "of --method=ips: weights to the power of 1 / temperature; above 1 is nearer to a random sample",
+    "for --method=ips: raise weights to the power 1 / temperature; above 1 comes closer to random sampling",
     type=float,
     default=1.0,
   ),
@@ -176,17 +188,21 @@ FLAGS = (
     "group_by",
     "Sample",
     _SAMPLING,
-    "set each group a quota, --group_rate or --group_max: its best documents within that can be selected, and all of "
-    "them are where nothing else says how many; a domain is the registered one of a url",
+    "limit each group of documents to a quota, --group_rate or --group_max; without --rate or the like, everything "
+    "within the quotas is selected; a document's domain is the registered domain of its url",
     choices=(DOMAIN,),
   ),
-  Flag("group_rate", "Sample", _SAMPLING, "the share of each group's documents that can be selected", pattern=_RATE),
-  Flag("group_max", "Sample", _SAMPLING, "the number of each group's documents that can be selected", type=int),
+  Flag(
+    "group_rate", "Sample", _SAMPLING, "the largest share of each group's documents that may be selected", pattern=_RATE
+  ),
+  Flag(
+    "group_max", "Sample", _SAMPLING, "the largest number of documents of each group that may be selected", type=int
+  ),
   Flag(
     "seed",
     "Sample",
     (*_SAMPLING, REPORT),
-    "settles ties, random samples and the order of the output (winnow report: which documents it looks at)",
+    "seed of ties, random samples and the order of the output (winnow report: of the documents that it looks at)",
     type=int,
     default=0,
   ),
@@ -212,7 +228,7 @@ FLAGS = (
     "rejected",
     "Sample",
     _SAMPLING,
-    "another output folder, for the scored documents that are not selected; the input is read once more for it",
+    "a second output folder, for the scored documents that are not selected; the input is read once more for it",
     type=path,
     pattern=BUCKET,
   ),
@@ -220,7 +236,8 @@ FLAGS = (
     "output_format",
     "Sample",
     _SAMPLING,
-    "how the output is written: TFRecords of tf.train.Example for TFDS and seqio, or files for everything else",
+    "the format of the output: TFRecords of tf.train.Example for TFDS and seqio, or JSON Lines or Parquet for other "
+    "tools",
     default=formats.TFRECORD,
     choices=formats.NAMES,
   ),
@@ -228,7 +245,7 @@ FLAGS = (
     "overwrite",
     "Store",
     (*_CORPUS, CLUSTER, REPORT),
-    "start over: what is there of another request goes, and all of it if it is complete",
+    "delete results of a different request, or a complete result, and start over",
     type=bool,
   ),
 )

@@ -1,4 +1,4 @@
-"""`winnow status`: what of a score store is there, what is missing, and how long it will take, from the store alone."""
+"""`winnow status`: shows how far score stores have come and how long the rest will take, from the stores alone."""
 
 import concurrent.futures
 import dataclasses
