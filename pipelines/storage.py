@@ -305,13 +305,18 @@ def _empty(folder: str) -> None:
 
 
 def sweep_temporary_files(folder: str) -> None:
-  """Removes what writers that are dead left below a local folder, as far as it can: it is only tidying."""
+  """Removes what writers that are dead left below a local folder, as far as it can: it is only tidying.
+
+  The folder may be a link. Links below it are not followed, since what they lead to may not be ours.
+  """
   if not is_local(folder):
     return
-  with contextlib.suppress(OSError, WinnowError):  # another run removes folders under it, perhaps
-    for path in local_files.match(join(escape(folder), "**", ".*.tmp")):
-      if (found := _TEMPORARY.fullmatch(base_name(path))) and not _is_written(path, found[1], int(found[2])):
-        os.unlink(path)
+  for place, _, names in os.walk(os.path.realpath(folder)):
+    for name in names:
+      path = os.path.join(place, name)
+      with contextlib.suppress(OSError):  # another run removes folders under it, perhaps
+        if (found := _TEMPORARY.fullmatch(name)) and not _is_written(path, found[1], int(found[2])):
+          os.unlink(path)
 
 
 def _is_written(path: str, host: str, process: int) -> bool:

@@ -203,20 +203,39 @@ def test_what_cannot_be_deleted_is_told(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_a_link_is_emptied_and_stays(tmp_path):
   """A user may keep `blocks` on another disk. Kills the mutants: a link that cannot be deleted; files that stay behind
-  it; links within that are followed; temporary files behind it that are not swept."""
+  it; links within that are followed."""
   disk, other = tmp_path / "disk", tmp_path / "other"
-  for name in ("disk/a/file", "disk/file", "other/file", "disk/.x.00000000-1-00000000.tmp"):
+  for name in ("disk/a/file", "disk/file", "other/file"):
     storage.create(str(tmp_path / name), b"x")
-  os.utime(disk / ".x.00000000-1-00000000.tmp", (0, 0))
   (disk / "link").symlink_to(other)
   (tmp_path / "store").mkdir()
   (tmp_path / "store/blocks").symlink_to(disk)
-  storage.sweep_temporary_files(str(tmp_path / "store"))
-  assert sorted(os.listdir(disk)) == ["a", "file", "link"]
   storage.delete_folder(str(tmp_path / "store/blocks"))
   assert os.listdir(tmp_path / "store/blocks") == [] and os.listdir(other) == ["file"]
   storage.create(str(tmp_path / "store/blocks/new"), b"x")
   assert os.listdir(disk) == ["new"]
+
+
+def test_sweeping_stays_in_the_folder_and_passes_what_it_cannot_list(tmp_path, monkeypatch):
+  """Kills the mutants that follow links out of the folder, and that end at the first folder that cannot be listed."""
+  name = ".x.00000000-1-00000000.tmp"
+  places = [tmp_path / place for place in ("disk", "disk/a", "disk/closed", "disk/z", "other", "elsewhere")]
+  for place in places:
+    storage.create(str(place / name), b"x")
+    os.utime(place / name, (0, 0))
+  (tmp_path / "disk/link").symlink_to(tmp_path / "other")
+  (tmp_path / "store").symlink_to(tmp_path / "disk")
+  scan = os.scandir
+
+  def closed_to_us(path):
+    if str(path).endswith("closed"):
+      raise PermissionError(13, "Permission denied", str(path))
+    return scan(path)
+
+  monkeypatch.setattr(os, "scandir", closed_to_us)  # root may list everything
+  storage.sweep_temporary_files(str(tmp_path / "store"))
+  left = [place.name for place in places if (place / name).exists()]
+  assert left == ["closed", "other", "elsewhere"]
 
 
 def test_what_dead_writers_left_is_swept_and_what_live_ones_write_is_not(tmp_path):
