@@ -7,13 +7,14 @@ it only behind a dot of the pattern's own.
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from curation.errors import WinnowError
 
 ANY_DEPTH = "**"
 _MAGIC = re.compile(r"[*?[]")
 _ESCAPED = re.compile(r"\[([*?[])\]")
+_FIRST_OF_SET = re.compile(r"(?<=\[)[^]!-]|(?<=\[!)[^]-]")
 
 
 def has_magic(pattern: str) -> bool:
@@ -31,10 +32,19 @@ def may_be_a_name(pattern: str) -> bool:
   return has_magic(pattern) and not re.search("[*?]", pattern)
 
 
+def without_empty_parts(path: str) -> str:
+  """A path or a pattern without its root and doubled slashes, which mean nothing on a disk."""
+  return "/".join(filter(None, path.split("/")))
+
+
 def components(pattern: str) -> list[str]:
-  """The parts of a path's pattern, without a scheme. Raises WinnowError where `**` shares one with anything else."""
+  """The parts of a path's pattern, without a scheme. Raises WinnowError where `**` shares one with anything else.
+
+  Slashes at the end are dropped. Other empty parts stay, since names of objects can have them.
+  """
   found: list[str] = []
-  for part in filter(None, pattern.split("/")):
+  stripped = pattern.rstrip("/")
+  for part in stripped.split("/") if stripped else []:
     if ANY_DEPTH in _ESCAPED.sub("_", part) and part != ANY_DEPTH:
       rest = part.replace(ANY_DEPTH, "*")
       raise WinnowError(f"{pattern}: ** stands for folders, between slashes; write **/{rest} in place of {part}")
@@ -61,10 +71,29 @@ def fits_path(names: Sequence[str], wanted: Sequence[str]) -> bool:
   (name, *inner), (first, *rest) = names, wanted
   is_fitting = fits(name, first, hidden=False)
   if first != ANY_DEPTH:
-    return (is_fitting or _is(name, first)) and fits_path(inner, rest)
+    return (is_fitting or is_named(name, first)) and fits_path(inner, rest)
   if not rest:
     return is_fitting and (not inner or fits_path(inner, wanted))
   return fits_path(names, rest) or (is_fitting and fits_path(inner, wanted))
+
+
+def refuse_ambiguous(found: Mapping[str, Sequence[str]], wanted: Sequence[str], pattern: str) -> None:
+  """Raises WinnowError if brackets in a pattern match some paths as a name and others as a wildcard.
+
+  `found`: the paths that the pattern matches, and the names in each. `wanted`: the components of the pattern.
+  """
+  for place, component in enumerate(wanted):
+    if not may_be_a_name(component) or not any(component in names for names in found.values()):
+      continue
+    as_name = [*wanted[:place], escape(component), *wanted[place + 1 :]]
+    by_name = {path for path, names in found.items() if fits_path(names, as_name)}
+    if by_name and len(by_name) < len(found):
+      first, second = min(by_name), min(found.keys() - by_name)
+      doubled = _FIRST_OF_SET.sub(r"\g<0>\g<0>", component, count=1)  # the same set, which is another name
+      raise WinnowError(
+        f"{component} in {pattern} is both a name, which matches {first}, and a wildcard, which matches {second}: "
+        f"write {escape(component)} for the name, or {doubled} for the wildcard"
+      )
 
 
 def below_fixed(paths: Sequence[Sequence[str]], wanted: Sequence[str]) -> list[str]:
@@ -76,12 +105,12 @@ def below_fixed(paths: Sequence[Sequence[str]], wanted: Sequence[str]) -> list[s
 def _fixed_depth(folders: Sequence[str], wanted: Sequence[str]) -> int:
   depth = 0
   for name, component in zip(folders, wanted, strict=False):
-    if not _is(name, component):
+    if not is_named(name, component):
       break
     depth += 1
   return depth
 
 
-def _is(name: str, component: str) -> bool:
+def is_named(name: str, component: str) -> bool:
   """Tells whether a component is a name as it stands, rather than a pattern that finds it."""
   return literal(component) == name or (may_be_a_name(component) and component == name)

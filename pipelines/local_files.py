@@ -8,7 +8,7 @@ import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from curation.errors import WinnowError
 from pipelines import globs
@@ -28,13 +28,13 @@ def find(pattern: str) -> dict[str, os.stat_result]:
   """The files that a user's glob names, so that none is left out in silence.
 
   Raises WinnowError, naming the path, for a link to nothing, a loop of links, a folder that cannot be listed, a folder
-  or a device among the files, and for a file that is reached in two ways.
+  or a device among the files, a file that is reached in two ways, and brackets that are a name and a wildcard.
   """
   listing = _Listing(pattern, is_users=True)
-  found: dict[str, os.stat_result] = {}
-  for path in sorted(set(listing.paths())):
-    if (about := listing.look(path)) is None:
-      continue
+  looked_at = {path: listing.look(path) for path in sorted(set(listing.paths()))}
+  found = {path: about for path, about in looked_at.items() if about is not None}
+  listing.refuse_ambiguous(found)
+  for path, about in found.items():
     if stat.S_ISDIR(about.st_mode):
       advice = (
         f"or change {pattern}, which matches it, to leave it out" if globs.has_magic(pattern) else "for all of them"
@@ -42,7 +42,6 @@ def find(pattern: str) -> dict[str, os.stat_result]:
       raise WinnowError(f"{path} is a folder, and files are wanted: write {path}/*, {advice}")
     if not stat.S_ISREG(about.st_mode):
       raise WinnowError(f"{path} is neither a file nor a folder: remove it, {_ADVICE}")
-    found[path] = about
   _refuse_twice(found)
   return found
 
@@ -54,7 +53,10 @@ def match_folders(pattern: str) -> list[str]:
 
 def find_folders(pattern: str) -> list[str]:
   """The folders that a user's glob names, as `find` finds files, which are left out here."""
-  return _folders(_Listing(pattern, is_users=True))
+  listing = _Listing(pattern, is_users=True)
+  found = _folders(listing)
+  listing.refuse_ambiguous(found)
+  return found
 
 
 def _folders(listing: "_Listing") -> list[str]:
@@ -86,7 +88,15 @@ class _Listing:
   def paths(self) -> Iterator[str]:
     """All that the pattern may name, of whatever kind; where it ends in a plain name, that may not exist."""
     root = "/" if self.pattern.startswith("/") else ""
-    return self._below(root, globs.components(self.pattern))
+    return self._below(root, self._components())
+
+  def refuse_ambiguous(self, paths: Iterable[str]) -> None:
+    """Raises WinnowError if brackets in the pattern match some of these paths as a name and others as a wildcard."""
+    names = {path: globs.without_empty_parts(path).split("/") for path in paths}
+    globs.refuse_ambiguous(names, self._components(), self.pattern)
+
+  def _components(self) -> list[str]:
+    return globs.components(globs.without_empty_parts(self.pattern))
 
   def _below(self, folder: str, wanted: Sequence[str]) -> Iterator[str]:
     if not wanted:
@@ -96,13 +106,14 @@ class _Listing:
     if first == globs.ANY_DEPTH:
       yield from self._at_any_depth(folder, rest, [os.path.realpath(folder)])
       return
-    if (name := self._plain_name(folder, first)) is not None:
+    if (name := globs.literal(first)) is not None:
       path = os.path.join(folder, name)
       if not rest or self.is_folder(path):
         yield from self._below(path, rest)
       return
     for entry in self._list(folder):
-      if globs.fits(entry.name, first, hidden=not self.is_users):
+      is_name = self.is_users and globs.is_named(entry.name, first)
+      if is_name or globs.fits(entry.name, first, hidden=not self.is_users):
         path = os.path.join(folder, entry.name)
         if not rest or self._leads_on(entry, path):
           yield from self._below(path, rest)
@@ -128,11 +139,6 @@ class _Listing:
           f"{path} is a link to a folder that holds it, and {self.pattern} would follow it for ever: remove it, "
           f"{_ADVICE}"
         )
-
-  def _plain_name(self, folder: str, component: str) -> str | None:
-    """The one name that a component means in a folder: also what looks like a pattern, and is the name of a file."""
-    is_name = self.is_users and globs.may_be_a_name(component) and os.path.lexists(os.path.join(folder, component))
-    return component if is_name else globs.literal(component)
 
   def _list(self, folder: str) -> list[os.DirEntry[str]]:
     try:

@@ -65,10 +65,13 @@ def refuse_undecodable(path: str) -> None:
 
 
 def inner(path: str) -> str:
-  """A path, or the pattern of one, behind the root of its disk, bucket or repository."""
+  """A path, or the pattern of one, behind the root of its disk, bucket or repository.
+
+  Doubled slashes are one on a disk, and part of an object's name on a store.
+  """
   if path.startswith(object_stores.HUB):
     return object_stores.hub_path(path)
-  return path.lstrip("/") if is_local(path) else path.partition("://")[2].partition("/")[2]
+  return globs.without_empty_parts(path) if is_local(path) else path.partition("://")[2].partition("/")[2]
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
@@ -87,19 +90,25 @@ def match(pattern: str) -> list[tuple[str, int]]:
 def find(pattern: str) -> list[tuple[str, int]]:
   """The files (path, bytes) that a user's glob names, by the rules of `globs`, sorted by path; none is no error.
 
-  Raises WinnowError for what a local pattern names and cannot be read, or could be counted twice (`local_files.find`).
+  Raises WinnowError for brackets that are a name and a wildcard, and for what a local pattern names and cannot be
+  read, or could be counted twice (`local_files.find`).
   """
   if is_local(pattern):
     return [(path, about.st_size) for path, about in local_files.find(pattern).items()]
   if not globs.has_magic(pattern):
     return match(pattern)
-  if globs.may_be_a_name(pattern) and exists(pattern):
-    return match(escape(pattern))
   wanted = globs.components(inner(pattern))
-  # A store of objects lists all that begins as the pattern does, whatever follows.
-  listed = pattern if pattern.startswith(object_stores.HUB) else re.split(r"[*?[]", pattern, maxsplit=1)[0] + "**"
-  found = [(path, size) for path, size in match(listed) if not path.endswith("/")]  # "folders" of consoles
-  return [(path, size) for path, size in found if globs.fits_path(inner(path).split("/"), wanted)]
+  if pattern.startswith(object_stores.HUB):  # which would take brackets for a wildcard alone
+    listed = "/".join("*" if globs.may_be_a_name(part) else part for part in pattern.split("/"))
+  else:  # a store of objects lists all that begins as the pattern does, whatever follows
+    listed = re.split(r"[*?[]", pattern, maxsplit=1)[0] + "**"
+  found = []
+  for path, size in match(listed):
+    is_console_folder = path.endswith("/")
+    if not is_console_folder and globs.fits_path(inner(path).split("/"), wanted):
+      found.append((path, size))
+  globs.refuse_ambiguous({path: inner(path).split("/") for path, _ in found}, wanted, pattern)
+  return found
 
 
 def list_names(folder: str) -> set[str]:

@@ -65,6 +65,19 @@ def test_a_reference_with_slashes_is_a_revision(hub):
   assert "/api/datasets/owner/name/revision/refs/convert/parquet" in hub.asked
 
 
+def test_brackets_match_names_and_wildcards_on_the_hub(hub):
+  """Kills the mutant that asks the hub for the pattern as it is: the hub knows no names with brackets."""
+  hub.files = {"[a]/x.jsonl": b"{}", "b/x.jsonl": b"{}"}
+  root = f"hf://datasets/owner/name@{hub.commit}"
+  assert storage.find(f"{root}/[a]/*.jsonl") == storage.find(f"{root}/[a]/x.jsonl") == [(f"{root}/[a]/x.jsonl", 2)]
+  assert storage.find(f"{root}/[ab]/x.jsonl") == [(f"{root}/b/x.jsonl", 2)]
+  hub.files["a/x.jsonl"] = b"{}"
+  hub.commit = "4" * 40
+  root = f"hf://datasets/owner/name@{hub.commit}"
+  with pytest.raises(WinnowError, match=r"write \[\[\]a\] for the name, or \[aa\] for the wildcard"):
+    storage.find(f"{root}/[a]/*.jsonl")
+
+
 def test_what_the_hub_does_not_have_or_cannot_take_is_told(hub, tmp_path, capsys, monkeypatch):
   assert draw(tmp_path, "hf://datasets/owner/name/*.parquet") == 2
   assert "matches no file" in capsys.readouterr().err

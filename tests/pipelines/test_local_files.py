@@ -159,12 +159,22 @@ def test_only_folders_that_the_pattern_can_match_are_listed(tmp_path, monkeypatc
     "data/A/a.x": [],
     "data/A*/*.x": ["data", "data/A"],
     "*/A/a.x": ["."],
-    "data/[1]/y": [],
+    "data/[1]/y": ["data"],
+    "data/[[]1]/y": [],
     "data/A/**": ["data/A", "data/A/deep"],
   }.items():
     listed.clear()
     found(tmp_path, pattern)
     assert sorted(set(listed)) == folders, pattern
+
+
+def test_folders_that_brackets_name_in_two_ways_are_refused(tmp_path):
+  """Kills the mutant that takes the folder of this very name alone: a model was left out in silence."""
+  make(tmp_path, "[a]/checkpoint_1/x", "b/checkpoint_1/x")
+  assert local_files.find_folders(f"{tmp_path}/[a]/*") == [f"{tmp_path}/[a]/checkpoint_1"]
+  make(tmp_path, "a/checkpoint_1/x")
+  with pytest.raises(WinnowError, match=r"write \[\[\]a\] for the name, or \[aa\] for the wildcard"):
+    local_files.find_folders(f"{tmp_path}/[a]/*")
 
 
 def test_our_own_listings_find_hidden_files_and_pass_what_is_broken(tmp_path):

@@ -30,6 +30,8 @@ def test_a_shard_is_its_file_wherever_that_lies():
     ("/data [new]/*/1.x", ["/data [new]/a/1.x", "/data [new]/b/1.x"], ["a/1.x", "b/1.x"]),
     ("/da[[]1]/*/1.x", ["/da[1]/a/1.x", "/da[1]/b/1.x"], ["a/1.x", "b/1.x"]),
     ("gs://b/data/*/1.x", ["gs://b/data/a/1.x", "gs://b/data/b/1.x"], ["a/1.x", "b/1.x"]),
+    ("/data//deep//*/1.x", ["/data/deep/a/1.x", "/data/deep/b/1.x"], ["a/1.x", "b/1.x"]),
+    ("gs://b/d//*/1.x", ["gs://b/d//a/1.x", "gs://b/d//b/1.x"], ["a/1.x", "b/1.x"]),
     ("s3://*/1.x", ["s3://a/1.x", "s3://a/c/1.x"], ["1.x", "c/1.x"]),
     (
       "hf://datasets/o/n@refs/convert/parquet/*/train/0.parquet",

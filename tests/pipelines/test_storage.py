@@ -132,7 +132,7 @@ FILES = ("a1.x", "a[1].x", ".hidden.x", "d/b.x", "d/.git/c.x", "d/e/f.x", "[a]/g
 PATTERNS = {
   "*.x": ("a1.x", "a[1].x"),
   ".*.x": (".hidden.x",),
-  "a[1].x": ("a[1].x",),
+  "[a]/g.x": ("[a]/g.x",),
   "a[[]1].x": ("a[1].x",),
   "a[12].x": ("a1.x",),
   "[a]/*.x": ("[a]/g.x",),
@@ -161,6 +161,57 @@ def test_a_users_glob_means_the_same_everywhere(folder):
     ), pattern
   with pytest.raises(WinnowError, match=r"write \*\*/\*\.x in place of \*\*\.x"):
     storage.find(storage.join(root, "**.x"))
+
+
+@pytest.mark.parametrize(
+  ("files", "pattern", "very", "wildcard"),
+  [
+    (("[a]/x", "a/x", "a/y"), "[a]/*", "[[]a]/*", "[aa]/*"),
+    (("a[1-2].x", "a1.x", "a2.x"), "a[1-2].x", "a[[]1-2].x", "a[11-2].x"),
+    (("top/[!b]/x", "top/a/e/x", "top/c/x"), "**/[!b]/**", "**/[[]!b]/**", "**/[!bb]/**"),
+  ],
+)
+def test_brackets_that_match_as_a_name_and_as_a_wildcard_are_refused(folder, files, pattern, very, wildcard):
+  """Kills the mutants that take the name alone, in silence, or both, and the message whose advice does not help."""
+  root = storage.join(folder, "brackets")
+  storage.delete_folder(root)
+  paths = [storage.join(root, name) for name in files]
+  storage.create(paths[0], b"x")
+  assert storage.find(storage.join(root, pattern)) == [(paths[0], 1)]
+  for path in paths[1:]:
+    storage.create(path, b"x")
+  with pytest.raises(WinnowError) as refused:
+    storage.find(storage.join(root, pattern))
+  (was,) = {part for part in pattern.split("/") if "[" in part}
+  (name,), (others,) = ({part for part in text.split("/") if "[" in part} for text in (very, wildcard))
+  assert str(refused.value).startswith(f"{was} in {root}/{pattern} is both a name, which matches {paths[0]}, and a ")
+  assert str(refused.value).endswith(f"write {name} for the name, or {others} for the wildcard")
+  assert [path for path, _ in storage.find(storage.join(root, very))] == paths[:1]
+  assert [path for path, _ in storage.find(storage.join(root, wildcard))] == paths[1:]
+
+
+def test_empty_parts_of_objects_names_are_found_by_patterns_that_have_them(bucket):
+  """Kills the mutant that drops them from the pattern, and the one that drops them from both."""
+  for name in ("a//x.jsonl", "a/x.jsonl", "a//b//x.jsonl"):
+    storage.create(f"{bucket}/empty/{name}", b"{}")
+  for pattern, names in {
+    "a//*.jsonl": ["a//x.jsonl"],
+    "a/*.jsonl": ["a/x.jsonl"],
+    "*//x.jsonl": ["a//x.jsonl"],
+    "a//**": ["a//b//x.jsonl", "a//x.jsonl"],
+    "a/**//*.jsonl": ["a//b//x.jsonl", "a//x.jsonl"],
+    "a//*//*.jsonl": ["a//b//x.jsonl"],
+    "a/*.jsonl/": ["a/x.jsonl"],
+  }.items():
+    assert [path for path, _ in storage.find(f"{bucket}/empty/{pattern}")] == [
+      f"{bucket}/empty/{name}" for name in names
+    ], pattern
+
+
+def test_doubled_slashes_mean_one_on_a_disk(tmp_path):
+  storage.create(str(tmp_path / "a/b/x.jsonl"), b"{}")
+  for pattern in ("a//*//x.jsonl", "a//**//**//*.jsonl", "/a/b//*"):
+    assert storage.find(f"{tmp_path}/{pattern}") == [(f"{tmp_path}/a/b/x.jsonl", 2)], pattern
 
 
 def test_what_consoles_leave_for_a_folder_is_no_file(bucket):
