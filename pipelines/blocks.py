@@ -81,6 +81,11 @@ class Block:
   checksum: int
   nonstandard: int = 0
 
+  @property
+  def not_read(self) -> int:
+    """How many of its rows are no documents (`NOT_READ`); 0 where it was skipped."""
+    return 0 if self.bad is None else pc.sum(pc.is_in(self.bad["reason"], pa.array(NOT_READ))).as_py() or 0
+
 
 class BrokenShardError(Exception):
   """The file cannot be read beyond this place; the message says why, and `readers` adds file, row and `advice`."""

@@ -9,7 +9,7 @@ import contextlib
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,8 @@ from pipelines import (
 )
 from pipelines.durations import duration
 
-_HEAD_BYTES = 1 << 20
+_HEAD_BYTES, _SLICE_BYTES = 1 << 20, 4 << 10
+_PLAIN_BYTES = 16 << 20  # of a head; a few bytes may stand for a gigabyte
 _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
 """Of a worker: its machine starts, its image is pulled, its model is read and its shapes are compiled."""
@@ -188,35 +189,56 @@ def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]
   with storage.open_input(shard.path, buffer_bytes=_HEAD_BYTES) as file:
     if shard.format == "parquet":
       return float(pq.ParquetFile(file).metadata.num_rows), None
-    raw = file.read(_HEAD_BYTES)
-  plain = _plain(raw, shard.compression, shard.max_window)
+    plain, size = _head(file.read(_HEAD_BYTES), shard)
   if shard.format == "jsonl":
     *lines, last = plain.split(b"\n")
-    records = sum(1 for line in lines if line.strip()) + (len(raw) == shard.size and bool(last.strip()))
+    records = sum(1 for line in lines if line.strip()) + (size == shard.size and bool(last.strip()))
   elif shard.format == "tfrecord":
     records = _framed(plain)
   else:  # as many bytes a record as its text has, and its fields
-    records = round(len(raw) / (block.text_bytes / block.num_rows + 100))
-  if len(raw) == shard.size and shard.format != "array_record":
+    records = round(size / (block.text_bytes / block.num_rows + 100))
+  if size == shard.size and shard.format != "array_record":
     return float(records), None
-  return records * shard.size / len(raw), max(records, 1)
+  return records * shard.size / size, max(records, 1)
 
 
-def _plain(raw: bytes, compression: str, max_window: int) -> bytes:
-  """What the beginning of a compressed file holds."""
-  if compression == "gzip":
-    plain = b""
-    while raw:  # parallel gzips write several members
-      member = zlib.decompressobj(31)
-      plain, raw = plain + member.decompress(raw), member.unused_data
-    return plain
-  if compression == "zstd":
-    plain = b""
-    with contextlib.suppress(blocks.BrokenShardError):  # at the end of what was read of the file
-      for piece in zstd_stream.decompress([raw], piece_bytes=_HEAD_BYTES, max_window=max_window):
-        plain += piece
-    return plain
-  return raw
+def _head(raw: bytes, shard: blocks.Shard) -> tuple[bytes, int]:
+  """What the beginning of a file holds, some `_PLAIN_BYTES` at most, and how many bytes of the file that takes.
+
+  Ends without an error where the file is damaged, which is for the reader to tell.
+  """
+  if not shard.compression:
+    return raw, len(raw)
+  fed = 0
+
+  def slices() -> Iterator[bytes]:
+    nonlocal fed
+    for start in range(0, len(raw), _SLICE_BYTES):
+      piece = raw[start : start + _SLICE_BYTES]
+      fed += len(piece)
+      yield piece
+
+  is_gzip = shard.compression == "gzip"
+  unpacked = (
+    _gunzip(slices()) if is_gzip else zstd_stream.decompress(slices(), piece_bytes=1, max_window=shard.max_window)
+  )
+  pieces, size = [], 0
+  with contextlib.suppress(blocks.BrokenShardError, zlib.error):
+    for piece in unpacked:
+      pieces.append(piece)
+      size += len(piece)
+      if size >= _PLAIN_BYTES and fed < len(raw):
+        break
+  return b"".join(pieces), fed
+
+
+def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
+  member = None
+  for data in pieces:
+    while data:  # parallel gzips write several members
+      member = member or zlib.decompressobj(31)
+      yield member.decompress(data)
+      data, member = (member.unused_data, None) if member.eof else (b"", member)
 
 
 def _framed(data: bytes) -> int:

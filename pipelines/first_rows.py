@@ -11,7 +11,7 @@ from pipelines import blocks, readers
 
 SHARDS, ROWS = 16, 256
 _BLOCKS = 16
-_NAMED = 20
+_NAMED, _NAME_CHARACTERS = 20, 60
 _NO_TEXT = ("missing_text", "text_not_a_string")
 
 
@@ -46,7 +46,7 @@ def refuse_without_documents(shards: Sequence[blocks.Shard], fields: blocks.Fiel
     except WinnowError as error:
       first_error = first_error or error
   if without_text is not None:
-    names = readers.field_names(without_text)
+    names = [name[:_NAME_CHARACTERS] for name in readers.field_names(without_text)]
     more = "" if len(names) <= _NAMED else f" and {len(names) - _NAMED:,} more"
     raise WinnowError(
       f"none of the first {reasons.total():,} documents of {len(sampled):,} shards has a text in the field "

@@ -136,10 +136,11 @@ class SamplingJob:
 
   def stages(self, scored: progress.Count | None) -> list[progress.Stage]:
     """What there is to do, in order, as users see it; of `scored` documents, where the store is not complete yet."""
-    rows, request = self.corpus.count if scored is not None else None, self.config.request
+    read, request = self.corpus.count if scored is not None else None, self.config.request
     if summary := self.config.store.readable_summary():
       scored = progress.Count(summary["scored"], is_exact=True)
-      rows = progress.Count(sum(sum(shard["block_rows"]) for shard in summary["shards"]), is_exact=True)
+      rows = sum(sum(shard["block_rows"]) for shard in summary["shards"])
+      read = progress.Count(rows - summary["blank"], is_exact=True)  # also what a stage before has left out
     selected = None if scored is None else request.about(scored.documents)
     written = None
     if scored is not None and selected is not None:
@@ -147,7 +148,7 @@ class SamplingJob:
     collecting, writing_them = self.config.stages
     return [
       progress.Stage(thresholds.SELECTING, scored, thresholds.SPEED),
-      progress.Stage(collecting, rows, _COLLECTED_SECOND),
+      progress.Stage(collecting, read, _COLLECTED_SECOND),
       progress.Stage(writing_them, written, _WRITTEN_SECOND),
     ]
 

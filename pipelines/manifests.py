@@ -13,7 +13,7 @@ from curation.errors import WinnowError
 from pipelines import dataset, folders, formats, requests, storage, stores, thresholds, writing
 
 MANIFEST_FILE = folders.MANIFEST_FILE
-FORMAT = 2
+FORMAT = 3
 COUNTS = ("read", "scored", "bad", "blank")
 """What a store counts and a manifest repeats: read = scored + bad, and blank lines are not read."""
 DISTRIBUTION = "winnow-curation"

@@ -72,11 +72,11 @@ def reach(path: str) -> None:
 
   Beam asks for minutes where nobody can answer.
   """
-  scheme, _, rest = path.partition("://")
+  scheme, separator, rest = path.partition("://")
   bucket = rest.partition("/")[0]
-  if f"{scheme}://" == GCS:
+  if scheme + separator == GCS:
     _reach_gcs(bucket)
-  elif f"{scheme}://" == S3:
+  elif scheme + separator == S3:
     _reach_s3(bucket)
 
 

@@ -137,7 +137,7 @@ def plan_scoring(
   if corpus is None:
     corpus = identified_corpus(namespace, launcher)
   scorer = scorer.checked()
-  request = {"format": stores.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
+  request = store_request(scorer, corpus, stage)
   store = stores.ScoreStore.of(folder, request)
   hints: dict[str, str] = {}
   if isinstance(scorer, model_scorers.OfModel):
@@ -185,6 +185,11 @@ def plan_scoring(
       "last bits; go on with the same versions, or start over with --overwrite"
     )
   return job
+
+
+def store_request(scorer: scorers.Description, corpus: Corpus, stage: Stage) -> dict[str, Any]:
+  """What the store of a scorer's results belongs to; the scorer is checked already."""
+  return {"format": stores.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
 
 
 def made_with(namespace: argparse.Namespace, scorer: scorers.Description) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 from isal import igzip, igzip_lib
 
 from curation.errors import WinnowError
-from pipelines import readers_jsonl, readers_parquet, readers_tfrecord, storage, zstd_stream
+from pipelines import readers_jsonl, readers_parquet, readers_tfrecord, shard_names, storage, zstd_stream
 from pipelines.blocks import (
   BLOCK_ROWS,
   BLOCK_TEXT_BYTES,
@@ -137,7 +137,10 @@ def _tfds_metadata(folder: str, name: str) -> Iterator[str]:
   with tempfile.TemporaryDirectory(prefix="winnow-") as copy:
     for path, _ in storage.match(storage.join(storage.escape(folder), place, "**")):
       if path.endswith((".json", ".txt")):  # features, splits, and labels
-        local = pathlib.Path(copy, path.removeprefix(f"{folder.rstrip('/')}/"))
+        relative = path.removeprefix(f"{folder.rstrip('/')}/")
+        if not shard_names.is_name(relative):
+          raise WinnowError(f"{path} has a name that leads out of {folder}: remove it, for no dataset has such a file")
+        local = pathlib.Path(copy, relative)
         local.parent.mkdir(parents=True, exist_ok=True)
         local.write_bytes(storage.read_bytes(path))
     yield copy

@@ -22,6 +22,7 @@ from pipelines.blocks import (
 )
 
 _LOOKED_AT = 100  # lines, for the names of their fields
+_DEPTH = 8  # of objects within objects, of which fields are named
 # At the start of a file, and so inside of one that several were joined to.
 _BOMS = re.compile(rb"\A(?:\xef\xbb\xbf)+")
 # Strings are matched to be passed over. Neither part can match a byte in two ways, so the time is linear in the line.
@@ -89,7 +90,7 @@ def field_names(lines: Iterable[bytes]) -> list[str]:
 
   def add(record: dict[str, Any], prefix: str) -> None:
     for name, value in record.items():
-      if type(value) is dict and value:
+      if type(value) is dict and value and prefix.count(".") < _DEPTH:
         add(value, f"{prefix}{name}.")
       else:
         found[prefix + name] = None

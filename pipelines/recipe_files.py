@@ -22,7 +22,8 @@ def find(recipe: str) -> str:
 
   Raises WinnowError where it is neither.
   """
-  if not storage.is_local(recipe) or os.path.isfile(recipe):
+  # A pipe is a recipe too.
+  if not storage.is_local(recipe) or (os.path.exists(recipe) and not os.path.isdir(recipe)):
     return recipe
   known = names()
   if recipe.removesuffix(_SUFFIX) in known:

@@ -4,6 +4,7 @@ Values are taken as they are written, as on a command line: 0512 is no octal num
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,9 @@ def is_inline(recipe: str) -> bool:
 def inline(stages: Sequence[Mapping[str, Any]]) -> str:
   """The recipe of flags and their values of each stage as text that `read` takes."""
   written = [{name: value if value is True else str(value) for name, value in stage.items()} for stage in stages]
-  return json.dumps({STAGES: written}, ensure_ascii=False)
+  text = json.dumps({STAGES: written}, ensure_ascii=False)
+  # YAML takes these for line ends, or not at all.
+  return re.sub("[\x7f-\x9f\u2028\u2029\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _entries(name: str, loader: Any, mapping: Any) -> dict[str, Any]:

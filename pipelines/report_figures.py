@@ -89,8 +89,7 @@ def ledger(sources: Sources) -> Figure:
     counts = [summary[field] for field in ("read", "scored", "bad", "blank")]
     rows.append([name, "scores", store.scorer, *counts, None, summary["num_tokens"], None])
   for output in sources.outputs:
-    of_all = {"blank": 0, **output.manifest["counts"]}  # which older manifests do not count
-    counts = [of_all[field] for field in ("read", "scored", "bad", "blank", "selected")]
+    counts = [output.manifest["counts"][field] for field in ("read", "scored", "bad", "blank", "selected")]
     tokens = output.manifest["tokens"]
     what = f"{'not ' if output.rejected else ''}by {output.request.sampler}"
     rows.append([output.name, "output", what, *counts, tokens["scored"], tokens["selected"]])

@@ -1,6 +1,7 @@
 """Fingerprints: a folder belongs to one request, and another one is refused by the name of the field that differs."""
 
 import hashlib
+import re
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ _DIGESTS = {
   "method": "what was asked for, but for the input",
   "checksum": "the file's content",
 }
+_DIGEST = re.compile(r"([a-z0-9]+:)?[0-9a-f]{8,}")
 _ABSENT = object()
 
 
@@ -123,12 +125,16 @@ def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str
     if type(known) is type(wanted) and known == wanted:
       return None
     of = _DIGESTS.get(field.rpartition(".")[2])
-    told = f" (a digest of {of})" if of and isinstance(known, str) and isinstance(wanted, str) else ""
+    told = f" (a digest of {of})" if of and _is_digest(known) and _is_digest(wanted) else ""
     return field, f"{_short(known)}{told}", _short(wanted)
   for key, item, other in pairs:
     if difference := first_difference(item, other, f"{field}.{key}" if field else str(key)):
       return difference
   return None
+
+
+def _is_digest(value: Any) -> bool:
+  return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def _label(item: Any, index: int) -> str:

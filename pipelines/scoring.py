@@ -173,12 +173,12 @@ def _score_prepared(
     is_large = config.scorer.reads == stores.EMBEDDING
     for block, loaded, ready in prefetch.prefetch(prepared, ahead=1 if is_large else 2):
       if loaded is None:
-        yield recording.BlockCounts(block.index, block.num_rows, _left_out(block, kept))
+        yield recording.BlockCounts(block.index, block.num_rows, _not_read(block, kept))
         continue
       started, passed = time.monotonic(), progress.Block(config.progress_address, config.title)
       block, scores = failing.run(loaded.scorer, block, ready, config.scorer.reads, on_batch=passed.add)
       milliseconds = round(1000 * (time.monotonic() - started))
-      passed.finish(block.num_rows - _left_out(block, kept), scores.useful_tokens)
+      passed.finish(block.num_rows - _not_read(block, kept), scores.useful_tokens)
       if written is not None:
         yield written.result()
       if is_large:
@@ -191,10 +191,10 @@ def _score_prepared(
       yield written.result()
 
 
-def _left_out(block: blocks.Block, kept: np.ndarray | None) -> int:
-  """How many rows of a block a stage before has not selected, by the bits of those that it has."""
-  if kept is None:
-    return 0
+def _not_read(block: blocks.Block, kept: np.ndarray | None) -> int:
+  """How many rows of a block are no documents; of a skipped one, as far as the bits of survivors tell."""
+  if block.bad is not None or kept is None:
+    return block.not_read
   rows = np.arange(block.first_row, block.first_row + block.num_rows)
   return block.num_rows - int(row_bits.look_up(kept, rows).sum())
 

@@ -51,10 +51,12 @@ class Corpus:
 
   @functools.cached_property
   def count(self) -> progress.Count | None:
-    """About how many documents there are, by the heads of some shards; what is wrong with these the pipeline tells."""
+    """About how many documents there are, by the heads of some shards; None where these do not tell."""
     from pipelines import estimate  # which plans jobs itself
 
-    with contextlib.suppress(WinnowError):
+    if any(shard.format == "array_record" and not storage.is_local(shard.path) for shard in self.shards):
+      return None  # whose heads cannot be read alone
+    with contextlib.suppress(Exception):  # for the eye alone: what is wrong with a file the pipeline tells
       return progress.Count(round(estimate.count_documents(self.shards, self.fields).value), is_exact=False)
     return None
 

@@ -139,7 +139,7 @@ class TextsWithEmbeddings:
       more = "at least " if total > about.rows else ""
       raise WinnowError(
         f"{about.path} has {about.rows:,} rows, but {shard.path} has {more}{total:,}: give a file with a row for each "
-        "of its records, bad ones too"
+        "of its records, bad ones and blank lines too"
       )
 
 

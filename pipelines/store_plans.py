@@ -1,6 +1,7 @@
 """What a scoring command makes: the store that its flags name, and those that this one is made from."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import re
@@ -119,13 +120,25 @@ def plan_embedding(
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   name = getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
   folder = _store_folder(namespace, name_flag, name)
-  if name_flag != "name":
-    of = "embeddings" if namespace.embeddings is not None else "model"
-    names = _OF_EMBEDDINGS[:1] if of == "embeddings" else _OF_EMBEDDINGS
-    _adopt(namespace, folder, names, lambda request: request.get("scorer") == stores.EMBED and of in request)
   corpus = corpus or plans.identified_corpus(namespace, launcher)
-  scorer: model_scorers.SentenceT5 | scorers.MadeElsewhere
-  source: sources.Source = corpus.texts
+  if name_flag != "name":
+    names = _OF_EMBEDDINGS[:1] if namespace.embeddings is not None else _OF_EMBEDDINGS
+
+    def asked(wanted: argparse.Namespace) -> dict[str, Any]:
+      return plans.store_request(_embedder(wanted, corpus)[0].checked(), corpus, Stage())
+
+    _adopt(namespace, folder, names, asked)
+  scorer, source = _embedder(namespace, corpus)
+  job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
+  if namespace.model is not None:
+    _hold_devices(namespace, launcher, job)
+  return job
+
+
+def _embedder(
+  namespace: argparse.Namespace, corpus: Corpus
+) -> tuple[model_scorers.SentenceT5 | scorers.MadeElsewhere, sources.Source]:
+  """What embeds a corpus as the flags say, and what it reads."""
   if namespace.embeddings is not None:
     for name in ("vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
       if getattr(namespace, name) not in (None, 1):
@@ -136,15 +149,9 @@ def plan_embedding(
         f"with, and name it by --embedding_name={storage.base_name(namespace.embeddings)}"
       )
     files = embedding_files.find(namespace.embeddings, list(corpus.shards))
-    scorer = scorers.MadeElsewhere(files, namespace.embedding_dtype)
-    source = sources.TextsWithEmbeddings(corpus.texts, files)
-  else:
-    _check_devices(namespace)
-    scorer = sentence_t5(namespace)
-  job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
-  if namespace.model is not None:
-    _hold_devices(namespace, launcher, job)
-  return job
+    return scorers.MadeElsewhere(files, namespace.embedding_dtype), sources.TextsWithEmbeddings(corpus.texts, files)
+  _check_devices(namespace)
+  return sentence_t5(namespace), corpus.texts
 
 
 def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool) -> ScoringJob:
@@ -206,24 +213,30 @@ def _plan_clustering(
   if namespace.clusters is not None:
     plans.refuse_file(namespace, "clusters")
     folder = inputs.absolute(namespace.clusters).rstrip("/")
-  if before:  # else they are what the command is to make
-    fingerprint = embeddings.store.fingerprint
-    _adopt(namespace, folder, _OF_CLUSTERS, lambda request: request.get("embeddings") == fingerprint)
   if folder == of:
     raise WinnowError(f"--clusters={namespace.clusters} is the store of the embeddings; give each a folder of its own")
-  config = kmeans.KMeansConfig(
+  path = storage.join(folder, stores.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
+  if before:  # else they are what the command is to make
+
+    def asked(wanted: argparse.Namespace) -> dict[str, Any]:
+      return plans.store_request(scorers.Cluster(path, embeddings, _k_means(wanted)), corpus, stage)
+
+    _adopt(namespace, folder, _OF_CLUSTERS, asked)
+  scorer = scorers.Cluster(path, embeddings, _k_means(namespace))
+  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  job = plan(scorer, folder, corpus=corpus, source=embeddings, before=before)
+  centroids = clustering.ClusteringConfig(scorer, job.config.store)
+  return dataclasses.replace(job, centroids=centroids)
+
+
+def _k_means(namespace: argparse.Namespace) -> kmeans.KMeansConfig:
+  return kmeans.KMeansConfig(
     clusters=namespace.num_clusters,
     points_per_cluster=namespace.kmeans_sample,
     iterations=namespace.kmeans_iterations,
     lloyd_iterations=namespace.lloyd_iterations,
     seed=namespace.kmeans_seed,
   )
-  path = storage.join(folder, stores.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
-  scorer = scorers.Cluster(path, embeddings, config)
-  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
-  job = plan(scorer, folder, corpus=corpus, source=embeddings, before=before)
-  centroids = clustering.ClusteringConfig(scorer, job.config.store)
-  return dataclasses.replace(job, centroids=centroids)
 
 
 def _plan_by_clusters(
@@ -276,12 +289,30 @@ def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stag
 
 
 def _adopt(
-  namespace: argparse.Namespace, folder: str, names: tuple[str, ...], fits: Callable[[dict[str, Any]], bool]
+  namespace: argparse.Namespace,
+  folder: str,
+  names: tuple[str, ...],
+  asked: Callable[[argparse.Namespace], dict[str, Any]],
 ) -> None:
-  """Takes flags that were not given from the request of the store in a folder, and says so, if it fits."""
+  """Takes flags that were not given from the request of the store in a folder, and says so.
+
+  Only if that store is of the same model and the same input as the request that `asked` tells, so that nothing but a
+  flag that was given can contradict it; and with --overwrite only if it stays as it is.
+  """
   request = requests.readable(storage.join(folder, requests.REQUEST_FILE))
-  if isinstance(request, dict) and fits(request) and (adopted := options.adopt(namespace, request, names)):
-    print(f"winnow: {folder} is there and is used as it was made, with {' '.join(adopted)}", file=sys.stderr)
+  wanted = argparse.Namespace(**vars(namespace))
+  if not isinstance(request, dict) or not (adopted := options.adopt(wanted, request, names)):
+    return
+  with contextlib.suppress(WinnowError):  # values that another model or input would refuse
+    then = asked(wanted)
+    names = () if namespace.overwrite else names
+    if requests.fingerprint(_without(then, names)) == requests.fingerprint(_without(request, names)):
+      vars(namespace).update(vars(wanted))
+      print(f"winnow: {folder} is there and is used as it was made, with {' '.join(adopted)}", file=sys.stderr)
+
+
+def _without(request: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+  return {name: value for name, value in request.items() if name not in names}
 
 
 def _embedder_name(namespace: argparse.Namespace) -> str:

@@ -43,7 +43,7 @@ SCORE, EMBEDDING, SIGNATURE = "score", "embedding", "signature"
 EMBED, CLUSTER, SIGN = "embed", "cluster", "sign"  # the scorers of stores that keep blocks, and what these are of
 KEEPING_BLOCKS = {EMBED: "embeddings", CLUSTER: "clusters", SIGN: "signatures"}
 COUNT = "count"  # the scorer of stores whose documents are only counted
-FORMAT = 5  # of stores; of another one nothing is read, lest what is only older be taken for damaged
+FORMAT = 6  # of stores; of another one nothing is read, lest what is only older be taken for damaged
 ROW = pa.field("row", pa.int64())
 SCORE_FIELD = pa.field(SCORE, pa.float32())
 CLUSTER_FIELDS = (pa.field("cluster", pa.int32()), pa.field("cosine", pa.float32()))
@@ -245,8 +245,7 @@ class ScoreStore:
       return None
     if not all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]):
       return None
-    shards = [{"blank": 0, **shard} for shard in summary["shards"]]  # which older ledgers do not count
-    return {"blank": 0, **summary, "shards": shards}
+    return summary
 
   def summary(self) -> dict[str, Any]:
     """The same, or WinnowError."""

@@ -252,9 +252,8 @@ def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
   if claimed["tokens_selected"] is not None:
     found |= {"tokens_selected": selected.num_tokens}
   for name, value in found.items():
-    stated = claimed.get(name, 0) if name == "blank" else claimed[name]  # older manifests do not count them
-    if stated != value:
-      of_manifest = f"{stated:,} in {manifests.MANIFEST_FILE}"
+    if claimed[name] != value:
+      of_manifest = f"{claimed[name]:,} in {manifests.MANIFEST_FILE}"
       raise WinnowError(f"{shard.name}: {name} is {value:,} by its scores, and {of_manifest}")
 
 

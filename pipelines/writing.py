@@ -235,7 +235,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
         writer.add(shard_N, hash_N, formats.encode(selected, config.output_format))
         documents += len(hash_N)
         num_tokens += tokens
-        yield block.num_rows, None
+        yield block.num_rows - block.not_read, None
       writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
     logs.tell("run_done", shard=shard.name, stripe=stripe.file_name, selected=documents)
   else:

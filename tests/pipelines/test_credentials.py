@@ -139,3 +139,11 @@ def test_a_service_that_is_not_there_is_told_soon(no_credentials, monkeypatch, t
   monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
   command = [*command, "--input=s3://private/*.jsonl", "--s3_endpoint_url=http://127.0.0.1:9"]
   assert_refused(tmp_path / "s3", command, capsys, "cannot reach s3://private: Could not connect to the endpoint URL")
+
+
+@pytest.mark.parametrize("name", ["s3", "gs", "hf"])
+def test_a_folder_called_like_a_scheme_is_local(tmp_path, no_credentials, name):
+  """Kills the mutant that takes what has no :// for a bucket."""
+  (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"stone {row}"}) + "\n" for row in range(20)))
+  assert run_in(tmp_path, ["sample", "--sampler=random", "--rate=0.5", *LOCAL, f"--output={name}"]) == 0
+  assert (tmp_path / name / "manifest.json").exists()

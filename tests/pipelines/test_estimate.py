@@ -1,18 +1,21 @@
 """`--estimate` beside the real counts, on a corpus in all formats; and that it leaves no trace."""
 
+import gzip
 import json
 import pathlib
 import re
+import tracemalloc
 
 import corpora
 import numpy as np
 import pytest
 import tiny_t5
+import zstandard
 from apache_beam.options import pipeline_options
 
 from curation import checkpoints, t5
 from curation.errors import WinnowError
-from pipelines import accelerators, devices, estimate, flags, inputs, launch, main
+from pipelines import accelerators, blocks, devices, estimate, flags, inputs, launch, main
 from pipelines.blocks import Fields
 
 
@@ -70,6 +73,23 @@ def test_documents_of_whole_files_are_counted_and_not_guessed(place):
   (big,) = [shard for shard in inputs.find_shards(f"{place}/corpus/*") if shard.name == "big.jsonl.gz"]
   ((_, documents, error),) = estimate.sample([big], Fields()).shards
   assert abs(documents - 120_000) < 4 * error + 0.03 * 120_000 and 0 < error < 12_000
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_the_head_of_a_file_that_unpacks_to_a_gigabyte_is_counted_in_bounded_memory(tmp_path, compression):
+  """Kills the mutant that unpacks all of a head: 300 MB, of some 300 kB or less."""
+  line = json.dumps({"text": "the river and the stone " * 40}) + "\n"
+  lines = 300_000
+  data = (line * lines).encode()
+  packed = gzip.compress(data, 1) if compression == "gzip" else zstandard.compress(data)
+  shard = blocks.Shard("a", "a", "jsonl", compression, len(packed))
+  tracemalloc.start()
+  plain, size = estimate._head(packed[: 1 << 20], shard)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert len(plain) < 200 << 20 and peak < 400 << 20
+  assert plain == data[: len(plain)]
+  assert plain.count(b"\n") * len(packed) / size == pytest.approx(lines, rel=0.25)
 
 
 def test_a_named_accelerator_is_reckoned_with_what_the_table_says(place, capsys):

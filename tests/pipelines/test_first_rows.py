@@ -1,11 +1,12 @@
 """A wrong field is refused before anything is written, and a shard without one good row by its name."""
 
+import gzip
 import json
 import pathlib
 
 import pytest
 from reader_files import FORMATS, write
-from running import content, run_in
+from running import content, logs, run_in
 
 GOOD = [{"content": {"body": f"the river {row}", "lang": "en"}, "id": row} for row in range(300)]
 FLAT = [{"body": f"the river {row}", "id": str(row)} for row in range(300)]
@@ -113,3 +114,36 @@ def test_a_corpus_without_a_document_is_refused_all_the_same(tmp_path, capsys):
   (tmp_path / "corpus/a.jsonl").write_text("\n\n")
   assert count(tmp_path, "--direct_num_workers=1") == 1
   assert "the input holds no documents at all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_gzip_file_with_zeros_behind_it_is_read(tmp_path, workers):
+  """As tapes and block devices leave it. Kills the mutant whose count of documents ends in a traceback."""
+  (tmp_path / "corpus").mkdir()
+  for number in range(3):
+    rows = "".join(json.dumps({"text": f"the stone {number}.{row}"}) + "\n" for row in range(200))
+    (tmp_path / f"corpus/{number}.jsonl.gz").write_bytes(gzip.compress(rows.encode()) + bytes(512))
+  assert count(tmp_path, f"--direct_num_workers={workers}") == 0
+
+
+def test_fields_are_named_to_a_depth_and_a_length(tmp_path, capsys):
+  """Kills the mutants: a name for each of a thousand objects within another; a document as the name of a field."""
+  (tmp_path / "corpus").mkdir()
+  deep = '{"a":' * 900 + "1" + "}" * 900
+  (tmp_path / "corpus/a.jsonl").write_text(f'{deep}\n{{"{"x" * 5000}": 1}}\n')
+  assert count(tmp_path) == 2
+  told = capsys.readouterr().err
+  assert "--text_field" in told and "a.a.a" in told and "x" * 60 in told
+  assert len(told) < 1_000
+
+
+@pytest.mark.local_runner
+def test_blank_lines_pass_no_stage(tmp_path):
+  """Kills the mutant that counts the rows of a block: twice the documents of a file with a blank line behind each."""
+  (tmp_path / "corpus").mkdir()
+  for number in range(2):
+    rows = "".join(json.dumps({"text": f"the stone {number}.{row}"}) + "\n\n" for row in range(100))
+    (tmp_path / f"corpus/{number}.jsonl").write_text(rows)
+  assert count(tmp_path, "--direct_num_workers=1") == 0
+  counts = {stage: sum(of.values()) for stage, of in logs(tmp_path / "out")[-1]["documents_by_process"].items()}
+  assert counts["counting documents"] == counts["collecting the sample"] == 200

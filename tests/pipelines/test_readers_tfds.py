@@ -109,6 +109,17 @@ def test_a_dataset_in_a_bucket_is_read_by_our_own_client(prepared, spec):
   assert rows == [documents(read(shard)) for shard in here]
 
 
+def test_no_file_of_a_bucket_leads_out_of_the_copy_of_its_metadata(tmp_path, monkeypatch):
+  """Kills the mutant that joins an object's name, which may hold dots, to a folder."""
+  # Of what a store lists alone: the emulator takes no such name, though Google's and Amazon's stores do.
+  name = f"gs://b/sets/c4/../../../../../../../../..{tmp_path}/victim.json"
+  monkeypatch.setattr(storage, "match", lambda pattern: [(name, 2)])
+  monkeypatch.setattr(storage, "read_bytes", lambda path: b"{}")
+  with pytest.raises(WinnowError, match="leads out of gs://b/sets"):
+    readers.tfds_shards("tfds:c4", data_dir="gs://b/sets")
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
   ("spec", "said"),
   [

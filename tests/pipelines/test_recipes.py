@@ -1,6 +1,7 @@
 """Recipes: the paper's samplers as files, each the input of one `winnow curate`."""
 
 import json
+import os
 import pathlib
 import re
 
@@ -10,7 +11,7 @@ import tiny_t5
 from running import run_in
 
 from curation.errors import WinnowError
-from pipelines import flags, options
+from pipelines import flags, options, recipes
 
 PAPER = sorted((pathlib.Path(__file__).parents[2] / "recipes/paper").glob("*.yaml"))
 NEEDED = ["--input=in", "--scores=scores", "--output=out", "--rate=0.2"]
@@ -186,3 +187,24 @@ def test_a_recipe_of_no_such_name_lists_those_that_there_are(tmp_path, monkeypat
   told = f"--recipe={name} is neither a file nor the name of a recipe that comes with Winnow: {hint}They are "
   with pytest.raises(WinnowError, match=re.escape(told + ", ".join(known)) + "$"):
     options.parse(flags.CURATE, [f"--recipe={name}", *NEEDED])
+
+
+def test_a_recipe_that_is_written_out_reads_as_it_was():
+  """Kills the mutant that leaves YAML what it takes for the end of a line, or refuses."""
+  stages = [{"scorer": "minhash"}, {"name": 'a\x7f b\x85 c\u2028 d\u2029 e\ufeff f"\\ ü 😀 g', "overwrite": True}]
+  _, found = recipes.read(recipes.inline(stages))
+  assert [{key: value.text for key, value in stage.items()} for stage in found] == [
+    stages[0],
+    stages[1] | {"overwrite": "true"},
+  ]
+
+
+def test_a_recipe_may_come_from_a_pipe():
+  """As `--recipe=<(...)` in a shell gives it. Kills the mutant that takes whatever is no plain file for a name."""
+  reading, writing = os.pipe()
+  os.write(writing, b"scorer: minhash\n")
+  os.close(writing)
+  try:
+    assert options.parse(flags.CURATE, [f"--recipe=/dev/fd/{reading}", *NEEDED])[0].scorer == "minhash"
+  finally:
+    os.close(reading)

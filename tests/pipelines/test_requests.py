@@ -29,12 +29,14 @@ def test_the_field_that_differs_is_named():
 
 def test_a_digest_is_told_with_what_it_is_of():
   """Kills the mutant that says "bf60" there and "6742" now, which tells nobody what to do."""
-  field, there, here = requests.first_difference({"scores": {"clusters": "ab"}}, {"scores": {"clusters": "cd"}})
-  assert field == "scores.clusters" and here == '"cd"'
+  field, there, here = requests.first_difference({"scores": {"clusters": "ab" * 8}}, {"scores": {"clusters": "cd" * 8}})
+  assert field == "scores.clusters" and here == f'"{"cd" * 8}"'
   assert there == (
-    '"ab" (a digest of what the store of clusters was asked for: embeddings, number, sample, iterations and seed)'
+    f'"{"ab" * 8}" (a digest of what the store of clusters was asked for: embeddings, number, sample, iterations and '
+    "seed)"
   )
   assert requests.first_difference({"hashes": 2}, {"hashes": 3}) == ("hashes", "2", "3")
+  assert requests.first_difference({"method": "top_k"}, {"method": "ips"}) == ("method", '"top_k"', '"ips"')
 
 
 def test_a_folder_belongs_to_the_first_request(tmp_path):

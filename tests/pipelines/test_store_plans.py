@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import corpora
 import numpy as np
@@ -48,6 +49,23 @@ def test_clusters_that_are_there_are_used(place, capsys, scorer):
   assert "embeddings_made is there and is used as it was made, with --embedding_dtype=float32\n" in error
   assert content(place / "scores/clusters_made") == before
   assert json.loads((place / f"scores/{scorer}_made/summary.json").read_text())["scored"] == 300
+
+
+@pytest.mark.parametrize("flag", [[], ["--overwrite"]])
+def test_nothing_is_taken_from_a_store_of_other_embeddings(place, tmp_path, capsys, flag):
+  """Of the same name, made of other vectors. Kills the mutants: a store that fits by its scorer alone; one that
+  --overwrite deletes, whose settings go on all the same.
+  """
+  shutil.copytree(place, tmp_path / "place")
+  for path in (tmp_path / "place/made").iterdir():
+    np.save(path, 2 * np.load(path)[:, ::-1])
+  command = ["score", "--scorer=prototypes", *READING, "--block_rows=40", "--num_clusters=7", *flag]
+  capsys.readouterr()
+  assert run_in(tmp_path / "place", command) == (0 if flag else 2)
+  error = capsys.readouterr().err
+  assert "is used as it was made" not in error
+  request = json.loads((tmp_path / "place/scores/embeddings_made/request.json").read_text())
+  assert request["embedding_dtype"] == ("float16" if flag else "float32")
 
 
 def test_a_command_says_what_it_took_from_a_store():
