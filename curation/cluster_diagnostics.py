@@ -60,10 +60,11 @@ def warnings(diagnostics: dict[str, Any]) -> list[str]:
     flag, inertia = "lloyd_iterations", training["lloyd_inertia"]
   found = []
   if documents < _LEAST_DOCUMENTS * clusters:
+    fewer = max(1, round(documents**0.5))
+    advice = f"use fewer clusters, such as --num_clusters={fewer}" if fewer < clusters else "cluster a larger corpus"
     found.append(
-      f"a cluster has {documents / clusters:.2g} documents in the mean, so that many are near their centroid only "
-      f"because they are nearly alone: take fewer --num_clusters, about {max(1, round(documents**0.5)):,} for "
-      f"{documents:,} documents"
+      f"a cluster has {documents / clusters:.2g} of the {documents:,} documents on average, so many are near their "
+      f"centroid only because they are nearly alone: {advice}"
     )
   elif training["sample_points"] < _LEAST_SAMPLE * clusters and training["sample_points"] < documents:
     found.append(

@@ -50,7 +50,10 @@ def platforms() -> tuple[str, ...]:
     trial = subprocess.run([sys.executable, "-c", _TRIAL], stderr=subprocess.PIPE, text=True, errors="replace")
     if trial.returncode:
       found = _LOGGED_ERROR.search(trial.stderr)
-      raise _refusal(found[1] if found else (trial.stderr.strip().splitlines() or [""])[-1])
+      cause = found[1] if found else (trial.stderr.strip().splitlines() or [""])[-1]
+      if any(name in cause for name in _ENDING):
+        raise WinnowError(f"JAX does not start with {_settings()} ({_HINT.sub('', cause)}): correct or unset it")
+      raise _refusal(cause)
   jax = import_jax()
   try:
     return tuple(device.platform for device in jax.local_devices())
@@ -69,8 +72,12 @@ def warn_of_unused(root: str = "/") -> None:
     )
 
 
+def _settings() -> str:
+  return " ".join(f"{name}={os.environ[name]}" for name in _SETTINGS if os.environ.get(name))
+
+
 def _refusal(cause: str) -> WinnowError:
-  settings = " ".join(f"{name}={os.environ[name]}" for name in _SETTINGS if os.environ.get(name))
+  settings = _settings()
   cause = _HINT.sub("", (cause.splitlines() or [""])[0]) or "there is no such device"
   return WinnowError(
     f"JAX cannot compute here{' with ' * bool(settings)}{settings} ({cause}): correct or unset "

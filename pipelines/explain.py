@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -56,7 +57,10 @@ def explain(argv: Sequence[str]) -> None:
     raise WinnowError(f"--scores={namespace.scores} has no store that can be read: {why}")
   known = {store_name: (store, _shard(store, shard_name)) for store_name, store in sorted(found.items())}
   if not any(shard for _, shard in known.values()):
-    raise WinnowError(f"no store in --scores={namespace.scores} has a shard called {shard_name}")
+    names = sorted({shard.name for store in found.values() for shard in store.shards()})
+    near = [name for name in names if name.endswith(f"/{shard_name}")] or difflib.get_close_matches(shard_name, names)
+    hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
+    raise WinnowError(f"no store in --scores={namespace.scores} has a shard called {shard_name}{hint}")
   for store_name, (store, shard) in known.items():
     print(f"{store_name}: {_in_store(store, shard, int(row))}")
   if namespace.output is not None:

@@ -44,8 +44,17 @@ def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.S
 def identify(shards: list[blocks.Shard]) -> list[blocks.Shard]:
   """The same shards with their checksums, or versions. Reads every local file once, in threads."""
   with concurrent.futures.ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-    checksums = pool.map(lambda shard: storage.version(shard.path), shards)
+    checksums = pool.map(_version, shards)
     return [dataclasses.replace(shard, checksum=value) for shard, value in zip(shards, checksums, strict=True)]
+
+
+def _version(shard: blocks.Shard) -> str:
+  try:
+    return storage.version(shard.path)
+  except PermissionError as error:
+    raise storage.AccessError(
+      f"cannot read {shard.path}: {error.strerror}; make it readable, or choose a pattern that leaves it out"
+    ) from error
 
 
 def limit_windows(shards: list[blocks.Shard], max_zstd_window: int) -> list[blocks.Shard]:

@@ -111,7 +111,7 @@ class _Shown:
     if self.total(1):
       told += f", {self.total(1):,} of them done by an earlier run"
     if self.is_over:
-      told += f" in {duration(seconds)}"
+      told += f"{',' if self.total(1) else ''} in {duration(seconds)}"
     if speed is not None and (self.is_over or seconds >= 1):
       told += f", {speed:,.{1 if speed < 100 else 0}f}/s"
       if self.total(2):

@@ -90,8 +90,13 @@ def _reach_gcs(bucket: str) -> None:
       gcs_client().bucket(bucket).exists(retry=retry.DEFAULT_RETRY.with_timeout(_REACH_SECONDS))
     except Exception as error:
       # Any answer will do. Objects may be read where their bucket may not be looked at, and who is busy is asked again.
-      if not (_is_strangers(error) or isinstance(getattr(error, "cause", error), exceptions.GoogleAPICallError)):
-        raise
+      if _is_strangers(error) or isinstance(getattr(error, "cause", error), exceptions.GoogleAPICallError):
+        return
+      if isinstance(error, exceptions.RetryError):
+        raise AccessError(
+          f"cannot reach {GCS}{bucket}: nobody answered for {_REACH_SECONDS:.0f} s; check the network and the proxy"
+        ) from error
+      raise
 
 
 def _is_strangers(error: Any) -> bool:

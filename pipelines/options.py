@@ -245,6 +245,8 @@ def _refuse_unknown(command: str, others: list[str]) -> None:
   if not unknown:
     return
   name = unknown[0].split("=")[0]
+  if elsewhere := [f"winnow {other}" for flag in FLAGS if f"--{flag.name}" == name for other in flag.commands]:
+    raise WinnowError(f"{name} is no flag of winnow {command}, but of {', '.join(elsewhere)}; leave it out")
   known = [f"--{flag.name}" for flag in FLAGS if command in flag.commands] + list(beam_parser._option_string_actions)
   near = difflib.get_close_matches(name, known, 1)
   hint = f"; did you mean {near[0]}?" if near else f"; see winnow {command} --help"

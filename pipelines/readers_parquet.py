@@ -101,8 +101,10 @@ def _columns(schema: pa.Schema, path: str, fields: Fields) -> list[str]:
   column_type = _field(schema, place).type
   value_type = column_type.value_type if pa.types.is_dictionary(column_type) else column_type
   if not (_is_text(value_type) or pa.types.is_null(value_type)):
+    is_struct = pa.types.is_struct(column_type) and column_type.num_fields
+    such = f", such as {fields.text}.{column_type.field(0).name}" if is_struct else ""
     raise WinnowError(
-      f"{path}: column {fields.text!r} holds {column_type}, not text: name the text's with --text_field"
+      f"{path}: column {fields.text!r} holds {column_type}, not text: name the text's with --text_field{such}"
     )
   return [name for name in {fields.text: 0, fields.url: 0, fields.timestamp: 0} if _find_field(schema, name)]
 

@@ -35,7 +35,7 @@ def test_beams_options_pass_and_neither_kind_may_be_misspelt():
     options.parse("score", ["--scoers=x"])
   with pytest.raises(WinnowError, match="did you mean --flink_master"):
     options.parse("score", ["--flink_mater=local"])
-  with pytest.raises(WinnowError, match="--rate"):
+  with pytest.raises(WinnowError, match="--rate is no flag of winnow score, but of winnow sample, winnow curate"):
     options.parse("score", ["--rate=0.1"])
   with pytest.raises(WinnowError, match="stray"):
     options.parse("score", ["stray"])

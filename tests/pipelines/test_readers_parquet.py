@@ -113,3 +113,10 @@ def test_parquet_without_a_text_column(tmp_path, table, said):
   pq.write_table(pa.table(table), tmp_path / "a.parquet")
   with pytest.raises(WinnowError, match=rf"a\.parquet.*{said}.*--text_field"):
     read(shard_of(tmp_path / "a.parquet"))
+
+
+def test_a_struct_in_place_of_a_text_is_refused_with_a_field_of_it(tmp_path):
+  table = pa.table({"content": pa.array([{"text": "a", "lang": "en"}]), "url": ["b"]})
+  pq.write_table(table, tmp_path / "a.parquet")
+  with pytest.raises(WinnowError, match=r"with --text_field, such as content\.text"):
+    read(shard_of(tmp_path / "a.parquet"), fields=Fields("content"))
