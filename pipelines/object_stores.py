@@ -67,6 +67,17 @@ def file_systems(path: str) -> type[filesystems.FileSystems]:
   return filesystems.FileSystems
 
 
+def is_known(path: str) -> bool:
+  """Tells whether there is a file system for a path's scheme, Beam's among them."""
+  if path.startswith((GCS, HUB, S3)) or "://" not in path:
+    return True
+  try:
+    filesystems.FileSystems.get_filesystem(path)
+  except ValueError:
+    return False
+  return True
+
+
 def reach(path: str) -> None:
   """Raises AccessError where this process has no credentials for a path's store, or the store is not there.
 
@@ -113,14 +124,14 @@ def _reach_s3(bucket: str) -> None:
 
   if boto3_client.boto3 is None:
     return  # Beam says what to install
-  import botocore.exceptions
-
-  with told(f"cannot reach {S3}{bucket}"), contextlib.suppress(botocore.exceptions.ClientError):
+  with told(f"cannot reach {S3}{bucket}"):
     options = beam_options()
     is_given = options.view_as(pipeline_options.S3Options).s3_access_key_id is not None
     if not is_given and boto3_client.boto3.session.Session().get_credentials() is None:
       raise AccessError(f"{S3}{bucket} cannot be used: {_NO_AWS}")
-    boto3_client.Client(options).client.head_bucket(Bucket=bucket)
+    client = boto3_client.Client(options).client
+    with contextlib.suppress(client.exceptions.ClientError):  # any answer will do
+      client.head_bucket(Bucket=bucket)
 
 
 @functools.cache

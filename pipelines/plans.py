@@ -88,7 +88,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
       "clusters",
     )
   }
-  named = [path for path in paths.values() if path]
+  named = {flag: path for flag, path in paths.items() if path}
   for flag in ("scores", "output", "rejected", "report", "clusters"):
     if (paths[flag] or "").startswith(object_stores.HUB):
       raise WinnowError(f"--{flag}={paths[flag]}: hf:// can be read only; give a folder, or a gs:// one")
@@ -97,7 +97,9 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
   if not os.path.isdir(paths["model"] or ""):  # a hub's name
     paths["model"] = None
   launcher.refuse_local({f"--{flag}": path for flag, path in paths.items()})
-  for path in named:
+  for flag, path in named.items():
+    if not object_stores.is_known(path):
+      raise WinnowError(f"--{flag}={path} is on no file system that Winnow knows: give a folder, or a gs:// path")
     object_stores.reach(path)  # before a model is fetched
   return launcher
 

@@ -51,7 +51,10 @@ def read(recipe: str) -> tuple[dict[str, Value], list[dict[str, Value]]]:
     maps = stages.value if isinstance(stages, yaml.SequenceNode) else []
     if stages is not None and not (maps and all(isinstance(stage, yaml.MappingNode) for stage in maps)):
       raise WinnowError(f"{name}: {STAGES} is no list of stages, each of them lines of FLAG: VALUE")
-    of_each = [_values(name, _entries(name, loader, stage)) for stage in maps]
+    entries_of = [_entries(name, loader, stage) for stage in maps]
+    if any(STAGES in found for found in entries_of):
+      raise WinnowError(f"{name}: a stage has {STAGES!r}, which is no flag of one; write one list of stages")
+    of_each = [_values(name, found) for found in entries_of]
     return _values(name, entries), of_each or [{}]
   except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
     cause = " ".join(str(error).split())

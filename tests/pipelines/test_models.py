@@ -9,7 +9,6 @@ import sys
 import corpora
 import pytest
 import tiny_t5
-from etils import epath
 from running import run_in
 
 from curation.errors import WinnowError
@@ -108,8 +107,8 @@ def test_a_head_that_only_the_tensors_tell_of_is_part_of_the_request(tmp_path):
 
 def temporary_folders(final: str) -> list[str]:
   """The names of a checkpoint that Orbax still writes, as the locked one and older ones have them, and T5X's own."""
-  path = pytest.importorskip("orbax.checkpoint").path.atomicity.AtomicRenameTemporaryPath
-  locked = path.from_final(epath.Path("/run") / final).get().name
+  atomicity = pytest.importorskip("orbax.checkpoint").path.atomicity
+  locked = atomicity.AtomicRenameTemporaryPath.from_final(atomicity.epath.Path("/run") / final).get().name
   assert locked.startswith(f"{final}.")
   return [locked, f"{locked}-1700000000", f"{final}.tmp-1700000000"]
 

@@ -213,7 +213,7 @@ def test_limits_that_no_text_fits_are_refused_at_launch(corpus, capsys, tokens):
 
 def test_curate_gives_what_score_and_sample_give(corpus):
   where = [f"--input={corpus}/*.jsonl", f"--embeddings={corpus}/*.npy", "--name=d", "--direct_num_workers=1"]
-  drawing = ["--rate=0.3", "--seed=5", "--temperature=2", "--num_shards=2"]
+  drawing = ["--rate=0.3", "--seed=5", "--temperature=2", "--num_shards=2", "--dataset_name=d"]
   curated = ["curate", "--scorer=density", *where, "--sketch_rows=20", *drawing]
   assert main.main([*curated, f"--scores={corpus}/scores2", f"--output={corpus}/out2"]) == 0
   assert density(corpus) == 0
