@@ -59,7 +59,7 @@ def read_json(path: str) -> Any:
   """The JSON value in a file of ours; WinnowError if it is not there or does not parse."""
   try:
     return orjson.loads(storage.read_bytes(path))
-  except FileNotFoundError as error:
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise WinnowError(f"{path} is missing: the folder is incomplete; run its command again to finish it") from error
   except orjson.JSONDecodeError as error:
     raise WinnowError(f"{path} is not readable JSON ({error}); restore it, or start over with --overwrite") from error

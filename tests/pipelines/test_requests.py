@@ -54,3 +54,9 @@ def test_a_damaged_file_is_told_in_a_sentence(tmp_path):
   (tmp_path / "request.json").write_text('{"seed": ')
   with pytest.raises(WinnowError, match="not readable JSON"):
     requests.read_json(str(tmp_path / "request.json"))
+
+
+def test_below_a_file_there_is_no_request(tmp_path):
+  """As below --embeddings that name one file. Kills the mutant that knows missing files alone."""
+  (tmp_path / "a.npy").write_bytes(b"")
+  assert requests.field(f"{tmp_path}/a.npy/request.json", "scorer") is None
