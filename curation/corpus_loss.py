@@ -29,13 +29,13 @@ class CorpusLoss(NamedTuple):
 
 
 class MeanLoss(NamedTuple):
-  """Of a mixture whose parts count equally, whatever their sizes."""
+  """The loss of a mixture whose parts count equally, whatever their sizes."""
 
   documents: int
   target_tokens: int
   nll_per_token: float
   nll: None = None
-  """There is no sum behind it."""
+  """None, since a mean of means has no sum of NLL behind it."""
 
   @property
   def perplexity(self) -> float:

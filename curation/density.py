@@ -26,7 +26,7 @@ _MOST_HELD_OUT = 1_000
 _LEAST_NEIGHBOURS = 0.1
 _MOST_NEIGHBOURS_SHARE = 0.1
 LEAST_VARIATION = 0.2
-"""Of the weights, as their deviation by their mean: below it density is nearly random sampling (docs/density.md)."""
+"""The coefficient of variation of the weights below which density is nearly random sampling (docs/density.md)."""
 _LEAST_RANK_CORRELATION = 0.7
 _MOST_NOISE = 0.7  # half of the weights' variance
 _MOST_COLLISIONS = 0.5

@@ -38,7 +38,7 @@ def registered_domains(urls: pa.Array | pa.ChunkedArray) -> pa.StringArray:
 
 
 def suffix_list() -> str:
-  """Whose list and which form of names it is: another one may see another domain in a url."""
+  """Names the public suffix list and the form of names, since another one may find another domain in a url."""
   return f"tldextract {importlib.metadata.version('tldextract')}, names in Unicode"
 
 

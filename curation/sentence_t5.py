@@ -40,7 +40,7 @@ class SentenceT5:
   params: t5.Params
   vocabulary: Vocabulary
   max_input_tokens: int
-  """Of one text, eos included."""
+  """The most tokens of one text, eos included."""
 
   @property
   def dimensions(self) -> int:
@@ -258,7 +258,7 @@ def _read_limit(folder: Path) -> int | None:
 
 
 def _longest(folder: Path, limit: int | None, max_input_tokens: int | None) -> int:
-  """The limit that holds: the flag's, else the model's own."""
+  """Returns the flag's limit on tokens, or else the model's own. Raises WinnowError where neither has one."""
   longest = limit if max_input_tokens is None else max_input_tokens
   if longest is None:
     raise WinnowError(

@@ -1,4 +1,4 @@
-"""What a folder of Winnow's is, so that a flag that is given one of another kind can say which one it wants."""
+"""Tells stores, folders of stores and outputs apart, so that a flag given the wrong kind can name the right folder."""
 
 import os
 

@@ -18,7 +18,7 @@ _FIRST_OF_SET = re.compile(r"(?<=\[)[^]!-]|(?<=\[!)[^]-]")
 
 
 def has_magic(pattern: str) -> bool:
-  """Tells whether a pattern may name anything but one path."""
+  """Tells whether a pattern has wildcards."""
   return _MAGIC.search(_ESCAPED.sub("_", pattern)) is not None
 
 

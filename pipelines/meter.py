@@ -74,19 +74,19 @@ class _Shown:
     return self.total(0) + self.total(1)
 
   def share(self) -> float | None:
-    """Of the documents that there are, below 1; None where it is not known."""
+    """The share of the documents that is done, below 1; None where it is not known."""
     count = self.stage.count
     if self.is_over or count is None or not 0 < self.passed < count.documents:
       return None
     return self.passed / count.documents
 
   def speed(self, now: float) -> float | None:
-    """New documents a second."""
+    """New documents a second; None before the first."""
     seconds = self.clock.seconds(now)
     return self.total(0) / seconds if self.total(0) and seconds > 0 else None
 
   def seconds_left(self, now: float) -> float | None:
-    """None where it is not known."""
+    """The seconds until the stage is done; None where nobody knows."""
     if self.is_over:
       return 0.0
     count, seconds = self.stage.count, self.clock.seconds(now)
@@ -101,7 +101,7 @@ class _Shown:
     return max((count.documents - self.total(1)) / (self.stage.speed * _cores()) - seconds, 0.0)
 
   def figures(self, now: float) -> str:
-    """What is to be said, the time left aside."""
+    """What a user reads of the stage, but for the time left."""
     seconds, speed, count = self.clock.seconds(now), self.speed(now), self.stage.count
     if not self.passed:
       return f"took {duration(seconds)}" if self.is_over else f"{duration(seconds)} so far"

@@ -110,7 +110,7 @@ def checkpoint_name(model: str) -> str:
 
 
 class FoundModels(NamedTuple):
-  """What --models means."""
+  """The models that --models names, and the folders that its globs match and that are none."""
 
   models: dict[str, str]
   """Paths and hub names by `checkpoint_name`."""

@@ -111,7 +111,7 @@ def _reach_gcs(bucket: str) -> None:
 
 
 def _is_strangers(error: Any) -> bool:
-  """Whether Google's client was told to log in, and has no credentials to log in with."""
+  """Tells whether Google's client was asked to log in and has no credentials."""
   from google.auth import exceptions
 
   return isinstance(error, exceptions.InvalidOperation)
@@ -291,4 +291,4 @@ def _advice(error: Any) -> str:
     return f"; {_NO_GOOGLE}"
   if not is_denied:
     return ""
-  return "; see that these credentials may do that"
+  return "; grant these credentials the permission, or use others"

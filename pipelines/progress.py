@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 DATAGRAM_BYTES = 1024
 PRODUCTS = 5e7
-"""Of two vectors of 768 dimensions, a second by one core, in large matrix products: the speed of some stages."""
+"""Products of two 768-dimensional vectors a second, by one core in large matrix products: the speed of some stages."""
 _PAUSE_SECONDS = 0.05
 
 

@@ -1,4 +1,4 @@
-"""Puts what a scorer found of a block on record, bad documents with their reasons, and counts what became of it."""
+"""Records the results of a block, with the reasons of bad documents, and counts its documents."""
 
 import dataclasses
 

@@ -82,7 +82,7 @@ def _frequent(domains: pa.ChunkedArray) -> list[str]:
 
 
 def ledger(sources: Sources) -> Figure:
-  """Of each store and output: documents read = scored + bad, blank lines, and what was selected of the documents."""
+  """The ledger of each store and output: documents read = scored + bad, blank lines, and documents selected."""
   rows: list[list[Any]] = []
   for name, store in sources.scorers.items():
     summary = sources.summary(name)

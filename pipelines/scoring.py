@@ -66,7 +66,7 @@ class ScoringConfig:
   accelerator: str | None = None
   """What they were asked to have, so that none scores on its CPU at an accelerator's price."""
   number: int = 1
-  """Of the stage of a recipe."""
+  """The number of the stage, where a recipe has several; else 1."""
   survivors: Survivors | None = None
   """What the stage before has selected."""
 

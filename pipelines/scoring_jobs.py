@@ -99,7 +99,7 @@ class ScoringJob:
 
   @property
   def number(self) -> int:
-    """Of the stage of a recipe."""
+    """The number of the stage, where a recipe has several; else 1."""
     return self.config.number
 
   @property
