@@ -77,6 +77,8 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
     scorer = store_plans.sentence_t5(namespace).checked()
   elif namespace.embeddings is None and what_for != flags.MINHASH:
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
+  if namespace.max_bad_fraction < 1:
+    first_rows.refuse_pointers(corpus.shards)
   sampled = sample(list(corpus.shards), corpus.fields)
   table = rich.table.Table(show_header=False, box=None, pad_edge=False)
   documents = _total(corpus.shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])

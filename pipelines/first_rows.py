@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from curation.errors import WinnowError
-from pipelines import blocks, readers
+from pipelines import blocks, readers, storage
 
 SHARDS, ROWS = 16, 256
 _BLOCKS = 16
 _NAMED, _NAME_CHARACTERS = 20, 60
+_POINTER, _POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024  # no pointer is longer
 _NO_TEXT = ("missing_text", "text_not_a_string")
 
 
@@ -19,6 +20,16 @@ def spread(shards: Sequence[blocks.Shard]) -> list[blocks.Shard]:
   """Returns up to 16 of the shards, evenly spaced, the first among them."""
   places = np.unique(np.linspace(0, len(shards) - 1, min(SHARDS, len(shards))).round().astype(int))
   return [shards[place] for place in places]
+
+
+def refuse_pointers(shards: Sequence[blocks.Shard]) -> None:
+  """Raises WinnowError for a shard that Git LFS has not fetched: its pointer is a few lines of text, of any suffix."""
+  for shard in shards:
+    if shard.size < _POINTER_BYTES and storage.read_bytes(shard.path).startswith(_POINTER):
+      raise WinnowError(
+        f"{shard.path} is a Git LFS pointer in place of the file: run git lfs pull, choose a pattern that leaves it "
+        "out, or go on without its documents: --max_bad_fraction=1"
+      )
 
 
 def refuse_without_documents(shards: Sequence[blocks.Shard], fields: blocks.Fields) -> None:

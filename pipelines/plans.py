@@ -171,6 +171,7 @@ def plan_scoring(
     storage.refuse_unwritable(folder)
     reads_all = stage.survivors is None and not isinstance(source, sources.StoredBlocks)
     if reads_all and max_bad_fraction < 1:
+      first_rows.refuse_pointers(corpus.shards)
       first_rows.refuse_without_documents(corpus.shards, corpus.fields)
   if namespace.overwrite:
     return job

@@ -70,8 +70,8 @@ def test_a_shard_without_a_document_among_others_is_refused_by_name(tmp_path, ca
     write(tmp_path / "corpus", f"{number}.jsonl", [{"text": f"the stone {number}.{row}"} for row in range(300)])
   name = "0.jsonl" if kind == "first" else "8.jsonl"
   bad = 3 if kind != "other field" else 2
-  pointer = LFS_POINTER if kind != "other field" else '{"content": "a"}\n{"content": "b"}\n'
-  (tmp_path / f"corpus/{name}").write_text(pointer)
+  rows = "no JSON\n" * 3 if kind != "other field" else '{"content": "a"}\n{"content": "b"}\n'
+  (tmp_path / f"corpus/{name}").write_text(rows)
   (tmp_path / "corpus/empty.jsonl").write_text("")
   (tmp_path / "corpus/blank.jsonl").write_text("\n \r\n\n")
   assert count(tmp_path, f"--direct_num_workers={workers}") == 1
@@ -147,3 +147,25 @@ def test_blank_lines_pass_no_stage(tmp_path):
   assert count(tmp_path, "--direct_num_workers=1") == 0
   counts = {stage: sum(of.values()) for stage, of in logs(tmp_path / "out")[-1]["documents_by_process"].items()}
   assert counts["counting documents"] == counts["collecting the sample"] == 200
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_pointer_of_git_lfs_is_refused_before_anything_is_written(tmp_path, capsys, name):
+  """The last of twenty shards. Kills the mutant that looks at some of them: the others are scored for nothing."""
+  (tmp_path / "corpus").mkdir()
+  for number in range(19):
+    write(tmp_path / "corpus", f"{number:02}.jsonl", [{"text": f"the stone {number}.{row}"} for row in range(30)])
+  (tmp_path / f"corpus/19.{name}").write_text(LFS_POINTER)
+  before = content(tmp_path)
+  minhash = ["score", "--scorer=minhash", f"--input={tmp_path}/corpus/*", "--scores=scores"]
+  for run in (count, lambda folder: run_in(folder, minhash), lambda folder: run_in(folder, [*minhash, "--estimate"])):
+    assert run(tmp_path) == 2
+    assert f"corpus/19.{name} is a Git LFS pointer in place of the file: run git lfs pull" in capsys.readouterr().err
+  assert content(tmp_path) == before
+
+
+def test_a_pointer_of_git_lfs_may_be_left_out(tmp_path):
+  (tmp_path / "corpus").mkdir()
+  write(tmp_path / "corpus", "a.jsonl", [{"text": f"the stone {row}"} for row in range(30)])
+  (tmp_path / "corpus/b.jsonl").write_text(LFS_POINTER)
+  assert count(tmp_path, "--direct_num_workers=1", "--max_bad_fraction=1") == 0
