@@ -5,6 +5,7 @@ command would run, on this machine, or reckoned from the operations and the spee
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import sys
 import time
@@ -39,6 +40,7 @@ from pipelines.durations import duration
 
 _HEAD_BYTES, _SLICE_BYTES = 1 << 20, 4 << 10
 _PLAIN_BYTES = 16 << 20  # of a head; a few bytes may stand for a gigabyte
+_READERS = 8
 _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
 """Of a worker: its machine starts, its image is pulled, its model is read and its shapes are compiled."""
@@ -163,21 +165,28 @@ def _signing_speed(sampled: Sampled, hashes: int) -> float:
 
 def sample(shards: list[blocks.Shard], fields: blocks.Fields) -> Sampled:
   """The first rows of up to 16 shards, evenly spaced; WinnowError where none of them has a document."""
-  found, texts = [], []
-  for shard in first_rows.spread(shards):
-    block = next(iter(sources.Texts(fields, first_rows.ROWS).read(shard, lambda index: index == 0)), None)
-    if block is None or block.documents is None or not len(block.documents):
-      continue
-    head = block.documents["text"].to_pylist()
-    sizes_M = np.array([len(text) for text in head], float)
-    count, seen = _count(shard, block)
-    error = 0.0 if seen is None or len(head) < 2 else count * sizes_M.std(ddof=1) / sizes_M.mean() / np.sqrt(seen)
-    found.append((shard, count, error))
-    texts.append(head)
+  is_local = all(storage.is_local(shard.path) for shard in shards)
+  with concurrent.futures.ThreadPoolExecutor(1 if is_local else _READERS) as pool:  # a store lets each one wait
+    heads = list(pool.map(lambda shard: _read_head(shard, fields), first_rows.spread(shards)))
+  found = [head for head in heads if head is not None]
   if not found:
     first_rows.refuse_without_documents(shards, fields)
     raise WinnowError("the sampled shards hold no documents at all; check --input")
-  return Sampled(found, texts)
+  return Sampled([known for known, _ in found], [texts for _, texts in found])
+
+
+def _read_head(
+  shard: blocks.Shard, fields: blocks.Fields
+) -> tuple[tuple[blocks.Shard, float, float], list[str]] | None:
+  """What `Sampled` holds of one shard; None where its first rows have no document."""
+  block = next(iter(sources.Texts(fields, first_rows.ROWS).read(shard, lambda index: index == 0)), None)
+  if block is None or block.documents is None or not len(block.documents):
+    return None
+  texts = block.documents["text"].to_pylist()
+  sizes_M = np.array([len(text) for text in texts], float)
+  count, seen = _count(shard, block)
+  error = 0.0 if seen is None or len(texts) < 2 else count * sizes_M.std(ddof=1) / sizes_M.mean() / np.sqrt(seen)
+  return (shard, count, error), texts
 
 
 def count_documents(shards: Sequence[blocks.Shard], fields: blocks.Fields) -> extrapolation.Total:

@@ -151,7 +151,8 @@ def _settle_google_credentials() -> None:
   from apache_beam.internal.gcp import auth
   from apache_beam.options import pipeline_options
 
-  if auth._Credentials._credentials_init or auth.is_running_in_gce:
+  held = getattr(auth, "_Credentials", None)  # Beam's own; where a later one has none, it looks as it does
+  if held is None or held._credentials_init or auth.is_running_in_gce:
     return
   if not os.environ.get(_EMULATOR) and not beam_options().view_as(pipeline_options.GoogleCloudOptions).no_auth:
     try:
@@ -161,7 +162,7 @@ def _settle_google_credentials() -> None:
       if named := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
         raise AccessError(f"GOOGLE_APPLICATION_CREDENTIALS={named} holds no credentials ({error})") from error
       os.environ["NO_GCE_CHECK"] = "true"  # workers of this process need not look for Google's machines again
-  auth._Credentials._credentials_init = True
+  held._credentials_init = True
 
 
 def refuse_unwritable(path: str) -> None:

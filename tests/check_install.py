@@ -1,7 +1,8 @@
 """`make check-install`: what a user gets who installs the wheel, without the lock and without any extra.
 
 Builds the wheel, installs it by its metadata into bare environments outside the checkout, with the newest and with the
-lowest versions that it declares, and runs commands there. A Python that is not on this machine is told of and left out.
+lowest versions that it declares, and runs commands there. A Python that is not on this machine is named and left out.
+With --sizes it only installs, without an extra and with t5, and prints what that takes on a disk.
 """
 
 import contextlib
@@ -44,6 +45,9 @@ def main() -> None:
   with tempfile.TemporaryDirectory(prefix="winnow-install-") as name:
     place = pathlib.Path(name)
     wheel = build(place)
+    if "--sizes" in sys.argv[1:]:
+      print_sizes(place, wheel)
+      return
     for version, resolution in ENVIRONMENTS:
       python = find_python(version)
       if python is None:
@@ -55,6 +59,17 @@ def main() -> None:
         check(folder)
       took = f"{time.monotonic() - start:.0f} s, {cpu_seconds() - cpu:.0f} s of CPU"
       print(f"checked: Python {version}, {resolution} versions, {took}", flush=True)
+
+
+def print_sizes(place: pathlib.Path, wheel: pathlib.Path) -> None:
+  for extra in ("", "[t5]"):
+    with folder_for(place, f"size{extra}") as folder:
+      install(folder, pathlib.Path(sys.executable), f"{wheel}{extra}", "highest")
+      (packages,) = (folder / "bare/lib").glob("python*/site-packages")
+      size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file())
+      print(
+        f"{wheel.name}{extra}: {size / 1e9:.2f} GB in {len(list(packages.glob('*.dist-info')))} packages", flush=True
+      )
 
 
 def cpu_seconds() -> float:
@@ -115,7 +130,7 @@ def find_python(version: str) -> pathlib.Path | None:
   return None
 
 
-def install(folder: pathlib.Path, python: pathlib.Path, wheel: pathlib.Path, resolution: str) -> None:
+def install(folder: pathlib.Path, python: pathlib.Path, wheel: str | pathlib.Path, resolution: str) -> None:
   run(UV, "venv", "--quiet", "--python", python, "bare", folder=folder)
   bare = ["--quiet", "--python", folder / "bare/bin/python"]
   run(UV, "pip", "install", *bare, f"--resolution={resolution}", wheel, folder=folder)
