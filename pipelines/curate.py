@@ -53,6 +53,9 @@ def curate(argv: Sequence[str]) -> None:
   )
   if sample_command.run_to_summary(launcher, ["winnow", flags.CURATE, *argv], found, scoring_job):
     with launch.writing():
+      if stage.number > 1:
+        of = f"stage {stage.number} of {stage.number} ({namespace.scorer})"
+        print(f"{of}, of the documents that earlier stages selected:")
       score.print_summary(scoring_job)
 
 
