@@ -100,7 +100,7 @@ def test_a_field_that_is_missing_at_first_is_no_wrong_one(tmp_path):
 def test_a_corpus_of_another_format_is_refused_before_anything_is_written(tmp_path, capsys):
   (tmp_path / "corpus").mkdir()
   for number in range(3):
-    (tmp_path / f"corpus/{number}.jsonl").write_text(LFS_POINTER if number else "\n")
+    (tmp_path / f"corpus/{number}.jsonl").write_text("id,text\n1,a stone\n2,a river\n" if number else "\n")
   assert count(tmp_path) == 2
   told = (
     f"all of the first 6 documents of 3 shards are bad, such as {tmp_path}/corpus/1.jsonl row 0 (invalid_json); check"

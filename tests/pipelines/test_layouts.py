@@ -121,7 +121,7 @@ def test_killed_with_two_workers_it_goes_on_to_the_same_bytes(place, undisturbed
   process.wait()
   capsys.readouterr()
   assert run_in(folder, ["status", "scores/tiny"]) == 0
-  assert "  missing: " in capsys.readouterr().out
+  assert "  shards to do: " in capsys.readouterr().out
   assert run_in(folder, [*score_command(place), TWO]) == 0
   ours, theirs = content(folder), content(undisturbed)
   assert ours == {name: data for name, data in theirs.items() if name in ours} and len(ours) > 30
