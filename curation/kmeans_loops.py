@@ -3,11 +3,12 @@
 Shape suffixes: B points of a batch, D dimensions, K centroids.
 """
 
-import numba
 import numpy as np
 
+from curation.machine_code import compiled
 
-@numba.njit(nogil=True)
+
+@compiled
 def _dot(left_D, right_D):
   """In float64, in an order of its own that no machine changes."""
   a = b = c = d = e = f = g = h = 0.0
@@ -26,7 +27,7 @@ def _dot(left_D, right_D):
   return ((a + b) + (c + d)) + ((e + f) + (g + h))
 
 
-@numba.njit(nogil=True)
+@compiled
 def lengths(points_BD):
   """Of rows: float64 [B]."""
   found_B = np.empty(len(points_BD))
@@ -35,7 +36,7 @@ def lengths(points_BD):
   return found_B
 
 
-@numba.njit(nogil=True)
+@compiled
 def nearest(points_BD, centroids_KD, products_BK, least_B):
   """Of the centroids whose product is `least_B` or more the first with the largest dot product, and that: [B] each."""
   clusters_B, dots_B = np.empty(len(points_BD), np.int32), np.empty(len(points_BD))

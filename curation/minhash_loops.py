@@ -3,11 +3,9 @@
 Shape suffixes: N texts or numbers, H hash functions, B bytes of all texts, U code points, M members of buckets.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from curation.machine_code import compiled
 
 SHINGLE_WORDS = 5
 LETTER, MARK, SYMBOL, PUNCTUATION = (np.uint32(1 << bit) for bit in (31, 30, 29, 28))
@@ -19,12 +17,7 @@ _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _LEAVING = np.uint64(pow(0xD6E8FEB86659FD93, SHINGLE_WORDS, 1 << 64))
 
 
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-  """A loop in machine code that lets other threads run."""
-  return numba.njit(nogil=True)(loop)
-
-
-@_compiled
+@compiled
 def _mix(x):
   """The finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -32,7 +25,7 @@ def _mix(x):
   return x ^ (x >> np.uint64(31))
 
 
-@_compiled
+@compiled
 def _code_point(text_B, place, stop):
   """The UTF-8 character at a place, and its bytes; a byte that begins none stands for itself."""
   first = np.int64(text_B[place])
@@ -45,7 +38,7 @@ def _code_point(text_B, place, stop):
   return point, length
 
 
-@_compiled
+@compiled
 def _add_shingle(joined, multipliers_H, offsets_H, signature_H):
   """Takes a shingle into a signature. Permutes 32 bits by H linear functions (Indyk 1999), eight or more at a time."""
   shingle = np.uint32(_mix(joined) >> np.uint64(32))
@@ -53,7 +46,7 @@ def _add_shingle(joined, multipliers_H, offsets_H, signature_H):
     signature_H[h] = min(signature_H[h], np.uint32(multipliers_H[h] * shingle + offsets_H[h]))
 
 
-@_compiled
+@compiled
 def _sign_text(text_B, place, stop, codes_U, taken, multipliers_H, offsets_H, signature_H, last_words):
   """Takes the shingles of one text into a signature; how many words have a letter, and the kinds of other characters.
 
@@ -98,7 +91,7 @@ def _sign_text(text_B, place, stop, codes_U, taken, multipliers_H, offsets_H, si
   return lettered, other
 
 
-@_compiled
+@compiled
 def sign(text_B, starts_N, codes_U, multipliers_H, offsets_H, signatures_NH):
   """MinHash signatures of texts that lie end to end, into `signatures_NH`, which holds the largest number.
 
@@ -127,7 +120,7 @@ def sign(text_B, starts_N, codes_U, multipliers_H, offsets_H, signatures_NH):
       signatures_NH[n] = _LARGEST
 
 
-@_compiled
+@compiled
 def _root(parents_N, n):
   while parents_N[n] != n:
     parents_N[n] = parents_N[parents_N[n]]
@@ -135,14 +128,14 @@ def _root(parents_N, n):
   return n
 
 
-@_compiled
+@compiled
 def _join(parents_N, n, other):
   """The smaller root becomes that of both, so that a component's root is its smallest member."""
   n, other = _root(parents_N, n), _root(parents_N, other)
   parents_N[max(n, other)] = min(n, other)
 
 
-@_compiled
+@compiled
 def join_pairs(left_E, right_E, parents_N):
   """Joins pairs of numbers; in `parents_N`, which holds 0, 1, 2, ... or what another call left, are then the roots."""
   for e in range(len(left_E)):
@@ -151,7 +144,7 @@ def join_pairs(left_E, right_E, parents_N):
     parents_N[n] = parents_N[parents_N[n]]  # a parent is smaller, and has its root already
 
 
-@_compiled
+@compiled
 def join_buckets(keys_M, rows_M, signatures_NH, needed, most_compared, parents_N):
   """Joins rows of one key whose signatures agree in `needed` places; keys are sorted. `parents_N`: see `join_pairs`.
 
@@ -183,7 +176,7 @@ def join_buckets(keys_M, rows_M, signatures_NH, needed, most_compared, parents_N
     parents_N[n] = parents_N[parents_N[n]]
 
 
-@_compiled
+@compiled
 def latest_different(signatures_MH, most):
   """The rows of one bucket, in order, that `join_buckets` would compare the next one with: int64, at most `most`."""
   different = np.empty(most, np.int64)

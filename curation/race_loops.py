@@ -3,19 +3,12 @@
 Shape suffixes: N points, P projections, R rows, H hashes that are joined in a row, B counters of a row.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-  """A loop in machine code that lets other threads run."""
-  return numba.njit(nogil=True)(loop)
+from curation.machine_code import compiled
 
 
-@_compiled
+@compiled
 def _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N):
   """The counters of one row that the points fall into, as uint64, into `mixed_N`.
 
@@ -38,7 +31,7 @@ def _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, sign
     mixed_N[n] = ((mixed_N[n] >> np.uint64(32)) * counters) >> np.uint64(32)
 
 
-@_compiled
+@compiled
 def count(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, counts_RB):
   mixed_N = np.empty(projected_PN.shape[1], np.uint64)
   for row in range(counts_RB.shape[0]):
@@ -47,7 +40,7 @@ def count(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, count
       counts_RB[row, mixed_N[n]] += 1
 
 
-@_compiled
+@compiled
 def look_up(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, counts_RB, sums_2N):
   mixed_N = np.empty(projected_PN.shape[1], np.uint64)
   for row in range(counts_RB.shape[0]):

@@ -1,10 +1,11 @@
 """The loop of `curation.metrics` in machine code; apart, since the compiler takes half a second and 50 MB to load."""
 
-import numba
 import numpy as np
 
+from curation.machine_code import compiled
 
-@numba.njit(nogil=True)
+
+@compiled
 def count_inversions(values_N):
   """How many pairs stand in the wrong order, i < j with values[i] > values[j]; equal ones do not. Sorts `values_N`.
 

@@ -1,11 +1,10 @@
 """The local runner: Beam's FnApiRunner in this process, or with worker processes of which none outlives its run."""
 
+import contextlib
 import functools
 import io
 import os
-import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,8 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_hand
 from apache_beam.transforms import environments
 from google.protobuf import json_format, text_format
 
+from pipelines import fork_server
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WORKER = "apache_beam.runners.worker.sdk_worker_main"
 _NOTICE_SECONDS = 0.2
@@ -32,6 +33,8 @@ def fn_api_runner(options: pipeline_options.PipelineOptions, num_workers: int) -
 
   Unlike with `--runner=FnApiRunner --direct_running_mode=multi_processing`, the processes get the pipeline's options.
   """
+  if num_workers > 1:
+    fork_server.start()  # it imports Beam while the pipeline is built
   environment = environments.SubprocessSDKEnvironment.from_command_string(_WORKER) if num_workers > 1 else None
   encoded = portable_runner.JobServiceHandle.encode_pipeline_options(options.get_all_options())
   provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
@@ -64,8 +67,6 @@ class WorkerProcesses:
   """
 
   def __init__(self):
-    # exec: what is killed is the worker, not a shell. trap: it is for the launcher to answer what its group is sent.
-    self.command = f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -m {_WORKER}"
     self.errors = Tail(_KEPT_CHARACTERS)
     self.died: str | None = None  # the return code of the first worker that ended before its run
     self.thread_errors: list[str] = []  # what the runner's threads would print as they end with an error
@@ -136,7 +137,8 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
   def __init__(self, processes: WorkerProcesses, _: bytes, state: Any, provision_info: Any, grpc_server: Any):
     super().__init__(state, provision_info, grpc_server)
     self._processes = processes
-    self._process: subprocess.Popen | None = None
+    self._pid: int | None = None  # while the process is there
+    self._lock = threading.Lock()
     # It starts the process as well: no interruption of the main thread can come between a process and its registration.
     self._thread = threading.Thread(target=self._run, name="worker process", daemon=True)
     processes.workers.append(self)
@@ -159,8 +161,10 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
       self._thread.join(_CLOSE_SECONDS)
 
   def kill(self) -> None:
-    if self._process is not None:  # else `_run` sees that it is too late
-      self._process.kill()
+    with self._lock:
+      if self._pid is not None:  # else `_run` sees that it is too late
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(self._pid, signal.SIGKILL)
 
   def _run(self) -> None:
     info = self.provision_info.provision_info
@@ -171,21 +175,25 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
     }
     if self._processes.killing:
       return
+    reading, writing = os.pipe()
+    with open(reading, errors="replace") as errors:
+      try:
+        server = fork_server.start()
+        with open(writing, "wb"):
+          pid = server.fork(os.environ | environment, writing)
+      except OSError as error:
+        self._processes.tell_death(str(error))
+        return
+      with self._lock:
+        self._pid = pid
+      if self._processes.killing:
+        self.kill()
+      for line in errors:
+        self._processes.errors.write(line)
+    with self._lock:
+      self._pid = None  # which another process may have once this one is waited for
     try:
-      self._process = subprocess.Popen(
-        self._processes.command,
-        shell=True,
-        env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-      )
+      status = str(server.wait(pid))
     except OSError as error:
-      self._processes.tell_death(str(error))
-      return
-    if self._processes.killing:
-      self._process.kill()
-    assert self._process.stderr is not None
-    for line in self._process.stderr:
-      self._processes.errors.write(line)
-    self._processes.tell_death(str(self._process.wait()))
+      status = str(error)
+    self._processes.tell_death(status)

@@ -19,6 +19,11 @@ def children(pid: int | None = None, *, recursive: bool = True) -> list[psutil.P
     return []
 
 
+def local_workers(pid: int) -> list[psutil.Process]:
+  """The living workers of a command on the local runner: forked by the fork server, which is the command's child."""
+  return [worker for server in children(pid, recursive=False) for worker in children(server.pid, recursive=False)]
+
+
 def command_line(process: psutil.Process) -> str:
   """What a process was started with; nothing once it has ended."""
   try:

@@ -138,7 +138,7 @@ def read_error(place: Place, name: str) -> Outcome:
   folder = place.prepared(name, place.folder / f"read_error_{name}")
   half = (place.folder / "corpus/big.jsonl.gz").stat().st_size // 2
   failing = {"LD_PRELOAD": shim() or "", "WINNOW_FAULT_PATH": "/big.jsonl.gz", "WINNOW_FAULT_AFTER": str(half)}
-  for where, expected in ({}, 2), ({"WINNOW_FAULT_COMMAND": "sdk_worker_main"}, 1):
+  for where, expected in ({}, 2), ({"WINNOW_FAULT_COMMAND": "fork_server"}, 1):
     outcome.injected += 1
     status, told = place.run(name, folder, failing | where)
     is_told = "big.jsonl.gz" in told and "Input/output error" in told and "Traceback" not in told

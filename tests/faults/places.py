@@ -193,7 +193,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
 def kill(process: subprocess.Popen, generator: random.Random) -> str:
   """Kills a command as machines, schedulers and the memory's guardian do: all of it, its launcher, or one worker."""
   victims = {"all": [process.pid]}
-  workers = processes.children(process.pid, recursive=False)
+  workers = processes.local_workers(process.pid)
   if len(workers) == 2:
     victims |= {"launcher": [process.pid], "worker": [generator.choice(workers).pid]}
   how = generator.choices(list(victims), [2, 1, 1][: len(victims)])[0]

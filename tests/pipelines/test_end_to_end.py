@@ -221,7 +221,7 @@ def test_a_worker_that_dies_ends_the_run_in_a_sentence(place, corpus):
   while not blocks_on_record(folder / "scores/tiny"):
     assert process.poll() is None
     time.sleep(0.01)
-  workers = processes.children(process.pid, recursive=False)
+  workers = processes.local_workers(process.pid)
   assert len(workers) == 2
   workers[0].kill()
   _, error = process.communicate(timeout=60)

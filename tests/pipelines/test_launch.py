@@ -202,7 +202,7 @@ def when_all_work(process: subprocess.Popen, folder: pathlib.Path, workers: int)
   while len(list(folder.iterdir())) < workers:
     assert process.poll() is None
     time.sleep(0.02)
-  return processes.children(process.pid)
+  return processes.local_workers(process.pid)
 
 
 def ended(process: subprocess.Popen, workers: list[psutil.Process]) -> tuple[int, str]:
@@ -280,12 +280,30 @@ def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
 def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(tmp_path):
   """Shells have background jobs ignore SIGINT. Kills the mutants: it is not heard then; a start is waited for."""
   process = start(tmp_path, 2, on_interrupt=signal.SIG_IGN)
-  while not (workers := processes.children(process.pid, recursive=False)):
+  while not (workers := processes.local_workers(process.pid)):
     time.sleep(0.01)
   workers[0].kill()
   status, told = ended(process, workers)
   assert status == 1
   assert told.startswith("winnow: a worker process died (-9;")
+
+
+def test_the_death_of_the_fork_server_loses_no_worker(tmp_path):
+  """Kills the mutants: it is not started again; a worker's death is heard from it alone."""
+  process = start(tmp_path, 2)
+  while not (server := processes.children(process.pid, recursive=False)):
+    time.sleep(0.01)
+  server[0].kill()
+  workers = when_all_work(process, tmp_path, 2)
+  assert len(workers) == 2
+  for server in processes.children(process.pid, recursive=False):
+    server.kill()
+  time.sleep(0.5)
+  assert process.poll() is None and all(map(processes.is_alive, workers))
+  workers[0].kill()
+  status, told = ended(process, workers)
+  assert status == 1
+  assert told.startswith("winnow: a worker process died (its parent process ended with -9;")
 
 
 def test_what_only_dataflow_has_is_refused_elsewhere(tmp_path, capsys):

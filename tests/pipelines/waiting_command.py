@@ -7,7 +7,6 @@ to it, or (`exit`) is quick with it and slow to exit.
 import os
 import pathlib
 import sys
-import threading
 import time
 
 import apache_beam as beam
@@ -15,19 +14,27 @@ import apache_beam as beam
 from pipelines import launch
 
 
-def wait(where: str, folder: str) -> None:
-  pathlib.Path(folder, str(os.getpid())).touch()
-  if where == "element":
-    time.sleep(300)
-  else:
-    threading.Thread(target=time.sleep, args=(300,), daemon=False).start()
+class Wait(beam.DoFn):
+  """Waits for its element or, as its worker exits, in its teardown."""
+
+  def __init__(self, where: str, folder: str):
+    self._where, self._folder = where, folder
+
+  def process(self, _: int) -> None:
+    pathlib.Path(self._folder, str(os.getpid())).touch()
+    if self._where == "element":
+      time.sleep(300)
+
+  def teardown(self) -> None:
+    if self._where == "exit":
+      time.sleep(300)
 
 
 def command(argv: list[str]) -> None:
   folder, where, *beam_arguments = argv
 
   def define(root: beam.Pipeline) -> None:
-    root | beam.Create([where] * 20) | beam.Reshuffle() | beam.Map(wait, folder)
+    root | beam.Create(range(20)) | beam.Reshuffle() | beam.ParDo(Wait(where, folder))
 
   launch.Launcher(beam_arguments).run(define)
 

@@ -1,0 +1,155 @@
+"""The fork server: one process that imports Beam, from which the local runner's worker processes are forked.
+
+A process takes seconds to import Beam and its connectors. Here they are imported once for all workers of all pipelines
+that a command runs, while the launcher builds the first of them.
+
+The two talk over a Unix socket, a line of JSON each way. A request to fork carries the worker's environment, its
+working directory, the path on which it finds modules (the launcher's, whatever lies in the working directory) and its
+file descriptors for standard output and standard error.
+"""
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any, NoReturn
+
+_SERVE = "import sys; sys.path[:] = sys.argv[2:]; from pipelines import fork_server; fork_server.main(int(sys.argv[1]))"
+_IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.scoring", "pipelines.writing")
+_MAX_BYTES = 1 << 20  # of a request
+_START_LOCK = threading.Lock()
+_running: "ForkServer | None" = None
+
+
+class ForkServer:
+  """The launcher's side. Its methods may be called by several threads.
+
+  The server ends with this process, however that ends.
+  """
+
+  def __init__(self):
+    self._socket, theirs = socket.socketpair()
+    with theirs:
+      self._process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, str(theirs.fileno()), *sys.path],
+        pass_fds=[theirs.fileno()],
+        stderr=subprocess.DEVNULL,
+      )
+    self._answers = self._socket.makefile("rb")
+    self._lock = threading.Lock()
+    atexit.register(self._process.kill)  # it may still be importing
+
+  @property
+  def is_alive(self) -> bool:
+    return self._process.poll() is None
+
+  def fork(self, environment: dict[str, str], stderr: int) -> int:
+    """Starts a worker process and returns its id; raises OSError if it cannot be started.
+
+    Args:
+      environment: the worker's variables, in place of the server's.
+      stderr: the file descriptor that becomes the worker's standard error.
+    """
+    request = {"environment": environment, "folder": os.getcwd(), "path": sys.path}
+    return self._ask(request, [1, stderr])
+
+  def wait(self, pid: int) -> int:
+    """Waits for the end of a worker; returns its exit status, or the negative number of the signal that ended it."""
+    return self._ask({"wait": pid}, [])
+
+  def _ask(self, request: dict[str, Any], descriptors: list[int]) -> int:
+    with self._lock:
+      answer = b""
+      with contextlib.suppress(ConnectionError):
+        socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], descriptors)
+        answer = self._answers.readline()
+    if not answer:
+      raise ConnectionError(f"its parent process ended with {self._process.wait()}")
+    result = json.loads(answer)
+    if "error" in result:
+      raise OSError(result["error"])
+    return result["value"]
+
+
+def start() -> ForkServer:
+  """The fork server of this process, started by the first call, and anew if it has died."""
+  global _running
+  with _START_LOCK:
+    if _running is None or not _running.is_alive:
+      _running = ForkServer()
+    return _running
+
+
+def main(descriptor: int) -> None:
+  """Serves the requests of the process that started this one, to its end."""
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)  # the launcher answers what its group is sent, here and in the workers
+  with socket.socket(fileno=descriptor) as control:
+    try:
+      for name in _IMPORTED:
+        importlib.import_module(name)
+    except Exception as error:
+      control.sendall(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+      return
+    with contextlib.suppress(ConnectionError):
+      while request := _received(control):
+        try:
+          value = _answer(control, *request)
+        except OSError as error:
+          control.sendall(json.dumps({"error": str(error)}).encode() + b"\n")
+        else:
+          control.sendall(json.dumps({"value": value}).encode() + b"\n")
+
+
+def _received(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+  data, descriptors = b"", []
+  while not data.endswith(b"\n"):
+    part, more, _, _ = socket.recv_fds(control, _MAX_BYTES, 2)
+    if not part:
+      return None
+    data += part
+    descriptors += more
+  return json.loads(data), descriptors
+
+
+def _answer(control: socket.socket, request: dict[str, Any], descriptors: list[int]) -> int:
+  if "wait" in request:
+    return os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+  try:
+    pid = os.fork()
+    if pid == 0:
+      _work(control, request, *descriptors)
+    return pid
+  finally:
+    for descriptor in descriptors:
+      os.close(descriptor)
+
+
+def _work(control: socket.socket, request: dict[str, Any], stdout: int, stderr: int) -> NoReturn:
+  """Becomes a worker of Beam's, and ends with it."""
+  status = 1
+  try:
+    control.close()
+    for descriptor, standard in (stdout, 1), (stderr, 2):
+      os.dup2(descriptor, standard)
+      os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.path[:] = request["path"]
+    from apache_beam.runners.worker import sdk_worker_main
+
+    sdk_worker_main.main(sys.argv)
+    status = 0
+  except BaseException:
+    sys.excepthook(*sys.exc_info())
+  finally:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
