@@ -3,9 +3,9 @@
 A process takes seconds to import Beam and its connectors. Here they are imported once for all workers of all pipelines
 that a command runs, while the launcher builds the first of them.
 
-The two talk over a Unix socket, a line of JSON each way. A request to fork carries the worker's environment, its
-working directory, the path on which it finds modules (the launcher's, whatever lies in the working directory) and its
-file descriptors for standard output and standard error.
+The two talk over a Unix socket, a line of JSON each way. A request to fork carries the worker's environment, the path
+on which it finds modules (the launcher's, whatever lies in the working directory) and three file descriptors: standard
+output, standard error and the working directory.
 """
 
 import atexit
@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 
 _SERVE = "import sys; sys.path[:] = sys.argv[2:]; from pipelines import fork_server; fork_server.main(int(sys.argv[1]))"
 _IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.scoring", "pipelines.writing")
-_MAX_BYTES = 1 << 20  # of a request
+_MAX_BYTES = 1 << 20  # that are received at once
+_NUM_DESCRIPTORS = 3
 _START_LOCK = threading.Lock()
 _running: "ForkServer | None" = None
 
@@ -34,12 +35,14 @@ class ForkServer:
   """
 
   def __init__(self):
+    _open_standard_descriptors()
+    self._errors = os.memfd_create("errors")  # in memory: a disk may be full
     self._socket, theirs = socket.socketpair()
     with theirs:
       self._process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(theirs.fileno()), *sys.path],
+        [sys.executable, "-c", _SERVE, str(theirs.fileno()), *_module_path()],
         pass_fds=[theirs.fileno()],
-        stderr=subprocess.DEVNULL,
+        stderr=self._errors,
       )
     self._answers = self._socket.makefile("rb")
     self._lock = threading.Lock()
@@ -56,25 +59,35 @@ class ForkServer:
       environment: the worker's variables, in place of the server's.
       stderr: the file descriptor that becomes the worker's standard error.
     """
-    request = {"environment": environment, "folder": os.getcwd(), "path": sys.path}
-    return self._ask(request, [1, stderr])
+    folder = os.open(".", os.O_PATH)
+    try:
+      return self._ask({"environment": environment, "path": _module_path()}, [1, stderr, folder])
+    finally:
+      os.close(folder)
 
   def wait(self, pid: int) -> int:
     """Waits for the end of a worker; returns its exit status, or the negative number of the signal that ended it."""
     return self._ask({"wait": pid}, [])
 
   def _ask(self, request: dict[str, Any], descriptors: list[int]) -> int:
+    line = json.dumps(request).encode() + b"\n"
+    answer = b""
     with self._lock:
-      answer = b""
       with contextlib.suppress(ConnectionError):
-        socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], descriptors)
+        socket.send_fds(self._socket, [line], descriptors)
+      with contextlib.suppress(ConnectionError):
         answer = self._answers.readline()
-    if not answer:
-      raise ConnectionError(f"its parent process ended with {self._process.wait()}")
+    if not answer.endswith(b"\n"):
+      self._process.kill()
+      raise ConnectionError(f"its parent process ended with {self._process.wait()}{self._last_error()}")
     result = json.loads(answer)
     if "error" in result:
       raise OSError(result["error"])
     return result["value"]
+
+  def _last_error(self) -> str:
+    lines = os.pread(self._errors, _MAX_BYTES, 0).decode(errors="replace").strip().splitlines()
+    return f", {lines[-1]}" if lines else ""
 
 
 def start() -> ForkServer:
@@ -91,26 +104,35 @@ def main(descriptor: int) -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)  # the launcher answers what its group is sent, here and in the workers
   with socket.socket(fileno=descriptor) as control:
-    try:
-      for name in _IMPORTED:
-        importlib.import_module(name)
-    except Exception as error:
-      control.sendall(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
-      return
+    for name in _IMPORTED:
+      importlib.import_module(name)
     with contextlib.suppress(ConnectionError):
       while request := _received(control):
+        answer: dict[str, Any]
         try:
-          value = _answer(control, *request)
+          answer = {"value": _answer(control, *request)}
         except OSError as error:
-          control.sendall(json.dumps({"error": str(error)}).encode() + b"\n")
-        else:
-          control.sendall(json.dumps({"value": value}).encode() + b"\n")
+          answer = {"error": str(error)}
+        control.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _module_path() -> list[str]:
+  return list(map(str, sys.path))
+
+
+def _open_standard_descriptors() -> None:
+  """Opens those that the user has closed, as by `>&-`: other files would get their numbers."""
+  for standard in range(3):
+    try:
+      os.fstat(standard)
+    except OSError:
+      os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
 
 
 def _received(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
   data, descriptors = b"", []
   while not data.endswith(b"\n"):
-    part, more, _, _ = socket.recv_fds(control, _MAX_BYTES, 2)
+    part, more, _, _ = socket.recv_fds(control, _MAX_BYTES, _NUM_DESCRIPTORS)
     if not part:
       return None
     data += part
@@ -122,26 +144,30 @@ def _answer(control: socket.socket, request: dict[str, Any], descriptors: list[i
   if "wait" in request:
     return os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
   try:
+    if len(descriptors) != _NUM_DESCRIPTORS:
+      raise OSError("no more files can be opened: raise the limit that ulimit -n tells")
     pid = os.fork()
     if pid == 0:
-      _work(control, request, *descriptors)
+      _work(control, request, descriptors)
     return pid
   finally:
     for descriptor in descriptors:
       os.close(descriptor)
 
 
-def _work(control: socket.socket, request: dict[str, Any], stdout: int, stderr: int) -> NoReturn:
+def _work(control: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
   """Becomes a worker of Beam's, and ends with it."""
   status = 1
   try:
-    control.close()
-    for descriptor, standard in (stdout, 1), (stderr, 2):
-      os.dup2(descriptor, standard)
+    stdout, stderr, folder = descriptors
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    os.fchdir(folder)
+    for descriptor in descriptors:
       os.close(descriptor)
+    control.close()
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.chdir(request["folder"])
     sys.path[:] = request["path"]
     from apache_beam.runners.worker import sdk_worker_main
 
@@ -150,6 +176,8 @@ def _work(control: socket.socket, request: dict[str, Any], stdout: int, stderr: 
   except BaseException:
     sys.excepthook(*sys.exc_info())
   finally:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(Exception):  # a pipe that is closed, a full disk
+      sys.stdout.flush()
+    with contextlib.suppress(Exception):
+      sys.stderr.flush()
     os._exit(status)

@@ -175,15 +175,19 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
     }
     if self._processes.killing:
       return
+    try:
+      status = str(self._status(os.environ | environment))
+    except Exception as error:  # where this thread only ended, the run would wait for its worker for ever
+      status = str(error)
+    self._processes.tell_death(status)
+
+  def _status(self, environment: dict[str, str]) -> int:
+    """Runs a worker process to its end."""
     reading, writing = os.pipe()
     with open(reading, errors="replace") as errors:
-      try:
+      with open(writing, "wb"):
         server = fork_server.start()
-        with open(writing, "wb"):
-          pid = server.fork(os.environ | environment, writing)
-      except OSError as error:
-        self._processes.tell_death(str(error))
-        return
+        pid = server.fork(environment, writing)
       with self._lock:
         self._pid = pid
       if self._processes.killing:
@@ -192,8 +196,4 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
         self._processes.errors.write(line)
     with self._lock:
       self._pid = None  # which another process may have once this one is waited for
-    try:
-      status = str(server.wait(pid))
-    except OSError as error:
-      status = str(error)
-    self._processes.tell_death(status)
+    return server.wait(pid)

@@ -3,6 +3,9 @@
 import json
 import os
 import pathlib
+import shlex
+import subprocess
+import sys
 
 import processes
 import pytest
@@ -10,6 +13,7 @@ from running import run_in
 
 from pipelines import fork_server
 
+PROJECT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.local_runner
 BROKEN = 'raise ImportError("a package of the folder where the command was started")\n'
 
@@ -28,8 +32,10 @@ def folder(tmp_path) -> pathlib.Path:
   return tmp_path
 
 
-def test_workers_find_the_launchers_modules(folder):
-  """Kills the mutant that looks in the working directory first, where a user may have a `pipelines` of their own."""
+def test_workers_find_the_launchers_modules(folder, monkeypatch):
+  """Kills the mutants: the working directory comes first, where a user may have a `pipelines` of their own; a launcher
+  that waits for ever where its path holds what JSON does not."""
+  monkeypatch.setattr(sys, "path", [*sys.path, folder])
   for package in ("pipelines", "curation", "apache_beam"):
     (folder / package).mkdir()
     (folder / package / "__init__.py").write_text(BROKEN)
@@ -54,3 +60,23 @@ def test_a_worker_has_what_its_request_says(tmp_path, monkeypatch):
     pid = server.fork({"PIPELINE_OPTIONS_FILE": "options"}, errors.fileno())
     assert server.wait(pid) == 1
   assert "JSONDecodeError: Expecting value" in pathlib.Path("errors").read_text()
+
+
+def test_a_launcher_without_standard_streams_whose_folder_is_gone(folder):
+  """Kills the mutants: sockets with the numbers of closed streams; a folder by its name."""
+  gone, marker = folder / "gone", folder / "status"
+  gone.mkdir()
+  command = ["sample", "--sampler=random", "--rate=0.5", f"--input={folder}/corpus/*", f"--output={folder}/out"]
+  program = f"import sys; from pipelines import main; sys.exit(main.main({[*command, '--direct_num_workers=2']}))"
+  shell = f"rmdir {gone}; {shlex.quote(sys.executable)} -P -c {shlex.quote(program)} <&- >&- 2>&-; echo $? > {marker}"
+  subprocess.run(["sh", "-c", shell], cwd=gone, env=os.environ | {"PYTHONPATH": str(PROJECT)})
+  assert marker.read_text() == "0\n"
+  assert (folder / "out/manifest.json").exists()
+
+
+def test_what_ended_a_server_is_told(monkeypatch):
+  """Kills the mutant whose server ends in silence; a launcher that waits for the answer of a server that is dead."""
+  monkeypatch.setattr(fork_server, "_SERVE", "raise MemoryError('no room')")
+  server = fork_server.ForkServer()
+  with pytest.raises(ConnectionError, match="its parent process ended with 1, MemoryError: no room"):
+    server.wait(1)
