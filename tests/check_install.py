@@ -9,13 +9,13 @@ import contextlib
 import glob
 import os
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent import futures
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("curation", "pipelines", "pretraining")
@@ -48,17 +48,21 @@ def main() -> None:
     if "--sizes" in sys.argv[1:]:
       print_sizes(place, wheel)
       return
-    for version, resolution in ENVIRONMENTS:
-      python = find_python(version)
-      if python is None:
-        print(f"NOT CHECKED: there is no Python {version} on this machine", flush=True)
-        continue
-      start, cpu = time.monotonic(), cpu_seconds()
-      with folder_for(place, f"{version}-{resolution}") as folder:
-        install(folder, python, wheel, resolution)
-        check(folder)
-      took = f"{time.monotonic() - start:.0f} s, {cpu_seconds() - cpu:.0f} s of CPU"
-      print(f"checked: Python {version}, {resolution} versions, {took}", flush=True)
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+      for told in pool.map(lambda kind: check_environment(place, wheel, *kind), ENVIRONMENTS):
+        print(told, flush=True)
+
+
+def check_environment(place: pathlib.Path, wheel: pathlib.Path, version: str, resolution: str) -> str:
+  """Installs the wheel into an environment of its own and runs commands there; what came of it."""
+  python = find_python(version)
+  if python is None:
+    return f"NOT CHECKED: there is no Python {version} on this machine"
+  start = time.monotonic()
+  with folder_for(place, f"{version}-{resolution}") as folder:
+    install(folder, python, wheel, resolution)
+    check(folder)
+  return f"checked: Python {version}, {resolution} versions, {time.monotonic() - start:.0f} s"
 
 
 def print_sizes(place: pathlib.Path, wheel: pathlib.Path) -> None:
@@ -70,12 +74,6 @@ def print_sizes(place: pathlib.Path, wheel: pathlib.Path) -> None:
       print(
         f"{wheel.name}{extra}: {size / 1e9:.2f} GB in {len(list(packages.glob('*.dist-info')))} packages", flush=True
       )
-
-
-def cpu_seconds() -> float:
-  """What the commands have used so far."""
-  used = resource.getrusage(resource.RUSAGE_CHILDREN)
-  return used.ru_utime + used.ru_stime
 
 
 @contextlib.contextmanager
