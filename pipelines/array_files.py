@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from typing import IO
 
 import google_crc32c
@@ -12,6 +13,9 @@ from pipelines import damage, storage
 
 _MAX_HEADER_BYTES = 1 << 16
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# NumPy parses headers with Python's own parser. Python 3.11 counts its depth for all threads together, so that two that
+# parse at once may end in a SystemError.
+_PARSING = threading.Lock()
 
 
 def write(path: str, *arrays: np.ndarray) -> None:
@@ -40,7 +44,9 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
   ValueError, or what NumPy's parser raises, where no such array can be in the rest of the file.
   """
-  shape, is_fortran, dtype = _HEADERS[np.lib.format.read_magic(file)](file, max_header_size=_MAX_HEADER_BYTES)
+  parse = _HEADERS[np.lib.format.read_magic(file)]
+  with _PARSING:
+    shape, is_fortran, dtype = parse(file, max_header_size=_MAX_HEADER_BYTES)
   start = file.tell()
   size = math.prod(shape) * dtype.itemsize
   if min(shape, default=0) < 0 or (not dtype.hasobject and size > file.seek(0, os.SEEK_END) - start):
@@ -53,7 +59,8 @@ def _load(file: IO[bytes]) -> np.ndarray:
   start = file.tell()
   read_header(file)
   file.seek(start)
-  return np.load(file, allow_pickle=False)
+  with _PARSING:
+    return np.load(file, allow_pickle=False)
 
 
 def _checksum(arrays) -> np.uint32:

@@ -145,7 +145,7 @@ def _answer(control: socket.socket, request: dict[str, Any], descriptors: list[i
     return os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
   try:
     if len(descriptors) != _NUM_DESCRIPTORS:
-      raise OSError("no more files can be opened: raise the limit that ulimit -n tells")
+      raise OSError("too many open files: raise the limit that ulimit -n prints")
     pid = os.fork()
     if pid == 0:
       _work(control, request, descriptors)

@@ -86,7 +86,7 @@ class _Shown:
     return self.total(0) / seconds if self.total(0) and seconds > 0 else None
 
   def seconds_left(self, now: float) -> float | None:
-    """The seconds until the stage is done; None where nobody knows."""
+    """The seconds until the stage is done; None where it cannot be estimated."""
     if self.is_over:
       return 0.0
     count, seconds = self.stage.count, self.clock.seconds(now)
