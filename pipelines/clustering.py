@@ -21,21 +21,8 @@ import numpy as np
 
 from curation import centroid_files, cluster_diagnostics, hashing, kmeans
 from curation.errors import WinnowError
-from pipelines import (
-  array_files,
-  blocks,
-  damage,
-  logs,
-  memory,
-  prefetch,
-  progress,
-  requests,
-  scorers,
-  sketching,
-  sources,
-  storage,
-  stores,
-)
+from pipelines import array_files, blocks, damage, requests, scorers, sketching, sources, storage, stores
+from pipelines.worker import logs, memory, prefetch, progress
 
 SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
 CENTROIDS_FILE, DIAGNOSTICS_FILE = "centroids.safetensors", "diagnostics.json"

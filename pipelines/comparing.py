@@ -32,10 +32,7 @@ from pipelines import (
   array_files,
   blocks,
   clustering,
-  memory,
   merging,
-  prefetch,
-  progress,
   run_files,
   runs,
   scorers,
@@ -47,6 +44,7 @@ from pipelines import (
   stores,
 )
 from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
+from pipelines.worker import memory, prefetch, progress
 
 # As users see them.
 MOVING, COMPARING = "grouping documents by cluster", "comparing documents within clusters"

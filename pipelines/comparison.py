@@ -11,19 +11,8 @@ import numpy as np
 
 from curation import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
-from pipelines import (
-  array_files,
-  blocks,
-  clustering,
-  damage,
-  progress,
-  requests,
-  runs,
-  scorers,
-  sketching,
-  storage,
-  stores,
-)
+from pipelines import array_files, blocks, clustering, damage, requests, runs, scorers, sketching, storage, stores
+from pipelines.worker import progress
 
 # A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256

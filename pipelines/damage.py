@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import logs, requests, storage
+from pipelines import requests, storage
+from pipelines.worker import logs
 
 _PREFIX = "damaged-"
 _OF_PARSERS = (

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import blocks, logs, scorers
+from pipelines import blocks, scorers
+from pipelines.worker import logs
 
 REASON = "scorer_failed"
 # A text that is nothing special: where not even this can be scored, no document is to blame.

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from pipelines import homes
+from pipelines.worker import homes
 
 # In the order in which --help and a console show them.
 GROUPS = (

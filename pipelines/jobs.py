@@ -10,20 +10,9 @@ from typing import Any
 import apache_beam as beam
 
 from curation.errors import WinnowError
-from pipelines import (
-  damage,
-  dataset,
-  launch,
-  manifests,
-  meter,
-  progress,
-  requests,
-  sampling,
-  storage,
-  thresholds,
-  writing,
-)
+from pipelines import damage, dataset, launch, manifests, meter, requests, sampling, storage, thresholds, writing
 from pipelines.scoring_jobs import Corpus, ScoringJob, divide
+from pipelines.worker import progress
 
 _COLLECTED_SECOND, _WRITTEN_SECOND = 30_000, 60_000  # documents, by one core
 _ATTEMPTS = 8  # at a command whose stores prove damaged again and again

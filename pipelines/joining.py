@@ -32,9 +32,6 @@ from pipelines import (
   blocks,
   clustering,
   damage,
-  memory,
-  prefetch,
-  progress,
   requests,
   row_bits,
   run_files,
@@ -46,6 +43,7 @@ from pipelines import (
   storage,
   stores,
 )
+from pipelines.worker import memory, prefetch, progress
 
 LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
 NEAR_COPIES_FILE = "near_copies.json"

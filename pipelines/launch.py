@@ -22,7 +22,8 @@ from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import accelerators, dataflow, devices, local_runner, logs, prism, requests, storage
+from pipelines import accelerators, dataflow, devices, local_runner, prism, requests, storage
+from pipelines.worker import logs
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it

@@ -21,7 +21,7 @@ import rich.progress_bar
 import rich.table
 
 from pipelines.durations import duration
-from pipelines.progress import DATAGRAM_BYTES, Address, Stage
+from pipelines.worker.progress import DATAGRAM_BYTES, Address, Stage
 
 _DRAIN_SECONDS = 1.0
 _LINE_SECONDS = 10.0

@@ -26,7 +26,6 @@ from pipelines import (
   block_files,
   blocks,
   damage,
-  memory,
   merging,
   ranks,
   requests,
@@ -37,6 +36,7 @@ from pipelines import (
   stores,
   stripes,
 )
+from pipelines.worker import memory
 
 _PART_DOCUMENTS = 1 << 19  # of so many groups at most: 32 bytes each, and as much again while they are counted
 _MOST_PARTS = 1024

@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import block_files, blocks, logs, sources, storage, stores
+from pipelines import block_files, blocks, sources, storage, stores
 from pipelines.scorer_protocol import Scores
+from pipelines.worker import logs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines import manifests, memory, progress, scoring, stripes, thresholds, writing
+from pipelines import manifests, scoring, stripes, thresholds, writing
+from pipelines.worker import memory, progress
 
 
 class WriteRuns(beam.DoFn):

@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from curation import giant_clusters, kmeans, minhash, semdedup
-from pipelines import embedding_files, memory, model_scorers, progress, requests, sources, storage, stores
+from pipelines import embedding_files, model_scorers, requests, sources, storage, stores
 from pipelines.scorer_protocol import OnBatch, Scorer, Scores
+from pipelines.worker import memory, progress
 
 
 class _Own:

@@ -24,9 +24,6 @@ from pipelines import (
   blocks,
   damage,
   failing,
-  logs,
-  prefetch,
-  progress,
   recording,
   requests,
   row_bits,
@@ -38,6 +35,7 @@ from pipelines import (
 )
 from pipelines.stripes import Spread, Stripe
 from pipelines.survivors import Survivors
+from pipelines.worker import logs, prefetch, progress
 
 METRICS = "winnow"
 GATHERING = "gathering the results of each shard"

@@ -18,7 +18,6 @@ from pipelines import (
   comparison,
   inputs,
   joining,
-  progress,
   requests,
   scoring,
   sketching,
@@ -29,6 +28,7 @@ from pipelines import (
   survivors,
   thresholds,
 )
+from pipelines.worker import progress
 
 _GATHERED_SECOND = 200_000  # documents, by one core
 

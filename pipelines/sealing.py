@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, blocks, damage, logs, requests, storage, stores
+from pipelines import block_files, blocks, damage, requests, storage, stores
 from pipelines.stripes import Stripe
+from pipelines.worker import logs
 
 _NAMED = 3
 

@@ -22,21 +22,8 @@ import numpy as np
 
 from curation import hashing, race
 from curation.errors import WinnowError
-from pipelines import (
-  array_files,
-  blocks,
-  damage,
-  logs,
-  memory,
-  prefetch,
-  progress,
-  requests,
-  row_bits,
-  scorers,
-  sources,
-  storage,
-  stores,
-)
+from pipelines import array_files, blocks, damage, requests, row_bits, scorers, sources, storage, stores
+from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
 SKETCHING, CHECKING = "building the density sketch", "checking the density sketch"

@@ -23,21 +23,7 @@ import numpy as np
 
 from curation import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
-from pipelines import (
-  array_files,
-  clustering,
-  damage,
-  logs,
-  memory,
-  prefetch,
-  progress,
-  requests,
-  run_files,
-  runs,
-  sketching,
-  sources,
-  storage,
-)
+from pipelines import array_files, clustering, damage, requests, run_files, runs, sketching, sources, storage
 from pipelines.comparison import (
   ComparingConfig,
   Splitting,
@@ -46,6 +32,7 @@ from pipelines.comparison import (
   is_whole_run,
   of_other_clusters,
 )
+from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
 SAMPLING, TRAINING, ASSIGNING = "sampling giant clusters", "dividing giant clusters", "assigning pieces of clusters"

@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines import progress
+from pipelines.worker import progress
 
 Plan = Callable[[], Iterable[Any]]
 Work = Callable[[Any], Any]

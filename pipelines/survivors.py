@@ -24,7 +24,6 @@ from pipelines import (
   blocks,
   damage,
   limits,
-  progress,
   ranks,
   requests,
   row_bits,
@@ -33,6 +32,7 @@ from pipelines import (
   stripes,
   thresholds,
 )
+from pipelines.worker import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import blocks, progress, ranks, stores
+from pipelines import blocks, ranks, stores
+from pipelines.worker import progress
 
 SELECTING = "selecting documents"  # as users see it
 SPEED = 500_000  # documents a second, by one core, of all passes

@@ -26,7 +26,6 @@ from pipelines import (
   dataset,
   formats,
   manifests,
-  progress,
   ranks,
   readers,
   requests,
@@ -36,6 +35,7 @@ from pipelines import (
   thresholds,
   writing,
 )
+from pipelines.worker import progress
 
 _WORK = "verify-"
 _READING, _RECOMPUTING = "reading the output back", "recomputing the selection"  # as users see them

@@ -18,10 +18,7 @@ from pipelines import (
   damage,
   formats,
   limits,
-  logs,
   merging,
-  prefetch,
-  progress,
   ranks,
   readers,
   requests,
@@ -32,6 +29,7 @@ from pipelines import (
   stripes,
   thresholds,
 )
+from pipelines.worker import logs, prefetch, progress
 
 OUTPUT_SHARD_BYTES = 200 << 20
 # Every output shard reads from every run, of which there are as many as input shards at least: with no limit here the

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from pipelines import prefetch
+from pipelines.worker import prefetch
 
 
 def test_items_come_whole_and_in_order():

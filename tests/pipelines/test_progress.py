@@ -12,9 +12,10 @@ import time
 
 import pytest
 
-from pipelines import meter, progress
+from pipelines import meter
 from pipelines.durations import duration
-from pipelines.progress import Count, Stage
+from pipelines.worker import progress
+from pipelines.worker.progress import Count, Stage
 
 STRAY = [
   b"",
@@ -230,7 +231,7 @@ def test_a_terminal_has_a_bar_and_in_the_end_what_each_stage_took():
   script = """
 import time
 from pipelines import meter, progress
-from pipelines.progress import Count, Stage
+from pipelines.worker.progress import Count, Stage
 stages = [Stage("scoring", Count(40, is_exact=False)), Stage("splitting"), Stage("writing", Count(10, is_exact=True))]
 with meter.Meter(stages) as shown:
   for stage in ("scoring", "writing"):

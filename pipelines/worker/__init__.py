@@ -1,0 +1,1 @@
+"""What a worker process does to itself: its log, its memory, its progress, its reading ahead."""
