@@ -13,7 +13,8 @@ import common
 import numpy as np
 import pyarrow as pa
 
-from pipelines import block_files, blocks, inputs, jobs, main, readers, report, requests, stores
+from pipelines import block_files, blocks, inputs, jobs, main, readers, report, stores
+from pipelines.files import fingerprints
 
 SECONDS, MEGABYTES, PAGE_MEGABYTES = 60, 1_000, 3
 SCORERS = {f"flan_t5_{size}": "ask_llm" for size in ("small", "base", "large", "xl")} | {"density": "density"}
@@ -34,10 +35,10 @@ def write_store(folder: pathlib.Path, number: int, read: dict[blocks.Shard, list
   model = {"model.safetensors": {"bytes": 10 ** (8 + number), "checksum": ""}}
   request = {"format": stores.FORMAT, "scorer": SCORERS[name], "model": model, **corpus}
   store = stores.ScoreStore.of(str(folder), request)
-  requests.claim(store.request_path, request, owner="the benchmark's store")
-  pathlib.Path(store.engine_path).write_bytes(requests.to_json({}))
+  fingerprints.claim(store.request_path, request, owner="the benchmark's store")
+  pathlib.Path(store.engine_path).write_bytes(fingerprints.to_json({}))
   where = {"input": pattern, "tfds_data_dir": None}
-  (folder / stores.INPUT_FILE).write_bytes(requests.to_json(where))
+  (folder / stores.INPUT_FILE).write_bytes(fingerprints.to_json(where))
   summaries = []
   for shard, of_shard in read.items():
     for block in of_shard:
@@ -62,7 +63,7 @@ def write_store(folder: pathlib.Path, number: int, read: dict[blocks.Shard, list
     summaries.append({"shard": shard.name, "block_rows": summary.block_rows, "reasons": {}, **counts})
   total = {name: sum(of[name] for of in summaries) for name in ("read", "scored", "bad", "num_tokens", "text_bytes")}
   ledger = {"fingerprint": store.fingerprint, "engine": store.engine(), "shards": summaries, "reasons": {}, **total}
-  pathlib.Path(store.summary_path).write_bytes(requests.to_json(ledger))
+  pathlib.Path(store.summary_path).write_bytes(fingerprints.to_json(ledger))
 
 
 def make_all(place: pathlib.Path, documents: int, shards: int) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation import random_t5
-from pipelines import block_files, flags, inputs, options, plans, requests, scorers
+from pipelines import block_files, flags, inputs, options, plans, scorers
+from pipelines.files import fingerprints
 
 BLOCK_ROWS = 64
 # In worker processes, by way of PYTHONPATH: a line for each block whose scores are there, before they are on record.
@@ -94,7 +95,7 @@ def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> Non
   job.claim()
   store = job.config.store
   engine = {"method": store.method}
-  requests.claim(store.engine_path, engine, owner=place)
+  fingerprints.claim(store.engine_path, engine, owner=place)
   nothing = pa.nulls(1, pa.string())
   for shard in inputs.identify(inputs.find_shards(f"{corpus}/*")):
     pathlib.Path(store.block_folder(shard, store.engine())).mkdir(parents=True)

@@ -9,7 +9,8 @@ import time
 
 import common
 
-from pipelines import blocks, flags, inputs, jobs, main, options, plans, readers, scorers, storage
+from pipelines import blocks, flags, inputs, jobs, main, options, plans, readers, scorers
+from pipelines.files import storage
 
 
 def seconds_of(function) -> float:

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import domains, selection
-from pipelines import block_files, blocks, launch, quotas, ranks, requests, stores, stripes, thresholds
+from pipelines import block_files, blocks, launch, quotas, ranks, stores, stripes, thresholds
+from pipelines.files import fingerprints
 
 RATE = "0.2"
 # Scores of every document: hardly a tie, one value for half of them, some hundred ties each, and all the same.
@@ -56,7 +57,7 @@ def write_store(
   written = [blocks.Shard(f"shard-{i:05d}", "", "jsonl", "", 0) for i in range(shards)]
   request = {"kind": kind, "keys": keys, "inputs": [shard.identity() for shard in written]}
   store = stores.ScoreStore.of(str(folder), request)
-  requests.claim(store.request_path, request, owner="the benchmark's store")
+  fingerprints.claim(store.request_path, request, owner="the benchmark's store")
   for i, shard in enumerate(written):
     rows = keys * (i + 1) // shards - keys * i // shards
     starts = range(0, rows, blocks.BLOCK_ROWS)

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, damage, parquet_files, storage, stores
+from pipelines import blocks, stores
+from pipelines.files import damage, sealed_parquet, storage
 
 
 def block_schema(*values: pa.Field) -> pa.Schema:
@@ -48,9 +49,9 @@ def write_block(store: stores.ScoreStore, shard: blocks.Shard, index: int, block
   """Makes a finished block durable: as block_schema, every row of it in order; bad rows have a reason."""
   options = _OF_KEPT_BLOCKS if store.keeps_blocks else {}
   path = store.block_path(shard, index, engine)
-  with parquet_files.create(path, block.table.schema, **options) as writer:
+  with sealed_parquet.create(path, block.table.schema, **options) as writer:
     writer.write_table(block.table)
-    parquet_files.describe(writer, {"text_bytes": block.text_bytes, "checksum": block.checksum})
+    sealed_parquet.describe(writer, {"text_bytes": block.text_bytes, "checksum": block.checksum})
 
 
 def compact_shard(
@@ -68,7 +69,7 @@ def compact_shard(
   dictionaries = ["shard", stores.DOMAIN.name]
   with (
     tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
-    parquet_files.create(store.scores_path(shard), schema, must_agree=True, use_dictionary=dictionaries) as writer,
+    sealed_parquet.create(store.scores_path(shard), schema, must_agree=True, use_dictionary=dictionaries) as writer,
   ):
     for index in range(num_blocks):
       block = read_block(store.block_path(shard, index, engine), [*names, "reason", "text"])
@@ -82,7 +83,7 @@ def compact_shard(
     dead_letter.seek(0)
     checksum = storage.checksum_of(dead_letter)
     summary = ledger.close(num_rows, store.fingerprint_of(shard), engine=engine, dead_letter=checksum)
-    parquet_files.describe(writer, dataclasses.asdict(summary))
+    sealed_parquet.describe(writer, dataclasses.asdict(summary))
     if summary.bad:
       dead_letter.seek(0)
       with storage.create_file(store.dead_letter_path(shard), must_agree=True) as target:
@@ -171,9 +172,9 @@ def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
   """
   with damage.told(path):
     data = storage.read_bytes(path)
-    parquet_files.check(io.BytesIO(data))
+    sealed_parquet.check(io.BytesIO(data))
     with pq.ParquetFile(pa.BufferReader(data)) as parquet:
-      about: dict[str, Any] = parquet_files.description(parquet)
+      about: dict[str, Any] = sealed_parquet.description(parquet)
       schema = parquet.schema_arrow
       values = tuple(schema.field(place) for place in range(1, schema.get_field_index(stores.NUM_TOKENS.name)))
       one_value = ([stores.SCORE], [stores.EMBEDDING], [stores.SIGNATURE])

@@ -21,7 +21,8 @@ import numpy as np
 
 from curation import centroid_files, cluster_diagnostics, hashing, kmeans
 from curation.errors import WinnowError
-from pipelines import array_files, blocks, damage, requests, scorers, sketching, sources, storage, stores
+from pipelines import blocks, scorers, sketching, sources, stores
+from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.worker import logs, memory, prefetch, progress
 
 SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
@@ -55,13 +56,13 @@ class ClusteringConfig:
   @property
   def fingerprint(self) -> str:
     """Whose the centroids are: of what was asked for, and of embeddings as they were computed."""
-    return requests.fingerprint([self.store.method, self.embeddings.fingerprint_with_engine()])
+    return fingerprints.fingerprint([self.store.method, self.embeddings.fingerprint_with_engine()])
 
   def path(self, name: str) -> str:
     return storage.join(self.store.centroids_folder, name)
 
   def work_path(self, what: Any) -> str:
-    name = requests.fingerprint([self.fingerprint, what])
+    name = fingerprints.fingerprint([self.fingerprint, what])
     return storage.join(self.store.centroids_folder, stores.WORK_FOLDER, name)
 
   def centroids_path(self, iteration: int) -> str:
@@ -135,7 +136,7 @@ def write_sample(config: ClusteringConfig, numbered: Numbered, documents: int) -
       is_sampled_N = hashing.hash_documents("kmeans sample", about.seed, shard, rows_N) <= limit
       parts.append(embeddings_ND[is_sampled_N].astype(np.float16))
       progress.report(config.progress_address, stage=SAMPLING, documents=len(rows_N))
-  array_files.write(path, np.concatenate(parts) if parts else np.empty((0, 0), np.float16))
+  sealed_arrays.write(path, np.concatenate(parts) if parts else np.empty((0, 0), np.float16))
   return numbered.number, path
 
 
@@ -145,7 +146,7 @@ def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
   if _is_whole(config, config.path(CENTROIDS_FILE)) or _is_whole(config, path):
     return path
   memory.return_large_arrays()
-  parts = [part_ND for _, path in sorted(samples) for part_ND in array_files.read(path, 1) if len(part_ND)]
+  parts = [part_ND for _, path in sorted(samples) for part_ND in sealed_arrays.read(path, 1) if len(part_ND)]
   if not parts:
     raise WinnowError("there are no embeddings at all; the dead letter says why")
   sample_ND = np.empty((sum(map(len, parts)), parts[0].shape[1]), np.float16)
@@ -175,7 +176,7 @@ def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str,
       for _, _, embeddings_ND in prefetch.prefetch(read_group(config, numbered.group), ahead=2):
         sums.add(embeddings_ND, held.centroids.assign(embeddings_ND))
         report(documents=len(embeddings_ND))
-      array_files.write(path, *vars(sums).values())
+      sealed_arrays.write(path, *vars(sums).values())
   return numbered.number // _MERGED_AT_ONCE, path
 
 
@@ -184,7 +185,7 @@ def merge_sums(config: ClusteringConfig, paths: Iterable[str]) -> str:
   paths = sorted(paths)
   path = config.work_path(["merged", [storage.base_name(path) for path in paths]])
   if not _has_arrays(config, path, 3):
-    array_files.write(path, *vars(_merged(paths)).values())
+    sealed_arrays.write(path, *vars(_merged(paths)).values())
   return path
 
 
@@ -230,9 +231,9 @@ def _write_centroids(config: ClusteringConfig, path: str, centroids_KD: np.ndarr
 
 
 def _merged(paths: list[str]) -> kmeans.Sums:
-  total = kmeans.Sums(*array_files.read(paths[0], 3))
+  total = kmeans.Sums(*sealed_arrays.read(paths[0], 3))
   for path in paths[1:]:
-    total.merge(kmeans.Sums(*array_files.read(path, 3)))
+    total.merge(kmeans.Sums(*sealed_arrays.read(path, 3)))
   return total
 
 
@@ -254,7 +255,7 @@ def _is_whole(config: ClusteringConfig, path: str) -> bool:
 
 
 def _has_arrays(config: ClusteringConfig, path: str, count: int) -> bool:
-  return damage.is_whole(config.store.folder, path, lambda path: array_files.read(path, count))
+  return damage.is_whole(config.store.folder, path, lambda path: sealed_arrays.read(path, count))
 
 
 def tally_shard(config: ClusteringConfig, shard: blocks.Shard) -> np.ndarray:
@@ -277,7 +278,7 @@ def write_diagnostics(config: ClusteringConfig, tally_2K: np.ndarray) -> dict[st
   """What is known of the clusters, into the store."""
   training = _read_centroids(config.path(CENTROIDS_FILE)).training
   found = cluster_diagnostics.diagnose(tally_2K[0].astype(np.int64), tally_2K[1], training)
-  storage.create(config.path(DIAGNOSTICS_FILE), requests.to_json(found))
+  storage.create(config.path(DIAGNOSTICS_FILE), fingerprints.to_json(found))
   return found
 
 

@@ -29,7 +29,6 @@ import pyarrow as pa
 from curation import cluster_tiles, hashing, semdedup
 from curation.errors import WinnowError
 from pipelines import (
-  array_files,
   blocks,
   clustering,
   merging,
@@ -40,10 +39,10 @@ from pipelines import (
   sources,
   splitting,
   steps,
-  storage,
   stores,
 )
 from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
+from pipelines.files import sealed_arrays, storage
 from pipelines.worker import memory, prefetch, progress
 
 # As users see them.
@@ -165,7 +164,7 @@ def compare_share(config: ComparingConfig, share: Share) -> Share:
     memory.return_large_arrays()
     with _TURN, storage.open_input(work.part_path(share.part), buffer_bytes=_TILE_BYTES) as file:
       reader = run_files.RunReader(file, work.part_path(share.part))
-      array_files.write(path, _largest_of(work, share, lambda tile: _read_tile(work, reader, share.part, tile)))
+      sealed_arrays.write(path, _largest_of(work, share, lambda tile: _read_tile(work, reader, share.part, tile)))
   return share
 
 
@@ -228,7 +227,7 @@ def _combined(work: Work, span: Span) -> np.ndarray:
   largest_N = np.full(places.stop - places.start, semdedup.NOTHING_BEFORE)
   pairs = range(work.tiles.first_pair(span.start), work.tiles.first_pair(span.stop))
   for share in work.shares(pairs, span.part):
-    (found_N,) = array_files.read(work.share_path(share), 1)
+    (found_N,) = sealed_arrays.read(work.share_path(share), 1)
     of_share = work.tiles.pairs(share.start, share.stop)[[0, -1], 0]
     theirs = work.tiles.places(range(int(of_share[0]), int(of_share[1]) + 1))
     start, stop = max(places.start, theirs.start), min(places.stop, theirs.stop)
@@ -252,7 +251,7 @@ def gather_shard(config: ComparingConfig, index: int) -> int:
         f"{found:,} of the {summary.scored:,} documents of {shard.name} have been compared; delete {work.folder} and "
         "run the command again"
       )
-    array_files.write(path, cosines_N)
+    sealed_arrays.write(path, cosines_N)
   return summary.scored
 
 
@@ -264,7 +263,7 @@ class ComparedBlocks(sources.StoredBlocks):
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     work = Work.of(self.config)
-    (cosines_N,) = array_files.read(work.cosines_path(shard), 1)
+    (cosines_N,) = sealed_arrays.read(work.cosines_path(shard), 1)
     for block in super().read(shard, want):
       if block.documents is None:
         yield block

@@ -11,7 +11,8 @@ import numpy as np
 
 from curation import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
-from pipelines import array_files, blocks, clustering, damage, requests, runs, scorers, sketching, storage, stores
+from pipelines import blocks, clustering, runs, scorers, sketching, stores
+from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.worker import progress
 
 # A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
@@ -63,7 +64,7 @@ class Splitting:
   @classmethod
   def of(cls, config: ComparingConfig) -> "Splitting":
     summary, path = config.scorer.clusters.store.summary(), diagnostics_path(config)
-    sizes = requests.field(path, "sizes")
+    sizes = fingerprints.field(path, "sizes")
     if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
       raise of_other_clusters(path)
     pieces = giant_clusters.Pieces(np.array(sizes, np.int64), config.scorer.max_cluster_pairs, config.scorer.config)
@@ -169,7 +170,7 @@ class Work:
     """The pieces of a group's documents, int32 [N] in its order; None where they are the clusters."""
     if self.centroids is None:
       return None
-    return array_files.read(self.splitting.pieces_path(number, self.centroids), 1)[0]
+    return sealed_arrays.read(self.splitting.pieces_path(number, self.centroids), 1)[0]
 
   def moved_paths(self) -> list[str]:
     """Of the runs of all groups, in the order of their documents."""
@@ -206,7 +207,7 @@ def is_whole_run(config: ComparingConfig, path: str) -> bool:
 
 
 def has_array(config: ComparingConfig, path: str) -> bool:
-  return damage.is_whole(config.store.folder, path, lambda path: array_files.read(path, 1))
+  return damage.is_whole(config.store.folder, path, lambda path: sealed_arrays.read(path, 1))
 
 
 def diagnostics_path(config: ComparingConfig) -> str:
@@ -216,7 +217,7 @@ def diagnostics_path(config: ComparingConfig) -> str:
 
 def _folder(config: ComparingConfig, cut: list) -> str:
   about = [config.store.fingerprint, config.scorer.clusters.store.fingerprint_with_engine(), cut]
-  return storage.join(config.store.folder, stores.COMPARED_FOLDER, requests.fingerprint(about)[:16])
+  return storage.join(config.store.folder, stores.COMPARED_FOLDER, fingerprints.fingerprint(about)[:16])
 
 
 def of_other_clusters(path: str) -> WinnowError:

@@ -12,20 +12,8 @@ import rich.table
 
 from curation import demo_embedder, demo_rater, minhash
 from curation.errors import WinnowError
-from pipelines import (
-  blocks,
-  demo_corpus,
-  flags,
-  formats,
-  inputs,
-  launch,
-  options,
-  readers,
-  requests,
-  sample,
-  score,
-  storage,
-)
+from pipelines import blocks, demo_corpus, flags, formats, inputs, launch, options, readers, sample, score
+from pipelines.files import fingerprints, storage
 
 OUTPUT = "demo-output"
 RATE = "0.2"
@@ -124,7 +112,7 @@ def _histogram(console: rich.console.Console, folder: pathlib.Path) -> None:
   import numpy as np
 
   scores = np.array([score for score, _, _ in _scores(folder)])
-  threshold = requests.read_json(str(folder / "sample/manifest.json"))["threshold"]["score"]
+  threshold = fingerprints.read_json(str(folder / "sample/manifest.json"))["threshold"]["score"]
   counts, edges = np.histogram(scores, _BINS)
   table = rich.table.Table(title="log P(yes) of all documents", title_justify="left", box=None, padding=(0, 1))
   table.add_column("from", justify="right")
@@ -181,7 +169,7 @@ def _read_back(console: rich.console.Console, folder: pathlib.Path) -> set[str]:
   shards = sorted(folder.glob("*-train.tfrecord-*"))
   tables = [table for shard in shards for table in formats.read(str(shard), formats.TFRECORD)]
   sources = [source for table in tables for source in table["source"].to_pylist()]
-  manifest = requests.read_json(str(folder / "manifest.json"))
+  manifest = fingerprints.read_json(str(folder / "manifest.json"))
   if len(set(sources)) != manifest["counts"]["selected"] or len(set(sources)) != len(sources):
     raise launch.JobError(f"{folder} holds {len(sources)} documents and {manifest['counts']['selected']} were selected")
   tokens = manifest["tokens"]["selected"]

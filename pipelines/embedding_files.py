@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import array_files, blocks, damage, inputs, storage
+from pipelines import blocks, inputs
+from pipelines.files import damage, sealed_arrays, storage
 
 Rows = Callable[[int, int], np.ndarray]
 _MAX_DIMENSIONS = 16_384
@@ -127,7 +128,7 @@ def _npy_header(file: BinaryIO, path: str) -> tuple[tuple[int, int], np.dtype]:
   """Shape and dtype; the file stands where the numbers begin."""
   with _told(path):
     file.seek(0)
-    shape, is_fortran, dtype = array_files.read_header(file)
+    shape, is_fortran, dtype = sealed_arrays.read_header(file)
     if len(shape) != 2 or is_fortran or dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
       order = " in Fortran's order" if is_fortran else ""
       raise ValueError(f"it holds {dtype} {list(shape)}{order}, not floats [N, D] row by row")

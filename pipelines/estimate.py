@@ -32,11 +32,11 @@ from pipelines import (
   model_scorers,
   plans,
   sources,
-  storage,
   store_plans,
   zstd_stream,
 )
 from pipelines.durations import duration
+from pipelines.files import storage
 
 _HEAD_BYTES, _SLICE_BYTES = 1 << 20, 4 << 10
 _PLAIN_BYTES = 16 << 20  # of a head; a few bytes may stand for a gigabyte

@@ -8,20 +8,8 @@ from typing import Any
 
 from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import (
-  evaluation,
-  flags,
-  folders,
-  inputs,
-  jobs,
-  launch,
-  models,
-  options,
-  plans,
-  scoring,
-  storage,
-  store_plans,
-)
+from pipelines import evaluation, flags, folders, inputs, jobs, launch, models, options, plans, scoring, store_plans
+from pipelines.files import storage
 
 
 def evaluate(argv: Sequence[str]) -> None:

@@ -20,20 +20,8 @@ import numpy as np
 from curation import corpus_loss, hashing, span_corruption
 from curation.corpus_loss import CorpusLoss, MeanLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import (
-  blocks,
-  damage,
-  flags,
-  found_stores,
-  inputs,
-  model_scorers,
-  models,
-  readers,
-  report_charts,
-  requests,
-  storage,
-  stores,
-)
+from pipelines import blocks, flags, found_stores, inputs, model_scorers, models, readers, report_charts, stores
+from pipelines.files import damage, fingerprints, storage
 from pipelines.report_figures import Figure
 
 ALL = "all"  # of a mixture's parts
@@ -83,7 +71,7 @@ def read_loss(store: stores.ScoreStore) -> CorpusLoss:
   Memory is that of a few blocks, and the sums are those of blocks and shards, whoever scored them. Raises DamagedError,
   and removes the file if the store is mended, and WinnowError where no document was scored.
   """
-  request = requests.read_json(store.request_path)
+  request = fingerprints.read_json(store.request_path)
   shards = store.shards()
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     loss = corpus_loss.total(pool.map(lambda shard: _read_shard(store, shard, request), shards))
@@ -132,7 +120,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
       told[name] = f"{store.folder} is left out: its checkpoint was not finished; delete the folder"
       continue
     there, here = ({key: of[key] for key in of if key != "model"} for of in (_request(store), request))
-    if difference := requests.first_difference(there, here):
+    if difference := fingerprints.first_difference(there, here):
       field, known, now = difference
       told[name] = f"{store.folder} is left out, for its {field} is {known} and is {now} here"
       continue
@@ -144,7 +132,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
 
 
 def _request(store: stores.ScoreStore) -> dict[str, Any]:
-  request: dict[str, Any] = requests.read_json(store.request_path)
+  request: dict[str, Any] = fingerprints.read_json(store.request_path)
   return request
 
 
@@ -222,7 +210,7 @@ def to_json(results: Mapping[str, Losses], corpora: list[str], weigh_by: str, *,
     place = {"run": run, "step": step} if step >= 0 else {"run": None, "step": None}
     models.append({"model": model, **place, "corpora": found})
   asked = {name: request[name] for name in ("objective", "mask_seed", "max_input_tokens")}
-  return requests.to_json({**asked, "weigh_by": weigh_by, "models": models})
+  return fingerprints.to_json({**asked, "weigh_by": weigh_by, "models": models})
 
 
 def curves(

@@ -14,19 +14,8 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import (
-  blocks,
-  flags,
-  found_stores,
-  inputs,
-  launch,
-  manifests,
-  options,
-  plans,
-  ranks,
-  storage,
-  stores,
-)
+from pipelines import blocks, flags, found_stores, inputs, launch, manifests, options, plans, ranks, stores
+from pipelines.files import storage
 
 _KEPT = {
   stores.EMBED: "embedded",

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from curation.errors import WinnowError
-from pipelines import blocks, readers, storage
+from pipelines import blocks, readers
+from pipelines.files import storage
 
 SHARDS, ROWS = 16, 256
 _BLOCKS = 16

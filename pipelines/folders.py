@@ -2,14 +2,15 @@
 
 import os
 
-from pipelines import local_files, requests, storage, writing
+from pipelines import writing
+from pipelines.files import fingerprints, local_files, storage
 
 MANIFEST_FILE = "manifest.json"
 
 
 def is_store(folder: str) -> bool:
   """Tells whether a folder is one score store, of this or another version."""
-  return requests.field(storage.join(folder, requests.REQUEST_FILE), "scorer") is not None
+  return fingerprints.field(storage.join(folder, fingerprints.REQUEST_FILE), "scorer") is not None
 
 
 def stores_below(folder: str) -> list[str]:
@@ -18,17 +19,17 @@ def stores_below(folder: str) -> list[str]:
   if storage.is_local(folder):
     names = [storage.base_name(path) for path in local_files.match_folders(pattern) if _may_be_store(path)]
   else:
-    names = [path.rsplit("/", 2)[-2] for path, _ in storage.match(storage.join(pattern, requests.REQUEST_FILE))]
+    names = [path.rsplit("/", 2)[-2] for path, _ in storage.match(storage.join(pattern, fingerprints.REQUEST_FILE))]
   return [name for name in names if not name.startswith(".")]  # an output's own folder of work has a request too
 
 
 def _may_be_store(folder: str) -> bool:
-  return os.path.exists(storage.join(folder, requests.REQUEST_FILE)) or not os.access(folder, os.X_OK)
+  return os.path.exists(storage.join(folder, fingerprints.REQUEST_FILE)) or not os.access(folder, os.X_OK)
 
 
 def is_output(folder: str) -> bool:
   """Tells whether a folder is an output, complete or begun."""
-  begun = storage.join(folder, writing.WORK_FOLDER, requests.REQUEST_FILE)
+  begun = storage.join(folder, writing.WORK_FOLDER, fingerprints.REQUEST_FILE)
   return storage.exists(storage.join(folder, MANIFEST_FILE)) or storage.exists(begun)
 
 
@@ -38,7 +39,7 @@ def instead_of_stores(folder: str) -> str:
     above, _, name = folder.rstrip("/").rpartition("/")
     return f"is one score store, {name}; name the folder above: {above}"
   if is_output(folder):
-    place = requests.field(storage.join(folder, writing.WORK_FOLDER, writing.SCORES_FILE), "store")
+    place = fingerprints.field(storage.join(folder, writing.WORK_FOLDER, writing.SCORES_FILE), "store")
     store = writing.scores_folder(place, folder) if isinstance(place, str) else ""
     is_counted = not store or store == writing.count_folder(folder)
     where = "the folder that winnow score wrote to" if is_counted else store.rpartition("/")[0]

@@ -13,8 +13,9 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import dataset, merging, readers_jsonl, readers_tfrecord, records, run_files, storage, tf_example
+from pipelines import dataset, merging, readers_jsonl, readers_tfrecord, records, run_files, tf_example
 from pipelines.blocks import BrokenShardError
+from pipelines.files import storage
 
 TFRECORD, JSONL, PARQUET = "tfrecord", "jsonl", "parquet"
 NAMES = (TFRECORD, JSONL, PARQUET)

@@ -5,7 +5,8 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import blocks, flags, folders, inputs, launch, requests, storage, stores, writing
+from pipelines import blocks, flags, folders, inputs, launch, stores, writing
+from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus
 
 
@@ -81,12 +82,12 @@ def _fits(sampler: str, scorer: Any) -> bool:
 
 def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
   """The corpus that a store was made from, or the same one in another place where --input says so."""
-  request = requests.read_json(store.request_path)
+  request = fingerprints.read_json(store.request_path)
   path = storage.join(store.folder, stores.INPUT_FILE)
-  pattern = namespace.input or requests.field(path, "input")
+  pattern = namespace.input or fingerprints.field(path, "input")
   if not isinstance(pattern, str):
     raise WinnowError(f"{path} is missing or damaged: say where the input of {store.folder} lies: --input=")
-  data_dir = namespace.tfds_data_dir or requests.field(path, "tfds_data_dir")
+  data_dir = namespace.tfds_data_dir or fingerprints.field(path, "tfds_data_dir")
   shards = inputs.find_shards(pattern, data_dir if isinstance(data_dir, str) else None)
   if (max_zstd_window := getattr(namespace, "max_zstd_window", None)) is not None:
     shards = inputs.limit_windows(shards, max_zstd_window)
@@ -95,7 +96,7 @@ def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher:
   known = {shard.name: shard.checksum for shard in store.shards()}
   corpus = dataclasses.replace(corpus, shards=tuple(_as_scored(shard, known) for shard in corpus.shards))
   found = corpus.request()
-  if difference := requests.first_difference({key: request[key] for key in found}, found):
+  if difference := fingerprints.first_difference({key: request[key] for key in found}, found):
     field, scored, now = difference
     raise WinnowError(f"the input is not what {store.folder} scored: {field} was {scored} and is {now}; score it again")
   return corpus
@@ -115,7 +116,7 @@ def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> store
   """The store that an output was drawn from: where its files say, or below `scores`."""
   wanted = manifest["scores"]["fingerprint"]
   if scores is None:
-    place = requests.field(storage.join(output, writing.WORK_FOLDER, writing.SCORES_FILE), "store") or ""
+    place = fingerprints.field(storage.join(output, writing.WORK_FOLDER, writing.SCORES_FILE), "store") or ""
     at_place = stores.ScoreStore.at(writing.scores_folder(str(place), output))
     found = [] if at_place is None else [at_place]
   else:

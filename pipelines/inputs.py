@@ -6,7 +6,8 @@ import os
 from typing import NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import blocks, readers, shard_names, storage, zstd_stream
+from pipelines import blocks, readers, shard_names, zstd_stream
+from pipelines.files import storage
 
 
 class File(NamedTuple):

@@ -10,7 +10,8 @@ from typing import Any
 import apache_beam as beam
 
 from curation.errors import WinnowError
-from pipelines import damage, dataset, launch, manifests, meter, requests, sampling, storage, thresholds, writing
+from pipelines import dataset, launch, manifests, meter, sampling, thresholds, writing
+from pipelines.files import damage, fingerprints, storage
 from pipelines.scoring_jobs import Corpus, ScoringJob, divide
 from pipelines.worker import progress
 
@@ -45,7 +46,7 @@ class SamplingJob:
 
   @property
   def request_path(self) -> str:
-    return storage.join(self.config.work_folder, requests.REQUEST_FILE)
+    return storage.join(self.config.work_folder, fingerprints.REQUEST_FILE)
 
   @property
   def manifest_path(self) -> str:
@@ -53,7 +54,7 @@ class SamplingJob:
 
   @property
   def engine_path(self) -> str:
-    return storage.join(self.config.work_folder, requests.ENGINE_FILE)
+    return storage.join(self.config.work_folder, fingerprints.ENGINE_FILE)
 
   @property
   def scores_place_path(self) -> str:
@@ -61,38 +62,38 @@ class SamplingJob:
 
   @property
   def is_complete(self) -> bool:
-    return requests.field(self.manifest_path, "fingerprint") == self.config.fingerprint
+    return fingerprints.field(self.manifest_path, "fingerprint") == self.config.fingerprint
 
   def claim(self) -> None:
     """Makes the output folder belong to this job: the first thing that is written."""
     if self.overwrite:
       self._clear()
-    requests.claim(self.request_path, self.request, owner=f"the output {self.config.output}")
+    fingerprints.claim(self.request_path, self.request, owner=f"the output {self.config.output}")
     place = {
       "store": writing.scores_place(self.config.store.folder, self.config.output),
       "request": self.scores_request,
     }
-    storage.create(self.scores_place_path, requests.to_json(place))
+    storage.create(self.scores_place_path, fingerprints.to_json(place))
 
   def refuse_other_request(self) -> None:
     """Raises WinnowError, naming the field, if the output belongs to another request, or to one of other scores."""
     owner = f"the output {self.config.output}"
-    scores = requests.field(self.request_path, "scores")
+    scores = fingerprints.field(self.request_path, "scores")
     if scores is not None and scores != self.request["scores"]:
-      known = requests.field(self.scores_place_path, "request")
-      wanted = requests.as_read(self.scores_request)
-      if isinstance(known, dict) and (difference := requests.first_difference(known, wanted)):
+      known = fingerprints.field(self.scores_place_path, "request")
+      wanted = fingerprints.as_read(self.scores_request)
+      if isinstance(known, dict) and (difference := fingerprints.first_difference(known, wanted)):
         field, there, here = difference
         raise WinnowError(
-          f"{owner} was drawn from other scores: their {field} is {there} there and {here} now; {requests.ADVICE}"
+          f"{owner} was drawn from other scores: their {field} is {there} there and {here} now; {fingerprints.ADVICE}"
         )
-    requests.refuse_other(self.request_path, self.request, owner=owner)
+    fingerprints.refuse_other(self.request_path, self.request, owner=owner)
 
   def refuse_other_engine(self) -> None:
     """Raises WinnowError if the output was begun with scores of another engine than the store's."""
     if storage.exists(self.config.store.engine_path):
-      engine = requests.read_json(self.config.store.engine_path)
-      requests.refuse_other(self.engine_path, engine, owner=f"the output {self.config.output}")
+      engine = fingerprints.read_json(self.config.store.engine_path)
+      fingerprints.refuse_other(self.engine_path, engine, owner=f"the output {self.config.output}")
 
   def _goes_on(self) -> bool:
     """Tells whether what the folder holds is the beginning of this very output."""
@@ -100,7 +101,7 @@ class SamplingJob:
       self.refuse_other_engine()
     except WinnowError:
       return False
-    return not self.is_complete and requests.holds(self.request_path, self.config.fingerprint)
+    return not self.is_complete and fingerprints.holds(self.request_path, self.config.fingerprint)
 
   def _clear(self) -> None:
     """Removes an earlier output of ours, the manifest first; nobody else's files are ours to remove.
@@ -108,7 +109,7 @@ class SamplingJob:
     Of the beginning of this very output only what may be another run's goes: shards that are not on record.
     """
     output, config, goes_on = self.config.output, self.config, self._goes_on()
-    name = re.escape(requests.field(self.request_path, "dataset") or config.name)
+    name = re.escape(fingerprints.field(self.request_path, "dataset") or config.name)
     is_shard = re.compile(rf"{name}-{dataset.SPLIT}(?:\.tfrecord)?-(\d{{5}})-of-\d{{5}}(?:\.\w+)?")
     records = storage.list_names(config.runs_folder(config.store.engine())) if goes_on else set()
     shards = [found for found in map(is_shard.fullmatch, storage.list_names(output)) if found]
@@ -280,4 +281,4 @@ def _job_name(arguments: Sequence[str], wanted: Sequence[Any]) -> str:
   """
   job = next((job for job in wanted if isinstance(job, SamplingJob)), wanted[0])
   name = re.sub("[^a-z0-9]+", "-", f"winnow-{arguments[1]}-{storage.base_name(job.folder)}".lower())
-  return f"{name[:54].strip('-')}-{requests.fingerprint(job.folder)[:8]}"
+  return f"{name[:54].strip('-')}-{fingerprints.fingerprint(job.folder)[:8]}"

@@ -27,22 +27,8 @@ import pyarrow as pa
 
 from curation import minhash
 from curation.errors import DamagedError
-from pipelines import (
-  array_files,
-  blocks,
-  clustering,
-  damage,
-  requests,
-  row_bits,
-  run_files,
-  runs,
-  scorers,
-  sketching,
-  sources,
-  steps,
-  storage,
-  stores,
-)
+from pipelines import blocks, clustering, run_files, runs, scorers, sketching, sources, steps, stores
+from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.worker import memory, prefetch, progress
 
 LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
@@ -94,7 +80,7 @@ class Work:
     group = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
     parts = min(max(1, -(-summary["read"] * config.scorer.config.bands // _PART_KEYS)), _MOST_PARTS)
     signed = config.scorer.signatures.fingerprint_with_engine()
-    name = requests.fingerprint([config.store.fingerprint, signed, group, parts])[:16]
+    name = fingerprints.fingerprint([config.store.fingerprint, signed, group, parts])[:16]
     return cls(
       config,
       shards,
@@ -131,7 +117,7 @@ class Work:
     return damage.is_whole(self.config.store.folder, path, runs.check)
 
   def has_array(self, path: str) -> bool:
-    return damage.is_whole(self.config.store.folder, path, lambda path: array_files.read(path, 1))
+    return damage.is_whole(self.config.store.folder, path, lambda path: sealed_arrays.read(path, 1))
 
 
 def is_joined(config: JoiningConfig) -> bool:
@@ -150,7 +136,7 @@ def stages(config: JoiningConfig, count: progress.Count | None) -> list[progress
 
 def read_near_copies(path: str) -> dict[str, int]:
   """How many documents repeat others. Raises DamagedError."""
-  found = requests.read_sealed(path)
+  found = fingerprints.read_sealed(path)
   if found is None:
     raise DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
   return found
@@ -268,7 +254,7 @@ def join_part(config: JoiningConfig, part: int) -> None:
   with runs.opened(signed, buffer_bytes=_RANGE_BYTES) as readers:
     for order_M, signatures_MH in _together(runs.merge_shard(readers, part), config.scorer.config.hashes):
       buckets.add(*minhash.from_order(order_M), signatures_MH)
-  array_files.write(path, buckets.edges())
+  sealed_arrays.write(path, buckets.edges())
 
 
 def _together(batches: Iterator[Any], hashes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -291,7 +277,7 @@ def merge_edges(config: JoiningConfig, index: int) -> None:
     return
   first = index * _MERGED_AT_ONCE
   parts = range(first, min(first + _MERGED_AT_ONCE, work.num_parts))
-  array_files.write(path, _connected(work.path("edges", part) for part in parts))
+  sealed_arrays.write(path, _connected(work.path("edges", part) for part in parts))
 
 
 def settle(config: JoiningConfig) -> None:
@@ -306,14 +292,14 @@ def settle(config: JoiningConfig) -> None:
       continue
     is_repeat_N = np.zeros(work.starts[place + 1] - work.starts[place], bool)
     is_repeat_N[repeats_C[borders[place] : borders[place + 1]] - work.starts[place]] = True
-    array_files.write(path, np.packbits(is_repeat_N))
+    sealed_arrays.write(path, np.packbits(is_repeat_N))
   found = {"near_copies": len(repeats_C), "groups": len(groups), "largest": int(sizes.max(initial=0)) + len(groups[:1])}
   if not _is_told(config):
-    storage.create(config.near_copies_path, requests.sealed(found))
+    storage.create(config.near_copies_path, fingerprints.sealed(found))
 
 
 def _connected(paths: Iterator[str]) -> np.ndarray:
-  return minhash.connected(array_files.read(path, 1)[0] for path in paths)
+  return minhash.connected(sealed_arrays.read(path, 1)[0] for path in paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,7 +309,7 @@ class JoinedBlocks(sources.StoredBlocks):
   config: JoiningConfig
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
-    (bits,) = array_files.read(Work.of(self.config).path("repeats", shard.file_name), 1)
+    (bits,) = sealed_arrays.read(Work.of(self.config).path("repeats", shard.file_name), 1)
     for block in super().read(shard, want):
       if block.documents is None:
         yield block

@@ -22,7 +22,8 @@ from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import accelerators, dataflow, devices, local_runner, prism, requests, storage
+from pipelines import accelerators, dataflow, devices, local_runner, prism
+from pipelines.files import fingerprints, storage
 from pipelines.worker import logs
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -318,7 +319,7 @@ class Log:
     if error is not None:
       self.entry["error"] = "".join(traceback.format_exception(kind, error, trace))
     try:
-      storage.create(self._path, requests.to_json(self.entry))
+      storage.create(self._path, fingerprints.to_json(self.entry))
     except (WinnowError, OSError) as failure:  # which must not hide how the run ended
       print(f"winnow: no log was written: {failure}", file=sys.stderr)
 

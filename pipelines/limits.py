@@ -12,7 +12,8 @@ import numpy as np
 
 from curation import selection
 from curation.errors import DamagedError
-from pipelines import blocks, damage, quotas, ranks, requests, storage, stores, stripes, thresholds
+from pipelines import blocks, quotas, ranks, stores, stripes, thresholds
+from pipelines.files import damage, fingerprints, storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Ceiling:
 
   @property
   def path(self) -> str:
-    name = requests.fingerprint([self.fingerprint, self.store.engine()])[:16]
+    name = fingerprints.fingerprint([self.fingerprint, self.store.engine()])[:16]
     return storage.join(self.work, name, "ceiling.json")
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
@@ -43,11 +44,11 @@ class Ceiling:
   def write(self, rank: int) -> None:
     """Makes the smallest rank above durable; what is there already is the same, or damaged and removed."""
     damage.is_whole(self.output, self.path, self._read)
-    storage.create(self.path, requests.sealed({"rank": f"{rank:032x}"}), must_agree=True)
+    storage.create(self.path, fingerprints.sealed({"rank": f"{rank:032x}"}), must_agree=True)
 
   @staticmethod
   def _read(path: str) -> int:
-    found = requests.read_sealed(path)
+    found = fingerprints.read_sealed(path)
     if found is None:
       raise DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
     return int(found["rank"], 16)

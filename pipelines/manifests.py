@@ -10,7 +10,8 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, folders, formats, requests, storage, stores, thresholds, writing
+from pipelines import dataset, folders, formats, stores, thresholds, writing
+from pipelines.files import fingerprints, storage
 
 MANIFEST_FILE = folders.MANIFEST_FILE
 FORMAT = 3
@@ -58,8 +59,8 @@ def publish(
     for name, content in dataset_metadata(config, manifest).items():
       storage.create(storage.join(config.output, name), content, must_agree=True)
   path = storage.join(config.output, MANIFEST_FILE)
-  storage.create(path, requests.to_json(manifest))
-  if any(requests.read_json(path)[key] != manifest[key] for key in ("fingerprint", "shards")):
+  storage.create(path, fingerprints.to_json(manifest))
+  if any(fingerprints.read_json(path)[key] != manifest[key] for key in ("fingerprint", "shards")):
     raise WinnowError(f"{path} is of another run; see that it has ended, and start over with --overwrite")
   clean_up(config.output)
   return manifest
@@ -86,7 +87,7 @@ def read(output: str) -> dict[str, Any]:
   path = storage.join(output, MANIFEST_FILE)
   if not storage.exists(path):
     raise WinnowError(f"{output} {folders.instead_of_output(output)}")
-  manifest = requests.read_json(path)
+  manifest = fingerprints.read_json(path)
   if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
     raise WinnowError(f"{path} is not a manifest of format {FORMAT}, which this version reads")
   name = manifest.get("dataset")
@@ -144,7 +145,7 @@ def make_manifest(
     }
     for shard in written_shards
   ]
-  made_with = requests.field(storage.join(config.store.folder, stores.INPUT_FILE), stores.MADE_WITH)
+  made_with = fingerprints.field(storage.join(config.store.folder, stores.INPUT_FILE), stores.MADE_WITH)
   return manifest | {
     "made_with": made_with or {},
     "versions": context.versions,
@@ -155,7 +156,7 @@ def make_manifest(
 def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, Any]:
   """What of a manifest follows from the scores, the request and the threshold, before any document is written."""
   summary = config.store.summary()
-  request = requests.read_json(config.store.request_path)
+  request = fingerprints.read_json(config.store.request_path)
   inputs = {entry["name"]: entry for entry in request.pop("inputs")}
   return {
     "format": FORMAT,
@@ -172,7 +173,7 @@ def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, An
     "scores": {
       "fingerprint": config.store.fingerprint_with_engine(),
       "request": request,
-      "engine": requests.read_json(config.store.engine_path),
+      "engine": fingerprints.read_json(config.store.engine_path),
     },
   }
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import devices, models, requests, sources, storage, stores
+from pipelines import devices, models, sources, stores
+from pipelines.files import fingerprints, storage
 from pipelines.scorer_protocol import Scorer, Scores
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def model_bytes(scorer: OfModel) -> int:
 
 
 def _refuse_other_files(model: str, at_launch: dict[str, Any] | None, here: dict[str, Any]) -> None:
-  if difference := requests.first_difference(at_launch, here):
+  if difference := fingerprints.first_difference(at_launch, here):
     field, there, now = difference
     raise WinnowError(
       f"--model={model} is not the same on every machine: {field} was {there} at launch and is {now} on "

@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import local_files, storage
+from pipelines.files import local_files, storage
 
 HUB_FILES = (
   "config.json",

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from curation.errors import WinnowError
-from pipelines import recipes, storage
+from pipelines import recipes
+from pipelines.files import storage
 from pipelines.flag import GROUPS, Flag
 from pipelines.flags import COMMANDS, FLAGS, RANDOM
 

@@ -18,12 +18,11 @@ from pipelines import (
   launch,
   manifests,
   plans,
-  requests,
-  storage,
   stores,
   verification,
   writing,
 )
+from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, SamplingJob
 
 _SHARD = re.compile(r"\.tfrecord|-\d{5}-of-\d{5}\.")
@@ -70,7 +69,7 @@ def plan_sampling(
     block_rows=corpus.block_rows,
     output=inputs.absolute(output),
     name=name,
-    fingerprint=requests.fingerprint(request),
+    fingerprint=fingerprints.fingerprint(request),
     num_shards=namespace.num_shards,
     output_format=namespace.output_format,
     rejected=rejected,
@@ -102,7 +101,7 @@ def _output_request(
     "dataset": name,
     "output_format": output_format,
     "num_shards": num_shards,
-    "scores": requests.fingerprint(store_request),
+    "scores": fingerprints.fingerprint(store_request),
     "selection": dataclasses.asdict(selected),
     "rejected": rejected,
   }
@@ -139,11 +138,11 @@ def plan_verification(
     if namespace.input is not None:
       raise
     untold = str(error)
-  request = requests.read_json(store.request_path)
+  request = fingerprints.read_json(store.request_path)
   name, selected = manifest["dataset"], selection.SelectionRequest(**manifest["request"])
   kind: dict[str, Any] = {"output_format": manifest["output_format"], "rejected": manifest["rejected"]}
-  fingerprints = [  # without --num_shards, and with it
-    requests.fingerprint(_output_request(name, selected, request, num_shards, **kind))
+  possible = [  # without --num_shards, and with it
+    fingerprints.fingerprint(_output_request(name, selected, request, num_shards, **kind))
     for num_shards in (None, len(manifest["shards"]))
   ]
   sampling = writing.SamplingConfig(
@@ -153,7 +152,7 @@ def plan_verification(
     block_rows=request["block_rows"],
     output=output,
     name=name,
-    fingerprint=fingerprints[manifest["fingerprint"] == fingerprints[1]],
+    fingerprint=possible[manifest["fingerprint"] == possible[1]],
     num_shards=len(manifest["shards"]),
     work=verification.work_folder(output),
     **kind,

@@ -13,17 +13,15 @@ from pipelines import (
   inputs,
   launch,
   model_scorers,
-  object_stores,
   options,
   readers,
-  requests,
   scorers,
   scoring,
   sources,
-  storage,
   stores,
   survivors,
 )
+from pipelines.files import fingerprints, object_stores, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.scoring_jobs import SelectingJob
 
@@ -160,7 +158,7 @@ def plan_scoring(
   # What is known of the engine of what reads another store, that store says.
   knows_engine = launcher.is_local or isinstance(scorer, scorers.OF_STORED)
   if isinstance(source, sources.StoredBlocks) and not hasattr(namespace, "input"):
-    where = requests.readable(storage.join(source.store.folder, stores.INPUT_FILE)) or {}
+    where = fingerprints.readable(storage.join(source.store.folder, stores.INPUT_FILE)) or {}
   else:
     where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
     where[stores.MADE_WITH] = before[0].made_with if before else made_with(namespace, scorer)
@@ -177,10 +175,10 @@ def plan_scoring(
     return job
   if store.has_scores and not storage.exists(store.request_path):
     raise WinnowError(
-      f"{folder} holds scores, but its {requests.REQUEST_FILE} is gone, so that nobody can tell of what; restore it, "
-      "choose another name, or start over with --overwrite"
+      f"{folder} holds scores, but its {fingerprints.REQUEST_FILE} is gone, so that nobody can tell of what; restore "
+      "it, choose another name, or start over with --overwrite"
     )
-  requests.refuse_other(store.request_path, request, owner=f"the score store {folder}")
+  fingerprints.refuse_other(store.request_path, request, owner=f"the score store {folder}")
   if not job.is_complete and (difference := job.engine_difference()):
     field, there, here = difference
     raise WinnowError(

@@ -21,21 +21,8 @@ import pyarrow as pa
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import (
-  array_files,
-  block_files,
-  blocks,
-  damage,
-  merging,
-  ranks,
-  requests,
-  row_bits,
-  run_files,
-  runs,
-  storage,
-  stores,
-  stripes,
-)
+from pipelines import block_files, blocks, merging, ranks, run_files, runs, stores, stripes
+from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.worker import memory
 
 _PART_DOCUMENTS = 1 << 19  # of so many groups at most: 32 bytes each, and as much again while they are counted
@@ -56,11 +43,11 @@ class Quotas:
 
   @property
   def folder(self) -> str:
-    return storage.join(self.work, requests.fingerprint([self.fingerprint, self.store.engine()])[:16], "quotas")
+    return storage.join(self.work, fingerprints.fingerprint([self.fingerprint, self.store.engine()])[:16], "quotas")
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
     """Reads which documents of a shard are within their quotas."""
-    (bits,) = array_files.read(storage.join(self.folder, f"{shard.file_name}.within"), 1)
+    (bits,) = sealed_arrays.read(storage.join(self.folder, f"{shard.file_name}.within"), 1)
 
     def within(rows_N: np.ndarray, *_: np.ndarray) -> np.ndarray:
       return row_bits.look_up(bits, rows_N)
@@ -138,7 +125,7 @@ def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
   """Gathers which documents of a shard are within their quotas; returns how many."""
   index, shard = numbered
   path = storage.join(quotas.folder, f"{shard.file_name}.within")
-  if not damage.is_whole(quotas.output, path, lambda path: array_files.read(path, 1)):
+  if not damage.is_whole(quotas.output, path, lambda path: sealed_arrays.read(path, 1)):
     bits = np.zeros(-(-stores.read_summary(quotas.store, shard).num_rows // 8), np.uint8)
     within = (storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts))
     with runs.opened(within, buffer_bytes=_RANGE_BYTES) as readers:
@@ -146,8 +133,8 @@ def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
         for rows_N, _ in reader.batches(index):
           place_N = rows_N.astype(np.int64)
           np.bitwise_or.at(bits, place_N >> 3, np.uint8(128) >> (place_N & 7).astype(np.uint8))
-    array_files.write(path, bits)
-  (bits,) = array_files.read(path, 1)
+    sealed_arrays.write(path, bits)
+  (bits,) = sealed_arrays.read(path, 1)
   return row_bits.count(bits)
 
 

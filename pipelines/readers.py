@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 from isal import igzip, igzip_lib
 
 from curation.errors import WinnowError
-from pipelines import readers_jsonl, readers_parquet, readers_tfrecord, shard_names, storage, zstd_stream
+from pipelines import readers_jsonl, readers_parquet, readers_tfrecord, shard_names, zstd_stream
 from pipelines.blocks import (
   BLOCK_ROWS,
   BLOCK_TEXT_BYTES,
@@ -24,6 +24,7 @@ from pipelines.blocks import (
   cut_blocks,
   every,
 )
+from pipelines.files import storage
 
 TFDS_PREFIX = "tfds:"
 

@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from curation.errors import WinnowError
-from pipelines import storage
+from pipelines.files import storage
 
 FOLDER = pathlib.Path(__file__).parent / "shipped_recipes"
 _SUFFIX = ".yaml"

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import block_files, blocks, sources, storage, stores
+from pipelines import block_files, blocks, sources, stores
+from pipelines.files import storage
 from pipelines.scorer_protocol import Scores
 from pipelines.worker import logs
 

@@ -19,8 +19,8 @@ from pipelines import (
   report_figures,
   report_passes,
   report_sources,
-  storage,
 )
+from pipelines.files import storage
 from pipelines.report_figures import Figure
 from pipelines.report_sources import Sources
 

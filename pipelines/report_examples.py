@@ -15,7 +15,8 @@ import orjson
 
 from curation import hashing, metrics, minhash
 from curation.errors import WinnowError
-from pipelines import blocks, formats, inputs, launch, readers, requests, storage, stores
+from pipelines import blocks, formats, inputs, launch, readers, stores
+from pipelines.files import fingerprints, storage
 from pipelines.report_passes import Sample
 from pipelines.report_sources import Output, Sources
 
@@ -96,7 +97,7 @@ def read_texts(
     rows.setdefault(name, []).append(row)
   try:
     shards = _input_of(store, namespace, launcher, set(rows))
-    request = requests.read_json(store.request_path)
+    request = fingerprints.read_json(store.request_path)
     fields = blocks.Fields(**request["fields"])
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
       found = pool.map(lambda shard: _texts(store, shard, fields, request["block_rows"], rows[shard.name]), shards)
@@ -112,15 +113,15 @@ def _input_of(
 ) -> list[blocks.Shard]:
   """Some of the files that a store scored; only these are compared with what they were, which may mean to read them."""
   path = storage.join(store.folder, stores.INPUT_FILE)
-  where = namespace.input or requests.field(path, "input")
-  folder = namespace.tfds_data_dir or requests.field(path, "tfds_data_dir")
+  where = namespace.input or fingerprints.field(path, "input")
+  folder = namespace.tfds_data_dir or fingerprints.field(path, "tfds_data_dir")
   if not isinstance(where, str) or not isinstance(folder, str | None):
     raise WinnowError(f"{path} does not say where the input is; restore it, or give --input=")
   found = inputs.find_shards(where, folder)
   launcher.refuse_local({"input": found[0].path})
   there = inputs.identify([shard for shard in found if shard.name in names])
   scored = {shard.name: shard.identity() for shard in store.shards() if shard.name in names}
-  if difference := requests.first_difference(scored, {shard.name: shard.identity() for shard in there}):
+  if difference := fingerprints.first_difference(scored, {shard.name: shard.identity() for shard in there}):
     field, then, now = difference
     raise WinnowError(f"the input is not what {store.folder} scored: {field} was {then} and is {now}; score it again")
   return there

@@ -20,11 +20,10 @@ from pipelines import (
   limits,
   manifests,
   ranks,
-  requests,
-  storage,
   stores,
   writing,
 )
+from pipelines.files import fingerprints, storage
 
 
 class Output(NamedTuple):
@@ -109,20 +108,20 @@ def find(namespace: argparse.Namespace) -> Sources:
   raters = sorted((name for name in named if complete[name].scorer == flags.ASK_LLM), key=lambda n: (sizes[n], n))
   ordered = [*raters, *(name for name in named if name not in raters)]
   # First those of all documents, not of what a stage before has selected: the first one tells what the corpus is.
-  ordered.sort(key=lambda name: requests.field(complete[name].request_path, "within") is not None)
+  ordered.sort(key=lambda name: fingerprints.field(complete[name].request_path, "within") is not None)
   scorers = {name: complete[name] for name in ordered}
   others = {output.store.folder: output.store for output in outputs if output.store not in scorers.values()}
   return Sources(scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out))
 
 
 def _corpus(store: stores.ScoreStore) -> str:
-  request = requests.read_json(store.request_path)
-  return requests.fingerprint([request.get("inputs"), request.get("fields")])
+  request = fingerprints.read_json(store.request_path)
+  return fingerprints.fingerprint([request.get("inputs"), request.get("fields")])
 
 
 def _model_bytes(store: stores.ScoreStore) -> int:
   """Of the files of a store's model; 0 where it has none."""
-  files = requests.field(store.request_path, "model")
+  files = fingerprints.field(store.request_path, "model")
   entries = [entry for entry in files.values() if isinstance(entry, dict)] if isinstance(files, dict) else []
   return sum(entry["bytes"] for entry in entries if type(entry.get("bytes")) is int)
 

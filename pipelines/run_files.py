@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import DamagedError
-from pipelines import damage
+from pipelines.files import damage
 from pipelines.merging import Batch
 
 BATCH_BYTES = 256 << 10  # of records in one batch of a run, or one record where that is larger

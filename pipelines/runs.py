@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import run_files, storage
+from pipelines import run_files
+from pipelines.files import storage
 from pipelines.merging import Batch, merge_batches
 
 BUDGET_BYTES = 16 << 20  # of records that a RunWriter holds

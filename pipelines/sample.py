@@ -5,19 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import (
-  flags,
-  found_stores,
-  inputs,
-  jobs,
-  launch,
-  options,
-  output_plans,
-  plans,
-  requests,
-  scorers,
-  writing,
-)
+from pipelines import flags, found_stores, inputs, jobs, launch, options, output_plans, plans, scorers, writing
+from pipelines.files import fingerprints
 
 _MOST_UNUSED = 0.01  # of a budget of tokens, without a warning
 
@@ -31,7 +20,10 @@ def sample(argv: Sequence[str]) -> None:
   if namespace.scores is not None:
     options.refuse_scoring_flags(namespace)
     store = found_stores.find_store(namespace)
-    corpus, store_request = found_stores.corpus_of(store, namespace, launcher), requests.read_json(store.request_path)
+    corpus, store_request = (
+      found_stores.corpus_of(store, namespace, launcher),
+      fingerprints.read_json(store.request_path),
+    )
   elif namespace.sampler == "random":
     # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
     folder = writing.count_folder(inputs.absolute(namespace.output))
@@ -65,7 +57,7 @@ def run_to_summary(
 
 
 def print_manifest(job: jobs.SamplingJob) -> None:
-  manifest = requests.read_json(job.manifest_path)
+  manifest = fingerprints.read_json(job.manifest_path)
   counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
   what = "rejected" if manifest["rejected"] else "selected"
   print(f"{counts['selected']:,} of {counts['scored']:,} documents {what}", end="")

@@ -4,19 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import (
-  clustering,
-  estimate,
-  flags,
-  jobs,
-  joining,
-  launch,
-  options,
-  plans,
-  requests,
-  sketching,
-  store_plans,
-)
+from pipelines import clustering, estimate, flags, jobs, joining, launch, options, plans, sketching, store_plans
+from pipelines.files import fingerprints
 
 
 def score(argv: Sequence[str]) -> None:
@@ -47,7 +36,7 @@ def print_summary(job: jobs.ScoringJob) -> None:
   for step in job.chain:
     if isinstance(step, jobs.ScoringJob) and step.centroids is not None:
       print_clusters(step.centroids)
-  if split := requests.field(job.config.store.engine_path, "split"):
+  if split := fingerprints.field(job.config.store.engine_path, "split"):
     print_split(split)
   print(f"{job.config.store.holds}: {job.config.store.folder}")
 
@@ -56,8 +45,8 @@ def print_diagnostics(sketch: sketching.SketchConfig) -> None:
   """The kernel of a density, how well it tells documents apart, and a verdict; warnings where it does so poorly."""
   from curation import density
 
-  kernel = requests.read_json(sketch.path(sketching.KERNEL_FILE))["config"]["kernel"]
-  diagnostics = requests.readable(sketch.path(sketching.DIAGNOSTICS_FILE)) or {}
+  kernel = fingerprints.read_json(sketch.path(sketching.KERNEL_FILE))["config"]["kernel"]
+  diagnostics = fingerprints.readable(sketch.path(sketching.DIAGNOSTICS_FILE)) or {}
   width = "" if kernel["bandwidth"] is None else f"bandwidth {kernel['bandwidth']:g}, "
   print(f"kernel: {kernel['name']}, {width}{kernel['hashes']} hashes a row")
   # The sample's figures are exact, but a small corpus has none.
@@ -74,7 +63,7 @@ def print_clusters(config: clustering.ClusteringConfig) -> None:
   """What a clustering is worth; warnings where another number of clusters would be better."""
   from curation import cluster_diagnostics
 
-  found = requests.read_json(config.path(clustering.DIAGNOSTICS_FILE))
+  found = fingerprints.read_json(config.path(clustering.DIAGNOSTICS_FILE))
   training = found["training"]
   for title, of_each in (("the training sample", training["inertia"]), ("all", training.get("lloyd_inertia"))):
     if of_each:
@@ -92,7 +81,7 @@ def print_clusters(config: clustering.ClusteringConfig) -> None:
 
 def print_near_copies(config: joining.JoiningConfig) -> None:
   """How many documents repeat others."""
-  found = requests.read_sealed(config.near_copies_path)
+  found = fingerprints.read_sealed(config.near_copies_path)
   if found is None:  # the scores are whole all the same
     return
   if not found["near_copies"]:

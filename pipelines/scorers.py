@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation import giant_clusters, kmeans, minhash, semdedup
-from pipelines import embedding_files, model_scorers, requests, sources, storage, stores
+from pipelines import embedding_files, model_scorers, sources, stores
+from pipelines.files import fingerprints, storage
 from pipelines.scorer_protocol import OnBatch, Scorer, Scores
 from pipelines.worker import memory, progress
 
@@ -273,11 +274,11 @@ class SemDeDup(_Own):
 
   def split_fingerprint(self) -> str:
     """Whose a split is: of what was asked for, and of clusters as they were computed."""
-    return requests.fingerprint([self.request(), self.clusters.store.fingerprint_with_engine()])
+    return fingerprints.fingerprint([self.request(), self.clusters.store.fingerprint_with_engine()])
 
   def split(self) -> dict[str, Any] | None:
     """What is on record of how giant clusters were split (`splitting.settle`); None where there is nothing."""
-    found = requests.read_sealed(self.split_path)
+    found = fingerprints.read_sealed(self.split_path)
     return found if found is not None and found.get("fingerprint") == self.split_fingerprint() else None
 
   def describe(self) -> dict[str, Any]:

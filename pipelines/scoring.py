@@ -19,20 +19,8 @@ from apache_beam.utils import shared
 
 from curation import domains
 from curation.errors import DamagedError, WinnowError
-from pipelines import (
-  block_files,
-  blocks,
-  damage,
-  failing,
-  recording,
-  requests,
-  row_bits,
-  scorers,
-  sealing,
-  sources,
-  storage,
-  stores,
-)
+from pipelines import block_files, blocks, failing, recording, scorers, sealing, sources, stores
+from pipelines.files import damage, fingerprints, row_bits, storage
 from pipelines.stripes import Spread, Stripe
 from pipelines.survivors import Survivors
 from pipelines.worker import logs, prefetch, progress
@@ -271,7 +259,7 @@ class ScoreBlocks(beam.DoFn):
         f"--accelerator={self._config.accelerator} was asked for, and JAX finds a CPU alone on {platform.node()}: the "
         "image is another accelerator's, or the driver was not installed; nothing was scored"
       )
-    requests.claim(
+    fingerprints.claim(
       store.engine_path,
       engine,
       owner=f"the score store {store.folder}",
@@ -281,7 +269,7 @@ class ScoreBlocks(beam.DoFn):
     milliseconds = round(1000 * (time.monotonic() - started))
     self._load_times.append(milliseconds)
     logs.tell("model_loaded", stage=self._config.stage, milliseconds=milliseconds, engine=engine)
-    return Loaded(scorer, requests.fingerprint(engine))
+    return Loaded(scorer, fingerprints.fingerprint(engine))
 
 
 class _Nothing:

@@ -18,16 +18,15 @@ from pipelines import (
   comparison,
   inputs,
   joining,
-  requests,
   scoring,
   sketching,
   sources,
-  storage,
   stores,
   stripes,
   survivors,
   thresholds,
 )
+from pipelines.files import fingerprints, storage
 from pipelines.worker import progress
 
 _GATHERED_SECOND = 200_000  # documents, by one core
@@ -148,10 +147,10 @@ class ScoringJob:
       here = here | self.config.survivors.engine()
     if self._stored is None:  # else domains are those of the store that is read
       here = {"suffix_list": domains.suffix_list(), **here}
-    there = requests.readable(self.config.store.engine_path)
+    there = fingerprints.readable(self.config.store.engine_path)
     if not self.knows_engine or not isinstance(there, dict):
       return None
-    return requests.first_difference({key: there.get(key) for key in here}, here)
+    return fingerprints.first_difference({key: there.get(key) for key in here}, here)
 
   def claim(self) -> None:
     """Makes the store's folder belong to this job: the first thing that is written."""
@@ -162,8 +161,8 @@ class ScoringJob:
       store.clear()
     elif self.overwrite:
       store.clear_others(self.corpus.shards, keep_engine=keep_engine)
-    requests.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
-    storage.create(storage.join(store.folder, stores.INPUT_FILE), requests.to_json(self.where))
+    fingerprints.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
+    storage.create(storage.join(store.folder, stores.INPUT_FILE), fingerprints.to_json(self.where))
 
   @property
   def count(self) -> progress.Count | None:

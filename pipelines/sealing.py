@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, blocks, damage, requests, storage, stores
+from pipelines import block_files, blocks, stores
+from pipelines.files import damage, fingerprints, storage
 from pipelines.stripes import Stripe
 from pipelines.worker import logs
 
@@ -94,7 +95,7 @@ def seal(
   ledger = {"fingerprint": store.fingerprint, "engine": engine, **add_up(summaries)}
   if storage.exists(store.summary_path) and store.readable_summary() is None:
     damage.remove(store.folder, store.summary_path, DamagedError(f"{store.summary_path} is damaged"))
-  storage.create(store.summary_path, requests.sealed(ledger), must_agree=True)
+  storage.create(store.summary_path, fingerprints.sealed(ledger), must_agree=True)
   store.tidy(shards)
   return store.ledger()
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from curation.errors import WinnowError
-from pipelines import globs
+from pipelines.files import globs
 
 _MOST_BYTES = 210  # of 255: the longest ending of ours has 13, and a temporary name has 31 more
 _SHORTENED = re.compile(r".*~[0-9a-f]{32}", re.DOTALL)

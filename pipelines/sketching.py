@@ -22,7 +22,8 @@ import numpy as np
 
 from curation import hashing, race
 from curation.errors import WinnowError
-from pipelines import array_files, blocks, damage, requests, row_bits, scorers, sources, storage, stores
+from pipelines import blocks, scorers, sources, stores
+from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
@@ -62,7 +63,7 @@ class SketchConfig:
     return storage.join(self.store.sketch_folder, name)
 
   def work_path(self, what: Any) -> str:
-    return storage.join(self.store.sketch_folder, "work", f"{requests.fingerprint(what)}.safetensors")
+    return storage.join(self.store.sketch_folder, "work", f"{fingerprints.fingerprint(what)}.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _is_whole_sketch(config: SketchConfig, path: str) -> bool:
 
 def _has_arrays(config: SketchConfig, path: str, count: int) -> bool:
   """Tells whether a file of so many arrays is on record."""
-  return damage.is_whole(config.store.folder, path, lambda path: array_files.read(path, count))
+  return damage.is_whole(config.store.folder, path, lambda path: sealed_arrays.read(path, count))
 
 
 def slices_of(config: race.SketchConfig) -> Iterator[tuple[int, int]]:
@@ -236,7 +237,7 @@ def write_slice(
   """Makes merged rows durable; returns which they are, and their path."""
   path = config.work_path([rows, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
   if not _has_arrays(config, path, 1):
-    array_files.write(path, counts_RB)
+    sealed_arrays.write(path, counts_RB)
   return rows, path
 
 
@@ -246,7 +247,7 @@ def assemble(config: SketchConfig, slices: list[tuple[tuple[int, int], str]], ch
   if not storage.exists(path):
     sketch = race.Sketch(chosen.config, num_points=num_points)
     for (start, stop), slice_path in slices:
-      (sketch.counts_RB[start:stop],) = array_files.read(slice_path, 1)
+      (sketch.counts_RB[start:stop],) = sealed_arrays.read(slice_path, 1)
     with storage.create_file(path, must_agree=True) as file:
       race.save(sketch, file)
   return path
@@ -307,7 +308,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
     places_N = np.searchsorted(documents["row"].to_numpy(), sampled.rows[here_N])
     hashes.append(sampled.hashes[here_N])
     points.append(sources.embedding_array(documents["embedding"], embeddings.dtype)[places_N])
-  array_files.write(path, np.concatenate(hashes), np.concatenate(points))
+  sealed_arrays.write(path, np.concatenate(hashes), np.concatenate(points))
   return path
 
 
@@ -315,7 +316,7 @@ def read_points(paths: list[str]) -> np.ndarray:
   """The sample in the order of its hashes: float32 [N, D]."""
   if not paths:
     raise WinnowError("there are no embeddings at all; the dead letter says why")
-  hashes, points = zip(*(array_files.read(path, 2) for path in paths), strict=True)
+  hashes, points = zip(*(sealed_arrays.read(path, 2) for path in paths), strict=True)
   return np.concatenate(points)[np.argsort(np.concatenate(hashes))].astype(np.float32)
 
 
@@ -329,8 +330,8 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
   embeddings = config.embeddings.fingerprint_with_engine()
   path = config.path(KERNEL_FILE)
   found = {"config": sketch.to_json(), "hashes": race.Hashes(sketch).checksum(), "embeddings": embeddings}
-  storage.create(path, requests.to_json(found))
-  kept = requests.readable(path)
+  storage.create(path, fingerprints.to_json(found))
+  kept = fingerprints.readable(path)
   if not isinstance(kept, dict) or kept.get("embeddings") != embeddings:
     raise WinnowError(
       f"{path} is damaged, or of other embeddings; delete {config.store.sketch_folder} and run the command again"
@@ -353,7 +354,7 @@ def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list
       found["sample"] = density.diagnose(
         about.kernel, about.rows, about.counters, about.seed, sample_ND, held_out_MD, num_points
       )
-  storage.create(config.path(DIAGNOSTICS_FILE), requests.to_json(found))
+  storage.create(config.path(DIAGNOSTICS_FILE), fingerprints.to_json(found))
   return found
 
 

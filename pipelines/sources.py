@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import block_files, blocks, embedding_files, readers, requests, row_bits, storage, stores
+from pipelines import block_files, blocks, embedding_files, readers, stores
+from pipelines.files import fingerprints, row_bits, storage
 from pipelines.survivors import Survivors, only
 
 KEYED_TEXT = "keyed_text"
@@ -195,7 +196,7 @@ class StoredBlocks:
     of_store = self.store.fingerprint_with_engine()
     if self.survivors is None:
       return of_store
-    return requests.fingerprint([of_store, storage.base_name(self.survivors.folder)])
+    return fingerprints.fingerprint([of_store, storage.base_name(self.survivors.folder)])
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     summary = stores.read_summary(self.store, shard)

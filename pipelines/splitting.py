@@ -23,7 +23,7 @@ import numpy as np
 
 from curation import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
-from pipelines import array_files, clustering, damage, requests, run_files, runs, sketching, sources, storage
+from pipelines import clustering, run_files, runs, sketching, sources
 from pipelines.comparison import (
   ComparingConfig,
   Splitting,
@@ -32,6 +32,7 @@ from pipelines.comparison import (
   is_whole_run,
   of_other_clusters,
 )
+from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
@@ -151,7 +152,7 @@ def assign_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
     for block in prefetch.prefetch(read_group(config, numbered.group), ahead=1):
       parts.append(splitting.pieces.assign(block.clusters_N, block.embeddings_ND, centroids))
       progress.report(config.progress_address, stage=ASSIGNING, documents=len(block.rows_N))
-    array_files.write(path, np.concatenate([np.empty(0, np.int32), *parts]))
+    sealed_arrays.write(path, np.concatenate([np.empty(0, np.int32), *parts]))
   return numbered.number
 
 
@@ -167,7 +168,7 @@ def settle(config: ComparingConfig, what: str) -> str:
   """
   splitting = Splitting.of(config)
   pieces, centroids = splitting.pieces, _fingerprint(_read_centroids(splitting))
-  split = requests.field(config.store.engine_path, "split")
+  split = fingerprints.field(config.store.engine_path, "split")
   if isinstance(split, dict) and split.get("centroids") != centroids:
     storage.delete([splitting.centroids_path(cluster) for cluster in pieces.giants.tolist()])
     raise WinnowError(
@@ -178,7 +179,7 @@ def settle(config: ComparingConfig, what: str) -> str:
     return what
   sizes_P = np.zeros(pieces.starts[-1], np.int64)
   for number, _ in splitting.groups():
-    (pieces_N,) = array_files.read(splitting.pieces_path(number, centroids), 1)
+    (pieces_N,) = sealed_arrays.read(splitting.pieces_path(number, centroids), 1)
     sizes_P += np.bincount(pieces_N, minlength=len(sizes_P))
   if not np.array_equal(np.add.reduceat(sizes_P, pieces.starts[:-1]), pieces.sizes_K):
     raise of_other_clusters(diagnostics_path(config))
@@ -186,7 +187,7 @@ def settle(config: ComparingConfig, what: str) -> str:
   clusters = [{"cluster": giant, "pieces": sizes_P[pieces.of_cluster(giant)].tolist()} for giant in giants]
   figures = pieces.figures(sizes_P)
   told = {"fingerprint": config.scorer.split_fingerprint(), "centroids": centroids, "figures": figures}
-  storage.create(config.scorer.split_path, requests.sealed(told | {"clusters": clusters}), must_agree=True)
+  storage.create(config.scorer.split_path, fingerprints.sealed(told | {"clusters": clusters}), must_agree=True)
   logs.tell("clusters_split", **figures)
   return what
 
@@ -213,7 +214,7 @@ def _read_file(path: str) -> centroid_files.CentroidFile:
 
 
 def _fingerprint(files: list[centroid_files.CentroidFile]) -> str:
-  return requests.fingerprint([file.checksum for file in files])
+  return fingerprints.fingerprint([file.checksum for file in files])
 
 
 def _is_whole(splitting: Splitting, cluster: int) -> bool:

@@ -18,12 +18,11 @@ from pipelines import (
   launch,
   options,
   plans,
-  requests,
   sketching,
-  storage,
   stores,
 )
 from pipelines.durations import duration
+from pipelines.files import fingerprints, storage
 
 _READERS = 16
 _PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
@@ -82,7 +81,7 @@ def look(store: stores.ScoreStore, now: float) -> Progress:
     if path.rsplit("/", 1)[0] in folders:
       blocks_by_folder.setdefault(path.rsplit("/", 1)[0], []).append(written)
   num_blocks, read = sum(len(s.block_rows) for s in finished), sum(s.read for s in finished)
-  block_rows = read / num_blocks if num_blocks else float(requests.field(store.request_path, "block_rows") or 0)
+  block_rows = read / num_blocks if num_blocks else float(fingerprints.field(store.request_path, "block_rows") or 0)
   by_name = {shard.name: shard for shard in shards}
   paths = {s.shard: store.scores_path(by_name[s.shard]) for s in finished}
   events = [(times[paths[s.shard]], float(s.read)) for s in finished if paths[s.shard] in times]

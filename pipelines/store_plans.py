@@ -27,13 +27,12 @@ from pipelines import (
   models,
   options,
   plans,
-  requests,
   scorers,
   sketching,
   sources,
-  storage,
   stores,
 )
+from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.plans import Stage
 
@@ -190,7 +189,7 @@ def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> S
     )
   if not store.is_complete:
     raise WinnowError(f"the store of embeddings {folder} is not complete; run its winnow embed command again")
-  request = requests.read_json(store.request_path)
+  request = fingerprints.read_json(store.request_path)
   corpus = Corpus(store.shards(), blocks.Fields(**request["fields"]), request["block_rows"])
   embeddings = sources.StoredEmbeddings(store, request["embedding_dtype"])
   return _plan_clustering(namespace, launcher, corpus, embeddings, Stage())
@@ -299,14 +298,14 @@ def _adopt(
   Only if that store is of the same model and the same input as the request that `asked` tells, so that nothing but a
   flag that was given can contradict it; and with --overwrite only if it stays as it is.
   """
-  request = requests.readable(storage.join(folder, requests.REQUEST_FILE))
+  request = fingerprints.readable(storage.join(folder, fingerprints.REQUEST_FILE))
   wanted = argparse.Namespace(**vars(namespace))
   if not isinstance(request, dict) or not (adopted := options.adopt(wanted, request, names)):
     return
   with contextlib.suppress(WinnowError):  # values that another model or input would refuse
     then = asked(wanted)
     names = () if namespace.overwrite else names
-    if requests.fingerprint(_without(then, names)) == requests.fingerprint(_without(request, names)):
+    if fingerprints.fingerprint(_without(then, names)) == fingerprints.fingerprint(_without(request, names)):
       vars(namespace).update(vars(wanted))
       print(f"winnow: {folder} is there and is used as it was made, with {' '.join(adopted)}", file=sys.stderr)
 

@@ -37,7 +37,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import blocks, damage, parquet_files, requests, shard_names, storage
+from pipelines import blocks, shard_names
+from pipelines.files import damage, fingerprints, sealed_parquet, storage
 
 SCORE, EMBEDDING, SIGNATURE = "score", "embedding", "signature"
 EMBED, CLUSTER, SIGN = "embed", "cluster", "sign"  # the scorers of stores that keep blocks, and what these are of
@@ -126,8 +127,8 @@ class ScoreStore:
   @classmethod
   def at(cls, folder: str) -> "ScoreStore | None":
     """The store whose folder this is; None where it is none's. Raises OtherFormatError."""
-    path = storage.join(folder, requests.REQUEST_FILE)
-    request = requests.readable(path)
+    path = storage.join(folder, fingerprints.REQUEST_FILE)
+    request = fingerprints.readable(path)
     if not isinstance(request, dict):
       return None
     if request.get("format") != FORMAT:
@@ -145,7 +146,7 @@ class ScoreStore:
   @classmethod
   def of(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
     method = {key: value for key, value in request.items() if key != "inputs"}
-    return cls(folder, requests.fingerprint(request), requests.fingerprint(method), str(request.get("scorer")))
+    return cls(folder, fingerprints.fingerprint(request), fingerprints.fingerprint(method), str(request.get("scorer")))
 
   @property
   def holds(self) -> str:
@@ -154,11 +155,11 @@ class ScoreStore:
 
   @property
   def request_path(self) -> str:
-    return storage.join(self.folder, requests.REQUEST_FILE)
+    return storage.join(self.folder, fingerprints.REQUEST_FILE)
 
   @property
   def engine_path(self) -> str:
-    return storage.join(self.folder, requests.ENGINE_FILE)
+    return storage.join(self.folder, fingerprints.ENGINE_FILE)
 
   @property
   def summary_path(self) -> str:
@@ -196,7 +197,7 @@ class ScoreStore:
 
   def shards(self) -> tuple[blocks.Shard, ...]:
     """The shards that the store is of, by its request alone: their files need not be there, nor where they were."""
-    request = requests.read_json(self.request_path)
+    request = fingerprints.read_json(self.request_path)
     entries = request.get("inputs") if isinstance(request, dict) else None
     fields = {"name": str, "bytes": int, "checksum": str}
     if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries):
@@ -209,14 +210,14 @@ class ScoreStore:
 
   def fingerprint_of(self, shard: blocks.Shard) -> str:
     """Identifies what is asked about one shard."""
-    return requests.fingerprint([self.method, shard.identity()])
+    return fingerprints.fingerprint([self.method, shard.identity()])
 
   def engine(self) -> str:
     """The fingerprint of how scores are computed; of nothing where no worker has said so yet, or not readably."""
-    return requests.fingerprint(requests.readable(self.engine_path))
+    return fingerprints.fingerprint(fingerprints.readable(self.engine_path))
 
   def block_folder(self, shard: blocks.Shard, engine: str) -> str:
-    name = requests.fingerprint([self.fingerprint_of(shard), engine])[:16]
+    name = fingerprints.fingerprint([self.fingerprint_of(shard), engine])[:16]
     return storage.join(self.blocks_folder, f"{shard.file_name}-{name}")
 
   def block_path(self, shard: blocks.Shard, index: int, engine: str) -> str:
@@ -240,7 +241,7 @@ class ScoreStore:
 
   def readable_summary(self) -> dict[str, Any] | None:
     """The ledger of a complete store, as `sealing.seal` wrote it; None where it is missing or damaged."""
-    summary = requests.read_sealed(self.summary_path)
+    summary = fingerprints.read_sealed(self.summary_path)
     if summary is None or not _has(summary, _LEDGER):
       return None
     if not all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]):
@@ -285,7 +286,7 @@ class ScoreStore:
     looked for: their folders have other names, and go when the store is complete.
     """
     engine = self.engine()
-    keep_engine &= requests.field(self.engine_path, "method") == self.method
+    keep_engine &= fingerprints.field(self.engine_path, "method") == self.method
     wanted = {f"{shard.file_name}.parquet": shard for shard in shards}
 
     def is_ours(name: str) -> bool:
@@ -305,7 +306,7 @@ class ScoreStore:
     of_kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
     storage.delete([storage.join(letters, name) for name in storage.list_names(letters) if name not in of_kept])
     storage.delete([storage.join(self.shards_folder, name) for name in names if name not in kept])
-    is_ours_still = requests.holds(self.request_path, self.fingerprint)
+    is_ours_still = fingerprints.holds(self.request_path, self.fingerprint)
     # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
     if not is_ours_still or (not keep_engine and storage.exists(self.engine_path)):
       for folder in _MADE_FOLDERS:
@@ -339,7 +340,7 @@ class ScoreStore:
 
   def fingerprint_with_engine(self) -> str:
     """Identifies the scores: what was asked for, and how it was computed."""
-    return requests.fingerprint([self.fingerprint, requests.read_json(self.engine_path)])
+    return fingerprints.fingerprint([self.fingerprint, fingerprints.read_json(self.engine_path)])
 
 
 def _has(value: Any, fields: Mapping[str, Any]) -> bool:
@@ -373,7 +374,7 @@ class ScoreFile:
         if found.names != store.shard_schema.names or found.remove(0) != store.shard_schema.remove(0):
           raise ValueError("its columns are not a shard's")
         self._columns = found.names[1:-1]
-        self.summary = ShardSummary(**parquet_files.description(self._parquet))
+        self.summary = ShardSummary(**sealed_parquet.description(self._parquet))
       if self.summary.fingerprint != store.fingerprint_of(shard):
         raise WinnowError(
           f"{self._path} holds scores of another request: another run has written there; see that it has ended, and "
@@ -397,7 +398,7 @@ class ScoreFile:
   def check_seal(self) -> None:
     """Reads the whole file; DamagedError unless every byte is as written."""
     with self._told():
-      parquet_files.check(self._file)
+      sealed_parquet.check(self._file)
 
   def batches(self, rows: int, *, domains: bool = False) -> Iterator[pa.RecordBatch]:
     """The same columns of the whole shard, and `domain` if need be, at most `rows` documents at a time."""

@@ -19,19 +19,8 @@ import pyarrow.compute as pc
 
 from curation import selection
 from curation.errors import DamagedError, WinnowError
-from pipelines import (
-  array_files,
-  blocks,
-  damage,
-  limits,
-  ranks,
-  requests,
-  row_bits,
-  storage,
-  stores,
-  stripes,
-  thresholds,
-)
+from pipelines import blocks, limits, ranks, stores, stripes, thresholds
+from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.worker import progress
 
 
@@ -44,7 +33,7 @@ class Survivors:
 
   @property
   def fingerprint(self) -> str:
-    return requests.fingerprint([self.store.fingerprint, dataclasses.asdict(self.request)])
+    return fingerprints.fingerprint([self.store.fingerprint, dataclasses.asdict(self.request)])
 
   def engine(self) -> dict[str, Any]:
     """What is known, once there are scores, of how those are computed by which they are selected."""
@@ -52,7 +41,7 @@ class Survivors:
 
   @property
   def folder(self) -> str:
-    name = requests.fingerprint([self.fingerprint, self.store.engine()])[:16]
+    name = fingerprints.fingerprint([self.fingerprint, self.store.engine()])[:16]
     return storage.join(self.store.selected_folder, name)
 
   @property
@@ -76,13 +65,13 @@ class Survivors:
   @property
   def documents(self) -> int | None:
     """How many there are; None until they are settled."""
-    return requests.field(self._path, "documents") if self.store.is_complete else None
+    return fingerprints.field(self._path, "documents") if self.store.is_complete else None
 
   def kept(self, shard: blocks.Shard) -> np.ndarray:
     """Which rows of a shard survive, as `row_bits` has it. Raises DamagedError, after which they are not settled."""
     path = self._rows_path(shard)
     try:
-      return array_files.read(path, 1)[0]
+      return sealed_arrays.read(path, 1)[0]
     except (DamagedError, FileNotFoundError) as error:
       told = DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
       if self.store.is_mended:
@@ -96,11 +85,11 @@ class Survivors:
   def select_shard(self, shard: blocks.Shard, floor: int) -> int:
     """Writes down which rows of a shard survive; returns how many."""
     path = self._rows_path(shard)
-    if not damage.is_whole(self.store.folder, path, lambda path: array_files.read(path, 1)):
+    if not damage.is_whole(self.store.folder, path, lambda path: sealed_arrays.read(path, 1)):
       is_kept_N = np.zeros(sum(stores.read_summary(self.store, shard).block_rows), bool)
       for part in ranks.read(self.store, shard, self.request, self.within, check_seal=True):
         is_kept_N[part.rows[part.are_wanted(floor)]] = True
-      array_files.write(path, np.packbits(is_kept_N))
+      sealed_arrays.write(path, np.packbits(is_kept_N))
     return row_bits.count(self.kept(shard))
 
   def settle(self, selected: thresholds.Selected, found: int) -> stores.Ledger:
@@ -109,7 +98,7 @@ class Survivors:
       raise WinnowError(f"{self.folder} has {found:,} of {selected.documents:,} survivors; delete it and run again")
     if not found:
       raise WinnowError(f"the stage of {self.store.folder} selects no document; lower its threshold, or raise its rate")
-    storage.create(self._path, requests.sealed({"documents": found}), must_agree=True)
+    storage.create(self._path, fingerprints.sealed({"documents": found}), must_agree=True)
     self.tidy()
     return self.store.ledger()
 
@@ -119,7 +108,7 @@ class Survivors:
 
 
 def _read(path: str) -> dict[str, Any]:
-  found = requests.read_sealed(path)
+  found = fingerprints.read_sealed(path)
   if found is None:
     raise DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
   return found

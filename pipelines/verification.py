@@ -21,20 +21,8 @@ import pyarrow as pa
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import (
-  blocks,
-  dataset,
-  formats,
-  manifests,
-  ranks,
-  readers,
-  requests,
-  storage,
-  stores,
-  stripes,
-  thresholds,
-  writing,
-)
+from pipelines import blocks, dataset, formats, manifests, ranks, readers, stores, stripes, thresholds, writing
+from pipelines.files import fingerprints, storage
 from pipelines.worker import progress
 
 _WORK = "verify-"
@@ -122,7 +110,7 @@ def check_launch(config: VerificationConfig) -> None:
   _expect([s["name"] for s in manifest["inputs"]], [shard.name for shard in config.shards], "the inputs are others")
   known = manifests.known_beforehand(sampling, config.floor)
   claimed = {name: value for name, value in manifest.items() if name not in _NOT_KNOWN}
-  if difference := requests.first_difference(_without({"selected", "tokens_selected"}, claimed), known):
+  if difference := fingerprints.first_difference(_without({"selected", "tokens_selected"}, claimed), known):
     field, there, here = difference
     raise WinnowError(f"{manifests.MANIFEST_FILE}: {field} is {there}, and {here} by {sampling.store.folder}")
   names = [storage.base_name(sampling.shard_path(index, config.num_shards)) for index in range(config.num_shards)]

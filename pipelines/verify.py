@@ -4,19 +4,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import (
-  flags,
-  inputs,
-  jobs,
-  launch,
-  manifests,
-  meter,
-  options,
-  output_plans,
-  plans,
-  storage,
-  verification,
-)
+from pipelines import flags, inputs, jobs, launch, manifests, meter, options, output_plans, plans, verification
+from pipelines.files import storage
 
 
 def verify(argv: Sequence[str]) -> None:

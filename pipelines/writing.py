@@ -15,20 +15,18 @@ from curation.errors import DamagedError, WinnowError
 from pipelines import (
   block_files,
   blocks,
-  damage,
   formats,
   limits,
   merging,
   ranks,
   readers,
-  requests,
   run_files,
   runs,
-  storage,
   stores,
   stripes,
   thresholds,
 )
+from pipelines.files import damage, fingerprints, storage
 from pipelines.worker import logs, prefetch, progress
 
 OUTPUT_SHARD_BYTES = 200 << 20
@@ -84,7 +82,7 @@ class SamplingConfig:
     return None if self.limits is None else self.limits.within(shard)
 
   def runs_folder(self, engine: str) -> str:
-    return storage.join(self.work_folder, RUNS_FOLDER, requests.fingerprint([self.fingerprint, engine])[:16])
+    return storage.join(self.work_folder, RUNS_FOLDER, fingerprints.fingerprint([self.fingerprint, engine])[:16])
 
   def run_path(self, stripe: stripes.Stripe, engine: str) -> str:
     return storage.join(self.runs_folder(engine), f"{stripe.file_name}.run")
@@ -162,8 +160,10 @@ def plan_output(selected: thresholds.Selected, ledger: stores.Ledger, config: Sa
 
   Raises WinnowError if nothing is selected.
   """
-  engine = requests.read_json(config.store.engine_path)
-  requests.claim(storage.join(config.work_folder, requests.ENGINE_FILE), engine, owner=f"the output {config.output}")
+  engine = fingerprints.read_json(config.store.engine_path)
+  fingerprints.claim(
+    storage.join(config.work_folder, fingerprints.ENGINE_FILE), engine, owner=f"the output {config.output}"
+  )
   if config.rejected:
     num_tokens = 0 if ledger.num_tokens is None else ledger.num_tokens - selected.num_tokens
     selected = thresholds.Selected(ledger.documents - selected.documents, num_tokens, selected.floor)
@@ -172,7 +172,7 @@ def plan_output(selected: thresholds.Selected, ledger: stores.Ledger, config: Sa
     raise WinnowError(f"the request {'rejects' if config.rejected else 'selects'} no document; {advice}")
   text_bytes = ledger.text_bytes * selected.documents / ledger.documents
   num_shards = config.num_shards or min(max(1, math.ceil(text_bytes / OUTPUT_SHARD_BYTES)), MOST_OUTPUT_SHARDS)
-  return Plan(selected, num_shards, requests.fingerprint(engine))
+  return Plan(selected, num_shards, fingerprints.fingerprint(engine))
 
 
 def select_documents(
@@ -252,7 +252,7 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
   """
   path, record = config.shard_path(index, plan.num_shards), config.shard_record_path(index, plan.engine)
   is_on_record = storage.exists(record)  # asked first: another run may write it now
-  done = requests.read_sealed(record) if is_on_record else None
+  done = fingerprints.read_sealed(record) if is_on_record else None
   if is_on_record and done is None:
     damage.remove(config.output, record, DamagedError(f"{record} is damaged"))
   elif done is not None and storage.exists(path):
@@ -286,6 +286,6 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       f"{error.filename or error} is gone: another run has ended or started over there; run this command again"
     ) from error
   shard = OutputShard(index, documents, storage.size(path), storage.checksum(path))
-  storage.create(record, requests.sealed(dataclasses.asdict(shard)))
+  storage.create(record, fingerprints.sealed(dataclasses.asdict(shard)))
   logs.tell("output_shard_done", path=path, documents=documents, bytes=shard.bytes)
   return shard

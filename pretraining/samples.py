@@ -3,7 +3,8 @@
 import dataclasses
 
 from curation.errors import WinnowError
-from pipelines import dataset, formats, inputs, manifests, storage
+from pipelines import dataset, formats, inputs, manifests
+from pipelines.files import storage
 
 
 @dataclasses.dataclass(frozen=True)

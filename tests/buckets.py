@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from apache_beam.internal.gcp import auth
 from gcp_storage_emulator import server
 
-from pipelines import object_stores, storage
+from pipelines.files import object_stores, storage
 
 _HOST = "STORAGE_EMULATOR_HOST"
 

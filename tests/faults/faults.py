@@ -19,7 +19,7 @@ import tempfile
 import buckets
 from places import ON_RECORD, SECONDS, Outcome, Place, environment, files_on_record, kill, wait_for
 
-from pipelines import storage
+from pipelines.files import storage
 
 _NO_SPACE = "No space left on device"
 

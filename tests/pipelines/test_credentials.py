@@ -10,7 +10,7 @@ from apache_beam.internal.gcp import auth
 from google.auth import exceptions as auth_exceptions
 from running import run_in
 
-from pipelines import object_stores, storage
+from pipelines.files import object_stores, storage
 
 NO_AWS, NO_GOOGLE = "there are no AWS credentials here", "there are no Google credentials here"
 LOCAL = ["--input=a.jsonl", "--direct_num_workers=1"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from running import content, run_in
 
-from pipelines import damage, manifests, recording, scoring, storage
+from pipelines import manifests, recording, scoring
+from pipelines.files import damage, storage
 from pipelines.worker import prefetch
 
 SCORE = ["--max_input_tokens=32", "--scores=scores", "--name=tiny", "--block_rows=50", "--direct_num_workers=1"]

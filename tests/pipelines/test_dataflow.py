@@ -25,7 +25,8 @@ from apache_beam.runners.dataflow import dataflow_runner
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import blocks, jobs, launch, main, manifests, requests, scorers, scoring, storage, stores, writing
+from pipelines import blocks, jobs, launch, main, manifests, scorers, scoring, stores, writing
+from pipelines.files import fingerprints, storage
 
 JOB_ID = "2026-11-25_00_00_00-1"
 
@@ -216,7 +217,7 @@ def test_a_second_job_of_one_name_is_refused_before_it_clears_what_the_first_has
     assert main.main(command(place, "score", "--name=running", *flags)) == 1
     name = api.jobs[0]["name"]
     capsys.readouterr()
-    api.jobs[0]["name"] = name.replace("running", "busy")[:-8] + requests.fingerprint("gs://winnow/scores/busy")[:8]
+    api.jobs[0]["name"] = name.replace("running", "busy")[:-8] + fingerprints.fingerprint("gs://winnow/scores/busy")[:8]
     assert main.main(command(place, "score", "--name=busy", "--overwrite", *flags)) == 1
   told = capsys.readouterr().err
   assert f"the job {api.jobs[0]['name']} runs already, as {JOB_ID}: wait for it, or cancel it" in told

@@ -19,7 +19,8 @@ from running import run_in
 
 from curation import ask_llm, checkpoints, kernels, race
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, formats, readers, requests, stores
+from pipelines import blocks, formats, readers, stores
+from pipelines.files import fingerprints
 
 FIELDS = blocks.Fields()
 
@@ -217,7 +218,7 @@ def test_names_in_files_never_leave_their_folder(finished, tmp_path, capsys):
   path = tmp_path / "scores/tiny/request.json"
   request = json.loads(path.read_text())
   request["inputs"][0]["name"] = "../../../victim"
-  path.write_bytes(requests.to_json(request))
+  path.write_bytes(fingerprints.to_json(request))
   explain = ["explain", "../../../victim#1", "--scores=scores"]
   report = ["report", "--scores=scores", "--report=page"]
   for arguments in (["status", "scores"], explain, report, ["verify", "out", "--scores=scores"]):
@@ -229,7 +230,7 @@ def test_names_in_files_never_leave_their_folder(finished, tmp_path, capsys):
     stores.ScoreStore.of(str(tmp_path / "scores/tiny"), request).shards()
   manifest = json.loads((tmp_path / "out/manifest.json").read_text())
   manifest["dataset"] = "../victim"
-  (tmp_path / "out/manifest.json").write_bytes(requests.to_json(manifest))
+  (tmp_path / "out/manifest.json").write_bytes(fingerprints.to_json(manifest))
   assert run_in(tmp_path, ["verify", "out"]) == 2
   assert "names the dataset '../victim', which is no name" in capsys.readouterr().err
   assert victim.read_bytes() == b"no Parquet at all"

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from running import content, run_in
 
 from curation.errors import WinnowError
-from pipelines import storage
+from pipelines.files import storage
 
 
 @pytest.fixture

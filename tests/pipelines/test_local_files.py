@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from curation.errors import WinnowError
-from pipelines import local_files
+from pipelines.files import local_files
 
 
 def make(folder: pathlib.Path, *names: str) -> None:

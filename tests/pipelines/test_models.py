@@ -12,7 +12,8 @@ import tiny_t5
 from running import run_in
 
 from curation.errors import WinnowError
-from pipelines import model_scorers, models, storage
+from pipelines import model_scorers, models
+from pipelines.files import storage
 
 COMMITS = ("a" * 40, "b" * 40)
 

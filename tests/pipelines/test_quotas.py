@@ -19,7 +19,8 @@ from running import content, logs, run_in
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import block_files, blocks, damage, formats, manifests, quotas, requests, runs, stores
+from pipelines import block_files, blocks, formats, manifests, quotas, runs, stores
+from pipelines.files import damage, fingerprints
 
 BIG_ROWS, SMALL_ROWS = 4_000, 300
 REQUESTS = {
@@ -195,7 +196,7 @@ def test_verify_names_a_quota_that_was_not_kept(drawn, tmp_path, change, capsys)
   path = tmp_path / "best/manifest.json"
   manifest = json.loads(path.read_text())
   manifest["request"] |= change
-  path.write_bytes(requests.to_json(manifest))
+  path.write_bytes(fingerprints.to_json(manifest))
   assert run_in(tmp_path, ["verify", "best", "--direct_num_workers=1"]) == 1
   assert "winnow: " in capsys.readouterr().err
   assert not list((tmp_path / "best/.winnow").glob("verify-*"))
@@ -225,7 +226,7 @@ def store(tmp_path_factory) -> stores.ScoreStore:
   generator = np.random.default_rng(0)
   request = {"format": stores.FORMAT, "inputs": [blocks.Shard(name, "", "", "", 0).identity() for name in ROWS]}
   store = stores.ScoreStore.of(str(tmp_path_factory.mktemp("store")), request)
-  requests.claim(store.request_path, request, owner="the store")
+  fingerprints.claim(store.request_path, request, owner="the store")
   for name, rows in ROWS.items():
     shard = blocks.Shard(name, "", "jsonl", "", 0)
     for index, start in enumerate(range(0, rows, 500)):

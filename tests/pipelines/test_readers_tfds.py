@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from reader_files import bad, documents, put, read
 
 from curation.errors import WinnowError
-from pipelines import main, readers, storage
+from pipelines import main, readers
+from pipelines.files import storage
 from pipelines.tf_example import feature_values, parse_example
 
 RECORDS = [

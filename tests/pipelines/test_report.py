@@ -13,15 +13,8 @@ import scipy.stats
 from reported import OUTPUTS, ROWS, SCORERS, make, read
 from running import content, run_in
 
-from pipelines import (
-  formats,
-  report,
-  report_examples,
-  report_figures,
-  report_passes,
-  report_sources,
-  requests,
-)
+from pipelines import formats, report, report_examples, report_figures, report_passes, report_sources
+from pipelines.files import fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +242,7 @@ def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):
   summary = json.loads(path.read_text())
   summary["shards"][0]["scored"] -= 1
   del summary["seal"]
-  path.write_bytes(requests.sealed(summary | {"scored": summary["scored"] - 1}))
+  path.write_bytes(fingerprints.sealed(summary | {"scored": summary["scored"] - 1}))
   assert "450 documents read, 446 scored and 3 bad, and 447 have scores" in refused("--scores=scores")
   path = tmp_path / "scores/large/shards/part-1.jsonl.parquet"
   path.write_bytes(path.read_bytes()[:-60])

@@ -8,7 +8,7 @@ import pytest
 from moto import server as moto_server
 from running import content, run_in
 
-from pipelines import storage
+from pipelines.files import storage
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import formats, requests, scoring, status, stores
+from pipelines import formats, scoring, status, stores
+from pipelines.files import fingerprints
 
 SAMPLE = ["sample", "--scores=scores", "--sampler=ask_llm", "--name=tiny", "--direct_num_workers=1"]
 
@@ -167,7 +168,7 @@ def test_a_store_of_another_version_is_refused_and_nothing_in_it_removed(place, 
   """Kills the mutant that takes what is only older for damaged, and removes it."""
   shutil.copytree(place / "scores", tmp_path / "scores")
   path = tmp_path / "scores/tiny/request.json"
-  path.write_bytes(requests.to_json(json.loads(path.read_text()) | {"format": 2}))
+  path.write_bytes(fingerprints.to_json(json.loads(path.read_text()) | {"format": 2}))
   before = content(tmp_path)
   told = "is of format 2, and this version of Winnow reads|format is 2 there"
   sample = [*(flag for flag in SAMPLE if "name" not in flag), "--rate=0.5", "--output=out"]

@@ -15,7 +15,8 @@ import pytest
 import tiny_t5
 
 from curation.errors import WinnowError
-from pipelines import main, object_stores, storage
+from pipelines import main
+from pipelines.files import object_stores, storage
 
 
 @pytest.fixture(params=["local", "gs"])

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, blocks, damage, requests, sealing, storage, stores
+from pipelines import block_files, blocks, sealing, stores
+from pipelines.files import damage, fingerprints, storage
 
 S, T = (blocks.Shard(name, f"/{name}", "jsonl", "", 100, "crc32c:00000000") for name in "st")
 REQUEST = {"model": "a", "inputs": [S.identity()]}
@@ -97,7 +98,7 @@ def test_rows_that_do_not_add_up_are_refused(store):
 def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
   """Kills the mutant that removes request.json first: scores of the old request would pass for the new one's."""
   rows = write_blocks(store)
-  requests.claim(store.request_path, REQUEST, owner="the store")
+  fingerprints.claim(store.request_path, REQUEST, owner="the store")
   block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   delete_folder, removed = storage.delete_folder, []
 
@@ -110,7 +111,7 @@ def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
   monkeypatch.setattr(storage, "delete_folder", interrupted)
   with pytest.raises(KeyboardInterrupt):
     store.clear()
-  assert requests.holds(store.request_path, store.fingerprint)
+  assert fingerprints.holds(store.request_path, store.fingerprint)
   monkeypatch.undo()
   store.clear()
   assert storage.match(store.folder + "/**") == []
@@ -129,7 +130,7 @@ def test_scores_of_another_request_are_never_taken(store):
   assert store.finished_blocks(S, store.engine()) == frozenset()
   block_files.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
   ledger = {"fingerprint": other.fingerprint, "engine": other.engine(), **sealing.add_up([])}
-  storage.create(other.summary_path, requests.sealed(ledger))
+  storage.create(other.summary_path, fingerprints.sealed(ledger))
   assert other.is_complete and not store.is_complete
   write_blocks(store)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
@@ -146,8 +147,8 @@ def test_scores_of_another_request_are_never_taken(store):
 
 def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
   """Kills the mutant that starts over: a broken file that is replaced would cost the whole store."""
-  requests.claim(store.request_path, REQUEST, owner="the store")
-  storage.create(store.engine_path, requests.to_json({"method": store.method}))
+  fingerprints.claim(store.request_path, REQUEST, owner="the store")
+  storage.create(store.engine_path, fingerprints.to_json({"method": store.method}))
   for shard in (S, T):
     block_files.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
   replaced = dataclasses.replace(T, checksum="crc32c:11111111")
@@ -198,7 +199,7 @@ def test_a_block_that_is_damaged_is_removed_and_made_again(store, how):
   assert block_files.sound_blocks(store, S, store.engine(), lambda index: index != 1).keys() == {0, 3}
   assert not storage.exists(path)
   (record,) = damage.records(store.folder)
-  assert requests.read_json(record)["path"] == path
+  assert fingerprints.read_json(record)["path"] == path
   assert block_files.sound_blocks(store, S, store.engine(), lambda index: True).keys() == {0, 1, 3}
   assert len(damage.records(store.folder)) == 1
 
@@ -299,8 +300,8 @@ def test_scores_of_another_engine_are_never_taken(store):
 
 def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
   """Kills the mutant that takes a failing disk or network for a foreign file: scores would be lost by an accident."""
-  requests.claim(store.request_path, REQUEST, owner="the store")
-  storage.create(store.engine_path, requests.to_json({"method": store.method}))
+  fingerprints.claim(store.request_path, REQUEST, owner="the store")
+  storage.create(store.engine_path, fingerprints.to_json({"method": store.method}))
   block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
   open_input = storage.open_input
 
@@ -330,7 +331,7 @@ def test_a_ledger_in_which_a_bit_was_turned_is_none(store):
   """Kills the mutants: a summary that is believed; one whose sums alone are compared."""
   summary = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
   ledger = {"fingerprint": store.fingerprint, "engine": store.engine(), **sealing.add_up([summary])}
-  storage.create(store.summary_path, requests.sealed(ledger))
+  storage.create(store.summary_path, fingerprints.sealed(ledger))
   assert store.is_complete and store.summary() == ledger
   whole = storage.read_bytes(store.summary_path)
   for place in range(len(whole)):

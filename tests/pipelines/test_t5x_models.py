@@ -13,7 +13,8 @@ import t5x_files
 
 from curation import checkpoints
 from curation.errors import WinnowError
-from pipelines import main, model_scorers, models, storage
+from pipelines import main, model_scorers, models
+from pipelines.files import storage
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import formats, manifests, records, requests, storage
+from pipelines import formats, manifests, records
+from pipelines.files import fingerprints, storage
 
 SCORE = ["--max_input_tokens=32", "--scores=scores", "--name=tiny", "--block_rows=50"]
 SAMPLE = ["sample", "--scores=scores", "--rate=0.3", "--num_shards=3", "--direct_num_workers=1"]
@@ -100,7 +101,7 @@ def rewrite(folder: pathlib.Path, change, *, shard: int = 0, also=lambda manifes
   also(manifest)
   about = {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path)), "documents": len(table)}
   manifest["shards"][shard] |= about
-  (folder / "tfrecord/manifest.json").write_bytes(requests.to_json(manifest))
+  (folder / "tfrecord/manifest.json").write_bytes(fingerprints.to_json(manifest))
   request = types.SimpleNamespace(sampler="ask_llm")
   config = types.SimpleNamespace(name="tfrecord", request=request, rejected=False)
   for name, metadata in manifests.dataset_metadata(config, manifest).items():
@@ -186,7 +187,7 @@ def test_a_lie_in_the_manifest_is_named(copy, capsys, change, told):
   path = copy / "tfrecord/manifest.json"
   manifest = json.loads(path.read_text())
   change(manifest)
-  path.write_bytes(requests.to_json(manifest))
+  path.write_bytes(fingerprints.to_json(manifest))
   assert verify(copy) == 1
   assert told in capsys.readouterr().err
 

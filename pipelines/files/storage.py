@@ -23,10 +23,10 @@ import google_crc32c
 from apache_beam.io import filesystem
 
 from curation.errors import WinnowError
-from pipelines import globs, local_files, object_stores
-from pipelines.globs import escape as escape
-from pipelines.object_stores import COPY_BYTES as COPY_BYTES
-from pipelines.object_stores import AccessError as AccessError
+from pipelines.files import globs, local_files, object_stores
+from pipelines.files.globs import escape as escape
+from pipelines.files.object_stores import COPY_BYTES as COPY_BYTES
+from pipelines.files.object_stores import AccessError as AccessError
 
 
 def _of_kernel(path: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from curation.errors import WinnowError
-from pipelines import storage
+from pipelines.files import storage
 
 REQUEST_FILE = "request.json"
 ENGINE_FILE = "engine.json"

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 
 from curation.errors import WinnowError
-from pipelines import globs
-from pipelines.object_stores import AccessError
+from pipelines.files import globs
+from pipelines.files.object_stores import AccessError
 
 _ADVICE = "or choose a pattern that leaves it out"
 

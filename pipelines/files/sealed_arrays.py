@@ -9,7 +9,7 @@ import google_crc32c
 import numpy as np
 
 from curation.errors import DamagedError
-from pipelines import damage, storage
+from pipelines.files import damage, storage
 
 _MAX_HEADER_BYTES = 1 << 16
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import requests, storage
+from pipelines.files import fingerprints, storage
 from pipelines.worker import logs
 
 _PREFIX = "damaged-"
@@ -63,7 +63,7 @@ def remove(folder: str, path: str, error: DamagedError) -> None:
   found = {"path": path, "reason": str(error), "host": platform.node(), "process": os.getpid()}
   found["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
   try:
-    storage.create(storage.join(_log(folder), f"{_PREFIX}{uuid.uuid4().hex}.json"), requests.to_json(found))
+    storage.create(storage.join(_log(folder), f"{_PREFIX}{uuid.uuid4().hex}.json"), fingerprints.to_json(found))
     storage.delete([path])
   except OSError as denied:
     if denied.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
