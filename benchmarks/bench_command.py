@@ -16,7 +16,8 @@ import common
 import psutil
 
 from curation import ask_llm, checkpoints, engine, random_t5
-from pipelines import blocks, inputs, readers
+from pipelines.corpus import blocks, inputs
+from pipelines.corpus.readers import reading
 
 BLOCK_ROWS = 512
 
@@ -51,7 +52,7 @@ def bare(model: pathlib.Path, cache: pathlib.Path, corpus: str) -> tuple[float, 
   loading = time.perf_counter() - started
   preparing = running = 0.0
   for shard in inputs.find_shards(corpus):
-    for block in readers.read_blocks(shard, blocks.Fields(), block_rows=BLOCK_ROWS):
+    for block in reading.read_blocks(shard, blocks.Fields(), block_rows=BLOCK_ROWS):
       started = time.perf_counter()
       prepared = scorer.prepare(block.documents["text"])
       middle = time.perf_counter()

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from curation import demo_embedder, minhash, race
-from pipelines import demo_corpus, sources, stores
+from pipelines import demo_corpus, stores
+from pipelines.corpus import fixed_width, sources
 
 FIGURE = common.PROJECT / "docs/coverage.svg"
 RATE = 0.2
@@ -214,7 +215,7 @@ def _read(written: demo_corpus.DemoCorpus, embedded: pathlib.Path, cells: pathli
     for block in sources.StoredEmbeddings(store, "float16").read(shard, lambda _: True):
       assert block.documents is not None
       found += [f"{shard.name}#{row}" for row in block.documents["row"].to_pylist()]
-      vectors.append(race.unit_vectors(sources.embedding_array(block.documents["embedding"], "float16")))
+      vectors.append(race.unit_vectors(fixed_width.array(block.documents["embedding"], "float16")))
     cell_parts.append(
       pq.read_table(cells / f"shards/{shard.file_name}.parquet", columns=["cluster"])["cluster"].to_numpy()
     )

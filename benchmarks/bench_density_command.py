@@ -18,7 +18,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import sources
+from pipelines.corpus import fixed_width
 
 MEGABYTE = 1 << 20
 BAR_MEGABYTES = 100
@@ -45,7 +45,7 @@ def seconds_to_read(dimensions: int, column: str, repeats: int = 10) -> float:
   """Seconds to read a block of embeddings from Parquet in memory, as `binary` values or as `list`s of numbers."""
   points_ND = np.random.default_rng(0).standard_normal((4_096, dimensions)).astype(np.float16)
   lists = pa.FixedSizeListArray.from_arrays(pa.array(points_ND.ravel()), dimensions)
-  table = pa.table({"embedding": sources.embedding_column(points_ND) if column == "binary" else lists})
+  table = pa.table({"embedding": fixed_width.column(points_ND) if column == "binary" else lists})
   file = pa.BufferOutputStream()
   pq.write_table(table, file, compression="none", use_dictionary=False, write_page_checksum=True)
   started = time.perf_counter()

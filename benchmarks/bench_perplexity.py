@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation import batching, checkpoints, hashing, perplexity, random_t5, span_corruption, t5, vocabulary
-from pipelines import blocks
+from pipelines.corpus import blocks
 
 # T5's own table, whatever the pieces below: the logits are a good part of the decoder's work.
 VOCABULARY_SIZE = 32_128

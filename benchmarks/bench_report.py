@@ -13,7 +13,9 @@ import common
 import numpy as np
 import pyarrow as pa
 
-from pipelines import block_files, blocks, inputs, jobs, main, readers, report, stores
+from pipelines import block_files, jobs, main, report, stores
+from pipelines.corpus import blocks, inputs
+from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints
 
 SECONDS, MEGABYTES, PAGE_MEGABYTES = 60, 1_000, 3
@@ -72,7 +74,7 @@ def make_all(place: pathlib.Path, documents: int, shards: int) -> None:
   pattern = f"{place}/corpus/*.json.gz"
   read = {}
   for shard in inputs.identify(inputs.find_shards(pattern)):
-    of_shard = readers.read_blocks(shard, blocks.Fields())
+    of_shard = reading.read_blocks(shard, blocks.Fields())
     read[shard] = [dataclasses.replace(block, documents=None) for block in of_shard]
   for number, name in enumerate(SCORERS):
     write_store(place / "scores" / name, number, read, pattern)

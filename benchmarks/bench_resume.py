@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation import random_t5
-from pipelines import block_files, flags, inputs, options, plans, scorers
+from pipelines import block_files, flags, options, plans, scorers
+from pipelines.corpus import inputs
 from pipelines.files import fingerprints
 
 BLOCK_ROWS = 64

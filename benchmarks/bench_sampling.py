@@ -9,7 +9,9 @@ import time
 
 import common
 
-from pipelines import blocks, flags, inputs, jobs, main, options, plans, readers, scorers
+from pipelines import flags, jobs, main, options, plans, scorers
+from pipelines.corpus import blocks, inputs
+from pipelines.corpus.readers import reading
 from pipelines.files import storage
 
 
@@ -30,7 +32,7 @@ def gunzip(folder: pathlib.Path) -> None:
 
 def read_blocks(folder: pathlib.Path) -> None:
   for shard in inputs.find_shards(f"{folder}/*"):
-    for _ in readers.read_blocks(shard, blocks.Fields()):
+    for _ in reading.read_blocks(shard, blocks.Fields()):
       pass
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation import ask_llm, checkpoints, random_t5, t5
-from pipelines import blocks
+from pipelines.corpus import blocks
 
 SIZES = {
   "small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import domains, selection
-from pipelines import block_files, blocks, launch, quotas, ranks, stores, stripes, thresholds
+from pipelines import block_files, launch, quotas, ranks, stores, thresholds
+from pipelines.corpus import blocks, stripes
 from pipelines.files import fingerprints
 
 RATE = "0.2"

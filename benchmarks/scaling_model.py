@@ -39,7 +39,7 @@ class Corpus:
     return cls(DOCUMENTS * times, SHARDS * times, PLAIN_BYTES * times)
 
   def readers(self, workers: int, per_worker: int) -> int:
-    """Stripes of a shard (pipelines/stripes.py)."""
+    """Stripes of a shard (pipelines/corpus/stripes.py)."""
     return min(max(round(per_worker * workers / self.shards), 1), 16)
 
 

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, stores
+from pipelines import stores
+from pipelines.corpus import blocks
 from pipelines.files import damage, sealed_parquet, storage
 
 

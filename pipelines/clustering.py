@@ -21,7 +21,8 @@ import numpy as np
 
 from curation import centroid_files, cluster_diagnostics, hashing, kmeans
 from curation.errors import WinnowError
-from pipelines import blocks, scorers, sketching, sources, stores
+from pipelines import scorers, sketching, stores
+from pipelines.corpus import blocks, fixed_width, sources
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.worker import logs, memory, prefetch, progress
 
@@ -118,7 +119,7 @@ def read_group(config: ClusteringConfig, group: sketching.Group) -> Iterator[tup
     shard, wanted = shards[place], range(first, stop)
     for block in config.embeddings.read(shard, wanted.__contains__):
       if block.documents is not None and len(block.documents):
-        embeddings_ND = sources.embedding_array(block.documents["embedding"], config.embeddings.dtype)
+        embeddings_ND = fixed_width.array(block.documents["embedding"], config.embeddings.dtype)
         yield shard.name, block.documents["row"].to_numpy(), embeddings_ND
 
 

@@ -28,20 +28,9 @@ import pyarrow as pa
 
 from curation import cluster_tiles, hashing, semdedup
 from curation.errors import WinnowError
-from pipelines import (
-  blocks,
-  clustering,
-  merging,
-  run_files,
-  runs,
-  scorers,
-  sketching,
-  sources,
-  splitting,
-  steps,
-  stores,
-)
+from pipelines import clustering, merging, run_files, runs, scorers, sketching, splitting, steps, stores
 from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
+from pipelines.corpus import blocks, sources
 from pipelines.files import sealed_arrays, storage
 from pipelines.worker import memory, prefetch, progress
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from curation import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
-from pipelines import blocks, clustering, runs, scorers, sketching, stores
+from pipelines import clustering, runs, scorers, sketching, stores
+from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.worker import progress
 

@@ -12,7 +12,9 @@ import rich.table
 
 from curation import demo_embedder, demo_rater, minhash
 from curation.errors import WinnowError
-from pipelines import blocks, demo_corpus, flags, formats, inputs, launch, options, readers, sample, score
+from pipelines import demo_corpus, flags, formats, launch, options, sample, score
+from pipelines.corpus import blocks, inputs
+from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 
 OUTPUT = "demo-output"
@@ -45,8 +47,8 @@ def _run(console: rich.console.Console, folder: pathlib.Path, beam_arguments: Se
     "was tuned to follow instructions: --model=google/flan-t5-small, or larger."
   )
 
-  reading, scores = f"--input={corpus.pattern}", f"--scores={folder / 'scores'}"
-  asking = ["score", reading, scores, "--name=demo", f"--model={demo_rater.folder()}", "--overwrite"]
+  given, scores = f"--input={corpus.pattern}", f"--scores={folder / 'scores'}"
+  asking = ["score", given, scores, "--name=demo", f"--model={demo_rater.folder()}", "--overwrite"]
   _step(console, "3. Ask it about every document", score.main, asking, beam_arguments)
   drawing = ["sample", scores, f"--rate={RATE}", "--overwrite"]
   best = [*drawing, "--sampler=ask_llm", f"--output={folder / 'sample'}"]
@@ -58,7 +60,7 @@ def _run(console: rich.console.Console, folder: pathlib.Path, beam_arguments: Se
   _extremes(console, folder, documents)
   by_quality = _read_back(console, folder / "sample")
 
-  weighing = ["score", "--scorer=density", reading, scores, "--name=density", f"--model={demo_embedder.folder()}"]
+  weighing = ["score", "--scorer=density", given, scores, "--name=density", f"--model={demo_embedder.folder()}"]
   weighing += ["--embedding_name=embeddings", "--overwrite"]
   _step(console, "6. Embed every document, and see how crowded it is", score.main, weighing, beam_arguments)
   fair = [*drawing, "--sampler=density", f"--output={folder / 'sample_density'}"]
@@ -95,7 +97,7 @@ def _documents(corpus: demo_corpus.DemoCorpus) -> dict[str, tuple[str, str]]:
   """Text and url of every document by its source, `shard#row`; the demo's corpus is small."""
   documents: dict[str, tuple[str, str]] = {}
   for shard in inputs.find_shards(corpus.pattern):
-    for block in readers.read_blocks(shard, blocks.Fields()):
+    for block in reading.read_blocks(shard, blocks.Fields()):
       if block.documents is not None:
         rows, texts, urls = (block.documents[name].to_pylist() for name in ("row", "text", "url"))
         documents |= {f"{shard.name}#{row}": (text, url) for row, text, url in zip(rows, texts, urls, strict=True)}

@@ -8,7 +8,8 @@ from typing import Any
 
 from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import evaluation, flags, folders, inputs, jobs, launch, models, options, plans, scoring, store_plans
+from pipelines import evaluation, flags, folders, jobs, launch, models, options, plans, scoring, store_plans
+from pipelines.corpus import inputs
 from pipelines.files import storage
 
 

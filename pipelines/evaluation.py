@@ -20,7 +20,9 @@ import numpy as np
 from curation import corpus_loss, hashing, span_corruption
 from curation.corpus_loss import CorpusLoss, MeanLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, flags, found_stores, inputs, model_scorers, models, readers, report_charts, stores
+from pipelines import flags, found_stores, model_scorers, models, report_charts, stores
+from pipelines.corpus import blocks, inputs
+from pipelines.corpus.readers import tfds
 from pipelines.files import damage, fingerprints, storage
 from pipelines.report_figures import Figure
 
@@ -58,7 +60,7 @@ def find_corpora(patterns: str) -> dict[str, str]:
   found: dict[str, str] = {}
   for pattern in filter(None, patterns.split(",")):
     path = "/".join(inputs.absolute(pattern).split("/")[-2:])
-    name = re.sub(r"\W+", "_", path.removeprefix(readers.TFDS_PREFIX), flags=re.ASCII).strip("_") or "corpus"
+    name = re.sub(r"\W+", "_", path.removeprefix(tfds.PREFIX), flags=re.ASCII).strip("_") or "corpus"
     if name in found or name == ALL:
       raise WinnowError(f"--input={pattern} would be called {name}, as another one is: name its folder differently")
     found[name] = pattern

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import blocks, flags, found_stores, inputs, launch, manifests, options, plans, ranks, stores
+from pipelines import flags, found_stores, launch, manifests, options, plans, ranks, stores
+from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
 
 _KEPT = {

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import blocks, scorers
+from pipelines import scorers
+from pipelines.corpus import blocks
 from pipelines.worker import logs
 
 REASON = "scorer_failed"

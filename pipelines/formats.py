@@ -13,8 +13,9 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import dataset, merging, readers_jsonl, readers_tfrecord, records, run_files, tf_example
-from pipelines.blocks import BrokenShardError
+from pipelines import dataset, merging, records, run_files
+from pipelines.corpus.blocks import BrokenShardError
+from pipelines.corpus.readers import jsonl, tf_example, tfrecord
 from pipelines.files import storage
 
 TFRECORD, JSONL, PARQUET = "tfrecord", "jsonl", "parquet"
@@ -79,10 +80,10 @@ def read(path: str, file_format: str) -> Iterator[pa.Table]:
         return
       pieces = iter(lambda: file.read(_PIECE_BYTES), b"")
       if file_format == JSONL:
-        for lines in readers_jsonl.read_lines(pieces):
+        for lines in jsonl.read_lines(pieces):
           yield pa.Table.from_pylist([orjson.loads(line) for line in lines], schema=SCHEMA)
       else:
-        for frames in readers_tfrecord.read_frames(pieces):
+        for frames in tfrecord.read_frames(pieces):
           yield pa.Table.from_pylist([_document(frame) for frame in frames], schema=SCHEMA)
     except (BrokenShardError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
       cause = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -90,7 +91,7 @@ def read(path: str, file_format: str) -> Iterator[pa.Table]:
 
 
 def _document(frame: bytes) -> dict[str, str | float]:
-  features = tf_example.parse_example(readers_tfrecord.checked_data(frame))
+  features = tf_example.parse_example(tfrecord.checked_data(frame))
   found: dict[str, str | float] = {}
   for name in SCHEMA.names:
     (value,) = tf_example.feature_values(features[name])

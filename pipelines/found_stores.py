@@ -5,7 +5,8 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import blocks, flags, folders, inputs, launch, stores, writing
+from pipelines import flags, folders, launch, stores, writing
+from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus
 

@@ -11,8 +11,9 @@ import apache_beam as beam
 
 from curation.errors import WinnowError
 from pipelines import dataset, launch, manifests, meter, sampling, thresholds, writing
+from pipelines.corpus.corpus import Corpus
 from pipelines.files import damage, fingerprints, storage
-from pipelines.scoring_jobs import Corpus, ScoringJob, divide
+from pipelines.scoring_jobs import ScoringJob, divide
 from pipelines.worker import progress
 
 _COLLECTED_SECOND, _WRITTEN_SECOND = 30_000, 60_000  # documents, by one core

@@ -27,7 +27,8 @@ import pyarrow as pa
 
 from curation import minhash
 from curation.errors import DamagedError
-from pipelines import blocks, clustering, run_files, runs, scorers, sketching, sources, steps, stores
+from pipelines import clustering, run_files, runs, scorers, sketching, steps, stores
+from pipelines.corpus import blocks, fixed_width, sources
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.worker import memory, prefetch, progress
 
@@ -171,7 +172,7 @@ def _read_group(work: Work, group: sketching.Group) -> Iterator[tuple[np.ndarray
     for block in about.signatures.read(work.shards[place], range(first, stop).__contains__):
       if block.documents is not None and len(block.documents):
         numbers_N = work.starts[place] + block.documents["row"].to_numpy()
-        yield numbers_N, sources.embedding_array(block.documents[stores.SIGNATURE], "uint32")
+        yield numbers_N, fixed_width.array(block.documents[stores.SIGNATURE], "uint32")
 
 
 def meet_part(config: JoiningConfig, part: int) -> None:

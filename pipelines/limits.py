@@ -12,7 +12,8 @@ import numpy as np
 
 from curation import selection
 from curation.errors import DamagedError
-from pipelines import blocks, quotas, ranks, stores, stripes, thresholds
+from pipelines import quotas, ranks, stores, thresholds
+from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, storage
 
 

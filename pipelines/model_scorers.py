@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import devices, models, sources, stores
+from pipelines import devices, models, stores
+from pipelines.corpus import sources
 from pipelines.files import fingerprints, storage
 from pipelines.scorer_protocol import Scorer, Scores
 

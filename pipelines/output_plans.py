@@ -9,19 +9,8 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import (
-  blocks,
-  dataset,
-  folders,
-  found_stores,
-  inputs,
-  launch,
-  manifests,
-  plans,
-  stores,
-  verification,
-  writing,
-)
+from pipelines import dataset, folders, found_stores, launch, manifests, plans, stores, verification, writing
+from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, SamplingJob
 

@@ -7,20 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import (
-  blocks,
-  first_rows,
-  inputs,
-  launch,
-  model_scorers,
-  options,
-  readers,
-  scorers,
-  scoring,
-  sources,
-  stores,
-  survivors,
-)
+from pipelines import launch, model_scorers, options, scorers, scoring, stores, survivors
+from pipelines.corpus import blocks, first_rows, inputs, sources
+from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.scoring_jobs import SelectingJob
@@ -90,7 +79,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
   for flag in ("scores", "output", "rejected", "report", "clusters"):
     if (paths[flag] or "").startswith(object_stores.HUB):
       raise WinnowError(f"--{flag}={paths[flag]}: hf:// can be read only; give a folder, or a gs:// one")
-  if (paths["input"] or "").startswith(readers.TFDS_PREFIX):
+  if (paths["input"] or "").startswith(tfds.PREFIX):
     paths["input"] = None  # where its files are, `read_corpus` finds out
   if not os.path.isdir(paths["model"] or ""):  # a hub's name
     paths["model"] = None

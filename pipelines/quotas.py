@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import block_files, blocks, merging, ranks, run_files, runs, stores, stripes
+from pipelines import block_files, merging, ranks, run_files, runs, stores
+from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.worker import memory
 

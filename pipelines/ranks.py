@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation import selection
-from pipelines import block_files, blocks, stores
+from pipelines import block_files, stores
+from pipelines.corpus import blocks
 
 BATCH_ROWS = 1 << 18
 

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import block_files, blocks, sources, stores
+from pipelines import block_files, stores
+from pipelines.corpus import blocks, fixed_width
 from pipelines.files import storage
 from pipelines.scorer_protocol import Scores
 from pipelines.worker import logs
@@ -107,10 +108,10 @@ def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarra
     schema, columns = block_files.BLOCK_SCHEMA, [pa.array(values, pa.float32())]
     reasons = {"score_is_nan": np.isnan(values)}
   elif values.dtype.kind == "u":
-    columns, reasons = [sources.embedding_column(values)], {}
+    columns, reasons = [fixed_width.column(values)], {}
     schema = block_files.block_schema(pa.field(stores.SIGNATURE, columns[0].type))
   else:
-    columns = [sources.embedding_column(values)]
+    columns = [fixed_width.column(values)]
     schema = block_files.block_schema(pa.field(stores.EMBEDDING, columns[0].type))
     is_finite_N = np.isfinite(values).all(axis=1)
     reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}

@@ -10,7 +10,6 @@ from typing import Any
 from curation.errors import WinnowError
 from pipelines import (
   flags,
-  inputs,
   launch,
   options,
   plans,
@@ -20,6 +19,7 @@ from pipelines import (
   report_passes,
   report_sources,
 )
+from pipelines.corpus import inputs
 from pipelines.files import storage
 from pipelines.report_figures import Figure
 from pipelines.report_sources import Sources

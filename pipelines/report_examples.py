@@ -15,7 +15,9 @@ import orjson
 
 from curation import hashing, metrics, minhash
 from curation.errors import WinnowError
-from pipelines import blocks, formats, inputs, launch, readers, stores
+from pipelines import formats, launch, stores
+from pipelines.corpus import blocks, inputs
+from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.report_passes import Sample
 from pipelines.report_sources import Output, Sources
@@ -133,7 +135,7 @@ def _texts(
   ends = np.cumsum(stores.read_summary(store, shard).block_rows)
   wanted = set(np.searchsorted(ends, rows, side="right").tolist())
   found = []
-  for block in readers.read_blocks(shard, fields, block_rows=block_rows, want=wanted.__contains__):
+  for block in reading.read_blocks(shard, fields, block_rows=block_rows, want=wanted.__contains__):
     if block.documents is not None:
       table = block.documents
       for place in np.flatnonzero(np.isin(table["row"].to_numpy(), rows)).tolist():

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 
 from curation import hashing, metrics
 from curation.errors import WinnowError
-from pipelines import blocks, ranks, stores
+from pipelines import ranks, stores
+from pipelines.corpus import blocks
 from pipelines.report_sources import Sources
 
 SAMPLE_DOCUMENTS = 500_000  # as the paper's Figure 7 has it

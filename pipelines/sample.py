@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, inputs, jobs, launch, options, output_plans, plans, scorers, writing
+from pipelines import flags, found_stores, jobs, launch, options, output_plans, plans, scorers, writing
+from pipelines.corpus import inputs
 from pipelines.files import fingerprints
 
 _MOST_UNUSED = 0.01  # of a budget of tokens, without a warning

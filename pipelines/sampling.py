@@ -10,7 +10,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines import manifests, scoring, stripes, thresholds, writing
+from pipelines import manifests, scoring, thresholds, writing
+from pipelines.corpus import stripes
 from pipelines.worker import memory, progress
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation import giant_clusters, kmeans, minhash, semdedup
-from pipelines import embedding_files, model_scorers, sources, stores
+from pipelines import model_scorers, stores
+from pipelines.corpus import embedding_files, fixed_width, sources
 from pipelines.files import fingerprints, storage
 from pipelines.scorer_protocol import OnBatch, Scorer, Scores
 from pipelines.worker import memory, progress
@@ -60,7 +61,7 @@ class MadeElsewhere(_Own):
     return {"scorer": stores.EMBED, "embeddings": files, "embedding_dtype": self.embedding_dtype}
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
-    return sources.embedding_array(column, "float32")
+    return fixed_width.array(column, "float32")
 
   def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     from curation import race
@@ -142,7 +143,7 @@ class _DensityScorer:
     """Needs nothing."""
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
-    return sources.embedding_array(column, self._about.embeddings.dtype)
+    return fixed_width.array(column, self._about.embeddings.dtype)
 
   def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     with self._turn:
@@ -209,7 +210,7 @@ class _ClusterScorer:
     """Needs nothing."""
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
-    return sources.embedding_array(column, self._about.embeddings.dtype)
+    return fixed_width.array(column, self._about.embeddings.dtype)
 
   def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     found_N = np.empty(len(prepared), self._RECORD)

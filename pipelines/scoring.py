@@ -19,9 +19,10 @@ from apache_beam.utils import shared
 
 from curation import domains
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, blocks, failing, recording, scorers, sealing, sources, stores
+from pipelines import block_files, failing, recording, scorers, sealing, stores
+from pipelines.corpus import blocks, sources
+from pipelines.corpus.stripes import Spread, Stripe
 from pipelines.files import damage, fingerprints, row_bits, storage
-from pipelines.stripes import Spread, Stripe
 from pipelines.survivors import Survivors
 from pipelines.worker import logs, prefetch, progress
 

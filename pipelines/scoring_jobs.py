@@ -1,9 +1,7 @@
 """The job of a store: claimed, cleared where it must be, and filled by one pipeline, the stores that it reads first."""
 
 import collections
-import contextlib
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,61 +9,13 @@ import apache_beam as beam
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import (
-  blocks,
-  clustering,
-  comparing,
-  comparison,
-  inputs,
-  joining,
-  scoring,
-  sketching,
-  sources,
-  stores,
-  stripes,
-  survivors,
-  thresholds,
-)
+from pipelines import clustering, comparing, comparison, joining, scoring, sketching, stores, survivors, thresholds
+from pipelines.corpus import blocks, sources, stripes
+from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
 from pipelines.worker import progress
 
 _GATHERED_SECOND = 200_000  # documents, by one core
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-  """An input and how it is cut into blocks, as it goes into fingerprints."""
-
-  shards: tuple[blocks.Shard, ...]
-  fields: blocks.Fields
-  block_rows: int
-
-  @property
-  def texts(self) -> sources.Texts:
-    return sources.Texts(self.fields, self.block_rows)
-
-  def identified(self) -> "Corpus":
-    """The same with the checksums of the shards."""
-    return dataclasses.replace(self, shards=tuple(inputs.identify(list(self.shards))))
-
-  @functools.cached_property
-  def count(self) -> progress.Count | None:
-    """About how many documents there are, by the heads of some shards; None where these do not tell."""
-    from pipelines import estimate  # which plans jobs itself
-
-    if any(shard.format == "array_record" and not storage.is_local(shard.path) for shard in self.shards):
-      return None  # whose heads cannot be read alone
-    with contextlib.suppress(Exception):  # for the eye alone: what is wrong with a file the pipeline tells
-      return progress.Count(round(estimate.count_documents(self.shards, self.fields).value), is_exact=False)
-    return None
-
-  def request(self) -> dict[str, Any]:
-    return {
-      "inputs": [shard.identity() for shard in self.shards],
-      "fields": dataclasses.asdict(self.fields),
-      "block_rows": self.block_rows,
-      "block_text_bytes": blocks.BLOCK_TEXT_BYTES,
-    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, blocks, stores
+from pipelines import block_files, stores
+from pipelines.corpus import blocks
+from pipelines.corpus.stripes import Stripe
 from pipelines.files import damage, fingerprints, storage
-from pipelines.stripes import Stripe
 from pipelines.worker import logs
 
 _NAMED = 3

@@ -22,7 +22,8 @@ import numpy as np
 
 from curation import hashing, race
 from curation.errors import WinnowError
-from pipelines import blocks, scorers, sources, stores
+from pipelines import scorers, stores
+from pipelines.corpus import blocks, fixed_width, sources
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.worker import logs, memory, prefetch, progress
 
@@ -165,7 +166,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
       wanted = range(first, stop)
       for block in config.embeddings.read(shards[shard], wanted.__contains__):
         if block.documents is not None:
-          yield sources.embedding_array(block.documents["embedding"], config.embeddings.dtype)
+          yield fixed_width.array(block.documents["embedding"], config.embeddings.dtype)
 
   memory.return_large_arrays()
   with _TURN, progress.working(config.progress_address, SKETCHING):
@@ -307,7 +308,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
     here_N = np.flatnonzero(blocks_N == index)
     places_N = np.searchsorted(documents["row"].to_numpy(), sampled.rows[here_N])
     hashes.append(sampled.hashes[here_N])
-    points.append(sources.embedding_array(documents["embedding"], embeddings.dtype)[places_N])
+    points.append(fixed_width.array(documents["embedding"], embeddings.dtype)[places_N])
   sealed_arrays.write(path, np.concatenate(hashes), np.concatenate(points))
   return path
 

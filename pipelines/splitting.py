@@ -23,7 +23,7 @@ import numpy as np
 
 from curation import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
-from pipelines import clustering, run_files, runs, sketching, sources
+from pipelines import clustering, run_files, runs, sketching
 from pipelines.comparison import (
   ComparingConfig,
   Splitting,
@@ -32,6 +32,7 @@ from pipelines.comparison import (
   is_whole_run,
   of_other_clusters,
 )
+from pipelines.corpus import fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.worker import logs, memory, prefetch, progress
 
@@ -71,7 +72,7 @@ def read_group(config: ComparingConfig, group: sketching.Group) -> Iterator[Clus
           f"{about.embeddings.store.folder}: make the clusters again, with --overwrite"
         )
       if len(rows_N):
-        embeddings_ND = sources.embedding_array(embedded.documents["embedding"], about.embeddings.dtype)
+        embeddings_ND = fixed_width.array(embedded.documents["embedding"], about.embeddings.dtype)
         clusters_N, cosines_N = (clustered.documents[name].to_numpy() for name in ("cluster", "cosine"))
         yield Clustered(place, rows_N, embeddings_ND, clusters_N, cosines_N)
 

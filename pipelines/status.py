@@ -8,19 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import (
-  blocks,
-  clustering,
-  flags,
-  folders,
-  found_stores,
-  inputs,
-  launch,
-  options,
-  plans,
-  sketching,
-  stores,
-)
+from pipelines import clustering, flags, folders, found_stores, launch, options, plans, sketching, stores
+from pipelines.corpus import blocks, inputs
 from pipelines.durations import duration
 from pipelines.files import fingerprints, storage
 

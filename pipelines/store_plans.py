@@ -12,15 +12,12 @@ from typing import Any
 from curation import kmeans, minhash
 from curation.errors import WinnowError
 from pipelines import (
-  blocks,
   clustering,
   comparing,
   comparison,
-  embedding_files,
   flags,
   folders,
   found_stores,
-  inputs,
   joining,
   launch,
   model_scorers,
@@ -29,9 +26,9 @@ from pipelines import (
   plans,
   scorers,
   sketching,
-  sources,
   stores,
 )
+from pipelines.corpus import blocks, embedding_files, inputs, sources
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.plans import Stage

@@ -37,7 +37,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import blocks, shard_names
+from pipelines.corpus import blocks, shard_names
 from pipelines.files import damage, fingerprints, sealed_parquet, storage
 
 SCORE, EMBEDDING, SIGNATURE = "score", "embedding", "signature"

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from curation import selection
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, limits, ranks, stores, stripes, thresholds
+from pipelines import limits, ranks, stores, thresholds
+from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.worker import progress
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import blocks, ranks, stores
+from pipelines import ranks, stores
+from pipelines.corpus import blocks
 from pipelines.worker import progress
 
 SELECTING = "selecting documents"  # as users see it

@@ -21,7 +21,9 @@ import pyarrow as pa
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import blocks, dataset, formats, manifests, ranks, readers, stores, stripes, thresholds, writing
+from pipelines import dataset, formats, manifests, ranks, stores, thresholds, writing
+from pipelines.corpus import blocks, stripes
+from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.worker import progress
 
@@ -200,7 +202,7 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
   within = sampling.within(shard)
   with stores.ScoreFile(sampling.store, shard) as scores:
     if config.texts:
-      read = readers.read_blocks(shard, sampling.fields, block_rows=sampling.block_rows, want=stripe.holds)
+      read = reading.read_blocks(shard, sampling.fields, block_rows=sampling.block_rows, want=stripe.holds)
       for block in read:
         if block.documents is not None:
           writing.refuse_other_documents(sampling, shard, block, scores)

@@ -4,7 +4,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import flags, inputs, jobs, launch, manifests, meter, options, output_plans, plans, verification
+from pipelines import flags, jobs, launch, manifests, meter, options, output_plans, plans, verification
+from pipelines.corpus import inputs
 from pipelines.files import storage
 
 

@@ -12,20 +12,9 @@ import pyarrow.compute as pc
 
 from curation import hashing, selection
 from curation.errors import DamagedError, WinnowError
-from pipelines import (
-  block_files,
-  blocks,
-  formats,
-  limits,
-  merging,
-  ranks,
-  readers,
-  run_files,
-  runs,
-  stores,
-  stripes,
-  thresholds,
-)
+from pipelines import block_files, formats, limits, merging, ranks, run_files, runs, stores, thresholds
+from pipelines.corpus import blocks, stripes
+from pipelines.corpus.readers import reading
 from pipelines.files import damage, fingerprints, storage
 from pipelines.worker import logs, prefetch, progress
 
@@ -221,7 +210,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
       storage.create_file(path) as file,
       runs.RunWriter(num_shards=plan.num_shards) as writer,
     ):
-      read = readers.read_blocks(stripe.shard, config.fields, block_rows=config.block_rows, want=stripe.holds)
+      read = reading.read_blocks(stripe.shard, config.fields, block_rows=config.block_rows, want=stripe.holds)
       for block in prefetch.prefetch(read, ahead=1):
         if block.documents is None:
           continue

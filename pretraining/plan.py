@@ -8,7 +8,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from pipelines import flag, inputs, launch
+from pipelines import flag, launch
+from pipelines.corpus import inputs
 from pretraining import samples
 
 GIN_FOLDER = pathlib.Path(__file__).parent.resolve() / "gin"

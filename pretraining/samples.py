@@ -3,7 +3,8 @@
 import dataclasses
 
 from curation.errors import WinnowError
-from pipelines import dataset, formats, inputs, manifests
+from pipelines import dataset, formats, manifests
+from pipelines.corpus import inputs
 from pipelines.files import storage
 
 

@@ -25,7 +25,8 @@ import numpy as np
 from curation import checkpoint_writer, checkpoints, engine, span_corruption, t5, training
 from curation.errors import WinnowError
 from curation.vocabulary import NUM_SENTINELS, Vocabulary
-from pipelines import flag, inputs, launch, models
+from pipelines import flag, launch, models
+from pipelines.corpus import inputs
 
 # Over this many steps a loss is told.
 _TOLD_STEPS = 50

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from pipelines import readers
-from pipelines.blocks import Block, Fields, Shard
-from pipelines.tf_example import example_class
+from pipelines.corpus.blocks import Block, Fields, Shard
+from pipelines.corpus.readers import reading
+from pipelines.corpus.readers.tf_example import example_class
 
 # 999 documents of 1 to 180 bytes and more, with everything that JSON escapes.
 RECORDS = [
@@ -84,11 +84,11 @@ def put(path: pathlib.Path, data: bytes) -> Shard:
 
 
 def shard_of(path: pathlib.Path) -> Shard:
-  return Shard(path.name, str(path), *readers.format_of(str(path)), path.stat().st_size)
+  return Shard(path.name, str(path), *reading.format_of(str(path)), path.stat().st_size)
 
 
 def read(shard: Shard, **options) -> list[Block]:
-  return list(readers.read_blocks(shard, options.pop("fields", Fields()), **options))
+  return list(reading.read_blocks(shard, options.pop("fields", Fields()), **options))
 
 
 def documents(blocks: list[Block]) -> list[dict]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.blocks import BAD_SCHEMA, DOCUMENT_SCHEMA, BadRowError, Block, Chunk, cut_blocks, records_chunk
+from pipelines.corpus.blocks import BAD_SCHEMA, DOCUMENT_SCHEMA, BadRowError, Block, Chunk, cut_blocks, records_chunk
 
 PADDING = b"\0"
 

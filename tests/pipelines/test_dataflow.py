@@ -25,7 +25,8 @@ from apache_beam.runners.dataflow import dataflow_runner
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import blocks, jobs, launch, main, manifests, scorers, scoring, stores, writing
+from pipelines import jobs, launch, main, manifests, scorers, scoring, stores, writing
+from pipelines.corpus import blocks
 from pipelines.files import fingerprints, storage
 
 JOB_ID = "2026-11-25_00_00_00-1"

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import embedding_files, main
-from pipelines.blocks import Shard
+from pipelines import main
+from pipelines.corpus import embedding_files
+from pipelines.corpus.blocks import Shard
 
 POINTS = np.random.default_rng(0).standard_normal((2_500, 6)).astype(np.float32)
 SHARD = Shard("a.jsonl", "a.jsonl", "jsonl", "", 1)

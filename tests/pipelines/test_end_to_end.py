@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, logs, run_in
 
-from pipelines import stripes
+from pipelines.corpus import stripes
 
 BIG_ROWS, SMALL_ROWS = 200_000, 1_500
 RATE = "0.3"

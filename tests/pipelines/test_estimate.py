@@ -15,8 +15,9 @@ from apache_beam.options import pipeline_options
 
 from curation import checkpoints, t5
 from curation.errors import WinnowError
-from pipelines import accelerators, blocks, devices, estimate, flags, inputs, launch, main
-from pipelines.blocks import Fields
+from pipelines import accelerators, devices, estimate, flags, launch, main
+from pipelines.corpus import blocks, counting, inputs
+from pipelines.corpus.blocks import Fields
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +67,12 @@ def test_documents_of_whole_files_are_counted_and_not_guessed(place):
   blank line that is a document.
   """
   shards = [shard for shard in inputs.find_shards(f"{place}/corpus/*") if shard.name != "big.jsonl.gz"]
-  found = estimate.sample(shards, Fields())
+  found = counting.sample(shards, Fields())
   counts = {shard.name: (documents, error) for shard, documents, error in found.shards}
   rows = {name: 1_500 + ("tfrecord" in name) - (".json" in name) for name in corpora.SMALL}
   assert counts == {name: (count, 0.0) for name, count in rows.items()}
   (big,) = [shard for shard in inputs.find_shards(f"{place}/corpus/*") if shard.name == "big.jsonl.gz"]
-  ((_, documents, error),) = estimate.sample([big], Fields()).shards
+  ((_, documents, error),) = counting.sample([big], Fields()).shards
   assert abs(documents - 120_000) < 4 * error + 0.03 * 120_000 and 0 < error < 12_000
 
 
@@ -84,7 +85,7 @@ def test_the_head_of_a_file_that_unpacks_to_a_gigabyte_is_counted_in_bounded_mem
   packed = gzip.compress(data, 1) if compression == "gzip" else zstandard.compress(data)
   shard = blocks.Shard("a", "a", "jsonl", compression, len(packed))
   tracemalloc.start()
-  plain, size = estimate._head(packed[: 1 << 20], shard)
+  plain, size = counting._head(packed[: 1 << 20], shard)
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert len(plain) < 200 << 20 and peak < 400 << 20

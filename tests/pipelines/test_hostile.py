@@ -19,7 +19,9 @@ from running import run_in
 
 from curation import ask_llm, checkpoints, kernels, race
 from curation.errors import DamagedError, WinnowError
-from pipelines import blocks, formats, readers, stores
+from pipelines import formats, stores
+from pipelines.corpus import blocks
+from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints
 
 FIELDS = blocks.Fields()
@@ -32,7 +34,7 @@ def shard_of(path: pathlib.Path, file_format: str, compression: str = "") -> blo
 def rows_of(shard: blocks.Shard) -> tuple[int, int]:
   """(good rows, bad rows), each row once and in order."""
   good, bad = [], []
-  for block in readers.read_blocks(shard, FIELDS, block_rows=7):
+  for block in reading.read_blocks(shard, FIELDS, block_rows=7):
     assert block.documents is not None and block.bad is not None
     good += block.documents["row"].to_pylist()
     bad += block.bad["row"].to_pylist()

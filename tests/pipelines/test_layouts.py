@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import blocks, sources, stores
+from pipelines import stores
+from pipelines.corpus import blocks, fixed_width, sources
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS = 600, 60, 8
 LONG = "l" * 234 + ".jsonl"
@@ -185,7 +186,7 @@ def test_a_recipe_of_stages_with_embeddings_made_elsewhere(place, texts, tmp_pat
       rows_N = block.documents["row"].to_numpy()
       wanted_ND = numbers[shard.name][rows_N]
       wanted_ND /= np.linalg.norm(wanted_ND, axis=1, keepdims=True)
-      got_ND = sources.embedding_array(block.documents["embedding"], "float16")
+      got_ND = fixed_width.array(block.documents["embedding"], "float16")
       np.testing.assert_allclose(got_ND, wanted_ND, atol=2e-3)
       seen += len(rows_N)
   assert seen == len(texts)

@@ -19,7 +19,8 @@ from running import content, logs, run_in
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import block_files, blocks, formats, manifests, quotas, runs, stores
+from pipelines import block_files, formats, manifests, quotas, runs, stores
+from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints
 
 BIG_ROWS, SMALL_ROWS = 4_000, 300

@@ -30,14 +30,14 @@ from reader_files import (
 )
 
 from curation.errors import WinnowError
-from pipelines import readers, zstd_stream
-from pipelines.blocks import Fields, Shard
+from pipelines.corpus.blocks import Fields, Shard
+from pipelines.corpus.readers import reading, zstd_stream
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
   """Files of a few kilobytes cross the borders of pieces as those of gigabytes do."""
-  monkeypatch.setattr(readers, "_PIECE_BYTES", 1000)
+  monkeypatch.setattr(reading, "_PIECE_BYTES", 1000)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -90,7 +90,7 @@ def test_a_truncated_file_gives_its_first_blocks_and_then_says_where(tmp_path, s
     shard = put(tmp_path / f"cut.{suffix}", data[:size])
     blocks = []
     with pytest.raises(WinnowError, match=rf"cut\.{suffix}.* row \d+") as raised:
-      for block in readers.read_blocks(shard, Fields(), block_rows=10):
+      for block in reading.read_blocks(shard, Fields(), block_rows=10):
         blocks.append(block)
     row = int(str(raised.value).split(" row ")[1].split(":")[0])
     assert blocks == whole[: len(blocks)]
@@ -199,7 +199,7 @@ def test_files_are_closed(tmp_path, suffix):
   def opened() -> list[str]:
     return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
 
-  blocks = readers.read_blocks(shard, Fields(), block_rows=10)
+  blocks = reading.read_blocks(shard, Fields(), block_rows=10)
   next(blocks)
   assert set(opened()) == {shard.path}
   blocks.close()
@@ -227,19 +227,19 @@ def test_files_are_closed(tmp_path, suffix):
   ],
 )
 def test_format_of(name, expected):
-  assert readers.format_of(name) == expected
+  assert reading.format_of(name) == expected
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet.gz", "jsonl", "a.jsonl.bz2", "x.jsonl/readme", "a.tfrecord-old"])
 def test_format_of_other_names(name):
   with pytest.raises(WinnowError, match=rf"format of {name} .*\.jsonl"):
-    readers.format_of(name)
+    reading.format_of(name)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet"])
 def test_memory_is_that_of_a_few_blocks(tmp_path, monkeypatch, suffix):
   """Kills: keeping blocks, or reading the file whole; a Parquet row group of 240 MB held at once."""
-  monkeypatch.setattr(readers, "_PIECE_BYTES", 1 << 20)
+  monkeypatch.setattr(reading, "_PIECE_BYTES", 1 << 20)
   line = json.dumps({"text": os.urandom(1500).hex(), "url": "u"}).encode() + b"\n"
   path = tmp_path / f"a.{suffix}"
   if suffix == "parquet":
@@ -255,7 +255,7 @@ def test_memory_is_that_of_a_few_blocks(tmp_path, monkeypatch, suffix):
   process = psutil.Process()
   before = process.memory_info().rss
   peak = rows = 0
-  for block in readers.read_blocks(shard_of(path), Fields(), want=lambda index: index % 2 == 0):
+  for block in reading.read_blocks(shard_of(path), Fields(), want=lambda index: index % 2 == 0):
     rows += block.num_rows
     peak = max(peak, process.memory_info().rss - before)
   assert rows == (80_000 if suffix == "parquet" else 100_000)
@@ -264,7 +264,7 @@ def test_memory_is_that_of_a_few_blocks(tmp_path, monkeypatch, suffix):
 
 def test_a_glob_in_the_folder_where_one_stands_finds_its_files(tmp_path, monkeypatch):
   """As the README types it. Kills the mutant that leaves a name without a folder to Beam, which finds nothing."""
-  from pipelines import inputs
+  from pipelines.corpus import inputs
 
   for name in ("c4-train.00000.json", "c4-train.00001.json"):
     (tmp_path / name).write_text('{"text": "a"}\n')

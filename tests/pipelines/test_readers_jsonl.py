@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reader_files import bad, documents, jsonl, put, read
 
-from pipelines import readers, readers_jsonl
-from pipelines.blocks import BadRowError, Fields, Nonstandard, as_string
+from pipelines.corpus.blocks import BadRowError, Fields, Nonstandard, as_string
+from pipelines.corpus.readers import jsonl as jsonl_reader
+from pipelines.corpus.readers import reading
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
   """Files of a few kilobytes cross the borders of pieces as those of gigabytes do."""
-  monkeypatch.setattr(readers, "_PIECE_BYTES", 1000)
+  monkeypatch.setattr(reading, "_PIECE_BYTES", 1000)
 
 
 def test_bad_lines_fall_alone(tmp_path):
@@ -91,7 +92,7 @@ def test_byte_order_marks_line_ends_and_long_lines(tmp_path, monkeypatch, suffix
 
   Kills the mutants: a mark that is looked for at the start of the file alone, in its first piece, or once.
   """
-  monkeypatch.setattr(readers, "_PIECE_BYTES", piece_bytes)
+  monkeypatch.setattr(reading, "_PIECE_BYTES", piece_bytes)
   mark, text = b"\xef\xbb\xbf", "long " * 2000
   parts = [
     mark + b'{"text": "a"}\r\n' + json.dumps({"text": text}).encode() + b"\r\n\r\n",
@@ -137,7 +138,7 @@ def test_what_python_writes_is_read(texts, values, ascii_only):
 
   text = "".join(texts)
   line = json.dumps({"text": text, "url": values, "other": "NaN"}, ensure_ascii=ascii_only).encode()
-  found = readers_jsonl.parse_line(line, Fields())
+  found = jsonl_reader.parse_line(line, Fields())
   assert tuple(found) == (text, as_string(expected(values)), "")
   assert (type(found) is Nonstandard) == has_not_numbers(values)
 
@@ -161,7 +162,7 @@ def test_a_line_of_quotes_takes_linear_time():
   """Kills the mutant whose pattern looks anew for the end of a string at every quote: half an hour for this line."""
   line = b'{"a": NaN, "b": "' + b'\\"' * (1 << 20)
   with pytest.raises(BadRowError, match="invalid_json"):
-    readers_jsonl.parse_line(line, Fields())
+    jsonl_reader.parse_line(line, Fields())
 
 
 def test_nested_fields(tmp_path):

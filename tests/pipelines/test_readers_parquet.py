@@ -8,7 +8,7 @@ import pytest
 from reader_files import bad, documents, places, read, shard_of
 
 from curation.errors import WinnowError
-from pipelines.blocks import Fields
+from pipelines.corpus.blocks import Fields
 
 
 def test_a_text_inside_a_struct(tmp_path):

@@ -10,9 +10,10 @@ import tensorflow_datasets as tfds
 from reader_files import bad, documents, put, read
 
 from curation.errors import WinnowError
-from pipelines import main, readers
+from pipelines import main
+from pipelines.corpus.readers import tfds as tfds_reader
+from pipelines.corpus.readers.tf_example import feature_values, parse_example
 from pipelines.files import storage
-from pipelines.tf_example import feature_values, parse_example
 
 RECORDS = [
   {"text": f"text {row} é語😀", "url": f"https://x.org/{row}", "timestamp": f"2019-{row}"} for row in range(500)
@@ -49,7 +50,7 @@ def prepared(request, tmp_path_factory):
 def test_tfds_is_read_shard_by_shard_in_its_own_order(prepared):
   """Kills: shards in another order, another split among them, row numbers that run on over shards."""
   file_format, folder = prepared
-  shards = readers.tfds_shards("tfds:winnow_test_corpus/en:1.2.0", data_dir=str(folder))
+  shards = tfds_reader.tfds_shards("tfds:winnow_test_corpus/en:1.2.0", data_dir=str(folder))
   assert [shard.name for shard in shards] == [
     f"winnow_test_corpus-train.{file_format}-{index:05}-of-00004" for index in range(4)
   ]
@@ -74,7 +75,7 @@ def test_tfds_is_read_shard_by_shard_in_its_own_order(prepared):
 def test_a_split_is_named_behind_a_hash(prepared):
   """Kills: the train split whatever is named, and the validation split's files under names of the train split's."""
   _, folder = prepared
-  shards = readers.tfds_shards("tfds:winnow_test_corpus/en:1.2.0#validation", data_dir=str(folder))
+  shards = tfds_reader.tfds_shards("tfds:winnow_test_corpus/en:1.2.0#validation", data_dir=str(folder))
   assert {shard.name.partition(".")[0] for shard in shards} == {"winnow_test_corpus-validation"}
   urls = [row["url"] for shard in shards for row in documents(read(shard))]
   assert sorted(urls) == sorted(record["url"] for record in RECORDS[:40])
@@ -95,18 +96,18 @@ def test_a_dataset_in_a_bucket_is_read_by_our_own_client(prepared, spec):
   _, folder = prepared
   with buckets.emulated() as bucket:
     address = upload(folder, bucket)
-    there = readers.tfds_shards(f"tfds:{spec}", data_dir=f"{address}/")
-    here = readers.tfds_shards(f"tfds:{spec}", data_dir=str(folder))
+    there = tfds_reader.tfds_shards(f"tfds:{spec}", data_dir=f"{address}/")
+    here = tfds_reader.tfds_shards(f"tfds:{spec}", data_dir=str(folder))
     moved = [
       dataclasses.replace(shard, path=f"{address}/{pathlib.Path(shard.path).relative_to(folder)}") for shard in here
     ]
     assert there == moved and len(there) in (1, 4)
     rows = [documents(read(shard)) for shard in there]
     with pytest.raises(WinnowError, match=f"is not in {address}: prepare it"):
-      readers.tfds_shards("tfds:winnow_test_corpus/en:9.9.9", data_dir=address)
+      tfds_reader.tfds_shards("tfds:winnow_test_corpus/en:9.9.9", data_dir=address)
     storage.delete([there[0].path])
     with pytest.raises(WinnowError, match=f"{there[0].path}.* is missing"):
-      readers.tfds_shards(f"tfds:{spec}", data_dir=address)
+      tfds_reader.tfds_shards(f"tfds:{spec}", data_dir=address)
   assert rows == [documents(read(shard)) for shard in here]
 
 
@@ -117,7 +118,7 @@ def test_no_file_of_a_bucket_leads_out_of_the_copy_of_its_metadata(tmp_path, mon
   monkeypatch.setattr(storage, "match", lambda pattern: [(name, 2)])
   monkeypatch.setattr(storage, "read_bytes", lambda path: b"{}")
   with pytest.raises(WinnowError, match="leads out of gs://b/sets"):
-    readers.tfds_shards("tfds:c4", data_dir="gs://b/sets")
+    tfds_reader.tfds_shards("tfds:c4", data_dir="gs://b/sets")
   assert not list(tmp_path.iterdir())
 
 
@@ -138,7 +139,7 @@ def test_a_dataset_that_is_not_prepared_is_not_prepared_here_either(prepared, sp
   _, folder = prepared
   before = sorted(folder.rglob("*"))
   with pytest.raises(WinnowError, match=said) as raised:
-    readers.tfds_shards(spec, data_dir=str(folder))
+    tfds_reader.tfds_shards(spec, data_dir=str(folder))
   assert "\n" not in str(raised.value)
   assert sorted(folder.rglob("*")) == before
 
@@ -151,7 +152,7 @@ def test_a_missing_file_of_a_dataset_is_named(prepared, tmp_path):
       copy.parent.mkdir(parents=True, exist_ok=True)
       copy.write_bytes(path.read_bytes())
   with pytest.raises(WinnowError, match=r"00002-of-00004.* is missing"):
-    readers.tfds_shards("tfds:winnow_test_corpus/en:1.2.0", data_dir=str(tmp_path))
+    tfds_reader.tfds_shards("tfds:winnow_test_corpus/en:1.2.0", data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("compression", ["", "GZIP"])
@@ -192,7 +193,7 @@ def test_a_sample_of_a_tfds_dataset_keeps_its_provenance(prepared, tmp_path):
   command = ["sample", "--sampler=random", "--rate=0.5", f"--output={tmp_path / 'half'}", "--direct_num_workers=1"]
   assert main.main([*command, "--input=tfds:winnow_test_corpus/en:1.2.0", f"--tfds_data_dir={folder}"]) == 0
   shards = {
-    shard.name: shard for shard in readers.tfds_shards("tfds:winnow_test_corpus/en:1.2.0", data_dir=str(folder))
+    shard.name: shard for shard in tfds_reader.tfds_shards("tfds:winnow_test_corpus/en:1.2.0", data_dir=str(folder))
   }
   drawn = list(tfds.as_numpy(tfds.builder_from_directory(tmp_path / "half").as_dataset(split="train")))
   assert len(drawn) == 250

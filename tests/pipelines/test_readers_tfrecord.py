@@ -2,7 +2,7 @@
 
 from reader_files import bad, documents, example, frame, put, read
 
-from pipelines.blocks import Fields
+from pipelines.corpus.blocks import Fields
 
 
 def test_bad_records_of_a_tfrecord_fall_alone(tmp_path):

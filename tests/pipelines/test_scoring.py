@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 
 from curation.errors import WinnowError
-from pipelines import main, model_scorers, scorers, scoring, sealing, sources, stores, stripes
-from pipelines.blocks import Fields, Shard
+from pipelines import main, model_scorers, scorers, scoring, sealing, stores
+from pipelines.corpus import sources, stripes
+from pipelines.corpus.blocks import Fields, Shard
 
 
 @pytest.fixture(scope="module")

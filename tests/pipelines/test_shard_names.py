@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 
 from curation.errors import WinnowError
-from pipelines import shard_names
+from pipelines.corpus import shard_names
 from pipelines.files import storage
 
 PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(shard_names.is_name)

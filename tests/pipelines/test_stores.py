@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, blocks, sealing, stores
+from pipelines import block_files, sealing, stores
+from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints, storage
 
 S, T = (blocks.Shard(name, f"/{name}", "jsonl", "", 100, "crc32c:00000000") for name in "st")

@@ -9,7 +9,8 @@ import pytest
 from apache_beam.testing import util
 
 from curation import selection
-from pipelines import block_files, blocks, ranks, stores, thresholds
+from pipelines import block_files, ranks, stores, thresholds
+from pipelines.corpus import blocks
 from pipelines.files import storage
 
 ROWS = {"a": 5_000, "b": 0, "c": 7_001, "d": 1}

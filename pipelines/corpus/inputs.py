@@ -6,7 +6,8 @@ import os
 from typing import NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import blocks, readers, shard_names, zstd_stream
+from pipelines.corpus import blocks, shard_names
+from pipelines.corpus.readers import reading, tfds, zstd_stream
 from pipelines.files import storage
 
 
@@ -34,9 +35,9 @@ def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.S
   Raises WinnowError if there are none, or a file is of no known format, and like `find_files`.
   """
   if pattern.startswith("tfds:"):
-    shards = readers.tfds_shards(pattern, data_dir=tfds_data_dir)
+    shards = tfds.tfds_shards(pattern, data_dir=tfds_data_dir)
   else:
-    shards = [blocks.Shard(name, path, *readers.format_of(path), size) for name, path, size in find_files(pattern)]
+    shards = [blocks.Shard(name, path, *reading.format_of(path), size) for name, path, size in find_files(pattern)]
   if not shards:
     raise WinnowError(f"--input={pattern} matches no file; quote the glob and check the path")
   return sorted(shards, key=lambda shard: shard.name)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import blanks
-from pipelines import shard_names
+from pipelines.corpus import shard_names
 
 BLOCK_ROWS = 4096
 BLOCK_TEXT_BYTES = 32 << 20

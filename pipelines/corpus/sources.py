@@ -12,37 +12,20 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import block_files, blocks, embedding_files, readers, stores
+from pipelines import block_files, stores
+from pipelines.corpus import blocks, embedding_files, fixed_width
+from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, row_bits, storage
 from pipelines.survivors import Survivors, only
 
 KEYED_TEXT = "keyed_text"
 _COUNTING = 16  # files read at once, since each waits for a store
 _BATCH_ROWS = 1 << 18
-
-
-def embedding_column(embeddings_ND: np.ndarray) -> pa.Array:
-  """A column of D * itemsize bytes a document; nothing is copied if the array is contiguous."""
-  embeddings_ND = np.ascontiguousarray(embeddings_ND)
-  binary = pa.binary(embeddings_ND.shape[1] * embeddings_ND.itemsize)
-  return pa.Array.from_buffers(binary, len(embeddings_ND), [None, pa.py_buffer(embeddings_ND)])
-
-
-def embedding_array(column: pa.ChunkedArray, dtype: str) -> np.ndarray:
-  """The embeddings of a column without nulls, [N, D] in the `dtype` that they were written in."""
-  array = column.combine_chunks()
-  width = column.type.byte_width
-  dimensions = width // np.dtype(dtype).itemsize
-  if not len(array):
-    return np.empty((0, dimensions), dtype)
-  values = np.frombuffer(array.buffers()[1], dtype, len(array) * dimensions, array.offset * width)
-  return values.reshape(-1, dimensions)
 
 
 class ChangedError(WinnowError):
@@ -60,7 +43,7 @@ class Texts:
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     """Raises ChangedError at the end if the file is not what it was at launch, WinnowError where it cannot be read."""
     try:
-      yield from readers.read_blocks(shard, self.fields, block_rows=self.block_rows, want=want)
+      yield from reading.read_blocks(shard, self.fields, block_rows=self.block_rows, want=want)
     except WinnowError:
       self.refuse_changed(shard)
       raise
@@ -134,7 +117,7 @@ class TextsWithEmbeddings:
           continue
         embeddings_ND = rows(block.first_row, block.first_row + block.num_rows)
         good_N = block.documents["row"].to_numpy() - block.first_row
-        documents = block.documents.append_column("embedding", embedding_column(embeddings_ND[good_N]))
+        documents = block.documents.append_column("embedding", fixed_width.column(embeddings_ND[good_N]))
         yield dataclasses.replace(block, documents=documents)
     if total != about.rows:
       more = "at least " if total > about.rows else ""

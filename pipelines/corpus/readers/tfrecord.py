@@ -8,7 +8,7 @@ from typing import Any
 
 import google_crc32c
 
-from pipelines.blocks import (
+from pipelines.corpus.blocks import (
   MAX_RECORD_BYTES,
   BadRowError,
   BrokenShardError,
@@ -17,7 +17,7 @@ from pipelines.blocks import (
   as_string,
   records_chunk,
 )
-from pipelines.tf_example import feature_values, parse_example
+from pipelines.corpus.readers.tf_example import feature_values, parse_example
 
 _HEAD = struct.Struct("<QI")  # length of the data, masked CRC32C of these 8 bytes
 _CRC = struct.Struct("<I")  # masked CRC32C of the data, behind them

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from curation import blanks
 from curation.errors import WinnowError
-from pipelines.blocks import (
+from pipelines.corpus.blocks import (
   DEAD_TEXT_CHARACTERS,
   MAX_RECORD_BYTES,
   BrokenShardError,

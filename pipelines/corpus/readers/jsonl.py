@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from pipelines.blocks import (
+from pipelines.corpus.blocks import (
   BLANK,
   DEAD_TEXT_CHARACTERS,
   MAX_RECORD_BYTES,

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import blocks, inputs
+from pipelines.corpus import blocks, inputs
 from pipelines.files import damage, sealed_arrays, storage
 
 Rows = Callable[[int, int], np.ndarray]

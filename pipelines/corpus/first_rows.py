@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from curation.errors import WinnowError
-from pipelines import blocks, readers
+from pipelines.corpus import blocks
+from pipelines.corpus.readers import reading
 from pipelines.files import storage
 
 SHARDS, ROWS = 16, 256
@@ -45,7 +46,7 @@ def refuse_without_documents(shards: Sequence[blocks.Shard], fields: blocks.Fiel
   sampled = spread(shards)
   for shard in sampled:
     try:
-      for block in itertools.islice(readers.read_blocks(shard, fields, block_rows=ROWS), _BLOCKS):
+      for block in itertools.islice(reading.read_blocks(shard, fields, block_rows=ROWS), _BLOCKS):
         assert block.documents is not None and block.bad is not None
         if len(block.documents):
           return
@@ -58,7 +59,7 @@ def refuse_without_documents(shards: Sequence[blocks.Shard], fields: blocks.Fiel
     except WinnowError as error:
       first_error = first_error or error
   if without_text is not None:
-    names = [name[:_NAME_CHARACTERS] for name in readers.field_names(without_text)]
+    names = [name[:_NAME_CHARACTERS] for name in reading.field_names(without_text)]
     more = "" if len(names) <= _NAMED else f" and {len(names) - _NAMED:,} more"
     raise WinnowError(
       f"none of the first {reasons.total():,} documents of {len(sampled):,} shards has a text in the field "

@@ -6,7 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines import blocks
+from pipelines.corpus import blocks
 
 _MOST_STRIPES = 16
 _STRIPE_BYTES = 1 << 20

@@ -1,8 +1,6 @@
 """Reading one input file as blocks, whatever its format; and which files an input means."""
 
 import contextlib
-import os
-import pathlib
 import re
 import shutil
 import tempfile
@@ -12,8 +10,7 @@ from typing import BinaryIO, cast
 from isal import igzip, igzip_lib
 
 from curation.errors import WinnowError
-from pipelines import readers_jsonl, readers_parquet, readers_tfrecord, shard_names, zstd_stream
-from pipelines.blocks import (
+from pipelines.corpus.blocks import (
   BLOCK_ROWS,
   BLOCK_TEXT_BYTES,
   Block,
@@ -24,9 +21,8 @@ from pipelines.blocks import (
   cut_blocks,
   every,
 )
+from pipelines.corpus.readers import jsonl, parquet, tfrecord, zstd_stream
 from pipelines.files import storage
-
-TFDS_PREFIX = "tfds:"
 
 _PIECE_BYTES = 1 << 20
 _FORMATS = {"jsonl": "jsonl", "json": "jsonl", "parquet": "parquet"} | {
@@ -60,14 +56,14 @@ def field_names(shard: Shard) -> list[str]:
   with contextlib.ExitStack() as stack:
     file = _opened(shard, stack)
     if shard.format == "parquet":
-      return readers_parquet.field_names(file)
+      return parquet.field_names(file)
     if shard.format == "jsonl":
-      return readers_jsonl.field_names(next(readers_jsonl.read_lines(_pieces(file, shard, stack)), []))
+      return jsonl.field_names(next(jsonl.read_lines(_pieces(file, shard, stack)), []))
     if shard.format == "tfrecord":
-      frames = next(readers_tfrecord.read_frames(_pieces(file, shard, stack)), [])
-      return readers_tfrecord.field_names(map(readers_tfrecord.without_checksum, frames))
+      frames = next(tfrecord.read_frames(_pieces(file, shard, stack)), [])
+      return tfrecord.field_names(map(tfrecord.without_checksum, frames))
     path = stack.enter_context(_local_path(file, shard.path))
-    return readers_tfrecord.field_names(next(readers_tfrecord.read_array_records(path), []))
+    return tfrecord.field_names(next(tfrecord.read_array_records(path), []))
 
 
 def format_of(path: str) -> tuple[str, str]:
@@ -83,77 +79,13 @@ def format_of(path: str) -> tuple[str, str]:
   )
 
 
-def tfds_shards(spec: str, *, data_dir: str | None = None) -> list[Shard]:
-  """The files of a split of a prepared TFDS dataset, in TFDS's own order.
-
-  `spec` is `tfds:NAME[/CONFIG][:VERSION][#SPLIT]`, and the split is train unless it is named. Nothing is ever
-  downloaded or prepared; raises WinnowError where the dataset is not there, has no such split, or keeps it in files of
-  another kind.
-  """
-  # From the prepared files alone: `tfds.builder` would also run a dataset's code, and fetch for a `huggingface:` name.
-  from google.protobuf import json_format
-  from tensorflow_datasets.core import constants, read_only_builder, registered
-
-  name, _, split = spec.removeprefix(TFDS_PREFIX).partition("#")
-  split = split or "train"
-  folder = os.fspath(data_dir or constants.DATA_DIR)
-  with contextlib.ExitStack() as stack:
-    copy = None if storage.is_local(folder) else stack.enter_context(_tfds_metadata(folder, name))
-    try:
-      splits = read_only_builder.builder_from_files(name, data_dir=copy or data_dir).info.splits
-    except registered.DatasetNotFoundError as error:
-      raise WinnowError(
-        f"the dataset {spec} is not in {folder}: prepare it with `tfds build {name}`, or give --tfds_data_dir, the "
-        "folder that holds it"
-      ) from error
-    except (ValueError, KeyError, OSError, ImportError, json_format.ParseError) as error:
-      reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-      raise WinnowError(
-        f"cannot read the dataset {spec} in {folder} ({reason}): write tfds:NAME/CONFIG:VERSION#SPLIT"
-      ) from error
-  if split not in splits:
-    there = ", ".join(sorted(splits)) or "none"
-    raise WinnowError(f"the dataset {spec} has no split {split}, but {there}: name one of them, tfds:{name}#SPLIT")
-  paths = [os.fspath(path) for path in splits[split].filepaths]
-  if copy is None:
-    sizes = {path: storage.size(path) for path in paths if storage.exists(path)}
-  else:
-    paths = [storage.join(folder, os.path.relpath(path, copy)) for path in paths]
-    sizes = dict(storage.match(storage.join(storage.escape(os.path.dirname(paths[0])), "*")))  # one listing
-  shards = []
-  for path in paths:
-    file_format, compression = format_of(path)
-    if file_format not in ("tfrecord", "array_record"):
-      raise WinnowError(f"the dataset {spec} is kept as {file_format}: only TFRecord and ArrayRecord files can be read")
-    if path not in sizes:
-      raise WinnowError(f"{path}, a file of the dataset {spec}, is missing: prepare it again")
-    shards.append(Shard(storage.base_name(path), path, file_format, compression, sizes[path]))
-  return shards
-
-
-@contextlib.contextmanager
-def _tfds_metadata(folder: str, name: str) -> Iterator[str]:
-  """A local copy of the metadata of a dataset on an object store, where TFDS itself would need TensorFlow."""
-  place = name.partition(":")[0] if "*" in name else name.replace(":", "/")
-  with tempfile.TemporaryDirectory(prefix="winnow-") as copy:
-    for path, _ in storage.match(storage.join(storage.escape(folder), place, "**")):
-      if path.endswith((".json", ".txt")):  # features, splits, and labels
-        relative = path.removeprefix(f"{folder.rstrip('/')}/")
-        if not shard_names.is_name(relative):
-          raise WinnowError(f"{path} has a name that leads out of {folder}: remove it, for no dataset has such a file")
-        local = pathlib.Path(copy, relative)
-        local.parent.mkdir(parents=True, exist_ok=True)
-        local.write_bytes(storage.read_bytes(path))
-    yield copy
-
-
 def _chunks(shard: Shard, fields: Fields, stack: contextlib.ExitStack) -> Iterator[Chunk]:
   file = _opened(shard, stack)
   if shard.format == "parquet":
-    return readers_parquet.parquet_chunks(file, shard.path, fields)
+    return parquet.parquet_chunks(file, shard.path, fields)
   if shard.format == "array_record":
-    return readers_tfrecord.array_record_chunks(stack.enter_context(_local_path(file, shard.path)), fields)
-  read = readers_jsonl.jsonl_chunks if shard.format == "jsonl" else readers_tfrecord.tfrecord_chunks
+    return tfrecord.array_record_chunks(stack.enter_context(_local_path(file, shard.path)), fields)
+  read = jsonl.jsonl_chunks if shard.format == "jsonl" else tfrecord.tfrecord_chunks
   return read(_pieces(file, shard, stack), fields)
 
 

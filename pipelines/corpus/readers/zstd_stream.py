@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import zstandard
 
-from pipelines.blocks import BrokenShardError
+from pipelines.corpus.blocks import BrokenShardError
 
 LONGEST_WINDOW = 1 << zstandard.WINDOWLOG_MAX
 # Fed at a time, since what it holds is unpacked at once: four bytes may stand for 128 KiB.

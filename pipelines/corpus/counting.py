@@ -1,0 +1,134 @@
+"""About how many documents a corpus holds, and what they are like, by the heads of some of its shards."""
+
+import concurrent.futures
+import contextlib
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from curation import extrapolation
+from curation.errors import WinnowError
+from pipelines.corpus import blocks, first_rows, sources
+from pipelines.corpus.readers import zstd_stream
+from pipelines.files import storage
+
+_HEAD_BYTES, _SLICE_BYTES = 1 << 20, 4 << 10
+_PLAIN_BYTES = 16 << 20  # of a head; a few bytes may stand for a gigabyte
+_READERS = 8
+
+
+class Sampled(NamedTuple):
+  """The sampled heads: a ShardSample of each but for its values, and its texts."""
+
+  shards: list[tuple[blocks.Shard, float, float]]
+  """With the number of documents, and its standard error."""
+  texts: list[list[str]]
+
+
+def sample(shards: list[blocks.Shard], fields: blocks.Fields) -> Sampled:
+  """The first rows of up to 16 shards, evenly spaced; WinnowError where none of them has a document."""
+  is_local = all(storage.is_local(shard.path) for shard in shards)
+  with concurrent.futures.ThreadPoolExecutor(1 if is_local else _READERS) as pool:  # a store lets each one wait
+    heads = list(pool.map(lambda shard: _read_head(shard, fields), first_rows.spread(shards)))
+  found = [head for head in heads if head is not None]
+  if not found:
+    first_rows.refuse_without_documents(shards, fields)
+    raise WinnowError("the sampled shards hold no documents at all; check --input")
+  return Sampled([known for known, _ in found], [texts for _, texts in found])
+
+
+def _read_head(
+  shard: blocks.Shard, fields: blocks.Fields
+) -> tuple[tuple[blocks.Shard, float, float], list[str]] | None:
+  """What `Sampled` holds of one shard; None where its first rows have no document."""
+  block = next(iter(sources.Texts(fields, first_rows.ROWS).read(shard, lambda index: index == 0)), None)
+  if block is None or block.documents is None or not len(block.documents):
+    return None
+  texts = block.documents["text"].to_pylist()
+  sizes_M = np.array([len(text) for text in texts], float)
+  count, seen = _count(shard, block)
+  error = 0.0 if seen is None or len(texts) < 2 else count * sizes_M.std(ddof=1) / sizes_M.mean() / np.sqrt(seen)
+  return (shard, count, error), texts
+
+
+def count_documents(shards: Sequence[blocks.Shard], fields: blocks.Fields) -> extrapolation.Total:
+  """About how many documents shards hold; WinnowError where the sampled ones have none."""
+  sampled = sample(list(shards), fields)
+  return total(shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])
+
+
+def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]:
+  """About how many records a shard holds, and of how many that is known; None where all were counted."""
+  with storage.open_input(shard.path, buffer_bytes=_HEAD_BYTES) as file:
+    if shard.format == "parquet":
+      return float(pq.ParquetFile(file).metadata.num_rows), None
+    plain, size = _head(file.read(_HEAD_BYTES), shard)
+  if shard.format == "jsonl":
+    *lines, last = plain.split(b"\n")
+    records = sum(1 for line in lines if line.strip()) + (size == shard.size and bool(last.strip()))
+  elif shard.format == "tfrecord":
+    records = _framed(plain)
+  else:  # as many bytes a record as its text has, and its fields
+    records = round(size / (block.text_bytes / block.num_rows + 100))
+  if size == shard.size and shard.format != "array_record":
+    return float(records), None
+  return records * shard.size / size, max(records, 1)
+
+
+def _head(raw: bytes, shard: blocks.Shard) -> tuple[bytes, int]:
+  """What the beginning of a file holds, some `_PLAIN_BYTES` at most, and how many bytes of the file that takes.
+
+  Ends without an error where the file is damaged, which is for the reader to tell.
+  """
+  if not shard.compression:
+    return raw, len(raw)
+  fed = 0
+
+  def slices() -> Iterator[bytes]:
+    nonlocal fed
+    for start in range(0, len(raw), _SLICE_BYTES):
+      piece = raw[start : start + _SLICE_BYTES]
+      fed += len(piece)
+      yield piece
+
+  is_gzip = shard.compression == "gzip"
+  unpacked = (
+    _gunzip(slices()) if is_gzip else zstd_stream.decompress(slices(), piece_bytes=1, max_window=shard.max_window)
+  )
+  pieces, size = [], 0
+  with contextlib.suppress(blocks.BrokenShardError, zlib.error):
+    for piece in unpacked:
+      pieces.append(piece)
+      size += len(piece)
+      if size >= _PLAIN_BYTES and fed < len(raw):
+        break
+  return b"".join(pieces), fed
+
+
+def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
+  member = None
+  for data in pieces:
+    while data:  # parallel gzips write several members
+      member = member or zlib.decompressobj(31)
+      yield member.decompress(data)
+      data, member = (member.unused_data, None) if member.eof else (b"", member)
+
+
+def _framed(data: bytes) -> int:
+  """Whole TFRecords at the beginning: 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
+  place = records = 0
+  while place + 12 <= len(data):
+    place += 16 + int.from_bytes(data[place : place + 8], "little")
+    records += place <= len(data)
+  return records
+
+
+def total(shards: Any, sampled: Sampled, values: list[np.ndarray]) -> extrapolation.Total:
+  samples = [
+    extrapolation.ShardSample(shard.size, documents, error, values_M)
+    for (shard, documents, error), values_M in zip(sampled.shards, values, strict=True)
+  ]
+  return extrapolation.total(samples, num_shards=len(shards), size=sum(shard.size for shard in shards))
