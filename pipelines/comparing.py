@@ -28,10 +28,11 @@ import pyarrow as pa
 
 from curation import cluster_tiles, hashing, semdedup
 from curation.errors import WinnowError
-from pipelines import clustering, merging, run_files, runs, scorers, sketching, splitting, steps, stores
+from pipelines import clustering, scorers, sketching, splitting, steps, stores
 from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
 from pipelines.corpus import blocks, sources
 from pipelines.files import sealed_arrays, storage
+from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.worker import memory, prefetch, progress
 
 # As users see them.
@@ -75,7 +76,7 @@ def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
     progress.report(config.progress_address, stage=MOVING, resumed=resumed)
     return 0
   moved = 0
-  with storage.create_file(path) as file, runs.RunWriter(num_shards=work.tiles.num_parts) as writer:
+  with storage.create_file(path) as file, run_writer.RunWriter(num_shards=work.tiles.num_parts) as writer:
     for pieces_N, key_N, record_N in prefetch.prefetch(_read_group(work, numbered), ahead=1):
       writer.add(work.tiles.parts_of(pieces_N).astype(np.uint32), key_N, record_N)
       progress.report(config.progress_address, stage=MOVING, documents=len(key_N))
@@ -111,10 +112,10 @@ def gather_part(config: ComparingConfig, part: int) -> int:
   path, tiles = work.part_path(part), work.tiles.tiles_of_part(part)
   if not work.is_whole_run(path):
     with (
-      runs.opened(work.moved_paths(), buffer_bytes=_RANGE_BYTES) as readers,
+      run_writer.opened(work.moved_paths(), buffer_bytes=_RANGE_BYTES) as readers,
       storage.create_file(path) as file,
     ):
-      run_files.write(file, {}, _by_tile(work, tiles, runs.merge_shard(readers, part)), len(tiles))
+      run_files.write(file, {}, _by_tile(work, tiles, run_writer.merge_shard(readers, part)), len(tiles))
   return part
 
 
@@ -197,7 +198,7 @@ def return_span(config: ComparingConfig, span: Span) -> Span:
   with (
     storage.open_input(work.part_path(span.part), buffer_bytes=_TILE_BYTES) as source,
     storage.create_file(path) as file,
-    runs.RunWriter(num_shards=len(config.shards)) as writer,
+    run_writer.RunWriter(num_shards=len(config.shards)) as writer,
   ):
     reader, place = run_files.RunReader(source, work.part_path(span.part)), 0
     for tile in range(span.start, span.stop):
@@ -231,7 +232,7 @@ def gather_shard(config: ComparingConfig, index: int) -> int:
   summary, path = stores.read_summary(config.scorer.clusters.store, shard), work.cosines_path(shard)
   if not work.has_array(path):
     cosines_N = np.full(summary.num_rows, np.nan, np.float32)
-    with runs.opened(map(work.span_path, work.spans()), buffer_bytes=_RANGE_BYTES) as readers:
+    with run_writer.opened(map(work.span_path, work.spans()), buffer_bytes=_RANGE_BYTES) as readers:
       for reader in readers:
         for rows_N, record_N in reader.batches(index):
           cosines_N[rows_N.astype(np.int64)] = np.frombuffer(run_files.content(record_N), np.float32)

@@ -11,9 +11,10 @@ import numpy as np
 
 from curation import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
-from pipelines import clustering, runs, scorers, sketching, stores
+from pipelines import clustering, scorers, sketching, stores
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.sorted_runs import run_writer
 from pipelines.worker import progress
 
 # A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
@@ -204,7 +205,7 @@ class Work:
 
 
 def is_whole_run(config: ComparingConfig, path: str) -> bool:
-  return damage.is_whole(config.store.folder, path, runs.check)
+  return damage.is_whole(config.store.folder, path, run_writer.check)
 
 
 def has_array(config: ComparingConfig, path: str) -> bool:

@@ -13,10 +13,11 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import dataset, merging, records, run_files
+from pipelines import dataset, records
 from pipelines.corpus.blocks import BrokenShardError
 from pipelines.corpus.readers import jsonl, tf_example, tfrecord
 from pipelines.files import storage
+from pipelines.sorted_runs import merging, run_files
 
 TFRECORD, JSONL, PARQUET = "tfrecord", "jsonl", "parquet"
 NAMES = (TFRECORD, JSONL, PARQUET)

@@ -27,9 +27,10 @@ import pyarrow as pa
 
 from curation import minhash
 from curation.errors import DamagedError
-from pipelines import clustering, run_files, runs, scorers, sketching, steps, stores
+from pipelines import clustering, scorers, sketching, steps, stores
 from pipelines.corpus import blocks, fixed_width, sources
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.sorted_runs import run_files, run_writer
 from pipelines.worker import memory, prefetch, progress
 
 LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
@@ -115,7 +116,7 @@ class Work:
     return range(-(-self.num_parts // _MERGED_AT_ONCE))
 
   def is_whole_run(self, path: str) -> bool:
-    return damage.is_whole(self.config.store.folder, path, runs.check)
+    return damage.is_whole(self.config.store.folder, path, run_writer.check)
 
   def has_array(self, path: str) -> bool:
     return damage.is_whole(self.config.store.folder, path, lambda path: sealed_arrays.read(path, 1))
@@ -156,7 +157,7 @@ def key_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
     progress.report(config.progress_address, stage=LOOKING, resumed=resumed)
     return
   _be_lean()
-  with storage.create_file(path) as file, runs.RunWriter(num_shards=work.num_parts) as writer:
+  with storage.create_file(path) as file, run_writer.RunWriter(num_shards=work.num_parts) as writer:
     for numbers_N, signatures_NH in prefetch.prefetch(_read_group(work, numbered.group), ahead=1):
       keys_NB = minhash.band_keys(signatures_NH, config.scorer.config)
       keys_M, numbers_M = keys_NB.reshape(-1), np.repeat(numbers_N, keys_NB.shape[1])
@@ -185,11 +186,11 @@ def meet_part(config: JoiningConfig, part: int) -> None:
   starts_G = work.group_starts()
   keyed = (work.run_path("keyed", number) for number in range(len(starts_G)))
   with (
-    runs.opened(keyed, buffer_bytes=_RANGE_BYTES) as readers,
+    run_writer.opened(keyed, buffer_bytes=_RANGE_BYTES) as readers,
     storage.create_file(path) as file,
-    runs.RunWriter(num_shards=len(starts_G)) as writer,
+    run_writer.RunWriter(num_shards=len(starts_G)) as writer,
   ):
-    sorted_M = (order_M for order_M, _ in runs.merge_shard(readers, part))
+    sorted_M = (order_M for order_M, _ in run_writer.merge_shard(readers, part))
     for met_M in minhash.meetings(sorted_M):
       keys_M, numbers_M = minhash.from_order(met_M)
       group_M = (np.searchsorted(starts_G, numbers_M, side="right") - 1).astype(np.uint32)
@@ -206,11 +207,11 @@ def sign_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
   _be_lean()
   met = (work.run_path("met", part) for part in range(work.num_parts))
   with (
-    runs.opened(met, buffer_bytes=_RANGE_BYTES) as readers,
+    run_writer.opened(met, buffer_bytes=_RANGE_BYTES) as readers,
     storage.create_file(path) as file,
-    runs.RunWriter(num_shards=work.num_parts) as writer,
+    run_writer.RunWriter(num_shards=work.num_parts) as writer,
   ):
-    wanted = _Ahead(order_M for order_M, _ in runs.merge_shard(readers, numbered.number))
+    wanted = _Ahead(order_M for order_M, _ in run_writer.merge_shard(readers, numbered.number))
     signature = np.dtype(f"V{4 * config.scorer.config.hashes}")
     for numbers_N, signatures_NH in prefetch.prefetch(_read_group(work, numbered.group), ahead=1):
       for order_M in wanted.below(int(numbers_N[-1]) + 1):
@@ -252,8 +253,8 @@ def join_part(config: JoiningConfig, part: int) -> None:
   _be_lean()
   buckets = minhash.Buckets(config.scorer.config)
   signed = (work.run_path("signed", number) for number in range(len(work.groups())))
-  with runs.opened(signed, buffer_bytes=_RANGE_BYTES) as readers:
-    for order_M, signatures_MH in _together(runs.merge_shard(readers, part), config.scorer.config.hashes):
+  with run_writer.opened(signed, buffer_bytes=_RANGE_BYTES) as readers:
+    for order_M, signatures_MH in _together(run_writer.merge_shard(readers, part), config.scorer.config.hashes):
       buckets.add(*minhash.from_order(order_M), signatures_MH)
   sealed_arrays.write(path, buckets.edges())
 

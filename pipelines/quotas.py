@@ -21,9 +21,10 @@ import pyarrow as pa
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import block_files, merging, ranks, run_files, runs, stores
+from pipelines import block_files, ranks, stores
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.worker import memory
 
 _PART_DOCUMENTS = 1 << 19  # of so many groups at most: 32 bytes each, and as much again while they are counted
@@ -60,7 +61,7 @@ class Quotas:
     return Settle(self, shards)
 
   def is_whole_run(self, path: str) -> bool:
-    return damage.is_whole(self.output, path, runs.check)
+    return damage.is_whole(self.output, path, run_writer.check)
 
 
 def num_parts(documents: int) -> int:
@@ -79,7 +80,7 @@ def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
     block_files.removing_damaged(quotas.store, shard),
     stores.ScoreFile(quotas.store, shard) as scores,
     storage.create_file(path) as file,
-    runs.RunWriter(num_shards=parts) as writer,
+    run_writer.RunWriter(num_shards=parts) as writer,
   ):
     scores.check_seal()
     for batch in scores.batches(ranks.BATCH_ROWS, domains=True):
@@ -103,11 +104,11 @@ def fill_part(quotas: Quotas, part: int) -> str:
   sizes = arithmetic.Sizes()
   ranked = [storage.join(quotas.folder, "ranked", f"{shard.file_name}.run") for shard in quotas.store.shards()]
   with (
-    runs.RunWriter(num_shards=1) as gathered,
+    run_writer.RunWriter(num_shards=1) as gathered,
     storage.create_file(path) as file,
-    runs.RunWriter(num_shards=len(ranked)) as writer,
+    run_writer.RunWriter(num_shards=len(ranked)) as writer,
   ):
-    with runs.opened(ranked, buffer_bytes=_RANGE_BYTES) as readers:
+    with run_writer.opened(ranked, buffer_bytes=_RANGE_BYTES) as readers:
       for order_N, record_N in itertools.chain.from_iterable(reader.batches(part) for reader in readers):
         sizes.add(_from_binary(record_N)["group"])
         gathered.add(np.zeros(len(order_N), np.uint32), order_N, record_N)
@@ -129,7 +130,7 @@ def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
   if not damage.is_whole(quotas.output, path, lambda path: sealed_arrays.read(path, 1)):
     bits = np.zeros(-(-stores.read_summary(quotas.store, shard).num_rows // 8), np.uint8)
     within = (storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts))
-    with runs.opened(within, buffer_bytes=_RANGE_BYTES) as readers:
+    with run_writer.opened(within, buffer_bytes=_RANGE_BYTES) as readers:
       for reader in readers:
         for rows_N, _ in reader.batches(index):
           place_N = rows_N.astype(np.int64)

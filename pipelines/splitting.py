@@ -23,7 +23,7 @@ import numpy as np
 
 from curation import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
-from pipelines import clustering, run_files, runs, sketching
+from pipelines import clustering, sketching
 from pipelines.comparison import (
   ComparingConfig,
   Splitting,
@@ -34,6 +34,7 @@ from pipelines.comparison import (
 )
 from pipelines.corpus import fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.sorted_runs import run_files, run_writer
 from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
@@ -94,7 +95,7 @@ def sample_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
     progress.report(config.progress_address, stage=SAMPLING, resumed=resumed)
     return numbered.number
   shards = config.shards
-  with storage.create_file(path) as file, runs.RunWriter(num_shards=len(splitting.pieces.giants)) as writer:
+  with storage.create_file(path) as file, run_writer.RunWriter(num_shards=len(splitting.pieces.giants)) as writer:
     for block in prefetch.prefetch(read_group(config, numbered.group), ahead=1):
       shard = shards[block.place].name
       places, giants, hashes = splitting.pieces.sample(block.clusters_N, shard, block.rows_N)
@@ -120,8 +121,8 @@ def train_giant(config: ComparingConfig, cluster: int) -> int:
   memory.return_large_arrays()
   giant = splitting.pieces.giants.tolist().index(cluster)
   with _TURN, io.BytesIO() as sample:
-    with runs.opened(splitting.sampled_paths(), buffer_bytes=_RANGE_BYTES) as readers:
-      count = run_files.write_records(runs.merge_shard(readers, giant), sample)
+    with run_writer.opened(splitting.sampled_paths(), buffer_bytes=_RANGE_BYTES) as readers:
+      count = run_files.write_records(run_writer.merge_shard(readers, giant), sample)
     sample_ND = np.frombuffer(sample.getvalue(), np.float16).reshape(count, -1)
     trained = kmeans.train(sample_ND, splitting.pieces.kmeans_config(cluster))
   made = centroid_files.CentroidFile(trained.centroids_KD, config.scorer.split_fingerprint(), trained.training)

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from curation import hashing, selection
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, formats, limits, merging, ranks, run_files, runs, stores, thresholds
+from pipelines import block_files, formats, limits, ranks, stores, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import damage, fingerprints, storage
+from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.worker import logs, prefetch, progress
 
 OUTPUT_SHARD_BYTES = 200 << 20
@@ -201,14 +202,14 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
   Yields the documents read, block by block, and at last the counts, which the run's header keeps for a resumed run.
   """
   path, shard, store = config.run_path(stripe, plan.engine), stripe.shard, config.store
-  if not damage.is_whole(config.output, path, runs.check):
+  if not damage.is_whole(config.output, path, run_writer.check):
     num_tokens = documents = 0
     within = config.within(shard)
     with (
       block_files.removing_damaged(store, shard),
       stores.ScoreFile(store, shard) as scores,
       storage.create_file(path) as file,
-      runs.RunWriter(num_shards=plan.num_shards) as writer,
+      run_writer.RunWriter(num_shards=plan.num_shards) as writer,
     ):
       read = reading.read_blocks(stripe.shard, config.fields, block_rows=config.block_rows, want=stripe.holds)
       for block in prefetch.prefetch(read, ahead=1):
@@ -264,10 +265,10 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
 
   try:
     with (
-      runs.opened(config.run_path(stripe, plan.engine) for stripe in all_stripes) as readers,
+      run_writer.opened(config.run_path(stripe, plan.engine) for stripe in all_stripes) as readers,
       storage.create_file(path, must_agree=True) as file,
     ):
-      written = formats.write(told(runs.merge_shard(counted(readers), index)), file, config.output_format)
+      written = formats.write(told(run_writer.merge_shard(counted(readers), index)), file, config.output_format)
       if written != documents:
         raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
   except FileNotFoundError as error:

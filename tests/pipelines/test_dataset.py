@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import dataset, records, run_files, runs
+from pipelines import dataset, records
+from pipelines.sorted_runs import run_files, run_writer
 
 NUM_SHARDS = 4
 NUM_DOCUMENTS = 300
@@ -50,13 +51,13 @@ def output(tmp_path_factory) -> tuple[pathlib.Path, list[dict]]:
   hash_N = np.random.default_rng(0).permutation(NUM_DOCUMENTS).astype(np.uint64)
   shard_N = (hash_N % np.uint64(NUM_SHARDS - 1)).astype(np.uint32)
   file = io.BytesIO()
-  with runs.RunWriter(num_shards=NUM_SHARDS) as writer:
+  with run_writer.RunWriter(num_shards=NUM_SHARDS) as writer:
     writer.add(shard_N, hash_N, records.encode_examples(documents))
     writer.finish(file, {})
   lengths, sizes = [], []
   for index in range(NUM_SHARDS):
     with (folder / dataset.shard_file_name("tiny_set", index, NUM_SHARDS)).open("wb") as shard:
-      length = run_files.write_records(runs.merge_shard([run_files.RunReader(file)], index), shard)
+      length = run_files.write_records(run_writer.merge_shard([run_files.RunReader(file)], index), shard)
       size = shard.tell()
     lengths.append(length)
     sizes.append(size)

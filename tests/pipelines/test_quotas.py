@@ -19,9 +19,10 @@ from running import content, logs, run_in
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import block_files, formats, manifests, quotas, runs, stores
+from pipelines import block_files, formats, manifests, quotas, stores
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints
+from pipelines.sorted_runs import run_writer
 
 BIG_ROWS, SMALL_ROWS = 4_000, 300
 REQUESTS = {
@@ -253,7 +254,7 @@ def test_many_parts_settle_what_one_does(store, tmp_path, monkeypatch, of_part):
   """Parts far smaller than a domain, and merges of several levels. Kills the mutants: a part that sees some shards
   alone; equal keys in the order of shards; a domain in two parts."""
   monkeypatch.setattr(quotas, "_PART_DOCUMENTS", of_part)
-  monkeypatch.setattr(runs, "FAN_IN", 2)
+  monkeypatch.setattr(run_writer, "FAN_IN", 2)
   shards = tuple(blocks.Shard(name, "", "jsonl", "", 0) for name in ROWS)
   request = selection.SelectionRequest("ask_llm", group_by="domain", group_rate="0.3")
   limits = quotas.Quotas(store, request, str(tmp_path), str(tmp_path / "runs"), "f")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.errors import WinnowError
-from pipelines import merging, run_files, runs
+from pipelines.sorted_runs import merging, run_files, run_writer
 
 # Few distinct hashes, so that ties are common, and those at the ends of the range.
 HASHES = st.one_of(st.integers(0, 4), st.sampled_from([2**63, 2**64 - 1]))
@@ -34,7 +34,7 @@ def arrays(records: list[tuple[int, int, bytes]]) -> dict:
 
 def run_of(records: list[tuple[int, int, bytes]], num_shards: int, header: dict | None = None) -> io.BytesIO:
   file = io.BytesIO()
-  runs.write_run(file, header=header or {}, num_shards=num_shards, **arrays(records))
+  run_writer.write_run(file, header=header or {}, num_shards=num_shards, **arrays(records))
   return file
 
 
@@ -99,10 +99,10 @@ def test_output_depends_on_the_records_alone(drawn, adds, run_ends, budget_bytes
   records = [(shard, hash_, b"%d:" % place + b"x" * size) for place, (shard, hash_, size) in enumerate(drawn)]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(run_files, "BATCH_BYTES", batch_bytes)
-    patch.setattr(runs, "FAN_IN", fan_in)
+    patch.setattr(run_writer, "FAN_IN", fan_in)
     files, left = [], records
     while left or not files:
-      with runs.RunWriter(num_shards=4, budget_bytes=budget_bytes) as writer:
+      with run_writer.RunWriter(num_shards=4, budget_bytes=budget_bytes) as writer:
         added = 0
         for call, size in enumerate(adds):
           writer.add(**arrays(left[:size]))
@@ -120,11 +120,11 @@ def test_output_depends_on_the_records_alone(drawn, adds, run_ends, budget_bytes
     for shard in range(4):
       output = io.BytesIO()
       of_shard = [record for at, _, record in expected if at == shard]
-      assert run_files.write_records(runs.merge_shard(iter(readers), shard), output) == len(of_shard)
+      assert run_files.write_records(run_writer.merge_shard(iter(readers), shard), output) == len(of_shard)
       assert output.getvalue() == b"".join(of_shard)
       assert sum(reader.counts[shard] for reader in readers) == len(of_shard)
     merged = io.BytesIO()
-    runs.merge_runs(readers, merged, {"merged": True}, 4)
+    run_writer.merge_runs(readers, merged, {"merged": True}, 4)
     assert read_run(run_files.RunReader(merged)) == expected
 
 
@@ -138,7 +138,7 @@ def test_batches_are_bounded():
 def test_deep_merges_of_spills(tmp_path):
   """More spills than two levels of merging hold, in a folder of the caller's that is left empty."""
   records = [(place % 2, place * 7919 % 101, b"%d" % place) for place in range(1_100)]
-  with runs.RunWriter(num_shards=2, budget_bytes=0, temporary_folder=str(tmp_path)) as writer:
+  with run_writer.RunWriter(num_shards=2, budget_bytes=0, temporary_folder=str(tmp_path)) as writer:
     for record in records:
       writer.add(**arrays([record]))
     file = io.BytesIO()
@@ -149,14 +149,14 @@ def test_deep_merges_of_spills(tmp_path):
 
 def test_nothing_added():
   file = io.BytesIO()
-  with runs.RunWriter(num_shards=3) as writer:
+  with run_writer.RunWriter(num_shards=3) as writer:
     writer.add(**arrays([]))
     writer.finish(file, {"documents": 0})
   reader = run_files.RunReader(file)
   assert reader.header == {"documents": 0, "num_shards": 3}
   assert reader.counts == [0, 0, 0] and read_run(reader) == []
-  assert list(runs.merge_shard([reader, reader], 1)) == []
-  assert list(runs.merge_shard([], 0)) == []
+  assert list(run_writer.merge_shard([reader, reader], 1)) == []
+  assert list(run_writer.merge_shard([], 0)) == []
 
 
 def test_ranges_of_one_reader_are_read_in_turns(monkeypatch):
@@ -173,7 +173,7 @@ def test_binary_and_sliced_records(tmp_path):
   """A slice's offsets do not start at 0; `binary` has other offsets than `large_binary`."""
   record_N = pa.array([b"no", b"b", b"a", b"no"])[1:3]
   path = tmp_path / "a.run"
-  with path.open("wb") as file, runs.RunWriter(num_shards=1) as writer:
+  with path.open("wb") as file, run_writer.RunWriter(num_shards=1) as writer:
     writer.add(np.zeros(2, np.uint32), np.array([2, 1], np.uint64), record_N)
     writer.finish(file, {})
   with path.open("rb") as file:
@@ -188,7 +188,7 @@ def test_an_output_shard_out_of_range_is_refused():
 def test_runs_for_other_shard_numbers_are_not_merged():
   readers = [run_files.RunReader(run_of([(1, 1, b"a")], 2)), run_files.RunReader(run_of([(1, 1, b"a")], 3))]
   with pytest.raises(WinnowError, match="3 output shards, not 2"):
-    runs.merge_runs(readers, io.BytesIO(), {}, 2)
+    run_writer.merge_runs(readers, io.BytesIO(), {}, 2)
 
 
 def test_the_file_is_as_documented():
@@ -360,7 +360,7 @@ def test_memory_does_not_grow_with_what_is_written():
     assert written == 250 * (2 * 80 + 200), written
     print(peak() - idle)
   """
-  folder = pathlib.Path(runs.__file__).parent.parent
+  folder = pathlib.Path(run_writer.__file__).parent.parent
   done = subprocess.run(
     [sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, check=False
   )

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import run_files
 from pipelines.files import storage
-from pipelines.merging import Batch, merge_batches
+from pipelines.sorted_runs import run_files
+from pipelines.sorted_runs.merging import Batch, merge_batches
 
 BUDGET_BYTES = 16 << 20  # of records that a RunWriter holds
 FAN_IN = 32  # runs merged at once: each is read two batches at a time

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from curation.errors import DamagedError
 from pipelines.files import damage
-from pipelines.merging import Batch
+from pipelines.sorted_runs.merging import Batch
 
 BATCH_BYTES = 256 << 10  # of records in one batch of a run, or one record where that is larger
 ROW_BYTES = 48  # of a record, besides its own: hash, shard, size, and their copies as they are sorted
