@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import domains, selection
-from pipelines import block_files, launch, quotas, ranks, stores, thresholds
+from pipelines import block_files, quotas, ranks, stores, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.files import fingerprints
+from pipelines.runners import launch
 
 RATE = "0.2"
 # Scores of every document: hardly a tie, one value for half of them, some hundred ties each, and all the same.

@@ -8,7 +8,6 @@ from pipelines import (
   estimate,
   flags,
   found_stores,
-  launch,
   options,
   output_plans,
   plans,
@@ -18,6 +17,7 @@ from pipelines import (
   survivors,
 )
 from pipelines import sample as sample_command
+from pipelines.runners import commands, launch
 
 
 def curate(argv: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ def curate(argv: Sequence[str]) -> None:
     corpus=scoring_job.corpus,
   )
   if sample_command.run_to_summary(launcher, ["winnow", flags.CURATE, *argv], found, scoring_job):
-    with launch.writing():
+    with commands.writing():
       if stage.number > 1:
         of = f"stage {stage.number} of {stage.number} ({namespace.scorer})"
         print(f"{of}, of the documents that earlier stages selected:")
@@ -70,7 +70,7 @@ def _plan_stage(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(curate, argv)
+  return commands.run_command(curate, argv)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ import rich.table
 
 from curation import demo_embedder, demo_rater, minhash
 from curation.errors import WinnowError
-from pipelines import demo_corpus, flags, formats, launch, options, sample, score
+from pipelines import demo_corpus, flags, formats, options, sample, score
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
+from pipelines.runners import commands
 
 OUTPUT = "demo-output"
 RATE = "0.2"
@@ -30,7 +31,7 @@ def demo(argv: Sequence[str]) -> None:
   folder = pathlib.Path(namespace.output or OUTPUT)
   if folder.exists() and any(folder.iterdir()) and not (folder / "corpus").is_dir():
     raise WinnowError(f"--output={folder} holds something else than an earlier demo; choose an empty folder")
-  with launch.writing():
+  with commands.writing():
     _run(rich.console.Console(highlight=False), folder, beam_arguments)
 
 
@@ -87,10 +88,10 @@ def _step(
   console.rule(f"[bold]{title}", align="left")
   console.print(f"winnow {shlex.join(arguments)}", style="dim", soft_wrap=True)
   status = command([*arguments[1:], *beam_arguments])
-  if status in (launch.INTERRUPTED, launch.TERMINATED):
+  if status in (commands.INTERRUPTED, commands.TERMINATED):
     sys.exit(status)  # which has been told
   if status:
-    raise launch.JobError(f"the demo stops here: winnow {arguments[0]} ended with status {status}")
+    raise commands.JobError(f"the demo stops here: winnow {arguments[0]} ended with status {status}")
 
 
 def _documents(corpus: demo_corpus.DemoCorpus) -> dict[str, tuple[str, str]]:
@@ -173,14 +174,16 @@ def _read_back(console: rich.console.Console, folder: pathlib.Path) -> set[str]:
   sources = [source for table in tables for source in table["source"].to_pylist()]
   manifest = fingerprints.read_json(str(folder / "manifest.json"))
   if len(set(sources)) != manifest["counts"]["selected"] or len(set(sources)) != len(sources):
-    raise launch.JobError(f"{folder} holds {len(sources)} documents and {manifest['counts']['selected']} were selected")
+    raise commands.JobError(
+      f"{folder} holds {len(sources)} documents and {manifest['counts']['selected']} were selected"
+    )
   tokens = manifest["tokens"]["selected"]
   console.print(f"\nThe sample's TFRecords hold {len(sources):,} documents, {tokens:,} tokens\n")
   return set(sources)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(demo, argv)
+  return commands.run_command(demo, argv)
 
 
 if __name__ == "__main__":

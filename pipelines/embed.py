@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, flags, jobs, launch, options, plans, score, store_plans
+from pipelines import estimate, flags, jobs, options, plans, score, store_plans
+from pipelines.runners import commands
 
 
 def embed(argv: Sequence[str]) -> None:
@@ -13,13 +14,13 @@ def embed(argv: Sequence[str]) -> None:
     estimate.show(namespace, launcher)
     return
   job = store_plans.plan_embedding(namespace, launcher)
-  with launch.writing():
+  with commands.writing():
     if jobs.run(launcher, ["winnow", flags.EMBED, *argv], scoring_job=job):
       score.print_summary(job)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(embed, argv)
+  return commands.run_command(embed, argv)
 
 
 if __name__ == "__main__":

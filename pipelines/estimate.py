@@ -17,9 +17,10 @@ from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import accelerators, devices, flags, launch, model_scorers, plans, store_plans
+from pipelines import flags, model_scorers, plans, store_plans
 from pipelines.corpus import blocks, counting, first_rows
 from pipelines.durations import duration
+from pipelines.runners import accelerators, devices, launch
 
 _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0

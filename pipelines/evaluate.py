@@ -8,9 +8,10 @@ from typing import Any
 
 from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import evaluation, flags, folders, jobs, launch, models, options, plans, scoring, store_plans
+from pipelines import evaluation, flags, folders, jobs, models, options, plans, scoring, store_plans
 from pipelines.corpus import inputs
 from pipelines.files import storage
+from pipelines.runners import commands, launch
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -41,7 +42,7 @@ def evaluate(argv: Sequence[str]) -> None:
     print("\n".join(evaluation.lines(evaluation.figures(run.results, list(corpora), namespace.weigh_by))))
     print(f"figures: {run.folder}")
   if failed:
-    raise launch.JobError(
+    raise commands.JobError(
       f"{len(failed)} of {len(found)} models were not evaluated: {', '.join(failed)}; the same command goes on"
     )
 
@@ -72,13 +73,13 @@ class _Evaluation:
     for corpus in self._corpora:
       scoring.release_model()
       try:
-        with launch.writing():
+        with commands.writing():
           request = self._add(name, corpus)
-      except launch.JobError as error:
+      except commands.JobError as error:
         is_whole = False
         print(f"winnow: {name} was not evaluated on {corpus}: {error}", file=sys.stderr)
     if request is not None:
-      with launch.writing():
+      with commands.writing():
         evaluation.write(
           self.folder,
           self.results,
@@ -121,7 +122,7 @@ def _of_store(namespace: argparse.Namespace, **changes: Any) -> argparse.Namespa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(evaluate, argv)
+  return commands.run_command(evaluate, argv)
 
 
 if __name__ == "__main__":

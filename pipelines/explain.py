@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, launch, manifests, options, plans, ranks, stores
+from pipelines import flags, found_stores, manifests, options, plans, ranks, stores
 from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
+from pipelines.runners import commands
 
 _KEPT = {
   stores.EMBED: "embedded",
@@ -196,7 +197,7 @@ def _count_above(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(explain, argv)
+  return commands.run_command(explain, argv)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import flags, folders, launch, stores, writing
+from pipelines import flags, folders, stores, writing
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus
+from pipelines.runners import launch
 
 
 class Found(NamedTuple):

@@ -10,9 +10,10 @@ from typing import Any
 import apache_beam as beam
 
 from curation.errors import WinnowError
-from pipelines import dataset, launch, manifests, meter, sampling, thresholds, writing
+from pipelines import dataset, manifests, meter, sampling, thresholds, writing
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import damage, fingerprints, storage
+from pipelines.runners import commands, launch
 from pipelines.scoring_jobs import ScoringJob, divide
 from pipelines.worker import progress
 
@@ -178,7 +179,7 @@ def run(
     before = {folder: set(damage.records(folder)) for folder in folders}
     try:
       return _run_claimed(launcher, arguments, scoring_job, sampling_jobs)
-    except launch.JobError:
+    except commands.JobError:
       # What was damaged in a store that this command makes is gone, and the next attempt makes it again.
       if attempt == _ATTEMPTS or all(before[folder] == set(damage.records(folder)) for folder in of_stores):
         raise
@@ -209,7 +210,7 @@ def _run_claimed(
   stages = _stages(scoring_job, sampling_jobs, recipe) if are_here else []
   running: list[Any] = [*sampling_jobs, *reversed(steps)]
   with (
-    launch.Log(running[0].folder, arguments) as log,
+    commands.Log(running[0].folder, arguments) as log,
     meter.Meter(stages, quiet=not are_here, recipe_stages=recipe) as shown,
   ):
     address = shown.address if are_here else None
@@ -217,7 +218,7 @@ def _run_claimed(
     counters: dict[str, int] | None = {}
     try:
       counters = launcher.run(define, _job_name(arguments, wanted))
-    except launch.JobError:
+    except commands.JobError:
       # Another run of the same command may have completed the work, and tidied up what this one was still reading.
       if not all(job.is_complete for job in running):
         raise

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import devices, models, stores
+from pipelines import models, stores
 from pipelines.corpus import sources
 from pipelines.files import fingerprints, storage
+from pipelines.runners import devices
 from pipelines.scorer_protocol import Scorer, Scores
 
 if TYPE_CHECKING:

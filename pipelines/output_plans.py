@@ -9,10 +9,11 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, folders, found_stores, launch, manifests, plans, stores, verification, writing
+from pipelines import dataset, folders, found_stores, manifests, plans, stores, verification, writing
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, SamplingJob
+from pipelines.runners import launch
 
 _SHARD = re.compile(r"\.tfrecord|-\d{5}-of-\d{5}\.")
 

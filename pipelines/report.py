@@ -10,7 +10,6 @@ from typing import Any
 from curation.errors import WinnowError
 from pipelines import (
   flags,
-  launch,
   options,
   plans,
   report_charts,
@@ -23,6 +22,7 @@ from pipelines.corpus import inputs
 from pipelines.files import storage
 from pipelines.report_figures import Figure
 from pipelines.report_sources import Sources
+from pipelines.runners import commands, launch
 
 PAGE = "report.html"
 FIGURES = (
@@ -63,7 +63,7 @@ def report(argv: Sequence[str]) -> None:
     }
     documents = len(sample.table), int(counts.documents_C[0])
     page = render(sources, figures, documents, not_read)
-  with launch.writing():
+  with commands.writing():
     # The page goes first and comes last: where there is one, its tables are beside it.
     storage.delete(paths)
     for name in FIGURES:
@@ -83,7 +83,7 @@ def _settled(sources: Sources, launcher: launch.Launcher, folder: str) -> Iterat
     return
   work = report_sources.work_folder(folder)
   try:
-    with launch.writing():
+    with commands.writing():
       settled = report_sources.settle_limits(sources, launcher, work)
     yield settled
   finally:
@@ -177,7 +177,7 @@ def _examples(sources: Sources, figure: Figure) -> dict[str, list[dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(report, argv)
+  return commands.run_command(report, argv)
 
 
 if __name__ == "__main__":

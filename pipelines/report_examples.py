@@ -15,12 +15,13 @@ import orjson
 
 from curation import hashing, metrics, minhash
 from curation.errors import WinnowError
-from pipelines import formats, launch, stores
+from pipelines import formats, stores
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.report_passes import Sample
 from pipelines.report_sources import Output, Sources
+from pipelines.runners import launch
 
 _OF_EACH = 5
 _MOST_FILES = 16

@@ -9,9 +9,10 @@ import apache_beam as beam
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import flags, folders, formats, found_stores, launch, limits, manifests, ranks, stores, writing
+from pipelines import flags, folders, formats, found_stores, limits, manifests, ranks, stores, writing
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
+from pipelines.runners import launch
 
 
 class Output(NamedTuple):

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, jobs, launch, options, output_plans, plans, scorers, writing
+from pipelines import flags, found_stores, jobs, options, output_plans, plans, scorers, writing
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
+from pipelines.runners import commands, launch
 
 _MOST_UNUSED = 0.01  # of a budget of tokens, without a warning
 
@@ -49,7 +50,7 @@ def run_to_summary(
   scoring_job: jobs.ScoringJob | None,
 ) -> bool:
   """Runs what is not complete, and prints what was drawn; returns whether all is complete."""
-  with launch.writing():
+  with commands.writing():
     if not jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=found):
       return False
     for job in found:
@@ -90,7 +91,7 @@ def warn_of_budget(manifest: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(sample, argv)
+  return commands.run_command(sample, argv)
 
 
 if __name__ == "__main__":

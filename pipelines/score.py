@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import clustering, estimate, flags, jobs, joining, launch, options, plans, sketching, store_plans
+from pipelines import clustering, estimate, flags, jobs, joining, options, plans, sketching, store_plans
 from pipelines.files import fingerprints
+from pipelines.runners import commands
 
 
 def score(argv: Sequence[str]) -> None:
@@ -15,7 +16,7 @@ def score(argv: Sequence[str]) -> None:
     estimate.show(namespace, launcher)
     return
   job = store_plans.plan_named_scoring(namespace, launcher)
-  with launch.writing():
+  with commands.writing():
     if jobs.run(launcher, ["winnow", flags.SCORE, *argv], scoring_job=job):
       print_summary(job)
 
@@ -104,7 +105,7 @@ def print_split(split: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(score, argv)
+  return commands.run_command(score, argv)
 
 
 if __name__ == "__main__":

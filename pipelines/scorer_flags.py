@@ -1,6 +1,5 @@
 """The flags of scorers and of what they are made from; `flags` joins them with all others."""
 
-from pipelines import accelerators
 from pipelines.flag import BUCKET, Flag, path, paths
 from pipelines.names import (
   ASK_LLM,
@@ -16,6 +15,7 @@ from pipelines.names import (
   SCORE,
   SEMDEDUP,
 )
+from pipelines.runners import accelerators
 
 _SCORING, _MODEL, _CLUSTERING = (SCORE, CURATE), (EMBED, SCORE, CURATE), (CLUSTER, SCORE, CURATE)
 _OBJECTIVE, _ENGINE = (*_SCORING, EVALUATE), (*_MODEL, EVALUATE)

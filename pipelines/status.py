@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import clustering, flags, folders, found_stores, launch, options, plans, sketching, stores
+from pipelines import clustering, flags, folders, found_stores, options, plans, sketching, stores
 from pipelines.corpus import blocks, inputs
 from pipelines.durations import duration
 from pipelines.files import fingerprints, storage
+from pipelines.runners import commands
 
 _READERS = 16
 _PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
@@ -178,7 +179,7 @@ def _figures(read: int, scored: int, bad: int, summary: dict[str, Any]) -> list[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(status, argv)
+  return commands.run_command(status, argv)
 
 
 if __name__ == "__main__":

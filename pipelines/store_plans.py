@@ -19,7 +19,6 @@ from pipelines import (
   folders,
   found_stores,
   joining,
-  launch,
   model_scorers,
   models,
   options,
@@ -32,6 +31,7 @@ from pipelines.corpus import blocks, embedding_files, inputs, sources
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.plans import Stage
+from pipelines.runners import launch
 
 # What a store of embeddings or of clusters was made with that another command's flags say by their defaults alone.
 _OF_EMBEDDINGS = ("embedding_dtype", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model")

@@ -4,9 +4,10 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import flags, jobs, launch, manifests, meter, options, output_plans, plans, verification
+from pipelines import flags, jobs, manifests, meter, options, output_plans, plans, verification
 from pipelines.corpus import inputs
 from pipelines.files import storage
+from pipelines.runners import commands
 
 
 def verify(argv: Sequence[str]) -> None:
@@ -18,7 +19,7 @@ def verify(argv: Sequence[str]) -> None:
     config, untold = output_plans.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
   # It writes nothing that stays; but a claim that is not so is a failure, not a refusal.
-  with launch.writing():
+  with commands.writing():
     verification.sweep(output)
     with manifests.told(output):
       verification.check_launch(config)
@@ -36,7 +37,7 @@ def verify(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(verify, argv)
+  return commands.run_command(verify, argv)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from pipelines import flag, launch
+from pipelines import flag
 from pipelines.corpus import inputs
+from pipelines.runners import commands
 from pretraining import samples
 
 GIN_FOLDER = pathlib.Path(__file__).parent.resolve() / "gin"
@@ -77,7 +78,7 @@ def plan(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(plan, argv)
+  return commands.run_command(plan, argv)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ import numpy as np
 from curation import checkpoint_writer, checkpoints, engine, span_corruption, t5, training
 from curation.errors import WinnowError
 from curation.vocabulary import NUM_SENTINELS, Vocabulary
-from pipelines import flag, launch, models
+from pipelines import flag, models
 from pipelines.corpus import inputs
+from pipelines.runners import commands
 
 # Over this many steps a loss is told.
 _TOLD_STEPS = 50
@@ -134,7 +135,7 @@ def train(
       mean = np.mean(jax.device_get(losses))
       losses.clear()
       if not np.isfinite(mean):
-        raise launch.JobError(f"the loss is {mean} at step {step:,}: take a lower --learning_rate")
+        raise commands.JobError(f"the loss is {mean} at step {step:,}: take a lower --learning_rate")
       log(f"step {step:6,d}  loss {mean:.4f}  perplexity {np.exp(mean):9.2f}  {time.monotonic() - started:6.0f} s")
     if step % period == 0 or step == config.steps:
       save(step, checkpoints.Checkpoint(model, jax.tree.map(np.asarray, trained), vocabulary))
@@ -175,7 +176,7 @@ def run(argv: Sequence[str]) -> None:
     raise WinnowError(f"--model_dir={namespace.model_dir} has checkpoints: take another, or remove them")
   task = _register(namespace.output, str(pieces))
   engine.enable_compilation_cache(models.cache_folder() / "programs")
-  with launch.writing():
+  with commands.writing():
     model_dir.mkdir(parents=True, exist_ok=True)
     train(
       task,
@@ -212,7 +213,7 @@ def _register(output: str, vocabulary: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return launch.run_command(run, argv, goes_on=False)
+  return commands.run_command(run, argv, goes_on=False)
 
 
 if __name__ == "__main__":

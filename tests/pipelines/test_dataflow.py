@@ -25,9 +25,10 @@ from apache_beam.runners.dataflow import dataflow_runner
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import jobs, launch, main, manifests, scorers, scoring, stores, writing
+from pipelines import jobs, main, manifests, scorers, scoring, stores, writing
 from pipelines.corpus import blocks
 from pipelines.files import fingerprints, storage
+from pipelines.runners import launch
 
 JOB_ID = "2026-11-25_00_00_00-1"
 
@@ -69,7 +70,7 @@ def everything(bucket: str) -> list[str]:
 @pytest.fixture
 def graph(monkeypatch):
   """Collects the graph of the job that a dry run builds: transforms by name, and all components."""
-  from pipelines import dataflow as ours
+  from pipelines.runners import dataflow as ours
 
   built = []
   monkeypatch.setattr(ours, "describe", lambda job: built.append(job) or "built")

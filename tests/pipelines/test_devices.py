@@ -10,7 +10,7 @@ import corpora
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import devices, launch
+from pipelines.runners import devices, launch
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 

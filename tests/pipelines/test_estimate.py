@@ -15,9 +15,10 @@ from apache_beam.options import pipeline_options
 
 from curation import checkpoints, t5
 from curation.errors import WinnowError
-from pipelines import accelerators, devices, estimate, flags, launch, main
+from pipelines import estimate, flags, main
 from pipelines.corpus import blocks, counting, inputs
 from pipelines.corpus.blocks import Fields
+from pipelines.runners import accelerators, devices, launch
 
 
 @pytest.fixture(scope="module")

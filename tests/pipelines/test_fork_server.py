@@ -11,7 +11,7 @@ import processes
 import pytest
 from running import run_in
 
-from pipelines import fork_server
+from pipelines.runners import fork_server
 
 PROJECT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.local_runner

@@ -16,7 +16,8 @@ from apache_beam.runners import runner as beam_runner
 from google.api_core import exceptions as api_exceptions
 
 from curation.errors import WinnowError
-from pipelines import launch, main
+from pipelines import main
+from pipelines.runners import commands, launch
 
 
 def test_the_sentence_is_found_below_every_layer_of_a_runner():
@@ -28,27 +29,27 @@ def test_the_sentence_is_found_below_every_layer_of_a_runner():
         f"Traceback ...\n  curation.errors.WinnowError: {error} [while running 'Score/ScoreBlocks']\n"
       ) from error
   except RuntimeError as error:
-    assert launch.sentence_of(error) == "x.gz cannot be read: replace it"
+    assert commands.sentence_of(error) == "x.gz cannot be read: replace it"
 
 
 def test_what_has_no_sentence_is_told_by_its_last_line():
-  assert "RuntimeError: the last line" in launch.sentence_of(RuntimeError("first\nthe last line"))
+  assert "RuntimeError: the last line" in commands.sentence_of(RuntimeError("first\nthe last line"))
   lost = "bundle inst007 failed:SDK worker disconnected: worker[1], 4 active instructions"  # as Prism tells it
-  assert launch.sentence_of(RuntimeError(lost)).startswith("a worker process died (SDK worker disconnected): run the")
+  assert commands.sentence_of(RuntimeError(lost)).startswith("a worker process died (SDK worker disconnected): run the")
 
 
 def test_an_endpoint_that_does_not_answer_is_told_by_what_grpc_says():
   """Kills the mutant that tells the last line of the error's own text, which is a bracket."""
   with grpc.insecure_channel("localhost:1") as channel, pytest.raises(grpc.RpcError) as raised:
     channel.unary_unary("/service/method")(b"")
-  assert "Failed to connect" in launch.sentence_of(raised.value) or "refused" in launch.sentence_of(raised.value)
+  assert "Failed to connect" in commands.sentence_of(raised.value) or "refused" in commands.sentence_of(raised.value)
 
 
 @pytest.mark.parametrize(
   ("error", "status"),
   [
     (WinnowError("no"), 2),
-    (launch.JobError("no"), 1),
+    (commands.JobError("no"), 1),
     (KeyboardInterrupt(), 130),
     (None, 0),
     (TimeoutError(), 2),
@@ -60,7 +61,7 @@ def test_exit_statuses(error, status, capsys):
     if error:
       raise error
 
-  assert launch.run_command(command, []) == status
+  assert commands.run_command(command, []) == status
   assert len(capsys.readouterr().err.splitlines()) == (status != 0)
 
 
@@ -70,16 +71,16 @@ def test_what_the_system_refuses_is_told_in_a_sentence(begun, status, tmp_path, 
   (tmp_path / "file").touch()
 
   def command(argv):
-    with launch.writing() if begun else contextlib.nullcontext():
+    with commands.writing() if begun else contextlib.nullcontext():
       os.mkdir(argv[0])
 
-  assert launch.run_command(command, [str(tmp_path / "file/folder")]) == status
+  assert commands.run_command(command, [str(tmp_path / "file/folder")]) == status
   assert capsys.readouterr().err == f"winnow: Not a directory: {tmp_path}/file/folder\n"
 
 
 def test_a_defect_keeps_its_traceback():
   with pytest.raises(ZeroDivisionError):
-    launch.run_command(lambda argv: 1 // 0, [])
+    commands.run_command(lambda argv: 1 // 0, [])
 
 
 def test_the_runner_is_named_by_winnow_and_not_by_beam():
@@ -119,7 +120,7 @@ def test_progress_is_asked_of_workers_that_can_reach_this_process(arguments, are
 )
 def test_a_runner_that_cannot_be_used_is_refused_in_a_sentence(arguments, sentence, capsys):
   """Kills the mutant that leaves it to the making of the pipeline, when the store is claimed."""
-  assert launch.run_command(launch.Launcher, arguments) == launch.REFUSED
+  assert commands.run_command(launch.Launcher, arguments) == commands.REFUSED
   told = capsys.readouterr().err
   assert sentence in told
   assert len(told.splitlines()) == 1
@@ -177,9 +178,9 @@ def test_a_run_that_cannot_be_defined_or_told_of_is_a_failed_job():
   def define(root):
     raise WinnowError("x.parquet has no column text")
 
-  with pytest.raises(launch.JobError, match=r"^x.parquet has no column text$"):
+  with pytest.raises(commands.JobError, match=r"^x.parquet has no column text$"):
     launch.Launcher([]).run(define)
-  with pytest.raises(launch.JobError, match="503 unavailable"):
+  with pytest.raises(commands.JobError, match="503 unavailable"):
     launch.Launcher([f"--runner={__name__}.NoMetrics"]).run(lambda root: None)
 
 
@@ -325,5 +326,5 @@ def test_a_command_that_does_not_go_on_does_not_say_so(capsys, goes_on):
   def interrupted(_):
     raise KeyboardInterrupt
 
-  assert launch.run_command(interrupted, [], goes_on=goes_on) == launch.INTERRUPTED
+  assert commands.run_command(interrupted, [], goes_on=goes_on) == commands.INTERRUPTED
   assert ("goes on where it was" in capsys.readouterr().err) == goes_on

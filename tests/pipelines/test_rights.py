@@ -7,7 +7,7 @@ import pytest
 from rights import readable_folder, without_rights
 from running import content, run_in
 
-from pipelines import launch
+from pipelines.runners import commands
 
 FLAGS = ["--direct_num_workers=1"]
 
@@ -90,7 +90,7 @@ def test_a_damaged_file_of_another_user_is_named(theirs, capsys):
 def test_a_log_that_cannot_be_written_is_told_in_a_line(capsys):
   """Kills the mutant that ends a run well done with an error."""
   with readable_folder() as folder:
-    with without_rights(folder), launch.Log(str(folder), ["winnow", "score"]):
+    with without_rights(folder), commands.Log(str(folder), ["winnow", "score"]):
       pass
     assert list(folder.iterdir()) == []
   (line,) = capsys.readouterr().err.splitlines()

@@ -313,7 +313,7 @@ with storage.create_file({str(tmp_path / "dead")!r}) as file:
 def test_a_process_of_another_namespace_is_not_taken_for_dead(tmp_path):
   """Its id means nothing here, its host has our name: a container. Kills the mutant that goes by the host's name."""
   path = str(tmp_path / "file")
-  code = f"import os; from pipelines import storage\nwith storage.create_file({path!r}) as file: os._exit(9)"
+  code = f"import os; from pipelines.files import storage\nwith storage.create_file({path!r}) as file: os._exit(9)"
   other = subprocess.run(
     ["unshare", "--pid", "--fork", sys.executable, "-c", code], check=False, capture_output=True, text=True
   )

@@ -11,7 +11,7 @@ import time
 
 import apache_beam as beam
 
-from pipelines import launch
+from pipelines.runners import commands, launch
 
 
 class Wait(beam.DoFn):
@@ -40,4 +40,4 @@ def command(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  sys.exit(launch.run_command(command, None))
+  sys.exit(commands.run_command(command, None))

@@ -1,20 +1,13 @@
-"""How a command is run: the runner, errors told in one sentence, exit statuses, and the log."""
+"""Where the pipelines of a command run: the local runner, Prism, Dataflow, Flink, or another of Beam."""
 
 import contextlib
 import logging
 import os
-import platform
-import re
-import signal
 import sys
-import time
-import traceback
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-import grpc
 from apache_beam.io import filesystems
 from apache_beam.options import pipeline_options, pipeline_options_validator
 from apache_beam.runners import runner as beam_runner
@@ -22,33 +15,17 @@ from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines import accelerators, dataflow, devices, local_runner, prism
-from pipelines.files import fingerprints, storage
+from pipelines.files import storage
+from pipelines.runners import accelerators, commands, dataflow, devices, local_runner, prism
 from pipelines.worker import logs
 
-DONE, FAILED, REFUSED = 0, 1, 2
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
 _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
 # Each would tell a failure again, with the traceback of every layer that it came through.
 _TALKATIVE = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
-_DIED = (
-  "a worker process died ({}): run the same command again, it goes on where it was, with fewer --direct_num_workers or "
-  "--batch_tokens if need be"
-)
 _RETURNED = "{}; -9 means killed, often for want of memory"
 _PRISM_ENDED = "Prism ended while it ran the job: run the same command again, it goes on where it was"
-_DISCONNECTED = "SDK worker disconnected"  # as Prism has it
-_SENTENCE = r"\b(?:{}): (.+?)(?: \[while running '.*'\])?$"
-
-
-class JobError(Exception):
-  """The pipeline ran and failed; the message is for the user."""
-
-
-class Terminated(KeyboardInterrupt):
-  """SIGTERM, such as a scheduler sends: it ends a command as Ctrl-C does."""
 
 
 class Launcher:
@@ -168,19 +145,21 @@ class Launcher:
         if state in (None, beam_runner.PipelineState.DONE):
           counters = result.metrics().query()["counters"]
           return {counter.key.metric.name: counter.result or 0 for counter in counters}
-        error_of_state = JobError(f"the job ended as {state}; its own log says why, and the same command goes on")
+        error_of_state = commands.JobError(
+          f"the job ended as {state}; its own log says why, and the same command goes on"
+        )
       except (Exception, KeyboardInterrupt) as error:
         if processes.died is None and (interrupt := _interrupt_within(error)):
           if result is not None and not self.workers_are_here:
             where = dataflow.place(self.options, result) if self.is_dataflow else ""
             print(f"winnow: the job goes on where it runs{where}", file=sys.stderr)
           raise interrupt from None
-        told = _DIED.format(_RETURNED.format(processes.died)) if processes.died else sentence_of(error)
+        told = commands.DIED.format(_RETURNED.format(processes.died)) if processes.died else commands.sentence_of(error)
         if result is not None and not processes.died and prism.has_ended():
           told = _prism_ended(self.options)
         if self.is_dataflow and result is not None:
           told += dataflow.place(self.options, result)
-        failure = JobError(told)
+        failure = commands.JobError(told)
         for note in (processes.errors.getvalue(), *processes.thread_errors):
           failure.add_note(note)
         raise failure from error
@@ -193,7 +172,7 @@ def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.Pip
     runner = beam_runner.create_runner(name)
     errors = pipeline_options_validator.PipelineOptionsValidator(options, runner).validate()
   except Exception as error:  # whatever an import or a look-up of defaults ends with
-    raise WinnowError(f"--runner={name} cannot be used: {_last_line(error)}") from error
+    raise WinnowError(f"--runner={name} cannot be used: {commands.last_line(error)}") from error
   if not isinstance(runner, beam_runner.PipelineRunner):
     raise WinnowError(f"--runner={name} cannot be used: it is no runner of Beam")
   if errors:
@@ -225,103 +204,6 @@ def _interrupt_within(error: BaseException | None) -> KeyboardInterrupt | None:
   while error is not None and not isinstance(error, KeyboardInterrupt):
     error = error.__cause__ or error.__context__
   return error
-
-
-def sentence_of(error: BaseException) -> str:
-  """The sentence within a failure, however many layers of a runner, processes and tracebacks it came through."""
-  names = "|".join(kind.__name__ for kind in _kinds(WinnowError))
-  found = re.findall(_SENTENCE.format(names), "".join(traceback.format_exception(error)), re.MULTILINE)
-  if found:
-    return found[-1].replace("\\n", " ")
-  if _DISCONNECTED in str(error):
-    return _DIED.format(_DISCONNECTED)
-  return f"{type(error).__name__}: {_last_line(error)} (the whole story is in the log)"
-
-
-def _kinds(base: type[BaseException]) -> list[type[BaseException]]:
-  return [base, *(kind for subclass in base.__subclasses__() for kind in _kinds(subclass))]
-
-
-def _last_line(error: BaseException) -> str:
-  told = error.details() if isinstance(error, grpc.Call) else None
-  return (str(told or error).strip().splitlines() or [type(error).__name__])[-1]
-
-
-@contextlib.contextmanager
-def writing() -> Iterator[None]:
-  """From here on something may have been written or removed: what is refused now is a failed job, not a refusal."""
-  try:
-    yield
-  except Exception as error:
-    if (told := _refusal(error)) is None:
-      raise
-    raise JobError(told) from error
-
-
-def _refusal(error: Exception) -> str | None:
-  """The sentence for what we, the system, or an object store refused; None for a defect, whose traceback counts."""
-  if isinstance(error, WinnowError):
-    return str(error)
-  if isinstance(error, OSError):
-    return ": ".join(str(part) for part in (error.strerror, error.filename) if part) or _last_line(error)
-  return _last_line(error) if type(error).__module__.startswith("google.") else None
-
-
-def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None, *, goes_on: bool = True) -> int:
-  """Runs a command to its exit status; what is refused outside of `writing` left nothing behind.
-
-  `goes_on`: the same command goes on where this one is ended.
-  """
-  then = "; the same command goes on where it was" if goes_on else ""
-  before = signal.signal(signal.SIGTERM, _terminate)
-  try:
-    command(sys.argv[1:] if argv is None else argv)
-    return DONE
-  except JobError as error:
-    status, told = FAILED, str(error)
-  except Terminated:
-    status, told = TERMINATED, f"terminated{then}"
-  except KeyboardInterrupt:
-    status, told = INTERRUPTED, f"interrupted{then}"
-  except Exception as error:
-    if (refusal := _refusal(error)) is None:
-      raise
-    status, told = REFUSED, refusal
-  finally:
-    signal.signal(signal.SIGTERM, before)
-  print(f"winnow: {told}", file=sys.stderr)
-  return status
-
-
-def _terminate(*_) -> None:
-  raise Terminated
-
-
-class Log:
-  """What may differ between two runs of one request: times, hosts, the whole command line. One file per run.
-
-  A context manager: the file is written when the run ends, however it ends.
-  """
-
-  def __init__(self, folder: str, arguments: Sequence[str]):
-    self._path = storage.join(
-      folder, "log", f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}.json"
-    )
-    self.entry: dict[str, Any] = {"command": list(arguments), "host": platform.node(), "process": os.getpid()}
-    self._started = time.time()
-
-  def __enter__(self) -> "Log":
-    return self
-
-  def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-    self.entry["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started))
-    self.entry["seconds"] = round(time.time() - self._started, 3)
-    if error is not None:
-      self.entry["error"] = "".join(traceback.format_exception(kind, error, trace))
-    try:
-      storage.create(self._path, fingerprints.to_json(self.entry))
-    except (WinnowError, OSError) as failure:  # which must not hide how the run ended
-      print(f"winnow: no log was written: {failure}", file=sys.stderr)
 
 
 def _remote_workers(options: pipeline_options.PipelineOptions) -> int:

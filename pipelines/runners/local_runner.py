@@ -19,7 +19,7 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_hand
 from apache_beam.transforms import environments
 from google.protobuf import json_format, text_format
 
-from pipelines import fork_server
+from pipelines.runners import fork_server
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WORKER = "apache_beam.runners.worker.sdk_worker_main"

@@ -7,7 +7,7 @@ from typing import Any
 from apache_beam.options import pipeline_options
 
 from curation.errors import WinnowError
-from pipelines import accelerators
+from pipelines.runners import accelerators
 
 RUNNERS = ("DataflowRunner", "TestDataflowRunner")
 # Dataflow has twelve in a process, each with blocks of 32 MiB and a run to write: more memory than the cheap machines

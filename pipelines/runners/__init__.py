@@ -1,0 +1,1 @@
+"""Where a pipeline runs, and how a command ends."""
