@@ -108,9 +108,9 @@ class ScoringJob:
     starts_over = self.starts_over
     keep_engine = self.is_complete or self.engine_difference() is None
     if starts_over:
-      store.clear()
+      stores.clear(store)
     elif self.overwrite:
-      store.clear_others(self.corpus.shards, keep_engine=keep_engine)
+      stores.clear_others(store, self.corpus.shards, keep_engine=keep_engine)
     fingerprints.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
     storage.create(storage.join(store.folder, stores.INPUT_FILE), fingerprints.to_json(self.where))
 
@@ -128,7 +128,7 @@ class ScoringJob:
 
   def tidy(self) -> None:
     """Removes what a complete store no longer needs and a run that was killed at its very end left."""
-    self.config.store.tidy(self.corpus.shards)
+    stores.tidy(self.config.store, self.corpus.shards)
     self.sweep()
 
   def sweep(self) -> None:

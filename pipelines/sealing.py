@@ -97,7 +97,7 @@ def seal(
   if storage.exists(store.summary_path) and store.readable_summary() is None:
     damage.remove(store.folder, store.summary_path, DamagedError(f"{store.summary_path} is damaged"))
   storage.create(store.summary_path, fingerprints.sealed(ledger), must_agree=True)
-  store.tidy(shards)
+  stores.tidy(store, shards)
   return store.ledger()
 
 

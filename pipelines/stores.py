@@ -271,66 +271,6 @@ class ScoreStore:
   def has_scores(self) -> bool:
     return storage.exists(self.summary_path) or bool(storage.list_names(self.shards_folder))
 
-  def clear(self) -> None:
-    """Removes what the store holds, the summary first, the request last: what is left is of that request."""
-    storage.delete([self.summary_path, storage.join(self.folder, SPLIT_FILE)])
-    for folder in ("blocks", "shards", "dead_letter", *_MADE_FOLDERS):
-      storage.delete_folder(storage.join(self.folder, folder))
-    storage.delete([storage.join(self.folder, INPUT_FILE), self.engine_path, self.request_path])
-
-  def clear_others(self, shards: Iterable[blocks.Shard], *, keep_engine: bool) -> None:
-    """Removes all but the scores of shards that this request asks for as they are now, by the engine of the store.
-
-    `keep_engine` False: the engine is another from now on, so that none stay. What is left at any moment is consistent:
-    the summary goes first, if there is anything to remove, and the request last. Block files of others need not be
-    looked for: their folders have other names, and go when the store is complete.
-    """
-    engine = self.engine()
-    keep_engine &= fingerprints.field(self.engine_path, "method") == self.method
-    wanted = {f"{shard.file_name}.parquet": shard for shard in shards}
-
-    def is_ours(name: str) -> bool:
-      try:
-        return keep_engine and name in wanted and read_summary(self, wanted[name]).engine == engine
-      except storage.AccessError:
-        raise
-      except WinnowError:
-        return False
-
-    names = sorted(storage.list_names(self.shards_folder))
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-      kept = {name for name, ours in zip(names, pool.map(is_ours, names), strict=True) if ours}
-    if not self.is_complete or not wanted.keys() <= kept:
-      storage.delete([self.summary_path])
-    letters = storage.join(self.folder, "dead_letter")
-    of_kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
-    storage.delete([storage.join(letters, name) for name in storage.list_names(letters) if name not in of_kept])
-    storage.delete([storage.join(self.shards_folder, name) for name in names if name not in kept])
-    is_ours_still = fingerprints.holds(self.request_path, self.fingerprint)
-    # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
-    if not is_ours_still or (not keep_engine and storage.exists(self.engine_path)):
-      for folder in _MADE_FOLDERS:
-        storage.delete_folder(storage.join(self.folder, folder))
-      storage.delete([storage.join(self.folder, SPLIT_FILE)])
-    if not keep_engine:
-      storage.delete([self.engine_path])
-    if not is_ours_still:
-      storage.delete([storage.join(self.folder, INPUT_FILE), self.request_path])
-
-  def tidy(self, shards: Iterable[blocks.Shard]) -> None:
-    """Removes the block files that a complete store no longer needs: all, or other requests' where it keeps its own."""
-    for folder in (self.sketch_folder, self.centroids_folder, self.joined_folder):
-      storage.delete_folder(storage.join(folder, WORK_FOLDER))
-    storage.delete_folder(storage.join(self.folder, COMPARED_FOLDER))
-    if not self.keeps_blocks:
-      storage.delete_folder(self.blocks_folder)
-      return
-    engine = self.engine()
-    wanted = {self.block_folder(shard, engine) for shard in shards}
-    found = storage.match(storage.join(storage.escape(self.blocks_folder), "*", "*.parquet"))
-    for folder in sorted({path.rsplit("/", 1)[0] for path, _ in found} - wanted):
-      storage.delete_folder(folder)
-
   def ledger(self) -> Ledger:
     """Reads the figures of a complete store; WinnowError if it is not complete, or another request's."""
     summary = self.summary()
@@ -432,3 +372,66 @@ class ScoreFile:
 
   def _told(self) -> contextlib.AbstractContextManager[None]:
     return damage.told(self._path)
+
+
+def clear(store: ScoreStore) -> None:
+  """Removes what the store holds, the summary first, the request last: what is left is of that request."""
+  storage.delete([store.summary_path, storage.join(store.folder, SPLIT_FILE)])
+  for folder in ("blocks", "shards", "dead_letter", *_MADE_FOLDERS):
+    storage.delete_folder(storage.join(store.folder, folder))
+  storage.delete([storage.join(store.folder, INPUT_FILE), store.engine_path, store.request_path])
+
+
+def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], *, keep_engine: bool) -> None:
+  """Removes all but the scores of shards that this request asks for as they are now, by the engine of the store.
+
+  `keep_engine` False: the engine is another from now on, so that none stay. What is left at any moment is consistent:
+  the summary goes first, if there is anything to remove, and the request last. Block files of others need not be
+  looked for: their folders have other names, and go when the store is complete.
+  """
+  engine = store.engine()
+  keep_engine &= fingerprints.field(store.engine_path, "method") == store.method
+  wanted = {f"{shard.file_name}.parquet": shard for shard in shards}
+
+  def is_ours(name: str) -> bool:
+    try:
+      return keep_engine and name in wanted and read_summary(store, wanted[name]).engine == engine
+    except storage.AccessError:
+      raise
+    except WinnowError:
+      return False
+
+  names = sorted(storage.list_names(store.shards_folder))
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    kept = {name for name, ours in zip(names, pool.map(is_ours, names), strict=True) if ours}
+  if not store.is_complete or not wanted.keys() <= kept:
+    storage.delete([store.summary_path])
+  letters = storage.join(store.folder, "dead_letter")
+  of_kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
+  storage.delete([storage.join(letters, name) for name in storage.list_names(letters) if name not in of_kept])
+  storage.delete([storage.join(store.shards_folder, name) for name in names if name not in kept])
+  is_ours_still = fingerprints.holds(store.request_path, store.fingerprint)
+  # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
+  if not is_ours_still or (not keep_engine and storage.exists(store.engine_path)):
+    for folder in _MADE_FOLDERS:
+      storage.delete_folder(storage.join(store.folder, folder))
+    storage.delete([storage.join(store.folder, SPLIT_FILE)])
+  if not keep_engine:
+    storage.delete([store.engine_path])
+  if not is_ours_still:
+    storage.delete([storage.join(store.folder, INPUT_FILE), store.request_path])
+
+
+def tidy(store: ScoreStore, shards: Iterable[blocks.Shard]) -> None:
+  """Removes the block files that a complete store no longer needs: all, or other requests' where it keeps its own."""
+  for folder in (store.sketch_folder, store.centroids_folder, store.joined_folder):
+    storage.delete_folder(storage.join(folder, WORK_FOLDER))
+  storage.delete_folder(storage.join(store.folder, COMPARED_FOLDER))
+  if not store.keeps_blocks:
+    storage.delete_folder(store.blocks_folder)
+    return
+  engine = store.engine()
+  wanted = {store.block_folder(shard, engine) for shard in shards}
+  found = storage.match(storage.join(storage.escape(store.blocks_folder), "*", "*.parquet"))
+  for folder in sorted({path.rsplit("/", 1)[0] for path, _ in found} - wanted):
+    storage.delete_folder(folder)

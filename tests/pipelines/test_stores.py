@@ -111,10 +111,10 @@ def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
 
   monkeypatch.setattr(storage, "delete_folder", interrupted)
   with pytest.raises(KeyboardInterrupt):
-    store.clear()
+    stores.clear(store)
   assert fingerprints.holds(store.request_path, store.fingerprint)
   monkeypatch.undo()
-  store.clear()
+  stores.clear(store)
   assert storage.match(store.folder + "/**") == []
 
 
@@ -140,7 +140,7 @@ def test_scores_of_another_request_are_never_taken(store):
     stores.read_summary(store, S)
   with pytest.raises(WinnowError, match="of another request"):
     store.ledger()
-  store.clear_others([S], keep_engine=True)
+  stores.clear_others(store, [S], keep_engine=True)
   assert not other.has_scores
   assert store.finished_blocks(S, store.engine()) == {0, 1, 2, 3}
   assert block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).scored == 10
@@ -154,7 +154,7 @@ def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
     block_files.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
   replaced = dataclasses.replace(T, checksum="crc32c:11111111")
   now = stores.ScoreStore.of(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
-  now.clear_others([S, replaced], keep_engine=True)
+  stores.clear_others(now, [S, replaced], keep_engine=True)
   assert now.finished([S, replaced]) == [S]
   assert stores.read_summary(now, S).scored == 10
   assert storage.exists(now.dead_letter_path(S)) and not storage.exists(now.dead_letter_path(T))
@@ -295,7 +295,7 @@ def test_scores_of_another_engine_are_never_taken(store):
   assert store.finished_blocks(T, store.engine()) == frozenset()
   with pytest.raises(WinnowError, match="the scores of s are of another engine"):
     sealing.seal(store, [old], [], 1.0)
-  store.clear_others([S], keep_engine=True)
+  stores.clear_others(store, [S], keep_engine=True)
   assert not store.has_scores
 
 
@@ -313,7 +313,7 @@ def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
 
   monkeypatch.setattr(storage, "open_input", failing)
   with pytest.raises(storage.AccessError, match="Input/output error"):
-    store.clear_others([S], keep_engine=True)
+    stores.clear_others(store, [S], keep_engine=True)
   monkeypatch.undo()
   assert stores.read_summary(store, S).scored == 10
 
