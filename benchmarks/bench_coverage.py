@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from curation import demo_embedder, minhash, race
-from pipelines import demo_corpus, stores
+from pipelines import demo_corpus
 from pipelines.corpus import fixed_width, sources
+from pipelines.store.score_store import ScoreStore
 
 FIGURE = common.PROJECT / "docs/coverage.svg"
 RATE = 0.2
@@ -209,7 +210,7 @@ def _read(written: demo_corpus.DemoCorpus, embedded: pathlib.Path, cells: pathli
     for place, document in enumerate(demo_corpus.read_documents())
   }
   found, vectors, cell_parts = [], [], []
-  store = stores.ScoreStore.at(str(embedded))
+  store = ScoreStore.at(str(embedded))
   assert store is not None
   for shard in store.shards():
     for block in sources.StoredEmbeddings(store, "float16").read(shard, lambda _: True):

@@ -13,10 +13,12 @@ import common
 import numpy as np
 import pyarrow as pa
 
-from pipelines import block_files, jobs, main, report, stores
+from pipelines import jobs, main, report
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints
+from pipelines.store import block_files, score_store
+from pipelines.store.score_store import ScoreStore
 
 SECONDS, MEGABYTES, PAGE_MEGABYTES = 60, 1_000, 3
 SCORERS = {f"flan_t5_{size}": "ask_llm" for size in ("small", "base", "large", "xl")} | {"density": "density"}
@@ -35,12 +37,12 @@ def write_store(folder: pathlib.Path, number: int, read: dict[blocks.Shard, list
   of_corpus, of_store = np.random.default_rng(0), np.random.default_rng(1 + number)
   corpus = jobs.Corpus(tuple(read), blocks.Fields(), blocks.BLOCK_ROWS).request()
   model = {"model.safetensors": {"bytes": 10 ** (8 + number), "checksum": ""}}
-  request = {"format": stores.FORMAT, "scorer": SCORERS[name], "model": model, **corpus}
-  store = stores.ScoreStore.of(str(folder), request)
+  request = {"format": score_store.FORMAT, "scorer": SCORERS[name], "model": model, **corpus}
+  store = ScoreStore.of(str(folder), request)
   fingerprints.claim(store.request_path, request, owner="the benchmark's store")
   pathlib.Path(store.engine_path).write_bytes(fingerprints.to_json({}))
   where = {"input": pattern, "tfds_data_dir": None}
-  (folder / stores.INPUT_FILE).write_bytes(fingerprints.to_json(where))
+  (folder / score_store.INPUT_FILE).write_bytes(fingerprints.to_json(where))
   summaries = []
   for shard, of_shard in read.items():
     for block in of_shard:

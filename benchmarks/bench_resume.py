@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from curation import random_t5
-from pipelines import block_files, flags, options, plans, scorers
+from pipelines import flags, options, plans, scorers
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
+from pipelines.store import block_files
 
 BLOCK_ROWS = 64
 # In worker processes, by way of PYTHONPATH: a line for each block whose scores are there, before they are on record.

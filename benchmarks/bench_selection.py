@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import domains, selection
-from pipelines import block_files, quotas, ranks, stores, thresholds
+from pipelines import quotas, ranks, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.files import fingerprints
 from pipelines.runners import launch
+from pipelines.store import block_files, score_files, score_store
+from pipelines.store.score_store import ScoreStore
 
 RATE = "0.2"
 # Scores of every document: hardly a tie, one value for half of them, some hundred ties each, and all the same.
@@ -51,14 +53,12 @@ def domains_of(numbers: np.ndarray) -> pa.Array:
   return pc.binary_join_element_wise("site-", pa.array(numbers).cast(pa.string()), ".example.org", "")
 
 
-def write_store(
-  folder: pathlib.Path, kind: str, keys: int, shards: int
-) -> tuple[stores.ScoreStore, list[blocks.Shard]]:
+def write_store(folder: pathlib.Path, kind: str, keys: int, shards: int) -> tuple[ScoreStore, list[blocks.Shard]]:
   """A store as `winnow score` leaves it: blocks of 4,096 documents, compacted into one file a shard."""
   generator = np.random.default_rng(0)
   written = [blocks.Shard(f"shard-{i:05d}", "", "jsonl", "", 0) for i in range(shards)]
   request = {"kind": kind, "keys": keys, "inputs": [shard.identity() for shard in written]}
-  store = stores.ScoreStore.of(str(folder), request)
+  store = ScoreStore.of(str(folder), request)
   fingerprints.claim(store.request_path, request, owner="the benchmark's store")
   for i, shard in enumerate(written):
     rows = keys * (i + 1) // shards - keys * i // shards
@@ -83,7 +83,7 @@ def write_store(
 
 
 def find_threshold(
-  store: stores.ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest, keys: int, workers: int
+  store: ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest, keys: int, workers: int
 ) -> thresholds.Selected:
   """The pipeline's answer, by way of a file, for it may come from another process."""
   with tempfile.TemporaryDirectory() as place:
@@ -91,7 +91,7 @@ def find_threshold(
     settled = quotas.Quotas(store, request, place, place, "bench")
 
     def define(pipeline: beam.Pipeline) -> None:
-      ledger = pipeline | "Ledger" >> beam.Create([stores.Ledger(keys, None, keys)])
+      ledger = pipeline | "Ledger" >> beam.Create([score_store.Ledger(keys, None, keys)])
       limits: ranks.Limits = ranks.unlimited
       if request.group_by is not None:
         ledger, limits = ledger | quotas.Settle(settled, shards), settled.within
@@ -107,12 +107,12 @@ def find_threshold(
 
 
 def by_sorting(
-  store: stores.ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest
+  store: ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest
 ) -> tuple[thresholds.Selected, float]:
   """What is within quotas with NumPy, all ranks in memory, and the seconds without reading."""
   parts, groups = [], []
   for shard in shards:
-    with stores.ScoreFile(store, shard) as scores:
+    with score_files.ScoreFile(store, shard) as scores:
       for batch in scores.batches(ranks.BATCH_ROWS, domains=True):
         parts.append(ranks.of_rows(request, shard.name, batch))
         groups.append(domains.hash_domains(batch["domain"]))
@@ -130,7 +130,7 @@ def by_sorting(
 
 
 def by_partition(
-  store: stores.ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest, k: int
+  store: ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest, k: int
 ) -> tuple[int, float]:
   """The rank of the k-th document with NumPy, all keys in memory, and the seconds without reading."""
   parts = [part for shard in shards for part in ranks.read(store, shard, request)]

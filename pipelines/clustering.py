@@ -21,9 +21,12 @@ import numpy as np
 
 from curation import centroid_files, cluster_diagnostics, hashing, kmeans
 from curation.errors import WinnowError
-from pipelines import scorers, sketching, stores
+from pipelines import scorers, sketching
 from pipelines.corpus import blocks, fixed_width, sources
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.store import clearing, score_files
+from pipelines.store.groups import Group, Numbered, group_blocks
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, memory, prefetch, progress
 
 SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
@@ -42,7 +45,7 @@ class ClusteringConfig:
   """A store of embeddings, and for which store of clusters."""
 
   scorer: scorers.Cluster
-  store: stores.ScoreStore
+  store: ScoreStore
   progress_address: progress.Address | None = None
 
   @property
@@ -64,19 +67,12 @@ class ClusteringConfig:
 
   def work_path(self, what: Any) -> str:
     name = fingerprints.fingerprint([self.fingerprint, what])
-    return storage.join(self.store.centroids_folder, stores.WORK_FOLDER, name)
+    return storage.join(self.store.centroids_folder, clearing.WORK_FOLDER, name)
 
   def centroids_path(self, iteration: int) -> str:
     """Where the centroids lie after so many iterations over all documents."""
     is_last = iteration == self.scorer.config.lloyd_iterations
     return self.path(CENTROIDS_FILE) if is_last else self.work_path(["centroids", iteration])
-
-
-class Numbered(NamedTuple):
-  """A group of blocks and its number."""
-
-  number: int
-  group: sketching.Group
 
 
 def stages(config: ClusteringConfig, count: progress.Count | None) -> list[progress.Stage]:
@@ -108,11 +104,11 @@ def plan_groups(config: ClusteringConfig) -> list[Numbered]:
   config.scorer.config.check_points(config.embeddings.documents())
   by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
   size = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
-  groups = sketching.group_blocks([by_name[shard.name] for shard in config.shards], size)
+  groups = group_blocks([by_name[shard.name] for shard in config.shards], size)
   return [Numbered(number, group) for number, group in enumerate(groups)]
 
 
-def read_group(config: ClusteringConfig, group: sketching.Group) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
   """The shard's name, rows int64 [N] and embeddings [N, D] of each block of a group."""
   shards = config.shards
   for place, first, stop in group.parts:
@@ -238,7 +234,7 @@ def _merged(paths: list[str]) -> kmeans.Sums:
   return total
 
 
-def _identity(config: ClusteringConfig, group: sketching.Group) -> list[Any]:
+def _identity(config: ClusteringConfig, group: Group) -> list[Any]:
   shards = config.shards
   return [(shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
 
@@ -262,7 +258,7 @@ def _has_arrays(config: ClusteringConfig, path: str, count: int) -> bool:
 def tally_shard(config: ClusteringConfig, shard: blocks.Shard) -> np.ndarray:
   """Documents and sums of cosines of each cluster, of one shard: float64 [2, K]."""
   total_2K = np.zeros((2, config.scorer.config.clusters))
-  with stores.ScoreFile(config.store, shard) as file:
+  with score_files.ScoreFile(config.store, shard) as file:
     for batch in file.batches(_BATCH_ROWS):
       total_2K += cluster_diagnostics.tally(
         batch["cluster"].to_numpy(), batch["cosine"].to_numpy(), config.scorer.config.clusters

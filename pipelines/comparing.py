@@ -28,11 +28,13 @@ import pyarrow as pa
 
 from curation import cluster_tiles, hashing, semdedup
 from curation.errors import WinnowError
-from pipelines import clustering, scorers, sketching, splitting, steps, stores
+from pipelines import clustering, scorers, sketching, splitting, steps
 from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
 from pipelines.corpus import blocks, sources
 from pipelines.files import sealed_arrays, storage
 from pipelines.sorted_runs import merging, run_files, run_writer
+from pipelines.store import score_files
+from pipelines.store.groups import Numbered
 from pipelines.worker import memory, prefetch, progress
 
 # As users see them.
@@ -65,7 +67,7 @@ def stages(config: ComparingConfig, count: progress.Count | None) -> list[progre
   ]
 
 
-def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
+def move_group(config: ComparingConfig, numbered: Numbered) -> int:
   """Sorts the embeddings of a group of blocks by part, piece and rank into a run; returns their number."""
   work = Work.of(config)
   memory.use_lean_arrow_pool()
@@ -85,9 +87,7 @@ def move_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
   return moved
 
 
-def _read_group(
-  work: Work, numbered: clustering.Numbered
-) -> Iterator[tuple[np.ndarray, np.ndarray, pa.LargeBinaryArray]]:
+def _read_group(work: Work, numbered: Numbered) -> Iterator[tuple[np.ndarray, np.ndarray, pa.LargeBinaryArray]]:
   """Pieces int32 [N], order S16 [N] and records of each block of a group."""
   about, shards = work.config.scorer, work.config.shards
   every, taken = work.pieces_of_group(numbered.number), 0
@@ -229,7 +229,7 @@ def _combined(work: Work, span: Span) -> np.ndarray:
 def gather_shard(config: ComparingConfig, index: int) -> int:
   """Gathers the largest cosines of a shard's documents; returns how many."""
   work, shard = Work.of(config), config.shards[index]
-  summary, path = stores.read_summary(config.scorer.clusters.store, shard), work.cosines_path(shard)
+  summary, path = score_files.read_summary(config.scorer.clusters.store, shard), work.cosines_path(shard)
   if not work.has_array(path):
     cosines_N = np.full(summary.num_rows, np.nan, np.float32)
     with run_writer.opened(map(work.span_path, work.spans()), buffer_bytes=_RANGE_BYTES) as readers:

@@ -11,10 +11,13 @@ import numpy as np
 
 from curation import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
-from pipelines import clustering, scorers, sketching, stores
+from pipelines import clustering, scorers
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.sorted_runs import run_writer
+from pipelines.store import score_store
+from pipelines.store.groups import Numbered, group_blocks
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 # A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
@@ -29,7 +32,7 @@ class ComparingConfig:
   """A store of clusters, and for which scorer's store."""
 
   scorer: scorers.SemDeDup
-  store: stores.ScoreStore
+  store: ScoreStore
   progress_address: progress.Address | None = None
 
   @property
@@ -91,10 +94,10 @@ class Splitting:
     """Of a group's documents, by the centroids with this fingerprint."""
     return self.path("pieces", f"{centroids[:16]}-{number:05d}")
 
-  def groups(self) -> list[clustering.Numbered]:
+  def groups(self) -> list[Numbered]:
     by_name = {shard["shard"]: shard["block_rows"] for shard in self.config.scorer.clusters.store.summary()["shards"]}
     rows = [by_name[shard.name] for shard in self.config.shards]
-    return [clustering.Numbered(*each) for each in enumerate(sketching.group_blocks(rows, self.group_documents))]
+    return [Numbered(*each) for each in enumerate(group_blocks(rows, self.group_documents))]
 
   def settled(self) -> "Settled | None":
     """The pieces as they are on record; None where they are not."""
@@ -165,7 +168,7 @@ class Work:
   def cosines_path(self, shard: blocks.Shard) -> str:
     return self.path("cosines", shard.file_name)
 
-  def groups(self) -> list[clustering.Numbered]:
+  def groups(self) -> list[Numbered]:
     return self.splitting.groups()
 
   def pieces_of_group(self, number: int) -> np.ndarray | None:
@@ -219,7 +222,7 @@ def diagnostics_path(config: ComparingConfig) -> str:
 
 def _folder(config: ComparingConfig, cut: list) -> str:
   about = [config.store.fingerprint, config.scorer.clusters.store.fingerprint_with_engine(), cut]
-  return storage.join(config.store.folder, stores.COMPARED_FOLDER, fingerprints.fingerprint(about)[:16])
+  return storage.join(config.store.folder, score_store.COMPARED_FOLDER, fingerprints.fingerprint(about)[:16])
 
 
 def of_other_clusters(path: str) -> WinnowError:

@@ -2,7 +2,7 @@
 
 An evaluation's folder has a folder for each corpus, with a store for each model:
 
-SCORES/<corpus>/<model>/      a store, as `pipelines.stores` has it
+SCORES/<corpus>/<model>/      a store, as `pipelines.store.score_store` has it
        evaluation.csv         the figures of every model on every corpus, and on all of them together
        evaluation.json        the same, with the sums that they are made of
        evaluation.svg         perplexity by step, where a run has several
@@ -20,11 +20,13 @@ import numpy as np
 from curation import corpus_loss, hashing, span_corruption
 from curation.corpus_loss import CorpusLoss, MeanLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import flags, found_stores, model_scorers, models, report_charts, stores
+from pipelines import flags, found_stores, model_scorers, models, report_charts
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import damage, fingerprints, storage
 from pipelines.report_figures import Figure
+from pipelines.store import kinds, score_files
+from pipelines.store.score_store import ScoreStore
 
 ALL = "all"  # of a mixture's parts
 TOKENS, CORPUS = WEIGHED_BY = "tokens", "corpus"
@@ -67,7 +69,7 @@ def find_corpora(patterns: str) -> dict[str, str]:
   return found
 
 
-def read_loss(store: stores.ScoreStore) -> CorpusLoss:
+def read_loss(store: ScoreStore) -> CorpusLoss:
   """The figure of a complete store of perplexity scores, from them and their documents' numbers of tokens.
 
   Memory is that of a few blocks, and the sums are those of blocks and shards, whoever scored them. Raises DamagedError,
@@ -82,9 +84,9 @@ def read_loss(store: stores.ScoreStore) -> CorpusLoss:
   return loss
 
 
-def _read_shard(store: stores.ScoreStore, shard: blocks.Shard, request: dict[str, Any]) -> CorpusLoss:
+def _read_shard(store: ScoreStore, shard: blocks.Shard, request: dict[str, Any]) -> CorpusLoss:
   try:
-    with stores.ScoreFile(store, shard) as scores:
+    with score_files.ScoreFile(store, shard) as scores:
       of_blocks = [_read_block(scores, index, shard, request) for index in range(len(scores.summary.block_rows))]
       loss = corpus_loss.total(of_blocks)
       if loss.documents != scores.summary.scored:
@@ -97,9 +99,9 @@ def _read_shard(store: stores.ScoreStore, shard: blocks.Shard, request: dict[str
   return loss
 
 
-def _read_block(scores: stores.ScoreFile, index: int, shard: blocks.Shard, request: dict[str, Any]) -> CorpusLoss:
+def _read_block(scores: score_files.ScoreFile, index: int, shard: blocks.Shard, request: dict[str, Any]) -> CorpusLoss:
   table = scores.block(index)
-  rows_N, scores_N, num_tokens_N = (table[name].to_numpy() for name in ("row", stores.SCORE, "num_tokens"))
+  rows_N, scores_N, num_tokens_N = (table[name].to_numpy() for name in ("row", kinds.SCORE, "num_tokens"))
   keys_N = hashing.hash_documents(model_scorers.Perplexity.PURPOSE, request["mask_seed"], shard.name, rows_N)
   targets_N = span_corruption.target_lengths(
     request["objective"], num_tokens_N.astype(np.int64), keys_N, request["max_input_tokens"]
@@ -133,7 +135,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
   return found, told
 
 
-def _request(store: stores.ScoreStore) -> dict[str, Any]:
+def _request(store: ScoreStore) -> dict[str, Any]:
   request: dict[str, Any] = fingerprints.read_json(store.request_path)
   return request
 

@@ -14,15 +14,17 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, manifests, options, plans, ranks, stores
+from pipelines import flags, found_stores, manifests, options, plans, ranks
 from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
 from pipelines.runners import commands
+from pipelines.store import kinds, score_files
+from pipelines.store.score_store import ScoreStore
 
 _KEPT = {
-  stores.EMBED: "embedded",
-  stores.CLUSTER: "clustered",
-  stores.SIGN: "MinHash signature computed",
+  kinds.EMBED: "embedded",
+  kinds.CLUSTER: "clustered",
+  kinds.SIGN: "MinHash signature computed",
 }  # what became of documents
 _READERS = 8  # files read at once
 
@@ -60,9 +62,9 @@ def explain(argv: Sequence[str]) -> None:
       print(f"{namespace.output}: {_in_output(output, namespace.scores, shard_name, int(row))}")
 
 
-def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
+def look_up(store: ScoreStore, shard: blocks.Shard, row: int) -> Found:
   """Finds a document of a compacted shard."""
-  with stores.ScoreFile(store, shard) as scores:
+  with score_files.ScoreFile(store, shard) as scores:
     summary = scores.summary
     if row >= summary.num_rows:
       raise WinnowError(f"{shard.name} has {summary.num_rows:,} rows, from 0, and none of number {row:,}")
@@ -72,7 +74,7 @@ def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
     if place < len(table) and table["row"][place].as_py() == row:
       tokens = table["num_tokens"][place].as_py()
       counted = "" if tokens is None else f", {tokens:,} tokens"
-      if store.scorer == stores.CLUSTER:
+      if store.scorer == kinds.CLUSTER:
         counted += f", in cluster {table['cluster'][place]}, cosine {table['cosine'][place].as_py():.4f}"
       score = 0.0 if store.keeps_blocks else table["score"][place].as_py()
       return Found(score, counted, table["domain"][place].as_py())
@@ -87,11 +89,11 @@ def look_up(store: stores.ScoreStore, shard: blocks.Shard, row: int) -> Found:
   raise WinnowError(f"{store.dead_letter_path(shard)} lacks row {row}, which has no score; run winnow score again")
 
 
-def _shard(store: stores.ScoreStore, name: str) -> blocks.Shard | None:
+def _shard(store: ScoreStore, name: str) -> blocks.Shard | None:
   return next((shard for shard in store.shards() if shard.name == name), None)
 
 
-def _in_store(store: stores.ScoreStore, shard: blocks.Shard | None, row: int) -> str:
+def _in_store(store: ScoreStore, shard: blocks.Shard | None, row: int) -> str:
   if shard is None:
     return "of a corpus without this shard"
   if not store.finished([shard]):
@@ -101,7 +103,7 @@ def _in_store(store: stores.ScoreStore, shard: blocks.Shard | None, row: int) ->
     return told
   if store.keeps_blocks:
     return f"{_KEPT[store.scorer]}{told}"
-  if store.scorer == stores.COUNT:
+  if store.scorer == kinds.COUNT:
     return "counted, without a score"
   finished = store.finished(store.shards())
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
@@ -111,10 +113,10 @@ def _in_store(store: stores.ScoreStore, shard: blocks.Shard | None, row: int) ->
   return f"{store.scorer} {score:.6g}{told}; above {below / total:.2%} of {total:,} documents{whole}{alike}"
 
 
-def _compare(store: stores.ScoreStore, shard: blocks.Shard, score: float) -> tuple[int, int, int]:
+def _compare(store: ScoreStore, shard: blocks.Shard, score: float) -> tuple[int, int, int]:
   """How many documents of a shard have a lower score, the same one, and any."""
   below = equal = total = 0
-  with stores.ScoreFile(store, shard) as scores:
+  with score_files.ScoreFile(store, shard) as scores:
     for batch in scores.batches(ranks.BATCH_ROWS):
       scores_N = batch["score"].to_numpy()
       below, equal = below + int((scores_N < score).sum()), equal + int((scores_N == score).sum())
@@ -158,9 +160,7 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
   return f"{told}{'' if is_selected else first}{limit}; in {manifest['shards'][index]['file']}"
 
 
-def _in_group(
-  store: stores.ScoreStore, request: selection.SelectionRequest, rank: int, domain: str
-) -> tuple[bool, str]:
+def _in_group(store: ScoreStore, request: selection.SelectionRequest, rank: int, domain: str) -> tuple[bool, str]:
   """Whether a document is within its group's quota, and how that is said."""
   before, size = _count_above(store, request, rank, domain)
   group = domains.hash_domains(pa.array([domain]))
@@ -177,13 +177,13 @@ def _order(request: selection.SelectionRequest) -> str:
 
 
 def _count_above(
-  store: stores.ScoreStore, request: selection.SelectionRequest, rank: int, domain: str | None = None
+  store: ScoreStore, request: selection.SelectionRequest, rank: int, domain: str | None = None
 ) -> tuple[int, int]:
   """How many documents have a larger rank, and how many there are; of one domain, or of all."""
 
   def count(shard: blocks.Shard) -> tuple[int, int]:
     above = total = 0
-    with stores.ScoreFile(store, shard) as scores:
+    with score_files.ScoreFile(store, shard) as scores:
       for batch in scores.batches(ranks.BATCH_ROWS, domains=domain is not None):
         alike = batch if domain is None else batch.filter(pc.equal(batch["domain"], domain))
         ranked = ranks.of_rows(request, shard.name, alike)

@@ -5,17 +5,19 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import flags, folders, stores, writing
+from pipelines import flags, folders, writing
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus
 from pipelines.runners import launch
+from pipelines.store import kinds, score_store
+from pipelines.store.score_store import ScoreStore
 
 
 class Found(NamedTuple):
   """The stores of a folder by their names, complete or not; and why others cannot be read."""
 
-  stores: dict[str, stores.ScoreStore]
+  stores: dict[str, ScoreStore]
   unreadable: dict[str, str]
 
 
@@ -24,8 +26,8 @@ def find_stores(scores: str) -> Found:
   found = Found({}, {})
   for name in folders.stores_below(scores):
     try:
-      store = stores.ScoreStore.at(storage.join(inputs.absolute(scores), name))
-    except (stores.OtherFormatError, storage.AccessError, PermissionError) as error:
+      store = ScoreStore.at(storage.join(inputs.absolute(scores), name))
+    except (score_store.OtherFormatError, storage.AccessError, PermissionError) as error:
       found.unreadable[name] = str(error)
     else:
       if store is not None:
@@ -41,7 +43,7 @@ def stores_in(scores: str) -> Found:
   return found
 
 
-def find_store(namespace: argparse.Namespace) -> stores.ScoreStore:
+def find_store(namespace: argparse.Namespace) -> ScoreStore:
   """The complete store that --scores, --name and --sampler name."""
   found, unreadable = stores_in(namespace.scores)
   if namespace.name in unreadable:
@@ -79,13 +81,13 @@ def refuse_other_sampler(sampler: str, scorer: str) -> None:
 
 def _fits(sampler: str, scorer: Any) -> bool:
   """Random sampling takes the documents of any store of scores."""
-  return scorer == sampler or (sampler == flags.RANDOM and scorer not in stores.KEEPING_BLOCKS)
+  return scorer == sampler or (sampler == flags.RANDOM and scorer not in kinds.KEEPING_BLOCKS)
 
 
-def corpus_of(store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
+def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
   """The corpus that a store was made from, or the same one in another place where --input says so."""
   request = fingerprints.read_json(store.request_path)
-  path = storage.join(store.folder, stores.INPUT_FILE)
+  path = storage.join(store.folder, score_store.INPUT_FILE)
   pattern = namespace.input or fingerprints.field(path, "input")
   if not isinstance(pattern, str):
     raise WinnowError(f"{path} is missing or damaged: say where the input of {store.folder} lies: --input=")
@@ -114,12 +116,12 @@ def _as_scored(shard: blocks.Shard, checksums: dict[str, str]) -> blocks.Shard:
   return dataclasses.replace(shard, checksum=known) if is_other_kind else shard
 
 
-def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> stores.ScoreStore:
+def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> ScoreStore:
   """The store that an output was drawn from: where its files say, or below `scores`."""
   wanted = manifest["scores"]["fingerprint"]
   if scores is None:
     place = fingerprints.field(storage.join(output, writing.WORK_FOLDER, writing.SCORES_FILE), "store") or ""
-    at_place = stores.ScoreStore.at(writing.scores_folder(str(place), output))
+    at_place = ScoreStore.at(writing.scores_folder(str(place), output))
     found = [] if at_place is None else [at_place]
   else:
     found = list(stores_in(scores).stores.values())

@@ -27,10 +27,13 @@ import pyarrow as pa
 
 from curation import minhash
 from curation.errors import DamagedError
-from pipelines import clustering, scorers, sketching, steps, stores
+from pipelines import scorers, sketching, steps
 from pipelines.corpus import blocks, fixed_width, sources
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.sorted_runs import run_files, run_writer
+from pipelines.store import clearing, kinds
+from pipelines.store.groups import Group, Numbered, group_blocks
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import memory, prefetch, progress
 
 LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
@@ -48,7 +51,7 @@ class JoiningConfig:
   """A store of signatures, and for which scorer's store."""
 
   scorer: scorers.MinHash
-  store: stores.ScoreStore
+  store: ScoreStore
   progress_address: progress.Address | None = None
 
   @property
@@ -90,7 +93,7 @@ class Work:
       [rows_of[shard.name] for shard in shards],
       group,
       parts,
-      storage.join(config.store.joined_folder, stores.WORK_FOLDER, name),
+      storage.join(config.store.joined_folder, clearing.WORK_FOLDER, name),
     )
 
   def path(self, folder: str, name: Any) -> str:
@@ -99,10 +102,8 @@ class Work:
   def run_path(self, folder: str, number: int) -> str:
     return self.path(folder, f"{number:05d}.run")
 
-  def groups(self) -> list[clustering.Numbered]:
-    return [
-      clustering.Numbered(*each) for each in enumerate(sketching.group_blocks(self.block_rows, self.group_documents))
-    ]
+  def groups(self) -> list[Numbered]:
+    return [Numbered(*each) for each in enumerate(group_blocks(self.block_rows, self.group_documents))]
 
   def group_starts(self) -> np.ndarray:
     """The number of each group's first document: int64."""
@@ -148,7 +149,7 @@ def _is_told(config: JoiningConfig) -> bool:
   return damage.is_whole(config.store.folder, config.near_copies_path, read_near_copies)
 
 
-def key_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
+def key_group(config: JoiningConfig, numbered: Numbered) -> None:
   """Sorts the keys of a group of blocks by part into a run."""
   work = Work.of(config)
   path = work.run_path("keyed", numbered.number)
@@ -166,14 +167,14 @@ def key_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
     writer.finish(file, {})
 
 
-def _read_group(work: Work, group: sketching.Group) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _read_group(work: Work, group: Group) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Numbers int64 [N] and signatures uint32 [N, H] of each block of a group."""
   about = work.config.scorer
   for place, first, stop in group.parts:
     for block in about.signatures.read(work.shards[place], range(first, stop).__contains__):
       if block.documents is not None and len(block.documents):
         numbers_N = work.starts[place] + block.documents["row"].to_numpy()
-        yield numbers_N, fixed_width.array(block.documents[stores.SIGNATURE], "uint32")
+        yield numbers_N, fixed_width.array(block.documents[kinds.SIGNATURE], "uint32")
 
 
 def meet_part(config: JoiningConfig, part: int) -> None:
@@ -198,7 +199,7 @@ def meet_part(config: JoiningConfig, part: int) -> None:
     writer.finish(file, {})
 
 
-def sign_group(config: JoiningConfig, numbered: clustering.Numbered) -> None:
+def sign_group(config: JoiningConfig, numbered: Numbered) -> None:
   """Sends the signatures of a group's documents that share keys to the parts of those keys, in a run."""
   work = Work.of(config)
   path = work.run_path("signed", numbered.number)

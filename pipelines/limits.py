@@ -12,16 +12,18 @@ import numpy as np
 
 from curation import selection
 from curation.errors import DamagedError
-from pipelines import quotas, ranks, stores, thresholds
+from pipelines import quotas, ranks, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, storage
+from pipelines.store import score_store
+from pipelines.store.score_store import ScoreStore
 
 
 @dataclasses.dataclass(frozen=True)
 class Ceiling:
   """Documents below the upper end of a percentile range. `output` has the log in which damage is told."""
 
-  store: stores.ScoreStore
+  store: ScoreStore
   request: selection.SelectionRequest
   output: str
   work: str
@@ -70,7 +72,7 @@ class SettleCeiling(beam.PTransform):
     ceiling = self._ceiling
     request = ceiling.request
 
-    def settled(ledger: stores.Ledger, above: thresholds.Selected) -> stores.Ledger:
+    def settled(ledger: score_store.Ledger, above: thresholds.Selected) -> score_store.Ledger:
       ceiling.write(above.floor)  # of none, one above every rank
       return ledger._replace(within=ledger.documents - above.documents)
 
@@ -89,7 +91,7 @@ Limits = quotas.Quotas | Ceiling
 
 
 def of_request(
-  store: stores.ScoreStore, request: selection.SelectionRequest, output: str, work: str, fingerprint: str
+  store: ScoreStore, request: selection.SelectionRequest, output: str, work: str, fingerprint: str
 ) -> Limits | None:
   """The limits that a request sets, if it sets any; they are settled below the folder `work`."""
   if request.group_by is not None:

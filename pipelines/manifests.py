@@ -10,8 +10,9 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, folders, formats, stores, thresholds, writing
+from pipelines import dataset, folders, formats, thresholds, writing
 from pipelines.files import fingerprints, storage
+from pipelines.store import score_store
 
 MANIFEST_FILE = folders.MANIFEST_FILE
 FORMAT = 3
@@ -145,7 +146,7 @@ def make_manifest(
     }
     for shard in written_shards
   ]
-  made_with = fingerprints.field(storage.join(config.store.folder, stores.INPUT_FILE), stores.MADE_WITH)
+  made_with = fingerprints.field(storage.join(config.store.folder, score_store.INPUT_FILE), score_store.MADE_WITH)
   return manifest | {
     "made_with": made_with or {},
     "versions": context.versions,

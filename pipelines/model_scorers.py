@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import models, stores
+from pipelines import models
 from pipelines.corpus import sources
 from pipelines.files import fingerprints, storage
 from pipelines.runners import devices
 from pipelines.scorer_protocol import Scorer, Scores
+from pipelines.store import kinds
 
 if TYPE_CHECKING:
   from curation.checkpoints import Checkpoint
@@ -246,7 +247,7 @@ class _Keyed:
 class SentenceT5(OfModel):
   """Embeds with Sentence-T5 (paper B.2)."""
 
-  SCORER: ClassVar[str] = stores.EMBED
+  SCORER: ClassVar[str] = kinds.EMBED
   embedding_dtype: str
 
   def request(self) -> dict[str, Any]:

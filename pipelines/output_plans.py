@@ -9,11 +9,12 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, folders, found_stores, manifests, plans, stores, verification, writing
+from pipelines import dataset, folders, found_stores, manifests, plans, verification, writing
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, SamplingJob
 from pipelines.runners import launch
+from pipelines.store.score_store import ScoreStore
 
 _SHARD = re.compile(r"\.tfrecord|-\d{5}-of-\d{5}\.")
 
@@ -22,7 +23,7 @@ def plan_sampling(
   namespace: argparse.Namespace,
   arguments: Sequence[str],
   *,
-  store: stores.ScoreStore,
+  store: ScoreStore,
   store_request: dict[str, Any],
   corpus: Corpus,
   rejected: bool = False,
@@ -101,7 +102,7 @@ def plan_samples(
   namespace: argparse.Namespace,
   arguments: Sequence[str],
   *,
-  store: stores.ScoreStore,
+  store: ScoreStore,
   store_request: dict[str, Any],
   corpus: Corpus,
 ) -> list[SamplingJob]:

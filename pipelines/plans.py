@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import model_scorers, options, scorers, scoring, stores, survivors
+from pipelines import model_scorers, options, scorers, scoring, survivors
 from pipelines.corpus import blocks, first_rows, inputs, sources
 from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.runners import launch
 from pipelines.scoring_jobs import SelectingJob
+from pipelines.store import score_store
+from pipelines.store.score_store import ScoreStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,7 @@ def plan_scoring(
     corpus = identified_corpus(namespace, launcher)
   scorer = scorer.checked()
   request = store_request(scorer, corpus, stage)
-  store = stores.ScoreStore.of(folder, request)
+  store = ScoreStore.of(folder, request)
   hints: dict[str, str] = {}
   if isinstance(scorer, model_scorers.OfModel):
     hints = launcher.fit_workers(model_scorers.model_bytes(scorer))
@@ -148,10 +150,10 @@ def plan_scoring(
   # What is known of the engine of what reads another store, that store says.
   knows_engine = launcher.is_local or isinstance(scorer, scorers.OF_STORED)
   if isinstance(source, sources.StoredBlocks) and not hasattr(namespace, "input"):
-    where = fingerprints.readable(storage.join(source.store.folder, stores.INPUT_FILE)) or {}
+    where = fingerprints.readable(storage.join(source.store.folder, score_store.INPUT_FILE)) or {}
   else:
     where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
-    where[stores.MADE_WITH] = before[0].made_with if before else made_with(namespace, scorer)
+    where[score_store.MADE_WITH] = before[0].made_with if before else made_with(namespace, scorer)
   job = ScoringJob(
     corpus, config, request, where, namespace.overwrite, spare, knows_engine, before=(*before, *stage.before)
   )
@@ -180,7 +182,7 @@ def plan_scoring(
 
 def store_request(scorer: scorers.Description, corpus: Corpus, stage: Stage) -> dict[str, Any]:
   """What the store of a scorer's results belongs to; the scorer is checked already."""
-  return {"format": stores.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
+  return {"format": score_store.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
 
 
 def made_with(namespace: argparse.Namespace, scorer: scorers.Description) -> dict[str, str]:

@@ -21,10 +21,12 @@ import pyarrow as pa
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import block_files, ranks, stores
+from pipelines import ranks
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.sorted_runs import merging, run_files, run_writer
+from pipelines.store import block_files, score_files
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import memory
 
 _PART_DOCUMENTS = 1 << 19  # of so many groups at most: 32 bytes each, and as much again while they are counted
@@ -37,7 +39,7 @@ _RECORD = np.dtype([("group", "<u8"), ("shard", "<u4"), ("row", "<u8")])
 class Quotas:
   """Of which store, for which request; `output` has the log in which damage is told, `work` all files."""
 
-  store: stores.ScoreStore
+  store: ScoreStore
   request: selection.SelectionRequest
   output: str
   work: str
@@ -78,7 +80,7 @@ def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
     return path
   with (
     block_files.removing_damaged(quotas.store, shard),
-    stores.ScoreFile(quotas.store, shard) as scores,
+    score_files.ScoreFile(quotas.store, shard) as scores,
     storage.create_file(path) as file,
     run_writer.RunWriter(num_shards=parts) as writer,
   ):
@@ -128,7 +130,7 @@ def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
   index, shard = numbered
   path = storage.join(quotas.folder, f"{shard.file_name}.within")
   if not damage.is_whole(quotas.output, path, lambda path: sealed_arrays.read(path, 1)):
-    bits = np.zeros(-(-stores.read_summary(quotas.store, shard).num_rows // 8), np.uint8)
+    bits = np.zeros(-(-score_files.read_summary(quotas.store, shard).num_rows // 8), np.uint8)
     within = (storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts))
     with run_writer.opened(within, buffer_bytes=_RANGE_BYTES) as readers:
       for reader in readers:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation import selection
-from pipelines import block_files, stores
 from pipelines.corpus import blocks
+from pipelines.store import block_files, score_files
+from pipelines.store.score_store import ScoreStore
 
 BATCH_ROWS = 1 << 18
 
@@ -56,7 +57,7 @@ def of_rows(request: selection.SelectionRequest, shard: str, table: Any, within:
 
 
 def read(
-  store: stores.ScoreStore,
+  store: ScoreStore,
   shard: blocks.Shard,
   request: selection.SelectionRequest,
   limits: Limits = unlimited,
@@ -65,7 +66,7 @@ def read(
 ) -> Iterator[Ranks]:
   """The ranks of a shard's documents. `check_seal`: each byte of its file is compared first, not its pages alone."""
   within = limits(shard)
-  with block_files.removing_damaged(store, shard), stores.ScoreFile(store, shard) as scores:
+  with block_files.removing_damaged(store, shard), score_files.ScoreFile(store, shard) as scores:
     if check_seal:
       scores.check_seal()
     for batch in scores.batches(BATCH_ROWS):

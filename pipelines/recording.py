@@ -8,10 +8,11 @@ import pyarrow.compute as pc
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import block_files, stores
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import storage
 from pipelines.scorer_protocol import Scores
+from pipelines.store import block_files, kinds
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs
 
 
@@ -34,9 +35,7 @@ class BlockCounts:
   nonstandard: int = 0
 
 
-def record(
-  where: tuple[stores.ScoreStore, blocks.Shard, str], block: blocks.Block, result: tuple[Scores, int]
-) -> BlockCounts:
+def record(where: tuple[ScoreStore, blocks.Shard, str], block: blocks.Block, result: tuple[Scores, int]) -> BlockCounts:
   """Makes a block's results durable; `where`: the store, the shard and the fingerprint of the engine.
 
   `result`: the scores, and the milliseconds that they took.
@@ -101,25 +100,25 @@ def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarra
   documents, unreadable = block.documents, block.bad
   assert documents is not None and unreadable is not None
   if values.dtype.names is not None:
-    schema = block_files.block_schema(*stores.CLUSTER_FIELDS)
-    columns = [pa.array(np.ascontiguousarray(values[field.name])) for field in stores.CLUSTER_FIELDS]
+    schema = block_files.block_schema(*kinds.CLUSTER_FIELDS)
+    columns = [pa.array(np.ascontiguousarray(values[field.name])) for field in kinds.CLUSTER_FIELDS]
     reasons = {"score_is_nan": np.isnan(values["cosine"])}
   elif values.ndim == 1:
     schema, columns = block_files.BLOCK_SCHEMA, [pa.array(values, pa.float32())]
     reasons = {"score_is_nan": np.isnan(values)}
   elif values.dtype.kind == "u":
     columns, reasons = [fixed_width.column(values)], {}
-    schema = block_files.block_schema(pa.field(stores.SIGNATURE, columns[0].type))
+    schema = block_files.block_schema(pa.field(kinds.SIGNATURE, columns[0].type))
   else:
     columns = [fixed_width.column(values)]
-    schema = block_files.block_schema(pa.field(stores.EMBEDDING, columns[0].type))
+    schema = block_files.block_schema(pa.field(kinds.EMBEDDING, columns[0].type))
     is_finite_N = np.isfinite(values).all(axis=1)
     reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}
   is_bad_N = np.logical_or.reduce([np.zeros(len(values), bool), *reasons.values()])
   tokens = pa.nulls(len(values), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
   nulls = pa.nulls(len(values), pa.string())
-  is_known = stores.DOMAIN.name in documents.schema.names  # to the store that the block comes from
-  of_each = documents[stores.DOMAIN.name] if is_known else domains.registered_domains(documents["url"])
+  is_known = kinds.DOMAIN.name in documents.schema.names  # to the store that the block comes from
+  of_each = documents[kinds.DOMAIN.name] if is_known else domains.registered_domains(documents["url"])
   all_rows = pa.table([documents["row"], *columns, tokens, of_each, nulls, nulls], schema=schema)
   good = all_rows.filter(pa.array(~is_bad_N))
   bad = [unreadable.select(["row", "reason", "text"])]

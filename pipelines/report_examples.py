@@ -15,13 +15,15 @@ import orjson
 
 from curation import hashing, metrics, minhash
 from curation.errors import WinnowError
-from pipelines import formats, stores
+from pipelines import formats
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.report_passes import Sample
 from pipelines.report_sources import Output, Sources
 from pipelines.runners import launch
+from pipelines.store import score_files, score_store
+from pipelines.store.score_store import ScoreStore
 
 _OF_EACH = 5
 _MOST_FILES = 16
@@ -112,10 +114,10 @@ def read_texts(
 
 
 def _input_of(
-  store: stores.ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher, names: set[str]
+  store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher, names: set[str]
 ) -> list[blocks.Shard]:
   """Some of the files that a store scored; only these are compared with what they were, which may mean to read them."""
-  path = storage.join(store.folder, stores.INPUT_FILE)
+  path = storage.join(store.folder, score_store.INPUT_FILE)
   where = namespace.input or fingerprints.field(path, "input")
   folder = namespace.tfds_data_dir or fingerprints.field(path, "tfds_data_dir")
   if not isinstance(where, str) or not isinstance(folder, str | None):
@@ -131,9 +133,9 @@ def _input_of(
 
 
 def _texts(
-  store: stores.ScoreStore, shard: blocks.Shard, fields: blocks.Fields, block_rows: int, rows: list[int]
+  store: ScoreStore, shard: blocks.Shard, fields: blocks.Fields, block_rows: int, rows: list[int]
 ) -> list[tuple[tuple[str, int], str]]:
-  ends = np.cumsum(stores.read_summary(store, shard).block_rows)
+  ends = np.cumsum(score_files.read_summary(store, shard).block_rows)
   wanted = set(np.searchsorted(ends, rows, side="right").tolist())
   found = []
   for block in reading.read_blocks(shard, fields, block_rows=block_rows, want=wanted.__contains__):
@@ -174,7 +176,7 @@ def _kept_texts(output: Output) -> Generator[str, None, None]:
       raise WinnowError(f"{path} is missing: {output.folder} is not whole; run winnow verify on it") from error
 
 
-def bad_documents(store: stores.ScoreStore) -> list[Bad]:
+def bad_documents(store: ScoreStore) -> list[Bad]:
   """The first documents of a store's dead letters."""
   found: list[Bad] = []
   summary = store.summary()

@@ -22,14 +22,15 @@ import pyarrow.compute as pc
 
 from curation import hashing, metrics
 from curation.errors import WinnowError
-from pipelines import ranks, stores
+from pipelines import ranks
 from pipelines.corpus import blocks
 from pipelines.report_sources import Sources
+from pipelines.store import kinds, score_files
 
 SAMPLE_DOCUMENTS = 500_000  # as the paper's Figure 7 has it
 _WINDOW_ROWS = 1 << 17
 _READERS = min(4, os.cpu_count() or 1)
-_EMPTY = pa.schema([stores.ROW, stores.SCORE_FIELD, stores.NUM_TOKENS, stores.DOMAIN]).empty_table()
+_EMPTY = pa.schema([kinds.ROW, kinds.SCORE_FIELD, kinds.NUM_TOKENS, kinds.DOMAIN]).empty_table()
 
 
 class Sample(NamedTuple):
@@ -123,7 +124,7 @@ def _of_each_shard(sources: Sources, work: Callable[[int, blocks.Shard], Any]) -
 def _windows(sources: Sources, shard: blocks.Shard) -> Iterator[list[pa.Table]]:
   """The rows of a window of all stores: row, score, num_tokens, and of the first one domain; window after window."""
   with contextlib.ExitStack() as stack:
-    files = [stack.enter_context(stores.ScoreFile(store, shard)) for store in sources.stores]
+    files = [stack.enter_context(score_files.ScoreFile(store, shard)) for store in sources.stores]
     if len({file.summary.num_rows for file in files}) > 1:
       raise WinnowError(
         f"the stores of {shard.name} disagree about how many rows it has; run winnow score again with --overwrite"
@@ -131,7 +132,7 @@ def _windows(sources: Sources, shard: blocks.Shard) -> Iterator[list[pa.Table]]:
     yield from map(list, zip(*(_cut(file, domains=not place) for place, file in enumerate(files)), strict=True))
 
 
-def _cut(file: stores.ScoreFile, *, domains: bool) -> Iterator[pa.Table]:
+def _cut(file: score_files.ScoreFile, *, domains: bool) -> Iterator[pa.Table]:
   batches = file.batches(_WINDOW_ROWS, domains=domains)
   schema, left = None, next(batches, None)
   for stop in range(_WINDOW_ROWS, file.summary.num_rows + _WINDOW_ROWS, _WINDOW_ROWS):

@@ -9,10 +9,12 @@ import apache_beam as beam
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import flags, folders, formats, found_stores, limits, manifests, ranks, stores, writing
+from pipelines import flags, folders, formats, found_stores, limits, manifests, ranks, writing
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.runners import launch
+from pipelines.store import kinds
+from pipelines.store.score_store import ScoreStore
 
 
 class Output(NamedTuple):
@@ -24,7 +26,7 @@ class Output(NamedTuple):
   request: selection.SelectionRequest
   floor: int
   rejected: bool
-  store: stores.ScoreStore
+  store: ScoreStore
   limits: ranks.Limits = ranks.unlimited
 
   def first_files(self) -> list[str]:
@@ -37,14 +39,14 @@ class Output(NamedTuple):
 class Sources:
   """`scorers`: by name, raters first, the smallest model first. `others`: stores that outputs alone were drawn from."""
 
-  scorers: dict[str, stores.ScoreStore]
+  scorers: dict[str, ScoreStore]
   raters: tuple[str, ...]
   outputs: tuple[Output, ...]
-  others: tuple[stores.ScoreStore, ...]
+  others: tuple[ScoreStore, ...]
   left_out: tuple[str, ...]
 
   @property
-  def stores(self) -> list[stores.ScoreStore]:
+  def stores(self) -> list[ScoreStore]:
     """All that are read, those of `scorers` first."""
     return [*self.scorers.values(), *self.others]
 
@@ -90,7 +92,7 @@ def find(namespace: argparse.Namespace) -> Sources:
     told = f" ({'; '.join(left_out)})" if left_out else ""
     raise WinnowError(f"--scores={namespace.scores} has no complete store of scores{told}; run winnow score first")
   left_out += [f"{name} is of another corpus" for name in complete if name not in named]
-  if scored := [name for name in named if complete[name].scorer != stores.COUNT]:  # else its outputs are told of alone
+  if scored := [name for name in named if complete[name].scorer != kinds.COUNT]:  # else its outputs are told of alone
     left_out += [f"{name} holds a count and no scores" for name in named if name not in scored]
     named = scored
   sizes = {name: _model_bytes(complete[name]) for name in named}
@@ -103,12 +105,12 @@ def find(namespace: argparse.Namespace) -> Sources:
   return Sources(scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out))
 
 
-def _corpus(store: stores.ScoreStore) -> str:
+def _corpus(store: ScoreStore) -> str:
   request = fingerprints.read_json(store.request_path)
   return fingerprints.fingerprint([request.get("inputs"), request.get("fields")])
 
 
-def _model_bytes(store: stores.ScoreStore) -> int:
+def _model_bytes(store: ScoreStore) -> int:
   """Of the files of a store's model; 0 where it has none."""
   files = fingerprints.field(store.request_path, "model")
   entries = [entry for entry in files.values() if isinstance(entry, dict)] if isinstance(files, dict) else []

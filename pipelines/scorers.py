@@ -19,10 +19,12 @@ import numpy as np
 import pyarrow as pa
 
 from curation import giant_clusters, kmeans, minhash, semdedup
-from pipelines import model_scorers, stores
+from pipelines import model_scorers
 from pipelines.corpus import embedding_files, fixed_width, sources
 from pipelines.files import fingerprints, storage
 from pipelines.scorer_protocol import OnBatch, Scorer, Scores
+from pipelines.store import kinds
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import memory, progress
 
 
@@ -52,13 +54,13 @@ class _Own:
 class MadeElsewhere(_Own):
   """Keeps embeddings that come with the documents, as unit vectors."""
 
-  reads: ClassVar[str] = stores.EMBEDDING
+  reads: ClassVar[str] = kinds.EMBEDDING
   files: dict[str, embedding_files.EmbeddingFile]
   embedding_dtype: str
 
   def request(self) -> dict[str, Any]:
     files = {shard: about.identity() for shard, about in self.files.items()}
-    return {"scorer": stores.EMBED, "embeddings": files, "embedding_dtype": self.embedding_dtype}
+    return {"scorer": kinds.EMBED, "embeddings": files, "embedding_dtype": self.embedding_dtype}
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return fixed_width.array(column, "float32")
@@ -73,7 +75,7 @@ class MadeElsewhere(_Own):
 class Density:
   """RACE's estimate of the kernel sum around each document's embedding (paper 3.2, Algorithm 2)."""
 
-  reads: ClassVar[str] = stores.EMBEDDING
+  reads: ClassVar[str] = kinds.EMBEDDING
   sketch_path: str
   embeddings: sources.StoredEmbeddings
   kernel: str
@@ -157,7 +159,7 @@ class _DensityScorer:
 class Cluster:
   """The cluster of each document's embedding, and the cosine to its centroid (paper B.3, B.4)."""
 
-  reads: ClassVar[str] = stores.EMBEDDING
+  reads: ClassVar[str] = kinds.EMBEDDING
   centroids_path: str
   embeddings: sources.StoredEmbeddings
   config: kmeans.KMeansConfig
@@ -173,7 +175,7 @@ class Cluster:
 
   def request(self) -> dict[str, Any]:
     return {
-      "scorer": stores.CLUSTER,
+      "scorer": kinds.CLUSTER,
       "embeddings": self.embeddings.store.fingerprint,
       "num_clusters": self.config.clusters,
       "kmeans_sample": self.config.points_per_cluster,
@@ -302,7 +304,7 @@ class Signatures(_Own):
   hashes: int
 
   def request(self) -> dict[str, Any]:
-    return {"scorer": stores.SIGN, "hashes": self.hashes, "signature_version": minhash.SIGNATURE_VERSION}
+    return {"scorer": kinds.SIGN, "hashes": self.hashes, "signature_version": minhash.SIGNATURE_VERSION}
 
   def warm_up(self) -> None:
     minhash.signatures(pa.array([""]), self.hashes)  # brings the compiler
@@ -335,7 +337,7 @@ class MinHash(_Own):
     return Scores(1 - prepared.astype(np.float32), None, 0, 0)
 
 
-def _engine_of(name: str, store: stores.ScoreStore) -> dict[str, Any]:
+def _engine_of(name: str, store: ScoreStore) -> dict[str, Any]:
   """What is known, once there is a store to read from, of how scores of what is in it are computed."""
   return {name: store.fingerprint_with_engine()} if storage.exists(store.engine_path) else {}
 
@@ -348,7 +350,7 @@ class Count(_Own):
   speed = 40_000.0
 
   def request(self) -> dict[str, Any]:
-    return {"scorer": stores.COUNT}
+    return {"scorer": kinds.COUNT}
 
   def prepare(self, texts: pa.ChunkedArray) -> int:
     return len(texts)

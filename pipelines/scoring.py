@@ -19,10 +19,12 @@ from apache_beam.utils import shared
 
 from curation import domains
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, failing, recording, scorers, sealing, stores
+from pipelines import failing, recording, scorers
 from pipelines.corpus import blocks, sources
 from pipelines.corpus.stripes import Spread, Stripe
 from pipelines.files import damage, fingerprints, row_bits, storage
+from pipelines.store import block_files, kinds, score_files, sealing
+from pipelines.store.score_store import ScoreStore
 from pipelines.survivors import Survivors
 from pipelines.worker import logs, prefetch, progress
 
@@ -30,12 +32,12 @@ METRICS = "winnow"
 GATHERING = "gathering the results of each shard"
 LOADING = "loading the model"
 # What else takes a while to load, by the scorer that reads it.
-_LOADING = {"density": "loading the density sketch", stores.CLUSTER: "loading the centroids"}
+_LOADING = {"density": "loading the density sketch", kinds.CLUSTER: "loading the centroids"}
 _TITLES = {
-  stores.EMBED: "embedding",
-  stores.CLUSTER: "assigning clusters",
-  stores.SIGN: "computing MinHash signatures",
-  stores.COUNT: "counting documents",
+  kinds.EMBED: "embedding",
+  kinds.CLUSTER: "assigning clusters",
+  kinds.SIGN: "computing MinHash signatures",
+  kinds.COUNT: "counting documents",
 }
 
 
@@ -43,7 +45,7 @@ _TITLES = {
 class ScoringConfig:
   """What to score, with what, and to where."""
 
-  store: stores.ScoreStore
+  store: ScoreStore
   scorer: scorers.Description
   source: sources.Source
   max_bad_fraction: float
@@ -135,9 +137,9 @@ def _is_same(
   assert block.documents is not None
   path = store.block_path(shard, block.index, engine)
   is_same = block.checksum == recorded
-  if is_same and stores.EMBEDDING in block.documents.schema.names:  # which come as they are, so that they are compared
+  if is_same and kinds.EMBEDDING in block.documents.schema.names:  # which come as they are, so that they are compared
     scorer = load().scorer
-    scores = scorer.run(scorer.prepare(block.documents[stores.EMBEDDING])).scores
+    scores = scorer.run(scorer.prepare(block.documents[kinds.EMBEDDING])).scores
     with contextlib.suppress(DamagedError):  # gone since: another run has compacted the shard
       is_same = block_files.read_block(path).table.equals(recording.block_table(block, scores, None))
   if not is_same:
@@ -157,7 +159,7 @@ def _score_prepared(
   with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
     written: concurrent.futures.Future[recording.BlockCounts] | None = None
     # A block of embeddings takes more memory than its texts would and less time to read: fewer are held.
-    is_large = config.scorer.reads == stores.EMBEDDING
+    is_large = config.scorer.reads == kinds.EMBEDDING
     for block, loaded, ready in prefetch.prefetch(prepared, ahead=1 if is_large else 2):
       if loaded is None:
         yield recording.BlockCounts(block.index, block.num_rows, _not_read(block, kept))
@@ -287,7 +289,7 @@ def release_model() -> None:
 
 def _finish_shard(
   config: ScoringConfig, stripes_done: Iterable[tuple[blocks.Shard, sealing.StripeTotals]]
-) -> stores.ShardSummary:
+) -> score_files.ShardSummary:
   with progress.working(config.progress_address, GATHERING):
     return sealing.finish_shard(config.store, stripes_done)
 

@@ -9,10 +9,12 @@ import apache_beam as beam
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import clustering, comparing, comparison, joining, scoring, sketching, stores, survivors, thresholds
+from pipelines import clustering, comparing, comparison, joining, scoring, sketching, survivors, thresholds
 from pipelines.corpus import blocks, sources, stripes
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
+from pipelines.store import clearing, score_store
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 _GATHERED_SECOND = 200_000  # documents, by one core
@@ -78,7 +80,7 @@ class ScoringJob:
   @property
   def made_with(self) -> dict[str, str]:
     """The names of the models or embeddings that it is made of, by flags."""
-    return self.where.get(stores.MADE_WITH, {})
+    return self.where.get(score_store.MADE_WITH, {})
 
   @property
   def is_complete(self) -> bool:
@@ -108,11 +110,11 @@ class ScoringJob:
     starts_over = self.starts_over
     keep_engine = self.is_complete or self.engine_difference() is None
     if starts_over:
-      stores.clear(store)
+      clearing.clear(store)
     elif self.overwrite:
-      stores.clear_others(store, self.corpus.shards, keep_engine=keep_engine)
+      clearing.clear_others(store, self.corpus.shards, keep_engine=keep_engine)
     fingerprints.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
-    storage.create(storage.join(store.folder, stores.INPUT_FILE), fingerprints.to_json(self.where))
+    storage.create(storage.join(store.folder, score_store.INPUT_FILE), fingerprints.to_json(self.where))
 
   @property
   def count(self) -> progress.Count | None:
@@ -128,7 +130,7 @@ class ScoringJob:
 
   def tidy(self) -> None:
     """Removes what a complete store no longer needs and a run that was killed at its very end left."""
-    stores.tidy(self.config.store, self.corpus.shards)
+    clearing.tidy(self.config.store, self.corpus.shards)
     self.sweep()
 
   def sweep(self) -> None:
@@ -192,7 +194,7 @@ class ScoringJob:
     return [*found, progress.Stage(scoring.GATHERING, count, _GATHERED_SECOND)]
 
   @property
-  def _stored(self) -> stores.ScoreStore | None:
+  def _stored(self) -> ScoreStore | None:
     """The store that is read in place of texts."""
     source = self.config.source
     return source.store if isinstance(source, sources.StoredBlocks) else None

@@ -22,9 +22,12 @@ import numpy as np
 
 from curation import hashing, race
 from curation.errors import WinnowError
-from pipelines import scorers, stores
+from pipelines import scorers
 from pipelines.corpus import blocks, fixed_width, sources
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.store import score_files
+from pipelines.store.groups import Group, group_blocks
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
@@ -48,7 +51,7 @@ class SketchConfig:
   """A store of embeddings, and for which scorer's store."""
 
   scorer: scorers.Density
-  store: stores.ScoreStore
+  store: ScoreStore
   progress_address: progress.Address | None = None
 
   @property
@@ -65,13 +68,6 @@ class SketchConfig:
 
   def work_path(self, what: Any) -> str:
     return storage.join(self.store.sketch_folder, "work", f"{fingerprints.fingerprint(what)}.safetensors")
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-  """Consecutive blocks: (index of the shard, first block, first block of the next group) of each shard in it."""
-
-  parts: tuple[tuple[int, int, int], ...]
 
 
 class RowsOf(NamedTuple):
@@ -100,23 +96,6 @@ class Sampled(NamedTuple):
   def smallest(self, count: int) -> "Sampled":
     order_N = np.argsort(self.hashes, kind="stable")[:count]
     return Sampled(*(column[order_N] for column in self))
-
-
-def group_blocks(block_rows: list[list[int]], documents: int) -> Iterator[Group]:
-  """Cuts the blocks of all shards, in order, into groups of `documents` or a little more."""
-  parts: list[tuple[int, int, int]] = []
-  counted = 0
-  for shard, rows in enumerate(block_rows):
-    first = 0
-    for index, num_rows in enumerate(rows):
-      counted += num_rows
-      if counted >= documents:
-        yield Group((*parts, (shard, first, index + 1)))
-        parts, counted, first = [], 0, index + 1
-    if first < len(rows):
-      parts.append((shard, first, len(rows)))
-  if parts:
-    yield Group(tuple(parts))
 
 
 def documents_of(stored: sources.StoredBlocks, group: Group) -> int:
@@ -268,7 +247,7 @@ def sample_rows(config: SketchConfig, shard: int) -> Iterator[Sampled]:
   """Of each batch of a shard's embedded documents those with the smallest hashes."""
   about, survivors = config.shards[shard], config.embeddings.survivors
   kept = None if survivors is None else survivors.kept(about)
-  with stores.ScoreFile(config.embeddings.store, about) as file:
+  with score_files.ScoreFile(config.embeddings.store, about) as file:
     for batch in file.batches(_BATCH_ROWS):
       rows_N = batch["row"].to_numpy()
       rows_N = rows_N if kept is None else rows_N[row_bits.look_up(kept, rows_N)]
@@ -298,7 +277,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
   path = config.work_path(["sample", about.identity(), embeddings.fingerprint_with_engine(), config.scorer.seed])
   if _has_arrays(config, path, 2):
     return path
-  summary = stores.read_summary(embeddings.store, about)
+  summary = score_files.read_summary(embeddings.store, about)
   starts = np.cumsum([0, *summary.block_rows])
   blocks_N = np.searchsorted(starts, sampled.rows, side="right") - 1
   hashes, points = [], []

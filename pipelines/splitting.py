@@ -23,7 +23,7 @@ import numpy as np
 
 from curation import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
-from pipelines import clustering, sketching
+from pipelines import sketching
 from pipelines.comparison import (
   ComparingConfig,
   Splitting,
@@ -35,6 +35,7 @@ from pipelines.comparison import (
 from pipelines.corpus import fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.sorted_runs import run_files, run_writer
+from pipelines.store.groups import Group, Numbered
 from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
@@ -56,7 +57,7 @@ class Clustered:
   cosines_N: np.ndarray
 
 
-def read_group(config: ComparingConfig, group: sketching.Group) -> Iterator[Clustered]:
+def read_group(config: ComparingConfig, group: Group) -> Iterator[Clustered]:
   """The blocks of a group that have documents, from the stores of embeddings and of clusters."""
   about = config.scorer
   shards = config.shards
@@ -78,14 +79,14 @@ def read_group(config: ComparingConfig, group: sketching.Group) -> Iterator[Clus
         yield Clustered(place, rows_N, embeddings_ND, clusters_N, cosines_N)
 
 
-def plan_samples(config: ComparingConfig) -> list[clustering.Numbered]:
+def plan_samples(config: ComparingConfig) -> list[Numbered]:
   """The groups, where a giant has no centroids yet."""
   splitting = Splitting.of(config)
   is_trained = all(_is_whole(splitting, cluster) for cluster in splitting.pieces.giants.tolist())
   return [] if is_trained else splitting.groups()
 
 
-def sample_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
+def sample_group(config: ComparingConfig, numbered: Numbered) -> int:
   """Makes durable what a group has of the samples of giants; returns its number."""
   splitting = Splitting.of(config)
   memory.use_lean_arrow_pool()
@@ -132,13 +133,13 @@ def train_giant(config: ComparingConfig, cluster: int) -> int:
   return cluster
 
 
-def plan_assignments(config: ComparingConfig) -> list[clustering.Numbered]:
+def plan_assignments(config: ComparingConfig) -> list[Numbered]:
   """The groups, where there is a giant."""
   splitting = Splitting.of(config)
   return splitting.groups() if len(splitting.pieces.giants) else []
 
 
-def assign_group(config: ComparingConfig, numbered: clustering.Numbered) -> int:
+def assign_group(config: ComparingConfig, numbered: Numbered) -> int:
   """Makes durable which pieces the documents of a group belong to; returns the group's number."""
   splitting = Splitting.of(config)
   with _TURN:

@@ -8,20 +8,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import clustering, flags, folders, found_stores, options, plans, sketching, stores
+from pipelines import clustering, flags, folders, found_stores, options, plans, sketching
 from pipelines.corpus import blocks, inputs
 from pipelines.durations import duration
 from pipelines.files import fingerprints, storage
 from pipelines.runners import commands
+from pipelines.store import kinds, score_files
+from pipelines.store.score_store import ScoreStore
 
 _READERS = 16
 _PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
 _NAMED = 3
 _KINDS = {
-  stores.EMBED: "embeddings",
-  stores.CLUSTER: "clusters",
-  stores.SIGN: "MinHash signatures",
-  stores.COUNT: "a count of documents",
+  kinds.EMBED: "embeddings",
+  kinds.CLUSTER: "clusters",
+  kinds.SIGN: "MinHash signatures",
+  kinds.COUNT: "a count of documents",
 }
 
 
@@ -29,7 +31,7 @@ _KINDS = {
 class Progress:
   """How far a store has come. What is only estimated is a float."""
 
-  finished: list[stores.ShardSummary]
+  finished: list[score_files.ShardSummary]
   waiting: list[blocks.Shard]
   begun: int
   """Those of the waiting ones that have blocks on record."""
@@ -46,7 +48,7 @@ def status(argv: Sequence[str]) -> None:
   namespace, beam_arguments = options.parse(flags.STATUS, argv)
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
-  store = stores.ScoreStore.at(folder)
+  store = ScoreStore.at(folder)
   there = found_stores.Found({storage.base_name(folder): store}, {}) if store else found_stores.find_stores(folder)
   if not (there.stores or there.unreadable):
     raise WinnowError(f"{namespace.folder} {folders.instead_of_stores(folder)}")
@@ -56,7 +58,7 @@ def status(argv: Sequence[str]) -> None:
     print(f"{name}: {told}")
 
 
-def look(store: stores.ScoreStore, now: float) -> Progress:
+def look(store: ScoreStore, now: float) -> Progress:
   """Reads how far a store has come: listings, and the footers of its finished shards."""
   shards = store.shards()
   times = storage.list_times(storage.join(storage.escape(store.shards_folder), "*.parquet"))
@@ -85,10 +87,10 @@ def look(store: stores.ScoreStore, now: float) -> Progress:
   return Progress(finished, waiting, len(blocks_by_folder), damaged, on_record, expected, rate, silent)
 
 
-def _summaries(store: stores.ScoreStore, shards: list[blocks.Shard]) -> tuple[list[stores.ShardSummary], list[str]]:
-  def read(shard: blocks.Shard) -> stores.ShardSummary | str:
+def _summaries(store: ScoreStore, shards: list[blocks.Shard]) -> tuple[list[score_files.ShardSummary], list[str]]:
+  def read(shard: blocks.Shard) -> score_files.ShardSummary | str:
     try:
-      return stores.read_summary(store, shard)
+      return score_files.read_summary(store, shard)
     except storage.AccessError:
       raise
     except DamagedError as error:
@@ -96,7 +98,7 @@ def _summaries(store: stores.ScoreStore, shards: list[blocks.Shard]) -> tuple[li
 
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     found = list(pool.map(read, shards))
-  return [s for s in found if isinstance(s, stores.ShardSummary)], [s for s in found if isinstance(s, str)]
+  return [s for s in found if isinstance(s, score_files.ShardSummary)], [s for s in found if isinstance(s, str)]
 
 
 def _rate(events: list[tuple[float, float]], now: float) -> tuple[float | None, float | None]:
@@ -111,7 +113,7 @@ def _rate(events: list[tuple[float, float]], now: float) -> tuple[float | None, 
   return (documents / seconds if documents and seconds > 1 else None), max(0.0, now - events[-1][0])
 
 
-def describe(name: str, store: stores.ScoreStore) -> list[str]:
+def describe(name: str, store: ScoreStore) -> list[str]:
   """A few lines about one store."""
   if store.is_complete:
     summary = store.summary()
@@ -152,13 +154,13 @@ def describe(name: str, store: stores.ScoreStore) -> list[str]:
   return lines + [f"  damaged: {told}" for told in found.damaged]
 
 
-def _kind(store: stores.ScoreStore) -> str:
+def _kind(store: ScoreStore) -> str:
   return _KINDS.get(store.scorer) or f"{store.scorer} scores"
 
 
-def _sketch(store: stores.ScoreStore) -> list[str]:
+def _sketch(store: ScoreStore) -> list[str]:
   """How far the sketch has come that density scores are read from, or the centroids of a store of clusters."""
-  if store.scorer == stores.CLUSTER:
+  if store.scorer == kinds.CLUSTER:
     is_made = clustering.CENTROIDS_FILE in storage.list_names(store.centroids_folder)
     return [f"  centroids: {'trained' if is_made else 'not trained yet'}"]
   if store.scorer != flags.DENSITY:

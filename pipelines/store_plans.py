@@ -25,13 +25,14 @@ from pipelines import (
   plans,
   scorers,
   sketching,
-  stores,
 )
 from pipelines.corpus import blocks, embedding_files, inputs, sources
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.plans import Stage
 from pipelines.runners import launch
+from pipelines.store import kinds, score_store
+from pipelines.store.score_store import ScoreStore
 
 # What a store of embeddings or of clusters was made with that another command's flags say by their defaults alone.
 _OF_EMBEDDINGS = ("embedding_dtype", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model")
@@ -158,7 +159,7 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stag
     raise WinnowError(f"--name={name} and --embedding_name are the same; give each store a name of its own")
   embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
   scorer = scorers.Density(
-    sketch_path=storage.join(folder, stores.SKETCH_FOLDER, sketching.SKETCH_FILE),
+    sketch_path=storage.join(folder, score_store.SKETCH_FOLDER, sketching.SKETCH_FILE),
     embeddings=embeddings,
     kernel=namespace.kernel,
     bandwidth=namespace.bandwidth,
@@ -176,9 +177,9 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stag
 def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> ScoringJob:
   """The job of a store of clusters, of the complete store of embeddings that --embeddings names."""
   folder = inputs.absolute(namespace.embeddings)
-  store = stores.ScoreStore.at(folder)
-  if store is None or store.scorer != stores.EMBED:
-    there = [name for name, store in found_stores.find_stores(folder).stores.items() if store.scorer == stores.EMBED]
+  store = ScoreStore.at(folder)
+  if store is None or store.scorer != kinds.EMBED:
+    there = [name for name, store in found_stores.find_stores(folder).stores.items() if store.scorer == kinds.EMBED]
     such = [storage.join(namespace.embeddings, name) for name in there] or ["SCORES/embeddings_MODEL"]
     raise WinnowError(
       f"--embeddings={namespace.embeddings} is no store of embeddings; name the folder that winnow embed made, such as "
@@ -211,7 +212,7 @@ def _plan_clustering(
     folder = inputs.absolute(namespace.clusters).rstrip("/")
   if folder == of:
     raise WinnowError(f"--clusters={namespace.clusters} is the store of the embeddings; give each a folder of its own")
-  path = storage.join(folder, stores.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
+  path = storage.join(folder, score_store.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
   if before:  # else they are what the command is to make
 
     def asked(wanted: argparse.Namespace) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def _plan_by_clusters(
       keep=namespace.keep,
       config=clusters.centroids.scorer.config,
       max_cluster_pairs=namespace.max_cluster_pairs,
-      split_path=storage.join(folder, stores.SPLIT_FILE),
+      split_path=storage.join(folder, score_store.SPLIT_FILE),
     )
   plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=embedding.corpus, source=stored, before=(clusters,))

@@ -19,9 +19,11 @@ import pyarrow.compute as pc
 
 from curation import selection
 from curation.errors import DamagedError, WinnowError
-from pipelines import limits, ranks, stores, thresholds
+from pipelines import limits, ranks, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.store import score_files, score_store
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 
@@ -29,7 +31,7 @@ from pipelines.worker import progress
 class Survivors:
   """What a request selects of a store of scores."""
 
-  store: stores.ScoreStore
+  store: ScoreStore
   request: selection.SelectionRequest
 
   @property
@@ -87,13 +89,13 @@ class Survivors:
     """Writes down which rows of a shard survive; returns how many."""
     path = self._rows_path(shard)
     if not damage.is_whole(self.store.folder, path, lambda path: sealed_arrays.read(path, 1)):
-      is_kept_N = np.zeros(sum(stores.read_summary(self.store, shard).block_rows), bool)
+      is_kept_N = np.zeros(sum(score_files.read_summary(self.store, shard).block_rows), bool)
       for part in ranks.read(self.store, shard, self.request, self.within, check_seal=True):
         is_kept_N[part.rows[part.are_wanted(floor)]] = True
       sealed_arrays.write(path, np.packbits(is_kept_N))
     return row_bits.count(self.kept(shard))
 
-  def settle(self, selected: thresholds.Selected, found: int) -> stores.Ledger:
+  def settle(self, selected: thresholds.Selected, found: int) -> score_store.Ledger:
     """Writes down how many there are. Raises WinnowError where there are none, or not as many as were selected."""
     if found != selected.documents:
       raise WinnowError(f"{self.folder} has {found:,} of {selected.documents:,} survivors; delete it and run again")

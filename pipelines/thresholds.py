@@ -9,8 +9,10 @@ import numpy as np
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import ranks, stores
+from pipelines import ranks
 from pipelines.corpus import blocks
+from pipelines.store import score_store
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 SELECTING = "selecting documents"  # as users see it
@@ -26,7 +28,7 @@ class Selected(NamedTuple):
 
 
 def count_bins(
-  store: stores.ScoreStore,
+  store: ScoreStore,
   shard: blocks.Shard,
   request: selection.SelectionRequest,
   search: selection.RadixSearch,
@@ -44,7 +46,7 @@ def count_bins(
 
 
 def count_selected(
-  store: stores.ScoreStore,
+  store: ScoreStore,
   shard: blocks.Shard,
   request: selection.SelectionRequest,
   floor: int,
@@ -109,12 +111,12 @@ class FindThreshold(beam.PTransform):
 
   def __init__(
     self,
-    store: stores.ScoreStore,
+    store: ScoreStore,
     request: selection.SelectionRequest,
     ledger: Any,
     limits: ranks.Limits = ranks.unlimited,
     *,
-    begin: Callable[[stores.Ledger], selection.RadixSearch] | None = None,
+    begin: Callable[[score_store.Ledger], selection.RadixSearch] | None = None,
     address: progress.Address | None = None,
   ):
     super().__init__()

@@ -21,10 +21,11 @@ import pyarrow as pa
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import dataset, formats, manifests, ranks, stores, thresholds, writing
+from pipelines import dataset, formats, manifests, ranks, thresholds, writing
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
+from pipelines.store import score_files
 from pipelines.worker import progress
 
 _WORK = "verify-"
@@ -200,7 +201,7 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
   """The documents of a stripe that the scores select: whole if texts are to be compared, else `source` and `score`."""
   sampling, shard = config.sampling, stripe.shard
   within = sampling.within(shard)
-  with stores.ScoreFile(sampling.store, shard) as scores:
+  with score_files.ScoreFile(sampling.store, shard) as scores:
     if config.texts:
       read = reading.read_blocks(shard, sampling.fields, block_rows=sampling.block_rows, want=stripe.holds)
       for block in read:
@@ -231,7 +232,7 @@ def recompute(config: VerificationConfig, stripe: stripes.Stripe) -> Iterator[tu
 def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
   """Compares what the manifest says of one input shard with its scores, which are read whole."""
   sampling = config.sampling
-  with stores.ScoreFile(sampling.store, shard) as scores:
+  with score_files.ScoreFile(sampling.store, shard) as scores:
     summary = scores.check()
   (claimed,) = [entry for entry in config.manifest["inputs"] if entry["name"] == shard.name]
   found: dict[str, Any] = {name: getattr(summary, name) for name in manifests.COUNTS}

@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 
 from curation import hashing, selection
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, formats, limits, ranks, stores, thresholds
+from pipelines import formats, limits, ranks, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import damage, fingerprints, storage
 from pipelines.sorted_runs import merging, run_files, run_writer
+from pipelines.store import block_files, score_files, score_store
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, prefetch, progress
 
 OUTPUT_SHARD_BYTES = 200 << 20
@@ -36,7 +38,7 @@ class SamplingConfig:
   by the scores' engine, so that another run that still writes is never taken for this one.
   """
 
-  store: stores.ScoreStore
+  store: ScoreStore
   request: selection.SelectionRequest
   fields: blocks.Fields
   block_rows: int
@@ -145,7 +147,7 @@ class OutputShard:
   checksum: str
 
 
-def plan_output(selected: thresholds.Selected, ledger: stores.Ledger, config: SamplingConfig) -> Plan:
+def plan_output(selected: thresholds.Selected, ledger: score_store.Ledger, config: SamplingConfig) -> Plan:
   """Settles the number of output shards, and that the output belongs to these scores and no others.
 
   Raises WinnowError if nothing is selected.
@@ -186,7 +188,7 @@ def select_documents(
 
 
 def refuse_other_documents(
-  config: SamplingConfig, shard: blocks.Shard, block: blocks.Block, scores: stores.ScoreFile
+  config: SamplingConfig, shard: blocks.Shard, block: blocks.Block, scores: score_files.ScoreFile
 ) -> None:
   """Raises WinnowError unless a block holds the documents that were scored."""
   if scores.summary.block_checksums[block.index : block.index + 1] != [block.checksum]:
@@ -207,7 +209,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
     within = config.within(shard)
     with (
       block_files.removing_damaged(store, shard),
-      stores.ScoreFile(store, shard) as scores,
+      score_files.ScoreFile(store, shard) as scores,
       storage.create_file(path) as file,
       run_writer.RunWriter(num_shards=plan.num_shards) as writer,
     ):
@@ -227,7 +229,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
       writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
     logs.tell("run_done", shard=shard.name, stripe=stripe.file_name, selected=documents)
   else:
-    rows = enumerate(stores.read_summary(store, shard).block_rows)
+    rows = enumerate(score_files.read_summary(store, shard).block_rows)
     resumed = sum(num_rows for index, num_rows in rows if stripe.holds(index))
     progress.report(config.progress_address, stage=config.stages[0], resumed=resumed)
   with storage.open_input(path) as file:

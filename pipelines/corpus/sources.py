@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import block_files, stores
 from pipelines.corpus import blocks, embedding_files, fixed_width
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, row_bits, storage
+from pipelines.store import block_files, score_files
+from pipelines.store.score_store import ScoreStore
 from pipelines.survivors import Survivors, only
 
 KEYED_TEXT = "keyed_text"
@@ -152,7 +153,7 @@ class StoredBlocks:
   """
 
   may_change: ClassVar[bool] = False  # other embeddings make another store, whose fingerprint differs
-  store: stores.ScoreStore
+  store: ScoreStore
   survivors: Survivors | None = dataclasses.field(default=None, kw_only=True)
 
   def documents(self) -> int:
@@ -170,7 +171,7 @@ class StoredBlocks:
     """Those that survive may be bad in this store."""
     assert self.survivors is not None
     kept = self.survivors.kept(shard)
-    with stores.ScoreFile(self.store, shard) as file:
+    with score_files.ScoreFile(self.store, shard) as file:
       batches = file.batches(_BATCH_ROWS)
       return sum(int(row_bits.look_up(kept, batch["row"].to_numpy()).sum()) for batch in batches)
 
@@ -182,7 +183,7 @@ class StoredBlocks:
     return fingerprints.fingerprint([of_store, storage.base_name(self.survivors.folder)])
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
-    summary = stores.read_summary(self.store, shard)
+    summary = score_files.read_summary(self.store, shard)
     kept = None if self.survivors is None else self.survivors.kept(shard)
     for index, num_rows in enumerate(summary.block_rows):
       if want(index):
@@ -194,12 +195,12 @@ class StoredBlocks:
   def refuse_changed(self, shard: blocks.Shard) -> None:
     """Needs nothing."""
 
-  def block(self, shard: blocks.Shard, summary: stores.ShardSummary, index: int) -> blocks.Block:
+  def block(self, shard: blocks.Shard, summary: score_files.ShardSummary, index: int) -> blocks.Block:
     """One block. Raises DamagedError that says what to do where its file is damaged."""
     block = self._stored(shard, summary, index)
     return block if self.survivors is None else only(block, self.survivors.kept(shard))
 
-  def _stored(self, shard: blocks.Shard, summary: stores.ShardSummary, index: int) -> blocks.Block:
+  def _stored(self, shard: blocks.Shard, summary: score_files.ShardSummary, index: int) -> blocks.Block:
     store = self.store
     with block_files.removing_damaged(store, shard, index):
       table, text_bytes, checksum = block_files.read_block(store.block_path(shard, index, summary.engine))

@@ -20,7 +20,10 @@ import sys
 import threading
 from typing import Any, NoReturn
 
-_SERVE = "import sys; sys.path[:] = sys.argv[2:]; from pipelines.runners import fork_server; fork_server.main(int(sys.argv[1]))"
+_SERVE = (
+  "import sys; sys.path[:] = sys.argv[2:]\n"
+  "from pipelines.runners import fork_server; fork_server.main(int(sys.argv[1]))"
+)
 _IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.scoring", "pipelines.writing")
 _MAX_BYTES = 1 << 20  # that are received at once
 _NUM_DESCRIPTORS = 3

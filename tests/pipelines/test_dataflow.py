@@ -25,10 +25,11 @@ from apache_beam.runners.dataflow import dataflow_runner
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import jobs, main, manifests, scorers, scoring, stores, writing
+from pipelines import jobs, main, manifests, scorers, scoring, writing
 from pipelines.corpus import blocks
 from pipelines.files import fingerprints, storage
 from pipelines.runners import launch
+from pipelines.store.score_store import ScoreStore
 
 JOB_ID = "2026-11-25_00_00_00-1"
 
@@ -151,7 +152,7 @@ def graph_of(num_shards: int) -> Any:
     for i, checksum in enumerate(map(str, generator.integers(1 << 60, size=num_shards)))
   )
   corpus = jobs.Corpus(shards, blocks.Fields(), 4096)
-  store = stores.ScoreStore.of("gs://winnow/many", {"shards": num_shards})
+  store = ScoreStore.of("gs://winnow/many", {"shards": num_shards})
   config = scoring.ScoringConfig(store, scorers.Count(), corpus.texts, 0.01)
   request = selection.SelectionRequest("random", rate="0.2", group_by="domain", group_max=100)
   drawn = writing.SamplingConfig(store, request, corpus.fields, 4096, "gs://winnow/many_out", "c4", "f" * 32)

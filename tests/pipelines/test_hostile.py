@@ -19,10 +19,11 @@ from running import run_in
 
 from curation import ask_llm, checkpoints, kernels, race
 from curation.errors import DamagedError, WinnowError
-from pipelines import formats, stores
+from pipelines import formats
 from pipelines.corpus import blocks
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints
+from pipelines.store.score_store import ScoreStore
 
 FIELDS = blocks.Fields()
 
@@ -229,7 +230,7 @@ def test_names_in_files_never_leave_their_folder(finished, tmp_path, capsys):
     expected = ("which is no file's name", "is not in --scores", "has no complete store")
     assert any(words in told for words in expected)
   with pytest.raises(WinnowError, match="which is no file's name"):
-    stores.ScoreStore.of(str(tmp_path / "scores/tiny"), request).shards()
+    ScoreStore.of(str(tmp_path / "scores/tiny"), request).shards()
   manifest = json.loads((tmp_path / "out/manifest.json").read_text())
   manifest["dataset"] = "../victim"
   (tmp_path / "out/manifest.json").write_bytes(fingerprints.to_json(manifest))

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import stores
 from pipelines.corpus import blocks, fixed_width, sources
+from pipelines.store.score_store import ScoreStore
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS = 600, 60, 8
 LONG = "l" * 234 + ".jsonl"
@@ -179,7 +179,7 @@ def test_a_recipe_of_stages_with_embeddings_made_elsewhere(place, texts, tmp_pat
   assert run_in(tmp_path, ["verify", "out", ONE]) == 0
   kept = drawn(tmp_path / "out")
   assert kept.items() <= texts.items() and 50 < len(kept) < len(texts) / 2
-  store = stores.ScoreStore.at(str(tmp_path / "scores/embeddings_made"))
+  store = ScoreStore.at(str(tmp_path / "scores/embeddings_made"))
   seen = 0
   for shard in store.shards():
     for block in sources.StoredEmbeddings(store, "float16").read(shard, blocks.every):

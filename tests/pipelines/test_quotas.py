@@ -19,10 +19,12 @@ from running import content, logs, run_in
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import block_files, formats, manifests, quotas, stores
+from pipelines import formats, manifests, quotas
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints
 from pipelines.sorted_runs import run_writer
+from pipelines.store import block_files, score_files, score_store
+from pipelines.store.score_store import ScoreStore
 
 BIG_ROWS, SMALL_ROWS = 4_000, 300
 REQUESTS = {
@@ -223,11 +225,11 @@ ROWS = {"a": 3_000, "b": 0, "c": 5_001, "d": 1}
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> stores.ScoreStore:
+def store(tmp_path_factory) -> ScoreStore:
   """Few scores, and domains from one that has half of all documents to those that have one."""
   generator = np.random.default_rng(0)
-  request = {"format": stores.FORMAT, "inputs": [blocks.Shard(name, "", "", "", 0).identity() for name in ROWS]}
-  store = stores.ScoreStore.of(str(tmp_path_factory.mktemp("store")), request)
+  request = {"format": score_store.FORMAT, "inputs": [blocks.Shard(name, "", "", "", 0).identity() for name in ROWS]}
+  store = ScoreStore.of(str(tmp_path_factory.mktemp("store")), request)
   fingerprints.claim(store.request_path, request, owner="the store")
   for name, rows in ROWS.items():
     shard = blocks.Shard(name, "", "jsonl", "", 0)
@@ -260,7 +262,7 @@ def test_many_parts_settle_what_one_does(store, tmp_path, monkeypatch, of_part):
   limits = quotas.Quotas(store, request, str(tmp_path), str(tmp_path / "runs"), "f")
   everything = []
   for shard in shards:
-    with stores.ScoreFile(store, shard) as scores:
+    with score_files.ScoreFile(store, shard) as scores:
       for batch in scores.batches(1 << 20, domains=True):
         keys = selection.order_key(batch["score"].to_numpy())
         ties = selection.tie_hashes(0, shard.name, batch["row"].to_numpy())
@@ -277,9 +279,10 @@ def test_many_parts_settle_what_one_does(store, tmp_path, monkeypatch, of_part):
     if left[domain] >= 0:
       expected.add((shard, row))
   with beam.Pipeline("FnApiRunner") as pipeline:
-    ledger = pipeline | beam.Create([stores.Ledger(len(everything), None, 0)])
+    ledger = pipeline | beam.Create([score_store.Ledger(len(everything), None, 0)])
     util.assert_that(
-      ledger | quotas.Settle(limits, shards), util.equal_to([stores.Ledger(len(everything), None, 0, len(expected))])
+      ledger | quotas.Settle(limits, shards),
+      util.equal_to([score_store.Ledger(len(everything), None, 0, len(expected))]),
     )
   found = set()
   for shard in shards:

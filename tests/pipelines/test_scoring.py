@@ -13,9 +13,11 @@ import pytest
 import safetensors.numpy
 
 from curation.errors import WinnowError
-from pipelines import main, model_scorers, scorers, scoring, sealing, stores
+from pipelines import main, model_scorers, scorers, scoring
 from pipelines.corpus import sources, stripes
 from pipelines.corpus.blocks import Fields, Shard
+from pipelines.store import score_files, score_store, sealing
+from pipelines.store.score_store import ScoreStore
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +155,7 @@ def test_figures_are_beam_metrics(place, tmp_path):
     model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48
   ).checked()
   shard = Shard("a.jsonl", str(path), "jsonl", "", path.stat().st_size)
-  config = scoring.ScoringConfig(
-    stores.ScoreStore.of(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0
-  )
+  config = scoring.ScoringConfig(ScoreStore.of(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0)
   pipeline = beam.Pipeline("FnApiRunner")
   _ = pipeline | scoring.Score(config, [stripes.Stripe(shard, 0, 1)], [])
   metrics = pipeline.run().metrics().query()
@@ -178,7 +178,7 @@ def test_a_worker_without_the_accelerator_that_was_asked_for_scores_nothing(plac
   scorer = model_scorers.AskLlm(
     model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48
   ).checked()
-  store = stores.ScoreStore.of(str(tmp_path / "store"), {})
+  store = ScoreStore.of(str(tmp_path / "store"), {})
   config = scoring.ScoringConfig(store, scorer, sources.Texts(Fields(), 20), 0.0, accelerator="nvidia-l4")
   with pytest.raises(WinnowError, match="--accelerator=nvidia-l4 was asked for, and JAX finds a CPU alone on"):
     list(scoring.ScoreBlocks(config).process(stripes.Stripe(shard, 0, 1)))
@@ -192,7 +192,7 @@ def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
   lines[27], lines[31] = "{", "[]"
   path.write_text("\n".join(lines))
   shard = Shard(path.name, str(path), "jsonl", "", path.stat().st_size)
-  store = stores.ScoreStore.of(str(tmp_path / "store"), {})
+  store = ScoreStore.of(str(tmp_path / "store"), {})
   config = scoring.ScoringConfig(store, scorers.Count(), sources.Texts(Fields(), 20), 0.0)
   caplog.set_level("INFO", "winnow")
   scored = scoring.ScoreBlocks(config)
@@ -211,12 +211,12 @@ def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
 
 def test_a_summary_of_another_run_is_noticed(tmp_path):
   """Kills the mutant that takes whatever completes the store: another request would speak for this one."""
-  store = stores.ScoreStore.of(str(tmp_path), {"model": "a"})
-  summary = stores.ShardSummary("s", [3], [0], 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine(), "")
+  store = ScoreStore.of(str(tmp_path), {"model": "a"})
+  summary = score_files.ShardSummary("s", [3], [0], 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine(), "")
   sealing.seal(store, [summary], [], 0.0)
-  assert sealing.seal(store, [summary], [], 0.0) == stores.Ledger(3, 9, 30)
+  assert sealing.seal(store, [summary], [], 0.0) == score_store.Ledger(3, 9, 30)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
-    sealing.seal(stores.ScoreStore.of(str(tmp_path), {"model": "b"}), [summary], [], 0.0)
+    sealing.seal(ScoreStore.of(str(tmp_path), {"model": "b"}), [summary], [], 0.0)
 
 
 def test_stripes_hold_every_block_once_however_they_are_divided():

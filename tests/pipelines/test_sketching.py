@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from curation import kernels, race
 from pipelines import main, sketching
+from pipelines.store.groups import group_blocks
 
 CONFIG = race.SketchConfig(6, kernels.Kernel("l2", 0.7, 2), rows=30, counters=50)
 
@@ -21,7 +22,7 @@ CONFIG = race.SketchConfig(6, kernels.Kernel("l2", 0.7, 2), rows=30, counters=50
 @given(block_rows=st.lists(st.lists(st.integers(0, 30), max_size=8), max_size=6), documents=st.integers(1, 80))
 def test_groups_hold_every_block_once_in_order(block_rows, documents):
   """Kills: blocks at a shard's end left out, and groups that never end."""
-  groups = list(sketching.group_blocks(block_rows, documents))
+  groups = list(group_blocks(block_rows, documents))
   held = [(shard, block) for group in groups for shard, first, stop in group.parts for block in range(first, stop)]
   assert held == [(shard, block) for shard, rows in enumerate(block_rows) for block in range(len(rows))]
   sizes = [sum(sum(block_rows[shard][a:b]) for shard, a, b in group.parts) for group in groups]

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import formats, scoring, status, stores
+from pipelines import formats, scoring, status
 from pipelines.files import fingerprints
+from pipelines.store.score_store import ScoreStore
 
 SAMPLE = ["sample", "--scores=scores", "--sampler=ask_llm", "--name=tiny", "--direct_num_workers=1"]
 
@@ -97,7 +98,7 @@ def test_rates_are_those_since_the_last_pause(place, tmp_path):
   for place_, path in enumerate(shards):
     written = now - 86_400 if place_ < 2 else now - 90 + 9 * (place_ - 2)
     os.utime(path, (written, written))
-  store = stores.ScoreStore.of(str(folder), json.loads((folder / "request.json").read_text()))
+  store = ScoreStore.of(str(folder), json.loads((folder / "request.json").read_text()))
   found = status.look(store, now)
   reads = {s.shard: s.read for s in found.finished}
   expected = sum(reads[path.name.removesuffix(".parquet")] for path in shards[3:]) / 81

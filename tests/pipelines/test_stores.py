@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, sealing, stores
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints, storage
+from pipelines.store import block_files, clearing, score_files, sealing
+from pipelines.store.score_store import ScoreStore
 
 S, T = (blocks.Shard(name, f"/{name}", "jsonl", "", 100, "crc32c:00000000") for name in "st")
 REQUEST = {"model": "a", "inputs": [S.identity()]}
@@ -19,8 +20,8 @@ SIZES = (4, 0, 3, 5)  # rows of the blocks; the second one is all that a shard c
 
 
 @pytest.fixture
-def store(tmp_path) -> stores.ScoreStore:
-  return stores.ScoreStore.of(str(tmp_path / "store"), REQUEST)
+def store(tmp_path) -> ScoreStore:
+  return ScoreStore.of(str(tmp_path / "store"), REQUEST)
 
 
 def write_blocks(store, shard=S, *, bad=(2, 6), tokens=True, sizes=SIZES) -> int:
@@ -50,7 +51,7 @@ def test_a_shard_holds_each_scored_row_and_its_dead_letter_the_others(store):
   assert (summary.read, summary.scored, summary.bad, summary.num_tokens, summary.text_bytes) == (12, 10, 2, 58, 120)
   assert summary.reasons == {"empty_text": 2}
   assert summary.first_bad == ["s row 2 (empty_text)", "s row 6 (empty_text)"]
-  with stores.ScoreFile(store, S) as scores:
+  with score_files.ScoreFile(store, S) as scores:
     assert [len(scores.block(index)) for index in range(len(SIZES))] == [3, 0, 2, 5]
     assert [len(batch) for batch in scores.batches(4)] == [4, 4, 2]
   table = pq.read_table(store.scores_path(S)).to_pydict()
@@ -59,7 +60,7 @@ def test_a_shard_holds_each_scored_row_and_its_dead_letter_the_others(store):
   assert set(table["shard"]) == {"s"}
   with open(store.dead_letter_path(S)) as file:
     assert [json.loads(line)["row"] for line in file] == [2, 6]
-  assert stores.read_summary(store, S) == summary
+  assert score_files.read_summary(store, S) == summary
   assert store.finished_blocks(S, store.engine()) == frozenset()
   assert store.finished([T, S]) == [S]
 
@@ -111,10 +112,10 @@ def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
 
   monkeypatch.setattr(storage, "delete_folder", interrupted)
   with pytest.raises(KeyboardInterrupt):
-    stores.clear(store)
+    clearing.clear(store)
   assert fingerprints.holds(store.request_path, store.fingerprint)
   monkeypatch.undo()
-  stores.clear(store)
+  clearing.clear(store)
   assert storage.match(store.folder + "/**") == []
 
 
@@ -126,7 +127,7 @@ def test_a_store_without_a_summary_is_not_complete(store):
 def test_scores_of_another_request_are_never_taken(store):
   """A run of another model still writes into the folder. Kills the mutants: blocks found by the shard's name alone; a
   footer that nobody compares; a summary that is complete for everybody."""
-  other = stores.ScoreStore.of(store.folder, REQUEST | {"model": "b"})
+  other = ScoreStore.of(store.folder, REQUEST | {"model": "b"})
   rows = write_blocks(other)
   assert store.finished_blocks(S, store.engine()) == frozenset()
   block_files.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
@@ -137,10 +138,10 @@ def test_scores_of_another_request_are_never_taken(store):
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
     block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   with pytest.raises(WinnowError, match="scores of another request"):
-    stores.read_summary(store, S)
+    score_files.read_summary(store, S)
   with pytest.raises(WinnowError, match="of another request"):
     store.ledger()
-  stores.clear_others(store, [S], keep_engine=True)
+  clearing.clear_others(store, [S], keep_engine=True)
   assert not other.has_scores
   assert store.finished_blocks(S, store.engine()) == {0, 1, 2, 3}
   assert block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).scored == 10
@@ -153,10 +154,10 @@ def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
   for shard in (S, T):
     block_files.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
   replaced = dataclasses.replace(T, checksum="crc32c:11111111")
-  now = stores.ScoreStore.of(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
-  stores.clear_others(now, [S, replaced], keep_engine=True)
+  now = ScoreStore.of(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
+  clearing.clear_others(now, [S, replaced], keep_engine=True)
   assert now.finished([S, replaced]) == [S]
-  assert stores.read_summary(now, S).scored == 10
+  assert score_files.read_summary(now, S).scored == 10
   assert storage.exists(now.dead_letter_path(S)) and not storage.exists(now.dead_letter_path(T))
   assert storage.exists(now.engine_path) and not storage.exists(now.request_path)
 
@@ -172,14 +173,14 @@ def test_damage_in_a_score_file_is_told_by_its_name(store):
   damaged[scores_of_first_block.data_page_offset + scores_of_first_block.total_compressed_size - 1] ^= 0xFF
   storage.delete([path])
   storage.create(path, bytes(damaged))
-  with stores.ScoreFile(store, S) as scores, pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged"):
+  with score_files.ScoreFile(store, S) as scores, pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged"):
     list(scores.batches(100))
   for content in (whole[:-9], b"", None):
     storage.delete([path])
     if content is not None:
       storage.create(path, content)
     with pytest.raises(WinnowError, match=r"s\.parquet is missing or damaged"):
-      stores.ScoreFile(store, S)
+      score_files.ScoreFile(store, S)
 
 
 def write_damaged(path: str, how: str) -> None:
@@ -232,7 +233,7 @@ def test_any_flipped_bit_is_found(store, what):
     if what == "block":
       table, *about = block_files.read_block(path)
       return table.to_pylist(), about
-    with stores.ScoreFile(store, S) as scores:
+    with score_files.ScoreFile(store, S) as scores:
       return scores.check(), [scores.block(index).to_pylist() for index in range(len(SIZES))]
 
   whole = storage.read_bytes(path)
@@ -258,7 +259,7 @@ def test_who_reads_scores_alone_takes_no_damaged_ones(store):
   path = store.scores_path(S)
 
   def read():
-    with stores.ScoreFile(store, S) as scores:
+    with score_files.ScoreFile(store, S) as scores:
       blocks_ = [scores.block(index).to_pylist() for index in range(len(SIZES))]
       return scores.summary, blocks_, [batch.to_pylist() for batch in scores.batches(4, domains=True)]
 
@@ -295,7 +296,7 @@ def test_scores_of_another_engine_are_never_taken(store):
   assert store.finished_blocks(T, store.engine()) == frozenset()
   with pytest.raises(WinnowError, match="the scores of s are of another engine"):
     sealing.seal(store, [old], [], 1.0)
-  stores.clear_others(store, [S], keep_engine=True)
+  clearing.clear_others(store, [S], keep_engine=True)
   assert not store.has_scores
 
 
@@ -313,15 +314,15 @@ def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
 
   monkeypatch.setattr(storage, "open_input", failing)
   with pytest.raises(storage.AccessError, match="Input/output error"):
-    stores.clear_others(store, [S], keep_engine=True)
+    clearing.clear_others(store, [S], keep_engine=True)
   monkeypatch.undo()
-  assert stores.read_summary(store, S).scored == 10
+  assert score_files.read_summary(store, S).scored == 10
 
 
 def test_a_shard_that_seems_shorter_is_damaged(store, monkeypatch):
   """A bit that is turned outside of the pages may do it. Kills the mutant that reads what there is."""
   block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
-  with stores.ScoreFile(store, S) as scores:
+  with score_files.ScoreFile(store, S) as scores:
     assert sum(batch.num_rows for batch in scores.batches(4, domains=True)) == 10
     monkeypatch.setattr(scores._parquet, "iter_batches", lambda rows, columns: iter([]))
     with pytest.raises(DamagedError, match="it has 0 of 10 rows"):

@@ -9,19 +9,21 @@ import pytest
 from apache_beam.testing import util
 
 from curation import selection
-from pipelines import block_files, ranks, stores, thresholds
+from pipelines import ranks, thresholds
 from pipelines.corpus import blocks
 from pipelines.files import storage
+from pipelines.store import block_files, score_store
+from pipelines.store.score_store import ScoreStore
 
 ROWS = {"a": 5_000, "b": 0, "c": 7_001, "d": 1}
 SHARDS = {blocks.Shard(name, "", "jsonl", "", 0): rows for name, rows in ROWS.items()}
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> stores.ScoreStore:
+def store(tmp_path_factory) -> ScoreStore:
   """Scores of a few values only, so that the threshold falls among equal ones."""
   generator = np.random.default_rng(0)
-  store = stores.ScoreStore.of(str(tmp_path_factory.mktemp("store")), {})
+  store = ScoreStore.of(str(tmp_path_factory.mktemp("store")), {})
   for shard, rows in SHARDS.items():
     for index, start in enumerate(range(0, rows, 1000)):
       size = min(1000, rows - start)
@@ -72,7 +74,7 @@ def by_sorting(store, request) -> thresholds.Selected:
 )
 def test_the_passes_find_what_a_sort_finds(store, request_):
   """Kills the mutants: a pass looks at the first bits again; a shard's last batch is left out."""
-  ledger = stores.Ledger(sum(SHARDS.values()), None if request_.num_tokens is None else 1 << 40, 0)
+  ledger = score_store.Ledger(sum(SHARDS.values()), None if request_.num_tokens is None else 1 << 40, 0)
   expected = by_sorting(store, request_)
   with beam.Pipeline("FnApiRunner") as pipeline:
     shards = pipeline | "Shards" >> beam.Create(list(SHARDS)) | beam.Reshuffle()
@@ -135,7 +137,7 @@ def test_each_pass_opens_each_score_file_once(store, monkeypatch, request_):
   monkeypatch.setattr(selection, "refine", refined)
   with beam.Pipeline("FnApiRunner") as pipeline:
     shards = pipeline | "Shards" >> beam.Create(list(SHARDS)) | beam.Reshuffle()
-    ledgers = pipeline | "Ledger" >> beam.Create([stores.Ledger(sum(SHARDS.values()), 1 << 40, 0)])
+    ledgers = pipeline | "Ledger" >> beam.Create([score_store.Ledger(sum(SHARDS.values()), 1 << 40, 0)])
     _ = shards | thresholds.FindThreshold(store, request_, ledgers)
   assert len(searches) == selection.NUM_PASSES
   passes = searches.count(False)

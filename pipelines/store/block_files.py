@@ -19,19 +19,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import stores
 from pipelines.corpus import blocks
 from pipelines.files import damage, sealed_parquet, storage
+from pipelines.store import kinds, score_files
+from pipelines.store.score_store import ScoreStore
 
 
 def block_schema(*values: pa.Field) -> pa.Schema:
   """The columns of a block file whose documents have `values` each."""
-  return pa.schema(
-    [stores.ROW, *values, stores.NUM_TOKENS, stores.DOMAIN, ("reason", pa.string()), ("text", pa.string())]
-  )
+  return pa.schema([kinds.ROW, *values, kinds.NUM_TOKENS, kinds.DOMAIN, ("reason", pa.string()), ("text", pa.string())])
 
 
-BLOCK_SCHEMA = block_schema(stores.SCORE_FIELD)
+BLOCK_SCHEMA = block_schema(kinds.SCORE_FIELD)
 # Numbers that look random: compressing them takes more time than it saves, and a dictionary is of no use.
 _OF_KEPT_BLOCKS: dict[str, Any] = {"compression": "none", "use_dictionary": False}
 _NAMED_BAD = 3
@@ -46,7 +45,7 @@ class BlockFile(NamedTuple):
   checksum: int
 
 
-def write_block(store: stores.ScoreStore, shard: blocks.Shard, index: int, block: BlockFile, *, engine: str) -> None:
+def write_block(store: ScoreStore, shard: blocks.Shard, index: int, block: BlockFile, *, engine: str) -> None:
   """Makes a finished block durable: as block_schema, every row of it in order; bad rows have a reason."""
   options = _OF_KEPT_BLOCKS if store.keeps_blocks else {}
   path = store.block_path(shard, index, engine)
@@ -56,8 +55,8 @@ def write_block(store: stores.ScoreStore, shard: blocks.Shard, index: int, block
 
 
 def compact_shard(
-  store: stores.ScoreStore, shard: blocks.Shard, *, num_blocks: int, num_rows: int
-) -> stores.ShardSummary:
+  store: ScoreStore, shard: blocks.Shard, *, num_blocks: int, num_rows: int
+) -> score_files.ShardSummary:
   """Joins the block files of a finished shard into its Parquet file and its dead letter, one row group per block.
 
   Raises WinnowError unless the blocks are all there and hold each row of the shard once. The Parquet file is written
@@ -67,7 +66,7 @@ def compact_shard(
   ledger = _Ledger(shard.name, store.block_folder(shard, engine))
   schema = store.shard_schema
   names = [name for name in schema.names if name != "shard"]
-  dictionaries = ["shard", stores.DOMAIN.name]
+  dictionaries = ["shard", kinds.DOMAIN.name]
   with (
     tempfile.SpooledTemporaryFile(max_size=16 << 20) as dead_letter,
     sealed_parquet.create(store.scores_path(shard), schema, must_agree=True, use_dictionary=dictionaries) as writer,
@@ -94,9 +93,7 @@ def compact_shard(
   return summary
 
 
-def sound_blocks(
-  store: stores.ScoreStore, shard: blocks.Shard, engine: str, holds: Callable[[int], bool]
-) -> dict[int, int]:
+def sound_blocks(store: ScoreStore, shard: blocks.Shard, engine: str, holds: Callable[[int], bool]) -> dict[int, int]:
   """A shard's blocks that are on record and whole, of those that `holds` picks, and the checksums of their documents.
 
   Damaged ones are removed.
@@ -118,14 +115,14 @@ def sound_blocks(
     return {index: of_documents for index, of_documents in found if of_documents is not None}
 
 
-def sound_shard(store: stores.ScoreStore, shard: blocks.Shard) -> stores.ShardSummary | None:
+def sound_shard(store: ScoreStore, shard: blocks.Shard) -> score_files.ShardSummary | None:
   """The ledger of a compacted shard whose files are as they were written; None where they had to be removed.
 
   Its scores and dead letter are read whole. Embeddings, which stay in block files, are checked as they are used.
   """
   damaged = store.scores_path(shard)
   try:
-    with stores.ScoreFile(store, shard) as scores:
+    with score_files.ScoreFile(store, shard) as scores:
       summary = scores.check()
     if summary.bad:
       damaged = store.dead_letter_path(shard)
@@ -143,7 +140,7 @@ def sound_shard(store: stores.ScoreStore, shard: blocks.Shard) -> stores.ShardSu
 
 
 @contextlib.contextmanager
-def removing_damaged(store: stores.ScoreStore, shard: blocks.Shard, index: int | None = None) -> Iterator[None]:
+def removing_damaged(store: ScoreStore, shard: blocks.Shard, index: int | None = None) -> Iterator[None]:
   """What proves damaged, at a second look too, is removed, so that the command that made the store makes it again.
 
   `index`: of the block that is read, of a store that keeps its blocks; None: the shard's scores are read.
@@ -177,9 +174,9 @@ def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
     with pq.ParquetFile(pa.BufferReader(data)) as parquet:
       about: dict[str, Any] = sealed_parquet.description(parquet)
       schema = parquet.schema_arrow
-      values = tuple(schema.field(place) for place in range(1, schema.get_field_index(stores.NUM_TOKENS.name)))
-      one_value = ([stores.SCORE], [stores.EMBEDDING], [stores.SIGNATURE])
-      is_known = values == stores.CLUSTER_FIELDS or [value.name for value in values] in one_value
+      values = tuple(schema.field(place) for place in range(1, schema.get_field_index(kinds.NUM_TOKENS.name)))
+      one_value = ([kinds.SCORE], [kinds.EMBEDDING], [kinds.SIGNATURE])
+      is_known = values == kinds.CLUSTER_FIELDS or [value.name for value in values] in one_value
       if not is_known or not schema.equals(block_schema(*values)):
         raise ValueError("its columns are not a block's")
       return BlockFile(parquet.read(columns), about["text_bytes"], about["checksum"])
@@ -225,10 +222,10 @@ class _Ledger:
       self._first_bad.append(f"{self._shard} row {row['row']} ({row['reason']})")
     return good, bad
 
-  def close(self, num_rows: int, fingerprint: str, *, engine: str, dead_letter: str) -> stores.ShardSummary:
+  def close(self, num_rows: int, fingerprint: str, *, engine: str, dead_letter: str) -> score_files.ShardSummary:
     if self._next_row != num_rows:
       raise WinnowError(f"{self._shard} has {num_rows} rows, its blocks {self._next_row}; {self._advice}")
-    return stores.ShardSummary(
+    return score_files.ShardSummary(
       shard=self._shard,
       block_rows=self._block_rows,
       block_checksums=self._block_checksums,

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import block_files, stores
 from pipelines.corpus import blocks
 from pipelines.corpus.stripes import Stripe
 from pipelines.files import damage, fingerprints, storage
+from pipelines.store import block_files, clearing, score_files, score_store
+from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs
 
 _NAMED = 3
@@ -34,7 +35,7 @@ class CheckShards(beam.DoFn):
 
   AGAIN = "again"
 
-  def __init__(self, store: stores.ScoreStore, report: Callable[..., None]):
+  def __init__(self, store: ScoreStore, report: Callable[..., None]):
     self._store, self._report = store, report
 
   def process(self, first: Stripe) -> Iterator[Any]:
@@ -48,8 +49,8 @@ class CheckShards(beam.DoFn):
 
 
 def finish_shard(
-  store: stores.ScoreStore, stripes_done: Iterable[tuple[blocks.Shard, StripeTotals]]
-) -> stores.ShardSummary:
+  store: ScoreStore, stripes_done: Iterable[tuple[blocks.Shard, StripeTotals]]
+) -> score_files.ShardSummary:
   """Compacts a shard whose stripes are all done; a second run of the same command may have been faster."""
   (shard, *_), totals = zip(*stripes_done, strict=True)
   if len(set(totals)) != 1:
@@ -58,7 +59,7 @@ def finish_shard(
     summary = block_files.compact_shard(store, shard, num_blocks=totals[0].num_blocks, num_rows=totals[0].num_rows)
   except WinnowError as error:
     if storage.exists(store.scores_path(shard)):
-      return stores.read_summary(store, shard)
+      return score_files.read_summary(store, shard)
     if isinstance(error, DamagedError):  # since the reader of its stripe looked at it
       raise DamagedError(f"{error}; run the same command again, which makes it again") from error
     raise
@@ -67,8 +68,8 @@ def finish_shard(
 
 
 def seal(
-  store: stores.ScoreStore, summaries: list[stores.ShardSummary], shards: list[blocks.Shard], max_bad_fraction: float
-) -> stores.Ledger:
+  store: ScoreStore, summaries: list[score_files.ShardSummary], shards: list[blocks.Shard], max_bad_fraction: float
+) -> score_store.Ledger:
   """Adds up the figures of all shards and writes them, which makes the store complete.
 
   Raises WinnowError if more than `max_bad_fraction` of the documents are bad, or, below 1, all of a shard's; nothing is
@@ -97,11 +98,11 @@ def seal(
   if storage.exists(store.summary_path) and store.readable_summary() is None:
     damage.remove(store.folder, store.summary_path, DamagedError(f"{store.summary_path} is damaged"))
   storage.create(store.summary_path, fingerprints.sealed(ledger), must_agree=True)
-  stores.tidy(store, shards)
+  clearing.tidy(store, shards)
   return store.ledger()
 
 
-def _refuse_without_documents(store: stores.ScoreStore, summaries: list[stores.ShardSummary]) -> None:
+def _refuse_without_documents(store: ScoreStore, summaries: list[score_files.ShardSummary]) -> None:
   """Raises WinnowError that names the shards whose every row is bad: they are not what their names say, as a rule."""
   # Where a stage before has left rows out, the others are few, and the stage has seen a document of the shard.
   named = [
@@ -118,7 +119,7 @@ def _refuse_without_documents(store: stores.ScoreStore, summaries: list[stores.S
     )
 
 
-def add_up(summaries: list[stores.ShardSummary]) -> dict[str, Any]:
+def add_up(summaries: list[score_files.ShardSummary]) -> dict[str, Any]:
   """What summary.json says: sums over the shards, and each shard's own figures."""
   reasons: dict[str, int] = {}
   for summary in summaries:

@@ -1,0 +1,136 @@
+"""The scores of a compacted shard, with its ledger in the footer."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.errors import WinnowError
+from pipelines.corpus import blocks
+from pipelines.files import damage, sealed_parquet, storage
+from pipelines.store import kinds
+from pipelines.store.score_store import ScoreStore
+
+_BATCH_ROWS = 1 << 18
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSummary:
+  """The ledger of one shard: `read` = `scored` + `bad`. `num_tokens` is None where the scorer counts none.
+
+  `block_rows` counts all rows: also blank lines, and rows that a stage before has left out, which are not read.
+  """
+
+  shard: str
+  block_rows: list[int]
+  block_checksums: list[int]
+  """Of their documents, as they were scored."""
+  read: int
+  scored: int
+  bad: int
+  num_tokens: int | None
+  text_bytes: int
+  reasons: dict[str, int]
+  first_bad: list[str]
+  fingerprint: str
+  engine: str
+  dead_letter: str
+  """The checksum of its dead letter."""
+  blank: int = 0
+  """Blank lines."""
+
+  @property
+  def num_rows(self) -> int:
+    return sum(self.block_rows)
+
+  @property
+  def left_out(self) -> int:
+    """Rows that a stage before has not selected."""
+    return self.num_rows - self.read - self.blank
+
+
+def read_summary(store: ScoreStore, shard: blocks.Shard) -> ShardSummary:
+  """The ledger of a compacted shard, from the footer of its Parquet file."""
+  with ScoreFile(store, shard) as scores:
+    return scores.summary
+
+
+class ScoreFile:
+  """The scores of a compacted shard, a context manager; pages are checked against their checksums.
+
+  Raises WinnowError that names the file where it is of another request, DamagedError where it is missing or damaged.
+  """
+
+  def __init__(self, store: ScoreStore, shard: blocks.Shard):
+    self._path = store.scores_path(shard)
+    with self._told():
+      self._file = storage.open_input(self._path)
+    try:
+      with self._told():
+        self._parquet = pq.ParquetFile(self._file, page_checksum_verification=True)
+        found = self._parquet.schema_arrow
+        # How a dictionary is indexed is for Arrow to choose as it reads.
+        if found.names != store.shard_schema.names or found.remove(0) != store.shard_schema.remove(0):
+          raise ValueError("its columns are not a shard's")
+        self._columns = found.names[1:-1]
+        self.summary = ShardSummary(**sealed_parquet.description(self._parquet))
+      if self.summary.fingerprint != store.fingerprint_of(shard):
+        raise WinnowError(
+          f"{self._path} holds scores of another request: another run has written there; see that it has ended, and "
+          "run winnow score again with --overwrite"
+        )
+    except BaseException:
+      self._file.close()
+      raise
+
+  def __enter__(self) -> "ScoreFile":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._file.close()
+
+  def block(self, index: int, *, domains: bool = False) -> pa.Table:
+    """`row`, `score` (if the store has scores), `num_tokens` of a block's scored documents; `domain` if need be."""
+    with self._told():
+      return self._parquet.read_row_group(index, columns=self._names(domains))
+
+  def check_seal(self) -> None:
+    """Reads the whole file; DamagedError unless every byte is as written."""
+    with self._told():
+      sealed_parquet.check(self._file)
+
+  def batches(self, rows: int, *, domains: bool = False) -> Iterator[pa.RecordBatch]:
+    """The same columns of the whole shard, and `domain` if need be, at most `rows` documents at a time."""
+    batches = self._parquet.iter_batches(rows, columns=self._names(domains))
+    seen = 0
+    while True:
+      with self._told():
+        batch = next(batches, None)
+        # A bit that is turned outside of the pages may make a column seem shorter.
+        if batch is None and seen != self.summary.scored:
+          raise ValueError(f"it has {seen:,} of {self.summary.scored:,} rows")
+      if batch is None:
+        return
+      seen += batch.num_rows
+      yield batch
+
+  def check(self) -> ShardSummary:
+    """Reads the whole file; DamagedError unless every byte is as written and it holds what its ledger says."""
+    scored, num_tokens = 0, 0
+    self.check_seal()
+    for batch in self.batches(_BATCH_ROWS):
+      scored += batch.num_rows
+      num_tokens += pc.sum(batch["num_tokens"].cast(pa.int64())).as_py() or 0
+    with self._told():
+      if (scored, num_tokens) != (self.summary.scored, self.summary.num_tokens or 0):
+        raise ValueError("its rows are not those of its ledger")
+    return self.summary
+
+  def _names(self, domains: bool) -> list[str]:
+    return [*self._columns, *([kinds.DOMAIN.name] if domains else [])]
+
+  def _told(self) -> contextlib.AbstractContextManager[None]:
+    return damage.told(self._path)
