@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import domains, selection
-from pipelines import quotas, ranks, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.files import fingerprints
 from pipelines.runners import launch
+from pipelines.selection import quotas, ranks, thresholds
 from pipelines.store import block_files, score_files, score_store
 from pipelines.store.score_store import ScoreStore
 

@@ -4,20 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines import (
-  estimate,
-  flags,
-  found_stores,
-  options,
-  output_plans,
-  plans,
-  score,
-  scoring_jobs,
-  store_plans,
-  survivors,
-)
+from pipelines import estimate, flags, found_stores, options, output_plans, plans, score, scoring_jobs, store_plans
 from pipelines import sample as sample_command
 from pipelines.runners import commands, launch
+from pipelines.selection import survivors
 
 
 def curate(argv: Sequence[str]) -> None:

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, manifests, options, plans, ranks
+from pipelines import flags, found_stores, manifests, options, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
 from pipelines.runners import commands
+from pipelines.selection import ranks
 from pipelines.store import kinds, score_files
 from pipelines.store.score_store import ScoreStore
 

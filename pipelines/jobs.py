@@ -10,11 +10,12 @@ from typing import Any
 import apache_beam as beam
 
 from curation.errors import WinnowError
-from pipelines import dataset, manifests, meter, sampling, thresholds, writing
+from pipelines import dataset, manifests, meter, sampling, writing
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import damage, fingerprints, storage
 from pipelines.runners import commands, launch
 from pipelines.scoring_jobs import ScoringJob, divide
+from pipelines.selection import thresholds
 from pipelines.worker import progress
 
 _COLLECTED_SECOND, _WRITTEN_SECOND = 30_000, 60_000  # documents, by one core

@@ -10,8 +10,9 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, folders, formats, thresholds, writing
+from pipelines import dataset, folders, formats, writing
 from pipelines.files import fingerprints, storage
+from pipelines.selection import thresholds
 from pipelines.store import score_store
 
 MANIFEST_FILE = folders.MANIFEST_FILE

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import model_scorers, options, scorers, scoring, survivors
+from pipelines import model_scorers, options, scorers, scoring
 from pipelines.corpus import blocks, first_rows, inputs, sources
 from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.runners import launch
 from pipelines.scoring_jobs import SelectingJob
+from pipelines.selection import survivors
 from pipelines.store import score_store
 from pipelines.store.score_store import ScoreStore
 

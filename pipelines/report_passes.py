@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 
 from curation import hashing, metrics
 from curation.errors import WinnowError
-from pipelines import ranks
 from pipelines.corpus import blocks
 from pipelines.report_sources import Sources
+from pipelines.selection import ranks
 from pipelines.store import kinds, score_files
 
 SAMPLE_DOCUMENTS = 500_000  # as the paper's Figure 7 has it

@@ -9,10 +9,11 @@ import apache_beam as beam
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import flags, folders, formats, found_stores, limits, manifests, ranks, writing
+from pipelines import flags, folders, formats, found_stores, manifests, writing
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.runners import launch
+from pipelines.selection import limits, ranks
 from pipelines.store import kinds
 from pipelines.store.score_store import ScoreStore
 

@@ -10,8 +10,9 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines import manifests, scoring, thresholds, writing
+from pipelines import manifests, scoring, writing
 from pipelines.corpus import stripes
+from pipelines.selection import thresholds
 from pipelines.worker import memory, progress
 
 

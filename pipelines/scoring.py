@@ -23,9 +23,9 @@ from pipelines import failing, recording, scorers
 from pipelines.corpus import blocks, sources
 from pipelines.corpus.stripes import Spread, Stripe
 from pipelines.files import damage, fingerprints, row_bits, storage
+from pipelines.selection.survivors import Survivors
 from pipelines.store import block_files, kinds, score_files, sealing
 from pipelines.store.score_store import ScoreStore
-from pipelines.survivors import Survivors
 from pipelines.worker import logs, prefetch, progress
 
 METRICS = "winnow"

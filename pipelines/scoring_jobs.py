@@ -9,10 +9,11 @@ import apache_beam as beam
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import clustering, comparing, comparison, joining, scoring, sketching, survivors, thresholds
+from pipelines import clustering, comparing, comparison, joining, scoring, sketching
 from pipelines.corpus import blocks, sources, stripes
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
+from pipelines.selection import survivors, thresholds
 from pipelines.store import clearing, score_store
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress

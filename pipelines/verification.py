@@ -21,10 +21,11 @@ import pyarrow as pa
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import dataset, formats, manifests, ranks, thresholds, writing
+from pipelines import dataset, formats, manifests, writing
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
+from pipelines.selection import ranks, thresholds
 from pipelines.store import score_files
 from pipelines.worker import progress
 

@@ -20,9 +20,9 @@ from curation.errors import WinnowError
 from pipelines.corpus import blocks, embedding_files, fixed_width
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, row_bits, storage
+from pipelines.selection.survivors import Survivors, only
 from pipelines.store import block_files, score_files
 from pipelines.store.score_store import ScoreStore
-from pipelines.survivors import Survivors, only
 
 KEYED_TEXT = "keyed_text"
 _COUNTING = 16  # files read at once, since each waits for a store

@@ -7,7 +7,8 @@ import pytest
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import manifests, thresholds, writing
+from pipelines import manifests, writing
+from pipelines.selection import thresholds
 
 SUMMARY = {
   "scored": 30,

@@ -19,9 +19,10 @@ from running import content, logs, run_in
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import formats, manifests, quotas
+from pipelines import formats, manifests
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints
+from pipelines.selection import quotas
 from pipelines.sorted_runs import run_writer
 from pipelines.store import block_files, score_files, score_store
 from pipelines.store.score_store import ScoreStore

@@ -9,9 +9,9 @@ import pytest
 from apache_beam.testing import util
 
 from curation import selection
-from pipelines import ranks, thresholds
 from pipelines.corpus import blocks
 from pipelines.files import storage
+from pipelines.selection import ranks, thresholds
 from pipelines.store import block_files, score_store
 from pipelines.store.score_store import ScoreStore
 

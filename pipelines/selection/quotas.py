@@ -21,9 +21,9 @@ import pyarrow as pa
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import ranks
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.selection import ranks
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import block_files, score_files
 from pipelines.store.score_store import ScoreStore

@@ -9,8 +9,8 @@ import numpy as np
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import ranks
 from pipelines.corpus import blocks
+from pipelines.selection import ranks
 from pipelines.store import score_store
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from curation import selection
 from curation.errors import DamagedError, WinnowError
-from pipelines import limits, ranks, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.selection import limits, ranks, thresholds
 from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress

@@ -12,9 +12,9 @@ import numpy as np
 
 from curation import selection
 from curation.errors import DamagedError
-from pipelines import quotas, ranks, thresholds
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, storage
+from pipelines.selection import quotas, ranks, thresholds
 from pipelines.store import score_store
 from pipelines.store.score_store import ScoreStore
 
