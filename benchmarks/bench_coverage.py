@@ -20,7 +20,8 @@ import yaml
 
 from curation import demo_embedder, minhash, race
 from pipelines import demo_corpus
-from pipelines.corpus import fixed_width, sources
+from pipelines.corpus import fixed_width
+from pipelines.scoring import stored_blocks
 from pipelines.store.score_store import ScoreStore
 
 FIGURE = common.PROJECT / "docs/coverage.svg"
@@ -213,7 +214,7 @@ def _read(written: demo_corpus.DemoCorpus, embedded: pathlib.Path, cells: pathli
   store = ScoreStore.at(str(embedded))
   assert store is not None
   for shard in store.shards():
-    for block in sources.StoredEmbeddings(store, "float16").read(shard, lambda _: True):
+    for block in stored_blocks.StoredEmbeddings(store, "float16").read(shard, lambda _: True):
       assert block.documents is not None
       found += [f"{shard.name}#{row}" for row in block.documents["row"].to_pylist()]
       vectors.append(race.unit_vectors(fixed_width.array(block.documents["embedding"], "float16")))

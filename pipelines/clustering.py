@@ -21,9 +21,10 @@ import numpy as np
 
 from curation import centroid_files, cluster_diagnostics, hashing, kmeans
 from curation.errors import WinnowError
-from pipelines import scorers, sketching
-from pipelines.corpus import blocks, fixed_width, sources
+from pipelines import scorers
+from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.scoring import stored_blocks
 from pipelines.store import clearing, score_files
 from pipelines.store.groups import Group, Numbered, group_blocks
 from pipelines.store.score_store import ScoreStore
@@ -49,7 +50,7 @@ class ClusteringConfig:
   progress_address: progress.Address | None = None
 
   @property
-  def embeddings(self) -> sources.StoredEmbeddings:
+  def embeddings(self) -> stored_blocks.StoredEmbeddings:
     return self.scorer.embeddings
 
   @property
@@ -123,7 +124,7 @@ def write_sample(config: ClusteringConfig, numbered: Numbered, documents: int) -
   """Makes durable what a group has of the sample, float16 [N, D] in order; returns the group's number and a path."""
   path = config.work_path(["sample", _identity(config, numbered.group)])
   if _has_arrays(config, path, 1):
-    resumed = sketching.documents_of(config.embeddings, numbered.group)
+    resumed = stored_blocks.documents_of(config.embeddings, numbered.group)
     progress.report(config.progress_address, stage=SAMPLING, resumed=resumed)
     return numbered.number, path
   about, parts = config.scorer.config, []
@@ -165,7 +166,7 @@ def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str,
   path = config.work_path(["sums", _identity(config, numbered.group), held.file.checksum])
   report = functools.partial(progress.report, config.progress_address, stage=_refining(config, iteration))
   if _has_arrays(config, path, 3):
-    report(resumed=sketching.documents_of(config.embeddings, numbered.group))
+    report(resumed=stored_blocks.documents_of(config.embeddings, numbered.group))
   else:
     memory.return_large_arrays()
     with _TURN, progress.working(config.progress_address, _refining(config, iteration)):

@@ -28,10 +28,11 @@ import pyarrow as pa
 
 from curation import cluster_tiles, hashing, semdedup
 from curation.errors import WinnowError
-from pipelines import clustering, scorers, sketching, splitting, steps
+from pipelines import clustering, scorers, splitting
 from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
-from pipelines.corpus import blocks, sources
+from pipelines.corpus import blocks
 from pipelines.files import sealed_arrays, storage
+from pipelines.scoring import steps, stored_blocks
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import score_files
 from pipelines.store.groups import Numbered
@@ -74,7 +75,7 @@ def move_group(config: ComparingConfig, numbered: Numbered) -> int:
   memory.return_large_arrays()
   path = work.path("moved", f"{numbered.number:05d}.run")
   if work.is_whole_run(path):
-    resumed = sketching.documents_of(config.scorer.clusters, numbered.group)
+    resumed = stored_blocks.documents_of(config.scorer.clusters, numbered.group)
     progress.report(config.progress_address, stage=MOVING, resumed=resumed)
     return 0
   moved = 0
@@ -246,7 +247,7 @@ def gather_shard(config: ComparingConfig, index: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class ComparedBlocks(sources.StoredBlocks):
+class ComparedBlocks(stored_blocks.StoredBlocks):
   """The blocks of a store of clusters with the largest cosine of each document, as `scorers.SemDeDup` reads it."""
 
   config: ComparingConfig

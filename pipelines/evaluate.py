@@ -8,10 +8,11 @@ from typing import Any
 
 from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import evaluation, flags, folders, jobs, models, options, plans, scoring, store_plans
+from pipelines import evaluation, flags, folders, jobs, models, options, plans, store_plans
 from pipelines.corpus import inputs
 from pipelines.files import storage
 from pipelines.runners import commands, launch
+from pipelines.scoring import scoring
 
 
 def evaluate(argv: Sequence[str]) -> None:

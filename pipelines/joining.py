@@ -27,9 +27,10 @@ import pyarrow as pa
 
 from curation import minhash
 from curation.errors import DamagedError
-from pipelines import scorers, sketching, steps
-from pipelines.corpus import blocks, fixed_width, sources
+from pipelines import scorers
+from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.scoring import steps, stored_blocks
 from pipelines.sorted_runs import run_files, run_writer
 from pipelines.store import clearing, kinds
 from pipelines.store.groups import Group, Numbered, group_blocks
@@ -154,7 +155,7 @@ def key_group(config: JoiningConfig, numbered: Numbered) -> None:
   work = Work.of(config)
   path = work.run_path("keyed", numbered.number)
   if work.is_whole_run(path):
-    resumed = sketching.documents_of(config.scorer.signatures, numbered.group)
+    resumed = stored_blocks.documents_of(config.scorer.signatures, numbered.group)
     progress.report(config.progress_address, stage=LOOKING, resumed=resumed)
     return
   _be_lean()
@@ -306,7 +307,7 @@ def _connected(paths: Iterator[str]) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class JoinedBlocks(sources.StoredBlocks):
+class JoinedBlocks(stored_blocks.StoredBlocks):
   """The blocks of a store of signatures with what each document is, as `scorers.MinHash` reads it."""
 
   config: JoiningConfig

@@ -14,7 +14,7 @@ from pipelines import models
 from pipelines.corpus import sources
 from pipelines.files import fingerprints, storage
 from pipelines.runners import devices
-from pipelines.scorer_protocol import Scorer, Scores
+from pipelines.scoring.protocol import Scorer, Scores
 from pipelines.store import kinds
 
 if TYPE_CHECKING:

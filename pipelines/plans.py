@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import model_scorers, options, scorers, scoring
-from pipelines.corpus import blocks, first_rows, inputs, sources
+from pipelines import model_scorers, options, scorers
+from pipelines.corpus import blocks, first_rows, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.runners import launch
+from pipelines.scoring import scoring, stored_blocks
 from pipelines.scoring_jobs import SelectingJob
 from pipelines.selection import survivors
 from pipelines.store import score_store
@@ -113,7 +114,7 @@ def plan_scoring(
   folder: str,
   *,
   corpus: Corpus | None = None,
-  source: sources.Source | None = None,
+  source: stored_blocks.Source | None = None,
   spare: bool = False,
   stage: "Stage | None" = None,
   before: tuple[Any, ...] = (),
@@ -137,7 +138,7 @@ def plan_scoring(
     hints = launcher.fit_workers(model_scorers.model_bytes(scorer))
   if source is None:
     source = scorer.source(corpus.texts) if isinstance(scorer, model_scorers.Perplexity) else corpus.texts
-    source = source if stage.survivors is None else sources.Surviving(source, stage.survivors)
+    source = source if stage.survivors is None else stored_blocks.Surviving(source, stage.survivors)
   config = scoring.ScoringConfig(
     store,
     scorer,
@@ -150,7 +151,7 @@ def plan_scoring(
   )
   # What is known of the engine of what reads another store, that store says.
   knows_engine = launcher.is_local or isinstance(scorer, scorers.OF_STORED)
-  if isinstance(source, sources.StoredBlocks) and not hasattr(namespace, "input"):
+  if isinstance(source, stored_blocks.StoredBlocks) and not hasattr(namespace, "input"):
     where = fingerprints.readable(storage.join(source.store.folder, score_store.INPUT_FILE)) or {}
   else:
     where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
@@ -160,7 +161,7 @@ def plan_scoring(
   )
   if job.starts_over or not job.is_complete:
     storage.refuse_unwritable(folder)
-    reads_all = stage.survivors is None and not isinstance(source, sources.StoredBlocks)
+    reads_all = stage.survivors is None and not isinstance(source, stored_blocks.StoredBlocks)
     if reads_all and max_bad_fraction < 1:
       first_rows.refuse_pointers(corpus.shards)
       first_rows.refuse_without_documents(corpus.shards, corpus.fields)

@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines import manifests, scoring, writing
+from pipelines import manifests, writing
 from pipelines.corpus import stripes
 from pipelines.selection import thresholds
 from pipelines.worker import memory, progress
@@ -21,8 +21,8 @@ class WriteRuns(beam.DoFn):
 
   def __init__(self, config: writing.SamplingConfig):
     self._config = config
-    self._documents_read = Metrics.counter(scoring.METRICS, "documents_read_for_sample")
-    self._documents_selected = Metrics.counter(scoring.METRICS, "documents_selected")
+    self._documents_read = Metrics.counter(progress.METRICS, "documents_read_for_sample")
+    self._documents_selected = Metrics.counter(progress.METRICS, "documents_selected")
 
   def setup(self) -> None:
     memory.use_lean_arrow_pool()

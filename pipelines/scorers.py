@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from curation import giant_clusters, kmeans, minhash, semdedup
 from pipelines import model_scorers
-from pipelines.corpus import embedding_files, fixed_width, sources
+from pipelines.corpus import embedding_files, fixed_width
 from pipelines.files import fingerprints, storage
-from pipelines.scorer_protocol import OnBatch, Scorer, Scores
+from pipelines.scoring import stored_blocks
+from pipelines.scoring.protocol import OnBatch, Scorer, Scores
 from pipelines.store import kinds
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import memory, progress
@@ -77,7 +78,7 @@ class Density:
 
   reads: ClassVar[str] = kinds.EMBEDDING
   sketch_path: str
-  embeddings: sources.StoredEmbeddings
+  embeddings: stored_blocks.StoredEmbeddings
   kernel: str
   bandwidth: float | None
   """None: chosen from the data, and so `hashes`."""
@@ -161,7 +162,7 @@ class Cluster:
 
   reads: ClassVar[str] = kinds.EMBEDDING
   centroids_path: str
-  embeddings: sources.StoredEmbeddings
+  embeddings: stored_blocks.StoredEmbeddings
   config: kmeans.KMeansConfig
 
   def checked(self) -> "Cluster":
@@ -226,7 +227,7 @@ class Prototypes(_Own):
   """SSL Prototypes (paper B.4): what is least like the centroid of its cluster is the best, -cosine."""
 
   reads: ClassVar[str] = "cosine"
-  clusters: sources.StoredBlocks
+  clusters: stored_blocks.StoredBlocks
 
   def engine(self) -> dict[str, Any]:
     return _engine_of("clusters", self.clusters.store)
@@ -246,8 +247,8 @@ class SemDeDup(_Own):
   """SemDeDup (paper B.3): what repeats a document that is ranked before it in its cluster is the worst, -cosine."""
 
   reads: ClassVar[str] = "largest_cosine"
-  clusters: sources.StoredBlocks
-  embeddings: sources.StoredEmbeddings
+  clusters: stored_blocks.StoredBlocks
+  embeddings: stored_blocks.StoredEmbeddings
   keep: semdedup.Keep
   config: kmeans.KMeansConfig
   """How the clusters were found, and giant ones are split."""
@@ -321,7 +322,7 @@ class MinHash(_Own):
   """1 for a document that repeats no earlier one, 0 for its near-copies, and for theirs."""
 
   reads: ClassVar[str] = "repeats"
-  signatures: sources.StoredBlocks
+  signatures: stored_blocks.StoredBlocks
   config: minhash.MinHashConfig
 
   def engine(self) -> dict[str, Any]:
@@ -361,7 +362,6 @@ class Count(_Own):
 
 OF_STORED = (Density, Cluster, Prototypes, SemDeDup, MinHash)
 """Those that read another store in place of texts."""
-
 Description = (
   model_scorers.OfModel | MadeElsewhere | Density | Cluster | Prototypes | SemDeDup | Signatures | MinHash | Count
 )

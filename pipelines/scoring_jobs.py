@@ -9,10 +9,11 @@ import apache_beam as beam
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import clustering, comparing, comparison, joining, scoring, sketching
-from pipelines.corpus import blocks, sources, stripes
+from pipelines import clustering, comparing, comparison, joining, sketching
+from pipelines.corpus import blocks, stripes
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
+from pipelines.scoring import scoring, stored_blocks
 from pipelines.selection import survivors, thresholds
 from pipelines.store import clearing, score_store
 from pipelines.store.score_store import ScoreStore
@@ -198,7 +199,7 @@ class ScoringJob:
   def _stored(self) -> ScoreStore | None:
     """The store that is read in place of texts."""
     source = self.config.source
-    return source.store if isinstance(source, sources.StoredBlocks) else None
+    return source.store if isinstance(source, stored_blocks.StoredBlocks) else None
 
   def _waiting_and_finished(self) -> tuple[list[blocks.Shard], list[blocks.Shard]]:
     finished = self.config.store.finished(self.corpus.shards)

@@ -23,8 +23,9 @@ import numpy as np
 from curation import hashing, race
 from curation.errors import WinnowError
 from pipelines import scorers
-from pipelines.corpus import blocks, fixed_width, sources
+from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.scoring import stored_blocks
 from pipelines.store import score_files
 from pipelines.store.groups import Group, group_blocks
 from pipelines.store.score_store import ScoreStore
@@ -55,7 +56,7 @@ class SketchConfig:
   progress_address: progress.Address | None = None
 
   @property
-  def embeddings(self) -> sources.StoredEmbeddings:
+  def embeddings(self) -> stored_blocks.StoredEmbeddings:
     return self.scorer.embeddings
 
   @property
@@ -98,14 +99,6 @@ class Sampled(NamedTuple):
     return Sampled(*(column[order_N] for column in self))
 
 
-def documents_of(stored: sources.StoredBlocks, group: Group) -> int:
-  """About how many of the documents of a complete store a group has, by its share of the rows; no block is read."""
-  rows = {shard["shard"]: shard["block_rows"] for shard in stored.store.summary()["shards"]}
-  shards = stored.store.shards()
-  of_group = sum(sum(rows[shards[shard].name][first:stop]) for shard, first, stop in group.parts)
-  return round(stored.about_documents() * of_group / max(1, sum(map(sum, rows.values()))))
-
-
 def stages(config: SketchConfig, count: progress.Count | None) -> list[progress.Stage]:
   """What making the sketch shows of itself, where there is none."""
   if storage.exists(config.path(SKETCH_FILE)):
@@ -137,7 +130,9 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   parts = [(shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
   path = config.work_path([parts, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
   if _is_whole_sketch(config, path):
-    progress.report(config.progress_address, stage=SKETCHING, resumed=documents_of(config.embeddings, group))
+    progress.report(
+      config.progress_address, stage=SKETCHING, resumed=stored_blocks.documents_of(config.embeddings, group)
+    )
     return path
 
   def embeddings() -> Iterator[np.ndarray]:

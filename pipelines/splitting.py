@@ -23,7 +23,6 @@ import numpy as np
 
 from curation import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
-from pipelines import sketching
 from pipelines.comparison import (
   ComparingConfig,
   Splitting,
@@ -34,6 +33,7 @@ from pipelines.comparison import (
 )
 from pipelines.corpus import fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.scoring import stored_blocks
 from pipelines.sorted_runs import run_files, run_writer
 from pipelines.store.groups import Group, Numbered
 from pipelines.worker import logs, memory, prefetch, progress
@@ -92,7 +92,7 @@ def sample_group(config: ComparingConfig, numbered: Numbered) -> int:
   memory.use_lean_arrow_pool()
   path = splitting.sampled_path(numbered.number)
   if is_whole_run(config, path):
-    resumed = sketching.documents_of(config.scorer.clusters, numbered.group)
+    resumed = stored_blocks.documents_of(config.scorer.clusters, numbered.group)
     progress.report(config.progress_address, stage=SAMPLING, resumed=resumed)
     return numbered.number
   shards = config.shards
@@ -146,7 +146,7 @@ def assign_group(config: ComparingConfig, numbered: Numbered) -> int:
     files = _read_centroids(splitting)
     path = splitting.pieces_path(numbered.number, _fingerprint(files))
     if has_array(config, path):
-      resumed = sketching.documents_of(config.scorer.clusters, numbered.group)
+      resumed = stored_blocks.documents_of(config.scorer.clusters, numbered.group)
       progress.report(config.progress_address, stage=ASSIGNING, resumed=resumed)
       return numbered.number
     memory.return_large_arrays()

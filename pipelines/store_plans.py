@@ -31,6 +31,7 @@ from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.plans import Stage
 from pipelines.runners import launch
+from pipelines.scoring import stored_blocks
 from pipelines.store import kinds, score_store
 from pipelines.store.score_store import ScoreStore
 
@@ -134,7 +135,7 @@ def plan_embedding(
 
 def _embedder(
   namespace: argparse.Namespace, corpus: Corpus
-) -> tuple[model_scorers.SentenceT5 | scorers.MadeElsewhere, sources.Source]:
+) -> tuple[model_scorers.SentenceT5 | scorers.MadeElsewhere, stored_blocks.Source]:
   """What embeds a corpus as the flags say, and what it reads."""
   if namespace.embeddings is not None:
     for name in ("vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
@@ -157,7 +158,9 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stag
   embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
   if embedding.folder == folder:
     raise WinnowError(f"--name={name} and --embedding_name are the same; give each store a name of its own")
-  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
+  embeddings = stored_blocks.StoredEmbeddings(
+    embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors
+  )
   scorer = scorers.Density(
     sketch_path=storage.join(folder, score_store.SKETCH_FOLDER, sketching.SKETCH_FILE),
     embeddings=embeddings,
@@ -189,7 +192,7 @@ def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> S
     raise WinnowError(f"the store of embeddings {folder} is not complete; run its winnow embed command again")
   request = fingerprints.read_json(store.request_path)
   corpus = Corpus(store.shards(), blocks.Fields(**request["fields"]), request["block_rows"])
-  embeddings = sources.StoredEmbeddings(store, request["embedding_dtype"])
+  embeddings = stored_blocks.StoredEmbeddings(store, request["embedding_dtype"])
   return _plan_clustering(namespace, launcher, corpus, embeddings, Stage())
 
 
@@ -197,7 +200,7 @@ def _plan_clustering(
   namespace: argparse.Namespace,
   launcher: launch.Launcher,
   corpus: Corpus,
-  embeddings: sources.StoredEmbeddings,
+  embeddings: stored_blocks.StoredEmbeddings,
   stage: Stage,
   *,
   spare: bool = False,
@@ -242,11 +245,13 @@ def _plan_by_clusters(
   name = namespace.name or stage.named(f"{namespace.scorer}_{_embedder_name(namespace)}")
   folder = _store_folder(namespace, "name", name)
   embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
-  embeddings = sources.StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
+  embeddings = stored_blocks.StoredEmbeddings(
+    embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors
+  )
   clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
   if folder in (embedding.folder, clusters.folder):
     raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
-  stored = sources.StoredBlocks(clusters.config.store)
+  stored = stored_blocks.StoredBlocks(clusters.config.store)
   scorer: scorers.Prototypes | scorers.SemDeDup = scorers.Prototypes(stored)
   if namespace.scorer == flags.SEMDEDUP:
     assert clusters.centroids is not None
@@ -276,7 +281,7 @@ def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stag
   signing = plans.plan_scoring(
     namespace, launcher, scorers.Signatures(config.hashes), beside, corpus=stage.corpus, spare=True
   )
-  stored = sources.StoredBlocks(signing.config.store, survivors=stage.survivors)
+  stored = stored_blocks.StoredBlocks(signing.config.store, survivors=stage.survivors)
   scorer = scorers.MinHash(stored, config)
   plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=signing.corpus, source=stored, before=(signing,))

@@ -141,3 +141,6 @@ def _add(
 @functools.cache
 def _socket() -> socket.socket:
   return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+METRICS = "winnow"

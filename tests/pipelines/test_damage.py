@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from running import content, run_in
 
-from pipelines import manifests, recording, scoring
+from pipelines import manifests
 from pipelines.files import damage, storage
+from pipelines.scoring import recording, scoring
 from pipelines.worker import prefetch
 
 SCORE = ["--max_input_tokens=32", "--scores=scores", "--name=tiny", "--block_rows=50", "--direct_num_workers=1"]

@@ -25,10 +25,11 @@ from apache_beam.runners.dataflow import dataflow_runner
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import jobs, main, manifests, scorers, scoring, writing
+from pipelines import jobs, main, manifests, scorers, writing
 from pipelines.corpus import blocks
 from pipelines.files import fingerprints, storage
 from pipelines.runners import launch
+from pipelines.scoring import scoring
 from pipelines.store.score_store import ScoreStore
 
 JOB_ID = "2026-11-25_00_00_00-1"

@@ -17,8 +17,9 @@ import t5x_files
 from running import content, run_in
 
 from curation import checkpoints, hashing, perplexity
-from pipelines import evaluation, model_scorers, scoring
+from pipelines import evaluation, model_scorers
 from pipelines.files import damage
+from pipelines.scoring import scoring
 
 LIMITS = {"max_input_tokens": 40, "batch_tokens": 400}
 VALIDATION, NEWS = "val", "corpus_news_jsonl"

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines.corpus import blocks, fixed_width, sources
+from pipelines.corpus import blocks, fixed_width
+from pipelines.scoring import stored_blocks
 from pipelines.store.score_store import ScoreStore
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS = 600, 60, 8
@@ -182,7 +183,7 @@ def test_a_recipe_of_stages_with_embeddings_made_elsewhere(place, texts, tmp_pat
   store = ScoreStore.at(str(tmp_path / "scores/embeddings_made"))
   seen = 0
   for shard in store.shards():
-    for block in sources.StoredEmbeddings(store, "float16").read(shard, blocks.every):
+    for block in stored_blocks.StoredEmbeddings(store, "float16").read(shard, blocks.every):
       rows_N = block.documents["row"].to_numpy()
       wanted_ND = numbers[shard.name][rows_N]
       wanted_ND /= np.linalg.norm(wanted_ND, axis=1, keepdims=True)

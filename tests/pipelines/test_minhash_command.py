@@ -13,7 +13,8 @@ import pytest
 from running import content, logs, run_in, shards_of
 
 from curation import minhash
-from pipelines import joining, scoring
+from pipelines import joining
+from pipelines.scoring import scoring
 
 BIG_ROWS, SMALL_ROWS = 2_000, 250
 ONE, TWO = "--direct_num_workers=1", "--direct_num_workers=2"

@@ -13,9 +13,10 @@ import pytest
 import safetensors.numpy
 
 from curation.errors import WinnowError
-from pipelines import main, model_scorers, scorers, scoring
+from pipelines import main, model_scorers, scorers
 from pipelines.corpus import sources, stripes
 from pipelines.corpus.blocks import Fields, Shard
+from pipelines.scoring import scoring
 from pipelines.store import score_files, score_store, sealing
 from pipelines.store.score_store import ScoreStore
 

@@ -14,7 +14,8 @@ import pytest
 from running import content, embedded, logs, run_in, shards_of
 
 from curation import cluster_tiles, hashing, semdedup
-from pipelines import comparing, comparison, flags, options, scoring
+from pipelines import comparing, comparison, flags, options
+from pipelines.scoring import scoring
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 6_000, 500, 12, 21
 KMEANS = [f"--num_clusters={CLUSTERS}", "--kmeans_sample=100", "--kmeans_iterations=6"]

@@ -14,7 +14,8 @@ import pytest
 from running import content, logs, run_in
 
 from curation.errors import WinnowError
-from pipelines import flags, options, scoring
+from pipelines import flags, options
+from pipelines.scoring import scoring
 from pipelines.selection import survivors
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS = 1_500, 200, 8

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import formats, scoring, status
+from pipelines import formats, status
 from pipelines.files import fingerprints
+from pipelines.scoring import scoring
 from pipelines.store.score_store import ScoreStore
 
 SAMPLE = ["sample", "--scores=scores", "--sampler=ask_llm", "--name=tiny", "--direct_num_workers=1"]

@@ -10,7 +10,7 @@ from curation import domains
 from curation.errors import WinnowError
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import storage
-from pipelines.scorer_protocol import Scores
+from pipelines.scoring.protocol import Scores
 from pipelines.store import block_files, kinds
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs

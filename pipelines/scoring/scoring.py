@@ -19,16 +19,17 @@ from apache_beam.utils import shared
 
 from curation import domains
 from curation.errors import DamagedError, WinnowError
-from pipelines import failing, recording, scorers
+from pipelines import scorers
 from pipelines.corpus import blocks, sources
 from pipelines.corpus.stripes import Spread, Stripe
 from pipelines.files import damage, fingerprints, row_bits, storage
+from pipelines.scoring import bisection, recording, stored_blocks
+from pipelines.scoring.protocol import Scorer
 from pipelines.selection.survivors import Survivors
 from pipelines.store import block_files, kinds, score_files, sealing
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, prefetch, progress
 
-METRICS = "winnow"
 GATHERING = "gathering the results of each shard"
 LOADING = "loading the model"
 # What else takes a while to load, by the scorer that reads it.
@@ -47,7 +48,7 @@ class ScoringConfig:
 
   store: ScoreStore
   scorer: scorers.Description
-  source: sources.Source
+  source: stored_blocks.Source
   max_bad_fraction: float
   progress_address: progress.Address | None = None
   resource_hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -80,7 +81,7 @@ class ScoringConfig:
 class Loaded:
   """A scorer that is ready, and the fingerprint of its engine."""
 
-  scorer: scorers.Scorer
+  scorer: Scorer
   engine: str
 
 
@@ -115,7 +116,7 @@ def score_blocks(
         if loaded is None:  # from here on the stage's clock runs: what is on record took no time of it
           loaded = load()
           at_work.enter_context(progress.working(config.progress_address, config.title))
-        yield block, loaded, failing.prepare(loaded.scorer, block, config.scorer.reads)
+        yield block, loaded, bisection.prepare(loaded.scorer, block, config.scorer.reads)
 
   here: list[int] = []
   try:
@@ -165,7 +166,7 @@ def _score_prepared(
         yield recording.BlockCounts(block.index, block.num_rows, _not_read(block, kept))
         continue
       started, passed = time.monotonic(), progress.Block(config.progress_address, config.title)
-      block, scores = failing.run(loaded.scorer, block, ready, config.scorer.reads, on_batch=passed.add)
+      block, scores = bisection.run(loaded.scorer, block, ready, config.scorer.reads, on_batch=passed.add)
       milliseconds = round(1000 * (time.monotonic() - started))
       passed.finish(block.num_rows - _not_read(block, kept), scores.useful_tokens)
       if written is not None:
@@ -208,11 +209,11 @@ class ScoreBlocks(beam.DoFn):
     self._tokens = self._counter("tokens")
     self._useful_tokens = self._counter("tokens_useful")
     self._padding_tokens = self._counter("tokens_padding")
-    self._block_latency = Metrics.distribution(METRICS, self._prefix + "block_latency_ms")
-    self._load_latency = Metrics.distribution(METRICS, self._prefix + "model_load_ms")
+    self._block_latency = Metrics.distribution(progress.METRICS, self._prefix + "block_latency_ms")
+    self._load_latency = Metrics.distribution(progress.METRICS, self._prefix + "model_load_ms")
 
   def _counter(self, name: str) -> Any:
-    return Metrics.counter(METRICS, self._prefix + name)
+    return Metrics.counter(progress.METRICS, self._prefix + name)
 
   def process(self, stripe: Stripe) -> Iterator[tuple[str, tuple[blocks.Shard, sealing.StripeTotals]]]:
     num_blocks = num_rows = 0

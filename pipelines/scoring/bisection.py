@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from pipelines import scorers
 from pipelines.corpus import blocks
+from pipelines.scoring.protocol import OnBatch, Scorer, Scores
 from pipelines.worker import logs
 
 REASON = "scorer_failed"
@@ -27,7 +27,7 @@ class _Failed:
   error: Exception
 
 
-def prepare(scorer: scorers.Scorer, block: blocks.Block, reads: str) -> Any:
+def prepare(scorer: Scorer, block: blocks.Block, reads: str) -> Any:
   """The host's work for a block's column `reads`, for `run`."""
   assert block.documents is not None
   try:
@@ -37,8 +37,8 @@ def prepare(scorer: scorers.Scorer, block: blocks.Block, reads: str) -> Any:
 
 
 def run(
-  scorer: scorers.Scorer, block: blocks.Block, prepared: Any, reads: str, *, on_batch: scorers.OnBatch | None = None
-) -> tuple[blocks.Block, scorers.Scores]:
+  scorer: Scorer, block: blocks.Block, prepared: Any, reads: str, *, on_batch: OnBatch | None = None
+) -> tuple[blocks.Block, Scores]:
   """A block and its scores. Documents of a text that make the scorer fail are among its bad ones then."""
   assert block.documents is not None
   try:
@@ -56,9 +56,7 @@ def _is_nobodys(error: Exception) -> bool:
   return isinstance(error, WinnowError | MemoryError) or type(error).__module__.startswith("jax")
 
 
-def _without_culprits(
-  scorer: scorers.Scorer, block: blocks.Block, error: Exception, reads: str
-) -> tuple[blocks.Block, scorers.Scores]:
+def _without_culprits(scorer: Scorer, block: blocks.Block, error: Exception, reads: str) -> tuple[blocks.Block, Scores]:
   """The block with the documents that make the scorer fail among its bad ones, and the scores of the others.
 
   `error`, which scoring the whole block ended with, is raised again where the documents are not to blame: a worker in
@@ -67,7 +65,7 @@ def _without_culprits(
   """
   documents, bad = block.documents, block.bad
   assert documents is not None and bad is not None
-  parts: list[scorers.Scores] = []
+  parts: list[Scores] = []
   good: list[pa.Table] = []
   culprits: list[dict[str, Any]] = []
 
@@ -101,7 +99,7 @@ def _without_culprits(
   return dataclasses.replace(block, documents=kept, bad=fallen, text_bytes=blocks.text_bytes(kept)), _joined(parts)
 
 
-def _can_score(scorer: scorers.Scorer) -> bool:
+def _can_score(scorer: Scorer) -> bool:
   try:
     scorer.run(scorer.prepare(pa.chunked_array([pa.array([_PROBE])])))
   except Exception:
@@ -109,9 +107,9 @@ def _can_score(scorer: scorers.Scorer) -> bool:
   return True
 
 
-def _joined(parts: list[scorers.Scores]) -> scorers.Scores:
+def _joined(parts: list[Scores]) -> Scores:
   tokens = [part.num_tokens for part in parts if part.num_tokens is not None]
-  return scorers.Scores(
+  return Scores(
     np.concatenate([part.scores for part in parts]),
     np.concatenate(tokens) if len(tokens) == len(parts) else None,
     sum(part.useful_tokens for part in parts),

@@ -1,0 +1,123 @@
+"""Blocks of a store, in place of a corpus's: what scorers over embeddings, clusters or signatures read.
+
+Borders of blocks and bad rows are those of the corpus that the store was made from.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import pyarrow.compute as pc
+
+from pipelines.corpus import blocks, sources
+from pipelines.files import fingerprints, row_bits, storage
+from pipelines.scoring import stored_blocks
+from pipelines.selection.survivors import Survivors, only
+from pipelines.store import block_files, score_files
+from pipelines.store.groups import Group
+from pipelines.store.score_store import ScoreStore
+
+_COUNTING = 16  # files read at once, since each waits for a store
+_BATCH_ROWS = 1 << 18
+
+
+@dataclasses.dataclass(frozen=True)
+class Surviving:
+  """The documents of a corpus that a stage before has selected."""
+
+  may_change: ClassVar[bool] = True
+  source: sources.Texts | sources.KeyedTexts
+  survivors: Survivors
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    kept = self.survivors.kept(shard)
+    for block in self.source.read(shard, want):
+      yield only(block, kept)
+
+  def refuse_changed(self, shard: blocks.Shard) -> None:
+    """Raises ChangedError unless the shard is what it was at launch."""
+    self.source.refuse_changed(shard)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredBlocks:
+  """What a complete store that keeps its blocks holds: row, num_tokens, domain, and `embedding`, `signature`, or
+  `cluster` and `cosine`; bad rows with their reasons. Of survivors alone where there are some.
+  """
+
+  may_change: ClassVar[bool] = False  # other embeddings make another store, whose fingerprint differs
+  store: ScoreStore
+  survivors: Survivors | None = dataclasses.field(default=None, kw_only=True)
+
+  def documents(self) -> int:
+    """How many there are."""
+    if self.survivors is None:
+      return self.store.summary()["scored"]
+    with concurrent.futures.ThreadPoolExecutor(_COUNTING) as pool:
+      return sum(pool.map(self._count, self.store.shards()))
+
+  def about_documents(self) -> int:
+    """The same without reading the store: those that survive and are bad in it count too."""
+    return self.store.summary()["scored"] if self.survivors is None else self.survivors.documents or 0
+
+  def _count(self, shard: blocks.Shard) -> int:
+    """Those that survive may be bad in this store."""
+    assert self.survivors is not None
+    kept = self.survivors.kept(shard)
+    with score_files.ScoreFile(self.store, shard) as file:
+      batches = file.batches(_BATCH_ROWS)
+      return sum(int(row_bits.look_up(kept, batch["row"].to_numpy()).sum()) for batch in batches)
+
+  def fingerprint_with_engine(self) -> str:
+    """Identifies what is read: the store as it was computed, and what the stage before has selected by its scores."""
+    of_store = self.store.fingerprint_with_engine()
+    if self.survivors is None:
+      return of_store
+    return fingerprints.fingerprint([of_store, storage.base_name(self.survivors.folder)])
+
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    summary = score_files.read_summary(self.store, shard)
+    kept = None if self.survivors is None else self.survivors.kept(shard)
+    for index, num_rows in enumerate(summary.block_rows):
+      if want(index):
+        block = self._stored(shard, summary, index)
+        yield block if kept is None else only(block, kept)
+      else:
+        yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0, 0)
+
+  def refuse_changed(self, shard: blocks.Shard) -> None:
+    """Needs nothing."""
+
+  def block(self, shard: blocks.Shard, summary: score_files.ShardSummary, index: int) -> blocks.Block:
+    """One block. Raises DamagedError that says what to do where its file is damaged."""
+    block = self._stored(shard, summary, index)
+    return block if self.survivors is None else only(block, self.survivors.kept(shard))
+
+  def _stored(self, shard: blocks.Shard, summary: score_files.ShardSummary, index: int) -> blocks.Block:
+    store = self.store
+    with block_files.removing_damaged(store, shard, index):
+      table, text_bytes, checksum = block_files.read_block(store.block_path(shard, index, summary.engine))
+    is_bad = pc.is_valid(table["reason"])
+    good, bad = table.filter(pc.invert(is_bad)), table.filter(is_bad)
+    first_row = sum(summary.block_rows[:index])
+    bad = bad.select(["row", "reason", "text"])
+    return blocks.Block(index, first_row, len(table), good, bad, text_bytes, checksum)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredEmbeddings(StoredBlocks):
+  """The embeddings of a complete store of them, in the `dtype` that they were written in."""
+
+  dtype: str
+
+
+Source = sources.Texts | sources.KeyedTexts | sources.TextsWithEmbeddings | Surviving | StoredBlocks
+
+
+def documents_of(stored: stored_blocks.StoredBlocks, group: Group) -> int:
+  """About how many of the documents of a complete store a group has, by its share of the rows; no block is read."""
+  rows = {shard["shard"]: shard["block_rows"] for shard in stored.store.summary()["shards"]}
+  shards = stored.store.shards()
+  of_group = sum(sum(rows[shards[shard].name][first:stop]) for shard, first, stop in group.parts)
+  return round(stored.about_documents() * of_group / max(1, sum(map(sum, rows.values()))))
