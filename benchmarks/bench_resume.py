@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from curation import random_t5
-from pipelines import flags, options, plans, scorers
+from pipelines import flags, options, plans
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
+from pipelines.scorers.count import Count
 from pipelines.store import block_files
 
 BLOCK_ROWS = 64
@@ -93,7 +94,7 @@ def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> Non
   namespace, beam_arguments = options.parse(flags.SAMPLE, arguments)
   launcher = plans.make_launcher(namespace, beam_arguments)
   place = f"{folder}/out/.winnow/count"
-  job = plans.plan_scoring(namespace, launcher, scorers.Count(), place, spare=True)
+  job = plans.plan_scoring(namespace, launcher, Count(), place, spare=True)
   job.claim()
   store = job.config.store
   engine = {"method": store.method}

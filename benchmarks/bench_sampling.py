@@ -9,10 +9,11 @@ import time
 
 import common
 
-from pipelines import flags, jobs, main, options, plans, scorers
+from pipelines import flags, jobs, main, options, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import storage
+from pipelines.scorers.count import Count
 
 
 def seconds_of(function) -> float:
@@ -41,7 +42,7 @@ def score_nothing(source: str, folder: pathlib.Path) -> float:
   arguments = [source, f"--scores={folder.parent}", "--direct_num_workers=1"]
   namespace, beam_arguments = options.parse(flags.SCORE, arguments)
   launcher = plans.make_launcher(namespace, beam_arguments)
-  job = plans.plan_scoring(namespace, launcher, scorers.Count(), str(folder))
+  job = plans.plan_scoring(namespace, launcher, Count(), str(folder))
   jobs.run(launcher, ["winnow", "score"], scoring_job=job)
   return logged_seconds(folder)
 

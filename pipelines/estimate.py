@@ -17,10 +17,11 @@ from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import flags, model_scorers, plans, store_plans
+from pipelines import flags, plans, store_plans
 from pipelines.corpus import blocks, counting, first_rows
 from pipelines.durations import duration
 from pipelines.runners import accelerators, devices, launch
+from pipelines.scorers.t5.base import OfModel, model_bytes
 
 _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
@@ -44,7 +45,7 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
   corpus = plans.read_corpus(namespace)
   what_for = getattr(namespace, "scorer", flags.EMBED)
-  scorer: model_scorers.OfModel | None = None
+  scorer: OfModel | None = None
   if what_for not in (flags.EMBED, *flags.OF_EMBEDDINGS, flags.MINHASH):
     scorer = store_plans.of_model(namespace).checked()
   elif namespace.model is not None:
@@ -70,11 +71,11 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
       for what in ("num_tokens_N", "lengths_N", "flops_N")
     )
     padding = engine.block_padding(work, blocks.BLOCK_ROWS)
-    model_bytes = model_scorers.model_bytes(scorer)
+    size = model_bytes(scorer)
     if on_cpu:
-      speed = _measured(scorer, sampled, work, accelerators.smallest_machine(None, model_bytes))
+      speed = _measured(scorer, sampled, work, accelerators.smallest_machine(None, size))
     else:
-      speed = _reckoned(accelerators.find(namespace.accelerator), model_bytes)
+      speed = _reckoned(accelerators.find(namespace.accelerator), size)
     hours = flops.value / speed.flops / 3600
     table.add_row("tokens of whole texts", _figure(tokens))
     table.add_row("tokens of the model's inputs", _figure(useful))

@@ -8,10 +8,11 @@ from typing import Any
 
 from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import evaluation, flags, folders, jobs, models, options, plans, store_plans
+from pipelines import evaluation, flags, folders, jobs, options, plans, store_plans
 from pipelines.corpus import inputs
 from pipelines.files import storage
 from pipelines.runners import commands, launch
+from pipelines.scorers.t5 import model_files
 from pipelines.scoring import scoring
 
 
@@ -24,7 +25,7 @@ def evaluate(argv: Sequence[str]) -> None:
     )
   if folders.is_store(scores := inputs.absolute(namespace.scores)):
     raise WinnowError(f"--scores={namespace.scores} {folders.instead_of_stores(scores)}")
-  found, left_out = models.find_models(namespace.models)
+  found, left_out = model_files.find_models(namespace.models)
   for reason in left_out:
     print(f"winnow: left out: {reason}", file=sys.stderr)
   for path in filter(os.path.isdir, found.values()):

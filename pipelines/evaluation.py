@@ -20,11 +20,13 @@ import numpy as np
 from curation import corpus_loss, hashing, span_corruption
 from curation.corpus_loss import CorpusLoss, MeanLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import flags, found_stores, model_scorers, models, report_charts
+from pipelines import flags, found_stores, report_charts
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import damage, fingerprints, storage
 from pipelines.report_figures import Figure
+from pipelines.scorers.t5 import model_files
+from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.store import kinds, score_files
 from pipelines.store.score_store import ScoreStore
 
@@ -102,7 +104,7 @@ def _read_shard(store: ScoreStore, shard: blocks.Shard, request: dict[str, Any])
 def _read_block(scores: score_files.ScoreFile, index: int, shard: blocks.Shard, request: dict[str, Any]) -> CorpusLoss:
   table = scores.block(index)
   rows_N, scores_N, num_tokens_N = (table[name].to_numpy() for name in ("row", kinds.SCORE, "num_tokens"))
-  keys_N = hashing.hash_documents(model_scorers.Perplexity.PURPOSE, request["mask_seed"], shard.name, rows_N)
+  keys_N = hashing.hash_documents(Perplexity.PURPOSE, request["mask_seed"], shard.name, rows_N)
   targets_N = span_corruption.target_lengths(
     request["objective"], num_tokens_N.astype(np.int64), keys_N, request["max_input_tokens"]
   )
@@ -120,7 +122,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
   for name, store in sorted(found_stores.find_stores(folder).stores.items()):
     if store.scorer != flags.PERPLEXITY or not store.is_complete:
       continue
-    if models.is_of_unfinished(name):
+    if model_files.is_of_unfinished(name):
       told[name] = f"{store.folder} is left out: its checkpoint was not finished; delete the folder"
       continue
     there, here = ({key: of[key] for key in of if key != "model"} for of in (_request(store), request))

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import model_scorers, options, scorers
+from pipelines import options
 from pipelines.corpus import blocks, first_rows, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.runners import launch
+from pipelines.scorers.made_elsewhere import MadeElsewhere
+from pipelines.scorers.registry import OF_STORED
+from pipelines.scorers.t5.base import OfModel, model_bytes
+from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.scoring import scoring, stored_blocks
+from pipelines.scoring.protocol import Description
 from pipelines.scoring_jobs import SelectingJob
 from pipelines.selection import survivors
 from pipelines.store import score_store
@@ -110,7 +115,7 @@ def read_corpus(namespace: argparse.Namespace) -> Corpus:
 def plan_scoring(
   namespace: argparse.Namespace,
   launcher: launch.Launcher,
-  scorer: scorers.Description,
+  scorer: Description,
   folder: str,
   *,
   corpus: Corpus | None = None,
@@ -134,10 +139,10 @@ def plan_scoring(
   request = store_request(scorer, corpus, stage)
   store = ScoreStore.of(folder, request)
   hints: dict[str, str] = {}
-  if isinstance(scorer, model_scorers.OfModel):
-    hints = launcher.fit_workers(model_scorers.model_bytes(scorer))
+  if isinstance(scorer, OfModel):
+    hints = launcher.fit_workers(model_bytes(scorer))
   if source is None:
-    source = scorer.source(corpus.texts) if isinstance(scorer, model_scorers.Perplexity) else corpus.texts
+    source = scorer.source(corpus.texts) if isinstance(scorer, Perplexity) else corpus.texts
     source = source if stage.survivors is None else stored_blocks.Surviving(source, stage.survivors)
   config = scoring.ScoringConfig(
     store,
@@ -150,7 +155,7 @@ def plan_scoring(
     survivors=stage.survivors,
   )
   # What is known of the engine of what reads another store, that store says.
-  knows_engine = launcher.is_local or isinstance(scorer, scorers.OF_STORED)
+  knows_engine = launcher.is_local or isinstance(scorer, OF_STORED)
   if isinstance(source, stored_blocks.StoredBlocks) and not hasattr(namespace, "input"):
     where = fingerprints.readable(storage.join(source.store.folder, score_store.INPUT_FILE)) or {}
   else:
@@ -182,16 +187,16 @@ def plan_scoring(
   return job
 
 
-def store_request(scorer: scorers.Description, corpus: Corpus, stage: Stage) -> dict[str, Any]:
+def store_request(scorer: Description, corpus: Corpus, stage: Stage) -> dict[str, Any]:
   """What the store of a scorer's results belongs to; the scorer is checked already."""
   return {"format": score_store.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
 
 
-def made_with(namespace: argparse.Namespace, scorer: scorers.Description) -> dict[str, str]:
+def made_with(namespace: argparse.Namespace, scorer: Description) -> dict[str, str]:
   """What a scorer runs, by the names of flags: a hub's model with the revision that was read."""
-  if isinstance(scorer, scorers.MadeElsewhere):
+  if isinstance(scorer, MadeElsewhere):
     return {"embeddings": namespace.embeddings}
-  if not isinstance(scorer, model_scorers.OfModel):
+  if not isinstance(scorer, OfModel):
     return {}
   model = namespace.model if os.path.isdir(namespace.model) else scorer.model
   return {"model": model} | ({} if scorer.vocabulary is None else {"vocabulary": namespace.vocabulary})

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, jobs, options, output_plans, plans, scorers, writing
+from pipelines import flags, found_stores, jobs, options, output_plans, plans, writing
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
 from pipelines.runners import commands, launch
+from pipelines.scorers.count import Count
 
 _MOST_UNUSED = 0.01  # of a budget of tokens, without a warning
 
@@ -29,7 +30,7 @@ def sample(argv: Sequence[str]) -> None:
   elif namespace.sampler == "random":
     # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
     folder = writing.count_folder(inputs.absolute(namespace.output))
-    scoring_job = plans.plan_scoring(namespace, launcher, scorers.Count(), folder, spare=True)
+    scoring_job = plans.plan_scoring(namespace, launcher, Count(), folder, spare=True)
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")

@@ -4,9 +4,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import clustering, estimate, flags, jobs, joining, options, plans, sketching, store_plans
+from pipelines import estimate, flags, jobs, options, plans, store_plans
 from pipelines.files import fingerprints
 from pipelines.runners import commands
+from pipelines.scorers.clusters import clustering
+from pipelines.scorers.density import sketching
+from pipelines.scorers.minhash import joining
 
 
 def score(argv: Sequence[str]) -> None:

@@ -9,10 +9,13 @@ import apache_beam as beam
 
 from curation import domains
 from curation.errors import WinnowError
-from pipelines import clustering, comparing, comparison, joining, sketching
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
+from pipelines.scorers.clusters import clustering
+from pipelines.scorers.density import sketching
+from pipelines.scorers.minhash import joining
+from pipelines.scorers.semdedup import comparing, layout
 from pipelines.scoring import scoring, stored_blocks
 from pipelines.selection import survivors, thresholds
 from pipelines.store import clearing, score_store
@@ -43,7 +46,7 @@ class ScoringJob:
   before: tuple["ScoringJob | SelectingJob", ...] = ()
   sketch: sketching.SketchConfig | None = None
   centroids: clustering.ClusteringConfig | None = None
-  compared: comparison.ComparingConfig | None = None
+  compared: layout.ComparingConfig | None = None
   joined: joining.JoiningConfig | None = None
 
   @property

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import clustering, flags, folders, found_stores, options, plans, sketching
+from pipelines import flags, folders, found_stores, options, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.durations import duration
 from pipelines.files import fingerprints, storage
 from pipelines.runners import commands
+from pipelines.scorers.clusters import clustering
+from pipelines.scorers.density import sketching
 from pipelines.store import kinds, score_files
 from pipelines.store.score_store import ScoreStore
 

@@ -11,26 +11,27 @@ from typing import Any
 
 from curation import kmeans, minhash
 from curation.errors import WinnowError
-from pipelines import (
-  clustering,
-  comparing,
-  comparison,
-  flags,
-  folders,
-  found_stores,
-  joining,
-  model_scorers,
-  models,
-  options,
-  plans,
-  scorers,
-  sketching,
-)
+from pipelines import flags, folders, found_stores, options, plans
 from pipelines.corpus import blocks, embedding_files, inputs, sources
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.plans import Stage
 from pipelines.runners import launch
+from pipelines.scorers.clusters import clustering
+from pipelines.scorers.clusters.prototypes import Prototypes
+from pipelines.scorers.clusters.scorer import Cluster
+from pipelines.scorers.count import Count
+from pipelines.scorers.density import sketching
+from pipelines.scorers.density.scorer import Density
+from pipelines.scorers.made_elsewhere import MadeElsewhere
+from pipelines.scorers.minhash import joining
+from pipelines.scorers.minhash.scorer import MinHash, Signatures
+from pipelines.scorers.semdedup import comparing, layout
+from pipelines.scorers.semdedup.scorer import SemDeDup
+from pipelines.scorers.t5 import model_files
+from pipelines.scorers.t5.ask_llm import AskLlm
+from pipelines.scorers.t5.perplexity import Perplexity
+from pipelines.scorers.t5.sentence_t5 import SentenceT5
 from pipelines.scoring import stored_blocks
 from pipelines.store import kinds, score_store
 from pipelines.store.score_store import ScoreStore
@@ -41,7 +42,7 @@ _OF_CLUSTERS = ("num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_ite
 _NAME = re.compile(r"\w+", re.ASCII)
 
 
-def of_model(namespace: argparse.Namespace) -> model_scorers.AskLlm | model_scorers.Perplexity:
+def of_model(namespace: argparse.Namespace) -> AskLlm | Perplexity:
   """The scorer that runs --model over the texts."""
   options.require(namespace, "model")
   common: dict[str, Any] = {
@@ -53,13 +54,13 @@ def of_model(namespace: argparse.Namespace) -> model_scorers.AskLlm | model_scor
     "vocabulary": namespace.vocabulary,
   }
   if namespace.scorer == flags.PERPLEXITY:
-    return model_scorers.Perplexity(objective=namespace.objective, mask_seed=namespace.mask_seed, **common)
+    return Perplexity(objective=namespace.objective, mask_seed=namespace.mask_seed, **common)
   template = options.read_prompt(namespace.prompt_file)
-  return model_scorers.AskLlm(template=template, yes_token=namespace.yes_token, **common)
+  return AskLlm(template=template, yes_token=namespace.yes_token, **common)
 
 
-def sentence_t5(namespace: argparse.Namespace) -> model_scorers.SentenceT5:
-  return model_scorers.SentenceT5(
+def sentence_t5(namespace: argparse.Namespace) -> SentenceT5:
+  return SentenceT5(
     model=namespace.model,
     embedding_dtype=namespace.embedding_dtype,
     max_input_tokens=namespace.max_input_tokens,
@@ -76,7 +77,7 @@ def plan_counting(
   """The job of a store that only tells which documents there are, for random sampling."""
   stage = stage or Stage()
   folder = _store_folder(namespace, "name", namespace.name or stage.named(flags.RANDOM))
-  return plans.plan_scoring(namespace, launcher, scorers.Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
+  return plans.plan_scoring(namespace, launcher, Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
 
 
 def plan_named_scoring(
@@ -97,7 +98,7 @@ def plan_named_scoring(
     return _plan_minhash(namespace, launcher, stage, spare=spare)
   scorer = of_model(namespace)
   _check_devices(namespace)
-  name = namespace.name or stage.named(f"{namespace.scorer}_{models.model_name(namespace.model)}")
+  name = namespace.name or stage.named(f"{namespace.scorer}_{model_files.model_name(namespace.model)}")
   folder = _store_folder(namespace, "name", name)
   corpus = corpus or stage.corpus
   job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare, stage=stage)
@@ -133,9 +134,7 @@ def plan_embedding(
   return job
 
 
-def _embedder(
-  namespace: argparse.Namespace, corpus: Corpus
-) -> tuple[model_scorers.SentenceT5 | scorers.MadeElsewhere, stored_blocks.Source]:
+def _embedder(namespace: argparse.Namespace, corpus: Corpus) -> tuple[SentenceT5 | MadeElsewhere, stored_blocks.Source]:
   """What embeds a corpus as the flags say, and what it reads."""
   if namespace.embeddings is not None:
     for name in ("vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
@@ -147,7 +146,7 @@ def _embedder(
         f"with, and name it by --embedding_name={storage.base_name(namespace.embeddings)}"
       )
     files = embedding_files.find(namespace.embeddings, list(corpus.shards))
-    return scorers.MadeElsewhere(files, namespace.embedding_dtype), sources.TextsWithEmbeddings(corpus.texts, files)
+    return MadeElsewhere(files, namespace.embedding_dtype), sources.TextsWithEmbeddings(corpus.texts, files)
   _check_devices(namespace)
   return sentence_t5(namespace), corpus.texts
 
@@ -161,7 +160,7 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stag
   embeddings = stored_blocks.StoredEmbeddings(
     embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors
   )
-  scorer = scorers.Density(
+  scorer = Density(
     sketch_path=storage.join(folder, score_store.SKETCH_FOLDER, sketching.SKETCH_FILE),
     embeddings=embeddings,
     kernel=namespace.kernel,
@@ -219,10 +218,10 @@ def _plan_clustering(
   if before:  # else they are what the command is to make
 
     def asked(wanted: argparse.Namespace) -> dict[str, Any]:
-      return plans.store_request(scorers.Cluster(path, embeddings, _k_means(wanted)), corpus, stage)
+      return plans.store_request(Cluster(path, embeddings, _k_means(wanted)), corpus, stage)
 
     _adopt(namespace, folder, _OF_CLUSTERS, asked)
-  scorer = scorers.Cluster(path, embeddings, _k_means(namespace))
+  scorer = Cluster(path, embeddings, _k_means(namespace))
   plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=corpus, source=embeddings, before=before)
   centroids = clustering.ClusteringConfig(scorer, job.config.store)
@@ -252,10 +251,10 @@ def _plan_by_clusters(
   if folder in (embedding.folder, clusters.folder):
     raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
   stored = stored_blocks.StoredBlocks(clusters.config.store)
-  scorer: scorers.Prototypes | scorers.SemDeDup = scorers.Prototypes(stored)
+  scorer: Prototypes | SemDeDup = Prototypes(stored)
   if namespace.scorer == flags.SEMDEDUP:
     assert clusters.centroids is not None
-    scorer = scorers.SemDeDup(
+    scorer = SemDeDup(
       stored,
       embeddings,
       keep=namespace.keep,
@@ -265,9 +264,9 @@ def _plan_by_clusters(
     )
   plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=embedding.corpus, source=stored, before=(clusters,))
-  if not isinstance(scorer, scorers.SemDeDup):
+  if not isinstance(scorer, SemDeDup):
     return job
-  compared = comparison.ComparingConfig(scorer, job.config.store)
+  compared = layout.ComparingConfig(scorer, job.config.store)
   source = comparing.ComparedBlocks(stored.store, compared)
   return dataclasses.replace(job, compared=compared, config=dataclasses.replace(job.config, source=source))
 
@@ -278,11 +277,9 @@ def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stag
   beside = _store_folder(namespace, "name", f"signatures_{config.hashes}")
   if folder == beside:
     raise WinnowError(f"--name={namespace.name} is of the store of signatures; give each store a name of its own")
-  signing = plans.plan_scoring(
-    namespace, launcher, scorers.Signatures(config.hashes), beside, corpus=stage.corpus, spare=True
-  )
+  signing = plans.plan_scoring(namespace, launcher, Signatures(config.hashes), beside, corpus=stage.corpus, spare=True)
   stored = stored_blocks.StoredBlocks(signing.config.store, survivors=stage.survivors)
-  scorer = scorers.MinHash(stored, config)
+  scorer = MinHash(stored, config)
   plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=signing.corpus, source=stored, before=(signing,))
   joined = joining.JoiningConfig(scorer, job.config.store)
@@ -320,10 +317,10 @@ def _without(request: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 def _embedder_name(namespace: argparse.Namespace) -> str:
   """A model's name, or of files that were made elsewhere the folder's."""
   if namespace.model is not None:
-    return models.model_name(namespace.model)
+    return model_files.model_name(namespace.model)
   if namespace.embeddings is None:
     return ""  # which is refused in a moment
-  return models.model_name(inputs.absolute(namespace.embeddings).rpartition("/")[0])
+  return model_files.model_name(inputs.absolute(namespace.embeddings).rpartition("/")[0])
 
 
 def _store_folder(namespace: argparse.Namespace, flag: str, name: str) -> str:

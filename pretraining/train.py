@@ -25,9 +25,10 @@ import numpy as np
 from curation import checkpoint_writer, checkpoints, engine, span_corruption, t5, training
 from curation.errors import WinnowError
 from curation.vocabulary import NUM_SENTINELS, Vocabulary
-from pipelines import flag, models
+from pipelines import flag
 from pipelines.corpus import inputs
 from pipelines.runners import commands
+from pipelines.scorers.t5 import model_files
 
 # Over this many steps a loss is told.
 _TOLD_STEPS = 50
@@ -164,7 +165,7 @@ def run(argv: Sequence[str]) -> None:
   namespace = parser.parse_args(argv)
   config = TrainConfig(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(TrainConfig)})
   _check(config)
-  pieces = models.local_vocabulary(namespace.vocabulary)
+  pieces = model_files.local_vocabulary(namespace.vocabulary)
   assert pieces is not None  # for it was given
   try:
     vocabulary = checkpoints.read_vocabulary(pieces)
@@ -175,7 +176,7 @@ def run(argv: Sequence[str]) -> None:
   if any(model_dir.glob("checkpoint-*")):
     raise WinnowError(f"--model_dir={namespace.model_dir} has checkpoints: take another, or remove them")
   task = _register(namespace.output, str(pieces))
-  engine.enable_compilation_cache(models.cache_folder() / "programs")
+  engine.enable_compilation_cache(model_files.cache_folder() / "programs")
   with commands.writing():
     model_dir.mkdir(parents=True, exist_ok=True)
     train(

@@ -1,7 +1,7 @@
 """What the rest of the pipelines knows of a loaded scorer, and of what it gives."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,3 +27,26 @@ class Scorer(Protocol):
   def warm_up(self) -> None: ...
   def prepare(self, column: pa.ChunkedArray) -> Any: ...
   def run(self, prepared: Any, on_batch: OnBatch | None = None) -> Any: ...
+
+
+class Description(Protocol):
+  """What is to be scored with, as the launcher knows it; it is pickled to the workers, which load it."""
+
+  @property
+  def reads(self) -> str:
+    """The column of a block's documents that it reads."""
+
+  @property
+  def speed(self) -> float | None:
+    """Documents a second that one core is expected to do; None where it depends on a model and a device."""
+
+  def checked(self) -> Self:
+    """Raises WinnowError for what cannot work, as far as that is known without computing."""
+
+  def request(self) -> dict[str, Any]:
+    """Its part of the fingerprint of a store."""
+
+  def engine(self) -> dict[str, Any]:
+    """What of `Scorer.describe` is known without a device."""
+
+  def load(self) -> Scorer: ...

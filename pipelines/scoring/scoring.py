@@ -19,12 +19,11 @@ from apache_beam.utils import shared
 
 from curation import domains
 from curation.errors import DamagedError, WinnowError
-from pipelines import scorers
 from pipelines.corpus import blocks, sources
 from pipelines.corpus.stripes import Spread, Stripe
 from pipelines.files import damage, fingerprints, row_bits, storage
 from pipelines.scoring import bisection, recording, stored_blocks
-from pipelines.scoring.protocol import Scorer
+from pipelines.scoring.protocol import Description, Scorer
 from pipelines.selection.survivors import Survivors
 from pipelines.store import block_files, kinds, score_files, sealing
 from pipelines.store.score_store import ScoreStore
@@ -47,7 +46,7 @@ class ScoringConfig:
   """What to score, with what, and to where."""
 
   store: ScoreStore
-  scorer: scorers.Description
+  scorer: Description
   source: stored_blocks.Source
   max_bad_fraction: float
   progress_address: progress.Address | None = None

@@ -15,7 +15,8 @@ import pytest
 from running import content, embedded, logs, run_in, shards_of
 
 from curation import centroid_files, kmeans
-from pipelines import clustering, flags, main, options
+from pipelines import flags, main, options
+from pipelines.scorers.clusters import clustering
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 20_000, 1_500, 12, 50
 KMEANS = [f"--num_clusters={CLUSTERS}", "--kmeans_sample=100", "--kmeans_iterations=6", "--lloyd_iterations=2"]

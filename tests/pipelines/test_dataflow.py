@@ -25,10 +25,11 @@ from apache_beam.runners.dataflow import dataflow_runner
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import jobs, main, manifests, scorers, writing
+from pipelines import jobs, main, manifests, writing
 from pipelines.corpus import blocks
 from pipelines.files import fingerprints, storage
 from pipelines.runners import launch
+from pipelines.scorers.count import Count
 from pipelines.scoring import scoring
 from pipelines.store.score_store import ScoreStore
 
@@ -154,7 +155,7 @@ def graph_of(num_shards: int) -> Any:
   )
   corpus = jobs.Corpus(shards, blocks.Fields(), 4096)
   store = ScoreStore.of("gs://winnow/many", {"shards": num_shards})
-  config = scoring.ScoringConfig(store, scorers.Count(), corpus.texts, 0.01)
+  config = scoring.ScoringConfig(store, Count(), corpus.texts, 0.01)
   request = selection.SelectionRequest("random", rate="0.2", group_by="domain", group_max=100)
   drawn = writing.SamplingConfig(store, request, corpus.fields, 4096, "gs://winnow/many_out", "c4", "f" * 32)
   scoring_job = jobs.ScoringJob(corpus, config, {}, {}, False, False, False)

@@ -17,8 +17,9 @@ import t5x_files
 from running import content, run_in
 
 from curation import checkpoints, hashing, perplexity
-from pipelines import evaluation, model_scorers
+from pipelines import evaluation
 from pipelines.files import damage
+from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.scoring import scoring
 
 LIMITS = {"max_input_tokens": 40, "batch_tokens": 400}
@@ -173,13 +174,13 @@ def done(place, corpus, news, evaluated, tmp_path) -> pathlib.Path:
 
 def test_checkpoints_come_and_go(place, corpus, done, monkeypatch):
   """Kills the mutants that score again what is complete, and that forget a point whose checkpoint is gone."""
-  loaded, load = [], model_scorers.Perplexity.load
+  loaded, load = [], Perplexity.load
 
   def counting(self):
     loaded.append(self.model)
     return load(self)
 
-  monkeypatch.setattr(model_scorers.Perplexity, "load", counting)
+  monkeypatch.setattr(Perplexity, "load", counting)
   before = content(done)
   assert run_in(done, command(place, parts="val/*,news.jsonl")) == 0
   assert content(done) == before and loaded == []
@@ -329,13 +330,13 @@ def test_models_that_were_asked_for_other_tokens_are_told(place, news, tmp_path,
 
 def test_a_process_holds_one_model_at_a_time(place, news, tmp_path, monkeypatch):
   """Kills the mutant that loads the next model before it lets go of the last one."""
-  held, load = [], model_scorers.Perplexity.load
+  held, load = [], Perplexity.load
 
   def looking(self):
     held.append(sum(array.nbytes for array in jax.live_arrays()))
     return load(self)
 
-  monkeypatch.setattr(model_scorers.Perplexity, "load", looking)
+  monkeypatch.setattr(Perplexity, "load", looking)
   scoring.release_model()
   idle = sum(array.nbytes for array in jax.live_arrays())
   assert run_in(tmp_path, command(place, parts="news.jsonl")) == 0

@@ -13,7 +13,7 @@ import pytest
 from running import content, logs, run_in, shards_of
 
 from curation import minhash
-from pipelines import joining
+from pipelines.scorers.minhash import joining
 from pipelines.scoring import scoring
 
 BIG_ROWS, SMALL_ROWS = 2_000, 250

@@ -12,8 +12,9 @@ import tiny_t5
 from running import run_in
 
 from curation.errors import WinnowError
-from pipelines import model_scorers, models
 from pipelines.files import storage
+from pipelines.scorers.t5 import model_files
+from pipelines.scorers.t5.ask_llm import AskLlm
 
 COMMITS = ("a" * 40, "b" * 40)
 
@@ -48,18 +49,16 @@ def test_workers_get_the_commit_that_the_launcher_saw(hub):
 
 
 def test_a_store_is_named_by_the_model_without_its_revision(tmp_path):
-  assert models.model_name("google/flan-t5-xl") == "flan_t5_xl"
-  assert models.model_name("google/flan-t5-xl@main") == "flan_t5_xl"
-  assert models.model_name("gs://bucket/raters/v1@2/") == "v1_2"
-  assert models.pinned(str(tmp_path), tmp_path) == str(tmp_path)
+  assert model_files.model_name("google/flan-t5-xl") == "flan_t5_xl"
+  assert model_files.model_name("google/flan-t5-xl@main") == "flan_t5_xl"
+  assert model_files.model_name("gs://bucket/raters/v1@2/") == "v1_2"
+  assert model_files.pinned(str(tmp_path), tmp_path) == str(tmp_path)
 
 
 def test_a_worker_refuses_another_model_than_the_launchers(tmp_path):
   """Kills the mutant that loads whatever a worker's machine has under the path."""
   folder = pathlib.Path(corpora.write_model(tmp_path / "rater"))
-  scorer = model_scorers.AskLlm(
-    model=str(folder), template=corpora.PROMPT, yes_token="yes", max_input_tokens=32
-  ).checked()
+  scorer = AskLlm(model=str(folder), template=corpora.PROMPT, yes_token="yes", max_input_tokens=32).checked()
   scorer.load()
   weights = bytearray((folder / "model.safetensors").read_bytes())
   weights[-1] ^= 1
@@ -96,7 +95,7 @@ def test_a_head_that_only_the_tensors_tell_of_is_part_of_the_request(tmp_path):
   folder = pathlib.Path(corpora.write_model(tmp_path / "rater"))
 
   def request() -> dict:
-    scorer = model_scorers.AskLlm(model=str(folder), template=corpora.PROMPT, yes_token="yes", max_input_tokens=32)
+    scorer = AskLlm(model=str(folder), template=corpora.PROMPT, yes_token="yes", max_input_tokens=32)
     return scorer.checked().request()["model"]
 
   assert "head" not in request()
@@ -128,7 +127,7 @@ def test_checkpoints_are_found_and_named_by_run_and_step(tmp_path, bucket, where
     storage.create(f"{root}/a/small-1/{folder}/state/d/x", b"x")
     storage.create(f"{root}/a/small-1/{folder}/commit_success.txt", b"")
   storage.create(f"{root}/a/small-1/checkpoint_list.txt", b"x")
-  found = models.find_models(f"{root}/a/*/checkpoint_*,{root}/b/large/checkpoint-20/,org/t5-v1_1")
+  found = model_files.find_models(f"{root}/a/*/checkpoint_*,{root}/b/large/checkpoint-20/,org/t5-v1_1")
   assert found.models == {
     "small_1_checkpoint_100": f"{root}/a/small-1/checkpoint_100",
     "small_1_checkpoint_20": f"{root}/a/small-1/checkpoint_20",
@@ -140,12 +139,12 @@ def test_checkpoints_are_found_and_named_by_run_and_step(tmp_path, bucket, where
     f"{root}/a/small-1/{folder}" for folder in unfinished
   )
   with pytest.raises(WinnowError, match=r"--models=.*checkpoint_9\* matches no folder of a checkpoint; quote"):
-    models.find_models(f"{root}/a/*/checkpoint_9*")
+    model_files.find_models(f"{root}/a/*/checkpoint_9*")
   with pytest.raises(WinnowError, match=r"matches no folder of a checkpoint: .*checkpoint_200.* is not called"):
-    models.find_models(f"{root}/a/*/checkpoint_200*")
+    model_files.find_models(f"{root}/a/*/checkpoint_200*")
   for folder in temporary_folders("checkpoint_200"):
     with pytest.raises(WinnowError, match="before a checkpoint is whole"):
-      models.local_model(f"{root}/a/small-1/{folder}/")
+      model_files.local_model(f"{root}/a/small-1/{folder}/")
 
 
 def test_orbax_on_an_object_store_is_waited_for(tmp_path, bucket, monkeypatch):
@@ -158,18 +157,18 @@ def test_orbax_on_an_object_store_is_waited_for(tmp_path, bucket, monkeypatch):
   storage.create(f"{run}/checkpoint_3/_CHECKPOINT_METADATA", b"x")
   # An item of the checkpoint is marked before the whole of it.
   storage.create(f"{run}/checkpoint_2/state/{marker}", b"")
-  found = models.find_models(f"{run}/*")
+  found = model_files.find_models(f"{run}/*")
   assert found.models == {"run_checkpoint_1": f"{run}/checkpoint_1"}
   assert len(found.left_out) == 2 and all(f"has no {marker}" in reason for reason in found.left_out)
   with pytest.raises(WinnowError, match=f"checkpoint_2 is not whole yet: it has no {marker}"):
-    models.local_model(f"{run}/checkpoint_2")
+    model_files.local_model(f"{run}/checkpoint_2")
   storage.create(f"{run}/checkpoint_2/{marker}", b"")
-  assert models.local_model(f"{run}/checkpoint_2").is_dir()
-  assert len(models.find_models(f"{run}/*").models) == 2
+  assert model_files.local_model(f"{run}/checkpoint_2").is_dir()
+  assert len(model_files.find_models(f"{run}/*").models) == 2
 
 
 def test_a_checkpoint_here_has_the_run_that_it_lies_in(tmp_path, monkeypatch):
   """Kills the mutant that names a run by what was typed."""
   (tmp_path / "run/checkpoint_1").mkdir(parents=True)
   monkeypatch.chdir(tmp_path / "run")
-  assert models.find_models("checkpoint_*").models == {"run_checkpoint_1": "checkpoint_1"}
+  assert model_files.find_models("checkpoint_*").models == {"run_checkpoint_1": "checkpoint_1"}

@@ -14,7 +14,7 @@ import safetensors.numpy
 from running import run_in
 
 from curation import checkpoints, hashing, perplexity
-from pipelines import model_scorers
+from pipelines.scorers.t5.perplexity import Perplexity
 
 # A sentence becomes one window or several.
 LIMITS = {"max_input_tokens": 40, "batch_tokens": 400}
@@ -162,8 +162,8 @@ def test_a_document_that_breaks_the_scorer_falls_alone(place, tmp_path, monkeypa
   """Kills the mutants: neighbours that lose their keys, or get those of their places in what is left."""
   texts = corpora.sentences(150, 5)
   (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-  load, wicked = model_scorers.Perplexity.load, {texts[row] for row in (0, 70, 71, 149)}
-  monkeypatch.setattr(model_scorers.Perplexity, "load", lambda self: Touchy(load(self), wicked))
+  load, wicked = Perplexity.load, {texts[row] for row in (0, 70, 71, 149)}
+  monkeypatch.setattr(Perplexity, "load", lambda self: Touchy(load(self), wicked))
   command = score(place, f"{tmp_path}/a.jsonl", "--name=a", "--block_rows=100", "--direct_num_workers=1")
   assert run_in(tmp_path, command) == 0
   expected = direct(place, {("a.jsonl", row): text for row, text in enumerate(texts)}, "span_corruption", 0)

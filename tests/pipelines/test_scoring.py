@@ -13,9 +13,11 @@ import pytest
 import safetensors.numpy
 
 from curation.errors import WinnowError
-from pipelines import main, model_scorers, scorers
+from pipelines import main
 from pipelines.corpus import sources, stripes
 from pipelines.corpus.blocks import Fields, Shard
+from pipelines.scorers.count import Count
+from pipelines.scorers.t5.ask_llm import AskLlm
 from pipelines.scoring import scoring
 from pipelines.store import score_files, score_store, sealing
 from pipelines.store.score_store import ScoreStore
@@ -90,8 +92,8 @@ class Touchy:
 
 def scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks):
   (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-  load = model_scorers.AskLlm.load
-  monkeypatch.setattr(model_scorers.AskLlm, "load", lambda self: Touchy(load(self), breaks))
+  load = AskLlm.load
+  monkeypatch.setattr(AskLlm, "load", lambda self: Touchy(load(self), breaks))
   command = ["score", f"--input={tmp_path}/a.jsonl", "--name=a", f"--scores={tmp_path}/scores", "--block_rows=100"]
   command += [f"--model={place}/model", f"--prompt_file={place}/prompt.txt", "--max_input_tokens=48"]
   return main.main([*command, "--max_bad_fraction=1", "--direct_num_workers=1"])
@@ -152,9 +154,7 @@ def test_figures_are_beam_metrics(place, tmp_path):
   texts = corpora.sentences(50, 6)
   path = tmp_path / "a.jsonl"
   path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-  scorer = model_scorers.AskLlm(
-    model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48
-  ).checked()
+  scorer = AskLlm(model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48).checked()
   shard = Shard("a.jsonl", str(path), "jsonl", "", path.stat().st_size)
   config = scoring.ScoringConfig(ScoreStore.of(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0)
   pipeline = beam.Pipeline("FnApiRunner")
@@ -176,9 +176,7 @@ def test_a_worker_without_the_accelerator_that_was_asked_for_scores_nothing(plac
   """Kills the mutant that scores a corpus on CPUs at a GPU's price, and binds the store to them."""
   (tmp_path / "a.jsonl").write_text('{"text": "the river"}\n')
   shard = Shard("a.jsonl", str(tmp_path / "a.jsonl"), "jsonl", "", 24)
-  scorer = model_scorers.AskLlm(
-    model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48
-  ).checked()
+  scorer = AskLlm(model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48).checked()
   store = ScoreStore.of(str(tmp_path / "store"), {})
   config = scoring.ScoringConfig(store, scorer, sources.Texts(Fields(), 20), 0.0, accelerator="nvidia-l4")
   with pytest.raises(WinnowError, match="--accelerator=nvidia-l4 was asked for, and JAX finds a CPU alone on"):
@@ -194,7 +192,7 @@ def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
   path.write_text("\n".join(lines))
   shard = Shard(path.name, str(path), "jsonl", "", path.stat().st_size)
   store = ScoreStore.of(str(tmp_path / "store"), {})
-  config = scoring.ScoringConfig(store, scorers.Count(), sources.Texts(Fields(), 20), 0.0)
+  config = scoring.ScoringConfig(store, Count(), sources.Texts(Fields(), 20), 0.0)
   caplog.set_level("INFO", "winnow")
   scored = scoring.ScoreBlocks(config)
   ((_, done),) = scored.process(stripes.Stripe(shard, 0, 1))

@@ -14,7 +14,8 @@ import pytest
 from running import content, embedded, logs, run_in, shards_of
 
 from curation import cluster_tiles, hashing, semdedup
-from pipelines import comparing, comparison, flags, options
+from pipelines import flags, options
+from pipelines.scorers.semdedup import comparing, layout
 from pipelines.scoring import scoring
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 6_000, 500, 12, 21
@@ -147,8 +148,8 @@ def test_one_command_in_two_processes_gives_the_same(place, undisturbed):
 def cut_small(monkeypatch) -> None:
   """Dozens of groups, parts, shares and spans; more runs than are merged at once."""
   for name, value in {"_GROUP": 300, "_PART_DOCUMENTS": 1_000, "_SHARE_PAIRS": 2, "_SPAN_TILES": 2}.items():
-    monkeypatch.setattr(comparison, name, value)
-  monkeypatch.setattr(comparison, "_GROUPS", 1 << 30)
+    monkeypatch.setattr(layout, name, value)
+  monkeypatch.setattr(layout, "_GROUPS", 1 << 30)
 
 
 def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undisturbed, monkeypatch):
@@ -159,7 +160,7 @@ def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undistu
   told.mkdir()
 
   def counted(config, share):
-    work = comparison.Work.of(config)
+    work = layout.Work.of(config)
     giant = int(work.tiles.sizes_K.argmax())
     is_giant = work.tiles.pair_starts[giant] <= share.start < work.tiles.pair_starts[giant + 1]
     (told / f"{share.start}-{len(work.groups())}-{is_giant}").touch()

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation import kernels, race
-from pipelines import main, sketching
+from pipelines import main
+from pipelines.scorers.density import sketching
 from pipelines.store.groups import group_blocks
 
 CONFIG = race.SketchConfig(6, kernels.Kernel("l2", 0.7, 2), rows=30, counters=50)

@@ -17,7 +17,7 @@ import safetensors.numpy
 from running import content, embedded, logs, run_in, shards_of
 
 from curation import centroid_files, giant_clusters, hashing, kmeans
-from pipelines import comparing, comparison, splitting
+from pipelines.scorers.semdedup import comparing, layout, splitting
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS, LIMIT = 3_000, 300, 12, 9, 600_000
 MOST_DOCUMENTS = 1_095
@@ -180,8 +180,8 @@ def test_two_processes_give_the_same(place, clustered, undisturbed):
 def cut_small(monkeypatch) -> None:
   """Dozens of groups, more than are merged at once, and pieces of one giant in several parts."""
   for name, value in {"_GROUP": 100, "_PART_DOCUMENTS": 500, "_SHARE_PAIRS": 2, "_SPAN_TILES": 2}.items():
-    monkeypatch.setattr(comparison, name, value)
-  monkeypatch.setattr(comparison, "_GROUPS", 1 << 30)
+    monkeypatch.setattr(layout, name, value)
+  monkeypatch.setattr(layout, "_GROUPS", 1 << 30)
 
 
 def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undisturbed, monkeypatch):
@@ -192,7 +192,7 @@ def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undistu
   gathered.mkdir()
 
   def counted(config, part):
-    work = comparison.Work.of(config)
+    work = layout.Work.of(config)
     giant = work.splitting.pieces.of_cluster(int(work.splitting.pieces.sizes_K.argmax()))
     first, stop = work.tiles.part_clusters[part : part + 2].tolist()
     (gathered / f"{part}-{len(work.groups())}-{first < giant.stop and giant.start < stop}").touch()

@@ -13,8 +13,10 @@ import t5x_files
 
 from curation import checkpoints
 from curation.errors import WinnowError
-from pipelines import main, model_scorers, models
+from pipelines import main
 from pipelines.files import storage
+from pipelines.scorers.t5 import model_files
+from pipelines.scorers.t5.ask_llm import AskLlm
 
 
 @pytest.fixture
@@ -71,10 +73,8 @@ def test_the_command_scores_as_with_hugging_faces_copy(place, capsys):
   assert chunk in capsys.readouterr().err
 
 
-def rater(model: str, vocabulary: str) -> model_scorers.AskLlm:
-  return model_scorers.AskLlm(
-    model=model, vocabulary=vocabulary, template=corpora.PROMPT, yes_token="yes", max_input_tokens=32
-  )
+def rater(model: str, vocabulary: str) -> AskLlm:
+  return AskLlm(model=model, vocabulary=vocabulary, template=corpora.PROMPT, yes_token="yes", max_input_tokens=32)
 
 
 @pytest.mark.parametrize("folder", [".", "rater"])
@@ -105,18 +105,18 @@ def test_a_checkpoint_on_an_object_store(place, bucket, layout):
     if path.is_file():
       storage.create(f"{there}/{path.relative_to(place)}", path.read_bytes())
   storage.create(f"{there}/orbax/checkpoint_7/commit_success.txt", b"")
-  folder = models.local_model(f"{there}/{layout}/checkpoint_7/")
-  vocabulary = models.local_vocabulary(f"{there}/vocabulary/t5.model")
+  folder = model_files.local_model(f"{there}/{layout}/checkpoint_7/")
+  vocabulary = model_files.local_vocabulary(f"{there}/vocabulary/t5.model")
   fetched = checkpoints.load_checkpoint(folder, "float32", vocabulary=vocabulary)
   expected = checkpoints.load_checkpoint(place / "rater", "float32")
   assert jax.tree.all(jax.tree.map(np.array_equal, fetched.params, expected.params))
   named = checkpoints.checkpoint_files(folder, vocabulary)
   assert {path for path in folder.rglob("*") if path.is_file()} == {*named} - {vocabulary}
-  assert models.local_model(f"{there}/{layout}/checkpoint_7") == folder
+  assert model_files.local_model(f"{there}/{layout}/checkpoint_7") == folder
   requests = [rater(f"{root}/{layout}/checkpoint_7", f"{root}/vocabulary/t5.model") for root in (there, ".")]
   assert requests[0].checked().request() == requests[1].checked().request()
   with pytest.raises(WinnowError, match=r"--vocabulary=.*nowhere is not there"):
-    models.local_vocabulary(f"{there}/nowhere")
+    model_files.local_vocabulary(f"{there}/nowhere")
 
 
 @pytest.mark.parametrize("name", ["target.x/../../../evil.pth", "state/d//evil", "target.x/./evil", "../evil"])
@@ -126,5 +126,5 @@ def test_an_object_whose_name_leads_out_of_its_folder_is_refused(monkeypatch, tm
   monkeypatch.setattr(storage, "match", lambda pattern: [(f"gs://bucket/model/{name}", 4)])
   monkeypatch.setattr(storage, "exists", lambda path: True)
   with pytest.raises(WinnowError, match="is no name of a file below it"):
-    models.local_model("gs://bucket/model")
+    model_files.local_model("gs://bucket/model")
   assert not list(tmp_path.rglob("*"))

@@ -11,9 +11,10 @@ import numpy as np
 
 from curation import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
-from pipelines import clustering, scorers
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.scorers.clusters import clustering
+from pipelines.scorers.semdedup.scorer import SemDeDup
 from pipelines.sorted_runs import run_writer
 from pipelines.store import score_store
 from pipelines.store.groups import Numbered, group_blocks
@@ -31,7 +32,7 @@ _SPAN_TILES = 256
 class ComparingConfig:
   """A store of clusters, and for which scorer's store."""
 
-  scorer: scorers.SemDeDup
+  scorer: SemDeDup
   store: ScoreStore
   progress_address: progress.Address | None = None
 

@@ -28,10 +28,12 @@ import pyarrow as pa
 
 from curation import cluster_tiles, hashing, semdedup
 from curation.errors import WinnowError
-from pipelines import clustering, scorers, splitting
-from pipelines.comparison import ComparingConfig, Share, Span, Work, of_other_clusters
 from pipelines.corpus import blocks
 from pipelines.files import sealed_arrays, storage
+from pipelines.scorers.clusters import clustering
+from pipelines.scorers.semdedup import splitting
+from pipelines.scorers.semdedup.layout import ComparingConfig, Share, Span, Work, of_other_clusters
+from pipelines.scorers.semdedup.scorer import SemDeDup
 from pipelines.scoring import steps, stored_blocks
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import score_files
@@ -260,7 +262,7 @@ class ComparedBlocks(stored_blocks.StoredBlocks):
         yield block
         continue
       column = pa.array(cosines_N[block.documents["row"].to_numpy()])
-      yield dataclasses.replace(block, documents=block.documents.append_column(scorers.SemDeDup.reads, column))
+      yield dataclasses.replace(block, documents=block.documents.append_column(SemDeDup.reads, column))
 
 
 def _record(embedding_bytes: int) -> np.dtype:

@@ -23,7 +23,9 @@ import numpy as np
 
 from curation import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
-from pipelines.comparison import (
+from pipelines.corpus import fixed_width
+from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.scorers.semdedup.layout import (
   ComparingConfig,
   Splitting,
   diagnostics_path,
@@ -31,8 +33,6 @@ from pipelines.comparison import (
   is_whole_run,
   of_other_clusters,
 )
-from pipelines.corpus import fixed_width
-from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.scoring import stored_blocks
 from pipelines.sorted_runs import run_files, run_writer
 from pipelines.store.groups import Group, Numbered

@@ -27,9 +27,9 @@ import pyarrow as pa
 
 from curation import minhash
 from curation.errors import DamagedError
-from pipelines import scorers
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.scorers.minhash.scorer import MinHash
 from pipelines.scoring import steps, stored_blocks
 from pipelines.sorted_runs import run_files, run_writer
 from pipelines.store import clearing, kinds
@@ -51,7 +51,7 @@ _RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each,
 class JoiningConfig:
   """A store of signatures, and for which scorer's store."""
 
-  scorer: scorers.MinHash
+  scorer: MinHash
   store: ScoreStore
   progress_address: progress.Address | None = None
 
@@ -319,7 +319,7 @@ class JoinedBlocks(stored_blocks.StoredBlocks):
         yield block
         continue
       column = pa.array(row_bits.look_up(bits, block.documents["row"].to_numpy()))
-      documents = block.documents.append_column(scorers.MinHash.reads, column)
+      documents = block.documents.append_column(MinHash.reads, column)
       yield dataclasses.replace(block, documents=documents)
 
 

@@ -14,16 +14,17 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 
 from curation import centroid_files, cluster_diagnostics, hashing, kmeans
 from curation.errors import WinnowError
-from pipelines import scorers
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.scorers.clusters import centroids
+from pipelines.scorers.clusters.scorer import Cluster
 from pipelines.scoring import stored_blocks
 from pipelines.store import clearing, score_files
 from pipelines.store.groups import Group, Numbered, group_blocks
@@ -45,7 +46,7 @@ _TURN = threading.Lock()
 class ClusteringConfig:
   """A store of embeddings, and for which store of clusters."""
 
-  scorer: scorers.Cluster
+  scorer: Cluster
   store: ScoreStore
   progress_address: progress.Address | None = None
 
@@ -162,7 +163,7 @@ def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
 
 def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str, *, iteration: int) -> tuple[int, str]:
   """Assigns a group and makes its sums durable, unless they are there; returns by what to merge them, and a path."""
-  held = load_centroids(centroids_path)
+  held = centroids.load_centroids(centroids_path)
   path = config.work_path(["sums", _identity(config, numbered.group), held.file.checksum])
   report = functools.partial(progress.report, config.progress_address, stage=_refining(config, iteration))
   if _has_arrays(config, path, 3):
@@ -192,35 +193,11 @@ def move_centroids(config: ClusteringConfig, iteration: int, before: str, paths:
   path = config.centroids_path(iteration)
   if _is_whole(config, config.path(CENTROIDS_FILE)) or _is_whole(config, path):
     return path
-  file, sums = load_centroids(before).file, _merged(paths)
+  file, sums = centroids.load_centroids(before).file, _merged(paths)
   told = [*file.training.get("lloyd_inertia", []), sums.inertia]
   _write_centroids(config, path, sums.centroids(file.centroids_KD), file.training | {"lloyd_inertia": told})
   logs.tell("centroids_moved", path=path, iteration=iteration, inertia=sums.inertia)
   return path
-
-
-class Held(NamedTuple):
-  """Centroids that a process holds."""
-
-  file: centroid_files.CentroidFile
-  centroids: kmeans.Centroids
-
-
-def load_centroids(path: str) -> Held:
-  """The centroids in a file, which a process reads once for all its threads. Raises DamagedError."""
-  with _TURN:
-    return _held(path, storage.version(path))
-
-
-@functools.lru_cache(maxsize=1)
-def _held(path: str, version: str) -> Held:
-  file = _read_centroids(path)
-  return Held(file, kmeans.Centroids(file.centroids_KD))
-
-
-def _read_centroids(path: str) -> centroid_files.CentroidFile:
-  with storage.open_input(path) as file:
-    return centroid_files.load(file, path)
 
 
 def _write_centroids(config: ClusteringConfig, path: str, centroids_KD: np.ndarray, training: dict[str, Any]) -> None:
@@ -244,7 +221,7 @@ def _is_whole(config: ClusteringConfig, path: str) -> bool:
   """Tells whether centroids are on record. Raises WinnowError where they are another request's."""
 
   def check(path: str) -> None:
-    if _read_centroids(path).fingerprint != config.fingerprint:
+    if centroids.read(path).fingerprint != config.fingerprint:
       raise WinnowError(
         f"{path} has the centroids of something else; delete {config.store.centroids_folder} and run the command again"
       )
@@ -274,7 +251,7 @@ def add_tallies(many: Iterable[Any]) -> Any:
 
 def write_diagnostics(config: ClusteringConfig, tally_2K: np.ndarray) -> dict[str, Any]:
   """What is known of the clusters, into the store."""
-  training = _read_centroids(config.path(CENTROIDS_FILE)).training
+  training = centroids.read(config.path(CENTROIDS_FILE)).training
   found = cluster_diagnostics.diagnose(tally_2K[0].astype(np.int64), tally_2K[1], training)
   storage.create(config.path(DIAGNOSTICS_FILE), fingerprints.to_json(found))
   return found

@@ -22,9 +22,9 @@ import numpy as np
 
 from curation import hashing, race
 from curation.errors import WinnowError
-from pipelines import scorers
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.scorers.density.scorer import Density
 from pipelines.scoring import stored_blocks
 from pipelines.store import score_files
 from pipelines.store.groups import Group, group_blocks
@@ -51,7 +51,7 @@ _TURN = threading.Lock()
 class SketchConfig:
   """A store of embeddings, and for which scorer's store."""
 
-  scorer: scorers.Density
+  scorer: Density
   store: ScoreStore
   progress_address: progress.Address | None = None
 

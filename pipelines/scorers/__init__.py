@@ -1,0 +1,1 @@
+"""What `--scorer` can name: one folder for each family of scorers."""

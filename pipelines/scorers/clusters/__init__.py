@@ -1,0 +1,1 @@
+"""k-means over stored embeddings, and SSL prototypes by the distance to the centroid."""

@@ -1,0 +1,81 @@
+"""The cluster of each document (paper B.3, B.4)."""
+
+import dataclasses
+import threading
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from curation import kmeans
+from pipelines.corpus import fixed_width
+from pipelines.scorers.base import engine_of
+from pipelines.scorers.clusters import centroids
+from pipelines.scoring import stored_blocks
+from pipelines.scoring.protocol import OnBatch, Scorer, Scores
+from pipelines.store import kinds
+from pipelines.worker import memory, progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+  """The cluster of each document's embedding, and the cosine to its centroid (paper B.3, B.4)."""
+
+  reads: ClassVar[str] = kinds.EMBEDDING
+  centroids_path: str
+  embeddings: stored_blocks.StoredEmbeddings
+  config: kmeans.KMeansConfig
+
+  def checked(self) -> "Cluster":
+    """Raises WinnowError for more clusters than documents, where it is known how many there are."""
+    if summary := self.embeddings.store.readable_summary():
+      self.config.check_points(summary["scored"])
+    return self
+
+  def engine(self) -> dict[str, Any]:
+    return engine_of("embeddings", self.embeddings.store)
+
+  def request(self) -> dict[str, Any]:
+    return {
+      "scorer": kinds.CLUSTER,
+      "embeddings": self.embeddings.store.fingerprint,
+      "num_clusters": self.config.clusters,
+      "kmeans_sample": self.config.points_per_cluster,
+      "kmeans_iterations": self.config.iterations,
+      "lloyd_iterations": self.config.lloyd_iterations,
+      "kmeans_seed": self.config.seed,
+    }
+
+  @property
+  def speed(self) -> float:
+    """Documents a second that one core is expected to do."""
+    return progress.PRODUCTS / self.config.clusters
+
+  def load(self) -> Scorer:
+    return _ClusterScorer(self)
+
+
+class _ClusterScorer:
+  """Centroids for all threads of a process, whose products use all cores for one block at a time."""
+
+  _RECORD = np.dtype([("cluster", np.int32), ("cosine", np.float32)])
+
+  def __init__(self, about: Cluster):
+    memory.return_large_arrays()
+    self._about, self._turn = about, threading.Lock()
+    self._held = centroids.load_centroids(about.centroids_path)
+
+  def describe(self) -> dict[str, Any]:
+    return self._about.engine() | {"centroids": self._held.file.checksum}
+
+  def warm_up(self) -> None:
+    """Needs nothing."""
+
+  def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
+    return fixed_width.array(column, self._about.embeddings.dtype)
+
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
+    found_N = np.empty(len(prepared), self._RECORD)
+    with self._turn:
+      found_N["cluster"], found_N["cosine"] = self._held.centroids.assign(prepared)
+    return Scores(found_N, None, 0, 0)

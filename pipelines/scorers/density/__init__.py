@@ -1,0 +1,1 @@
+"""The density of embeddings, by one RACE sketch of a whole store."""

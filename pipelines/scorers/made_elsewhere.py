@@ -1,0 +1,33 @@
+"""Embeddings that come with the documents, made elsewhere."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.corpus import embedding_files, fixed_width
+from pipelines.scorers.base import Own
+from pipelines.scoring.protocol import OnBatch, Scores
+from pipelines.store import kinds
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeElsewhere(Own):
+  """Keeps embeddings that come with the documents, as unit vectors."""
+
+  reads: ClassVar[str] = kinds.EMBEDDING
+  files: dict[str, embedding_files.EmbeddingFile]
+  embedding_dtype: str
+
+  def request(self) -> dict[str, Any]:
+    files = {shard: about.identity() for shard, about in self.files.items()}
+    return {"scorer": kinds.EMBED, "embeddings": files, "embedding_dtype": self.embedding_dtype}
+
+  def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
+    return fixed_width.array(column, "float32")
+
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
+    from curation import race
+
+    return Scores(race.unit_vectors(prepared).astype(self.embedding_dtype), None, 0, 0)

@@ -1,0 +1,1 @@
+"""MinHash: near-copies by words, with an exact join of band keys."""

@@ -1,0 +1,55 @@
+"""MinHash signatures, and near-copies by them (Broder 1997)."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from curation import minhash
+from pipelines.scorers.base import Own, engine_of
+from pipelines.scoring import stored_blocks
+from pipelines.scoring.protocol import OnBatch, Scores
+from pipelines.store import kinds
+
+
+@dataclasses.dataclass(frozen=True)
+class Signatures(Own):
+  """MinHash signatures of texts (Broder 1997), which are the same everywhere."""
+
+  reads: ClassVar[str] = "text"
+  speed = 40_000.0
+  hashes: int
+
+  def request(self) -> dict[str, Any]:
+    return {"scorer": kinds.SIGN, "hashes": self.hashes, "signature_version": minhash.SIGNATURE_VERSION}
+
+  def warm_up(self) -> None:
+    minhash.signatures(pa.array([""]), self.hashes)  # brings the compiler
+
+  def prepare(self, texts: pa.ChunkedArray) -> np.ndarray:
+    return minhash.signatures(texts, self.hashes)
+
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
+    return Scores(prepared, None, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinHash(Own):
+  """1 for a document that repeats no earlier one, 0 for its near-copies, and for theirs."""
+
+  reads: ClassVar[str] = "repeats"
+  signatures: stored_blocks.StoredBlocks
+  config: minhash.MinHashConfig
+
+  def engine(self) -> dict[str, Any]:
+    return engine_of("signatures", self.signatures.store)
+
+  def request(self) -> dict[str, Any]:
+    return {"scorer": "minhash", "signatures": self.signatures.store.fingerprint, **dataclasses.asdict(self.config)}
+
+  def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy()
+
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
+    return Scores(1 - prepared.astype(np.float32), None, 0, 0)

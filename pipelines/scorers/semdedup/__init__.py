@@ -1,0 +1,1 @@
+"""SemDeDup: near-copies by meaning, within clusters of stored embeddings."""

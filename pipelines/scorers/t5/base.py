@@ -1,0 +1,136 @@
+"""What scorers that run a T5 over texts have in common."""
+
+import abc
+import dataclasses
+import pathlib
+import platform
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from curation.errors import WinnowError
+from pipelines.files import fingerprints, storage
+from pipelines.runners import devices
+from pipelines.scorers.t5 import model_files
+from pipelines.scoring.protocol import Scorer
+
+if TYPE_CHECKING:
+  from curation.checkpoints import Checkpoint
+  from curation.engine import Work
+  from curation.t5 import T5Config
+  from curation.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfModel(abc.ABC):
+  """What runs a T5 over texts: its flags, and the model's files."""
+
+  SCORER: ClassVar[str]
+  reads: ClassVar[str] = "text"
+  speed: ClassVar[float | None] = None  # which depends on the model and the device
+  model: str
+  max_input_tokens: int | None = None
+  batch_tokens: int | None = None
+  dtype: str | None = None
+  devices_per_model: int = 1
+  vocabulary: str | None = None
+  """A SentencePiece file, where the model's folder has none or another one is to be used."""
+  files: dict[str, dict[str, Any]] | None = None
+  """Size and checksum of each of the model's files, once checked."""
+  head: str | None = None
+  """`checkpoints.own_head` of the model, once checked: scores by an older Winnow, which ignored it, were others."""
+
+  def checked(self) -> Self:
+    devices.import_jax()
+    folder = model_files.local_model(self.model)
+    self._check(folder)
+    return dataclasses.replace(
+      self,
+      model=model_files.pinned(self.model, folder),
+      vocabulary=model_files.pinned_vocabulary(self.vocabulary),
+      files=self._identity(folder),
+      head=self._head(folder),
+    )
+
+  def engine(self) -> dict[str, Any]:
+    from curation import engine
+
+    return engine.about()
+
+  def request(self) -> dict[str, Any]:
+    return {
+      "scorer": self.SCORER,
+      "model": self.files if self.head is None else {**(self.files or {}), "head": self.head},
+      "max_input_tokens": self.max_input_tokens,
+      "batch_tokens": self.batch_tokens,
+      "dtype": self.dtype,
+      "devices_per_model": self.devices_per_model,
+    }
+
+  def load(self) -> Scorer:
+    from curation import engine
+
+    folder = model_files.local_model(self.model)
+    _refuse_other_files(self.model, self.files, self._identity(folder))
+    engine.enable_compilation_cache(str(model_files.cache_folder() / "programs"))
+    return self._load(folder)
+
+  def work(self, texts: list[str], batch_tokens: int) -> "Work":
+    """What scoring texts would take; reads no weights."""
+    return self._work(model_files.local_model(self.model), texts, self.batch_tokens or batch_tokens)
+
+  def _identity(self, folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Size and checksum of each of the model's files, by its place in the model's folder.
+
+    A vocabulary that was named goes by the name that it would have there, wherever it lies.
+    """
+    vocabulary = model_files.local_vocabulary(self.vocabulary)
+    return {
+      "spiece.model" if path == vocabulary else path.relative_to(folder).as_posix(): {
+        "bytes": path.stat().st_size,
+        "checksum": storage.checksum(str(path)),
+      }
+      for path in self._files(folder)
+    }
+
+  def _checked_config(self, folder: pathlib.Path) -> "tuple[T5Config, Vocabulary]":
+    from curation import checkpoints
+
+    return checkpoints.check_checkpoint(folder, vocabulary=model_files.local_vocabulary(self.vocabulary))
+
+  def _checkpoint(self, folder: pathlib.Path) -> "Checkpoint":
+    from curation import checkpoints
+
+    return checkpoints.load_checkpoint(folder, self.dtype, vocabulary=model_files.local_vocabulary(self.vocabulary))
+
+  def _files(self, folder: pathlib.Path) -> list[pathlib.Path]:
+    from curation import checkpoints
+
+    return checkpoints.checkpoint_files(folder, model_files.local_vocabulary(self.vocabulary))
+
+  def _head(self, folder: pathlib.Path) -> str | None:
+    from curation import checkpoints
+
+    return checkpoints.own_head(folder)
+
+  @abc.abstractmethod
+  def _check(self, folder: pathlib.Path) -> None:
+    """Raises WinnowError for what cannot work."""
+
+  @abc.abstractmethod
+  def _load(self, folder: pathlib.Path) -> Scorer: ...
+
+  @abc.abstractmethod
+  def _work(self, folder: pathlib.Path, texts: list[str], batch_tokens: int) -> "Work": ...
+
+
+def model_bytes(scorer: OfModel) -> int:
+  """Of a checked scorer's files."""
+  return sum(about["bytes"] for about in (scorer.files or {}).values())
+
+
+def _refuse_other_files(model: str, at_launch: dict[str, Any] | None, here: dict[str, Any]) -> None:
+  if difference := fingerprints.first_difference(at_launch, here):
+    field, there, now = difference
+    raise WinnowError(
+      f"--model={model} is not the same on every machine: {field} was {there} at launch and is {now} on "
+      f"{platform.node()}; give a folder that does not change and that all workers share"
+    )
