@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import orjson
 
-from pipelines import manifests
+from pipelines.output import manifests
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 SHARED_C4 = pathlib.Path(os.environ.get("WINNOW_SHARED", PROJECT.parent / "shared")) / "data/c4/c4_en_1445.jsonl.gz"

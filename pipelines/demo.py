@@ -12,10 +12,11 @@ import rich.table
 
 from curation import demo_embedder, demo_rater, minhash
 from curation.errors import WinnowError
-from pipelines import demo_corpus, flags, formats, options, sample, score
+from pipelines import demo_corpus, flags, options, sample, score
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
+from pipelines.output import formats
 from pipelines.runners import commands
 
 OUTPUT = "demo-output"

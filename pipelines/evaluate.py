@@ -8,9 +8,10 @@ from typing import Any
 
 from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import evaluation, flags, folders, jobs, options, plans, store_plans
+from pipelines import evaluation, flags, jobs, options, plans, store_plans
 from pipelines.corpus import inputs
 from pipelines.files import storage
+from pipelines.output import folders
 from pipelines.runners import commands, launch
 from pipelines.scorers.t5 import model_files
 from pipelines.scoring import scoring

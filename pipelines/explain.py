@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, manifests, options, plans
+from pipelines import flags, found_stores, options, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
+from pipelines.output import manifests
 from pipelines.runners import commands
 from pipelines.selection import ranks
 from pipelines.store import kinds, score_files

@@ -4,7 +4,7 @@ Not PipelineOptions subclasses: two of those that share a flag break every pipel
 one ends unrelated pipelines, and a misspelt flag is only a warning there.
 """
 
-from pipelines import formats, scorer_flags
+from pipelines import scorer_flags
 from pipelines.flag import BUCKET, Flag, path, paths
 from pipelines.names import ASK_LLM as ASK_LLM
 from pipelines.names import CLUSTER as CLUSTER
@@ -29,6 +29,7 @@ from pipelines.names import SCORERS as SCORERS
 from pipelines.names import SEMDEDUP as SEMDEDUP
 from pipelines.names import STATUS as STATUS
 from pipelines.names import VERIFY as VERIFY
+from pipelines.output import formats
 
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _CORPUS = (*_READING, EVALUATE)

@@ -5,10 +5,11 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import flags, folders, writing
+from pipelines import flags
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus
+from pipelines.output import folders, writing
 from pipelines.runners import launch
 from pipelines.store import kinds, score_store
 from pipelines.store.score_store import ScoreStore

@@ -10,9 +10,10 @@ from typing import Any
 import apache_beam as beam
 
 from curation.errors import WinnowError
-from pipelines import dataset, manifests, meter, sampling, writing
+from pipelines import meter
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import damage, fingerprints, storage
+from pipelines.output import manifests, sampling, tfds_metadata, writing
 from pipelines.runners import commands, launch
 from pipelines.scoring_jobs import ScoringJob, divide
 from pipelines.selection import thresholds
@@ -113,12 +114,12 @@ class SamplingJob:
     """
     output, config, goes_on = self.config.output, self.config, self._goes_on()
     name = re.escape(fingerprints.field(self.request_path, "dataset") or config.name)
-    is_shard = re.compile(rf"{name}-{dataset.SPLIT}(?:\.tfrecord)?-(\d{{5}})-of-\d{{5}}(?:\.\w+)?")
+    is_shard = re.compile(rf"{name}-{tfds_metadata.SPLIT}(?:\.tfrecord)?-(\d{{5}})-of-\d{{5}}(?:\.\w+)?")
     records = storage.list_names(config.runs_folder(config.store.engine())) if goes_on else set()
     shards = [found for found in map(is_shard.fullmatch, storage.list_names(output)) if found]
     others = [shard[0] for shard in shards if f"{shard[1]}.json" not in records]
     storage.delete([self.manifest_path])
-    storage.delete([storage.join(output, file) for file in (*others, *dataset.METADATA_FILES)])
+    storage.delete([storage.join(output, file) for file in (*others, *tfds_metadata.METADATA_FILES)])
     storage.delete([self.scores_place_path])
     if config.store.folder != writing.count_folder(output):
       storage.delete_folder(writing.count_folder(output))

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(usage())
     return 0
   if command == "--version":
-    from pipelines import manifests
+    from pipelines.output import manifests
 
     print(f"winnow {manifests.versions()[manifests.DISTRIBUTION]}")
     return 0

@@ -9,10 +9,11 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, folders, found_stores, manifests, plans, verification, writing
+from pipelines import found_stores, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, SamplingJob
+from pipelines.output import folders, manifests, tfds_metadata, verification, writing
 from pipelines.runners import launch
 from pipelines.store.score_store import ScoreStore
 
@@ -47,7 +48,7 @@ def plan_sampling(
     selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
   # The same name for both would make two datasets of one.
   named = None if rejected else namespace.dataset_name
-  name = dataset.dataset_name(named or storage.base_name(inputs.absolute(output)))
+  name = tfds_metadata.dataset_name(named or storage.base_name(inputs.absolute(output)))
   if named not in (None, name):
     raise WinnowError(f"--dataset_name={named} is no name that TFDS takes; write --dataset_name={name}")
   request = _output_request(
@@ -176,4 +177,6 @@ def selection_request(namespace: argparse.Namespace) -> selection.SelectionReque
 
 def _dataset_files(output: str) -> list[str]:
   names = sorted(storage.list_names(output))
-  return [name for name in names if _SHARD.search(name) or name in (*dataset.METADATA_FILES, manifests.MANIFEST_FILE)]
+  return [
+    name for name in names if _SHARD.search(name) or name in (*tfds_metadata.METADATA_FILES, manifests.MANIFEST_FILE)
+  ]

@@ -15,10 +15,10 @@ import orjson
 
 from curation import hashing, metrics, minhash
 from curation.errors import WinnowError
-from pipelines import formats
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
+from pipelines.output import formats
 from pipelines.report_passes import Sample
 from pipelines.report_sources import Output, Sources
 from pipelines.runners import launch

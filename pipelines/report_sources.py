@@ -9,9 +9,10 @@ import apache_beam as beam
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import flags, folders, formats, found_stores, manifests, writing
+from pipelines import flags, found_stores
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
+from pipelines.output import folders, formats, manifests, writing
 from pipelines.runners import launch
 from pipelines.selection import limits, ranks
 from pipelines.store import kinds

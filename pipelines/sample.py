@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, jobs, options, output_plans, plans, writing
+from pipelines import flags, found_stores, jobs, options, output_plans, plans
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
+from pipelines.output import writing
 from pipelines.runners import commands, launch
 from pipelines.scorers.count import Count
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import flags, folders, found_stores, options, plans
+from pipelines import flags, found_stores, options, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.durations import duration
 from pipelines.files import fingerprints, storage
+from pipelines.output import folders
 from pipelines.runners import commands
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.density import sketching

@@ -11,10 +11,11 @@ from typing import Any
 
 from curation import kmeans, minhash
 from curation.errors import WinnowError
-from pipelines import flags, folders, found_stores, options, plans
+from pipelines import flags, found_stores, options, plans
 from pipelines.corpus import blocks, embedding_files, inputs, sources
 from pipelines.files import fingerprints, storage
 from pipelines.jobs import Corpus, ScoringJob
+from pipelines.output import folders
 from pipelines.plans import Stage
 from pipelines.runners import launch
 from pipelines.scorers.clusters import clustering

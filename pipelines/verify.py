@@ -4,9 +4,10 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import flags, jobs, manifests, meter, options, output_plans, plans, verification
+from pipelines import flags, jobs, meter, options, output_plans, plans
 from pipelines.corpus import inputs
 from pipelines.files import storage
+from pipelines.output import manifests, verification
 from pipelines.runners import commands
 
 

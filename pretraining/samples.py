@@ -3,9 +3,9 @@
 import dataclasses
 
 from curation.errors import WinnowError
-from pipelines import dataset, formats, manifests
 from pipelines.corpus import inputs
 from pipelines.files import storage
+from pipelines.output import formats, manifests, tfds_metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read(output: str) -> Sample:
   if not documents or tokens == 0:
     raise WinnowError(f"{output} holds no text: there is nothing to train on; draw a larger sample")
   # One glob, for one listing of an object store: a thousand names would be a request each.
-  files = dataset.shard_file_name(name, 0, len(shards)).replace("-00000-of-", "-*-of-")
+  files = tfds_metadata.shard_file_name(name, 0, len(shards)).replace("-00000-of-", "-*-of-")
   pattern = storage.join(storage.escape(output), files)
   found = {storage.base_name(path): size for path, size in storage.match(pattern)}
   for file in sorted(shards.keys() | found.keys()):

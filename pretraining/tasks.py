@@ -11,7 +11,7 @@ from t5 import data
 from t5.data import preprocessors
 
 from curation.errors import WinnowError
-from pipelines import dataset
+from pipelines.output import tfds_metadata
 from pretraining import samples
 
 C4_VERSION = "3.1.0"
@@ -28,16 +28,16 @@ def register_sample(output: str, name: str | None = None, vocabulary: seqio.Voca
   """
   sample = samples.read(output)
   source = seqio.TFExampleDataSource(
-    {dataset.SPLIT: sample.pattern},
+    {tfds_metadata.SPLIT: sample.pattern},
     {"text": tf.io.FixedLenFeature([], tf.string)},
-    num_input_examples={dataset.SPLIT: sample.documents},
+    num_input_examples={tfds_metadata.SPLIT: sample.documents},
   )
   return _register(f"winnow_{name or sample.name}", source, vocabulary)
 
 
 def register_c4(c4_version: str = C4_VERSION, vocabulary: seqio.Vocabulary | None = None) -> str:
   """Registers whole C4 as TFDS has it, train and validation, as the task `winnow_c4_en`; returns that name."""
-  splits = {split: split for split in (dataset.SPLIT, _VALIDATION_SPLIT)}
+  splits = {split: split for split in (tfds_metadata.SPLIT, _VALIDATION_SPLIT)}
   return _register("winnow_c4_en", seqio.TfdsDataSource(f"c4/en:{c4_version}", splits=splits), vocabulary)
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from curation import random_t5
-from pipelines import records
+from pipelines.output import tfrecords
 
 WORDS = ["river", "stone", "house", "seven", "light", "music", "paper", "garden", "engine", "winter", "yes", "no"]
 POOL = 60  # texts of `repeating_texts` that are repeated
@@ -156,7 +156,7 @@ def _compress(name: str, data: bytes) -> bytes:
 
 def _examples(texts: list[str]) -> pa.Array:
   empty = pa.array([""] * len(texts))
-  return records.encode_examples(
+  return tfrecords.encode_examples(
     pa.table(
       {
         "text": pa.array(texts),

@@ -23,7 +23,7 @@ from data_efficiency import corpus, results
 from data_efficiency.results import ALL
 
 from curation import demo_embedder, demo_rater
-from pipelines import manifests
+from pipelines.output import manifests
 
 RATES = (20, 40, 60)
 SCORERS = ("density", "perplexity", "ask_llm")

@@ -17,7 +17,7 @@ import scipy.stats
 from data_efficiency import corpus
 
 from curation.vocabulary import Vocabulary
-from pipelines import dataset, manifests
+from pipelines.output import manifests, tfds_metadata
 
 ALL = "all"
 CONFIDENCE = 0.95
@@ -166,7 +166,7 @@ def _content(samples: Iterable[pathlib.Path], vocabulary: Vocabulary) -> tuple[c
   features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("text", "url")}
   for sample in samples:
     name = json.loads((sample / manifests.MANIFEST_FILE).read_text())["dataset"]
-    records = tf.data.TFRecordDataset(sorted(map(str, sample.glob(f"{name}-{dataset.SPLIT}.tfrecord-*"))))
+    records = tf.data.TFRecordDataset(sorted(map(str, sample.glob(f"{name}-{tfds_metadata.SPLIT}.tfrecord-*"))))
     for examples in records.batch(1_024).as_numpy_iterator():
       found = tf.io.parse_example(examples, features)
       kinds.update(corpus.kind_of(url.decode()) for url in found["url"].numpy())

@@ -24,7 +24,7 @@ _SERVE = (
   "import sys; sys.path[:] = sys.argv[2:]\n"
   "from pipelines.runners import fork_server; fork_server.main(int(sys.argv[1]))"
 )
-_IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.scoring.scoring", "pipelines.writing")
+_IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.scoring.scoring", "pipelines.output.writing")
 _MAX_BYTES = 1 << 20  # that are received at once
 _NUM_DESCRIPTORS = 3
 _START_LOCK = threading.Lock()

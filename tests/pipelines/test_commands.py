@@ -9,7 +9,8 @@ import corpora
 import pytest
 import safetensors.numpy
 
-from pipelines import main, manifests
+from pipelines import main
+from pipelines.output import manifests
 
 
 @pytest.fixture(scope="module")
@@ -509,7 +510,7 @@ def test_somebody_elses_dataset_is_never_touched(scored, capsys):
 
 def test_the_manifest_comes_last_and_a_rerun_completes_the_output(scored, capsys, monkeypatch):
   """Invariant 6. Kills the mutant that writes the manifest before TFDS's metadata."""
-  from pipelines import dataset
+  from pipelines.output import tfds_metadata
 
   def full_disk(*_, **__):
     raise OSError(28, "No space left on device")
@@ -517,7 +518,7 @@ def test_the_manifest_comes_last_and_a_rerun_completes_the_output(scored, capsys
   command = sample("--sampler=ask_llm", "--rate=0.5", "--num_shards=3", "--direct_num_workers=1")
   capsys.readouterr()
   with monkeypatch.context() as patch:
-    patch.setattr(dataset, "write_dataset_metadata", full_disk)
+    patch.setattr(tfds_metadata, "write_dataset_metadata", full_disk)
     assert main.main(command) == 1
   assert "No space left on device" in told(capsys)
   shards = sorted((scored / "out").glob("*.tfrecord-*"))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from running import content, run_in
 
-from pipelines import manifests
 from pipelines.files import damage, storage
+from pipelines.output import manifests
 from pipelines.scoring import recording, scoring
 from pipelines.worker import prefetch
 

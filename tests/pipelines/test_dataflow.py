@@ -25,9 +25,10 @@ from apache_beam.runners.dataflow import dataflow_runner
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import jobs, main, manifests, writing
+from pipelines import jobs, main
 from pipelines.corpus import blocks
 from pipelines.files import fingerprints, storage
+from pipelines.output import manifests, writing
 from pipelines.runners import launch
 from pipelines.scorers.count import Count
 from pipelines.scoring import scoring

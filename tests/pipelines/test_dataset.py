@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import dataset, records
+from pipelines.output import tfds_metadata, tfrecords
 from pipelines.sorted_runs import run_files, run_writer
 
 NUM_SHARDS = 4
@@ -52,16 +52,16 @@ def output(tmp_path_factory) -> tuple[pathlib.Path, list[dict]]:
   shard_N = (hash_N % np.uint64(NUM_SHARDS - 1)).astype(np.uint32)
   file = io.BytesIO()
   with run_writer.RunWriter(num_shards=NUM_SHARDS) as writer:
-    writer.add(shard_N, hash_N, records.encode_examples(documents))
+    writer.add(shard_N, hash_N, tfrecords.encode_examples(documents))
     writer.finish(file, {})
   lengths, sizes = [], []
   for index in range(NUM_SHARDS):
-    with (folder / dataset.shard_file_name("tiny_set", index, NUM_SHARDS)).open("wb") as shard:
+    with (folder / tfds_metadata.shard_file_name("tiny_set", index, NUM_SHARDS)).open("wb") as shard:
       length = run_files.write_records(run_writer.merge_shard([run_files.RunReader(file)], index), shard)
       size = shard.tell()
     lengths.append(length)
     sizes.append(size)
-  dataset.write_dataset_metadata(
+  tfds_metadata.write_dataset_metadata(
     str(folder), name="tiny_set", shard_lengths=lengths, num_bytes=sum(sizes), description="A test."
   )
   rows = documents.to_pylist()
@@ -106,7 +106,7 @@ assert "tensorflow" not in sys.modules
   subprocess.run(
     [sys.executable, "-c", code, str(tmp_path), json.dumps(info)],
     check=True,
-    cwd=pathlib.Path(dataset.__file__).parent.parent,
+    cwd=pathlib.Path(tfds_metadata.__file__).parent.parent,
   )
   assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset_info.json", "features.json"]
   for name in ("dataset_info.json", "features.json"):
@@ -128,17 +128,17 @@ assert "tensorflow" not in sys.modules
   ],
 )
 def test_dataset_names(folder_name, expected):
-  assert dataset.dataset_name(folder_name) == expected
+  assert tfds_metadata.dataset_name(folder_name) == expected
 
 
 @given(st.text(max_size=30))
 def test_any_folder_name_becomes_a_tfds_name(folder_name):
   from tensorflow_datasets.core import naming
 
-  name = dataset.dataset_name(folder_name)
+  name = tfds_metadata.dataset_name(folder_name)
   assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
-  assert naming.camelcase_to_snakecase(name) == name == dataset.dataset_name(name)
-  parsed = naming.FilenameInfo.from_str(dataset.shard_file_name(name, 3, 100_000))
+  assert naming.camelcase_to_snakecase(name) == name == tfds_metadata.dataset_name(name)
+  parsed = naming.FilenameInfo.from_str(tfds_metadata.shard_file_name(name, 3, 100_000))
   assert (parsed.dataset_name, parsed.split, parsed.shard_index, parsed.num_shards) == (name, "train", 3, 100_000)
 
 

@@ -19,10 +19,10 @@ from running import run_in
 
 from curation import ask_llm, checkpoints, kernels, race
 from curation.errors import DamagedError, WinnowError
-from pipelines import formats
 from pipelines.corpus import blocks
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints
+from pipelines.output import formats
 from pipelines.store.score_store import ScoreStore
 
 FIELDS = blocks.Fields()

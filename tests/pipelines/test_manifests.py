@@ -7,7 +7,7 @@ import pytest
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import manifests, writing
+from pipelines.output import manifests, writing
 from pipelines.selection import thresholds
 
 SUMMARY = {

@@ -11,8 +11,8 @@ import pytest
 from running import content, run_in
 
 from curation import selection
-from pipelines import formats, manifests
 from pipelines.files import damage
+from pipelines.output import formats, manifests
 
 RANGES = {"low": "0:0.3", "middle": "0.3:0.7", "high": "0.7:1"}
 

@@ -19,9 +19,9 @@ from running import content, logs, run_in
 
 from curation import domains, selection
 from curation import quotas as arithmetic
-from pipelines import formats, manifests
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints
+from pipelines.output import formats, manifests
 from pipelines.selection import quotas
 from pipelines.sorted_runs import run_writer
 from pipelines.store import block_files, score_files, score_store

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import records
+from pipelines.output import tfrecords
 
 ROWS = st.lists(
   st.tuples(st.text(), st.text(), st.text(), st.text(), st.floats(width=32)),
@@ -45,7 +45,7 @@ def write_by_tensorflow(table: pa.Table) -> bytes:
 
 
 def written(table: pa.Table) -> bytes:
-  return b"".join(records.encode_examples(table).to_pylist())
+  return b"".join(tfrecords.encode_examples(table).to_pylist())
 
 
 @settings(max_examples=60)
@@ -73,13 +73,13 @@ def test_lengths_of_all_widths_in_one_table():
 
 def test_slices_chunks_and_wide_strings_give_the_same_records():
   table = make_table([(f"text {i}" * i, f"url{i}", "", f"s#{i}", i / 7) for i in range(20)])
-  expected = records.encode_examples(table).to_pylist()
+  expected = tfrecords.encode_examples(table).to_pylist()
   chunked = pa.concat_tables([table[:3], table[3:4], table[4:4], table[4:]])
-  assert records.encode_examples(chunked).to_pylist() == expected
-  assert records.encode_examples(table[5:11]).to_pylist() == expected[5:11]
+  assert tfrecords.encode_examples(chunked).to_pylist() == expected
+  assert tfrecords.encode_examples(table[5:11]).to_pylist() == expected[5:11]
   wide = table.set_column(0, "text", table["text"].cast(pa.large_string()))
-  assert records.encode_examples(wide).to_pylist() == expected
-  assert records.encode_examples(table[:0]).to_pylist() == []
+  assert tfrecords.encode_examples(wide).to_pylist() == expected
+  assert tfrecords.encode_examples(table[:0]).to_pylist() == []
 
 
 def test_a_missing_value_is_an_empty_string():
@@ -93,9 +93,9 @@ def test_the_input_is_left_alone():
   """The CRCs are written in place into a buffer: it must not be the caller's."""
   table = make_table([("text", "url", "time", "source#0", 1.0)])
   before = table.to_pylist()
-  first = records.encode_examples(table)
+  first = tfrecords.encode_examples(table)
   kept = first.to_pylist()
-  assert records.encode_examples(table).to_pylist() == kept
+  assert tfrecords.encode_examples(table).to_pylist() == kept
   assert first.to_pylist() == kept
   assert table.to_pylist() == before
 
@@ -103,7 +103,7 @@ def test_the_input_is_left_alone():
 def test_the_vectorised_crc_is_crc32c():
   """RFC 3720, B.4: 32 bytes of zeros, of ones, and ascending."""
   rows = np.stack([np.zeros(32, np.uint8), np.full(32, 255, np.uint8), np.arange(32, dtype=np.uint8)])
-  assert records._crc32c_rows(rows).tolist() == [0x8A9136AA, 0x62A8AB43, 0x46DD794E]
+  assert tfrecords._crc32c_rows(rows).tolist() == [0x8A9136AA, 0x62A8AB43, 0x46DD794E]
 
 
 def test_no_tensorflow():
@@ -115,4 +115,4 @@ table = pa.table({name: ["a"] for name in names} | {"score": pa.array([1], pa.fl
 assert len(records.encode_examples(table)) == 1
 assert "tensorflow" not in sys.modules
 """
-  subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(records.__file__).parent.parent)
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(tfrecords.__file__).parent.parent)

@@ -13,8 +13,9 @@ import scipy.stats
 from reported import OUTPUTS, ROWS, SCORERS, make, read
 from running import content, run_in
 
-from pipelines import formats, report, report_examples, report_figures, report_passes, report_sources
+from pipelines import report, report_examples, report_figures, report_passes, report_sources
 from pipelines.files import fingerprints
+from pipelines.output import formats
 
 
 @pytest.fixture(scope="module")

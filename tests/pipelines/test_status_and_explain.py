@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import formats, status
+from pipelines import status
 from pipelines.files import fingerprints
+from pipelines.output import formats
 from pipelines.scoring import scoring
 from pipelines.store.score_store import ScoreStore
 

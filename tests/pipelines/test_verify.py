@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import formats, manifests, records
 from pipelines.files import fingerprints, storage
+from pipelines.output import formats, manifests, tfrecords
 
 SCORE = ["--max_input_tokens=32", "--scores=scores", "--name=tiny", "--block_rows=50"]
 SAMPLE = ["sample", "--scores=scores", "--rate=0.3", "--num_shards=3", "--direct_num_workers=1"]
@@ -96,7 +96,7 @@ def rewrite(folder: pathlib.Path, change, *, shard: int = 0, also=lambda manifes
   """Rewrites one output shard, and the manifest so that it agrees: whoever lies does it well."""
   path = folder / f"tfrecord/tfrecord-train.tfrecord-{shard:05d}-of-00003"
   table = change(pa.concat_tables(formats.read(str(path), formats.TFRECORD)))
-  path.write_bytes(b"".join(records.encode_examples(table).to_pylist()))
+  path.write_bytes(b"".join(tfrecords.encode_examples(table).to_pylist()))
   manifest = json.loads((folder / "tfrecord/manifest.json").read_text())
   also(manifest)
   about = {"bytes": path.stat().st_size, "checksum": storage.checksum(str(path)), "documents": len(table)}

@@ -12,7 +12,7 @@ import pytest
 import validation_sets
 
 from curation.errors import WinnowError
-from pipelines import dataset, formats
+from pipelines.output import formats, tfds_metadata
 from pretraining import samples
 
 LENGTHS = {"inputs": 64, "targets": 32}
@@ -109,7 +109,7 @@ def test_hosts_read_shards_of_their_own(output, register, hosts):
 
   source = seqio.TaskRegistry.get(register(str(output))).source
   assert [pathlib.Path(path).name for path in source.list_shards("train")] == [
-    dataset.shard_file_name("half_50", index, 6) for index in range(6)
+    tfds_metadata.shard_file_name("half_50", index, 6) for index in range(6)
   ]
   assert source.num_input_examples("train") == len(written_texts(output))
   read = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines import records
+from pipelines.output import tfrecords
 
 SPLIT = "train"
 METADATA_FILES = ("features.json", "dataset_info.json")
@@ -39,11 +39,11 @@ def write_dataset_metadata(
   """
   import tensorflow_datasets as tfds
 
-  features = {feature: tfds.features.Text() for feature in records.TEXT_FEATURES}
+  features = {feature: tfds.features.Text() for feature in tfrecords.TEXT_FEATURES}
   identity = tfds.core.DatasetIdentity(name=name, version=tfds.core.Version(_VERSION), data_dir=folder, module_name="")
   info = tfds.core.DatasetInfo(
     builder=identity,
-    features=tfds.features.FeaturesDict(features | {records.SCORE_FEATURE: tfds.features.Scalar(np.float32)}),
+    features=tfds.features.FeaturesDict(features | {tfrecords.SCORE_FEATURE: tfds.features.Scalar(np.float32)}),
     description=description,
   )
   info.set_file_format(_FILE_FORMAT)

@@ -10,8 +10,8 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import dataset, folders, formats, writing
 from pipelines.files import fingerprints, storage
+from pipelines.output import folders, formats, tfds_metadata, writing
 from pipelines.selection import thresholds
 from pipelines.store import score_store
 
@@ -72,7 +72,7 @@ def dataset_metadata(config: writing.SamplingConfig, manifest: dict[str, Any]) -
   """The files that make the output a dataset of TFDS, by their names."""
   counts = manifest["counts"]
   with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
-    dataset.write_dataset_metadata(
+    tfds_metadata.write_dataset_metadata(
       folder,
       name=config.name,
       shard_lengths=[shard["documents"] for shard in manifest["shards"]],
@@ -93,7 +93,7 @@ def read(output: str) -> dict[str, Any]:
   if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
     raise WinnowError(f"{path} is not a manifest of format {FORMAT}, which this version reads")
   name = manifest.get("dataset")
-  if not isinstance(name, str) or dataset.dataset_name(name) != name:  # it becomes a part of paths
+  if not isinstance(name, str) or tfds_metadata.dataset_name(name) != name:  # it becomes a part of paths
     raise WinnowError(f"{path} names the dataset {name!r}, which is no name; restore it, or run its command again")
   return manifest
 
@@ -164,7 +164,7 @@ def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, An
     "format": FORMAT,
     "fingerprint": config.fingerprint,
     "dataset": config.name,
-    "split": dataset.SPLIT,
+    "split": tfds_metadata.SPLIT,
     "output_format": config.output_format,
     "rejected": config.rejected,
     "request": dataclasses.asdict(config.request),

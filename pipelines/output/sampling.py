@@ -10,8 +10,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines import manifests, writing
 from pipelines.corpus import stripes
+from pipelines.output import manifests, writing
 from pipelines.selection import thresholds
 from pipelines.worker import memory, progress
 

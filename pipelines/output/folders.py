@@ -2,8 +2,8 @@
 
 import os
 
-from pipelines import writing
 from pipelines.files import fingerprints, local_files, storage
+from pipelines.output import writing
 
 MANIFEST_FILE = "manifest.json"
 

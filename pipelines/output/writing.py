@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from curation import hashing, selection
 from curation.errors import DamagedError, WinnowError
-from pipelines import formats
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import damage, fingerprints, storage
+from pipelines.output import formats
 from pipelines.selection import limits, ranks, thresholds
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import block_files, score_files, score_store

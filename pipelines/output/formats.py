@@ -13,15 +13,17 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
-from pipelines import dataset, records
 from pipelines.corpus.blocks import BrokenShardError
 from pipelines.corpus.readers import jsonl, tf_example, tfrecord
 from pipelines.files import storage
+from pipelines.output import tfds_metadata, tfrecords
 from pipelines.sorted_runs import merging, run_files
 
 TFRECORD, JSONL, PARQUET = "tfrecord", "jsonl", "parquet"
 NAMES = (TFRECORD, JSONL, PARQUET)
-SCHEMA = pa.schema([(name, pa.string()) for name in records.TEXT_FEATURES] + [(records.SCORE_FEATURE, pa.float32())])
+SCHEMA = pa.schema(
+  [(name, pa.string()) for name in tfrecords.TEXT_FEATURES] + [(tfrecords.SCORE_FEATURE, pa.float32())]
+)
 _GROUP_ROWS, _GROUP_BYTES = 4_096, 32 << 20
 _PIECE_BYTES = 4 << 20
 
@@ -29,14 +31,14 @@ _PIECE_BYTES = 4 << 20
 def file_name(name: str, file_format: str, index: int, num_shards: int) -> str:
   """The file name of one output shard, from 0: as TFDS has it, or with its format at the end, as others have it."""
   if file_format == TFRECORD:
-    return dataset.shard_file_name(name, index, num_shards)
-  return f"{name}-{dataset.SPLIT}-{index:05d}-of-{num_shards:05d}.{file_format}"
+    return tfds_metadata.shard_file_name(name, index, num_shards)
+  return f"{name}-{tfds_metadata.SPLIT}-{index:05d}-of-{num_shards:05d}.{file_format}"
 
 
 def encode(documents: pa.Table, file_format: str) -> pa.LargeBinaryArray:
   """A record for each document of a table with the columns of SCHEMA: large_binary [N]."""
   if file_format == TFRECORD:
-    return records.encode_examples(documents)
+    return tfrecords.encode_examples(documents)
   rows = documents.select(SCHEMA.names).to_pylist()
   return pa.array([orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows], pa.large_binary())
 

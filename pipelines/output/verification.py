@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from curation import hashing
 from curation.errors import WinnowError
-from pipelines import dataset, formats, manifests, writing
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
+from pipelines.output import formats, manifests, tfds_metadata, writing
 from pipelines.selection import ranks, thresholds
 from pipelines.store import score_files
 from pipelines.worker import progress
@@ -119,7 +119,7 @@ def check_launch(config: VerificationConfig) -> None:
     raise WinnowError(f"{manifests.MANIFEST_FILE}: {field} is {there}, and {here} by {sampling.store.folder}")
   names = [storage.base_name(sampling.shard_path(index, config.num_shards)) for index in range(config.num_shards)]
   _expect([shard["file"] for shard in manifest["shards"]], names, "the shards have other names")
-  prefix = f"{sampling.name}-{dataset.SPLIT}"  # other files are nobody's shards
+  prefix = f"{sampling.name}-{tfds_metadata.SPLIT}"  # other files are nobody's shards
   found = {name for name in storage.list_names(sampling.output) if name.startswith(prefix)}
   if strange := sorted(found - set(names)):
     path = storage.join(sampling.output, strange[0])

@@ -1,0 +1,1 @@
+"""Selected documents as files, their manifest, and the check of both."""
