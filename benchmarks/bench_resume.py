@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from curation import random_t5
-from pipelines import flags, options, plans
+from pipelines import plans
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
+from pipelines.flags import command_names, parsing
 from pipelines.scorers.count import Count
 from pipelines.store import block_files
 
@@ -91,7 +92,7 @@ def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> Non
     lines = [f'{{"text": "document {row}"}}\n' for row in range(per_shard)]
     (corpus / f"{shard:05d}.jsonl").write_text("".join(lines))
   arguments = [f"--input={corpus}/*", "--sampler=random", "--rate=0.5", f"--output={folder}/out", "--block_rows=1"]
-  namespace, beam_arguments = options.parse(flags.SAMPLE, arguments)
+  namespace, beam_arguments = parsing.parse(command_names.SAMPLE, arguments)
   launcher = plans.make_launcher(namespace, beam_arguments)
   place = f"{folder}/out/.winnow/count"
   job = plans.plan_scoring(namespace, launcher, Count(), place, spare=True)

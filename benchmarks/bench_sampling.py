@@ -9,10 +9,11 @@ import time
 
 import common
 
-from pipelines import flags, jobs, main, options, plans
+from pipelines import jobs, main, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import storage
+from pipelines.flags import command_names, parsing
 from pipelines.scorers.count import Count
 
 
@@ -40,7 +41,7 @@ def read_blocks(folder: pathlib.Path) -> None:
 def score_nothing(source: str, folder: pathlib.Path) -> float:
   """Seconds of `winnow score`'s pipeline with the scorer that only finds out which documents there are."""
   arguments = [source, f"--scores={folder.parent}", "--direct_num_workers=1"]
-  namespace, beam_arguments = options.parse(flags.SCORE, arguments)
+  namespace, beam_arguments = parsing.parse(command_names.SCORE, arguments)
   launcher = plans.make_launcher(namespace, beam_arguments)
   job = plans.plan_scoring(namespace, launcher, Count(), str(folder))
   jobs.run(launcher, ["winnow", "score"], scoring_job=job)

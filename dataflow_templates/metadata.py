@@ -7,23 +7,29 @@ import json
 import pathlib
 from typing import Any
 
-from pipelines import flags
-from pipelines.flag import GROUPS, Flag
+from pipelines.flags import command_names, declarations
+from pipelines.flags.flag import GROUPS, Flag
 
 FOLDER = pathlib.Path(__file__).parent
-TEMPLATES = (flags.EMBED, flags.CLUSTER, flags.SCORE, flags.SAMPLE, flags.CURATE)
+TEMPLATES = (
+  command_names.EMBED,
+  command_names.CLUSTER,
+  command_names.SCORE,
+  command_names.SAMPLE,
+  command_names.CURATE,
+)
 _FOLDERS = ("scores", "output")
 _OF_A_TERMINAL = ("estimate",)  # a launcher that starts no job has failed
 
 
 def metadata(command: str) -> dict[str, Any]:
   """A command as google.dataflow.v1beta3.TemplateMetadata in JSON."""
-  known = [flag for flag in flags.FLAGS if command in flag.commands and flag.name not in _OF_A_TERMINAL]
+  known = [flag for flag in declarations.FLAGS if command in flag.commands and flag.name not in _OF_A_TERMINAL]
   in_order = [flag for group in GROUPS for flag in known if flag.group == group]
   names = {flag.name for flag in known}
   return {
     "name": f"Winnow: {command}",
-    "description": f"{_sentence(flags.COMMANDS[command])} Flags and files: docs/reference.md of Winnow.",
+    "description": f"{_sentence(command_names.COMMANDS[command])} Flags and files: docs/reference.md of Winnow.",
     "parameters": [parameter(flag, command, "scorer" in names) for flag in in_order],
   }
 
@@ -53,7 +59,7 @@ def _type(flag: Flag, command: str) -> str:
   if flag.choices:
     return "ENUM"
   if flag.name in _FOLDERS:
-    return "GCS_READ_FOLDER" if (command, flag.name) == (flags.SAMPLE, "scores") else "GCS_WRITE_FOLDER"
+    return "GCS_READ_FOLDER" if (command, flag.name) == (command_names.SAMPLE, "scores") else "GCS_WRITE_FOLDER"
   if flag.name in ("prompt_file", "vocabulary"):
     return "GCS_READ_FILE"
   return {bool: "BOOLEAN", int: "NUMBER", float: "NUMBER"}.get(flag.type, "TEXT")

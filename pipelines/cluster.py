@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import flags, jobs, options, plans, score, store_plans
+from pipelines import jobs, plans, score, store_plans
+from pipelines.flags import command_names, parsing
 from pipelines.runners import commands
 
 
 def cluster(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.CLUSTER, argv)
+  namespace, beam_arguments = parsing.parse(command_names.CLUSTER, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   job = store_plans.plan_clusters(namespace, launcher)
   with commands.writing():
-    if jobs.run(launcher, ["winnow", flags.CLUSTER, *argv], scoring_job=job):
+    if jobs.run(launcher, ["winnow", command_names.CLUSTER, *argv], scoring_job=job):
       score.print_summary(job)
 
 

@@ -4,14 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, flags, found_stores, options, output_plans, plans, score, scoring_jobs, store_plans
+from pipelines import estimate, found_stores, output_plans, plans, score, scoring_jobs, store_plans
 from pipelines import sample as sample_command
+from pipelines.flags import command_names, parsing, scorer_names
 from pipelines.runners import commands, launch
 from pipelines.selection import survivors
 
 
 def curate(argv: Sequence[str]) -> None:
-  namespaces, beam_arguments = options.parse_stages(flags.CURATE, argv)
+  namespaces, beam_arguments = parsing.parse_stages(command_names.CURATE, argv)
   for namespace in namespaces:
     namespace.sampler = namespace.sampler or namespace.scorer
     found_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
@@ -36,12 +37,12 @@ def curate(argv: Sequence[str]) -> None:
   scoring_job.refuse_shared_folders()
   found = output_plans.plan_samples(
     namespace,
-    options.own_arguments(flags.CURATE, made),
+    parsing.own_arguments(command_names.CURATE, made),
     store=scoring_job.config.store,
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
-  if sample_command.run_to_summary(launcher, ["winnow", flags.CURATE, *argv], found, scoring_job):
+  if sample_command.run_to_summary(launcher, ["winnow", command_names.CURATE, *argv], found, scoring_job):
     with commands.writing():
       if stage.number > 1:
         of = f"stage {stage.number} of {stage.number} ({namespace.scorer})"
@@ -53,7 +54,7 @@ def _plan_stage(
   namespace: argparse.Namespace, launcher: launch.Launcher, stage: plans.Stage
 ) -> scoring_jobs.ScoringJob:
   # Random sampling of a corpus that nothing has to score.
-  is_random = namespace.sampler == flags.RANDOM and namespace.model is None and namespace.embeddings is None
+  is_random = namespace.sampler == scorer_names.RANDOM and namespace.model is None and namespace.embeddings is None
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
   plan = store_plans.plan_counting if is_random else store_plans.plan_named_scoring
   return plan(namespace, launcher, spare=True, stage=stage)

@@ -12,10 +12,11 @@ import rich.table
 
 from curation import demo_embedder, demo_rater, minhash
 from curation.errors import WinnowError
-from pipelines import demo_corpus, flags, options, sample, score
+from pipelines import demo_corpus, sample, score
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
+from pipelines.flags import command_names, parsing
 from pipelines.output import formats
 from pipelines.runners import commands
 
@@ -26,7 +27,7 @@ _BINS = 12
 
 
 def demo(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.DEMO, argv)
+  namespace, beam_arguments = parsing.parse(command_names.DEMO, argv)
   if not storage.is_local(namespace.output or OUTPUT):
     raise WinnowError(f"--output={namespace.output} is not on this machine; the demo writes to a local folder")
   folder = pathlib.Path(namespace.output or OUTPUT)

@@ -17,9 +17,10 @@ from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import flags, plans, store_plans
+from pipelines import plans, store_plans
 from pipelines.corpus import blocks, counting, first_rows
 from pipelines.durations import duration
+from pipelines.flags import command_names, scorer_names
 from pipelines.runners import accelerators, devices, launch
 from pipelines.scorers.t5.base import OfModel, model_bytes
 
@@ -44,13 +45,13 @@ class Speed(NamedTuple):
 def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
   corpus = plans.read_corpus(namespace)
-  what_for = getattr(namespace, "scorer", flags.EMBED)
+  what_for = getattr(namespace, "scorer", command_names.EMBED)
   scorer: OfModel | None = None
-  if what_for not in (flags.EMBED, *flags.OF_EMBEDDINGS, flags.MINHASH):
+  if what_for not in (command_names.EMBED, *scorer_names.OF_EMBEDDINGS, scorer_names.MINHASH):
     scorer = store_plans.of_model(namespace).checked()
   elif namespace.model is not None:
     scorer = store_plans.sentence_t5(namespace).checked()
-  elif namespace.embeddings is None and what_for != flags.MINHASH:
+  elif namespace.embeddings is None and what_for != scorer_names.MINHASH:
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   if namespace.max_bad_fraction < 1:
     first_rows.refuse_pointers(corpus.shards)
@@ -87,20 +88,20 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   else:
     speed = Speed(0.0, "", accelerators.smallest_machine(None), None)
   products = 0.0
-  if what_for in flags.OF_EMBEDDINGS:
-    is_density = what_for == flags.DENSITY
+  if what_for in scorer_names.OF_EMBEDDINGS:
+    is_density = what_for == scorer_names.DENSITY
     operations = (_sketch_flops if is_density else _cluster_flops)(namespace, documents.value)
-    if what_for == flags.SEMDEDUP:
+    if what_for == scorer_names.SEMDEDUP:
       operations += _pair_flops(namespace, documents.value)
     # Its own workers have other cores than this machine where those of the model have an accelerator.
     products = operations / _product_flops() / 3600
     products *= 1.0 if speed.accelerator is None else _usable_cores() / speed.machine.vcpus
     of = "this machine" if speed.accelerator is None else f"one {speed.machine.name}"
     title = "the sketch" if is_density else "the clusters"
-    title += " and their pairs" if what_for == flags.SEMDEDUP else ""
+    title += " and their pairs" if what_for == scorer_names.SEMDEDUP else ""
     passes = "in two passes" if is_density else f"in {1 + namespace.lloyd_iterations} passes and on the sample"
     table.add_row(f"hours of {of} for {title} ({_DIMENSIONS} dimensions)", f"{products:,.2f}, {passes}")
-  if what_for == flags.MINHASH:
+  if what_for == scorer_names.MINHASH:
     products = documents.value / _signing_speed(sampled, namespace.minhash_bands * namespace.minhash_rows) / 3600
     table.add_row("hours of one core of this machine for signatures", f"{products:,.2f}, reading not counted")
   for count in workers:

@@ -8,9 +8,10 @@ from typing import Any
 
 from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import evaluation, flags, jobs, options, plans, store_plans
+from pipelines import evaluation, jobs, plans, store_plans
 from pipelines.corpus import inputs
 from pipelines.files import storage
+from pipelines.flags import command_names, parsing, scorer_names
 from pipelines.output import folders
 from pipelines.runners import commands, launch
 from pipelines.scorers.t5 import model_files
@@ -18,7 +19,7 @@ from pipelines.scoring import scoring
 
 
 def evaluate(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.EVALUATE, argv)
+  namespace, beam_arguments = parsing.parse(command_names.EVALUATE, argv)
   launcher = plans.make_launcher(_of_store(namespace, input=None), beam_arguments)
   if launcher.writes_template:
     raise WinnowError(
@@ -35,7 +36,7 @@ def evaluate(argv: Sequence[str]) -> None:
     name: plans.identified_corpus(_of_store(namespace, input=pattern), launcher)
     for name, pattern in evaluation.find_corpora(namespace.input).items()
   }
-  run = _Evaluation(namespace, launcher, ["winnow", flags.EVALUATE, *argv], found, corpora)
+  run = _Evaluation(namespace, launcher, ["winnow", command_names.EVALUATE, *argv], found, corpora)
   failed = [name for name in sorted(found, key=evaluation.Point.of) if not run.add(name)]
   if failed and not run.has_written:
     raise WinnowError(f"none of the {len(failed)} models can be evaluated; nothing was written")
@@ -120,7 +121,7 @@ class _Evaluation:
 
 def _of_store(namespace: argparse.Namespace, **changes: Any) -> argparse.Namespace:
   """The flags of `winnow score` for one store of an evaluation."""
-  scored: dict[str, Any] = {"scorer": flags.PERPLEXITY, "model": None, "name": None, "estimate": False}
+  scored: dict[str, Any] = {"scorer": scorer_names.PERPLEXITY, "model": None, "name": None, "estimate": False}
   return argparse.Namespace(**{**vars(namespace), **scored, **changes})
 
 

@@ -20,10 +20,11 @@ import numpy as np
 from curation import corpus_loss, hashing, span_corruption
 from curation.corpus_loss import CorpusLoss, MeanLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import flags, found_stores, report_charts
+from pipelines import found_stores, report_charts
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import damage, fingerprints, storage
+from pipelines.flags import scorer_names
 from pipelines.report_figures import Figure
 from pipelines.scorers.t5 import model_files
 from pipelines.scorers.t5.perplexity import Perplexity
@@ -120,7 +121,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
   found: dict[str, CorpusLoss] = {}
   told: dict[str, str] = {}
   for name, store in sorted(found_stores.find_stores(folder).stores.items()):
-    if store.scorer != flags.PERPLEXITY or not store.is_complete:
+    if store.scorer != scorer_names.PERPLEXITY or not store.is_complete:
       continue
     if model_files.is_of_unfinished(name):
       told[name] = f"{store.folder} is left out: its checkpoint was not finished; delete the folder"

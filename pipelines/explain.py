@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, options, plans
+from pipelines import found_stores, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
+from pipelines.flags import command_names, parsing
 from pipelines.output import manifests
 from pipelines.runners import commands
 from pipelines.selection import ranks
@@ -40,7 +41,7 @@ class Found(NamedTuple):
 
 
 def explain(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.EXPLAIN, argv)
+  namespace, beam_arguments = parsing.parse(command_names.EXPLAIN, argv)
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   shard_name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):

@@ -5,9 +5,9 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import flags
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
+from pipelines.flags import scorer_names
 from pipelines.jobs import Corpus
 from pipelines.output import folders, writing
 from pipelines.runners import launch
@@ -82,7 +82,7 @@ def refuse_other_sampler(sampler: str, scorer: str) -> None:
 
 def _fits(sampler: str, scorer: Any) -> bool:
   """Random sampling takes the documents of any store of scores."""
-  return scorer == sampler or (sampler == flags.RANDOM and scorer not in kinds.KEEPING_BLOCKS)
+  return scorer == sampler or (sampler == scorer_names.RANDOM and scorer not in kinds.KEEPING_BLOCKS)
 
 
 def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:

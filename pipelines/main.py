@@ -5,12 +5,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from pipelines import flags
+from pipelines.flags import command_names
 
 
 def usage() -> str:
-  width = max(map(len, flags.COMMANDS))
-  lines = [f"  {name:<{width}}  {text}" for name, text in flags.COMMANDS.items()]
+  width = max(map(len, command_names.COMMANDS))
+  lines = [f"  {name:<{width}}  {text}" for name, text in command_names.COMMANDS.items()]
   return "\n".join(["usage: winnow COMMAND [flags]", "", *lines, "", "winnow COMMAND --help lists the flags."])
 
 
@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(f"winnow {manifests.versions()[manifests.DISTRIBUTION]}")
     return 0
-  if command not in flags.COMMANDS:
-    near = difflib.get_close_matches(command, flags.COMMANDS, 1)
-    hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(flags.COMMANDS)}"
+  if command not in command_names.COMMANDS:
+    near = difflib.get_close_matches(command, command_names.COMMANDS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(command_names.COMMANDS)}"
     print(f"winnow: there is no command {command}; {hint}", file=sys.stderr)
     return 2
   try:

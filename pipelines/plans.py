@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import options
 from pipelines.corpus import blocks, first_rows, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
+from pipelines.flags import parsing
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.runners import launch
 from pipelines.scorers.made_elsewhere import MadeElsewhere
@@ -103,7 +103,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
 
 def read_corpus(namespace: argparse.Namespace) -> Corpus:
   """The input that the flags name."""
-  options.require(namespace, "input")
+  parsing.require(namespace, "input")
   if namespace.block_rows < 1:
     raise WinnowError(f"--block_rows={namespace.block_rows} is below 1")
   fields = blocks.Fields(namespace.text_field, namespace.url_field, namespace.timestamp_field)

@@ -8,18 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import (
-  flags,
-  options,
-  plans,
-  report_charts,
-  report_examples,
-  report_figures,
-  report_passes,
-  report_sources,
-)
+from pipelines import plans, report_charts, report_examples, report_figures, report_passes, report_sources
 from pipelines.corpus import inputs
 from pipelines.files import storage
+from pipelines.flags import command_names, parsing
 from pipelines.report_figures import Figure
 from pipelines.report_sources import Sources
 from pipelines.runners import commands, launch
@@ -33,7 +25,7 @@ _NAMED = 3  # scorers, in the title
 
 
 def report(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.REPORT, argv)
+  namespace, beam_arguments = parsing.parse(command_names.REPORT, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   folder = inputs.absolute(namespace.report)
   paths = [storage.join(folder, name) for name in (PAGE, *(f"{name}.csv" for name in FIGURES))]

@@ -9,9 +9,10 @@ import apache_beam as beam
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import flags, found_stores
+from pipelines import found_stores
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
+from pipelines.flags import scorer_names
 from pipelines.output import folders, formats, manifests, writing
 from pipelines.runners import launch
 from pipelines.selection import limits, ranks
@@ -98,7 +99,9 @@ def find(namespace: argparse.Namespace) -> Sources:
     left_out += [f"{name} holds a count and no scores" for name in named if name not in scored]
     named = scored
   sizes = {name: _model_bytes(complete[name]) for name in named}
-  raters = sorted((name for name in named if complete[name].scorer == flags.ASK_LLM), key=lambda n: (sizes[n], n))
+  raters = sorted(
+    (name for name in named if complete[name].scorer == scorer_names.ASK_LLM), key=lambda n: (sizes[n], n)
+  )
   ordered = [*raters, *(name for name in named if name not in raters)]
   # First those of all documents, not of what a stage before has selected: the first one tells what the corpus is.
   ordered.sort(key=lambda name: fingerprints.field(complete[name].request_path, "within") is not None)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, jobs, options, output_plans, plans
+from pipelines import found_stores, jobs, output_plans, plans
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
+from pipelines.flags import command_names, parsing
 from pipelines.output import writing
 from pipelines.runners import commands, launch
 from pipelines.scorers.count import Count
@@ -16,13 +17,13 @@ _MOST_UNUSED = 0.01  # of a budget of tokens, without a warning
 
 
 def sample(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.SAMPLE, argv)
+  namespace, beam_arguments = parsing.parse(command_names.SAMPLE, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   scoring_job = None
   if namespace.name is not None and namespace.scores is None:
     raise WinnowError(f"--name={namespace.name} is that of a store in --scores, which is not given; leave it out")
   if namespace.scores is not None:
-    options.refuse_scoring_flags(namespace)
+    parsing.refuse_scoring_flags(namespace)
     store = found_stores.find_store(namespace)
     corpus, store_request = (
       found_stores.corpus_of(store, namespace, launcher),
@@ -37,12 +38,12 @@ def sample(argv: Sequence[str]) -> None:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
   found = output_plans.plan_samples(
     namespace,
-    options.own_arguments(flags.SAMPLE, [namespace]),
+    parsing.own_arguments(command_names.SAMPLE, [namespace]),
     store=store,
     store_request=store_request,
     corpus=corpus,
   )
-  run_to_summary(launcher, ["winnow", flags.SAMPLE, *argv], found, scoring_job)
+  run_to_summary(launcher, ["winnow", command_names.SAMPLE, *argv], found, scoring_job)
 
 
 def run_to_summary(

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import estimate, flags, jobs, options, plans, store_plans
+from pipelines import estimate, jobs, plans, store_plans
 from pipelines.files import fingerprints
+from pipelines.flags import command_names, parsing
 from pipelines.runners import commands
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.density import sketching
@@ -13,14 +14,14 @@ from pipelines.scorers.minhash import joining
 
 
 def score(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.SCORE, argv)
+  namespace, beam_arguments = parsing.parse(command_names.SCORE, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   if namespace.estimate:
     estimate.show(namespace, launcher)
     return
   job = store_plans.plan_named_scoring(namespace, launcher)
   with commands.writing():
-    if jobs.run(launcher, ["winnow", flags.SCORE, *argv], scoring_job=job):
+    if jobs.run(launcher, ["winnow", command_names.SCORE, *argv], scoring_job=job):
       print_summary(job)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import flags, found_stores, options, plans
+from pipelines import found_stores, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.durations import duration
 from pipelines.files import fingerprints, storage
+from pipelines.flags import command_names, parsing, scorer_names
 from pipelines.output import folders
 from pipelines.runners import commands
 from pipelines.scorers.clusters import clustering
@@ -48,7 +49,7 @@ class Progress:
 
 
 def status(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.STATUS, argv)
+  namespace, beam_arguments = parsing.parse(command_names.STATUS, argv)
   plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
   store = ScoreStore.at(folder)
@@ -166,7 +167,7 @@ def _sketch(store: ScoreStore) -> list[str]:
   if store.scorer == kinds.CLUSTER:
     is_made = clustering.CENTROIDS_FILE in storage.list_names(store.centroids_folder)
     return [f"  centroids: {'trained' if is_made else 'not trained yet'}"]
-  if store.scorer != flags.DENSITY:
+  if store.scorer != scorer_names.DENSITY:
     return []
   if sketching.SKETCH_FILE in storage.list_names(store.sketch_folder):
     return ["  density sketch: built"]

@@ -11,9 +11,10 @@ from typing import Any
 
 from curation import kmeans, minhash
 from curation.errors import WinnowError
-from pipelines import flags, found_stores, options, plans
+from pipelines import found_stores, plans
 from pipelines.corpus import blocks, embedding_files, inputs, sources
 from pipelines.files import fingerprints, storage
+from pipelines.flags import parsing, scorer_names
 from pipelines.jobs import Corpus, ScoringJob
 from pipelines.output import folders
 from pipelines.plans import Stage
@@ -45,7 +46,7 @@ _NAME = re.compile(r"\w+", re.ASCII)
 
 def of_model(namespace: argparse.Namespace) -> AskLlm | Perplexity:
   """The scorer that runs --model over the texts."""
-  options.require(namespace, "model")
+  parsing.require(namespace, "model")
   common: dict[str, Any] = {
     "model": namespace.model,
     "max_input_tokens": 512 if namespace.max_input_tokens is None else namespace.max_input_tokens,
@@ -54,9 +55,9 @@ def of_model(namespace: argparse.Namespace) -> AskLlm | Perplexity:
     "devices_per_model": namespace.devices_per_model,
     "vocabulary": namespace.vocabulary,
   }
-  if namespace.scorer == flags.PERPLEXITY:
+  if namespace.scorer == scorer_names.PERPLEXITY:
     return Perplexity(objective=namespace.objective, mask_seed=namespace.mask_seed, **common)
-  template = options.read_prompt(namespace.prompt_file)
+  template = parsing.read_prompt(namespace.prompt_file)
   return AskLlm(template=template, yes_token=namespace.yes_token, **common)
 
 
@@ -77,7 +78,7 @@ def plan_counting(
 ) -> ScoringJob:
   """The job of a store that only tells which documents there are, for random sampling."""
   stage = stage or Stage()
-  folder = _store_folder(namespace, "name", namespace.name or stage.named(flags.RANDOM))
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(scorer_names.RANDOM))
   return plans.plan_scoring(namespace, launcher, Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
 
 
@@ -91,11 +92,11 @@ def plan_named_scoring(
 ) -> ScoringJob:
   """The job of a scoring command, in the store that its flags name. `corpus`: identified already; of texts alone."""
   stage = stage or Stage()
-  if namespace.scorer == flags.DENSITY:
+  if namespace.scorer == scorer_names.DENSITY:
     return _plan_density(namespace, launcher, stage, spare=spare)
-  if namespace.scorer in flags.OF_CLUSTERS:
+  if namespace.scorer in scorer_names.OF_CLUSTERS:
     return _plan_by_clusters(namespace, launcher, stage, spare=spare)
-  if namespace.scorer == flags.MINHASH:
+  if namespace.scorer == scorer_names.MINHASH:
     return _plan_minhash(namespace, launcher, stage, spare=spare)
   scorer = of_model(namespace)
   _check_devices(namespace)
@@ -253,7 +254,7 @@ def _plan_by_clusters(
     raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
   stored = stored_blocks.StoredBlocks(clusters.config.store)
   scorer: Prototypes | SemDeDup = Prototypes(stored)
-  if namespace.scorer == flags.SEMDEDUP:
+  if namespace.scorer == scorer_names.SEMDEDUP:
     assert clusters.centroids is not None
     scorer = SemDeDup(
       stored,
@@ -274,7 +275,7 @@ def _plan_by_clusters(
 
 def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool) -> ScoringJob:
   config = minhash.MinHashConfig(namespace.similarity, namespace.minhash_bands, namespace.minhash_rows)
-  folder = _store_folder(namespace, "name", namespace.name or stage.named(flags.MINHASH))
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(scorer_names.MINHASH))
   beside = _store_folder(namespace, "name", f"signatures_{config.hashes}")
   if folder == beside:
     raise WinnowError(f"--name={namespace.name} is of the store of signatures; give each store a name of its own")
@@ -301,7 +302,7 @@ def _adopt(
   """
   request = fingerprints.readable(storage.join(folder, fingerprints.REQUEST_FILE))
   wanted = argparse.Namespace(**vars(namespace))
-  if not isinstance(request, dict) or not (adopted := options.adopt(wanted, request, names)):
+  if not isinstance(request, dict) or not (adopted := parsing.adopt(wanted, request, names)):
     return
   with contextlib.suppress(WinnowError):  # values that another model or input would refuse
     then = asked(wanted)

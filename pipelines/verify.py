@@ -4,15 +4,16 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import flags, jobs, meter, options, output_plans, plans
+from pipelines import jobs, meter, output_plans, plans
 from pipelines.corpus import inputs
 from pipelines.files import storage
+from pipelines.flags import command_names, parsing
 from pipelines.output import manifests, verification
 from pipelines.runners import commands
 
 
 def verify(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = options.parse(flags.VERIFY, argv)
+  namespace, beam_arguments = parsing.parse(command_names.VERIFY, argv)
   launcher = plans.make_launcher(namespace, beam_arguments)
   launcher.refuse_local({"OUTPUT_FOLDER": namespace.output_folder})
   output = inputs.absolute(namespace.output_folder)

@@ -8,8 +8,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from pipelines import flag
 from pipelines.corpus import inputs
+from pipelines.flags import flag
 from pipelines.runners import commands
 from pretraining import samples
 

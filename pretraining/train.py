@@ -25,8 +25,8 @@ import numpy as np
 from curation import checkpoint_writer, checkpoints, engine, span_corruption, t5, training
 from curation.errors import WinnowError
 from curation.vocabulary import NUM_SENTINELS, Vocabulary
-from pipelines import flag
 from pipelines.corpus import inputs
+from pipelines.flags import flag
 from pipelines.runners import commands
 from pipelines.scorers.t5 import model_files
 

@@ -7,7 +7,8 @@ import buckets
 import hypothesis
 import pytest
 
-from pipelines import flags, main
+from pipelines import main
+from pipelines.flags import command_names
 
 # The same examples in every run, so that a commit passes or fails; `make test ARGS=--hypothesis-profile=other` draws
 # others. Neither depends on time.
@@ -34,7 +35,7 @@ def another_runner():
   added, run = os.environ.get("WINNOW_TEST_FLAGS", "").split(), main.main
   with pytest.MonkeyPatch.context() as patch:
     if added:
-      pipelines = set(flags.COMMANDS) - {flags.DEMO}
+      pipelines = set(command_names.COMMANDS) - {command_names.DEMO}
 
       def run_there(argv):
         names_runner = any(argument.startswith("--runner") for argument in argv)

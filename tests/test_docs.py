@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from curation import density, kernels, race
-from pipelines import cluster, embed, flags, options
+from pipelines import cluster, embed
+from pipelines.flags import command_names, declarations, parsing, scorer_names
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -93,7 +94,7 @@ def test_over_scaling_is_as_the_page_on_reports_says():
 
 def test_the_page_on_density_names_flags_figures_and_warnings_that_exist():
   ours = re.sub(r"`python [^`]*`", "", DENSITY_PAGE)  # without the flags of a benchmark
-  assert set(re.findall(r"--(\w+)", ours)) <= {flag.name for flag in flags.FLAGS}
+  assert set(re.findall(r"--(\w+)", ours)) <= {flag.name for flag in declarations.FLAGS}
   points_ND = race.unit_vectors(np.random.default_rng(0).standard_normal((200, 4)))
   kernel = density.choose_kernel(points_ND)
   figures = density.diagnose(kernel, 10, 100, 0, points_ND[:150], points_ND[150:], 200)
@@ -123,7 +124,7 @@ def test_clusters_are_read_back_as_their_page_says(tmp_path, monkeypatch):
   figures = json.loads((store / "diagnostics.json").read_text())
   told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", CLUSTERS_PAGE, re.MULTILINE)
   assert set(re.findall(r"`(\w+)`", " ".join(told))) - figures.keys() == set()
-  assert set(re.findall(r"--(\w+)", CLUSTERS_PAGE)) <= {flag.name for flag in flags.FLAGS}
+  assert set(re.findall(r"--(\w+)", CLUSTERS_PAGE)) <= {flag.name for flag in declarations.FLAGS}
 
 
 def test_the_page_on_coverage_compares_samplers_that_exist(monkeypatch):
@@ -131,8 +132,10 @@ def test_the_page_on_coverage_compares_samplers_that_exist(monkeypatch):
   commands = re.findall(r"^    winnow curate ((?:.*\\\n)*.*)$", COVERAGE_PAGE, re.MULTILINE)
   monkeypatch.chdir(PROJECT)  # the recipe's path is relative
   lines = [shlex.split(command.replace("\\\n", " ")) for command in commands]
-  stages = [stage for line in lines for stage in options.parse_stages(flags.CURATE, line)[0]]
+  stages = [stage for line in lines for stage in parsing.parse_stages(command_names.CURATE, line)[0]]
   found = {stage.sampler or stage.scorer for stage in stages}
-  assert found == {flags.RANDOM, "density", "minhash", "semdedup", "prototypes"} and len(stages) == len(lines) + 2
+  assert (
+    found == {scorer_names.RANDOM, "density", "minhash", "semdedup", "prototypes"} and len(stages) == len(lines) + 2
+  )
   (table,) = re.findall(r"<!-- coverage -->\n(.*?)<!-- /coverage -->", COVERAGE_PAGE, re.DOTALL)
   assert found <= set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE))

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from curation.errors import WinnowError
 from dataflow_templates import metadata
-from pipelines import flags, options
+from pipelines.flags import declarations, parsing
 
 FOLDER = metadata.FOLDER
 PROJECT = FOLDER.parent
@@ -37,7 +37,7 @@ def versions(lock: pathlib.Path) -> dict[str, str]:
 def test_metadata_is_what_the_flags_say(command):
   """Kills the mutant that adds a flag and tells no console: `python -m dataflow_templates.metadata` writes it."""
   assert (FOLDER / command / "metadata.json").read_text() == metadata.to_json(command)
-  known = {flag.name for flag in flags.FLAGS if command in flag.commands}
+  known = {flag.name for flag in declarations.FLAGS if command in flag.commands}
   assert [p["name"] for p in parameters(command)] == list(dict.fromkeys(p["name"] for p in parameters(command)))
   assert {p["name"] for p in parameters(command)} == known - {"estimate"}
 
@@ -78,7 +78,7 @@ def test_parents_defaults_and_patterns_fit_together(command):
   ],
 )
 def test_patterns_take_what_the_command_takes(name, good, bad):
-  (flag,) = [flag for flag in flags.FLAGS if flag.name == name]
+  (flag,) = [flag for flag in declarations.FLAGS if flag.name == name]
   assert all(re.search(f"^({flag.pattern})$", value) for value in good)
   assert not any(re.search(f"^({flag.pattern})$", value) for value in bad)
 
@@ -87,18 +87,18 @@ def test_what_is_not_optional_is_what_the_command_asks_for(command):
   """Kills the mutant that demands of a console what the command can do without, or the other way round."""
   wanted = {p["name"] for p in parameters(command) if not p["isOptional"]}
   given = {name: f"--{name}={'random' if name == 'sampler' else 'gs://b/x'}" for name in wanted}
-  options.parse(command, list(given.values()))
+  parsing.parse(command, list(given.values()))
   for name in wanted:
     with pytest.raises(WinnowError, match=f"--{name}= must be given"):
-      options.parse(command, [value for other, value in given.items() if other != name])
+      parsing.parse(command, [value for other, value in given.items() if other != name])
 
 
 def test_a_console_may_say_true_false_and_nothing():
-  namespace, _ = options.parse("embed", ["--input=x", "--scores=s", "--overwrite=true", "--name=", "--block_rows="])
+  namespace, _ = parsing.parse("embed", ["--input=x", "--scores=s", "--overwrite=true", "--name=", "--block_rows="])
   assert (namespace.overwrite, namespace.name, namespace.block_rows) == (True, None, 4096)
-  assert not options.parse("embed", ["--input=x", "--scores=s", "--overwrite=false"])[0].overwrite
+  assert not parsing.parse("embed", ["--input=x", "--scores=s", "--overwrite=false"])[0].overwrite
   with pytest.raises(WinnowError, match="--overwrite=yes is neither"):
-    options.parse("embed", ["--input=x", "--scores=s", "--overwrite=yes"])
+    parsing.parse("embed", ["--input=x", "--scores=s", "--overwrite=yes"])
 
 
 def test_a_main_launches_its_command_as_the_launcher_does(bucket, command, monkeypatch, capsys):
@@ -110,7 +110,7 @@ def test_a_main_launches_its_command_as_the_launcher_does(bucket, command, monke
     "curate": ["--output=gs://winnow/o"],
     "cluster": ["--embeddings=gs://winnow/e"],
   }
-  known = {flag.name for flag in flags.FLAGS if command in flag.commands}
+  known = {flag.name for flag in declarations.FLAGS if command in flag.commands}
   own = [flag for flag in given if flag[2:].split("=")[0] in known] + others.get(command, [])
   monkeypatch.setattr(sys, "argv", ["main.py", "--runner=DataflowRunner", *BUCKET_FLAGS, *own])
   with pytest.raises(SystemExit) as ended:

@@ -15,7 +15,8 @@ import pytest
 from running import content, embedded, logs, run_in, shards_of
 
 from curation import centroid_files, kmeans
-from pipelines import flags, main, options
+from pipelines import main
+from pipelines.flags import command_names, parsing
 from pipelines.scorers.clusters import clustering
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 20_000, 1_500, 12, 50
@@ -307,7 +308,7 @@ def test_curate_gives_what_score_and_sample_give(place, undisturbed):
   folder = place / "curated"
   drawing = ["--rate=0.2", "--output=out", "--num_shards=3"]
   recipe = pathlib.Path(__file__).parents[2] / "recipes/paper/prototypes.yaml"
-  namespace, _ = options.parse(flags.CURATE, [f"--recipe={recipe}", "--input=i", "--scores=s", *drawing])
+  namespace, _ = parsing.parse(command_names.CURATE, [f"--recipe={recipe}", "--input=i", "--scores=s", *drawing])
   assert (namespace.scorer, namespace.num_clusters) == ("prototypes", 10_000)
   command = ["curate", "--scorer=prototypes", *reading(place), *KMEANS, *drawing, ONE]
   assert run_in(folder, command) == 0

@@ -15,9 +15,10 @@ from apache_beam.options import pipeline_options
 
 from curation import checkpoints, t5
 from curation.errors import WinnowError
-from pipelines import estimate, flags, main
+from pipelines import estimate, main
 from pipelines.corpus import blocks, counting, inputs
 from pipelines.corpus.blocks import Fields
+from pipelines.flags import declarations
 from pipelines.runners import accelerators, devices, launch
 
 
@@ -266,7 +267,7 @@ def test_a_price_is_not_that_of_a_cpu_where_devices_were_measured(place, monkeyp
 def test_the_table_is_whole():
   """Every row can be read, every price is dated and has its source, and flags know every name."""
   assert {"currency", "region", "date", "source"} <= accelerators.table()["prices"].keys()
-  (flag,) = [flag for flag in flags.FLAGS if flag.name == "accelerator"]
+  (flag,) = [flag for flag in declarations.FLAGS if flag.name == "accelerator"]
   for name in accelerators.names():
     found = accelerators.find(name)
     assert name in (flag.choices or ()) and found.kind in ("gpu", "tpu") and 0 < found.utilisation < 1

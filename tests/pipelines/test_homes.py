@@ -10,10 +10,10 @@ import pytest
 from running import run_in
 
 from curation.errors import WinnowError
-from pipelines import flag, flags, options
+from pipelines.flags import command_names, declarations, flag, parsing
 
 PROJECT = pathlib.Path(__file__).parents[2]
-PATHS = [one for one in flags.FLAGS if one.type in (flag.path, flag.paths)]
+PATHS = [one for one in declarations.FLAGS if one.type in (flag.path, flag.paths)]
 # A user without HOME and without an entry in passwd, such as a container may run as.
 HOMELESS = """
 import os, pwd, sys
@@ -29,18 +29,24 @@ sys.exit(main.main(sys.argv[1:]))
 def test_every_flag_that_names_files_knows_home_folders(one, monkeypatch, tmp_path):
   """Kills the mutants: a `~` that becomes a folder's name; one that is known in one flag and not in the next."""
   monkeypatch.setenv("HOME", str(tmp_path))
-  command = flags.CURATE if flags.CURATE in one.commands else one.commands[-1]
-  others = [f"--{o.name}=x" for o in flags.FLAGS if command in o.required and o is not one and o.name != "sampler"]
-  others += ["--sampler=random", "--rate=1"] if command == flags.SAMPLE else []
-  others += ["x"] if not one.positional and command in (flags.STATUS, flags.VERIFY, flags.EXPLAIN) else []
-  if one.scorers and command in (flags.SCORE, flags.CURATE):
+  command = command_names.CURATE if command_names.CURATE in one.commands else one.commands[-1]
+  others = [
+    f"--{o.name}=x" for o in declarations.FLAGS if command in o.required and o is not one and o.name != "sampler"
+  ]
+  others += ["--sampler=random", "--rate=1"] if command == command_names.SAMPLE else []
+  others += (
+    ["x"]
+    if not one.positional and command in (command_names.STATUS, command_names.VERIFY, command_names.EXPLAIN)
+    else []
+  )
+  if one.scorers and command in (command_names.SCORE, command_names.CURATE):
     others.append(f"--scorer={one.scorers[0]}")
   if one.name == "recipe":
     (tmp_path / "a").write_text("seed: 3")
 
   def parsed(value: str) -> str:
     argument = value if one.positional else f"--{one.name}={value}"
-    return getattr(options.parse(command, [argument, *others])[0], one.name)
+    return getattr(parsing.parse(command, [argument, *others])[0], one.name)
 
   assert parsed("~/a") == f"{tmp_path}/a"
   if one.name != "recipe":
@@ -53,7 +59,9 @@ def test_every_flag_that_names_files_knows_home_folders(one, monkeypatch, tmp_pa
 def test_every_flag_that_a_bucket_fits_is_declared_a_path():
   """Kills the mutant that adds a flag for a file or a folder as mere text."""
   assert all(
-    one in PATHS for one in flags.FLAGS if one.pattern and one.pattern.startswith((flag.BUCKET, "(gs://", "gs://"))
+    one in PATHS
+    for one in declarations.FLAGS
+    if one.pattern and one.pattern.startswith((flag.BUCKET, "(gs://", "gs://"))
   )
 
 
@@ -63,7 +71,7 @@ def test_a_recipe_may_say_home(tmp_path, monkeypatch):
     "input: ~/c4/*\nscores: ~/scores\nstages:\n- {scorer: minhash, threshold: 1}\n- {}\n"
   )
   argv = ["--recipe=~/r.yaml", "--output=~/out", "--model=m", "--rate=1"]
-  stages, _ = options.parse_stages(flags.CURATE, argv)
+  stages, _ = parsing.parse_stages(command_names.CURATE, argv)
   found = {(stage.input, stage.scores, stage.output) for stage in stages}
   assert found == {(f"{tmp_path}/c4/*", f"{tmp_path}/scores", f"{tmp_path}/out")}
 

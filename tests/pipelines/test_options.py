@@ -5,8 +5,9 @@ import pathlib
 import pytest
 
 from curation.errors import WinnowError
-from pipelines import flags, main, options
-from pipelines.flag import Flag
+from pipelines import main
+from pipelines.flags import command_names, declarations, parsing
+from pipelines.flags.flag import Flag
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "docs/reference.md"
 
@@ -15,63 +16,63 @@ def test_the_reference_is_what_the_parser_knows():
   """Kills the mutant that adds a flag and tells nobody."""
   text = REFERENCE.read_text()
   start, stop = text.index("<!-- flags -->\n") + len("<!-- flags -->\n"), text.index("<!-- /flags -->")
-  assert text[start:stop] == options.reference()
+  assert text[start:stop] == parsing.reference()
 
 
 def test_flags_are_unique_over_the_process():
   from apache_beam.options import pipeline_options
 
-  names = [flag.name for flag in flags.FLAGS]
+  names = [flag.name for flag in declarations.FLAGS]
   assert len(names) == len(set(names))
   assert not set(names) & pipeline_options.PipelineOptions([]).get_all_options().keys()
 
 
 def test_beams_options_pass_and_neither_kind_may_be_misspelt():
   theirs = ["--runner=FlinkRunner", "--flink_master=local"]
-  namespace, beam = options.parse("score", ["--input", "x", "--scores=s", *theirs])
+  namespace, beam = parsing.parse("score", ["--input", "x", "--scores=s", *theirs])
   assert namespace.input == "x"
   assert beam == theirs
   with pytest.raises(WinnowError, match="did you mean --scores"):
-    options.parse("score", ["--scoers=x"])
+    parsing.parse("score", ["--scoers=x"])
   with pytest.raises(WinnowError, match="did you mean --flink_master"):
-    options.parse("score", ["--flink_mater=local"])
+    parsing.parse("score", ["--flink_mater=local"])
   with pytest.raises(WinnowError, match="--rate is no flag of winnow score, but of winnow sample, winnow curate"):
-    options.parse("score", ["--rate=0.1"])
+    parsing.parse("score", ["--rate=0.1"])
   with pytest.raises(WinnowError, match="stray"):
-    options.parse("score", ["stray"])
+    parsing.parse("score", ["stray"])
 
 
 def test_a_command_line_can_be_said_again_without_the_runners_flags():
   argv = ["--rate=0.5", "--sampler=random", "--seed=0", "--output=o", "--direct_num_workers=2", "--overwrite"]
-  namespace, _ = options.parse("sample", argv)
-  said = options.own_arguments("sample", [namespace])
+  namespace, _ = parsing.parse("sample", argv)
+  said = parsing.own_arguments("sample", [namespace])
   assert said == ["winnow", "sample", "--sampler=random", "--rate=0.5", "--output=o"]
-  assert options.parse("sample", said[2:])[0].rate == "0.5"
+  assert parsing.parse("sample", said[2:])[0].rate == "0.5"
 
 
 def test_a_value_may_stand_apart_from_its_flag():
   """Kills: a negative number that is taken for a flag; a flag that is taken for the value of the one before it."""
   drawing = ["--scores", "s", "--sampler", "semdedup", "--threshold", "-0.95", "--output", "o", "--overwrite"]
-  namespace, of_beam = options.parse(flags.SAMPLE, [*drawing, "--temp_location", "x"])
+  namespace, of_beam = parsing.parse(command_names.SAMPLE, [*drawing, "--temp_location", "x"])
   assert (namespace.threshold, namespace.overwrite, of_beam) == (-0.95, True, ["--temp_location", "x"])
   with pytest.raises(WinnowError, match="--scores: expected one argument"):
-    options.parse(flags.SAMPLE, ["--scores", "--sampler=random", "--rate=0.1", "--output=o"])
+    parsing.parse(command_names.SAMPLE, ["--scores", "--sampler=random", "--rate=0.1", "--output=o"])
 
 
-@pytest.mark.parametrize("command", flags.COMMANDS)
+@pytest.mark.parametrize("command", command_names.COMMANDS)
 def test_help_shows_every_flag_of_a_command(command, capsys):
   """Kills the mutant that shows the groups of a list that somebody forgot to add a flag's to."""
   with pytest.raises(SystemExit):
-    options.parse(command, ["--help"])
+    parsing.parse(command, ["--help"])
   shown = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
-  for flag in flags.FLAGS:
+  for flag in declarations.FLAGS:
     name = flag.name.upper() if flag.positional else f"--{flag.name}"
     assert (name in shown) == (command in flag.commands), name
 
 
 def test_a_flag_of_no_known_group_is_refused_where_it_is_declared():
   with pytest.raises(ValueError, match="--speed is of the group 'Pace', which is none of GROUPS"):
-    Flag("speed", "Pace", (flags.SCORE,), "how fast it goes")
+    Flag("speed", "Pace", (command_names.SCORE,), "how fast it goes")
 
 
 def test_a_command_that_is_misspelt_is_told_the_nearest(capsys):

@@ -11,7 +11,7 @@ import tiny_t5
 from running import run_in
 
 from curation.errors import WinnowError
-from pipelines import flags, options, recipes
+from pipelines.flags import command_names, parsing, recipes
 
 PAPER = sorted((pathlib.Path(__file__).parents[2] / "recipes/paper").glob("*.yaml"))
 NEEDED = ["--input=in", "--scores=scores", "--output=out", "--rate=0.2"]
@@ -19,7 +19,7 @@ NEEDED = ["--input=in", "--scores=scores", "--output=out", "--rate=0.2"]
 
 def test_the_papers_samplers_are_there():
   """Random, density, SemDeDup, prototypes, five raters, five sizes and five checkpoints for perplexity."""
-  scorers = [options.parse(flags.CURATE, [f"--recipe={path}", *NEEDED])[0] for path in PAPER]
+  scorers = [parsing.parse(command_names.CURATE, [f"--recipe={path}", *NEEDED])[0] for path in PAPER]
   found = [(s.sampler or s.scorer, s.model) for s in scorers]
   sizes = ["small", "base", "large", "xl", "xxl"]
   assert sorted(model for sampler, model in found if sampler == "ask_llm") == sorted(
@@ -106,7 +106,7 @@ def test_what_is_no_recipe_is_refused_in_a_sentence(tmp_path, text, told):
   path = tmp_path / "recipe.yaml"
   path.write_text(text)
   with pytest.raises(WinnowError, match=re.escape(told)):
-    options.parse(flags.CURATE, [f"--recipe={path}", *NEEDED])
+    parsing.parse(command_names.CURATE, [f"--recipe={path}", *NEEDED])
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def test_values_of_a_recipe_are_read_as_they_are_written(tmp_path, text, name, v
   path.write_text(text)
   needed = [flag for flag in NEEDED if not (name in ("rate", "output") and flag.startswith(f"--{name}="))]
   needed = [flag for flag in needed if name != "num_examples" or not flag.startswith("--rate=")]
-  found = getattr(options.parse(flags.CURATE, [f"--recipe={path}", *needed])[0], name)
+  found = getattr(parsing.parse(command_names.CURATE, [f"--recipe={path}", *needed])[0], name)
   assert (found, type(found)) == (value, type(value))
 
 
 def test_a_recipe_may_be_written_in_place_of_its_file():
   """And stages that are said again are the same stages. Kills: text that YAML reads as something else."""
   typed = ["--recipe={stages: [{scorer: minhash, rate: .5}, {scorer: density, hashes: 2}]}", "--model=m #1", *NEEDED]
-  stages, _ = options.parse_stages(flags.CURATE, typed)
+  stages, _ = parsing.parse_stages(command_names.CURATE, typed)
   assert [(stage.scorer, stage.rate, stage.model) for stage in stages] == [
     ("minhash", ".5", "m #1"),
     ("density", "0.2", "m #1"),
@@ -157,8 +157,8 @@ def test_a_recipe_may_be_written_in_place_of_its_file():
   stages[1].scorer, stages[1].hashes, stages[1].correct_collisions = "ask_llm", None, False
   stages[0].scorer = "density"
   stages[0].correct_collisions = True
-  said = options.own_arguments(flags.CURATE, stages)
-  again, _ = options.parse_stages(flags.CURATE, said[2:])
+  said = parsing.own_arguments(command_names.CURATE, stages)
+  again, _ = parsing.parse_stages(command_names.CURATE, said[2:])
   for before, after in zip(stages, again, strict=True):
     of_run = {"recipe": None, "given": None}
     assert vars(after) | of_run == vars(before) | of_run
@@ -170,12 +170,12 @@ def test_recipes_of_winnow_are_known_by_their_names(tmp_path, monkeypatch):
   for name in (*(f"paper/{path.stem}" for path in PAPER), "d4", "d4.yaml"):
     path = PAPER[0].parents[1] / name
     stages, typed = (
-      options.parse_stages(flags.CURATE, [f"--recipe={given}", *NEEDED])[0]
+      parsing.parse_stages(command_names.CURATE, [f"--recipe={given}", *NEEDED])[0]
       for given in (path.with_suffix(".yaml"), name)
     )
     assert [vars(stage) | {"recipe": ""} for stage in typed] == [vars(stage) | {"recipe": ""} for stage in stages]
   pathlib.Path("d4").write_text("seed: 8")
-  assert options.parse(flags.CURATE, ["--recipe=d4", *NEEDED])[0].seed == 8
+  assert parsing.parse(command_names.CURATE, ["--recipe=d4", *NEEDED])[0].seed == 8
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_recipe_of_no_such_name_lists_those_that_there_are(tmp_path, monkeypat
   known = ["d4", *(f"paper/{path.stem}" for path in PAPER)]
   told = f"--recipe={name} is neither a file nor the name of a recipe that comes with Winnow: {hint}They are "
   with pytest.raises(WinnowError, match=re.escape(told + ", ".join(known)) + "$"):
-    options.parse(flags.CURATE, [f"--recipe={name}", *NEEDED])
+    parsing.parse(command_names.CURATE, [f"--recipe={name}", *NEEDED])
 
 
 def test_a_recipe_that_is_written_out_reads_as_it_was():
@@ -205,6 +205,6 @@ def test_a_recipe_may_come_from_a_pipe():
   os.write(writing, b"scorer: minhash\n")
   os.close(writing)
   try:
-    assert options.parse(flags.CURATE, [f"--recipe=/dev/fd/{reading}", *NEEDED])[0].scorer == "minhash"
+    assert parsing.parse(command_names.CURATE, [f"--recipe=/dev/fd/{reading}", *NEEDED])[0].scorer == "minhash"
   finally:
     os.close(reading)

@@ -14,7 +14,7 @@ import pytest
 from running import content, embedded, logs, run_in, shards_of
 
 from curation import cluster_tiles, hashing, semdedup
-from pipelines import flags, options
+from pipelines.flags import command_names, parsing
 from pipelines.scorers.semdedup import comparing, layout
 from pipelines.scoring import scoring
 
@@ -278,7 +278,7 @@ def test_curate_gives_what_score_and_sample_give(place, undisturbed):
   folder = place / "curated"
   drawing = ["--rate=0.5", "--output=out", "--num_shards=3"]
   recipe = pathlib.Path(__file__).parents[2] / "recipes/paper/semdedup.yaml"
-  namespace, _ = options.parse(flags.CURATE, [f"--recipe={recipe}", "--input=i", "--scores=s", *drawing])
+  namespace, _ = parsing.parse(command_names.CURATE, [f"--recipe={recipe}", "--input=i", "--scores=s", *drawing])
   assert (namespace.scorer, namespace.num_clusters, namespace.keep) == ("semdedup", 10_000, "nearest")
   command = ["curate", "--scorer=semdedup", *reading(place), *KMEANS, *drawing, ONE]
   assert run_in(folder, command) == 0

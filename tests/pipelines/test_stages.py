@@ -14,7 +14,7 @@ import pytest
 from running import content, logs, run_in
 
 from curation.errors import WinnowError
-from pipelines import flags, options
+from pipelines.flags import command_names, parsing
 from pipelines.scoring import scoring
 from pipelines.selection import survivors
 
@@ -282,7 +282,9 @@ def test_stages_of_one_scorer_have_stores_of_their_own(place, undisturbed, tmp_p
 def test_d4_is_a_recipe_of_stages():
   """Kills: a typed rate that goes to another stage than the last; flags of another stage's scorer that are refused."""
   needed = ["--input=in", "--scores=scores", "--output=out"]
-  stages, _ = options.parse_stages(flags.CURATE, [f"--recipe={D4}", *needed, "--rate", "0.1", "--similarity=0.9"])
+  stages, _ = parsing.parse_stages(
+    command_names.CURATE, [f"--recipe={D4}", *needed, "--rate", "0.1", "--similarity=0.9"]
+  )
   assert [(s.scorer, s.rate, s.threshold) for s in stages] == [
     ("minhash", None, 1.0),
     ("semdedup", "0.75", None),
@@ -290,10 +292,10 @@ def test_d4_is_a_recipe_of_stages():
   ]
   assert [s.similarity for s in stages] == [0.9, 0.8, 0.8]
   assert [s.num_clusters for s in stages][1:] == [11_000, 11_000]
-  stages, _ = options.parse_stages(flags.CURATE, [f"--recipe={D4}", *needed, "--num_clusters=30", "--seed=4"])
+  stages, _ = parsing.parse_stages(command_names.CURATE, [f"--recipe={D4}", *needed, "--num_clusters=30", "--seed=4"])
   assert [s.num_clusters for s in stages][1:] == [30, 30] and {s.seed for s in stages} == {4}
   assert [s.rate for s in stages] == [None, "0.75", "0.267"]
-  stages, _ = options.parse_stages(flags.CURATE, [f"--recipe={D4}", *needed, "--num_examples=5"])
+  stages, _ = parsing.parse_stages(command_names.CURATE, [f"--recipe={D4}", *needed, "--num_examples=5"])
   assert [(s.rate, s.num_examples) for s in stages] == [(None, None), ("0.75", None), (None, 5)]
 
 
@@ -301,7 +303,7 @@ def test_random_sampling_in_a_stage_needs_no_model(tmp_path):
   """Kills: a model of all stages that has a rater score what is drawn at random."""
   (tmp_path / "recipe.yaml").write_text("model: m\nstages:\n- {sampler: random, rate: 0.5}\n- {scorer: density}\n")
   given = [f"--recipe={tmp_path}/recipe.yaml", "--input=i", "--scores=s", "--output=o", "--rate=0.2"]
-  stages, _ = options.parse_stages(flags.CURATE, given)
+  stages, _ = parsing.parse_stages(command_names.CURATE, given)
   assert [(s.sampler, s.scorer, s.model) for s in stages] == [("random", "ask_llm", None), (None, "density", "m")]
 
 
@@ -322,7 +324,9 @@ def test_stages_that_cannot_be_are_refused_in_a_sentence(tmp_path, text, told):
   path = tmp_path / "recipe.yaml"
   path.write_text(text)
   with pytest.raises(WinnowError, match=re.escape(told)):
-    options.parse_stages(flags.CURATE, [f"--recipe={path}", "--input=i", "--scores=s", "--output=o", "--rate=0.2"])
+    parsing.parse_stages(
+      command_names.CURATE, [f"--recipe={path}", "--input=i", "--scores=s", "--output=o", "--rate=0.2"]
+    )
 
 
 def test_a_stage_that_selects_nothing_ends_in_a_sentence(place, tmp_path, capsys):

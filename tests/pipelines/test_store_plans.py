@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from running import content, run_in
 
-from pipelines import flags, options
+from pipelines.flags import command_names, parsing, scorer_names
 
 READING = ["--input=corpus/*", "--embeddings=made/*", "--scores=scores", "--direct_num_workers=1"]
 
@@ -32,7 +32,7 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.local_runner
-@pytest.mark.parametrize("scorer", flags.OF_CLUSTERS)
+@pytest.mark.parametrize("scorer", scorer_names.OF_CLUSTERS)
 def test_clusters_that_are_there_are_used(place, capsys, scorer):
   """Kills the mutant that asks for the default of 10,000 clusters of 300 documents, with five of them there."""
   score = ["score", f"--scorer={scorer}", *READING, "--block_rows=40"]
@@ -71,8 +71,8 @@ def test_nothing_is_taken_from_a_store_of_other_embeddings(place, tmp_path, caps
 def test_a_command_says_what_it_took_from_a_store():
   """Else the manifest's command would make 10,000 clusters. Kills the mutant that keeps it to itself."""
   argv = ["--scorer=semdedup", "--input=i", "--scores=s", "--output=o", "--rate=1", "--kmeans_seed=0"]
-  namespace, _ = options.parse(flags.CURATE, argv)
+  namespace, _ = parsing.parse(command_names.CURATE, argv)
   made = {"num_clusters": 5, "kmeans_seed": 3, "lloyd_iterations": 0}
-  assert options.adopt(namespace, made, ("num_clusters", "kmeans_seed", "lloyd_iterations")) == ["--num_clusters=5"]
+  assert parsing.adopt(namespace, made, ("num_clusters", "kmeans_seed", "lloyd_iterations")) == ["--num_clusters=5"]
   assert (namespace.num_clusters, namespace.kmeans_seed) == (5, 0)
-  assert "--num_clusters=5" in options.own_arguments(flags.CURATE, [namespace])
+  assert "--num_clusters=5" in parsing.own_arguments(command_names.CURATE, [namespace])

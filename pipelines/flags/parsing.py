@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from curation.errors import WinnowError
-from pipelines import recipes
 from pipelines.files import storage
-from pipelines.flag import GROUPS, Flag
-from pipelines.flags import COMMANDS, FLAGS, RANDOM
+from pipelines.flags import recipes
+from pipelines.flags.command_names import COMMANDS
+from pipelines.flags.declarations import FLAGS
+from pipelines.flags.flag import GROUPS, Flag
+from pipelines.flags.scorer_names import RANDOM
 
 _MOST_STAGES = 8
 _OF_LAST_STAGE = (

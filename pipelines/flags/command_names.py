@@ -1,4 +1,4 @@
-"""The names of commands and scorers, and what each command does."""
+"""The names of commands, and what each command does."""
 
 EMBED, CLUSTER, SCORE, SAMPLE, CURATE, DEMO = "embed", "cluster", "score", "sample", "curate", "demo"
 STATUS, VERIFY, EXPLAIN, REPORT, EVALUATE = "status", "verify", "explain", "report", "evaluate"
@@ -15,8 +15,3 @@ COMMANDS = {
   EVALUATE: "compute the perplexity of training checkpoints on validation sets, as figures and a curve",
   DEMO: "run everything once on this machine's own documents: no arguments, no network",
 }
-ASK_LLM, PERPLEXITY, DENSITY, RANDOM, MINHASH = "ask_llm", "perplexity", "density", "random", "minhash"
-SEMDEDUP, PROTOTYPES = OF_CLUSTERS = "semdedup", "prototypes"
-OF_EMBEDDINGS = (DENSITY, *OF_CLUSTERS)
-SCORERS = (ASK_LLM, PERPLEXITY, *OF_EMBEDDINGS, MINHASH)
-DOMAIN = "domain"

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
-from pipelines import recipe_files
 from pipelines.files import storage
+from pipelines.flags import recipe_files
 
 STAGES = "stages"
 _MAX_BYTES = 1 << 16

@@ -1,0 +1,1 @@
+"""The command line: each flag is declared once, and read here alone."""
