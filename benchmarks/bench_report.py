@@ -13,8 +13,9 @@ import common
 import numpy as np
 import pyarrow as pa
 
-from pipelines import jobs, main, report
+from pipelines import main, report
 from pipelines.corpus import blocks, inputs
+from pipelines.corpus.corpus import Corpus
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints
 from pipelines.store import block_files, score_store
@@ -35,7 +36,7 @@ def write_store(folder: pathlib.Path, number: int, read: dict[blocks.Shard, list
   """A complete store as `winnow score` leaves it: scores that agree in part, log-normal lengths, many domains."""
   name = folder.name
   of_corpus, of_store = np.random.default_rng(0), np.random.default_rng(1 + number)
-  corpus = jobs.Corpus(tuple(read), blocks.Fields(), blocks.BLOCK_ROWS).request()
+  corpus = Corpus(tuple(read), blocks.Fields(), blocks.BLOCK_ROWS).request()
   model = {"model.safetensors": {"bytes": 10 ** (8 + number), "checksum": ""}}
   request = {"format": score_store.FORMAT, "scorer": SCORERS[name], "model": model, **corpus}
   store = ScoreStore.of(str(folder), request)

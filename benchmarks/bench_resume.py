@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from curation import random_t5
-from pipelines import plans
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
 from pipelines.flags import command_names, parsing
+from pipelines.jobs import planning
 from pipelines.scorers.count import Count
 from pipelines.store import block_files
 
@@ -93,9 +93,9 @@ def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> Non
     (corpus / f"{shard:05d}.jsonl").write_text("".join(lines))
   arguments = [f"--input={corpus}/*", "--sampler=random", "--rate=0.5", f"--output={folder}/out", "--block_rows=1"]
   namespace, beam_arguments = parsing.parse(command_names.SAMPLE, arguments)
-  launcher = plans.make_launcher(namespace, beam_arguments)
+  launcher = planning.make_launcher(namespace, beam_arguments)
   place = f"{folder}/out/.winnow/count"
-  job = plans.plan_scoring(namespace, launcher, Count(), place, spare=True)
+  job = planning.plan_scoring(namespace, launcher, Count(), place, spare=True)
   job.claim()
   store = job.config.store
   engine = {"method": store.method}

@@ -9,11 +9,12 @@ import time
 
 import common
 
-from pipelines import jobs, main, plans
+from pipelines import main
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import storage
 from pipelines.flags import command_names, parsing
+from pipelines.jobs import planning, run_jobs
 from pipelines.scorers.count import Count
 
 
@@ -42,9 +43,9 @@ def score_nothing(source: str, folder: pathlib.Path) -> float:
   """Seconds of `winnow score`'s pipeline with the scorer that only finds out which documents there are."""
   arguments = [source, f"--scores={folder.parent}", "--direct_num_workers=1"]
   namespace, beam_arguments = parsing.parse(command_names.SCORE, arguments)
-  launcher = plans.make_launcher(namespace, beam_arguments)
-  job = plans.plan_scoring(namespace, launcher, Count(), str(folder))
-  jobs.run(launcher, ["winnow", "score"], scoring_job=job)
+  launcher = planning.make_launcher(namespace, beam_arguments)
+  job = planning.plan_scoring(namespace, launcher, Count(), str(folder))
+  run_jobs.run(launcher, ["winnow", "score"], scoring_job=job)
   return logged_seconds(folder)
 
 

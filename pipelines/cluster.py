@@ -3,17 +3,18 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import jobs, plans, score, store_plans
+from pipelines import score
 from pipelines.flags import command_names, parsing
+from pipelines.jobs import plan_store, planning, run_jobs
 from pipelines.runners import commands
 
 
 def cluster(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.CLUSTER, argv)
-  launcher = plans.make_launcher(namespace, beam_arguments)
-  job = store_plans.plan_clusters(namespace, launcher)
+  launcher = planning.make_launcher(namespace, beam_arguments)
+  job = plan_store.plan_clusters(namespace, launcher)
   with commands.writing():
-    if jobs.run(launcher, ["winnow", command_names.CLUSTER, *argv], scoring_job=job):
+    if run_jobs.run(launcher, ["winnow", command_names.CLUSTER, *argv], scoring_job=job):
       score.print_summary(job)
 
 

@@ -4,9 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, found_stores, output_plans, plans, score, scoring_jobs, store_plans
 from pipelines import sample as sample_command
+from pipelines import score
 from pipelines.flags import command_names, parsing, scorer_names
+from pipelines.jobs import estimate, find_stores, plan_output, plan_store, planning, store_job
+from pipelines.jobs.store_job import ScoringJob
 from pipelines.runners import commands, launch
 from pipelines.selection import survivors
 
@@ -15,10 +17,10 @@ def curate(argv: Sequence[str]) -> None:
   namespaces, beam_arguments = parsing.parse_stages(command_names.CURATE, argv)
   for namespace in namespaces:
     namespace.sampler = namespace.sampler or namespace.scorer
-    found_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
+    find_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
   namespace = namespaces[-1]
   # Each looks at a stage's paths.
-  launcher = [plans.make_launcher(of_stage, beam_arguments) for of_stage in namespaces][-1]
+  launcher = [planning.make_launcher(of_stage, beam_arguments) for of_stage in namespaces][-1]
   if namespace.estimate:
     for number, of_stage in enumerate(namespaces, 1):
       if len(namespaces) > 1:
@@ -26,16 +28,16 @@ def curate(argv: Sequence[str]) -> None:
       estimate.show(of_stage, launcher)
     return
   made: list[argparse.Namespace] = []  # with what the models are called that were found
-  stage = plans.Stage()
+  stage = planning.Stage()
   for of_stage in namespaces[:-1]:
     job = _plan_stage(of_stage, launcher, stage)
     made.append(argparse.Namespace(**vars(of_stage) | job.made_with))
-    selected = survivors.Survivors(job.config.store, output_plans.selection_request(of_stage))
-    stage = plans.Stage(stage.number + 1, scoring_jobs.SelectingJob(selected, job, stage.number))
+    selected = survivors.Survivors(job.config.store, plan_output.selection_request(of_stage))
+    stage = planning.Stage(stage.number + 1, store_job.SelectingJob(selected, job, stage.number))
   scoring_job = _plan_stage(namespace, launcher, stage)
   made.append(argparse.Namespace(**vars(namespace) | scoring_job.made_with))
   scoring_job.refuse_shared_folders()
-  found = output_plans.plan_samples(
+  found = plan_output.plan_samples(
     namespace,
     parsing.own_arguments(command_names.CURATE, made),
     store=scoring_job.config.store,
@@ -50,13 +52,11 @@ def curate(argv: Sequence[str]) -> None:
       score.print_summary(scoring_job)
 
 
-def _plan_stage(
-  namespace: argparse.Namespace, launcher: launch.Launcher, stage: plans.Stage
-) -> scoring_jobs.ScoringJob:
+def _plan_stage(namespace: argparse.Namespace, launcher: launch.Launcher, stage: planning.Stage) -> ScoringJob:
   # Random sampling of a corpus that nothing has to score.
   is_random = namespace.sampler == scorer_names.RANDOM and namespace.model is None and namespace.embeddings is None
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
-  plan = store_plans.plan_counting if is_random else store_plans.plan_named_scoring
+  plan = plan_store.plan_counting if is_random else plan_store.plan_named_scoring
   return plan(namespace, launcher, spare=True, stage=stage)
 
 

@@ -3,20 +3,21 @@
 import sys
 from collections.abc import Sequence
 
-from pipelines import estimate, jobs, plans, score, store_plans
+from pipelines import score
 from pipelines.flags import command_names, parsing
+from pipelines.jobs import estimate, plan_store, planning, run_jobs
 from pipelines.runners import commands
 
 
 def embed(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.EMBED, argv)
-  launcher = plans.make_launcher(namespace, beam_arguments)
+  launcher = planning.make_launcher(namespace, beam_arguments)
   if namespace.estimate:
     estimate.show(namespace, launcher)
     return
-  job = store_plans.plan_embedding(namespace, launcher)
+  job = plan_store.plan_embedding(namespace, launcher)
   with commands.writing():
-    if jobs.run(launcher, ["winnow", command_names.EMBED, *argv], scoring_job=job):
+    if run_jobs.run(launcher, ["winnow", command_names.EMBED, *argv], scoring_job=job):
       score.print_summary(job)
 
 

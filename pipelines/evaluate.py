@@ -8,11 +8,13 @@ from typing import Any
 
 from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import evaluation, jobs, plans, store_plans
 from pipelines.corpus import inputs
+from pipelines.corpus.corpus import Corpus
 from pipelines.files import storage
 from pipelines.flags import command_names, parsing, scorer_names
+from pipelines.jobs import plan_store, planning, run_jobs
 from pipelines.output import folders
+from pipelines.reports import evaluation
 from pipelines.runners import commands, launch
 from pipelines.scorers.t5 import model_files
 from pipelines.scoring import scoring
@@ -20,7 +22,7 @@ from pipelines.scoring import scoring
 
 def evaluate(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.EVALUATE, argv)
-  launcher = plans.make_launcher(_of_store(namespace, input=None), beam_arguments)
+  launcher = planning.make_launcher(_of_store(namespace, input=None), beam_arguments)
   if launcher.writes_template:
     raise WinnowError(
       "--template_location holds one job, and an evaluation is a job for each model and corpus: leave it away"
@@ -33,7 +35,7 @@ def evaluate(argv: Sequence[str]) -> None:
   for path in filter(os.path.isdir, found.values()):
     launcher.refuse_local({"--models": path})
   corpora = {
-    name: plans.identified_corpus(_of_store(namespace, input=pattern), launcher)
+    name: planning.identified_corpus(_of_store(namespace, input=pattern), launcher)
     for name, pattern in evaluation.find_corpora(namespace.input).items()
   }
   run = _Evaluation(namespace, launcher, ["winnow", command_names.EVALUATE, *argv], found, corpora)
@@ -60,7 +62,7 @@ class _Evaluation:
     launcher: launch.Launcher,
     arguments: Sequence[str],
     found: dict[str, str],
-    corpora: dict[str, jobs.Corpus],
+    corpora: dict[str, Corpus],
   ):
     self.folder = inputs.absolute(namespace.scores)
     self.results: dict[str, dict[str, CorpusLoss]] = {}
@@ -103,10 +105,10 @@ class _Evaluation:
       return self._score(namespace, corpus)
 
   def _score(self, namespace: argparse.Namespace, corpus: str) -> dict[str, Any] | None:
-    job = store_plans.plan_named_scoring(namespace, self._launcher, corpus=self._corpora[corpus])
+    job = plan_store.plan_named_scoring(namespace, self._launcher, corpus=self._corpora[corpus])
     self.has_written = self.has_written or not self._launcher.is_dry_run
     print(f"winnow: evaluating {namespace.name} on {corpus}", file=sys.stderr)
-    if not jobs.run(self._launcher, self._arguments, scoring_job=job):
+    if not run_jobs.run(self._launcher, self._arguments, scoring_job=job):
       return None
     if corpus not in self._looked:
       self._looked.add(corpus)

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
-from pipelines import found_stores, plans
 from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
 from pipelines.flags import command_names, parsing
+from pipelines.jobs import find_stores, planning
 from pipelines.output import manifests
 from pipelines.runners import commands
 from pipelines.selection import ranks
@@ -42,11 +42,11 @@ class Found(NamedTuple):
 
 def explain(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.EXPLAIN, argv)
-  plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
+  planning.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   shard_name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):
     raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
-  there = found_stores.stores_in(namespace.scores)
+  there = find_stores.stores_in(namespace.scores)
   found = {name: dataclasses.replace(store, is_mended=False) for name, store in there.stores.items()}
   if not found:
     why = "; ".join(there.unreadable.values())
@@ -130,9 +130,9 @@ def _compare(store: ScoreStore, shard: blocks.Shard, score: float) -> tuple[int,
 def _in_output(output: str, scores: str, name: str, row: int) -> str:
   manifest = manifests.read(output)
   try:
-    store = found_stores.store_of(output, manifest, None)
+    store = find_stores.store_of(output, manifest, None)
   except WinnowError:
-    store = found_stores.store_of(output, manifest, scores)
+    store = find_stores.store_of(output, manifest, scores)
   shard = _shard(store, name)
   if shard is None:
     raise WinnowError(f"{name} is none of the inputs of {output}")

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines import found_stores, jobs, output_plans, plans
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
 from pipelines.flags import command_names, parsing
+from pipelines.jobs import find_stores, plan_output, planning, run_jobs
+from pipelines.jobs.output_job import SamplingJob
+from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import writing
 from pipelines.runners import commands, launch
 from pipelines.scorers.count import Count
@@ -18,25 +20,25 @@ _MOST_UNUSED = 0.01  # of a budget of tokens, without a warning
 
 def sample(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.SAMPLE, argv)
-  launcher = plans.make_launcher(namespace, beam_arguments)
+  launcher = planning.make_launcher(namespace, beam_arguments)
   scoring_job = None
   if namespace.name is not None and namespace.scores is None:
     raise WinnowError(f"--name={namespace.name} is that of a store in --scores, which is not given; leave it out")
   if namespace.scores is not None:
     parsing.refuse_scoring_flags(namespace)
-    store = found_stores.find_store(namespace)
+    store = find_stores.find_store(namespace)
     corpus, store_request = (
-      found_stores.corpus_of(store, namespace, launcher),
+      find_stores.corpus_of(store, namespace, launcher),
       fingerprints.read_json(store.request_path),
     )
   elif namespace.sampler == "random":
     # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
     folder = writing.count_folder(inputs.absolute(namespace.output))
-    scoring_job = plans.plan_scoring(namespace, launcher, Count(), folder, spare=True)
+    scoring_job = planning.plan_scoring(namespace, launcher, Count(), folder, spare=True)
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
-  found = output_plans.plan_samples(
+  found = plan_output.plan_samples(
     namespace,
     parsing.own_arguments(command_names.SAMPLE, [namespace]),
     store=store,
@@ -49,19 +51,19 @@ def sample(argv: Sequence[str]) -> None:
 def run_to_summary(
   launcher: launch.Launcher,
   arguments: Sequence[str],
-  found: list[jobs.SamplingJob],
-  scoring_job: jobs.ScoringJob | None,
+  found: list[SamplingJob],
+  scoring_job: ScoringJob | None,
 ) -> bool:
   """Runs what is not complete, and prints what was drawn; returns whether all is complete."""
   with commands.writing():
-    if not jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=found):
+    if not run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=found):
       return False
     for job in found:
       print_manifest(job)
     return True
 
 
-def print_manifest(job: jobs.SamplingJob) -> None:
+def print_manifest(job: SamplingJob) -> None:
   manifest = fingerprints.read_json(job.manifest_path)
   counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
   what = "rejected" if manifest["rejected"] else "selected"

@@ -4,9 +4,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import estimate, jobs, plans, store_plans
 from pipelines.files import fingerprints
 from pipelines.flags import command_names, parsing
+from pipelines.jobs import estimate, plan_store, planning, run_jobs
+from pipelines.jobs.store_job import ScoringJob
 from pipelines.runners import commands
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.density import sketching
@@ -15,17 +16,17 @@ from pipelines.scorers.minhash import joining
 
 def score(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.SCORE, argv)
-  launcher = plans.make_launcher(namespace, beam_arguments)
+  launcher = planning.make_launcher(namespace, beam_arguments)
   if namespace.estimate:
     estimate.show(namespace, launcher)
     return
-  job = store_plans.plan_named_scoring(namespace, launcher)
+  job = plan_store.plan_named_scoring(namespace, launcher)
   with commands.writing():
-    if jobs.run(launcher, ["winnow", command_names.SCORE, *argv], scoring_job=job):
+    if run_jobs.run(launcher, ["winnow", command_names.SCORE, *argv], scoring_job=job):
       print_summary(job)
 
 
-def print_summary(job: jobs.ScoringJob) -> None:
+def print_summary(job: ScoringJob) -> None:
   """The counts of a complete store, and where it lies."""
   summary = job.config.store.summary()
   reasons = "".join(f", {reason} {count:,}" for reason, count in summary["reasons"].items())
@@ -39,7 +40,7 @@ def print_summary(job: jobs.ScoringJob) -> None:
   if job.joined is not None:
     print_near_copies(job.joined)
   for step in job.chain:
-    if isinstance(step, jobs.ScoringJob) and step.centroids is not None:
+    if isinstance(step, ScoringJob) and step.centroids is not None:
       print_clusters(step.centroids)
   if split := fingerprints.field(job.config.store.engine_path, "split"):
     print_split(split)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from curation.errors import DamagedError, WinnowError
-from pipelines import found_stores, plans
 from pipelines.corpus import blocks, inputs
-from pipelines.durations import duration
 from pipelines.files import fingerprints, storage
 from pipelines.flags import command_names, parsing, scorer_names
+from pipelines.jobs import find_stores, planning
+from pipelines.jobs.durations import duration
 from pipelines.output import folders
 from pipelines.runners import commands
 from pipelines.scorers.clusters import clustering
@@ -50,10 +50,10 @@ class Progress:
 
 def status(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.STATUS, argv)
-  plans.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
+  planning.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
   store = ScoreStore.at(folder)
-  there = found_stores.Found({storage.base_name(folder): store}, {}) if store else found_stores.find_stores(folder)
+  there = find_stores.Found({storage.base_name(folder): store}, {}) if store else find_stores.find_stores(folder)
   if not (there.stores or there.unreadable):
     raise WinnowError(f"{namespace.folder} {folders.instead_of_stores(folder)}")
   for name, store in sorted(there.stores.items()):

@@ -4,28 +4,28 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from pipelines import jobs, meter, output_plans, plans
-from pipelines.corpus import inputs
+from pipelines.corpus import inputs, stripes
 from pipelines.files import storage
 from pipelines.flags import command_names, parsing
+from pipelines.jobs import meter, plan_output, planning
 from pipelines.output import manifests, verification
 from pipelines.runners import commands
 
 
 def verify(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.VERIFY, argv)
-  launcher = plans.make_launcher(namespace, beam_arguments)
+  launcher = planning.make_launcher(namespace, beam_arguments)
   launcher.refuse_local({"OUTPUT_FOLDER": namespace.output_folder})
   output = inputs.absolute(namespace.output_folder)
   with manifests.told(output):
-    config, untold = output_plans.plan_verification(namespace, launcher, output)
+    config, untold = plan_output.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
   # It writes nothing that stays; but a claim that is not so is a failure, not a refusal.
   with commands.writing():
     verification.sweep(output)
     with manifests.told(output):
       verification.check_launch(config)
-    divided = jobs.divide(config.shards, launcher.parallelism, per_worker=2)
+    divided = stripes.divide_among(config.shards, launcher.parallelism, per_worker=2)
     stages = verification.stages(config)
     with meter.Meter(stages, quiet=not launcher.workers_are_here) as shown:
       config = dataclasses.replace(config, progress_address=shown.address if launcher.workers_are_here else None)

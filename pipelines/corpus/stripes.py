@@ -43,6 +43,11 @@ def divide(shards: Iterable[blocks.Shard], parallelism: int) -> Iterator[Stripe]
       yield Stripe(shard, index, count)
 
 
+def divide_among(shards: Sequence[blocks.Shard], workers: int, *, per_worker: int) -> list[Stripe]:
+  """Several stripes for each of several workers, since they are not equally long; a single one reads each file once."""
+  return list(divide(shards, per_worker * workers if workers > 1 else 1))
+
+
 class Spread(beam.PTransform):
   """A list at launch -> a PCollection, each element with a worker of its own as far as there are workers.
 

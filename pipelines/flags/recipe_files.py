@@ -7,7 +7,7 @@ import pathlib
 from curation.errors import WinnowError
 from pipelines.files import storage
 
-FOLDER = pathlib.Path(__file__).parent / "shipped_recipes"
+FOLDER = pathlib.Path(__file__).parents[1] / "shipped_recipes"
 _SUFFIX = ".yaml"
 
 

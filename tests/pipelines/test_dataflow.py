@@ -25,9 +25,12 @@ from apache_beam.runners.dataflow import dataflow_runner
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import jobs, main
+from pipelines import main
 from pipelines.corpus import blocks
+from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
+from pipelines.jobs.output_job import SamplingJob
+from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import manifests, writing
 from pipelines.runners import launch
 from pipelines.scorers.count import Count
@@ -154,13 +157,13 @@ def graph_of(num_shards: int) -> Any:
     blocks.Shard(f"c4-train.{i:05d}", f"gs://b/c4-train.{i:05d}", "jsonl", "gzip", 320 << 20, checksum)
     for i, checksum in enumerate(map(str, generator.integers(1 << 60, size=num_shards)))
   )
-  corpus = jobs.Corpus(shards, blocks.Fields(), 4096)
+  corpus = Corpus(shards, blocks.Fields(), 4096)
   store = ScoreStore.of("gs://winnow/many", {"shards": num_shards})
   config = scoring.ScoringConfig(store, Count(), corpus.texts, 0.01)
   request = selection.SelectionRequest("random", rate="0.2", group_by="domain", group_max=100)
   drawn = writing.SamplingConfig(store, request, corpus.fields, 4096, "gs://winnow/many_out", "c4", "f" * 32)
-  scoring_job = jobs.ScoringJob(corpus, config, {}, {}, False, False, False)
-  sampling_job = jobs.SamplingJob(corpus, drawn, {}, manifests.Context(("winnow",), {}), False)
+  scoring_job = ScoringJob(corpus, config, {}, {}, False, False, False)
+  sampling_job = SamplingJob(corpus, drawn, {}, manifests.Context(("winnow",), {}), False)
   pipeline = beam.Pipeline("FnApiRunner")
   sampling_job.pipeline(scoring_job.pipeline(pipeline, 1024, None), 1024, None)
   return pipeline.to_runner_api()

@@ -15,10 +15,11 @@ from apache_beam.options import pipeline_options
 
 from curation import checkpoints, t5
 from curation.errors import WinnowError
-from pipelines import estimate, main
+from pipelines import main
 from pipelines.corpus import blocks, counting, inputs
 from pipelines.corpus.blocks import Fields
 from pipelines.flags import declarations
+from pipelines.jobs import estimate
 from pipelines.runners import accelerators, devices, launch
 
 

@@ -17,8 +17,8 @@ import t5x_files
 from running import content, run_in
 
 from curation import checkpoints, hashing, perplexity
-from pipelines import evaluation
 from pipelines.files import damage
+from pipelines.reports import evaluation
 from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.scoring import scoring
 

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from pipelines import meter
-from pipelines.durations import duration
+from pipelines.jobs import meter
+from pipelines.jobs.durations import duration
 from pipelines.worker import progress
 from pipelines.worker.progress import Count, Stage
 

@@ -13,9 +13,10 @@ import scipy.stats
 from reported import OUTPUTS, ROWS, SCORERS, make, read
 from running import content, run_in
 
-from pipelines import report, report_examples, report_figures, report_passes, report_sources
+from pipelines import report
 from pipelines.files import fingerprints
 from pipelines.output import formats
+from pipelines.reports import examples, figures, material, passes
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +109,17 @@ def test_examples_are_what_their_groups_say(made, sets):
     groups[row["group"]].append(row["source"])
     for name in SCORERS:
       assert float(row[f"percentile by {name}"]) == pytest.approx(percentile[name][row["source"]])
-    assert row["text"].removeprefix("'") == report_figures.legible(report_examples.cut(texts[row["source"]]))
+    assert row["text"].removeprefix("'") == figures.legible(examples.cut(texts[row["source"]]))
   for name in OUTPUTS:
     assert len(groups[f"in {name}"]) == len(groups[f"not in {name}"]) == 5
     assert set(groups[f"in {name}"]) <= sets[name] and not set(groups[f"not in {name}"]) & sets[name]
   mean = {s: percentile["small"][s] + percentile["large"][s] for s in sets["corpus"]}
   rise = {s: percentile["large"][s] - percentile["small"][s] for s in sets["corpus"]}
   for group, key, is_last in (
-    (report_examples.HIGH, mean, True),
-    (report_examples.LOW, mean, False),
-    (report_examples.INCREASING, rise, True),
-    (report_examples.DECREASING, rise, False),
+    (examples.HIGH, mean, True),
+    (examples.LOW, mean, False),
+    (examples.INCREASING, rise, True),
+    (examples.DECREASING, rise, False),
   ):
     ordered = sorted(key.values(), reverse=is_last)[:5]
     assert [key[source] for source in groups[group]] == pytest.approx(ordered)
@@ -169,23 +170,23 @@ def test_small_windows_and_samples_change_nothing_but_the_sample(made, monkeypat
   """The counts are exact whatever the windows and the sample. Kills the mutants: rows at a window's border lost or
   counted twice; a sample larger than asked for; a sample that is drawn from the first rows."""
   before = {name: (made / f"page/{name}.csv").read_bytes() for name in report.FIGURES}
-  monkeypatch.setattr(report_passes, "_WINDOW_ROWS", 7)
+  monkeypatch.setattr(passes, "_WINDOW_ROWS", 7)
   assert make(made, OUTPUTS, "--report=windows") == 0
   assert {name: (made / f"windows/{name}.csv").read_bytes() for name in report.FIGURES} == before
   namespace = report.options.parse("report", ["--scores=scores", "--report=none", f"--output={made}/best"])[0]
   monkeypatch.chdir(made)
-  sources = report_sources.find(namespace)
-  whole = report_passes.draw_sample(sources, 0)
+  sources = material.find(namespace)
+  whole = passes.draw_sample(sources, 0)
   assert len(whole.table) == sum(ROWS) - len(ROWS)
-  sample = report_passes.draw_sample(sources, 0, most=100)
+  sample = passes.draw_sample(sources, 0, most=100)
   assert len(sample.table) == 100
   hash_N, of_sample_N = whole.table["hash"].to_numpy(), sample.table["hash"].to_numpy()
   assert sorted(of_sample_N) == sorted(hash_N)[:100]
   places = [hash_N.tolist().index(of) for of in of_sample_N.tolist()]
   assert (whole.scores_SN[:, places] == sample.scores_SN).all() and (whole.kept_ON[:, places] == sample.kept_ON).all()
-  assert (report_passes.draw_sample(sources, 1, most=100).table["hash"].to_numpy() != of_sample_N).any()
-  questions = report_figures.ask(sources, sample, report_examples.choose(sources, sample))
-  counts = report_passes.count(sources, questions)
+  assert (passes.draw_sample(sources, 1, most=100).table["hash"].to_numpy() != of_sample_N).any()
+  questions = figures.ask(sources, sample, examples.choose(sources, sample))
+  counts = passes.count(sources, questions)
   assert counts.documents_S.tolist() == [len(whole.table)] * 3 and counts.scores_CSB[0].sum() == 3 * len(whole.table)
 
 

@@ -13,7 +13,7 @@ import pytest
 import reported
 from reported import HOSTILE, ROWS, SCORERS, make, read
 
-from pipelines import report, report_charts, report_figures
+from pipelines.reports import charts, figures, page
 
 OUTPUTS = ("best", "rest")
 
@@ -129,10 +129,10 @@ def test_a_browser_shows_it_and_runs_nothing(made, browser, scheme, width):
 
 def test_text_that_a_spreadsheet_would_take_for_a_formula_is_text():
   """Kills the mutants: a formula as it is, behind a space too; a number that gets an apostrophe."""
-  figure = report_figures.Figure(["=a", "b"], [["=1+1", -2.5], ["@x", None], ['say "no", no', 7], ["\ud800", 0]])
+  figure = figures.Figure(["=a", "b"], [["=1+1", -2.5], ["@x", None], ['say "no", no', 7], ["\ud800", 0]])
   assert figure.to_csv().decode() == '\'=a,b\n\'=1+1,-2.5\n\'@x,\n"say ""no"", no",7\n?,0\n'
   formulas = ["=1", "+1", "-1", "@x", "\t=1", "\n1", " =1", "\u3000=1", "＝1", "－1"]
-  written = report_figures.Figure(["a"], [[text] for text in [*formulas, "a=1", "\r=1", "'=1"]]).to_csv().decode()
+  written = figures.Figure(["a"], [[text] for text in [*formulas, "a=1", "\r=1", "'=1"]]).to_csv().decode()
   found = [row[0] for row in csv.reader(io.StringIO(written, newline=""))]
   assert found == ["a", *(f"'{text}" for text in formulas), "a=1", "␍=1", "'=1"]
 
@@ -147,7 +147,7 @@ def test_any_text_is_one_cell_of_a_csv_without_control_characters():
     "\ud800",
     "",
   ]
-  written = report_figures.Figure(["text", "n"], [[text, n] for n, text in enumerate(texts)]).to_csv()
+  written = figures.Figure(["text", "n"], [[text, n] for n, text in enumerate(texts)]).to_csv()
   assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", written.decode())
   rows = list(csv.reader(io.StringIO(written.decode(), newline="")))
   assert [row[1:] for row in rows[1:]] == [[str(n)] for n in range(len(texts))]
@@ -159,14 +159,14 @@ def test_any_text_is_one_cell_of_a_csv_without_control_characters():
 
 def test_values_are_shown_short():
   values = (None, 1234567, 0.123456, 12.0, "\ud800\x00\u2066")
-  assert [report.shown(of) for of in values] == ["", "1,234,567", "0.1235", "12", "?␀\ufffd"]
+  assert [page.shown(of) for of in values] == ["", "1,234,567", "0.1235", "12", "?␀\ufffd"]
 
 
 def test_more_outputs_than_colours_differ_by_their_strokes():
-  looks = [report_charts.legend_class(number) for number in range(1 + 6 * 4)]
+  looks = [charts.legend_class(number) for number in range(1 + 6 * 4)]
   assert looks[0] == "fill" and len(set(looks)) == len(looks)
   lines = [[0.5, 0.5]] * len(looks)
-  drawn = report_charts.histogram([0, 1, 2], lines, identity="i", title="<t>", description="&", x_label="$x$")
+  drawn = charts.histogram([0, 1, 2], lines, identity="i", title="<t>", description="&", x_label="$x$")
   assert "&lt;t&gt;" in drawn and "&amp;</desc>" in drawn and "$x$" in drawn and "<t>" not in drawn
   strokes = re.findall(r"(?:stroke-dasharray: ([\d.,]+); stroke-dashoffset: 0; )?stroke: (var\(--line-\d\))", drawn)
   assert len(set(strokes)) == 24

@@ -20,7 +20,7 @@ import rich.live
 import rich.progress_bar
 import rich.table
 
-from pipelines.durations import duration
+from pipelines.jobs.durations import duration
 from pipelines.worker.progress import DATAGRAM_BYTES, Address, Stage
 
 _DRAIN_SECONDS = 1.0

@@ -20,12 +20,13 @@ import numpy as np
 from curation import corpus_loss, hashing, span_corruption
 from curation.corpus_loss import CorpusLoss, MeanLoss
 from curation.errors import DamagedError, WinnowError
-from pipelines import found_stores, report_charts
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import damage, fingerprints, storage
 from pipelines.flags import scorer_names
-from pipelines.report_figures import Figure
+from pipelines.jobs import find_stores
+from pipelines.reports import charts
+from pipelines.reports.figures import Figure
 from pipelines.scorers.t5 import model_files
 from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.store import kinds, score_files
@@ -120,7 +121,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
   """
   found: dict[str, CorpusLoss] = {}
   told: dict[str, str] = {}
-  for name, store in sorted(found_stores.find_stores(folder).stores.items()):
+  for name, store in sorted(find_stores.find_stores(folder).stores.items()):
     if store.scorer != scorer_names.PERPLEXITY or not store.is_complete:
       continue
     if model_files.is_of_unfinished(name):
@@ -245,7 +246,7 @@ def write(
   if found := curves(results, corpora, weigh_by):
     equally = ", each counting as much" if weigh_by == CORPUS else ""
     of = corpora[0] if len(corpora) == 1 else f"all {len(corpora)} corpora{equally}"
-    files[_CURVE] = report_charts.curves(found, x_label="step", y_label=f"perplexity on {of}")
+    files[_CURVE] = charts.curves(found, x_label="step", y_label=f"perplexity on {of}")
   paths = {name: storage.join(folder, name) for name in (_TABLE, _SUMS, _CURVE)}
   # What is there already stays: the folder may be another user's.
   there = {name: storage.read_bytes(path) for name, path in paths.items() if storage.exists(path)}

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation import metrics
-from pipelines import report_examples
-from pipelines.report_passes import Counts, Questions, Sample
-from pipelines.report_sources import Sources
+from pipelines.reports import examples
+from pipelines.reports.material import Sources
+from pipelines.reports.passes import Counts, Questions, Sample
 
 CORPUS = "corpus"
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -61,7 +61,7 @@ def _cell(value: Any) -> Any:
   return f"'{value}" if value.startswith(("\t", "\n")) or value.lstrip().startswith(_FORMULA) else value
 
 
-def ask(sources: Sources, sample: Sample, groups: Sequence[report_examples.Group]) -> Questions:
+def ask(sources: Sources, sample: Sample, groups: Sequence[examples.Group]) -> Questions:
   """What has to be counted of the whole corpus, by what a sample of it looks like."""
   places = sorted({place for group in groups for place in group.places})
   tails_S2 = np.quantile(sample.scores_SN, (_TAIL, 1 - _TAIL), axis=1, method="inverted_cdf").T
@@ -166,10 +166,10 @@ def means(sources: Sources, counts: Counts) -> Figure:
   return Figure(["documents of", "documents", "tokens", "tokens a document"], rows)
 
 
-def examples(
+def example_texts(
   sources: Sources,
   sample: Sample,
-  groups: Sequence[report_examples.Group],
+  groups: Sequence[examples.Group],
   counts: Counts,
   texts: dict[tuple[str, int], str],
 ) -> Figure:
@@ -195,7 +195,7 @@ def identity(sources: Sources, sample: Sample, place: int) -> tuple[str, int]:
 def copies(sources: Sources) -> Figure:
   rows: list[list[Any]] = []
   for output in sources.outputs:
-    found = report_examples.count_copies(output)
+    found = examples.count_copies(output)
     rows.append([output.name, *found])
   return Figure(["output", "documents looked at", "exact copies of others", "near-copies, with these"], rows)
 
@@ -210,7 +210,7 @@ def dead_letters(sources: Sources) -> Figure:
 
 def bad(sources: Sources) -> Figure:
   store = next(iter(sources.scorers.values()))
-  return Figure(["source", "reason", "text"], [list(of) for of in report_examples.bad_documents(store)])
+  return Figure(["source", "reason", "text"], [list(of) for of in examples.bad_documents(store)])
 
 
 def _sets(sources: Sources) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import found_stores, plans
 from pipelines.corpus import blocks, inputs
+from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
-from pipelines.jobs import Corpus, SamplingJob
+from pipelines.jobs import find_stores, planning
+from pipelines.jobs.output_job import SamplingJob
 from pipelines.output import folders, manifests, tfds_metadata, verification, writing
 from pipelines.runners import launch
 from pipelines.store.score_store import ScoreStore
@@ -35,7 +36,7 @@ def plan_sampling(
   """
   flag = "rejected" if rejected else "output"
   output = getattr(namespace, flag)
-  plans.refuse_file(namespace, flag)
+  planning.refuse_file(namespace, flag)
   if folders.is_store(inputs.absolute(output)):
     raise WinnowError(f"--{flag}={output} is a score store; choose a folder of its own")
   if namespace.num_shards is not None and not 1 <= namespace.num_shards <= 99_999:
@@ -122,10 +123,10 @@ def plan_verification(
 ) -> tuple[verification.VerificationConfig, str]:
   """What a complete output claims; and why its texts cannot be compared with the input, if they cannot."""
   manifest = manifests.read(output)
-  store = found_stores.store_of(output, manifest, namespace.scores)
+  store = find_stores.store_of(output, manifest, namespace.scores)
   untold, shards = "", store.shards()
   try:
-    shards = found_stores.corpus_of(store, namespace, launcher).shards
+    shards = find_stores.corpus_of(store, namespace, launcher).shards
   except (WinnowError, OSError) as error:
     if namespace.input is not None:
       raise

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from curation import hashing, metrics
 from curation.errors import WinnowError
 from pipelines.corpus import blocks
-from pipelines.report_sources import Sources
+from pipelines.reports.material import Sources
 from pipelines.selection import ranks
 from pipelines.store import kinds, score_files
 

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -179,7 +178,7 @@ class ScoringJob:
       if about is not None:
         after = after | f"{name}{number}" >> transform(dataclasses.replace(about, progress_address=address))
     waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
-    divided = (divide(shards, parallelism, per_worker=4) for shards in (waiting, finished))
+    divided = (stripes.divide_among(shards, parallelism, per_worker=4) for shards in (waiting, finished))
     ledger = after | label >> scoring.Score(config, *divided)
     return ledger if self.centroids is None else ledger | f"Diagnose{number}" >> clustering.Diagnose(self.centroids)
 
@@ -284,8 +283,3 @@ def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[
 
   visit(job)
   return list(found.values())
-
-
-def divide(shards: Sequence[blocks.Shard], parallelism: int, *, per_worker: int) -> list[stripes.Stripe]:
-  """Several stripes for each of several workers, since they are not equally long; a single one reads each file once."""
-  return list(stripes.divide(shards, per_worker * parallelism if parallelism > 1 else 1))

@@ -17,10 +17,10 @@ from apache_beam.options import pipeline_options
 
 from curation import extrapolation
 from curation.errors import WinnowError
-from pipelines import plans, store_plans
 from pipelines.corpus import blocks, counting, first_rows
-from pipelines.durations import duration
 from pipelines.flags import command_names, scorer_names
+from pipelines.jobs import plan_store, planning
+from pipelines.jobs.durations import duration
 from pipelines.runners import accelerators, devices, launch
 from pipelines.scorers.t5.base import OfModel, model_bytes
 
@@ -44,13 +44,13 @@ class Speed(NamedTuple):
 
 def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
-  corpus = plans.read_corpus(namespace)
+  corpus = planning.read_corpus(namespace)
   what_for = getattr(namespace, "scorer", command_names.EMBED)
   scorer: OfModel | None = None
   if what_for not in (command_names.EMBED, *scorer_names.OF_EMBEDDINGS, scorer_names.MINHASH):
-    scorer = store_plans.of_model(namespace).checked()
+    scorer = plan_store.of_model(namespace).checked()
   elif namespace.model is not None:
-    scorer = store_plans.sentence_t5(namespace).checked()
+    scorer = plan_store.sentence_t5(namespace).checked()
   elif namespace.embeddings is None and what_for != scorer_names.MINHASH:
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   if namespace.max_bad_fraction < 1:

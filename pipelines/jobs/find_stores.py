@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from curation.errors import WinnowError
 from pipelines.corpus import blocks, inputs
+from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
 from pipelines.flags import scorer_names
-from pipelines.jobs import Corpus
 from pipelines.output import folders, writing
 from pipelines.runners import launch
 from pipelines.store import kinds, score_store

@@ -19,8 +19,8 @@ from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.output import formats
-from pipelines.report_passes import Sample
-from pipelines.report_sources import Output, Sources
+from pipelines.reports.material import Output, Sources
+from pipelines.reports.passes import Sample
 from pipelines.runners import launch
 from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore

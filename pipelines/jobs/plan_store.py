@@ -11,13 +11,14 @@ from typing import Any
 
 from curation import kmeans, minhash
 from curation.errors import WinnowError
-from pipelines import found_stores, plans
 from pipelines.corpus import blocks, embedding_files, inputs, sources
+from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
 from pipelines.flags import parsing, scorer_names
-from pipelines.jobs import Corpus, ScoringJob
+from pipelines.jobs import find_stores, planning
+from pipelines.jobs.planning import Stage
+from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import folders
-from pipelines.plans import Stage
 from pipelines.runners import launch
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.clusters.prototypes import Prototypes
@@ -79,7 +80,7 @@ def plan_counting(
   """The job of a store that only tells which documents there are, for random sampling."""
   stage = stage or Stage()
   folder = _store_folder(namespace, "name", namespace.name or stage.named(scorer_names.RANDOM))
-  return plans.plan_scoring(namespace, launcher, Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
+  return planning.plan_scoring(namespace, launcher, Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
 
 
 def plan_named_scoring(
@@ -103,7 +104,7 @@ def plan_named_scoring(
   name = namespace.name or stage.named(f"{namespace.scorer}_{model_files.model_name(namespace.model)}")
   folder = _store_folder(namespace, "name", name)
   corpus = corpus or stage.corpus
-  job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare, stage=stage)
+  job = planning.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare, stage=stage)
   _hold_devices(namespace, launcher, job)
   return job
 
@@ -121,16 +122,16 @@ def plan_embedding(
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   name = getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
   folder = _store_folder(namespace, name_flag, name)
-  corpus = corpus or plans.identified_corpus(namespace, launcher)
+  corpus = corpus or planning.identified_corpus(namespace, launcher)
   if name_flag != "name":
     names = _OF_EMBEDDINGS[:1] if namespace.embeddings is not None else _OF_EMBEDDINGS
 
     def asked(wanted: argparse.Namespace) -> dict[str, Any]:
-      return plans.store_request(_embedder(wanted, corpus)[0].checked(), corpus, Stage())
+      return planning.store_request(_embedder(wanted, corpus)[0].checked(), corpus, Stage())
 
     _adopt(namespace, folder, names, asked)
   scorer, source = _embedder(namespace, corpus)
-  job = plans.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
+  job = planning.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
   if namespace.model is not None:
     _hold_devices(namespace, launcher, job)
   return job
@@ -173,7 +174,7 @@ def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stag
     seed=namespace.sketch_seed,
     correct_collisions=namespace.correct_collisions,
   )
-  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=embedding.corpus, source=embeddings, before=(embedding,))
   return dataclasses.replace(job, sketch=sketching.SketchConfig(scorer, job.config.store))
 
@@ -183,7 +184,7 @@ def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> S
   folder = inputs.absolute(namespace.embeddings)
   store = ScoreStore.at(folder)
   if store is None or store.scorer != kinds.EMBED:
-    there = [name for name, store in found_stores.find_stores(folder).stores.items() if store.scorer == kinds.EMBED]
+    there = [name for name, store in find_stores.find_stores(folder).stores.items() if store.scorer == kinds.EMBED]
     such = [storage.join(namespace.embeddings, name) for name in there] or ["SCORES/embeddings_MODEL"]
     raise WinnowError(
       f"--embeddings={namespace.embeddings} is no store of embeddings; name the folder that winnow embed made, such as "
@@ -212,7 +213,7 @@ def _plan_clustering(
   name = stage.named(f"clusters_{storage.base_name(of).removeprefix('embeddings_')}")
   folder = storage.join(of.rpartition("/")[0], name)
   if namespace.clusters is not None:
-    plans.refuse_file(namespace, "clusters")
+    planning.refuse_file(namespace, "clusters")
     folder = inputs.absolute(namespace.clusters).rstrip("/")
   if folder == of:
     raise WinnowError(f"--clusters={namespace.clusters} is the store of the embeddings; give each a folder of its own")
@@ -220,11 +221,11 @@ def _plan_clustering(
   if before:  # else they are what the command is to make
 
     def asked(wanted: argparse.Namespace) -> dict[str, Any]:
-      return plans.store_request(Cluster(path, embeddings, _k_means(wanted)), corpus, stage)
+      return planning.store_request(Cluster(path, embeddings, _k_means(wanted)), corpus, stage)
 
     _adopt(namespace, folder, _OF_CLUSTERS, asked)
   scorer = Cluster(path, embeddings, _k_means(namespace))
-  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=corpus, source=embeddings, before=before)
   centroids = clustering.ClusteringConfig(scorer, job.config.store)
   return dataclasses.replace(job, centroids=centroids)
@@ -264,7 +265,7 @@ def _plan_by_clusters(
       max_cluster_pairs=namespace.max_cluster_pairs,
       split_path=storage.join(folder, score_store.SPLIT_FILE),
     )
-  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=embedding.corpus, source=stored, before=(clusters,))
   if not isinstance(scorer, SemDeDup):
     return job
@@ -279,10 +280,12 @@ def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stag
   beside = _store_folder(namespace, "name", f"signatures_{config.hashes}")
   if folder == beside:
     raise WinnowError(f"--name={namespace.name} is of the store of signatures; give each store a name of its own")
-  signing = plans.plan_scoring(namespace, launcher, Signatures(config.hashes), beside, corpus=stage.corpus, spare=True)
+  signing = planning.plan_scoring(
+    namespace, launcher, Signatures(config.hashes), beside, corpus=stage.corpus, spare=True
+  )
   stored = stored_blocks.StoredBlocks(signing.config.store, survivors=stage.survivors)
   scorer = MinHash(stored, config)
-  plan = functools.partial(plans.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   job = plan(scorer, folder, corpus=signing.corpus, source=stored, before=(signing,))
   joined = joining.JoiningConfig(scorer, job.config.store)
   source = joining.JoinedBlocks(stored.store, joined, survivors=stage.survivors)
@@ -326,7 +329,7 @@ def _embedder_name(namespace: argparse.Namespace) -> str:
 
 
 def _store_folder(namespace: argparse.Namespace, flag: str, name: str) -> str:
-  plans.refuse_file(namespace, "scores")
+  planning.refuse_file(namespace, "scores")
   scores = inputs.absolute(namespace.scores)
   if folders.is_store(scores):
     raise WinnowError(f"--scores={namespace.scores} {folders.instead_of_stores(scores)}")

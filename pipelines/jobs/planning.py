@@ -8,10 +8,11 @@ from typing import Any
 
 from curation.errors import WinnowError
 from pipelines.corpus import blocks, first_rows, inputs
+from pipelines.corpus.corpus import Corpus
 from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
 from pipelines.flags import parsing
-from pipelines.jobs import Corpus, ScoringJob
+from pipelines.jobs.store_job import ScoringJob, SelectingJob
 from pipelines.runners import launch
 from pipelines.scorers.made_elsewhere import MadeElsewhere
 from pipelines.scorers.registry import OF_STORED
@@ -19,7 +20,6 @@ from pipelines.scorers.t5.base import OfModel, model_bytes
 from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.scoring import scoring, stored_blocks
 from pipelines.scoring.protocol import Description
-from pipelines.scoring_jobs import SelectingJob
 from pipelines.selection import survivors
 from pipelines.store import score_store
 from pipelines.store.score_store import ScoreStore

@@ -9,10 +9,10 @@ import apache_beam as beam
 
 from curation import selection
 from curation.errors import WinnowError
-from pipelines import found_stores
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.flags import scorer_names
+from pipelines.jobs import find_stores
 from pipelines.output import folders, formats, manifests, writing
 from pipelines.runners import launch
 from pipelines.selection import limits, ranks
@@ -69,7 +69,7 @@ class Sources:
 
 def find(namespace: argparse.Namespace) -> Sources:
   """Raises WinnowError where there is nothing to tell of, or several corpora and no output that says which."""
-  there = found_stores.stores_in(namespace.scores)
+  there = find_stores.stores_in(namespace.scores)
   complete, left_out = {}, [f"{name} cannot be read ({told})" for name, told in there.unreadable.items()]
   for name, store in sorted(there.stores.items()):
     if store.keeps_blocks:
@@ -143,10 +143,10 @@ def _output(folder: str, name: str, scores: str) -> Output:
   with manifests.told(folder):
     manifest = manifests.read(folder)
     try:
-      store = found_stores.store_of(folder, manifest, scores)
+      store = find_stores.store_of(folder, manifest, scores)
     except WinnowError:
       # A random sample without --scores has counted its documents into a store beside it.
-      store = found_stores.store_of(folder, manifest, None)
+      store = find_stores.store_of(folder, manifest, None)
     _check(manifest)
     request = selection.SelectionRequest(**manifest["request"])
     floor = int(manifest["threshold"]["rank"], 16)

@@ -1,0 +1,1 @@
+"""From flags to jobs, and from jobs to one pipeline."""

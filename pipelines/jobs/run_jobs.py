@@ -1,0 +1,154 @@
+"""Runs the jobs of a command as one pipeline."""
+
+import dataclasses
+import itertools
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from curation.errors import WinnowError
+from pipelines.files import damage, fingerprints, storage
+from pipelines.jobs import meter
+from pipelines.jobs.output_job import SamplingJob
+from pipelines.jobs.store_job import ScoringJob
+from pipelines.runners import commands, launch
+from pipelines.worker import progress
+
+_ATTEMPTS = 8  # at a command whose stores prove damaged again and again
+
+
+def run(
+  launcher: launch.Launcher,
+  arguments: Sequence[str],
+  *,
+  scoring_job: ScoringJob | None = None,
+  sampling_jobs: Sequence[SamplingJob] = (),
+) -> bool:
+  """Claims the store and the outputs, and runs one pipeline for what of them is not complete.
+
+  Returns whether all is complete: a dry run leaves no trace, and of a template only the job is written.
+  """
+  wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
+  if launcher.is_dry_run:
+    launcher.run(_definition(launcher, scoring_job, sampling_jobs, None), _job_name(arguments, wanted))
+    return False
+  launcher.refuse_second(_job_name(arguments, wanted))
+  of_stores = [] if scoring_job is None else list(dict.fromkeys(job.folder for job in scoring_job.chain))
+  if scoring_job is not None:
+    for job in scoring_job.chain if scoring_job.steps else [scoring_job]:
+      job.claim()
+  for sampling_job in sampling_jobs:
+    sampling_job.claim()
+  for attempt in itertools.count(1):
+    folders = [*of_stores, *(job.folder for job in sampling_jobs if job.folder not in of_stores)]
+    before = {folder: set(damage.records(folder)) for folder in folders}
+    try:
+      return _run_claimed(launcher, arguments, scoring_job, sampling_jobs)
+    except commands.JobError:
+      # What was damaged in a store that this command makes is gone, and the next attempt makes it again.
+      if attempt == _ATTEMPTS or all(before[folder] == set(damage.records(folder)) for folder in of_stores):
+        raise
+    finally:
+      _tell_damage(before)
+  raise AssertionError
+
+
+def _run_claimed(
+  launcher: launch.Launcher,
+  arguments: Sequence[str],
+  scoring_job: ScoringJob | None,
+  sampling_jobs: Sequence[SamplingJob],
+) -> bool:
+  wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
+  # What a run that was killed at its very end left.
+  for job in [*([] if scoring_job is None else scoring_job.chain), *sampling_jobs]:
+    if job.is_complete:
+      _tidy(job)
+  sampling_jobs = [job for job in sampling_jobs if not job.is_complete]
+  steps = [] if scoring_job is None else scoring_job.steps
+  if not sampling_jobs and not steps:
+    if launcher.writes_template:  # whoever launched it waits for a job
+      launcher.run(lambda root: root | "NothingToDo" >> beam.Create([None]), _job_name(arguments, wanted))
+      return False
+    return True
+  are_here, recipe = launcher.workers_are_here, 1 if scoring_job is None else scoring_job.config.number
+  stages = _stages(scoring_job, sampling_jobs, recipe) if are_here else []
+  running: list[Any] = [*sampling_jobs, *reversed(steps)]
+  with (
+    commands.Log(running[0].folder, arguments) as log,
+    meter.Meter(stages, quiet=not are_here, recipe_stages=recipe) as shown,
+  ):
+    address = shown.address if are_here else None
+    define = _definition(launcher, scoring_job, sampling_jobs, address)
+    counters: dict[str, int] | None = {}
+    try:
+      counters = launcher.run(define, _job_name(arguments, wanted))
+    except commands.JobError:
+      # Another run of the same command may have completed the work, and tidied up what this one was still reading.
+      if not all(job.is_complete for job in running):
+        raise
+    log.entry["counters"] = counters
+    log.entry["documents_by_process"] = shown.documents_by_process
+    if counters is None:
+      return False
+    for job in wanted:
+      job.sweep()
+    return True
+
+
+def _tidy(job: Any) -> None:
+  """Tidies up behind a complete job, whose result is whole whether or not this user may remove what is left over."""
+  try:
+    job.tidy()
+  except (WinnowError, OSError) as error:
+    print(f"winnow: {job.folder} is complete, but was not tidied up: {error}", file=sys.stderr)
+
+
+def _stages(scoring_job: ScoringJob | None, sampling_jobs: Sequence[SamplingJob], recipe: int) -> list[progress.Stage]:
+  """What there is to do, in order, as users see it."""
+  found: list[progress.Stage] = []
+  for job in [] if scoring_job is None else scoring_job.steps:
+    prefix = progress.prefix_of(job.number, recipe)
+    found += [dataclasses.replace(stage, title=prefix + stage.title) for stage in job.stages()]
+  scored = None if scoring_job is None else scoring_job.count
+  for sampling_job in sampling_jobs:
+    found += sampling_job.stages(scored)
+  return found
+
+
+def _tell_damage(before: Mapping[str, set[str]]) -> None:
+  for folder, records in before.items():
+    if new := sorted(set(damage.records(folder)) - records):
+      told = "1 damaged file was" if len(new) == 1 else f"{len(new)} damaged files were"
+      print(f"winnow: {told} found in {folder}, to be made again; see {new[0]}", file=sys.stderr)
+
+
+def _definition(
+  launcher: launch.Launcher,
+  scoring_job: ScoringJob | None,
+  sampling_jobs: Sequence[SamplingJob],
+  address: progress.Address | None,
+) -> Callable[[beam.Pipeline], None]:
+  def define(root: beam.Pipeline) -> None:
+    ledger = None
+    if scoring_job is not None:
+      ledger = scoring_job.pipeline(root, launcher.parallelism, address)
+    for job in sampling_jobs:
+      if ledger is None:
+        ledger = root | "Complete" >> beam.Create([job.config.store.ledger()])
+      job.pipeline(ledger, launcher.parallelism, address)
+
+  return define
+
+
+def _job_name(arguments: Sequence[str], wanted: Sequence[Any]) -> str:
+  """What a runner's console calls the job: by the command and the folder that it fills, and a hash of where that lies.
+
+  Dataflow refuses a second job of one name while the first one runs.
+  """
+  job = next((job for job in wanted if isinstance(job, SamplingJob)), wanted[0])
+  name = re.sub("[^a-z0-9]+", "-", f"winnow-{arguments[1]}-{storage.base_name(job.folder)}".lower())
+  return f"{name[:54].strip('-')}-{fingerprints.fingerprint(job.folder)[:8]}"
