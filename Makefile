@@ -80,9 +80,9 @@ data-efficiency: $(INSTALLED) ## Compare samplers by the tiny T5s that their sam
 define train_demo_model
 @corpus=$$(mktemp -d); trap 'rm -rf "$$corpus"' EXIT; \
 shared=$$( [ ! -d "$(SHARED)" ] || echo --shared="$(SHARED)" ); \
-$(BIN)/python -c 'import sys; from pipelines import demo_corpus; demo_corpus.write_demo_corpus(sys.argv[1])' "$$corpus"; \
-$(BIN)/python -m curation.demo_$(1).train --input "$$corpus" $$shared --output demo-$(1) $(ARGS); \
-$(BIN)/python -m curation.demo_$(1).evaluate --input "$$corpus" $$shared --model demo-$(1)
+$(BIN)/python -c 'import sys; from curation.demo import corpus; corpus.write_demo_corpus(sys.argv[1])' "$$corpus"; \
+$(BIN)/python -m curation.demo.$(1).train --input "$$corpus" $$shared --output demo-$(1) $(ARGS); \
+$(BIN)/python -m curation.demo.$(1).evaluate --input "$$corpus" $$shared --model demo-$(1)
 endef
 
 demo-rater: $(INSTALLED) ## Train the demo rater anew (half an hour) into ./demo-rater, and measure it

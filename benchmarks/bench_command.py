@@ -15,7 +15,8 @@ import bench_scoring
 import common
 import psutil
 
-from curation import ask_llm, checkpoints, engine, random_t5
+from curation.models import checkpoints, engine, random_t5
+from curation.scorers import ask_llm
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 

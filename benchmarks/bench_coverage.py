@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from curation import demo_embedder, minhash, race
-from pipelines import demo_corpus
+from curation.coverage import minhash, race
+from curation.demo import corpus as demo_corpus
+from curation.demo import embedder as demo_embedder
 from pipelines.corpus import fixed_width
 from pipelines.scoring import stored_blocks
 from pipelines.store.score_store import ScoreStore

@@ -11,7 +11,10 @@ import numpy as np
 import pyarrow as pa
 import scipy.stats
 
-from curation import demo_embedder, density, hashing, kernels, race, sentence_t5
+from curation.coverage import density, kernels, race
+from curation.demo import embedder as demo_embedder
+from curation.scorers import sentence_t5
+from curation.selection import hashing
 
 ROWS = (50, 100, 200, 500, 1_000)
 COUNTERS = (200, 2_000, 20_000)

@@ -11,7 +11,7 @@ import common
 import numpy as np
 from bench_density import DOCUMENTS, embed_documents, variation
 
-from curation import density, kernels
+from curation.coverage import density, kernels
 
 CORPORA = (None, 1_000_000)
 TOPICS = 200

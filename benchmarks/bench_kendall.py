@@ -8,7 +8,7 @@ import common
 import numpy as np
 import scipy.stats
 
-from curation import metrics
+from curation.selection import metrics
 
 SCORERS = 5
 

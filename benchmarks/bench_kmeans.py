@@ -11,7 +11,7 @@ import time
 import common
 import numpy as np
 
-from curation import halves, kmeans
+from curation.coverage import halves, kmeans
 
 BAR_INERTIA, BAR_TIME, BAR_ASSIGNMENT = 1.01, 1.1, 0.7
 BLOCK = 4_096

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse
 
-from curation import minhash
+from curation.coverage import minhash
 
 PEERS_PYTHON = common.PROJECT / ".venv-peers/bin/python"
 SIMILARITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)

@@ -9,7 +9,9 @@ import common
 import numpy as np
 import pyarrow as pa
 
-from curation import batching, checkpoints, hashing, perplexity, random_t5, span_corruption, t5, vocabulary
+from curation.models import batching, checkpoints, random_t5, t5, vocabulary
+from curation.scorers import perplexity, span_corruption
+from curation.selection import hashing
 from pipelines.corpus import blocks
 
 # T5's own table, whatever the pieces below: the logits are a good part of the decoder's work.

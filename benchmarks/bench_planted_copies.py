@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse.csgraph
 
-from curation import demo_embedder, minhash
-from curation.demo_embedder import edits
+from curation.coverage import minhash
+from curation.demo import embedder as demo_embedder
+from curation.demo.embedder import edits
 
 FIGURE = common.PROJECT / "docs/planted_copies.svg"
 MIN_WORDS = 20

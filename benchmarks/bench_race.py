@@ -7,7 +7,7 @@ from collections.abc import Callable
 import common
 import numpy as np
 
-from curation import kernels, race
+from curation.coverage import kernels, race
 
 
 def rate(work: Callable[[], object], points: int, seconds: float) -> float:

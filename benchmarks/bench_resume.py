@@ -15,7 +15,7 @@ import common
 import numpy as np
 import pyarrow as pa
 
-from curation import random_t5
+from curation.models import random_t5
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
 from pipelines.flags import command_names, parsing

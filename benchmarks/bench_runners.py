@@ -15,7 +15,7 @@ import tempfile
 import bench_scoring
 import common
 
-from curation import random_t5
+from curation.models import random_t5
 
 ENGINES = common.PROJECT / ".engines"
 SHARDS, BLOCK_ROWS = 4, 64

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from curation import ask_llm, checkpoints, random_t5, t5
+from curation.models import checkpoints, random_t5, t5
+from curation.scorers import ask_llm
 from pipelines.corpus import blocks
 
 SIZES = {

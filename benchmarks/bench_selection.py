@@ -18,7 +18,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import domains, selection
+from curation.selection import domains, selection
 from pipelines.corpus import blocks, stripes
 from pipelines.files import fingerprints
 from pipelines.runners import launch

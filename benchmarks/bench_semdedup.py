@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 
-from curation import hashing, semdedup
+from curation.coverage import semdedup
+from curation.selection import hashing
 
 EPSILONS = (0.01, 0.05, 0.1, 0.2)
 WORKERS = 16

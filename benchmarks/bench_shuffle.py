@@ -18,7 +18,7 @@ import numpy as np
 from apache_beam.coders.coder_impl import create_InputStream
 from apache_beam.runners.portability.fn_api_runner import execution
 
-from curation import random_t5
+from curation.models import random_t5
 from pipelines import main
 
 ROWS = 20_000

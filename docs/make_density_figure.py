@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation import density, race, selection
+from curation.coverage import density, race
+from curation.selection import selection
 
 FIGURE = pathlib.Path(__file__).with_name("density.svg")
 # Of each cluster: the centre, the standard deviation, the points. Each has half as many as the one before it.

@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 import rich.console
 import rich.table
 
-from curation import demo_embedder, demo_rater, minhash
+from curation.coverage import minhash
+from curation.demo import corpus as demo_corpus
+from curation.demo import embedder as demo_embedder
+from curation.demo import rater as demo_rater
 from curation.errors import WinnowError
-from pipelines import demo_corpus, sample, score
+from pipelines import sample, score
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
@@ -63,7 +66,8 @@ def _run(console: rich.console.Console, folder: pathlib.Path, beam_arguments: Se
   _extremes(console, folder, documents)
   by_quality = _read_back(console, folder / "sample")
 
-  weighing = ["score", "--scorer=density", given, scores, "--name=density", f"--model={demo_embedder.folder()}"]
+  weighing = ["score", "--scorer=density", given, scores, "--name=density", "--embedding_name=embeddings_demo_embedder"]
+  weighing.append(f"--model={demo_embedder.folder()}")
   weighing += ["--embedding_name=embeddings", "--overwrite"]
   _step(console, "6. Embed every document, and see how crowded it is", score.main, weighing, beam_arguments)
   fair = [*drawing, "--sampler=density", f"--output={folder / 'sample_density'}"]

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from curation.corpus_loss import CorpusLoss
 from curation.errors import DamagedError, WinnowError
+from curation.scorers.corpus_loss import CorpusLoss
 from pipelines.corpus import inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import storage

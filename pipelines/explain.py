@@ -12,8 +12,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import domains, hashing, quotas, selection
 from curation.errors import WinnowError
+from curation.selection import domains, hashing, quotas, selection
 from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
 from pipelines.flags import command_names, parsing

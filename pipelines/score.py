@@ -49,7 +49,7 @@ def print_summary(job: ScoringJob) -> None:
 
 def print_diagnostics(sketch: sketching.SketchConfig) -> None:
   """The kernel of a density, how well it tells documents apart, and a verdict; warnings where it does so poorly."""
-  from curation import density
+  from curation.coverage import density
 
   kernel = fingerprints.read_json(sketch.path(sketching.KERNEL_FILE))["config"]["kernel"]
   diagnostics = fingerprints.readable(sketch.path(sketching.DIAGNOSTICS_FILE)) or {}
@@ -67,7 +67,7 @@ def print_diagnostics(sketch: sketching.SketchConfig) -> None:
 
 def print_clusters(config: clustering.ClusteringConfig) -> None:
   """What a clustering is worth; warnings where another number of clusters would be better."""
-  from curation import cluster_diagnostics
+  from curation.coverage import cluster_diagnostics
 
   found = fingerprints.read_json(config.path(clustering.DIAGNOSTICS_FILE))
   training = found["training"]

@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from curation import checkpoint_writer, checkpoints, engine, span_corruption, t5, training
 from curation.errors import WinnowError
-from curation.vocabulary import NUM_SENTINELS, Vocabulary
+from curation.models import checkpoint_writer, checkpoints, engine, t5, training
+from curation.models.vocabulary import NUM_SENTINELS, Vocabulary
+from curation.scorers import span_corruption
 from pipelines.corpus import inputs
 from pipelines.flags import flag
 from pipelines.runners import commands

@@ -5,7 +5,8 @@ import unicodedata
 
 import numpy as np
 
-from curation import blanks, hashing
+from curation import blanks
+from curation.selection import hashing
 
 
 def words_of(text: str) -> list[str]:

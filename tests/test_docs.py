@@ -9,7 +9,7 @@ import shlex
 import numpy as np
 import pytest
 
-from curation import density, kernels, race
+from curation.coverage import density, kernels, race
 from pipelines import cluster, embed
 from pipelines.flags import command_names, declarations, parsing, scorer_names
 

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache
 
-from curation import checkpoint_writer, engine, random_t5
+from curation.models import checkpoint_writer, engine, random_t5
 
 _WORDS = (
   "the a river stone bread window letter garden teacher engine winter market bridge paper candle sailor doctor "

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from curation import minhash, random_t5
-from curation.demo_embedder import edits
-from curation.demo_rater import damage
-from curation.demo_training import texts
-from pipelines import demo_corpus
+from curation.coverage import minhash
+from curation.demo import corpus as demo_corpus
+from curation.demo.embedder import edits
+from curation.demo.rater import damage
+from curation.demo.training import texts
+from curation.models import random_t5
 
 SHARDS = 8
 DAMAGED_SHARE = 0.25

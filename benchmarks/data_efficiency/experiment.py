@@ -22,7 +22,8 @@ import common
 from data_efficiency import corpus, results
 from data_efficiency.results import ALL
 
-from curation import demo_embedder, demo_rater
+from curation.demo import embedder as demo_embedder
+from curation.demo import rater as demo_rater
 from pipelines.output import manifests
 
 RATES = (20, 40, 60)

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.stats
 from data_efficiency import corpus
 
-from curation.vocabulary import Vocabulary
+from curation.models.vocabulary import Vocabulary
 from pipelines.output import manifests, tfds_metadata
 
 ALL = "all"

@@ -17,7 +17,8 @@ import bench_scoring
 import common
 import numpy as np
 
-from curation import ask_llm, random_t5, vocabulary
+from curation.models import random_t5, vocabulary
+from curation.scorers import ask_llm
 
 PEERS_PYTHON = common.PROJECT / ".venv-peers/bin/python"
 MAX_INPUT_TOKENS = 512

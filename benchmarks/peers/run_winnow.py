@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from peers import run_peer
 
-from curation import ask_llm, checkpoints, engine, t5
+from curation.models import checkpoints, engine, t5
+from curation.scorers import ask_llm
 
 
 def winnow(folder: Path, task: run_peer.Task) -> run_peer.Score:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from curation import extrapolation
 from curation.errors import WinnowError
+from curation.selection import extrapolation
 from pipelines.corpus import blocks, first_rows, sources
 from pipelines.corpus.readers import zstd_stream
 from pipelines.files import storage

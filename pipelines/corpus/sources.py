@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from curation import hashing
 from curation.errors import WinnowError
+from curation.selection import hashing
 from pipelines.corpus import blocks, embedding_files, fixed_width
 from pipelines.corpus.readers import reading
 from pipelines.files import storage

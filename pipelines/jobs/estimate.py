@@ -15,8 +15,8 @@ import rich.console
 import rich.table
 from apache_beam.options import pipeline_options
 
-from curation import extrapolation
 from curation.errors import WinnowError
+from curation.selection import extrapolation
 from pipelines.corpus import blocks, counting, first_rows
 from pipelines.flags import command_names, scorer_names
 from pipelines.jobs import plan_store, planning
@@ -62,7 +62,7 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   workers = _workers(launcher)
   hours = 0.0
   if scorer is not None:
-    from curation import engine  # which imports JAX
+    from curation.models import engine  # which imports JAX
 
     on_cpu = namespace.accelerator is None
     batch_tokens = engine.BATCH_TOKENS_CPU if on_cpu else engine.BATCH_TOKENS_ACCELERATOR
@@ -126,7 +126,7 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
 
 def _signing_speed(sampled: counting.Sampled, hashes: int) -> float:
   """Documents a second, of one core."""
-  from curation import minhash  # which brings a compiler
+  from curation.coverage import minhash  # which brings a compiler
 
   texts = pa.array([text for head in sampled.texts for text in head], pa.large_string())
   minhash.signatures(texts[:1], hashes)
@@ -165,7 +165,7 @@ def _reckoned(accelerator: accelerators.Accelerator, model_bytes: int) -> Speed:
 
 def _sketch_flops(namespace: argparse.Namespace, documents: float) -> float:
   """Counting and reading the sketch: the projections of each pass."""
-  from curation import density
+  from curation.coverage import density
 
   return 2 * documents * 2 * _DIMENSIONS * (namespace.hashes or density.DEFAULT_HASHES) * namespace.sketch_rows
 
@@ -201,7 +201,7 @@ def _workers(launcher: launch.Launcher) -> tuple[int, ...]:
 
 
 def _usable_cores() -> int:
-  from curation import vocabulary
+  from curation.models import vocabulary
 
   return vocabulary.usable_cores()
 

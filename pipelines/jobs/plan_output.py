@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from curation import selection
 from curation.errors import WinnowError
+from curation.selection import selection
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage

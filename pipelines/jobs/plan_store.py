@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from curation import kmeans, minhash
+from curation.coverage import kmeans, minhash
 from curation.errors import WinnowError
 from pipelines.corpus import blocks, embedding_files, inputs, sources
 from pipelines.corpus.corpus import Corpus

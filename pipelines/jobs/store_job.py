@@ -6,8 +6,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from curation import domains
 from curation.errors import WinnowError
+from curation.selection import domains
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from curation import selection
 from curation.errors import WinnowError
+from curation.selection import selection
 from pipelines.files import fingerprints, storage
 from pipelines.output import folders, formats, tfds_metadata, writing
 from pipelines.selection import thresholds

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curation import corpus_loss, hashing, span_corruption
-from curation.corpus_loss import CorpusLoss, MeanLoss
 from curation.errors import DamagedError, WinnowError
+from curation.scorers import corpus_loss, span_corruption
+from curation.scorers.corpus_loss import CorpusLoss, MeanLoss
+from curation.selection import hashing
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import damage, fingerprints, storage

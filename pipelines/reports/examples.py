@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from curation import hashing, metrics, minhash
+from curation.coverage import minhash
 from curation.errors import WinnowError
+from curation.selection import hashing, metrics
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage

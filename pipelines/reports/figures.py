@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import metrics
+from curation.selection import metrics
 from pipelines.reports import examples
 from pipelines.reports.material import Sources
 from pipelines.reports.passes import Counts, Questions, Sample

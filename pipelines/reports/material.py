@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from curation import selection
 from curation.errors import WinnowError
+from curation.selection import selection
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
 from pipelines.flags import scorer_names

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import hashing, metrics
 from curation.errors import WinnowError
+from curation.selection import hashing, metrics
 from pipelines.corpus import blocks
 from pipelines.reports.material import Sources
 from pipelines.selection import ranks

@@ -28,6 +28,6 @@ class MadeElsewhere(Own):
     return fixed_width.array(column, "float32")
 
   def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
-    from curation import race
+    from curation.coverage import race
 
     return Scores(race.unit_vectors(prepared).astype(self.embedding_dtype), None, 0, 0)

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import domains
 from curation.errors import WinnowError
+from curation.selection import domains
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import storage
 from pipelines.scoring.protocol import Scores

@@ -10,8 +10,8 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from curation import selection
 from curation.errors import DamagedError
+from curation.selection import selection
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, storage
 from pipelines.selection import quotas, ranks, thresholds

@@ -19,8 +19,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from curation import domains, selection
-from curation import quotas as arithmetic
+from curation.selection import domains, selection
+from curation.selection import quotas as arithmetic
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.selection import ranks

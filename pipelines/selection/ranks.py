@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curation import selection
+from curation.selection import selection
 from pipelines.corpus import blocks
 from pipelines.store import block_files, score_files
 from pipelines.store.score_store import ScoreStore

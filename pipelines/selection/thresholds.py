@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 
-from curation import selection
 from curation.errors import WinnowError
+from curation.selection import selection
 from pipelines.corpus import blocks
 from pipelines.selection import ranks
 from pipelines.store import score_store

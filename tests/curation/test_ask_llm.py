@@ -18,8 +18,9 @@ import pytest
 import safetensors.numpy
 import tiny_t5
 
-from curation import ask_llm, batching, checkpoints, engine, t5
 from curation.errors import WinnowError
+from curation.models import batching, checkpoints, engine, t5
+from curation.scorers import ask_llm
 
 # Few tokens, so that the table has three buckets: compiling a shape takes a second.
 PROMPT = ask_llm.Prompt("the {document} yes no")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import batching
 from curation.errors import WinnowError
-from curation.vocabulary import Vocabulary
+from curation.models import batching
+from curation.models.vocabulary import Vocabulary
 
 tables = st.tuples(st.integers(1, 400), st.integers(0, 2_000), st.integers(1, 20_000)).map(
   lambda args: batching.bucket_table(args[0], args[0] + args[1], args[2])
@@ -115,5 +115,6 @@ def test_padding_of_a_block_of_c4(shared, vocabulary, batch_tokens, limit):
 
 def test_needs_no_jax():
   """The launcher plans and tokenises without an accelerator's runtime."""
-  code = "import sys, curation.batching, curation.vocabulary; assert not {'jax', 'apache_beam'} & set(sys.modules)"
+  imports = "import sys, curation.models.batching, curation.models.vocabulary"
+  code = f"{imports}; assert not {{'jax', 'apache_beam'}} & set(sys.modules)"
   subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from curation import centroid_files
+from curation.coverage import centroid_files
 from curation.errors import DamagedError
 
 TRAINING = {"inertia": [0.5, 0.25], "sample_points": 9, "silhouette": None}

@@ -6,7 +6,8 @@ import pytest
 import safetensors.numpy
 import tiny_t5
 
-from curation import checkpoint_writer, checkpoints, sentence_t5
+from curation.models import checkpoint_writer, checkpoints
+from curation.scorers import sentence_t5
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -12,8 +12,8 @@ import tiny_t5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import checkpoints, safetensors_reader
 from curation.errors import WinnowError
+from curation.models import checkpoints, safetensors_reader
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from curation import cluster_diagnostics
+from curation.coverage import cluster_diagnostics
 
 TRAINING = {"sample_points": 4_000, "inertia": [0.9, 0.6, 0.599], "silhouette": 0.3}
 

@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 
-from curation import cluster_tiles, semdedup
+from curation.coverage import cluster_tiles, semdedup
 
 TILE = semdedup.TILE_ROWS
 SIZES = st.lists(

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from curation import corpus_loss
-from curation.corpus_loss import CorpusLoss
+from curation.scorers import corpus_loss
+from curation.scorers.corpus_loss import CorpusLoss
 
 
 def test_a_corpus_mean_is_over_tokens():

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from curation import demo_embedder, minhash, sentence_t5, t5
-from curation.demo_embedder import edits, evaluate, examples, initial, train
-from curation.demo_training import texts
-from curation.vocabulary import Tokens
-from pipelines import demo_corpus
+from curation.coverage import minhash
+from curation.demo import corpus as demo_corpus
+from curation.demo import embedder as demo_embedder
+from curation.demo.embedder import edits, evaluate, examples, initial, train
+from curation.demo.training import texts
+from curation.models import t5
+from curation.models.vocabulary import Tokens
+from curation.scorers import sentence_t5
 
 SMALL = train.TrainConfig(
   pieces=400, d_model=32, d_kv=8, d_ff=16, num_layers=1, steps=12, max_input_tokens=64, learning_rate=1e-2,

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from curation import ask_llm, checkpoint_writer, checkpoints, demo_rater
-from curation.demo_rater import damage, evaluate, examples, train
-from curation.demo_training import texts
-from pipelines import demo_corpus
+from curation.demo import corpus as demo_corpus
+from curation.demo import rater as demo_rater
+from curation.demo.rater import damage, evaluate, examples, train
+from curation.demo.training import texts
+from curation.models import checkpoint_writer, checkpoints
+from curation.scorers import ask_llm
 
 ALL_KINDS = damage.KINDS | damage.UNSEEN_KINDS
 SMALL = train.TrainConfig(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from curation.demo_training import texts
-from pipelines import demo_corpus
+from curation.demo import corpus as demo_corpus
+from curation.demo.training import texts
 
 HELD_OUT_HASHES = [8890730524700727425, 7019585733402893025, 7960286522194355700, 23025545569833457]
 

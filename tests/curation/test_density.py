@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from curation import density, hashing, kernels, race
+from curation.coverage import density, kernels, race
 from curation.errors import WinnowError
+from curation.selection import hashing
 
 CLUSTERS = 10
 

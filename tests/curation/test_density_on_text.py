@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation import demo_embedder, density, race, sentence_t5
+from curation.coverage import density, race
+from curation.demo import embedder as demo_embedder
+from curation.scorers import sentence_t5
 
 SEEDS = range(12)
 

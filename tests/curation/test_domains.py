@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import domains
+from curation.selection import domains
 
 CASES = {
   "https://news.bbc.co.uk/1/hi/uk/default.stm": "bbc.co.uk",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curation import extrapolation
+from curation.selection import extrapolation
 
 
 def shard(values, *, seen=None, size=None, error=0.0) -> extrapolation.ShardSample:

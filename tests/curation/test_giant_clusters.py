@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from curation import giant_clusters, kmeans
+from curation.coverage import giant_clusters, kmeans
 from curation.errors import WinnowError
 
 SIZES = st.lists(st.one_of(st.just(0), st.integers(1, 3_000)), min_size=1, max_size=9)

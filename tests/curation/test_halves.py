@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curation import halves
+from curation.coverage import halves
 
 
 def test_every_number_is_what_numpy_makes_of_it():

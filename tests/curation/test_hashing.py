@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from curation import hashing
+from curation.selection import hashing
 
 
 def test_golden_values():

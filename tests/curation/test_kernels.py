@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from curation import kernels
+from curation.coverage import kernels
 from curation.errors import WinnowError
 
 WIDTH = 0.7

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from curation import kmeans
+from curation.coverage import kmeans
 from curation.errors import WinnowError
 
 DIMENSIONS = 24

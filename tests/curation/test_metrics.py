@@ -9,9 +9,9 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import metrics
 from curation.errors import WinnowError
-from curation.metrics import FULL, TaskResult
+from curation.selection import metrics
+from curation.selection.metrics import FULL, TaskResult
 
 FEW = st.sampled_from([-math.inf, -2.5, -1.0, -0.0, 0.0, 1e-30, 1.0, 3.0, math.inf])
 FINITE = st.floats(-100, 100, width=32)

@@ -18,9 +18,9 @@ import scipy.sparse.csgraph
 import tiny_t5
 from minhash_by_hand import signature_by_hand, words_of
 
-from curation import minhash
+from curation.coverage import minhash
+from curation.demo import corpus as demo_corpus
 from curation.errors import WinnowError
-from pipelines import demo_corpus
 
 GOLDEN_TEXTS = [
   "The river, near the BRIDGE, carries bread",

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from minhash_by_hand import signature_by_hand
 
-from curation import minhash
+from curation.coverage import minhash
 
 ALL_DIFFERENT = [
   *(

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from curation import minhash
+from curation.coverage import minhash
 
 CONFIG = minhash.MinHashConfig(0.5, bands=2, rows=2)
 cuts = st.lists(st.integers(0, 60), max_size=8)

@@ -15,9 +15,11 @@ import pytest
 import safetensors.numpy
 import tiny_t5
 
-from curation import batching, checkpoints, hashing, perplexity, span_corruption, t5
 from curation.errors import WinnowError
-from curation.vocabulary import EOS_ID, Vocabulary
+from curation.models import batching, checkpoints, t5
+from curation.models.vocabulary import EOS_ID, Vocabulary
+from curation.scorers import perplexity, span_corruption
+from curation.selection import hashing
 
 # Few tokens, so that a table has few buckets: compiling a shape takes a second. Windows of more than 33 tokens have
 # two spans or more; of a single one every mask is the same.

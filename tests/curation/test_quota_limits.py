@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import quotas, selection
 from curation.errors import WinnowError
+from curation.selection import quotas, selection
 
 ENDS = st.sampled_from([0, 1, 2**8, 2**63, 2**64 - 1])
 NUMBERS = st.one_of(ENDS, st.integers(0, 2**64 - 1))

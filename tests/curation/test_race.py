@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from curation import kernels, race
+from curation.coverage import kernels, race
 from curation.errors import WinnowError
 
 L2 = kernels.Kernel("l2", 0.8, 2)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import selection
 from curation.errors import WinnowError
+from curation.selection import selection
 
 
 def search(key_N, tie_N, amount, *, weight_N=None, parts=1):

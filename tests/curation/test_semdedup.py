@@ -10,8 +10,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from curation import hashing, semdedup
+from curation.coverage import semdedup
 from curation.errors import WinnowError
+from curation.selection import hashing
 
 TILE = semdedup.TILE_ROWS
 SIZES = st.one_of(st.integers(0, 700), st.sampled_from([TILE - 1, TILE, TILE + 1, 2 * TILE, 2 * TILE + 77]))

@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 import tiny_t5
 
-from curation import sentence_t5, t5
 from curation.errors import WinnowError
+from curation.models import t5
+from curation.scorers import sentence_t5
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,11 @@ import tiny_t5
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import hashing, random_t5, span_corruption
 from curation.errors import WinnowError
-from curation.vocabulary import EOS_ID, Vocabulary
+from curation.models import random_t5
+from curation.models.vocabulary import EOS_ID, Vocabulary
+from curation.scorers import span_corruption
+from curation.selection import hashing
 
 SENTINELS = np.arange(1099, 999, -1, dtype=np.int32)
 LENGTHS = [0, 1, 2, 3, 5, 16, 17, 18, 34, 100, 567, 568, 1, 40]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from curation import checkpoints, t5
 from curation.errors import WinnowError
+from curation.models import checkpoints, t5
 
 _encode = jax.jit(t5.encode, static_argnames="config")
 _first_step = jax.jit(t5.first_step_logits, static_argnames="config")

@@ -18,8 +18,9 @@ import safetensors.numpy
 import t5x_files
 import tiny_t5
 
-from curation import ask_llm, checkpoint_writer, checkpoints, random_t5, t5
 from curation.errors import WinnowError
+from curation.models import checkpoint_writer, checkpoints, random_t5, t5
+from curation.scorers import ask_llm
 
 GOLDEN = ("legacy_v1_1", "orbax_v1_1", "orbax_v1_0", "scan_legacy_v1_1", "scan_orbax_v1_1")
 TOLERANCE = 2e-5  # the golden files' own

@@ -11,8 +11,9 @@ import sentencepiece
 import tiny_t5
 from sentencepiece import sentencepiece_model_pb2
 
-from curation import ask_llm, checkpoints, perplexity, random_t5, sentence_t5, vocabulary
 from curation.errors import WinnowError
+from curation.models import checkpoints, random_t5, vocabulary
+from curation.scorers import ask_llm, perplexity, sentence_t5
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, embedded, logs, run_in, shards_of
 
-from curation import centroid_files, kmeans
+from curation.coverage import centroid_files, kmeans
 from pipelines import main
 from pipelines.flags import command_names, parsing
 from pipelines.scorers.clusters import clustering

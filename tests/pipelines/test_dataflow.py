@@ -23,8 +23,8 @@ import tiny_t5
 from apache_beam.options import pipeline_options
 from apache_beam.runners.dataflow import dataflow_runner
 
-from curation import selection
 from curation.errors import WinnowError
+from curation.selection import selection
 from pipelines import main
 from pipelines.corpus import blocks
 from pipelines.corpus.corpus import Corpus

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from pipelines import demo_corpus
+from curation.demo import corpus as demo_corpus
 
 SHARDS = 5
 PROJECT = pathlib.Path(demo_corpus.__file__).parents[1]

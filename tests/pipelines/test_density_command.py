@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, logs, run_in
 
-from curation import hashing, kernels
+from curation.coverage import kernels
+from curation.selection import hashing
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS = 300_000, 2_000, 12
 SKETCH = ["--bandwidth=0.5", "--hashes=2", "--sketch_rows=64", "--sketch_counters=1000"]

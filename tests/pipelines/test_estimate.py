@@ -13,8 +13,8 @@ import tiny_t5
 import zstandard
 from apache_beam.options import pipeline_options
 
-from curation import checkpoints, t5
 from curation.errors import WinnowError
+from curation.models import checkpoints, t5
 from pipelines import main
 from pipelines.corpus import blocks, counting, inputs
 from pipelines.corpus.blocks import Fields

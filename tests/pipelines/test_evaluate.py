@@ -16,7 +16,9 @@ import safetensors.numpy
 import t5x_files
 from running import content, run_in
 
-from curation import checkpoints, hashing, perplexity
+from curation.models import checkpoints
+from curation.scorers import perplexity
+from curation.selection import hashing
 from pipelines.files import damage
 from pipelines.reports import evaluation
 from pipelines.scorers.t5.perplexity import Perplexity

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import kernels
+from curation.coverage import kernels
 from pipelines import main
 
 

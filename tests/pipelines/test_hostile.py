@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import run_in
 
-from curation import ask_llm, checkpoints, kernels, race
+from curation.coverage import kernels, race
 from curation.errors import DamagedError, WinnowError
+from curation.models import checkpoints
+from curation.scorers import ask_llm
 from pipelines.corpus import blocks
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints

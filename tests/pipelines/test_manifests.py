@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from curation import selection
 from curation.errors import WinnowError
+from curation.selection import selection
 from pipelines.output import manifests, writing
 from pipelines.selection import thresholds
 

@@ -12,7 +12,7 @@ import corpora
 import pytest
 from running import content, logs, run_in, shards_of
 
-from curation import minhash
+from curation.coverage import minhash
 from pipelines.scorers.minhash import joining
 from pipelines.scoring import scoring
 

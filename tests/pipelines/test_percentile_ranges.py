@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from curation import selection
+from curation.selection import selection
 from pipelines.files import damage
 from pipelines.output import formats, manifests
 

@@ -13,7 +13,9 @@ import pytest
 import safetensors.numpy
 from running import run_in
 
-from curation import checkpoints, hashing, perplexity
+from curation.models import checkpoints
+from curation.scorers import perplexity
+from curation.selection import hashing
 from pipelines.scorers.t5.perplexity import Perplexity
 
 # A sentence becomes one window or several.

@@ -17,8 +17,8 @@ import pytest
 from apache_beam.testing import util
 from running import content, logs, run_in
 
-from curation import domains, selection
-from curation import quotas as arithmetic
+from curation.selection import domains, selection
+from curation.selection import quotas as arithmetic
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints
 from pipelines.output import formats, manifests

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from running import content, embedded, logs, run_in, shards_of
 
-from curation import cluster_tiles, hashing, semdedup
+from curation.coverage import cluster_tiles, semdedup
+from curation.selection import hashing
 from pipelines.flags import command_names, parsing
 from pipelines.scorers.semdedup import comparing, layout
 from pipelines.scoring import scoring

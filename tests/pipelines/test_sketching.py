@@ -12,7 +12,7 @@ import tiny_t5
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import kernels, race
+from curation.coverage import kernels, race
 from pipelines import main
 from pipelines.scorers.density import sketching
 from pipelines.store.groups import group_blocks

@@ -16,7 +16,8 @@ import pytest
 import safetensors.numpy
 from running import content, embedded, logs, run_in, shards_of
 
-from curation import centroid_files, giant_clusters, hashing, kmeans
+from curation.coverage import centroid_files, giant_clusters, kmeans
+from curation.selection import hashing
 from pipelines.scorers.semdedup import comparing, layout, splitting
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS, LIMIT = 3_000, 300, 12, 9, 600_000

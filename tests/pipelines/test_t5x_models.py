@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 import t5x_files
 
-from curation import checkpoints
 from curation.errors import WinnowError
+from curation.models import checkpoints
 from pipelines import main
 from pipelines.files import storage
 from pipelines.scorers.t5 import model_files

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from apache_beam.testing import util
 
-from curation import selection
+from curation.selection import selection
 from pipelines.corpus import blocks
 from pipelines.files import storage
 from pipelines.selection import ranks, thresholds

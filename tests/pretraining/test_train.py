@@ -6,9 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from curation import checkpoints, span_corruption
 from curation.errors import WinnowError
-from curation.vocabulary import NUM_SENTINELS, Vocabulary
+from curation.models import checkpoints
+from curation.models.vocabulary import NUM_SENTINELS, Vocabulary
+from curation.scorers import span_corruption
 from pretraining import tasks, train
 
 CONFIG = train.TrainConfig(
@@ -101,6 +102,6 @@ def test_a_folder_with_checkpoints_is_left_alone(output, place, tmp_path, capfd)
 
 def test_another_vocabulary_is_refused(output, vocabulary, pieces):
   task = tasks.register_sample(str(output), vocabulary=vocabulary)
-  other = Vocabulary((pathlib.Path(train.__file__).parents[1] / "curation/demo_rater/spiece.model").read_bytes())
+  other = Vocabulary((pathlib.Path(train.__file__).parents[1] / "curation/demo/rater/spiece.model").read_bytes())
   with pytest.raises(WinnowError, match="register it with the same"):
     next(train.batches(task, other, CONFIG))

@@ -4,7 +4,7 @@ import functools
 import threading
 from typing import NamedTuple
 
-from curation import centroid_files, kmeans
+from curation.coverage import centroid_files, kmeans
 from pipelines.files import storage
 
 _TURN = threading.Lock()  # a process reads them once

@@ -19,8 +19,9 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from curation import centroid_files, cluster_diagnostics, hashing, kmeans
+from curation.coverage import centroid_files, cluster_diagnostics, kmeans
 from curation.errors import WinnowError
+from curation.selection import hashing
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.scorers.clusters import centroids

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from curation import kmeans
+from curation.coverage import kmeans
 from pipelines.corpus import fixed_width
 from pipelines.scorers.base import engine_of
 from pipelines.scorers.clusters import centroids

@@ -34,7 +34,7 @@ class Density:
 
   def checked(self) -> "Density":
     """Raises WinnowError for a sketch that cannot be, whatever the data."""
-    from curation import kernels, race
+    from curation.coverage import kernels, race
 
     stand_in = 1.0 if self.bandwidth is None and self.kernel != "angular" else self.bandwidth
     race.SketchConfig(
@@ -75,7 +75,7 @@ class _DensityScorer:
   """One sketch for all threads of a process, which uses all cores for one block at a time."""
 
   def __init__(self, about: Density):
-    from curation import race
+    from curation.coverage import race
 
     memory.return_large_arrays()
     self._about, self._turn = about, threading.Lock()

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 
-from curation import hashing, race
+from curation.coverage import race
 from curation.errors import WinnowError
+from curation.selection import hashing
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.scorers.density.scorer import Density
@@ -297,7 +298,7 @@ def read_points(paths: list[str]) -> np.ndarray:
 
 def choose(config: SketchConfig, sample: list[str]) -> Chosen:
   """The sketch's configuration: as asked for, the rest chosen from the sample; the first writer's holds for all."""
-  from curation import density  # whose libraries take a while
+  from curation.coverage import density  # whose libraries take a while
 
   scorer, sample_ND = config.scorer, read_points(sample)
   kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
@@ -318,7 +319,7 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
 
 def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list[str]) -> dict[str, Any]:
   """What the density resolves, into the store: of a sample against exact sums, and of the finished sketch."""
-  from curation import density
+  from curation.coverage import density
 
   points_ND, about = read_points(sample), chosen.config
   held_out = min(_HELD_OUT, len(points_ND) // 5)

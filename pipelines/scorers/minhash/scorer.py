@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from curation import minhash
+from curation.coverage import minhash
 from pipelines.scorers.base import Own, engine_of
 from pipelines.scoring import stored_blocks
 from pipelines.scoring.protocol import OnBatch, Scores

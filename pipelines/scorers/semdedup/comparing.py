@@ -26,8 +26,9 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from curation import cluster_tiles, hashing, semdedup
+from curation.coverage import cluster_tiles, semdedup
 from curation.errors import WinnowError
+from curation.selection import hashing
 from pipelines.corpus import blocks
 from pipelines.files import sealed_arrays, storage
 from pipelines.scorers.clusters import clustering

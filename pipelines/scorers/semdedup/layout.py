@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation import cluster_tiles, giant_clusters, semdedup
+from curation.coverage import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints, sealed_arrays, storage

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from curation import giant_clusters, kmeans, semdedup
+from curation.coverage import giant_clusters, kmeans, semdedup
 from pipelines.files import fingerprints
 from pipelines.scorers.base import Own, engine_of
 from pipelines.scoring import stored_blocks

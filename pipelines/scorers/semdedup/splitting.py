@@ -1,4 +1,4 @@
-"""Giant clusters as Beam passes: how `curation.giant_clusters` splits them, before `comparing` compares what is left.
+"""Giant clusters as Beam passes: how `giant_clusters` splits them, before `comparing` compares what is left.
 
 Where no cluster has more than --max_cluster_pairs there is nothing to do. Else the documents of all giants that hashes
 pick are sorted by giant into a run for each group of blocks; a giant's centroids are trained by one worker on its
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from curation import centroid_files, kmeans
+from curation.coverage import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
 from pipelines.corpus import fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipelines.scoring.protocol import Scorer
 
 if TYPE_CHECKING:
-  from curation.engine import Work
+  from curation.models.engine import Work
 from pipelines.scorers.t5.base import OfModel
 
 
@@ -24,7 +24,7 @@ class AskLlm(OfModel):
     return {**super().request(), "prompt": self._prompt().template, "yes_token": self.yes_token}
 
   def _check(self, folder: pathlib.Path) -> None:
-    from curation import ask_llm
+    from curation.scorers import ask_llm
 
     ask_llm.check_request(
       self._prompt(),
@@ -35,7 +35,7 @@ class AskLlm(OfModel):
     )
 
   def _load(self, folder: pathlib.Path) -> Scorer:
-    from curation import ask_llm
+    from curation.scorers import ask_llm
 
     return ask_llm.AskLlmScorer(
       self._checkpoint(folder),
@@ -47,13 +47,13 @@ class AskLlm(OfModel):
     )
 
   def _work(self, folder: pathlib.Path, texts: list[str], batch_tokens: int) -> "Work":
-    from curation import ask_llm
+    from curation.scorers import ask_llm
 
     config, vocabulary = self._checked_config(folder)
     longest = self.max_input_tokens
     return ask_llm.work(self._prompt(), config, vocabulary, texts, max_input_tokens=longest, batch_tokens=batch_tokens)
 
   def _prompt(self):
-    from curation import ask_llm
+    from curation.scorers import ask_llm
 
     return ask_llm.Prompt(ask_llm.TEMPLATE if self.template is None else self.template, self.yes_token)

@@ -13,10 +13,10 @@ from pipelines.scorers.t5 import model_files
 from pipelines.scoring.protocol import Scorer
 
 if TYPE_CHECKING:
-  from curation.checkpoints import Checkpoint
-  from curation.engine import Work
-  from curation.t5 import T5Config
-  from curation.vocabulary import Vocabulary
+  from curation.models.checkpoints import Checkpoint
+  from curation.models.engine import Work
+  from curation.models.t5 import T5Config
+  from curation.models.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class OfModel(abc.ABC):
     )
 
   def engine(self) -> dict[str, Any]:
-    from curation import engine
+    from curation.models import engine
 
     return engine.about()
 
@@ -66,7 +66,7 @@ class OfModel(abc.ABC):
     }
 
   def load(self) -> Scorer:
-    from curation import engine
+    from curation.models import engine
 
     folder = model_files.local_model(self.model)
     _refuse_other_files(self.model, self.files, self._identity(folder))
@@ -92,22 +92,22 @@ class OfModel(abc.ABC):
     }
 
   def _checked_config(self, folder: pathlib.Path) -> "tuple[T5Config, Vocabulary]":
-    from curation import checkpoints
+    from curation.models import checkpoints
 
     return checkpoints.check_checkpoint(folder, vocabulary=model_files.local_vocabulary(self.vocabulary))
 
   def _checkpoint(self, folder: pathlib.Path) -> "Checkpoint":
-    from curation import checkpoints
+    from curation.models import checkpoints
 
     return checkpoints.load_checkpoint(folder, self.dtype, vocabulary=model_files.local_vocabulary(self.vocabulary))
 
   def _files(self, folder: pathlib.Path) -> list[pathlib.Path]:
-    from curation import checkpoints
+    from curation.models import checkpoints
 
     return checkpoints.checkpoint_files(folder, model_files.local_vocabulary(self.vocabulary))
 
   def _head(self, folder: pathlib.Path) -> str | None:
-    from curation import checkpoints
+    from curation.models import checkpoints
 
     return checkpoints.own_head(folder)
 

@@ -11,7 +11,7 @@ from pipelines.corpus import sources
 from pipelines.scoring.protocol import Scorer
 
 if TYPE_CHECKING:
-  from curation.engine import Work
+  from curation.models.engine import Work
 from pipelines.scorers.t5.base import OfModel
 
 
@@ -34,7 +34,7 @@ class Perplexity(OfModel):
     return {**super().request(), "objective": self.objective, "mask_seed": self.mask_seed}
 
   def _check(self, folder: pathlib.Path) -> None:
-    from curation import perplexity
+    from curation.scorers import perplexity
 
     perplexity.check_request(
       *self._checked_config(folder),
@@ -45,7 +45,7 @@ class Perplexity(OfModel):
     )
 
   def _load(self, folder: pathlib.Path) -> Scorer:
-    from curation import perplexity
+    from curation.scorers import perplexity
 
     scorer = perplexity.PerplexityScorer(
       self._checkpoint(folder),
@@ -58,7 +58,7 @@ class Perplexity(OfModel):
     return _Keyed(scorer)
 
   def _work(self, folder: pathlib.Path, texts: list[str], batch_tokens: int) -> "Work":
-    from curation import perplexity
+    from curation.scorers import perplexity
 
     return perplexity.work(
       *self._checked_config(folder),

@@ -9,7 +9,7 @@ from pipelines.scoring.protocol import Scorer, Scores
 from pipelines.store import kinds
 
 if TYPE_CHECKING:
-  from curation.engine import Work
+  from curation.models.engine import Work
 from pipelines.scorers.t5.base import OfModel
 
 
@@ -24,7 +24,7 @@ class SentenceT5(OfModel):
     return {**super().request(), "embedding_dtype": self.embedding_dtype}
 
   def _files(self, folder: pathlib.Path) -> list[pathlib.Path]:
-    from curation import sentence_t5
+    from curation.scorers import sentence_t5
 
     return sentence_t5.model_files(folder, model_files.local_vocabulary(self.vocabulary))
 
@@ -32,7 +32,7 @@ class SentenceT5(OfModel):
     """An encoder has no head."""
 
   def _check(self, folder: pathlib.Path) -> None:
-    from curation import sentence_t5
+    from curation.scorers import sentence_t5
 
     sentence_t5.check(
       folder,
@@ -43,7 +43,7 @@ class SentenceT5(OfModel):
     )
 
   def _load(self, folder: pathlib.Path) -> Scorer:
-    from curation import sentence_t5
+    from curation.scorers import sentence_t5
 
     model = sentence_t5.load(
       folder,
@@ -59,7 +59,7 @@ class SentenceT5(OfModel):
     return _Embedder(embedder, self.embedding_dtype)
 
   def _work(self, folder: pathlib.Path, texts: list[str], batch_tokens: int) -> "Work":
-    from curation import sentence_t5
+    from curation.scorers import sentence_t5
 
     return sentence_t5.work(
       folder,

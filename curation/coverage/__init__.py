@@ -1,0 +1,1 @@
+"""What embeddings and signatures say of a corpus: density, clusters, near-copies."""

@@ -1,0 +1,1 @@
+"""The demo's models and documents, which are Winnow's own."""

@@ -1,0 +1,163 @@
+"""What an embedder finds again among held-out texts: `python -m curation.demo.embedder.evaluate --input=FOLDER`.
+
+Shape suffixes: N documents, O dimensions of an embedding, V words, Q quantiles.
+"""
+
+import argparse
+import collections
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import scipy.sparse
+
+from curation.coverage import kernels, minhash
+from curation.demo import embedder as demo_embedder
+from curation.demo.embedder import edits, examples, initial, train
+from curation.demo.training import texts
+from curation.errors import WinnowError
+from curation.scorers import sentence_t5
+
+# 0.6 at the median cosine of edits, 0.0001 at that of strangers: a sum counts near-copies and little else.
+KERNEL = kernels.Kernel("l2", bandwidth=1.0, hashes=8)
+_SHARE = 0.2
+_QUANTILES = (1, 5, 25, 50, 75, 95, 99)
+_MIN_WORDS = 40  # of a document whose halves are to find each other
+_WORD = re.compile(r"\w+")
+
+
+def embed_texts(embedder: sentence_t5.SentenceT5Embedder, some: list[str]) -> np.ndarray:
+  """Unit vectors: float32 [N, O]."""
+  return embedder.run(embedder.prepare(pa.array(some, pa.string()))).embeddings
+
+
+def untrained(model: sentence_t5.SentenceT5, seed: int) -> sentence_t5.SentenceT5:
+  """A model of the same sizes and vocabulary with random weights."""
+  params = initial.random_params(model.config, model.dimensions, seed)
+  return sentence_t5.SentenceT5(model.config, params, model.vocabulary, model.max_input_tokens)
+
+
+def tf_idf(some: list[str], corpus: list[str]) -> scipy.sparse.csr_array:
+  """Unit vectors of log term frequency by inverse document frequency in `corpus`: float64 [N, V], sparse."""
+  frequency = collections.Counter(word for text in corpus for word in set(_words(text)))
+  places = {word: place for place, word in enumerate(sorted(frequency))}
+  rows, columns, values = [], [], []
+  for row, text in enumerate(some):
+    counts = {word: count for word, count in collections.Counter(_words(text)).items() if word in places}
+    weights = [(1 + np.log(n)) * np.log((1 + len(corpus)) / frequency[word]) for word, n in counts.items()]
+    rows += [row] * len(counts)
+    columns += [places[word] for word in counts]
+    values += list(np.array(weights) / max(float(np.linalg.norm(weights)), 1e-12))
+  return scipy.sparse.csr_array((values, (rows, columns)), shape=(len(some), len(places)))
+
+
+def found(similarities_NN: np.ndarray) -> float:
+  """The share of rows whose own column is the most similar one; ties are lost."""
+  own_N = np.diagonal(similarities_NN)
+  return float(np.mean((similarities_NN >= own_N[:, None]).sum(axis=1) == 1))
+
+
+def held_out_texts(pool: list[str], *, limit: int, seed: int) -> list[str]:
+  """Up to `limit` texts that are never trained on, long enough for halves, none a near-copy of another."""
+  fit = [text for text, out in zip(pool, texts.held_out(pool), strict=True) if out]
+  fit = [text for text in train.fit_texts(fit) if len(text.split()) >= _MIN_WORDS]
+  return [fit[i] for i in np.random.default_rng([seed, 5]).permutation(len(fit))[:limit]]
+
+
+def draw_rare(sums_N: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
+  """Places of `number` documents drawn without replacement by the inverse of their kernel sum (Gumbel's keys)."""
+  return np.argsort(np.log(sums_N) - generator.gumbel(size=len(sums_N)))[:number]
+
+
+def evaluate(
+  model: sentence_t5.SentenceT5,
+  pools: dict[str, list[str]],
+  *,
+  limit: int,
+  seed: int,
+  log: Callable[[str], None] = print,
+) -> None:
+  """Prints how often halves find each other, where cosines lie, and what a draw by density leaves of near-copies."""
+  embedders = {
+    "trained": sentence_t5.SentenceT5Embedder(model),
+    "untrained": sentence_t5.SentenceT5Embedder(untrained(model, seed)),
+  }
+  for name, pool in pools.items():
+    real = held_out_texts(pool, limit=limit, seed=seed)
+    left, right = map(list, zip(*map(examples.halves, real), strict=True))
+    shares = {
+      title: found(embed_texts(embedder, left) @ embed_texts(embedder, right).T)
+      for title, embedder in embedders.items()
+    }
+    known = texts.not_held_out(pool)
+    shares["TF-IDF"] = found((tf_idf(left, known) @ tf_idf(right, known).T).toarray())
+    log(f"{name}: the other half of a held-out document is the nearest of {len(real):,}")
+    log("  " + "  ".join(f"{title} {share:.3f}" for title, share in shares.items()))
+    log(f"{name}: cosines at {', '.join(map(str, _QUANTILES))}%, of texts edited and of strangers")
+    for title, embedder in embedders.items():
+      for pairs, some in zip(("edited", "strangers"), cosines(embedder, real, seed=seed), strict=True):
+        log(f"  {title:9s} {pairs:10s}" + "  ".join(f"{q:6.3f}" for q in np.percentile(some, _QUANTILES)))
+    _density(embedders["trained"], name, pool, seed=seed, log=log)
+
+
+def cosines(embedder: sentence_t5.SentenceT5Embedder, some: list[str], *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Of each text and its light edit, and of each text and each other one: float32 [N] and [N * (N - 1)]."""
+  generator = np.random.default_rng([seed, 4])
+  embedded_NO = embed_texts(embedder, some)
+  edited_NO = embed_texts(embedder, [edits.edit(text, generator) for text in some])
+  others = ~np.eye(len(some), dtype=bool)
+  return np.sum(embedded_NO * edited_NO, axis=1), (embedded_NO @ embedded_NO.T)[others]
+
+
+def _density(
+  embedder: sentence_t5.SentenceT5Embedder, name: str, pool: list[str], *, seed: int, log: Callable[[str], None]
+) -> None:
+  embedded_NO = embed_texts(embedder, pool)
+  sums_N = KERNEL.sums(embedded_NO, embedded_NO)
+  copies_N = minhash.near_copies(pool)
+  number = round(_SHARE * len(pool))
+  kept_N = np.zeros(len(pool), bool)
+  kept_N[draw_rare(sums_N, number, np.random.default_rng([seed, 6]))] = True
+  log(
+    f"{name}: kernel sums among all {len(pool):,} texts at {', '.join(map(str, _QUANTILES))}%, "
+    f"and {_SHARE:.0%} drawn by their inverse"
+  )
+  for title, some_N in (("near-copies", copies_N), ("others", ~copies_N)):
+    if some_N.any():
+      log(
+        f"  {title:12s}"
+        + "  ".join(f"{q:6.2f}" for q in np.percentile(sums_N[some_N], _QUANTILES))
+        + f"  drawn: {kept_N[some_N].sum():,} of {some_N.sum():,}"
+      )
+
+
+def _words(text: str) -> list[str]:
+  return _WORD.findall(text.lower())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(
+    prog="python -m curation.demo.embedder.evaluate", description="Measures a demo embedder."
+  )
+  parser.add_argument("--input", nargs="+", required=True, help="JSON Lines or Parquet files of texts, or their folder")
+  parser.add_argument("--shared", help="a folder with c4/c4_en_1445.jsonl.gz, to be measured on as well")
+  parser.add_argument("--model", default=str(demo_embedder.folder()), help="its folder; default: the shipped one")
+  parser.add_argument("--limit", type=int, default=400, help="held-out texts of each source")
+  parser.add_argument("--seed", type=int, default=0)
+  arguments = parser.parse_args(argv)
+  try:
+    model = sentence_t5.load(arguments.model)
+    pools = {"input": texts.read_texts(arguments.input)}
+    if arguments.shared:
+      pools["C4"] = texts.read_shared(arguments.shared)
+  except WinnowError as error:
+    print(error, file=sys.stderr)
+    return 2
+  evaluate(model, pools, limit=arguments.limit, seed=arguments.seed)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,104 @@
+"""How well a rater tells held-out texts from spoilt ones: `python -m curation.demo.rater.evaluate --input=FOLDER`."""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from curation.demo import rater as demo_rater
+from curation.demo.rater import damage
+from curation.demo.training import texts
+from curation.errors import WinnowError
+from curation.models import checkpoints
+from curation.scorers import ask_llm
+
+LABELLED_FILE = "labelled/dclm_majority_499.jsonl"
+
+
+def area_under_curve(above: np.ndarray, below: np.ndarray) -> float:
+  """The probability that one of `above` is larger than one of `below`, ties counted half (Mann and Whitney 1947)."""
+  below = np.sort(below)
+  places = np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")
+  return float(np.mean(places) / (2 * len(below)))
+
+
+def score_texts(scorer: ask_llm.AskLlmScorer, some: list[str]) -> np.ndarray:
+  """log P(yes): float32 [N]."""
+  return scorer.run(scorer.prepare(pa.array(some, pa.string()))).scores
+
+
+def damage_areas(
+  scorer: ask_llm.AskLlmScorer, real: list[str], kinds: dict[str, damage.Damage], *, seed: int
+) -> dict[str, float]:
+  """The area under the curve of real texts against themselves, spoilt: by kind, and 'all' for all kinds as one."""
+  real_N = score_texts(scorer, real)
+  spoilt = {}
+  for name, kind in kinds.items():
+    generator = np.random.default_rng([seed, 4])
+    spoilt[name] = score_texts(scorer, [kind(text, generator) for text in real])
+  areas = {name: area_under_curve(real_N, scores_N) for name, scores_N in spoilt.items()}
+  return areas | {"all": area_under_curve(real_N, np.concatenate(list(spoilt.values())))}
+
+
+def held_out_texts(pool: list[str], *, limit: int, seed: int) -> list[str]:
+  """Up to `limit` texts that are never trained on and long enough for every kind of damage, in random order."""
+  fit = [text for text, out in zip(pool, texts.held_out(pool), strict=True) if out]
+  fit = [text for text in fit if len(set(text.split())) >= damage.MIN_WORDS]
+  return [fit[i] for i in np.random.default_rng([seed, 5]).permutation(len(fit))[:limit]]
+
+
+def evaluate(
+  scorer: ask_llm.AskLlmScorer,
+  pools: dict[str, list[str]],
+  *,
+  limit: int,
+  seed: int,
+  log: Callable[[str], None] = print,
+) -> None:
+  """Prints areas by pool and kind of damage, and where the scores of the pool's held-out texts lie."""
+  for name, pool in pools.items():
+    real = held_out_texts(pool, limit=limit, seed=seed)
+    log(f"{name}: {len(real):,} held-out texts; log P(yes) at 5, 25, 50, 75 and 95%:")
+    log("  " + "  ".join(f"{q:.3f}" for q in np.percentile(score_texts(scorer, real), [5, 25, 50, 75, 95])))
+    for title, kinds in (("trained", damage.KINDS), ("not trained", damage.UNSEEN_KINDS)):
+      for kind, area in damage_areas(scorer, real, kinds, seed=seed).items():
+        log(f"  {title:12s} {kind:18s} {area:.4f}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(prog="python -m curation.demo.rater.evaluate", description="Measures a demo rater.")
+  parser.add_argument("--input", nargs="+", required=True, help="JSON Lines or Parquet files of texts, or their folder")
+  parser.add_argument("--shared", help="a folder with c4/ and labelled/, to be measured on as well")
+  parser.add_argument("--model", default=str(demo_rater.folder()), help="the rater's folder; default: the shipped one")
+  parser.add_argument("--limit", type=int, default=400, help="held-out texts of each source")
+  parser.add_argument("--seed", type=int, default=0)
+  arguments = parser.parse_args(argv)
+  try:
+    checkpoint = checkpoints.load_checkpoint(arguments.model)
+    pools = {"input": texts.read_texts(arguments.input)}
+    if arguments.shared:
+      pools["C4"] = texts.read_shared(arguments.shared)
+  except WinnowError as error:
+    print(error, file=sys.stderr)
+    return 2
+  scorer = ask_llm.AskLlmScorer(checkpoint)
+  evaluate(scorer, pools, limit=arguments.limit, seed=arguments.seed)
+  if arguments.shared:
+    lines = pathlib.Path(arguments.shared, LABELLED_FILE).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    keep_N = np.array([record["label"] == 1 for record in records])
+    scores_N = score_texts(scorer, [record["text"] for record in records])
+    print(f"DCLM's labels, keep against drop: {area_under_curve(scores_N[keep_N], scores_N[~keep_N]):.4f}")
+  real = held_out_texts(pools["input"], limit=arguments.limit, seed=arguments.seed)
+  no_scorer = ask_llm.AskLlmScorer(checkpoint, ask_llm.Prompt(yes_token="no"))
+  sums_N = np.exp(score_texts(scorer, real)) + np.exp(score_texts(no_scorer, real))
+  print(f"P(yes) + P(no): {sums_N.min():.5f} to {sums_N.max():.5f}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a T5 says of texts: Ask-LLM, perplexity, embeddings."""

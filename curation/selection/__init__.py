@@ -1,0 +1,1 @@
+"""Which documents are selected, exactly and in any order of reading."""
