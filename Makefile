@@ -39,19 +39,19 @@ test: $(INSTALLED) $(ENGINES)/prism ## Run the tests
 
 test-prism: $(INSTALLED) $(ENGINES)/prism ## Run the pipelines of the tests on Beam's Prism runner
 	WINNOW_TEST_FLAGS='--runner=PrismRunner --prism_location=$(abspath $(ENGINES)/prism)' \
-	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not local_runner' tests/pipelines $(ARGS)
+	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not local_runner' tests/pipelines tests/commands tests/runs $(ARGS)
 
 test-flink: $(INSTALLED) $(ENGINES)/flink ## Run pipelines on a Flink cluster, and kill a part of it
 	$(BIN)/python -m pytest tests/engines -k flink -rs $(ARGS)
 
 faults: $(INSTALLED) ## Kill, starve and damage every command at length, into the table of docs/reliability.md (half an hour)
-	PYTHONPATH=.:tests:tests/faults $(BIN)/python tests/faults/at_length.py --write $(ARGS)
+	PYTHONPATH=.:tests/support $(BIN)/python tests/support/at_length.py --write $(ARGS)
 
 cluster-up: $(INSTALLED) $(ENGINES)/flink ## Start a Flink cluster on this machine's loopback, and say how to use it
-	PYTHONPATH=tests $(BIN)/python tests/engines/flink_cluster.py up
+	PYTHONPATH=tests/support $(BIN)/python tests/support/flink_cluster.py up
 
 cluster-down: $(INSTALLED) ## End that cluster
-	PYTHONPATH=tests $(BIN)/python tests/engines/flink_cluster.py down
+	PYTHONPATH=tests/support $(BIN)/python tests/support/flink_cluster.py down
 
 lint: $(INSTALLED) ## Check style, formatting and types
 	$(BIN)/ruff check $(CHECKED)

@@ -66,8 +66,7 @@ def _run(console: rich.console.Console, folder: pathlib.Path, beam_arguments: Se
   _extremes(console, folder, documents)
   by_quality = _read_back(console, folder / "sample")
 
-  weighing = ["score", "--scorer=density", given, scores, "--name=density", "--embedding_name=embeddings_demo_embedder"]
-  weighing.append(f"--model={demo_embedder.folder()}")
+  weighing = ["score", "--scorer=density", given, scores, "--name=density", f"--model={demo_embedder.folder()}"]
   weighing += ["--embedding_name=embeddings", "--overwrite"]
   _step(console, "6. Embed every document, and see how crowded it is", score.main, weighing, beam_arguments)
   fair = [*drawing, "--sampler=density", f"--output={folder / 'sample_density'}"]

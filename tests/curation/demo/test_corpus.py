@@ -14,7 +14,7 @@ from pyarrow import parquet
 from curation.demo import corpus as demo_corpus
 
 SHARDS = 5
-PROJECT = pathlib.Path(demo_corpus.__file__).parents[1]
+PROJECT = pathlib.Path(demo_corpus.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ def test_weights_that_hardly_differ_are_told(name, variation, is_told):
     assert ("--kernel=angular" in found[0]) == (name == "l2")
   verdict = density.lines(figures, name)[-1]
   assert verdict == f"verdict: density tells these documents apart {'poorly' if is_told else 'well'}"
-  page = (pathlib.Path(__file__).parents[2] / "docs/density.md").read_text()
+  page = (pathlib.Path(__file__).parents[3] / "docs/density.md").read_text()
   assert re.search(rf"`weights_variation` .* \| above {density.LEAST_VARIATION} \|", page)
 
 

@@ -9,7 +9,7 @@ from pipelines import main
 from pipelines.flags import command_names, declarations, parsing
 from pipelines.flags.flag import Flag
 
-REFERENCE = pathlib.Path(__file__).parents[2] / "docs/reference.md"
+REFERENCE = pathlib.Path(__file__).parents[3] / "docs/reference.md"
 
 
 def test_the_reference_is_what_the_parser_knows():

@@ -360,7 +360,7 @@ def test_memory_does_not_grow_with_what_is_written():
     assert written == 250 * (2 * 80 + 200), written
     print(peak() - idle)
   """
-  folder = pathlib.Path(run_writer.__file__).parent.parent
+  folder = pathlib.Path(run_writer.__file__).parents[2]
   done = subprocess.run(
     [sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, check=False
   )

@@ -87,7 +87,7 @@ def sound_files(folder: pathlib.Path) -> dict[str, bytes]:
 FUZZ = """
 import pathlib, random, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a bomb would be more
-sys.path[:0] = [{tests!r}, {pipelines!r}]
+sys.path[:] = {path!r}
 import test_hostile
 test_hostile.fuzz(pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
 """
@@ -129,8 +129,7 @@ def test_any_damaged_shard_is_read_or_refused_in_a_sentence(folder, kind):
   """In a process of its own, with a limit to its memory: a crash or a bomb would end it."""
   path = folder / f"fuzzed.{kind}"
   path.write_bytes(sound_files(folder)[kind])
-  here = pathlib.Path(__file__).parent
-  code = FUZZ.format(tests=str(here.parent), pipelines=str(here))
+  code = FUZZ.format(path=[*sys.path, str(pathlib.Path(__file__).parent)])
   done = subprocess.run([sys.executable, "-c", code, path, kind, "400"], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
   read, refused = map(int, done.stdout.split())

@@ -115,4 +115,4 @@ table = pa.table({name: ["a"] for name in names} | {"score": pa.array([1], pa.fl
 assert len(records.encode_examples(table)) == 1
 assert "tensorflow" not in sys.modules
 """
-  subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(tfrecords.__file__).parent.parent)
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(tfrecords.__file__).parents[2])

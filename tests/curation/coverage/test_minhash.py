@@ -247,7 +247,7 @@ def test_in_a_bucket_of_many_a_document_is_compared_with_the_last_ones(monkeypat
 @pytest.fixture(scope="module")
 def real_texts() -> list[str]:
   """The C4 sample, or what the demo reads of this machine."""
-  beside = pathlib.Path(__file__).resolve().parents[3] / "shared"
+  beside = pathlib.Path(__file__).resolve().parents[4] / "shared"
   path = pathlib.Path(os.environ.get("WINNOW_SHARED", beside)) / "data/c4/c4_en_1445.jsonl.gz"
   if path.exists():
     with gzip.open(path) as file:

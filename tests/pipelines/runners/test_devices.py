@@ -12,7 +12,7 @@ import pytest
 from curation.errors import WinnowError
 from pipelines.runners import devices, launch
 
-PROJECT = pathlib.Path(__file__).resolve().parents[2]
+PROJECT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def in_another_process(arguments: list[str], settings: dict[str, str]) -> subprocess.CompletedProcess:

@@ -12,7 +12,7 @@ from running import run_in
 from curation.errors import WinnowError
 from pipelines.flags import command_names, declarations, flag, parsing
 
-PROJECT = pathlib.Path(__file__).parents[2]
+PROJECT = pathlib.Path(__file__).parents[3]
 PATHS = [one for one in declarations.FLAGS if one.type in (flag.path, flag.paths)]
 # A user without HOME and without an entry in passwd, such as a container may run as.
 HOMELESS = """

@@ -106,7 +106,7 @@ assert "tensorflow" not in sys.modules
   subprocess.run(
     [sys.executable, "-c", code, str(tmp_path), json.dumps(info)],
     check=True,
-    cwd=pathlib.Path(tfds_metadata.__file__).parent.parent,
+    cwd=pathlib.Path(tfds_metadata.__file__).parents[2],
   )
   assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset_info.json", "features.json"]
   for name in ("dataset_info.json", "features.json"):

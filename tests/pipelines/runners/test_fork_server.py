@@ -13,7 +13,7 @@ from running import run_in
 
 from pipelines.runners import fork_server
 
-PROJECT = pathlib.Path(__file__).parents[2]
+PROJECT = pathlib.Path(__file__).parents[3]
 pytestmark = pytest.mark.local_runner
 BROKEN = 'raise ImportError("a package of the folder where the command was started")\n'
 
