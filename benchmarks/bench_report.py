@@ -39,7 +39,7 @@ def write_store(folder: pathlib.Path, number: int, read: dict[blocks.Shard, list
   corpus = Corpus(tuple(read), blocks.Fields(), blocks.BLOCK_ROWS).request()
   model = {"model.safetensors": {"bytes": 10 ** (8 + number), "checksum": ""}}
   request = {"format": score_store.FORMAT, "scorer": SCORERS[name], "model": model, **corpus}
-  store = ScoreStore.of(str(folder), request)
+  store = ScoreStore.for_request(str(folder), request)
   fingerprints.claim(store.request_path, request, owner="the benchmark's store")
   pathlib.Path(store.engine_path).write_bytes(fingerprints.to_json({}))
   where = {"input": pattern, "tfds_data_dir": None}

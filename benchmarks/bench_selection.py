@@ -58,7 +58,7 @@ def write_store(folder: pathlib.Path, kind: str, keys: int, shards: int) -> tupl
   generator = np.random.default_rng(0)
   written = [blocks.Shard(f"shard-{i:05d}", "", "jsonl", "", 0) for i in range(shards)]
   request = {"kind": kind, "keys": keys, "inputs": [shard.identity() for shard in written]}
-  store = ScoreStore.of(str(folder), request)
+  store = ScoreStore.for_request(str(folder), request)
   fingerprints.claim(store.request_path, request, owner="the benchmark's store")
   for i, shard in enumerate(written):
     rows = keys * (i + 1) // shards - keys * i // shards
@@ -114,7 +114,7 @@ def by_sorting(
   for shard in shards:
     with score_files.ScoreFile(store, shard) as scores:
       for batch in scores.batches(ranks.BATCH_ROWS, domains=True):
-        parts.append(ranks.of_rows(request, shard.name, batch))
+        parts.append(ranks.rank_rows(request, shard.name, batch))
         groups.append(domains.hash_domains(batch["domain"]))
   key_N, tie_N = np.concatenate([part.keys for part in parts]), np.concatenate([part.ties for part in parts])
   tokens_N, group_N = np.concatenate([part.num_tokens for part in parts]), np.concatenate(groups)

@@ -39,7 +39,7 @@ def evaluate(argv: Sequence[str]) -> None:
     for name, pattern in evaluation.find_corpora(namespace.input).items()
   }
   run = _Evaluation(namespace, launcher, ["winnow", command_names.EVALUATE, *argv], found, corpora)
-  failed = [name for name in sorted(found, key=evaluation.Point.of) if not run.add(name)]
+  failed = [name for name in sorted(found, key=evaluation.Point.from_name) if not run.add(name)]
   if failed and not run.has_written:
     raise WinnowError(f"none of the {len(failed)} models can be evaluated; nothing was written")
   for told in evaluation.disagreements(run.results):

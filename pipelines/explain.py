@@ -61,7 +61,7 @@ def explain(argv: Sequence[str]) -> None:
     print(f"{store_name}: {_in_store(store, shard, int(row))}")
   if namespace.output is not None:
     output = inputs.absolute(namespace.output)
-    with manifests.told(output):
+    with manifests.naming_manifest(output):
       print(f"{namespace.output}: {_in_output(output, namespace.scores, shard_name, int(row))}")
 
 
@@ -189,7 +189,7 @@ def _count_above(
     with score_files.ScoreFile(store, shard) as scores:
       for batch in scores.batches(ranks.BATCH_ROWS, domains=domain is not None):
         alike = batch if domain is None else batch.filter(pc.equal(batch["domain"], domain))
-        ranked = ranks.of_rows(request, shard.name, alike)
+        ranked = ranks.rank_rows(request, shard.name, alike)
         above += int(selection.is_selected(rank + 1, ranked.keys, ranked.ties).sum())
         total += len(ranked.rows)
     return above, total

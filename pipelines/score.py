@@ -52,7 +52,7 @@ def print_diagnostics(sketch: sketching.SketchConfig) -> None:
   from curation.coverage import density
 
   kernel = fingerprints.read_json(sketch.path(sketching.KERNEL_FILE))["config"]["kernel"]
-  diagnostics = fingerprints.readable(sketch.path(sketching.DIAGNOSTICS_FILE)) or {}
+  diagnostics = fingerprints.read_json_or_none(sketch.path(sketching.DIAGNOSTICS_FILE)) or {}
   width = "" if kernel["bandwidth"] is None else f"bandwidth {kernel['bandwidth']:g}, "
   print(f"kernel: {kernel['name']}, {width}{kernel['hashes']} hashes a row")
   # The sample's figures are exact, but a small corpus has none.

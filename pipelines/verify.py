@@ -17,13 +17,13 @@ def verify(argv: Sequence[str]) -> None:
   launcher = planning.make_launcher(namespace, beam_arguments)
   launcher.refuse_local({"OUTPUT_FOLDER": namespace.output_folder})
   output = inputs.absolute(namespace.output_folder)
-  with manifests.told(output):
+  with manifests.naming_manifest(output):
     config, untold = plan_output.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
   # It writes nothing that stays; but a claim that is not so is a failure, not a refusal.
   with commands.writing():
     verification.sweep(output)
-    with manifests.told(output):
+    with manifests.naming_manifest(output):
       verification.check_launch(config)
     divided = stripes.divide_among(config.shards, launcher.parallelism, per_worker=2)
     stages = verification.stages(config)

@@ -31,7 +31,7 @@ def read(output: str) -> Sample:
   """
   output = inputs.absolute(output)
   manifest = manifests.read(output)
-  with manifests.told(output):
+  with manifests.naming_manifest(output):
     name, file_format = manifest["dataset"], manifest["output_format"]
     if file_format != formats.TFRECORD:
       raise WinnowError(

@@ -213,4 +213,4 @@ def _list_column(schema: pa.Schema, path: str) -> str:
 
 
 def _told(path: str) -> contextlib.AbstractContextManager[None]:
-  return damage.told(path, lambda cause: WinnowError(f"{path} holds no embeddings, or is damaged ({cause})"))
+  return damage.naming_file(path, lambda cause: WinnowError(f"{path} holds no embeddings, or is damaged ({cause})"))

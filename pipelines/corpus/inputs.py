@@ -25,7 +25,7 @@ def find_files(pattern: str) -> list[File]:
   found = storage.find(pattern)
   for path, _ in found:
     storage.refuse_undecodable(path)
-  names = shard_names.of_paths([storage.inner(path) for path, _ in found], storage.inner(pattern))
+  names = shard_names.name_shards([storage.inner(path) for path, _ in found], storage.inner(pattern))
   return sorted(File(name, path, size) for name, (path, size) in zip(names, found, strict=True))
 
 

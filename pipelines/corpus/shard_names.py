@@ -15,7 +15,7 @@ _MOST_BYTES = 210  # of 255: the longest ending of ours has 13, and a temporary 
 _SHORTENED = re.compile(r".*~[0-9a-f]{32}", re.DOTALL)
 
 
-def of_paths(paths: Sequence[str], pattern: str) -> list[str]:
+def name_shards(paths: Sequence[str], pattern: str) -> list[str]:
   """The names of the shards at these paths, which a pattern matched, in their order; no two are the same.
 
   Paths and pattern begin behind the root of their disk, bucket or repository.

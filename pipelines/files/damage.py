@@ -17,7 +17,7 @@ from pipelines.files import fingerprints, storage
 from pipelines.worker import logs
 
 _PREFIX = "damaged-"
-_OF_PARSERS = (
+_PARSER_ERRORS = (
   OSError,
   pa.ArrowException,
   ValueError,
@@ -32,7 +32,7 @@ _OF_PARSERS = (
 
 
 @contextlib.contextmanager
-def told(path: str, refusal: Callable[[str], Exception] | None = None) -> Iterator[None]:
+def naming_file(path: str, refusal: Callable[[str], Exception] | None = None) -> Iterator[None]:
   """Raises `refusal` of the cause (None: a DamagedError) for what reading the file at `path` ends with.
 
   But AccessError where the disk is to blame, and MemoryError as it is: they tell nothing of what the file holds.
@@ -41,7 +41,7 @@ def told(path: str, refusal: Callable[[str], Exception] | None = None) -> Iterat
     yield
   except MemoryError:  # Arrow's is one of its exceptions too
     raise
-  except _OF_PARSERS as error:
+  except _PARSER_ERRORS as error:
     # Arrow's own are plain and have no number; those of a network may have none either.
     is_foreign = isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
     if is_foreign and not isinstance(error, FileNotFoundError):

@@ -48,7 +48,7 @@ def sealed(value: dict[str, Any]) -> bytes:
 
 def read_sealed(path: str) -> dict[str, Any] | None:
   """The object that `sealed` wrote into a file; None where it is missing or not as written."""
-  value = readable(path)
+  value = read_json_or_none(path)
   if not isinstance(value, dict):
     return None
   seal = value.pop(_SEAL, None)
@@ -65,7 +65,7 @@ def read_json(path: str) -> Any:
     raise WinnowError(f"{path} is not readable JSON ({error}); restore it, or start over with --overwrite") from error
 
 
-def readable(path: str) -> Any:
+def read_json_or_none(path: str) -> Any:
   """The JSON value in a file of ours; None where it is missing or damaged. A file that cannot be read is an error."""
   try:
     return read_json(path)
@@ -77,7 +77,7 @@ def readable(path: str) -> Any:
 
 def field(path: str, name: str) -> Any:
   """One field of the JSON object in a file; None where the file is missing or damaged, or has no such field."""
-  value = readable(path)
+  value = read_json_or_none(path)
   return value.get(name) if isinstance(value, dict) else None
 
 
@@ -97,7 +97,7 @@ def as_read(value: Any) -> Any:
 
 def holds(path: str, wanted: str) -> bool:
   """Tells whether the file at `path` holds the request with this fingerprint."""
-  return fingerprint(readable(path)) == wanted
+  return fingerprint(read_json_or_none(path)) == wanted
 
 
 def claim(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVICE) -> None:

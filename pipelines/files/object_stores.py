@@ -96,7 +96,7 @@ def _reach_gcs(bucket: str) -> None:
   from google.api_core import exceptions
   from google.cloud.storage import retry
 
-  with told(f"cannot reach {GCS}{bucket}"):
+  with access_errors(f"cannot reach {GCS}{bucket}"):
     try:
       gcs_client().bucket(bucket).exists(retry=retry.DEFAULT_RETRY.with_timeout(_REACH_SECONDS))
     except Exception as error:
@@ -124,7 +124,7 @@ def _reach_s3(bucket: str) -> None:
 
   if boto3_client.boto3 is None:
     return  # Beam says what to install
-  with told(f"cannot reach {S3}{bucket}"):
+  with access_errors(f"cannot reach {S3}{bucket}"):
     options = beam_options()
     is_given = options.view_as(pipeline_options.S3Options).s3_access_key_id is not None
     if not is_given and boto3_client.boto3.session.Session().get_credentials() is None:
@@ -203,7 +203,7 @@ def match_hub(pattern: str) -> list[tuple[str, int]]:
   import huggingface_hub
 
   kind, repository, revision, rest = _of_hub(pattern)
-  with told(f"cannot list {pattern}"):
+  with access_errors(f"cannot list {pattern}"):
     api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     commit = api.repo_info(repository, revision=revision, repo_type=kind.removesuffix("s")).sha
     entries = hub().glob(f"{kind}/{repository}@{commit}/{rest}", detail=True)
@@ -229,7 +229,7 @@ class RemoteFile(io.BufferedIOBase):
     return True
 
   def read(self, size: int | None = -1) -> bytes:
-    with told_read(self._path):
+    with read_errors(self._path):
       return self._file.read(-1 if size is None else size)
 
   def readinto(self, buffer: Any) -> int:
@@ -238,7 +238,7 @@ class RemoteFile(io.BufferedIOBase):
     return len(data)
 
   def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    with told_read(self._path):
+    with read_errors(self._path):
       self._file.seek(offset, whence)
       return self._file.tell()
 
@@ -251,9 +251,9 @@ class RemoteFile(io.BufferedIOBase):
 
 
 @contextlib.contextmanager
-def told_read(path: str) -> Iterator[None]:
+def read_errors(path: str) -> Iterator[None]:
   """`told` of reading; FileNotFoundError where a store says that there is no such file."""
-  with told(f"cannot read {path}"):
+  with access_errors(f"cannot read {path}"):
     try:
       yield
     except Exception as error:
@@ -263,7 +263,7 @@ def told_read(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def access_errors(what: str) -> Iterator[None]:
   """Tells failures of other people's file systems, each of which has errors of its own, in one sentence."""
   try:
     yield

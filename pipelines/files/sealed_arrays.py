@@ -32,7 +32,7 @@ def read(path: str, count: int) -> list[np.ndarray]:
   def refusal(cause: str) -> DamagedError:
     return DamagedError(f"{path} is damaged ({cause}); run the same command again, which makes it again")
 
-  with storage.open_input(path) as file, damage.told(path, refusal):
+  with storage.open_input(path) as file, damage.naming_file(path, refusal):
     arrays = [_load(file) for _ in range(count)]
     if _checksum(arrays) != _load(file):
       raise ValueError("it does not fit its checksum")

@@ -81,7 +81,7 @@ def match(pattern: str) -> list[tuple[str, int]]:
   elif pattern.startswith(object_stores.HUB):
     found = object_stores.match_hub(pattern)
   else:
-    with object_stores.told(f"cannot list {pattern}"):
+    with object_stores.access_errors(f"cannot list {pattern}"):
       listed = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
     found = sorted((entry.path, entry.size_in_bytes) for entry in listed)
   return [(path, size) for path, size in found if not _TEMPORARY.fullmatch(base_name(path))]
@@ -127,7 +127,7 @@ def list_times(pattern: str) -> dict[str, float]:
   if is_local(pattern):
     times = {path: about.st_mtime for path, about in local_files.match(pattern).items()}
   else:
-    with object_stores.told(f"cannot list {pattern}"):
+    with object_stores.access_errors(f"cannot list {pattern}"):
       found = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
     times = {entry.path: entry.last_updated_in_seconds for entry in found}
   return {path: when for path, when in times.items() if not _TEMPORARY.fullmatch(base_name(path))}
@@ -136,7 +136,7 @@ def list_times(pattern: str) -> dict[str, float]:
 def exists(path: str) -> bool:
   if is_local(path):
     return os.path.exists(path)
-  with object_stores.told(f"cannot look for {path}"):
+  with object_stores.access_errors(f"cannot look for {path}"):
     if path.startswith(object_stores.HUB):
       return object_stores.hub().exists(path)
     if path.startswith(object_stores.GCS):
@@ -163,7 +163,7 @@ def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
     return open(path, "rb")
   if not exists(path):  # each store has an error of its own for it
     raise FileNotFoundError(path)
-  with object_stores.told_read(path):
+  with object_stores.read_errors(path):
     if path.startswith(object_stores.HUB):
       file = object_stores.hub().open(path, "rb", block_size=buffer_bytes)
     elif path.startswith(object_stores.GCS):  # Beam has one buffer size for all
@@ -183,16 +183,16 @@ def checksum(path: str) -> str:
   files `sha256:` or `git:` (a blob's name), as it keeps them.
   """
   if path.startswith(object_stores.HUB):
-    with object_stores.told_read(path):
+    with object_stores.read_errors(path):
       about = object_stores.hub().info(path)
       large = about.get("lfs")
       return f"sha256:{large['sha256']}" if large else f"git:{about['blob_id']}"
   if path.startswith(object_stores.GCS):
-    with object_stores.told_read(path):
+    with object_stores.read_errors(path):
       blob = object_stores.blob(path)
       blob.reload()
       return "crc32c:" + base64.b64decode(blob.crc32c).hex()
-  with open_input(path) as file, object_stores.told_read(path):
+  with open_input(path) as file, object_stores.read_errors(path):
     return checksum_of(file)
 
 
@@ -202,7 +202,7 @@ def version(path: str) -> str:
     return checksum(path)
   if not exists(path):
     raise FileNotFoundError(path)
-  with object_stores.told_read(path):
+  with object_stores.read_errors(path):
     return f"{path.partition('://')[0]}:{object_stores.file_systems(path).checksum(path)}"
 
 
@@ -231,7 +231,7 @@ def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
     return
   with tempfile.TemporaryFile() as file:
     yield file
-    with object_stores.told(f"cannot write {path}"):
+    with object_stores.access_errors(f"cannot write {path}"):
       published = not exists(path) and object_stores.upload(file, path)
     if not published and must_agree:
       file.seek(0)
@@ -273,14 +273,14 @@ def delete(paths: list[str]) -> None:
   if gcs:
     from apache_beam.io.gcp import gcsio
 
-    with object_stores.told(f"cannot delete {gcs[0]}"):
+    with object_stores.access_errors(f"cannot delete {gcs[0]}"):
       client = gcsio.GcsIO(object_stores.gcs_client(), pipeline_options=object_stores.beam_options())
       statuses = client.delete_batch(gcs)
     for path, failure in statuses:
       if failure:
         raise WinnowError(f"cannot delete {path}: status {failure}")
   if present := [path for path in others if exists(path)]:
-    with object_stores.told(f"cannot delete {present[0]}"):
+    with object_stores.access_errors(f"cannot delete {present[0]}"):
       object_stores.file_systems(present[0]).delete([escape(path) for path in present])
 
 

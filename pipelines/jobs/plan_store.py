@@ -303,7 +303,7 @@ def _adopt(
   Only if that store is of the same model and the same input as the request that `asked` tells, so that nothing but a
   flag that was given can contradict it; and with --overwrite only if it stays as it is.
   """
-  request = fingerprints.readable(storage.join(folder, fingerprints.REQUEST_FILE))
+  request = fingerprints.read_json_or_none(storage.join(folder, fingerprints.REQUEST_FILE))
   wanted = argparse.Namespace(**vars(namespace))
   if not isinstance(request, dict) or not (adopted := parsing.adopt(wanted, request, names)):
     return

@@ -137,7 +137,7 @@ def plan_scoring(
     corpus = identified_corpus(namespace, launcher)
   scorer = scorer.checked()
   request = store_request(scorer, corpus, stage)
-  store = ScoreStore.of(folder, request)
+  store = ScoreStore.for_request(folder, request)
   hints: dict[str, str] = {}
   if isinstance(scorer, OfModel):
     hints = launcher.fit_workers(model_bytes(scorer))
@@ -157,7 +157,7 @@ def plan_scoring(
   # What is known of the engine of what reads another store, that store says.
   knows_engine = launcher.is_local or isinstance(scorer, OF_STORED)
   if isinstance(source, stored_blocks.StoredBlocks) and not hasattr(namespace, "input"):
-    where = fingerprints.readable(storage.join(source.store.folder, score_store.INPUT_FILE)) or {}
+    where = fingerprints.read_json_or_none(storage.join(source.store.folder, score_store.INPUT_FILE)) or {}
   else:
     where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
     where[score_store.MADE_WITH] = before[0].made_with if before else made_with(namespace, scorer)

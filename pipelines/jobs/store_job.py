@@ -103,7 +103,7 @@ class ScoringJob:
       here = here | self.config.survivors.engine()
     if self._stored is None:  # else domains are those of the store that is read
       here = {"suffix_list": domains.suffix_list(), **here}
-    there = fingerprints.readable(self.config.store.engine_path)
+    there = fingerprints.read_json_or_none(self.config.store.engine_path)
     if not self.knows_engine or not isinstance(there, dict):
       return None
     return fingerprints.first_difference({key: there.get(key) for key in here}, here)

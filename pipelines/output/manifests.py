@@ -99,7 +99,7 @@ def read(output: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def told(output: str) -> Iterator[None]:
+def naming_manifest(output: str) -> Iterator[None]:
   """Tells in a sentence what reading the fields of a manifest ends with that somebody has damaged."""
   try:
     yield

@@ -214,7 +214,7 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
       return
     for index in filter(stripe.holds, range(len(scores.summary.block_rows))):
       table = scores.block(index)
-      ranked = ranks.of_rows(sampling.request, shard.name, table, within)
+      ranked = ranks.rank_rows(sampling.request, shard.name, table, within)
       above = table.filter(pa.array(ranked.are_wanted(config.floor, rejected=sampling.rejected)))
       sources = [f"{shard.name}#{row}" for row in above["row"].to_pylist()]
       yield pa.table({"source": pa.array(sources, pa.string()), "score": above["score"]})

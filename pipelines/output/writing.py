@@ -68,7 +68,7 @@ class SamplingConfig:
   @property
   def limits(self) -> limits.Limits | None:
     folder = storage.join(self.work_folder, RUNS_FOLDER)
-    return limits.of_request(self.store, self.request, self.output, folder, self.fingerprint)
+    return limits.make_limits(self.store, self.request, self.output, folder, self.fingerprint)
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
     """Reads which documents of a shard may be selected at all."""
@@ -176,7 +176,7 @@ def select_documents(
   Joins by position: raises WinnowError unless every scored row is a good row of the block.
   """
   assert block.documents is not None
-  ranked = ranks.of_rows(config.request, shard, scores, within)
+  ranked = ranks.rank_rows(config.request, shard, scores, within)
   document_rows_N = block.documents["row"].to_numpy()
   place_N = np.searchsorted(document_rows_N, ranked.rows)
   if not np.array_equal(document_rows_N[np.minimum(place_N, len(document_rows_N) - 1)], ranked.rows):
@@ -228,7 +228,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
         num_tokens += tokens
         yield block.num_rows - block.not_read, None
       writer.finish(file, {"documents": documents, "num_tokens": num_tokens})
-    logs.tell("run_done", shard=shard.name, stripe=stripe.file_name, selected=documents)
+    logs.info("run_done", shard=shard.name, stripe=stripe.file_name, selected=documents)
   else:
     rows = enumerate(score_files.read_summary(store, shard).block_rows)
     resumed = sum(num_rows for index, num_rows in rows if stripe.holds(index))
@@ -280,5 +280,5 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
     ) from error
   shard = OutputShard(index, documents, storage.size(path), storage.checksum(path))
   storage.create(record, fingerprints.sealed(dataclasses.asdict(shard)))
-  logs.tell("output_shard_done", path=path, documents=documents, bytes=shard.bytes)
+  logs.info("output_shard_done", path=path, documents=documents, bytes=shard.bytes)
   return shard

@@ -49,7 +49,7 @@ class Point(NamedTuple):
   model: str
 
   @classmethod
-  def of(cls, model: str) -> "Point":
+  def from_name(cls, model: str) -> "Point":
     """By the name that `models.checkpoint_name` gives."""
     found = _OF_RUN.fullmatch(model)
     return cls(found[1], int(found[2]), model) if found else cls(model, -1, model)
@@ -163,7 +163,7 @@ def figures(results: Mapping[str, Losses], corpora: list[str], weigh_by: str) ->
   `weigh_by`: what counts equally in that one, the corpora's `tokens`, or each `corpus`.
   """
   rows: list[list[Any]] = []
-  for run, step, model in sorted(map(Point.of, results)):
+  for run, step, model in sorted(map(Point.from_name, results)):
     for corpus, loss in _with_all(results[model], corpora, weigh_by).items():
       if corpus == ALL and len(corpora) == 1:
         continue
@@ -205,7 +205,7 @@ def _shown(value: Any) -> str:
 def to_json(results: Mapping[str, Losses], corpora: list[str], weigh_by: str, *, request: dict[str, Any]) -> bytes:
   """All figures with their sums; `all` is of all corpora, and not there where one is missing."""
   models = []
-  for run, step, model in sorted(map(Point.of, results)):
+  for run, step, model in sorted(map(Point.from_name, results)):
     found = {
       corpus: {
         "documents": loss.documents,
@@ -227,7 +227,7 @@ def curves(
 ) -> dict[str, tuple[list[int], list[float]]]:
   """Of each run with several steps, these and the perplexity on all corpora."""
   found: dict[str, tuple[list[int], list[float]]] = {}
-  for run, step, model in sorted(map(Point.of, results)):
+  for run, step, model in sorted(map(Point.from_name, results)):
     loss = _with_all(results[model], corpora, weigh_by).get(ALL)
     if step >= 0 and loss is not None and math.isfinite(loss.perplexity):
       steps, perplexities = found.setdefault(run, ([], []))

@@ -140,7 +140,7 @@ def _find_outputs(namespace: argparse.Namespace) -> list[Output]:
 
 
 def _output(folder: str, name: str, scores: str) -> Output:
-  with manifests.told(folder):
+  with manifests.naming_manifest(folder):
     manifest = manifests.read(folder)
     try:
       store = find_stores.store_of(folder, manifest, scores)
@@ -154,7 +154,7 @@ def _output(folder: str, name: str, scores: str) -> Output:
 
 
 def _check(manifest: dict[str, Any]) -> None:
-  """Raises what `manifests.told` tells of unless the fields that a report looks at later are what they should be."""
+  """Raises what `naming_manifest` raises unless the fields that a report looks at later are what they should be."""
   if manifest["output_format"] not in formats.NAMES:
     raise ValueError(f"the format {manifest['output_format']!r} is none")
   for of in (manifest["counts"], *manifest["inputs"]):
@@ -174,7 +174,7 @@ def settle_limits(sources: Sources, launcher: launch.Launcher, work: str) -> Sou
   """Finds anew, by Beam passes, which documents were within the limits of outputs that have any; files go to `work`."""
   settled = []
   for output in sources.outputs:
-    found = limits.of_request(output.store, output.request, work, work, output.manifest["fingerprint"])
+    found = limits.make_limits(output.store, output.request, work, work, output.manifest["fingerprint"])
     if found is not None:
 
       def define(root: Any, found: limits.Limits = found) -> None:

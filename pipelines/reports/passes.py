@@ -170,7 +170,7 @@ def _kept(sources: Sources, shard: blocks.Shard) -> list[Callable[[list[pa.Table
     place, within = sources.stores.index(output.store), output.limits(shard)
 
     def tell(tables: list[pa.Table]) -> tuple[pa.Table, np.ndarray]:
-      ranked = ranks.of_rows(output.request, shard.name, tables[place], within)
+      ranked = ranks.rank_rows(output.request, shard.name, tables[place], within)
       return tables[place], ranked.are_wanted(output.floor, rejected=output.rejected)
 
     return tell

@@ -100,7 +100,7 @@ class WorkerProcesses:
     if error is not None:
       self._kill()
 
-  def tell_death(self, how: str) -> None:
+  def report_death(self, how: str) -> None:
     """Called by the thread that waits for a worker process."""
     while not self._ending.is_set():
       self.died = self.died or how
@@ -179,7 +179,7 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
       status = str(self._status(os.environ | environment))
     except Exception as error:  # where this thread only ended, the run would wait for its worker for ever
       status = str(error)
-    self._processes.tell_death(status)
+    self._processes.report_death(status)
 
   def _status(self, environment: dict[str, str]) -> int:
     """Runs a worker process to its end."""

@@ -74,7 +74,7 @@ def record(where: tuple[ScoreStore, blocks.Shard, str], block: blocks.Block, res
 
 def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> None:
   where = {"shard": shard.name, "block": counts.index}
-  logs.tell(
+  logs.info(
     "block_done",
     **where,
     row=table["row"][0].as_py(),
@@ -84,7 +84,7 @@ def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> Non
     milliseconds=counts.milliseconds,
   )
   if counts.nonstandard:
-    logs.tell("nonstandard_documents", **where, documents=counts.nonstandard)
+    logs.info("nonstandard_documents", **where, documents=counts.nonstandard)
   if counts.reasons:
     first = table["row"].filter(pc.is_in(table["reason"], pa.array(dict(counts.reasons))))[0].as_py()
     logs.warn("bad_documents", **where, row=first, reasons=dict(counts.reasons))

@@ -271,7 +271,7 @@ class ScoreBlocks(beam.DoFn):
     scorer.warm_up()
     milliseconds = round(1000 * (time.monotonic() - started))
     self._load_times.append(milliseconds)
-    logs.tell("model_loaded", stage=self._config.stage, milliseconds=milliseconds, engine=engine)
+    logs.info("model_loaded", stage=self._config.stage, milliseconds=milliseconds, engine=engine)
     return Loaded(scorer, fingerprints.fingerprint(engine))
 
 

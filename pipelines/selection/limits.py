@@ -90,7 +90,7 @@ class SettleCeiling(beam.PTransform):
 Limits = quotas.Quotas | Ceiling
 
 
-def of_request(
+def make_limits(
   store: ScoreStore, request: selection.SelectionRequest, output: str, work: str, fingerprint: str
 ) -> Limits | None:
   """The limits that a request sets, if it sets any; they are settled below the folder `work`."""

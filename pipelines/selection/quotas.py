@@ -86,7 +86,7 @@ def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
   ):
     scores.check_seal()
     for batch in scores.batches(ranks.BATCH_ROWS, domains=True):
-      ranked = ranks.of_rows(quotas.request, shard.name, batch)
+      ranked = ranks.rank_rows(quotas.request, shard.name, batch)
       record_N = np.empty(len(batch), _RECORD)
       record_N["group"], record_N["shard"] = domains.hash_domains(batch["domain"]), index
       record_N["row"] = ranked.rows

@@ -11,7 +11,6 @@ from pipelines.store import block_files, score_files
 from pipelines.store.score_store import ScoreStore
 
 BATCH_ROWS = 1 << 18
-
 # Tells of documents of one shard, by row, key and tie hash, each [N], which may be selected at all: they are within
 # their groups' quotas, or below a percentile. bool [N]; None: all may.
 Within = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None
@@ -47,7 +46,7 @@ class Ranks(NamedTuple):
     return Ranks(self.rows[self.within], self.keys[self.within], self.ties[self.within], tokens)
 
 
-def of_rows(request: selection.SelectionRequest, shard: str, table: Any, within: Within = None) -> Ranks:
+def rank_rows(request: selection.SelectionRequest, shard: str, table: Any, within: Within = None) -> Ranks:
   """The ranks of the rows of a score file (or of a row group or batch of it)."""
   rows, scores = table["row"].to_numpy(), table["score"].to_numpy()
   keys = selection.document_keys(request, shard, rows, scores)
@@ -70,4 +69,4 @@ def read(
     if check_seal:
       scores.check_seal()
     for batch in scores.batches(BATCH_ROWS):
-      yield of_rows(request, shard.name, batch, within)
+      yield rank_rows(request, shard.name, batch, within)

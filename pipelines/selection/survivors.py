@@ -53,7 +53,7 @@ class Survivors:
 
   @property
   def limits(self) -> limits.Limits | None:
-    return limits.of_request(
+    return limits.make_limits(
       self.store, self.request, self.store.folder, storage.join(self.folder, "limits"), self.fingerprint
     )
 

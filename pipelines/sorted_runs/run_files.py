@@ -87,7 +87,7 @@ class RunReader:
     if not left:
       return
     window = _Window(self._file, *self._offsets[shard : shard + 2])
-    with damage.told(self.name, self._corrupt), pa.ipc.open_stream(pa.PythonFile(window, mode="r")) as stream:
+    with damage.naming_file(self.name, self._corrupt), pa.ipc.open_stream(pa.PythonFile(window, mode="r")) as stream:
       if stream.schema not in _SCHEMAS:
         raise self._corrupt("its columns are not a run's")
       for batch in stream:

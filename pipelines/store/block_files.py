@@ -168,7 +168,7 @@ def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
 
   Raises DamagedError if it is missing or damaged.
   """
-  with damage.told(path):
+  with damage.naming_file(path):
     data = storage.read_bytes(path)
     sealed_parquet.check(io.BytesIO(data))
     with pq.ParquetFile(pa.BufferReader(data)) as parquet:

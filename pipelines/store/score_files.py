@@ -133,4 +133,4 @@ class ScoreFile:
     return [*self._columns, *([kinds.DOMAIN.name] if domains else [])]
 
   def _told(self) -> contextlib.AbstractContextManager[None]:
-    return damage.told(self._path)
+    return damage.naming_file(self._path)

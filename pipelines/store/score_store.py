@@ -77,7 +77,7 @@ class ScoreStore:
   def at(cls, folder: str) -> "ScoreStore | None":
     """The store whose folder this is; None where it is none's. Raises OtherFormatError."""
     path = storage.join(folder, fingerprints.REQUEST_FILE)
-    request = fingerprints.readable(path)
+    request = fingerprints.read_json_or_none(path)
     if not isinstance(request, dict):
       return None
     if request.get("format") != FORMAT:
@@ -85,7 +85,7 @@ class ScoreStore:
         f"{path} is of format {request.get('format')!r}, and this version of Winnow reads {FORMAT}: use the version "
         "that made the store, or make it again under another name"
       )
-    return cls.of(folder, request)
+    return cls.for_request(folder, request)
 
   @property
   def keeps_blocks(self) -> bool:
@@ -93,7 +93,7 @@ class ScoreStore:
     return self.scorer in kinds.KEEPING_BLOCKS
 
   @classmethod
-  def of(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
+  def for_request(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
     method = {key: value for key, value in request.items() if key != "inputs"}
     return cls(folder, fingerprints.fingerprint(request), fingerprints.fingerprint(method), str(request.get("scorer")))
 
@@ -165,7 +165,7 @@ class ScoreStore:
 
   def engine(self) -> str:
     """The fingerprint of how scores are computed; of nothing where no worker has said so yet, or not readably."""
-    return fingerprints.fingerprint(fingerprints.readable(self.engine_path))
+    return fingerprints.fingerprint(fingerprints.read_json_or_none(self.engine_path))
 
   def block_folder(self, shard: blocks.Shard, engine: str) -> str:
     name = fingerprints.fingerprint([self.fingerprint_of(shard), engine])[:16]

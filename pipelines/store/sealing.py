@@ -63,7 +63,7 @@ def finish_shard(
     if isinstance(error, DamagedError):  # since the reader of its stripe looked at it
       raise DamagedError(f"{error}; run the same command again, which makes it again") from error
     raise
-  logs.tell("shard_done", shard=shard.name, read=summary.read, scored=summary.scored, bad=summary.bad)
+  logs.info("shard_done", shard=shard.name, read=summary.read, scored=summary.scored, bad=summary.bad)
   return summary
 
 

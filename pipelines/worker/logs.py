@@ -11,7 +11,7 @@ import orjson
 NAME = "winnow"
 
 
-def tell(event: str, **fields: Any) -> None:
+def info(event: str, **fields: Any) -> None:
   """Logs that something was done."""
   _log(logging.INFO, event, fields)
 

@@ -100,7 +100,7 @@ def test_rates_are_those_since_the_last_pause(place, tmp_path):
   for place_, path in enumerate(shards):
     written = now - 86_400 if place_ < 2 else now - 90 + 9 * (place_ - 2)
     os.utime(path, (written, written))
-  store = ScoreStore.of(str(folder), json.loads((folder / "request.json").read_text()))
+  store = ScoreStore.for_request(str(folder), json.loads((folder / "request.json").read_text()))
   found = status.look(store, now)
   reads = {s.shard: s.read for s in found.finished}
   expected = sum(reads[path.name.removesuffix(".parquet")] for path in shards[3:]) / 81

@@ -231,7 +231,7 @@ def test_names_in_files_never_leave_their_folder(finished, tmp_path, capsys):
     expected = ("which is no file's name", "is not in --scores", "has no complete store")
     assert any(words in told for words in expected)
   with pytest.raises(WinnowError, match="which is no file's name"):
-    ScoreStore.of(str(tmp_path / "scores/tiny"), request).shards()
+    ScoreStore.for_request(str(tmp_path / "scores/tiny"), request).shards()
   manifest = json.loads((tmp_path / "out/manifest.json").read_text())
   manifest["dataset"] = "../victim"
   (tmp_path / "out/manifest.json").write_bytes(fingerprints.to_json(manifest))

@@ -158,7 +158,7 @@ def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
   with progress.working(config.progress_address, TRAINING):
     trained = kmeans.train(sample_ND, config.scorer.config)
   _write_centroids(config, path, trained.centroids_KD, trained.training)
-  logs.tell("centroids_trained", path=path, points=len(sample_ND), inertia=trained.training["inertia"][-1:])
+  logs.info("centroids_trained", path=path, points=len(sample_ND), inertia=trained.training["inertia"][-1:])
   return path
 
 
@@ -197,7 +197,7 @@ def move_centroids(config: ClusteringConfig, iteration: int, before: str, paths:
   file, sums = centroids.load_centroids(before).file, _merged(paths)
   told = [*file.training.get("lloyd_inertia", []), sums.inertia]
   _write_centroids(config, path, sums.centroids(file.centroids_KD), file.training | {"lloyd_inertia": told})
-  logs.tell("centroids_moved", path=path, iteration=iteration, inertia=sums.inertia)
+  logs.info("centroids_moved", path=path, iteration=iteration, inertia=sums.inertia)
   return path
 
 

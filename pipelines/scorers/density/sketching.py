@@ -153,7 +153,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
       progress.report(config.progress_address, stage=SKETCHING, documents=len(embeddings_ND))
     with storage.create_file(path, must_agree=True) as file:
       race.save(sketch, file)
-  logs.tell("group_done", path=path, documents=sketch.num_points)
+  logs.info("group_done", path=path, documents=sketch.num_points)
   return path
 
 
@@ -307,7 +307,7 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
   path = config.path(KERNEL_FILE)
   found = {"config": sketch.to_json(), "hashes": race.Hashes(sketch).checksum(), "embeddings": embeddings}
   storage.create(path, fingerprints.to_json(found))
-  kept = fingerprints.readable(path)
+  kept = fingerprints.read_json_or_none(path)
   if not isinstance(kept, dict) or kept.get("embeddings") != embeddings:
     raise WinnowError(
       f"{path} is damaged, or of other embeddings; delete {config.store.sketch_folder} and run the command again"

@@ -129,7 +129,7 @@ def train_giant(config: ComparingConfig, cluster: int) -> int:
   made = centroid_files.CentroidFile(trained.centroids_KD, config.scorer.split_fingerprint(), trained.training)
   with storage.create_file(splitting.centroids_path(cluster)) as file:
     centroid_files.save(made, file)
-  logs.tell("giant_split", cluster=cluster, pieces=len(trained.centroids_KD), points=count)
+  logs.info("giant_split", cluster=cluster, pieces=len(trained.centroids_KD), points=count)
   return cluster
 
 
@@ -191,7 +191,7 @@ def settle(config: ComparingConfig, what: str) -> str:
   figures = pieces.figures(sizes_P)
   told = {"fingerprint": config.scorer.split_fingerprint(), "centroids": centroids, "figures": figures}
   storage.create(config.scorer.split_path, fingerprints.sealed(told | {"clusters": clusters}), must_agree=True)
-  logs.tell("clusters_split", **figures)
+  logs.info("clusters_split", **figures)
   return what
 
 

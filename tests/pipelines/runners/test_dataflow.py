@@ -158,7 +158,7 @@ def graph_of(num_shards: int) -> Any:
     for i, checksum in enumerate(map(str, generator.integers(1 << 60, size=num_shards)))
   )
   corpus = Corpus(shards, blocks.Fields(), 4096)
-  store = ScoreStore.of("gs://winnow/many", {"shards": num_shards})
+  store = ScoreStore.for_request("gs://winnow/many", {"shards": num_shards})
   config = scoring.ScoringConfig(store, Count(), corpus.texts, 0.01)
   request = selection.SelectionRequest("random", rate="0.2", group_by="domain", group_max=100)
   drawn = writing.SamplingConfig(store, request, corpus.fields, 4096, "gs://winnow/many_out", "c4", "f" * 32)

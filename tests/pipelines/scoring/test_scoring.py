@@ -156,7 +156,9 @@ def test_figures_are_beam_metrics(place, tmp_path):
   path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
   scorer = AskLlm(model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48).checked()
   shard = Shard("a.jsonl", str(path), "jsonl", "", path.stat().st_size)
-  config = scoring.ScoringConfig(ScoreStore.of(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0)
+  config = scoring.ScoringConfig(
+    ScoreStore.for_request(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0
+  )
   pipeline = beam.Pipeline("FnApiRunner")
   _ = pipeline | scoring.Score(config, [stripes.Stripe(shard, 0, 1)], [])
   metrics = pipeline.run().metrics().query()
@@ -177,7 +179,7 @@ def test_a_worker_without_the_accelerator_that_was_asked_for_scores_nothing(plac
   (tmp_path / "a.jsonl").write_text('{"text": "the river"}\n')
   shard = Shard("a.jsonl", str(tmp_path / "a.jsonl"), "jsonl", "", 24)
   scorer = AskLlm(model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48).checked()
-  store = ScoreStore.of(str(tmp_path / "store"), {})
+  store = ScoreStore.for_request(str(tmp_path / "store"), {})
   config = scoring.ScoringConfig(store, scorer, sources.Texts(Fields(), 20), 0.0, accelerator="nvidia-l4")
   with pytest.raises(WinnowError, match="--accelerator=nvidia-l4 was asked for, and JAX finds a CPU alone on"):
     list(scoring.ScoreBlocks(config).process(stripes.Stripe(shard, 0, 1)))
@@ -191,7 +193,7 @@ def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
   lines[27], lines[31] = "{", "[]"
   path.write_text("\n".join(lines))
   shard = Shard(path.name, str(path), "jsonl", "", path.stat().st_size)
-  store = ScoreStore.of(str(tmp_path / "store"), {})
+  store = ScoreStore.for_request(str(tmp_path / "store"), {})
   config = scoring.ScoringConfig(store, Count(), sources.Texts(Fields(), 20), 0.0)
   caplog.set_level("INFO", "winnow")
   scored = scoring.ScoreBlocks(config)
@@ -210,12 +212,12 @@ def test_workers_log_what_they_did_by_shard_and_row(tmp_path, caplog):
 
 def test_a_summary_of_another_run_is_noticed(tmp_path):
   """Kills the mutant that takes whatever completes the store: another request would speak for this one."""
-  store = ScoreStore.of(str(tmp_path), {"model": "a"})
+  store = ScoreStore.for_request(str(tmp_path), {"model": "a"})
   summary = score_files.ShardSummary("s", [3], [0], 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine(), "")
   sealing.seal(store, [summary], [], 0.0)
   assert sealing.seal(store, [summary], [], 0.0) == score_store.Ledger(3, 9, 30)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
-    sealing.seal(ScoreStore.of(str(tmp_path), {"model": "b"}), [summary], [], 0.0)
+    sealing.seal(ScoreStore.for_request(str(tmp_path), {"model": "b"}), [summary], [], 0.0)
 
 
 def test_stripes_hold_every_block_once_however_they_are_divided():

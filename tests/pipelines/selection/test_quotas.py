@@ -230,7 +230,7 @@ def store(tmp_path_factory) -> ScoreStore:
   """Few scores, and domains from one that has half of all documents to those that have one."""
   generator = np.random.default_rng(0)
   request = {"format": score_store.FORMAT, "inputs": [blocks.Shard(name, "", "", "", 0).identity() for name in ROWS]}
-  store = ScoreStore.of(str(tmp_path_factory.mktemp("store")), request)
+  store = ScoreStore.for_request(str(tmp_path_factory.mktemp("store")), request)
   fingerprints.claim(store.request_path, request, owner="the store")
   for name, rows in ROWS.items():
     shard = blocks.Shard(name, "", "jsonl", "", 0)

@@ -23,7 +23,7 @@ SHARDS = {blocks.Shard(name, "", "jsonl", "", 0): rows for name, rows in ROWS.it
 def store(tmp_path_factory) -> ScoreStore:
   """Scores of a few values only, so that the threshold falls among equal ones."""
   generator = np.random.default_rng(0)
-  store = ScoreStore.of(str(tmp_path_factory.mktemp("store")), {})
+  store = ScoreStore.for_request(str(tmp_path_factory.mktemp("store")), {})
   for shard, rows in SHARDS.items():
     for index, start in enumerate(range(0, rows, 1000)):
       size = min(1000, rows - start)

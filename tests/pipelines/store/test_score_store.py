@@ -21,7 +21,7 @@ SIZES = (4, 0, 3, 5)  # rows of the blocks; the second one is all that a shard c
 
 @pytest.fixture
 def store(tmp_path) -> ScoreStore:
-  return ScoreStore.of(str(tmp_path / "store"), REQUEST)
+  return ScoreStore.for_request(str(tmp_path / "store"), REQUEST)
 
 
 def write_blocks(store, shard=S, *, bad=(2, 6), tokens=True, sizes=SIZES) -> int:
@@ -127,7 +127,7 @@ def test_a_store_without_a_summary_is_not_complete(store):
 def test_scores_of_another_request_are_never_taken(store):
   """A run of another model still writes into the folder. Kills the mutants: blocks found by the shard's name alone; a
   footer that nobody compares; a summary that is complete for everybody."""
-  other = ScoreStore.of(store.folder, REQUEST | {"model": "b"})
+  other = ScoreStore.for_request(store.folder, REQUEST | {"model": "b"})
   rows = write_blocks(other)
   assert store.finished_blocks(S, store.engine()) == frozenset()
   block_files.compact_shard(other, S, num_blocks=len(SIZES), num_rows=rows)
@@ -154,7 +154,7 @@ def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
   for shard in (S, T):
     block_files.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
   replaced = dataclasses.replace(T, checksum="crc32c:11111111")
-  now = ScoreStore.of(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
+  now = ScoreStore.for_request(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
   clearing.clear_others(now, [S, replaced], keep_engine=True)
   assert now.finished([S, replaced]) == [S]
   assert score_files.read_summary(now, S).scored == 10
