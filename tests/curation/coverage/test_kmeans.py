@@ -168,7 +168,8 @@ def test_training_is_repeatable_and_another_seed_gives_others(trained):
   np.testing.assert_array_equal(again.centroids_KD, trained.centroids_KD)
   assert again.training == trained.training
   code = (
-    "import sys; sys.path.insert(0, 'tests/curation/coverage'); import test_kmeans as t, hashlib; from curation import kmeans;"
+    "import sys; sys.path.insert(0, 'tests/curation/coverage');"
+    "import test_kmeans as t, hashlib; from curation import kmeans;"
     "c = kmeans.train(t.mixture(4_000), kmeans.KMeansConfig(clusters=50, iterations=12)).centroids_KD;"
     "print(hashlib.sha256(c.tobytes()).hexdigest() == sys.argv[1])"
   )
