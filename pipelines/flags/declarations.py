@@ -65,7 +65,7 @@ FLAGS = (
     "Recipe",
     (CURATE,),
     "the name of a recipe that comes with Winnow, such as paper/ask_llm_xl or d4, or a YAML file of flags and their "
-    "values, local or gs://; a flag that is typed beside it takes the place of the recipe's",
+    "values, local or gs://; flags on the command line override those of the recipe",
     type=path,
     pattern=rf"{BUCKET}|[a-z0-9_]+(/[a-z0-9_]+)?",
   ),
@@ -75,8 +75,8 @@ FLAGS = (
     (*_CORPUS, VERIFY, REPORT),
     "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
     "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION#SPLIT (default: train); "
-    "winnow sample, verify and report take it from the store where it is not given; winnow evaluate: one or several, "
-    "with commas between them",
+    "without it, winnow sample, verify and report read the input that the store names; "
+    "winnow evaluate takes several, separated by commas",
     type=paths,
     required=(EMBED, SCORE, CURATE, EVALUATE),
     pattern=r"(gs://|s3://|hf://datasets/|tfds:).+",
@@ -85,18 +85,18 @@ FLAGS = (
     "scores",
     "Store",
     (*_CORPUS, VERIFY, EXPLAIN, REPORT),
-    "the folder of score stores (winnow verify: where they are now, if they have moved; winnow evaluate: the folder "
-    "for the stores and the figures)",
+    "the folder that holds the score stores (winnow verify: their new folder, if they have moved; winnow evaluate: the "
+    "folder for its stores and figures)",
     type=path,
     required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT, EVALUATE),
     pattern=BUCKET,
   ),
-  Flag("scorer", "Scorer", _SCORING, "what scores the documents", default=ASK_LLM, choices=SCORERS),
+  Flag("scorer", "Scorer", _SCORING, "the scorer that scores the documents", default=ASK_LLM, choices=SCORERS),
   Flag(
     "name",
     "Store",
     _READING,
-    "the store's name: letters, digits, underscores (default: SCORER_MODEL or embeddings_MODEL)",
+    "the store's name, of letters, digits and underscores (default: SCORER_MODEL or embeddings_MODEL)",
     pattern=r"\w+",
   ),
   *scorer_flags.FLAGS,
@@ -104,16 +104,22 @@ FLAGS = (
     "text_field",
     "Corpus",
     _CORPUS,
-    "the field that holds the text; content.text is the field text of the field content",
+    "the field that holds the text; content.text means the field text inside the field content",
     default="text",
   ),
-  Flag("url_field", "Corpus", _CORPUS, "the field that holds the url; may be absent", default="url"),
-  Flag("timestamp_field", "Corpus", _CORPUS, "the field that holds the timestamp; may be absent", default="timestamp"),
+  Flag("url_field", "Corpus", _CORPUS, "the field that holds the url; documents may lack it", default="url"),
+  Flag(
+    "timestamp_field",
+    "Corpus",
+    _CORPUS,
+    "the field that holds the timestamp; documents may lack it",
+    default="timestamp",
+  ),
   Flag(
     "tfds_data_dir",
     "Corpus",
     (*_CORPUS, VERIFY, REPORT),
-    "the folder in which TFDS keeps its datasets",
+    "the folder where TFDS keeps its datasets",
     type=path,
     pattern=BUCKET,
   ),
@@ -121,7 +127,8 @@ FLAGS = (
     "max_zstd_window",
     "Corpus",
     _CORPUS,
-    "MiB of memory that a reader of a .zst shard may take for its window; zstd --long=31 needs 2048, the most there is",
+    "the most MiB of memory that a reader of a .zst shard may use for its window; zstd --long=31 needs 2048, the "
+    "largest window",
     type=int,
     default=2048,
   ),
@@ -129,7 +136,7 @@ FLAGS = (
     "block_rows",
     "Corpus",
     _CORPUS,
-    "rows per block; an interrupted run repeats at most the blocks in progress",
+    "rows per block; after an interruption, at most the blocks in progress are scored again",
     type=int,
     default=4096,
   ),
@@ -137,7 +144,7 @@ FLAGS = (
     "max_bad_fraction",
     "Corpus",
     _CORPUS,
-    "fail if more than this share of the documents is bad; every bad document is in the dead letter",
+    "fail if more than this share of the documents is bad; every bad document goes to the dead letter",
     type=float,
     default=0.01,
   ),
@@ -145,7 +152,7 @@ FLAGS = (
     "sampler",
     "Sample",
     _SAMPLING,
-    "the scorer whose scores select documents (winnow curate: --scorer)",
+    "the scorer whose scores select the documents (default for winnow curate: --scorer)",
     choices=(*SCORERS, RANDOM),
     required=(SAMPLE,),
   ),
@@ -153,16 +160,16 @@ FLAGS = (
     "method",
     "Sample",
     _SAMPLING,
-    "top_k keeps the highest scores, bottom_k the lowest, threshold every score of --threshold or more; ips draws "
-    "documents with probability proportional to 1 / density, or to their perplexity (default: ips for density, top_k "
-    "for others)",
+    "top_k keeps the highest scores, bottom_k the lowest, and threshold every score of at least --threshold; ips draws "
+    "each document with probability proportional to 1 / density, or to its perplexity (default: ips for density, top_k "
+    "for the others)",
     choices=("top_k", "bottom_k", "ips", "threshold"),
   ),
   Flag(
     "temperature",
     "Sample",
     _SAMPLING,
-    "for --method=ips: raise weights to the power 1 / temperature; above 1 comes closer to random sampling",
+    "for --method=ips: raise the weights to the power 1 / temperature; above 1, the sample is closer to a random one",
     type=float,
     default=1.0,
   ),
@@ -172,24 +179,24 @@ FLAGS = (
     "num_tokens",
     "Sample",
     _SAMPLING,
-    "keep the best documents, in the sampler's order, whose tokens add up to this or less: the first that does not fit "
-    "ends the sample",
+    "keep documents in the sampler's order, best first, as long as their tokens add up to this or less; the first that "
+    "does not fit ends the sample",
     type=int,
   ),
-  Flag("threshold", "Sample", _SAMPLING, "keep every document with this score or more", type=float),
+  Flag("threshold", "Sample", _SAMPLING, "keep every document whose score is at least this", type=float),
   Flag(
     "percentile_range",
     "Sample",
     _SAMPLING,
-    "keep the documents between two percentiles of the score, LOW:HIGH, such as 0.3:0.7 for the middle",
+    "keep the documents whose scores lie between two percentiles, LOW:HIGH, such as 0.3:0.7 for the middle",
     pattern=r"[\d.]+:[\d.]+",
   ),
   Flag(
     "group_by",
     "Sample",
     _SAMPLING,
-    "limit each group of documents to a quota, --group_rate or --group_max; without --rate or the like, everything "
-    "within the quotas is selected; a document's domain is the registered domain of its url",
+    "limit each group of documents to a quota, set by --group_rate or --group_max; without --rate or another amount, "
+    "select everything within the quotas; a document's domain is the registered domain of its url",
     choices=(DOMAIN,),
   ),
   Flag(
@@ -202,16 +209,23 @@ FLAGS = (
     "seed",
     "Sample",
     (*_SAMPLING, REPORT),
-    "seed of ties, random samples and the order of the output (winnow report: of the documents that it looks at)",
+    "seed of ties, of random samples and of the order of the output (winnow report: seed of the sample of documents "
+    "that it examines)",
     type=int,
     default=0,
   ),
-  Flag("num_shards", "Sample", _SAMPLING, "output shards (default: about 200 MB each, 1,024 at most)", type=int),
+  Flag(
+    "num_shards",
+    "Sample",
+    _SAMPLING,
+    "the number of output shards (default: shards of about 200 MB each, at most 1,024)",
+    type=int,
+  ),
   Flag(
     "output",
     "Sample",
     (SAMPLE, CURATE, EXPLAIN, REPORT, DEMO),
-    "the output folder (winnow report: one or several, with commas between them, or a glob)",
+    "the output folder (winnow report: one or several, separated by commas, or a glob)",
     type=paths,
     required=(SAMPLE, CURATE),
     pattern=BUCKET,
@@ -220,15 +234,15 @@ FLAGS = (
     "dataset_name",
     "Sample",
     _SAMPLING,
-    "the name of the output's dataset, as TFDS and seqio know it: small letters, digits, underscores (default: made of "
-    "the output folder's name)",
+    "the name of the output's dataset in TFDS and seqio, of lower-case letters, digits and underscores (default: "
+    "derived from the name of the output folder)",
     pattern=r"[a-z][a-z0-9_]*",
   ),
   Flag(
     "rejected",
     "Sample",
     _SAMPLING,
-    "a second output folder, for the scored documents that are not selected; the input is read once more for it",
+    "a second output folder, for the scored documents that are not selected; the input is read once more to write it",
     type=path,
     pattern=BUCKET,
   ),
