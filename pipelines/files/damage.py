@@ -1,4 +1,4 @@
-"""Damaged files: told from those that cannot be read just now; ours are put on record, removed, and made again."""
+"""Damaged files, as opposed to files that cannot be read at the moment: ours are logged, removed and remade."""
 
 import contextlib
 import errno
@@ -26,23 +26,24 @@ _PARSER_ERRORS = (
   EOFError,
   StopIteration,
   RecursionError,
-  SyntaxError,  # these two of NumPy, whose headers are Python's literals
+  SyntaxError,  # this and the next come from NumPy, whose headers are Python literals
   tokenize.TokenError,
 )
 
 
 @contextlib.contextmanager
 def naming_file(path: str, refusal: Callable[[str], Exception] | None = None) -> Iterator[None]:
-  """Raises `refusal` of the cause (None: a DamagedError) for what reading the file at `path` ends with.
+  """Turns errors of parsing the file at `path` into `refusal(cause)`, or into a DamagedError that names the file.
 
-  But AccessError where the disk is to blame, and MemoryError as it is: they tell nothing of what the file holds.
+  Raises AccessError if the disk or the network is to blame, and MemoryError as it is: neither says anything about the
+  content of the file.
   """
   try:
     yield
   except MemoryError:  # Arrow's is one of its exceptions too
     raise
   except _PARSER_ERRORS as error:
-    # Arrow's own are plain and have no number; those of a network may have none either.
+    # Arrow raises plain OSErrors without a number; errors of a network may have no number either.
     is_foreign = isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
     if is_foreign and not isinstance(error, FileNotFoundError):
       raise storage.AccessError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -55,15 +56,15 @@ def _damaged(path: str, cause: str) -> DamagedError:
 
 
 def remove(folder: str, path: str, error: DamagedError) -> None:
-  """Removes a damaged file of the store or output `folder`, and says so in a file of its log.
+  """Removes a damaged file of the store or output `folder`, and records that in a file of its log.
 
-  Raises WinnowError where this user may not.
+  Raises WinnowError if this user is not allowed to remove it.
   """
   logs.warn("damaged_file", path=path, reason=str(error))
-  found = {"path": path, "reason": str(error), "host": platform.node(), "process": os.getpid()}
-  found["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+  entry = {"path": path, "reason": str(error), "host": platform.node(), "process": os.getpid()}
+  entry["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
   try:
-    storage.create(storage.join(_log(folder), f"{_PREFIX}{uuid.uuid4().hex}.json"), fingerprints.to_json(found))
+    storage.create(storage.join(_log(folder), f"{_PREFIX}{uuid.uuid4().hex}.json"), fingerprints.to_json(entry))
     storage.delete([path])
   except OSError as denied:
     if denied.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -72,7 +73,7 @@ def remove(folder: str, path: str, error: DamagedError) -> None:
 
 
 def is_whole(folder: str, path: str, check: Callable[[str], Any]) -> bool:
-  """Tells whether a file is on record; where `check` of it raises DamagedError, it is removed."""
+  """Tells whether a file exists and passes `check`; removes it if `check` raises DamagedError."""
   if not storage.exists(path):
     return False
   try:
@@ -84,7 +85,7 @@ def is_whole(folder: str, path: str, check: Callable[[str], Any]) -> bool:
 
 
 def records(folder: str) -> list[str]:
-  """The files that tell of damage in a store or output."""
+  """Returns the paths of the records of damage in the log of a store or output."""
   return [storage.join(_log(folder), name) for name in storage.list_names(_log(folder)) if name.startswith(_PREFIX)]
 
 

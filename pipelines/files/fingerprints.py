@@ -1,4 +1,4 @@
-"""Fingerprints: a folder belongs to one request, and another one is refused by the name of the field that differs."""
+"""Fingerprints of requests. A folder belongs to one request; any other is refused, with the field that differs."""
 
 import hashlib
 import re
@@ -13,17 +13,17 @@ REQUEST_FILE = "request.json"
 ENGINE_FILE = "engine.json"
 ADVICE = "choose another name or folder, or start over with --overwrite"
 _SEAL = "seal"
-# Digests tell nobody what differs, so they are told with what they are of, by the last part of their field's name.
+# A digest alone says nothing to a reader, so messages describe it, by the last part of its field's name.
 _DIGESTS = {
-  "scores": "what the scores were asked for: scorer, model, prompt, limits and input",
-  "embeddings": "what the store of embeddings was asked for: model, limits, dtype and input",
-  "clusters": "what the store of clusters was asked for: embeddings, number, sample, iterations and seed",
-  "signatures": "what the store of signatures was asked for: its input",
-  "survivors": "what the earlier stages selected",
-  "centroids": "the centroids that were trained",
+  "scores": "the request for the scores: scorer, model, prompt, limits and input",
+  "embeddings": "the request for the embeddings: model, limits, dtype and input",
+  "clusters": "the request for the clusters: embeddings, number, sample, iterations and seed",
+  "signatures": "the request for the signatures: the input",
+  "survivors": "the selection of the earlier stages",
+  "centroids": "the trained centroids",
   "hashes": "the sketch's projections",
-  "fingerprint": "all that was asked for",
-  "method": "what was asked for, but for the input",
+  "fingerprint": "the whole request",
+  "method": "the request without its input",
   "checksum": "the file's content",
 }
 _DIGEST = re.compile(r"([a-z0-9]+:)?[0-9a-f]{8,}")
@@ -31,23 +31,23 @@ _ABSENT = object()
 
 
 def to_json(value: Any) -> bytes:
-  """JSON whose bytes follow from the value alone: sorted keys, two spaces, a newline at the end."""
+  """Returns canonical JSON, whose bytes depend on the value alone: sorted keys, two spaces, a newline at the end."""
   options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
   return orjson.dumps(value, option=options)
 
 
 def fingerprint(request: Any) -> str:
-  """32 hex digits (BLAKE2b) of a JSON value."""
+  """Returns the fingerprint of a JSON value: 32 hex digits of BLAKE2b."""
   return hashlib.blake2b(to_json(request), digest_size=16).hexdigest()
 
 
 def sealed(value: dict[str, Any]) -> bytes:
-  """`to_json` of an object with its own fingerprint, for `read_sealed`."""
+  """Returns the JSON of an object together with its own fingerprint, for `read_sealed`."""
   return to_json(value | {_SEAL: fingerprint(value)})
 
 
 def read_sealed(path: str) -> dict[str, Any] | None:
-  """The object that `sealed` wrote into a file; None where it is missing or not as written."""
+  """Returns the object of a file with `sealed` content; None if the file is missing or is not as it was written."""
   value = read_json_or_none(path)
   if not isinstance(value, dict):
     return None
@@ -56,7 +56,7 @@ def read_sealed(path: str) -> dict[str, Any] | None:
 
 
 def read_json(path: str) -> Any:
-  """The JSON value in a file of ours; WinnowError if it is not there or does not parse."""
+  """Returns the JSON value in a file of ours; raises WinnowError if the file is missing or does not parse."""
   try:
     return orjson.loads(storage.read_bytes(path))
   except (FileNotFoundError, NotADirectoryError) as error:
@@ -66,7 +66,10 @@ def read_json(path: str) -> Any:
 
 
 def read_json_or_none(path: str) -> Any:
-  """The JSON value in a file of ours; None where it is missing or damaged. A file that cannot be read is an error."""
+  """Returns the JSON value in a file of ours; None if the file is missing or damaged.
+
+  Raises AccessError if the file cannot be read.
+  """
   try:
     return read_json(path)
   except storage.AccessError:
@@ -76,22 +79,22 @@ def read_json_or_none(path: str) -> Any:
 
 
 def field(path: str, name: str) -> Any:
-  """One field of the JSON object in a file; None where the file is missing or damaged, or has no such field."""
+  """Returns one field of the JSON object in a file; None if the file is missing or damaged, or has no such field."""
   value = read_json_or_none(path)
   return value.get(name) if isinstance(value, dict) else None
 
 
 def refuse_other(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVICE) -> None:
-  """Raises WinnowError, naming the first field that differs, if the file at `path` holds another request."""
+  """Raises WinnowError that names the first field that differs if the file at `path` holds another request."""
   if not storage.exists(path):
     return
   if difference := first_difference(read_json(path), as_read(request)):
-    field, there, here = difference
-    raise WinnowError(f"{owner} belongs to another request: {field} is {there} there and {here} now; {advice}")
+    field, known, wanted = difference
+    raise WinnowError(f"{owner} belongs to another request: {field} is {known} there and {wanted} now; {advice}")
 
 
 def as_read(value: Any) -> Any:
-  """The value as it is read from the JSON that it is written as."""
+  """Returns the value as it comes back from its JSON: tuples as lists, keys as strings."""
   return orjson.loads(to_json(value))
 
 
@@ -101,18 +104,18 @@ def holds(path: str, wanted: str) -> bool:
 
 
 def claim(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVICE) -> None:
-  """Makes the folder of `path` belong to `request`, or raises WinnowError if it belongs to another.
+  """Makes the folder of `path` belong to `request`; raises WinnowError if it belongs to another request.
 
-  Safe between workers: the first writer wins, and everybody compares with what was written.
+  Safe between workers: the first writer wins, and every writer compares its request with the one that was written.
   """
   storage.create(path, to_json(request))
   refuse_other(path, request, owner=owner, advice=advice)
 
 
 def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str, str] | None:
-  """The first field, depth first in sorted order, in which two JSON values differ, with both values shortened.
+  """Returns the first field in which two JSON values differ, with both values shortened; None if they are equal.
 
-  The value of a digest comes with what it is a digest of.
+  Fields are compared depth first, in sorted order. A digest comes with a description of what was digested.
   """
   if isinstance(known, dict) and isinstance(wanted, dict):
     keys = sorted(known.keys() | wanted.keys())
@@ -124,9 +127,9 @@ def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str
   else:
     if type(known) is type(wanted) and known == wanted:
       return None
-    of = _DIGESTS.get(field.rpartition(".")[2])
-    told = f" (a digest of {of})" if of and _is_digest(known) and _is_digest(wanted) else ""
-    return field, f"{_short(known)}{told}", _short(wanted)
+    digested = _DIGESTS.get(field.rpartition(".")[2])
+    note = f" (a digest of {digested})" if digested and _is_digest(known) and _is_digest(wanted) else ""
+    return field, f"{_short(known)}{note}", _short(wanted)
   for key, item, other in pairs:
     if difference := first_difference(item, other, f"{field}.{key}" if field else str(key)):
       return difference

@@ -1,8 +1,8 @@
-"""What a glob means, the same on a disk and on an object store.
+"""Globs, with the same meaning on a disk and on an object store.
 
-`*`, `?` and `[...]` stand for characters of one name, never for a slash. `**` between slashes stands for any number of
-folders, none included, and at the end for every file below. A name that begins with a dot is hidden: a wildcard finds
-it only behind a dot of the pattern's own.
+`*`, `?` and `[...]` match characters of one name, never a slash. `**` between slashes matches any number of folders,
+including none; at the end of a pattern it matches every file below. A name that begins with a dot is hidden: a wildcard
+matches it only if the pattern itself has the dot.
 """
 
 import fnmatch
@@ -23,49 +23,50 @@ def has_magic(pattern: str) -> bool:
 
 
 def escape(path: str) -> str:
-  """The glob that means this very path."""
+  """Returns the glob that matches exactly this path."""
   return _MAGIC.sub(r"[\g<0>]", path)
 
 
 def may_be_a_name(pattern: str) -> bool:
-  """Tells whether a pattern has brackets alone for wildcards, so that it may be meant as the name that it is."""
+  """Tells whether brackets are the only wildcards of a pattern, so that it may be meant as a plain name."""
   return has_magic(pattern) and not re.search("[*?]", pattern)
 
 
 def without_empty_parts(path: str) -> str:
-  """A path or a pattern without its root and doubled slashes, which mean nothing on a disk."""
+  """Returns a path or a pattern without its root and doubled slashes, which mean nothing on a disk."""
   return "/".join(filter(None, path.split("/")))
 
 
 def components(pattern: str) -> list[str]:
-  """The parts of a path's pattern, without a scheme. Raises WinnowError where `**` shares one with anything else.
+  """Returns the parts between the slashes of a pattern without a scheme.
 
-  Slashes at the end are dropped. Other empty parts stay, since names of objects can have them.
+  Slashes at the end are dropped. Other empty parts stay, since names of objects can have them. Raises WinnowError if
+  `**` shares a part with anything else.
   """
-  found: list[str] = []
+  parts: list[str] = []
   stripped = pattern.rstrip("/")
   for part in stripped.split("/") if stripped else []:
     if ANY_DEPTH in _ESCAPED.sub("_", part) and part != ANY_DEPTH:
       rest = part.replace(ANY_DEPTH, "*")
       raise WinnowError(f"{pattern}: ** stands for folders, between slashes; write **/{rest} in place of {part}")
-    if part != ANY_DEPTH or found[-1:] != [ANY_DEPTH]:
-      found.append(part)
-  return found
+    if part != ANY_DEPTH or parts[-1:] != [ANY_DEPTH]:
+      parts.append(part)
+  return parts
 
 
 def literal(component: str) -> str | None:
-  """The one name that a component means; None where it has wildcards."""
+  """Returns the one name that a component matches; None if the component has wildcards."""
   return None if has_magic(component) else _ESCAPED.sub(r"\1", component)
 
 
 def fits(name: str, component: str, *, hidden: bool) -> bool:
-  """Tells whether a component names a file or folder. `hidden`: wildcards find hidden names as well."""
+  """Tells whether a component matches the name of a file or folder. `hidden`: wildcards match hidden names too."""
   is_shown = hidden or not name.startswith(".") or component.startswith(".")
   return is_shown and (component == ANY_DEPTH or fnmatch.fnmatchcase(name, component))
 
 
 def fits_path(names: Sequence[str], wanted: Sequence[str]) -> bool:
-  """Tells whether the components `wanted` name the path of these names, hidden ones only behind a dot."""
+  """Tells whether the components `wanted` match the path of these names; hidden names need a dot in the pattern."""
   if not wanted or not names:
     return not wanted and not names
   (name, *inner), (first, *rest) = names, wanted
@@ -77,18 +78,18 @@ def fits_path(names: Sequence[str], wanted: Sequence[str]) -> bool:
   return fits_path(names, rest) or (is_fitting and fits_path(inner, wanted))
 
 
-def refuse_ambiguous(found: Mapping[str, Sequence[str]], wanted: Sequence[str], pattern: str) -> None:
+def refuse_ambiguous(matches: Mapping[str, Sequence[str]], wanted: Sequence[str], pattern: str) -> None:
   """Raises WinnowError if brackets in a pattern match some paths as a name and others as a wildcard.
 
-  `found`: the paths that the pattern matches, and the names in each. `wanted`: the components of the pattern.
+  `matches` maps each path that the pattern matches to the names in it. `wanted` are the components of the pattern.
   """
   for place, component in enumerate(wanted):
-    if not may_be_a_name(component) or not any(component in names for names in found.values()):
+    if not may_be_a_name(component) or not any(component in names for names in matches.values()):
       continue
     as_name = [*wanted[:place], escape(component), *wanted[place + 1 :]]
-    by_name = {path for path, names in found.items() if fits_path(names, as_name)}
-    if by_name and len(by_name) < len(found):
-      first, second = min(by_name), min(found.keys() - by_name)
+    by_name = {path for path, names in matches.items() if fits_path(names, as_name)}
+    if by_name and len(by_name) < len(matches):
+      first, second = min(by_name), min(matches.keys() - by_name)
       doubled = _FIRST_OF_SET.sub(r"\g<0>\g<0>", component, count=1)  # the same set, which is another name
       raise WinnowError(
         f"{component} in {pattern} is both a name, which matches {first}, and a wildcard, which matches {second}: "
@@ -97,7 +98,7 @@ def refuse_ambiguous(found: Mapping[str, Sequence[str]], wanted: Sequence[str], 
 
 
 def below_fixed(paths: Sequence[Sequence[str]], wanted: Sequence[str]) -> list[str]:
-  """Paths, given as their names, below the part that the components `wanted` fix: the folders before a wildcard."""
+  """Returns paths, given as lists of names, relative to the folders that precede the first wildcard of `wanted`."""
   depths = [_fixed_depth(names[:-1], wanted) for names in paths]
   return ["/".join(names[min(depths) :]) for names in paths]
 
@@ -112,5 +113,5 @@ def _fixed_depth(folders: Sequence[str], wanted: Sequence[str]) -> int:
 
 
 def is_named(name: str, component: str) -> bool:
-  """Tells whether a component is a name as it stands, rather than a pattern that finds it."""
+  """Tells whether a component is this name as it stands, rather than a pattern that matches it."""
   return literal(component) == name or (may_be_a_name(component) and component == name)

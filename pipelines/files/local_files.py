@@ -1,4 +1,4 @@
-"""Local files that a glob names, as a shell finds them: folder by folder, and through symbolic links.
+"""Local files that match a glob. Like a shell, the search goes folder by folder and follows symbolic links.
 
 A folder is listed only if the pattern can match something in it.
 """
@@ -18,75 +18,78 @@ _ADVICE = "or choose a pattern that leaves it out"
 
 
 def match(pattern: str) -> dict[str, os.stat_result]:
-  """The files that a glob of ours names, hidden ones too; a link to nothing is no file. Raises AccessError."""
+  """Returns the files that match one of our own globs, hidden ones too, without dangling links; raises AccessError."""
   listing = _Listing(pattern, is_users=False)
-  found = {path: listing.look(path) for path in listing.paths()}
-  return {path: about for path, about in sorted(found.items()) if about is not None and stat.S_ISREG(about.st_mode)}
+  statuses = {path: listing.look(path) for path in listing.paths()}
+  return {path: status for path, status in sorted(statuses.items()) if status and stat.S_ISREG(status.st_mode)}
 
 
 def find(pattern: str) -> dict[str, os.stat_result]:
-  """The files that a user's glob names, so that none is left out in silence.
+  """Returns the files that match a user's glob, and never leaves one out silently.
 
-  Raises WinnowError, naming the path, for a link to nothing, a loop of links, a folder that cannot be listed, a folder
-  or a device among the files, a file that is reached in two ways, and brackets that are a name and a wildcard.
+  Raises WinnowError with the path for a dangling link, a loop of links, a folder that cannot be listed, a folder or a
+  device among the files, a file that is reached through two paths, and brackets that are both a name and a wildcard.
   """
   listing = _Listing(pattern, is_users=True)
-  looked_at = {path: listing.look(path) for path in sorted(set(listing.paths()))}
-  found = {path: about for path, about in looked_at.items() if about is not None}
-  listing.refuse_ambiguous(found)
-  for path, about in found.items():
-    if stat.S_ISDIR(about.st_mode):
+  looked_up = {path: listing.look(path) for path in sorted(set(listing.paths()))}
+  matches = {path: status for path, status in looked_up.items() if status is not None}
+  listing.refuse_ambiguous(matches)
+  for path, status in matches.items():
+    if stat.S_ISDIR(status.st_mode):
       advice = (
         f"or change {pattern}, which matches it, to leave it out" if globs.has_magic(pattern) else "for all of them"
       )
       raise WinnowError(f"{path} is a folder, and files are wanted: write {path}/*, {advice}")
-    if not stat.S_ISREG(about.st_mode):
+    if not stat.S_ISREG(status.st_mode):
       raise WinnowError(f"{path} is neither a file nor a folder: remove it, {_ADVICE}")
-  _refuse_twice(found)
-  return found
+  _refuse_duplicates(matches)
+  return matches
 
 
 def match_folders(pattern: str) -> list[str]:
-  """The folders that a glob of ours names, as `match` finds files."""
+  """Returns the folders that match one of our own globs, by the rules of `match`."""
   return _folders(_Listing(pattern, is_users=False))
 
 
 def find_folders(pattern: str) -> list[str]:
-  """The folders that a user's glob names, as `find` finds files, which are left out here."""
+  """Returns the folders that match a user's glob, by the rules of `find`; files are left out."""
   listing = _Listing(pattern, is_users=True)
-  found = _folders(listing)
-  listing.refuse_ambiguous(found)
-  return found
+  folders = _folders(listing)
+  listing.refuse_ambiguous(folders)
+  return folders
 
 
 def _folders(listing: "_Listing") -> list[str]:
   return [path for path in sorted(set(listing.paths())) if listing.is_folder(path)]
 
 
-def _refuse_twice(found: dict[str, os.stat_result]) -> None:
-  """Raises WinnowError if two paths lead to one file through links. Two hard links are two files."""
+def _refuse_duplicates(matches: dict[str, os.stat_result]) -> None:
+  """Raises WinnowError if two paths lead to one file through symbolic links. Two hard links count as two files."""
   by_inode = collections.defaultdict(list)
-  for path, about in found.items():
-    by_inode[about.st_dev, about.st_ino].append(path)
+  for path, status in matches.items():
+    by_inode[status.st_dev, status.st_ino].append(path)
   for paths in by_inode.values():
     seen: dict[str, str] = {}
     for path in paths if len(paths) > 1 else ():
       if (first := seen.setdefault(os.path.realpath(path), path)) != path:
         raise WinnowError(
-          f"{first} and {path} are one file, reached through links, and its documents would be there twice: remove a "
-          "link, or choose a pattern that matches one of them"
+          f"{first} and {path} are one file, reached through links, so its documents would be read twice: remove "
+          "a link, or choose a pattern that matches one of them"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Listing:
-  """The expansion of one pattern. `is_users`: hidden names need a dot, and what cannot be followed is refused."""
+  """The expansion of one pattern.
+
+  `is_users`: the pattern is a user's, so hidden names need a dot and paths that cannot be followed are refused.
+  """
 
   pattern: str
   is_users: bool
 
   def paths(self) -> Iterator[str]:
-    """All that the pattern may name, of whatever kind; where it ends in a plain name, that may not exist."""
+    """Yields the paths that may match, of files and folders alike; a path that ends in a plain name may not exist."""
     root = "/" if self.pattern.startswith("/") else ""
     return self._below(root, self._components())
 
@@ -119,7 +122,7 @@ class _Listing:
           yield from self._below(path, rest)
 
   def _at_any_depth(self, folder: str, rest: Sequence[str], above: list[str]) -> Iterator[str]:
-    """`above`: the real paths of the folders on the way, with this one's at the end."""
+    """Yields paths at any depth. `above`: the real paths of the folders on the way, the last of them this folder's."""
     if rest:
       yield from self._below(folder, rest)
     for entry in self._list(folder):
@@ -136,7 +139,7 @@ class _Listing:
         yield from self._at_any_depth(path, rest, [*above, real])
       elif self.is_users:
         raise WinnowError(
-          f"{path} is a link to a folder that holds it, and {self.pattern} would follow it for ever: remove it, "
+          f"{path} is a link to a folder that contains it, and {self.pattern} would follow it forever: remove it, "
           f"{_ADVICE}"
         )
 
@@ -144,7 +147,7 @@ class _Listing:
     try:
       with os.scandir(folder or ".") as entries:
         return list(entries)
-    except (FileNotFoundError, NotADirectoryError):  # gone since, or never there
+    except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or never there
       return []
     except OSError as error:
       raise self._refusal(f"cannot list {folder or '.'}", error) from error
@@ -153,17 +156,17 @@ class _Listing:
     return self.is_folder(path) if entry.is_symlink() else entry.is_dir()
 
   def is_folder(self, path: str) -> bool:
-    about = self.look(path)
-    return about is not None and stat.S_ISDIR(about.st_mode)
+    status = self.look(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
   def look(self, path: str) -> os.stat_result | None:
-    """What is at a path, through links; None where nothing is. Raises as `find` and `match` do."""
+    """Returns the status of a path, through links; None if nothing is there. Raises as `find` and `match` do."""
     try:
       return os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
       if self.is_users and os.path.islink(path):
-        where = os.readlink(path)
-        raise WinnowError(f"{path} is a link to {where}, which is not there: restore that, {_ADVICE}") from error
+        target = os.readlink(path)
+        raise WinnowError(f"{path} is a link to {target}, which does not exist: restore that, {_ADVICE}") from error
       return None
     except OSError as error:
       if error.errno == errno.ELOOP and not self.is_users:

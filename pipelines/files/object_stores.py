@@ -1,4 +1,4 @@
-"""Object stores, each by a client of its own whose errors are told in one sentence: Google's, the hub's, Beam's."""
+"""Object stores, through the clients of Google, the Hugging Face hub and Beam; each error becomes one sentence."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ from curation.errors import WinnowError
 
 GCS, HUB, S3 = "gs://", "hf://", "s3://"
 COPY_BYTES = 4 << 20
-_REACH_SECONDS = 10.0  # what a bucket may take to answer at first; later requests are tried for minutes
+_REACH_SECONDS = 10.0  # limit for the first answer of a bucket; later requests are retried for minutes
 _EMULATOR = "STORAGE_EMULATOR_HOST"
 _NO_GOOGLE = (
   "there are no Google credentials here: run gcloud auth application-default login, or set "
@@ -33,11 +33,11 @@ _HUB_REPOSITORY = re.compile(
 
 
 class AccessError(WinnowError):
-  """A file could not be looked for, read or written just now: that tells nothing of what it holds."""
+  """An error of finding, reading or writing a file at the moment, which says nothing about the file's content."""
 
 
 def upload(file: IO[bytes], path: str) -> bool:
-  """Uploads a finished file; False where the name exists, which GCS alone tells of a writer at the same moment."""
+  """Uploads a finished file; returns False if the name exists. Only GCS notices a concurrent writer."""
   file.seek(0)
   if path.startswith(HUB):
     raise WinnowError("hf:// can be read only; write to a folder, or to gs://")
@@ -55,20 +55,20 @@ def upload(file: IO[bytes], path: str) -> bool:
 
 
 def beam_options():
-  """Beam's options, as the launcher and every worker have set them: they say whose credentials are used."""
+  """Returns Beam's options as set in the launcher and in every worker; they select the credentials."""
   from apache_beam.options import pipeline_options
 
   return filesystems.FileSystems._pipeline_options or pipeline_options.PipelineOptions([])
 
 
 def file_systems(path: str) -> type[filesystems.FileSystems]:
-  """Beam's file systems, for a path whose store has answered; raises AccessError as `reach` does."""
+  """Returns Beam's FileSystems once the store of a path has answered; raises AccessError as `reach` does."""
   reach(path)
   return filesystems.FileSystems
 
 
 def is_known(path: str) -> bool:
-  """Tells whether there is a file system for a path's scheme, Beam's among them."""
+  """Tells whether a path's scheme has a file system, ours or Beam's."""
   if path.startswith((GCS, HUB, S3)) or "://" not in path:
     return True
   try:
@@ -79,9 +79,9 @@ def is_known(path: str) -> bool:
 
 
 def reach(path: str) -> None:
-  """Raises AccessError where this process has no credentials for a path's store, or the store is not there.
+  """Raises AccessError if this process has no credentials for the store of a path, or if the store does not exist.
 
-  Beam asks for minutes where nobody can answer.
+  Beam itself would retry for minutes.
   """
   scheme, separator, rest = path.partition("://")
   bucket = rest.partition("/")[0]
@@ -100,8 +100,9 @@ def _reach_gcs(bucket: str) -> None:
     try:
       gcs_client().bucket(bucket).exists(retry=retry.DEFAULT_RETRY.with_timeout(_REACH_SECONDS))
     except Exception as error:
-      # Any answer will do. Objects may be read where their bucket may not be looked at, and who is busy is asked again.
-      if _is_strangers(error) or isinstance(getattr(error, "cause", error), exceptions.GoogleAPICallError):
+      # Any answer will do: objects may be readable although their bucket is not, and a busy server is asked again
+      # later.
+      if _lacks_credentials(error) or isinstance(getattr(error, "cause", error), exceptions.GoogleAPICallError):
         return
       if isinstance(error, exceptions.RetryError):
         raise AccessError(
@@ -110,8 +111,8 @@ def _reach_gcs(bucket: str) -> None:
       raise
 
 
-def _is_strangers(error: Any) -> bool:
-  """Tells whether Google's client was asked to log in and has no credentials."""
+def _lacks_credentials(error: Any) -> bool:
+  """Tells whether Google's client was asked for credentials and has none."""
   from google.auth import exceptions
 
   return isinstance(error, exceptions.InvalidOperation)
@@ -123,7 +124,7 @@ def _reach_s3(bucket: str) -> None:
   from apache_beam.options import pipeline_options
 
   if boto3_client.boto3 is None:
-    return  # Beam says what to install
+    return  # Beam's own error says what to install
   with access_errors(f"cannot reach {S3}{bucket}"):
     options = beam_options()
     is_given = options.view_as(pipeline_options.S3Options).s3_access_key_id is not None
@@ -136,6 +137,7 @@ def _reach_s3(bucket: str) -> None:
 
 @functools.cache
 def gcs_client():
+  """Returns Google's storage client, one for the process."""
   from apache_beam.io.gcp import gcsio
 
   _settle_google_credentials()
@@ -143,15 +145,15 @@ def gcs_client():
 
 
 def _settle_google_credentials() -> None:
-  """Looks once for Google's credentials. Beam looks five times, for 20 s, before it goes on without any.
+  """Looks for Google's credentials once. Beam looks five times, for 20 s, before it continues without any.
 
-  Raises AccessError where GOOGLE_APPLICATION_CREDENTIALS names none.
+  Raises AccessError if GOOGLE_APPLICATION_CREDENTIALS names a file without credentials.
   """
   import google.auth
   from apache_beam.internal.gcp import auth
   from apache_beam.options import pipeline_options
 
-  held = getattr(auth, "_Credentials", None)  # Beam's own; where a later one has none, it looks as it does
+  held = getattr(auth, "_Credentials", None)  # private to Beam; a later version without it searches in its own way
   if held is None or held._credentials_init or auth.is_running_in_gce:
     return
   if not os.environ.get(_EMULATOR) and not beam_options().view_as(pipeline_options.GoogleCloudOptions).no_auth:
@@ -161,12 +163,12 @@ def _settle_google_credentials() -> None:
     except google.auth.exceptions.DefaultCredentialsError as error:
       if named := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
         raise AccessError(f"GOOGLE_APPLICATION_CREDENTIALS={named} holds no credentials ({error})") from error
-      os.environ["NO_GCE_CHECK"] = "true"  # workers of this process need not look for Google's machines again
+      os.environ["NO_GCE_CHECK"] = "true"  # so that workers of this process do not probe for a Google machine again
   held._credentials_init = True
 
 
 def refuse_unwritable(path: str) -> None:
-  """Raises AccessError where it is known beforehand that nothing can be written below a path on a store."""
+  """Raises AccessError if it is known in advance that nothing can be written below a path on a store."""
   if path.startswith(GCS) and not os.environ.get(_EMULATOR) and _is_anonymous():
     raise AccessError(f"{path} cannot be written: {_NO_GOOGLE}")
 
@@ -179,45 +181,47 @@ def _is_anonymous() -> bool:
 
 
 def hub():
-  import huggingface_hub  # which takes a while
+  """Returns a file system of the Hugging Face hub."""
+  import huggingface_hub  # slow to import
 
   return huggingface_hub.HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
 
 
 def hub_path(path: str) -> str:
-  """A path on the hub, or the pattern of one, below its repository."""
-  return _of_hub(path)[3]
+  """Returns a path or a pattern on the hub, relative to its repository."""
+  return _split_hub_path(path)[3]
 
 
-def _of_hub(path: str) -> tuple[str, str, str | None, str]:
-  """Kind, repository, revision and path below it."""
-  found = _HUB_REPOSITORY.fullmatch(path)
-  if found is None:
+def _split_hub_path(path: str) -> tuple[str, str, str | None, str]:
+  """Splits a path into the kind, name and revision of its repository, and the path below."""
+  match = _HUB_REPOSITORY.fullmatch(path)
+  if match is None:
     raise WinnowError(f"{path} names no files of a repository; write hf://datasets/OWNER/NAME/PATH, or NAME@REVISION")
-  kind, repository, revision, rest = found.groups()
+  kind, repository, revision, rest = match.groups()
   return kind, repository, revision, rest
 
 
 def match_hub(pattern: str) -> list[tuple[str, int]]:
-  """The files that a glob names, by the commit that they are of now: a branch may move while a job runs."""
+  """Returns the files (path, bytes) that match a glob, pinned to the current commit: a branch may move during a job."""
   import huggingface_hub
 
-  kind, repository, revision, rest = _of_hub(pattern)
+  kind, repository, revision, rest = _split_hub_path(pattern)
   with access_errors(f"cannot list {pattern}"):
     api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     commit = api.repo_info(repository, revision=revision, repo_type=kind.removesuffix("s")).sha
     entries = hub().glob(f"{kind}/{repository}@{commit}/{rest}", detail=True)
-  return sorted((HUB + name, about["size"]) for name, about in entries.items() if about["type"] == "file")
+  return sorted((HUB + name, entry["size"]) for name, entry in entries.items() if entry["type"] == "file")
 
 
 def blob(path: str):
+  """Returns Google's handle of the object at a path; raises AccessError as `reach` does."""
   bucket, _, name = path.removeprefix(GCS).partition("/")
   _reach_gcs(bucket)
   return gcs_client().bucket(bucket).blob(name)
 
 
 class RemoteFile(io.BufferedIOBase):
-  """A file on a store, to be read, whose errors are told as everywhere here."""
+  """A file on a store, opened for reading, whose errors are those of `read_errors`."""
 
   def __init__(self, file: Any, path: str):
     self._file, self._path = file, path
@@ -252,43 +256,43 @@ class RemoteFile(io.BufferedIOBase):
 
 @contextlib.contextmanager
 def read_errors(path: str) -> Iterator[None]:
-  """`told` of reading; FileNotFoundError where a store says that there is no such file."""
+  """Turns errors of reading a file into AccessError, and a store's "not found" into FileNotFoundError."""
   with access_errors(f"cannot read {path}"):
     try:
       yield
     except Exception as error:
-      if getattr(error, "code", None) == HTTPStatus.NOT_FOUND:  # Google's client and Beam's for s3 say it so
+      if getattr(error, "code", None) == HTTPStatus.NOT_FOUND:  # set by Google's client and by Beam's for s3
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
       raise
 
 
 @contextlib.contextmanager
 def access_errors(what: str) -> Iterator[None]:
-  """Tells failures of other people's file systems, each of which has errors of its own, in one sentence."""
+  """Turns the errors of any file system into an AccessError of one sentence: `what` failed, why, and what to do."""
   try:
     yield
   except (WinnowError, FileNotFoundError):
     raise
   except Exception as error:
     inner: Any = error
-    while details := getattr(inner, "exception_details", None):  # Beam's, by path, each perhaps such a one again
+    while details := getattr(inner, "exception_details", None):  # Beam's errors by path, which may be nested
       inner = next(iter(details.values()))
-    of_system = inner.strerror if isinstance(inner, OSError) else None
-    cause = str(of_system or inner).strip() or type(inner).__name__
+    system_message = inner.strerror if isinstance(inner, OSError) else None
+    cause = str(system_message or inner).strip() or type(inner).__name__
     cause, advice = cause.splitlines()[0], _advice(inner)
     raise AccessError(f"{what}: {cause.rstrip('.') if advice else cause}{advice}") from error
 
 
 def _advice(error: Any) -> str:
-  """What a user can do where a store does not let this one in."""
+  """Returns advice for a user whom a store does not let in, or an empty string."""
   library = type(error).__module__.partition(".")[0]
   if library == "huggingface_hub":
     status = getattr(getattr(error, "response", None), "status_code", None)
-    # The hub does not tell strangers which private repositories there are.
+    # The hub hides private repositories from everybody else: they are "not found".
     denied = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
     return "; check the name, or log in with hf auth login (or HF_TOKEN) if it is private" * (status in denied)
   is_denied = getattr(error, "code", None) in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-  if library == "google" and (_is_strangers(error) or (is_denied and _is_anonymous())):
+  if library == "google" and (_lacks_credentials(error) or (is_denied and _is_anonymous())):
     return f"; {_NO_GOOGLE}"
   if not is_denied:
     return ""

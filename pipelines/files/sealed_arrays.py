@@ -1,4 +1,4 @@
-"""Files of NumPy arrays: the header of one is looked at before memory is taken for it; ours have a checksum too."""
+"""Files of NumPy arrays. Headers are checked before memory is allocated; the files that we write have a checksum."""
 
 import math
 import os
@@ -13,13 +13,13 @@ from pipelines.files import damage, storage
 
 _MAX_HEADER_BYTES = 1 << 16
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# NumPy parses headers with Python's own parser. Python 3.11 counts its depth for all threads together, so that two that
-# parse at once may end in a SystemError.
+# NumPy parses headers with Python's own parser. Python 3.11 counts that parser's depth for all threads together, so two
+# threads that parse at once may end in a SystemError.
 _PARSING = threading.Lock()
 
 
 def write(path: str, *arrays: np.ndarray) -> None:
-  """Makes arrays durable."""
+  """Writes arrays and their checksum to a durable file."""
   with storage.create_file(path) as file:
     for array in arrays:
       np.save(file, array, allow_pickle=False)
@@ -27,10 +27,10 @@ def write(path: str, *arrays: np.ndarray) -> None:
 
 
 def read(path: str, count: int) -> list[np.ndarray]:
-  """What `write` wrote; DamagedError where it is not that."""
+  """Returns the `count` arrays that `write` wrote to a file; raises DamagedError if they are not as written."""
 
   def refusal(cause: str) -> DamagedError:
-    return DamagedError(f"{path} is damaged ({cause}); run the same command again, which makes it again")
+    return DamagedError(f"{path} is damaged ({cause}); run the same command again to remake it")
 
   with storage.open_input(path) as file, damage.naming_file(path, refusal):
     arrays = [_load(file) for _ in range(count)]
@@ -40,9 +40,10 @@ def read(path: str, count: int) -> list[np.ndarray]:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-  """Shape, whether in Fortran's order, and dtype of the array that begins here; the file stands where its numbers do.
+  """Reads the header of the array that begins here: its shape, whether it is in Fortran order, and its dtype.
 
-  ValueError, or what NumPy's parser raises, where no such array can be in the rest of the file.
+  The file is left where the numbers begin. Raises ValueError, or what NumPy's parser raises, if the rest of the file
+  cannot hold such an array.
   """
   parse = _HEADERS[np.lib.format.read_magic(file)]
   with _PARSING:

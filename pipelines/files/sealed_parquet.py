@@ -1,9 +1,9 @@
-"""Parquet files of ours: their pages, their metadata and each file as a whole have checksums.
+"""Parquet files of ours, with checksums of their pages, of their metadata, and of each file as a whole.
 
-Parquet guards pages alone, and those only where a writer asks for it. So the metadata that we add have a checksum of
-their own, and the whole file a seal: the CRC32C of all its other bytes, in the four bytes before the footer, which
-no reader looks at since a footer names places. Who reads a file for its numbers compares the pages that it reads; who
-decides that a file need not be made again compares the seal.
+Parquet itself protects only pages, and only if the writer asks for it. So the metadata that we add have a checksum of
+their own, and the whole file has a seal: the CRC32C of all its other bytes. The seal lies in the four bytes before the
+footer. No reader looks there, since the footer holds the offsets of everything that is read. Code that reads numbers
+from a file verifies the pages that it reads; code that decides whether a file must be remade verifies the seal.
 """
 
 import contextlib
@@ -19,35 +19,35 @@ import pyarrow.parquet as pq
 from pipelines.files import storage
 
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
-_ABOUT, _CHECKSUM = b"winnow", b"winnow_crc32c"
+_DESCRIPTION, _CHECKSUM = b"winnow", b"winnow_crc32c"
 _SEAL_BYTES, _TAIL_BYTES = 4, 8  # the tail: the footer's size, then Parquet's magic
 
 
 @contextlib.contextmanager
 def create(path: str, schema: pa.Schema, *, must_agree: bool = False, **options: Any) -> Iterator[pq.ParquetWriter]:
-  """`storage.create_file` for tables; whoever writes them tells `describe` at the end what else there is to say."""
+  """Opens a writer of tables to a new file, as `storage.create_file` does; `describe` adds metadata at the end."""
   with storage.create_file(path, must_agree=must_agree) as file:
     with pq.ParquetWriter(file, schema, **_OPTIONS | options) as writer:
       yield writer
     _seal(file)
 
 
-def describe(writer: pq.ParquetWriter, about: Any) -> None:
-  """Adds a JSON value as the file's own metadata."""
-  value = orjson.dumps(about)
-  writer.add_key_value_metadata({_ABOUT: value, _CHECKSUM: b"%08x" % google_crc32c.value(value)})
+def describe(writer: pq.ParquetWriter, value: Any) -> None:
+  """Adds a JSON value to the metadata of the file."""
+  encoded = orjson.dumps(value)
+  writer.add_key_value_metadata({_DESCRIPTION: encoded, _CHECKSUM: b"%08x" % google_crc32c.value(encoded)})
 
 
 def description(parquet: pq.ParquetFile) -> Any:
-  """What `describe` added; ValueError or KeyError where it is not as written."""
+  """Returns the value that `describe` added; raises ValueError or KeyError if it is not as written."""
   metadata = parquet.metadata.metadata or {}
-  if metadata[_CHECKSUM] != b"%08x" % google_crc32c.value(metadata[_ABOUT]):
+  if metadata[_CHECKSUM] != b"%08x" % google_crc32c.value(metadata[_DESCRIPTION]):
     raise ValueError("its metadata do not fit their checksum")
-  return orjson.loads(metadata[_ABOUT])
+  return orjson.loads(metadata[_DESCRIPTION])
 
 
 def check(file: IO[bytes]) -> None:
-  """Reads a file whole, from anywhere in it; ValueError unless every byte is as written."""
+  """Reads the whole file, whatever its position; raises ValueError unless every byte is as written."""
   start = _footer_start(file) - _SEAL_BYTES
   if start < 0:
     raise ValueError("it is cut short")
@@ -67,7 +67,7 @@ def _seal(file: IO[bytes]) -> None:
 
 
 def _footer_start(file: IO[bytes]) -> int:
-  """Where Parquet's footer starts; ValueError where it cannot."""
+  """Returns the offset of Parquet's footer; raises ValueError if the file has none."""
   size = file.seek(0, os.SEEK_END)
   if size >= _TAIL_BYTES:
     file.seek(size - _TAIL_BYTES)
@@ -78,7 +78,7 @@ def _footer_start(file: IO[bytes]) -> int:
 
 
 def _checksum(file: IO[bytes], stop: int) -> int:
-  """CRC32C of a file's first bytes, after which it stands."""
+  """Returns the CRC32C of a file's first `stop` bytes, and leaves the file behind them."""
   file.seek(0)
   checksum, left = 0, stop
   while left and (data := file.read(min(left, storage.COPY_BYTES))):

@@ -1,7 +1,7 @@
-"""Files, local and on object stores: whole or not there, and never replaced by a second writer.
+"""Files on local disks and object stores: each is complete or absent, and a second writer never replaces it.
 
-Local paths use the operating system, `gs://` Google's client, `hf://` (to be read only) the hub's own file system, and
-every other scheme, `s3://` among them, goes through Beam's FileSystems.
+Local paths use the operating system, `gs://` uses Google's client, and `hf://` (read-only) the hub's own file system.
+All other schemes, such as `s3://`, go through Beam's FileSystems.
 """
 
 import base64
@@ -29,14 +29,14 @@ from pipelines.files.object_stores import COPY_BYTES as COPY_BYTES
 from pipelines.files.object_stores import AccessError as AccessError
 
 
-def _of_kernel(path: str) -> str:
+def _kernel_value(path: str) -> str:
   with contextlib.suppress(OSError):
     return os.readlink(path) if os.path.islink(path) else pathlib.Path(path).read_text()
   return ""
 
 
-# Where a process id means what it means here: containers of one name may share a disk.
-_PLACE = (platform.node(), _of_kernel("/proc/sys/kernel/random/boot_id"), _of_kernel("/proc/self/ns/pid"))
+# The scope in which a process id is unique: containers of the same name may share a disk.
+_PLACE = (platform.node(), _kernel_value("/proc/sys/kernel/random/boot_id"), _kernel_value("/proc/self/ns/pid"))
 _HOST = hashlib.blake2b(repr(_PLACE).encode(), digest_size=4).hexdigest()
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)  # host, process
 ABANDONED_SECONDS = 24 * 3600
@@ -56,7 +56,7 @@ def base_name(path: str) -> str:
 
 
 def refuse_undecodable(path: str) -> None:
-  """Raises WinnowError for a name that is not UTF-8, which neither JSON nor Arrow could hold."""
+  """Raises WinnowError for a name that is not UTF-8, since neither JSON nor Arrow can hold it."""
   try:
     path.encode()
   except UnicodeEncodeError as error:
@@ -65,9 +65,9 @@ def refuse_undecodable(path: str) -> None:
 
 
 def inner(path: str) -> str:
-  """A path, or the pattern of one, behind the root of its disk, bucket or repository.
+  """Returns a path or a pattern relative to the root of its disk, bucket or repository.
 
-  Doubled slashes are one on a disk, and part of an object's name on a store.
+  Doubled slashes count as one on a disk; on a store they are part of an object's name.
   """
   if path.startswith(object_stores.HUB):
     return object_stores.hub_path(path)
@@ -75,44 +75,44 @@ def inner(path: str) -> str:
 
 
 def match(pattern: str) -> list[tuple[str, int]]:
-  """The files (path, bytes) that a glob of ours names, hidden ones too, sorted by path; none is no error."""
+  """Returns the files (path, bytes) that match one of our own globs, hidden ones too, sorted by path; may be empty."""
   if is_local(pattern):
-    found = [(path, about.st_size) for path, about in local_files.match(pattern).items()]
+    files = [(path, status.st_size) for path, status in local_files.match(pattern).items()]
   elif pattern.startswith(object_stores.HUB):
-    found = object_stores.match_hub(pattern)
+    files = object_stores.match_hub(pattern)
   else:
     with object_stores.access_errors(f"cannot list {pattern}"):
       listed = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
-    found = sorted((entry.path, entry.size_in_bytes) for entry in listed)
-  return [(path, size) for path, size in found if not _TEMPORARY.fullmatch(base_name(path))]
+    files = sorted((entry.path, entry.size_in_bytes) for entry in listed)
+  return [(path, size) for path, size in files if not _TEMPORARY.fullmatch(base_name(path))]
 
 
 def find(pattern: str) -> list[tuple[str, int]]:
-  """The files (path, bytes) that a user's glob names, by the rules of `globs`, sorted by path; none is no error.
+  """Returns the files (path, bytes) that match a user's glob by the rules of `globs`, sorted by path; may be empty.
 
-  Raises WinnowError for brackets that are a name and a wildcard, and for what a local pattern names and cannot be
-  read, or could be counted twice (`local_files.find`).
+  Raises WinnowError for brackets that are both a name and a wildcard, and for local matches that cannot be read or
+  would be counted twice (`local_files.find`).
   """
   if is_local(pattern):
-    return [(path, about.st_size) for path, about in local_files.find(pattern).items()]
+    return [(path, status.st_size) for path, status in local_files.find(pattern).items()]
   if not globs.has_magic(pattern):
     return match(pattern)
   wanted = globs.components(inner(pattern))
-  if pattern.startswith(object_stores.HUB):  # which would take brackets for a wildcard alone
+  if pattern.startswith(object_stores.HUB):  # the hub takes brackets only for wildcards
     listed = "/".join("*" if globs.may_be_a_name(part) else part for part in pattern.split("/"))
-  else:  # a store of objects lists all that begins as the pattern does, whatever follows
+  else:  # an object store lists by prefix
     listed = re.split(r"[*?[]", pattern, maxsplit=1)[0] + "**"
-  found = []
+  files = []
   for path, size in match(listed):
     is_console_folder = path.endswith("/")
     if not is_console_folder and globs.fits_path(inner(path).split("/"), wanted):
-      found.append((path, size))
-  globs.refuse_ambiguous({path: inner(path).split("/") for path, _ in found}, wanted, pattern)
-  return found
+      files.append((path, size))
+  globs.refuse_ambiguous({path: inner(path).split("/") for path, _ in files}, wanted, pattern)
+  return files
 
 
 def list_names(folder: str) -> set[str]:
-  """Names of the files directly in a folder; empty where there is no such folder. One listing, no look at a file."""
+  """Returns the names of the files directly in a folder; empty if it does not exist. Costs one listing, no stat."""
   if not is_local(folder):
     return {base_name(path) for path, _ in match(join(escape(folder), "*"))}
   try:
@@ -123,17 +123,18 @@ def list_names(folder: str) -> set[str]:
 
 
 def list_times(pattern: str) -> dict[str, float]:
-  """The files that a glob of ours names, and when each was written, in seconds since 1970."""
+  """Returns when each file that matches one of our own globs was written, in seconds since 1970, by path."""
   if is_local(pattern):
-    times = {path: about.st_mtime for path, about in local_files.match(pattern).items()}
+    times = {path: status.st_mtime for path, status in local_files.match(pattern).items()}
   else:
     with object_stores.access_errors(f"cannot list {pattern}"):
-      found = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
-    times = {entry.path: entry.last_updated_in_seconds for entry in found}
-  return {path: when for path, when in times.items() if not _TEMPORARY.fullmatch(base_name(path))}
+      listed = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
+    times = {entry.path: entry.last_updated_in_seconds for entry in listed}
+  return {path: seconds for path, seconds in times.items() if not _TEMPORARY.fullmatch(base_name(path))}
 
 
 def exists(path: str) -> bool:
+  """Tells whether there is a file, or a local folder, at a path; raises AccessError if nobody can tell."""
   if is_local(path):
     return os.path.exists(path)
   with object_stores.access_errors(f"cannot look for {path}"):
@@ -145,28 +146,28 @@ def exists(path: str) -> bool:
 
 
 def size(path: str) -> int:
-  """Bytes of a file; FileNotFoundError where there is none."""
+  """Returns the bytes of a file; raises FileNotFoundError if there is none."""
   if is_local(path):
     return os.path.getsize(path)
-  found = match(escape(path))
-  if not found:
+  files = match(escape(path))
+  if not files:
     raise FileNotFoundError(path)
-  return found[0][1]
+  return files[0][1]
 
 
 def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
-  """A seekable binary file, as stored (never decompressed). FileNotFoundError where there is none.
+  """Opens a seekable binary file, as stored (never decompressed); raises FileNotFoundError if there is none.
 
-  `buffer_bytes`: what one request to an object store asks for; small where little of each of many files is read.
+  One request to an object store asks for `buffer_bytes`. Make it small to read a little of each of many files.
   """
   if is_local(path):
     return open(path, "rb")
-  if not exists(path):  # each store has an error of its own for it
+  if not exists(path):  # each store has its own error for a missing file
     raise FileNotFoundError(path)
   with object_stores.read_errors(path):
     if path.startswith(object_stores.HUB):
       file = object_stores.hub().open(path, "rb", block_size=buffer_bytes)
-    elif path.startswith(object_stores.GCS):  # Beam has one buffer size for all
+    elif path.startswith(object_stores.GCS):  # Beam has one buffer size for all files
       file = object_stores.blob(path).open("rb", chunk_size=buffer_bytes, raw_download=True)
     else:
       file = object_stores.file_systems(path).open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
@@ -174,19 +175,21 @@ def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
 
 
 def read_bytes(path: str) -> bytes:
+  """Returns the content of a file; raises FileNotFoundError if there is none."""
   with open_input(path) as file:
     return file.read()
 
 
 def checksum(path: str) -> str:
-  """What tells a file's content: CRC32C, `crc32c:` and eight hex digits, which GCS knows without a read; of the hub's
-  files `sha256:` or `git:` (a blob's name), as it keeps them.
+  """Returns a checksum of a file's content: CRC32C, as `crc32c:` and eight hex digits.
+
+  GCS knows it without a read. Files of the hub have `sha256:` or `git:` (the name of a blob), as the hub keeps them.
   """
   if path.startswith(object_stores.HUB):
     with object_stores.read_errors(path):
-      about = object_stores.hub().info(path)
-      large = about.get("lfs")
-      return f"sha256:{large['sha256']}" if large else f"git:{about['blob_id']}"
+      info = object_stores.hub().info(path)
+      large = info.get("lfs")
+      return f"sha256:{large['sha256']}" if large else f"git:{info['blob_id']}"
   if path.startswith(object_stores.GCS):
     with object_stores.read_errors(path):
       blob = object_stores.blob(path)
@@ -197,7 +200,7 @@ def checksum(path: str) -> str:
 
 
 def version(path: str) -> str:
-  """What tells whether a file is as it was: its checksum, or where that would take a download what the store says."""
+  """Returns a value that changes with a file: its checksum, or the store's own tag if a checksum needs a download."""
   if is_local(path) or path.startswith((object_stores.GCS, object_stores.HUB)):
     return checksum(path)
   if not exists(path):
@@ -208,11 +211,12 @@ def version(path: str) -> str:
 
 @contextlib.contextmanager
 def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
-  """A file that appears under `path` whole when the block ends, and not at all if it raises.
+  """Creates a file that appears at `path` complete when the `with` block ends, and not at all if the block raises.
 
-  The first writer wins: where `path` exists by then, what was written is dropped, so that retried bundles and second
-  workers need no lock. `must_agree` is for content that follows from the request alone: what exists must be the same,
-  or WinnowError is raised, for it is another run's. The file object is local, seekable, and can be read again.
+  The first writer wins: if `path` exists by then, the new content is dropped. So retried bundles and second workers
+  need no lock. `must_agree` is for content that depends on the request alone: an existing file must have the same
+  content, or WinnowError is raised, since it belongs to another run. The file object is local and seekable, and can be
+  read again.
   """
   if is_local(path):
     folder = os.path.dirname(path) or "."
@@ -224,7 +228,7 @@ def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
         file.flush()
         os.fsync(file.fileno())
       if not _publish_local(temporary, path) and must_agree and not filecmp.cmp(temporary, path, shallow=False):
-        raise _stranger(path)
+        raise _foreign_file(path)
     finally:
       with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -236,19 +240,19 @@ def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
     if not published and must_agree:
       file.seek(0)
       if checksum_of(file) != checksum(path):
-        raise _stranger(path)
+        raise _foreign_file(path)
 
 
 def create(path: str, data: bytes, *, must_agree: bool = False) -> None:
-  """`create_file` for content that is at hand."""
+  """Creates a file with this content, as `create_file` does."""
   if is_local(path) and os.path.exists(path) and not must_agree:
-    return  # without a temporary file: the folder may be another user's
+    return  # without a temporary file, since the folder may belong to another user
   with create_file(path, must_agree=must_agree) as file:
     file.write(data)
 
 
 def is_writable(folder: str) -> bool:
-  """Whether this user may create files in a folder, which need not be there yet; of a store nobody knows beforehand."""
+  """Tells whether this user may create files in a folder, which need not exist yet; always True for an object store."""
   if not is_local(folder):
     return True
   while not os.path.lexists(folder):
@@ -257,14 +261,16 @@ def is_writable(folder: str) -> bool:
 
 
 def refuse_unwritable(folder: str) -> None:
-  """Raises WinnowError where it is known beforehand that this user cannot write into a folder."""
+  """Raises WinnowError if it is known in advance that this user cannot write into a folder."""
   object_stores.refuse_unwritable(folder)
   if not is_writable(folder):
-    raise WinnowError(f"{folder} cannot be written by this user: choose another folder, or ask its owner for the right")
+    raise WinnowError(
+      f"{folder} cannot be written by this user: choose another folder, or ask its owner for permission"
+    )
 
 
 def delete(paths: list[str]) -> None:
-  """Deletes files; those that are gone already are no error."""
+  """Deletes files; ignores files that do not exist."""
   for path in filter(is_local, paths):
     with contextlib.suppress(FileNotFoundError):
       os.unlink(path)
@@ -285,13 +291,13 @@ def delete(paths: list[str]) -> None:
 
 
 def delete_folder(folder: str) -> None:
-  """Deletes a folder with all that is in it; none is no error. Raises WinnowError if something is left."""
+  """Deletes a folder and its content, if it exists; raises WinnowError if something is left."""
   if not is_local(folder):
     delete([path for path, _ in match(join(escape(folder), "**"))])
     return
   for attempt in range(_DELETE_ATTEMPTS):
     try:
-      if os.path.islink(folder):  # it stays, since it says where the folder is to lie, and what it leads to goes
+      if os.path.islink(folder):  # the link stays, since it says where the folder should be; its target is emptied
         _empty(folder)
       else:
         shutil.rmtree(folder)
@@ -299,7 +305,7 @@ def delete_folder(folder: str) -> None:
     except FileNotFoundError:
       if not os.path.exists(folder):
         return
-    except OSError as error:  # a file that another run wrote meanwhile, perhaps
+    except OSError as error:  # perhaps another run wrote a file meanwhile
       if attempt == _DELETE_ATTEMPTS - 1:
         raise WinnowError(f"cannot delete {folder}: {error.strerror or error}") from error
 
@@ -314,21 +320,21 @@ def _empty(folder: str) -> None:
 
 
 def sweep_temporary_files(folder: str) -> None:
-  """Removes what writers that are dead left below a local folder, as far as it can: it is only tidying.
+  """Removes temporary files of dead writers below a local folder, and ignores those that it cannot remove.
 
-  The folder may be a link. Links below it are not followed, since what they lead to may not be ours.
+  The folder may be a link. Links below it are not followed, since their targets may not be ours.
   """
   if not is_local(folder):
     return
   for place, _, names in os.walk(os.path.realpath(folder)):
     for name in names:
       path = os.path.join(place, name)
-      with contextlib.suppress(OSError):  # another run removes folders under it, perhaps
-        if (found := _TEMPORARY.fullmatch(name)) and not _is_written(path, found[1], int(found[2])):
+      with contextlib.suppress(OSError):  # perhaps another run is removing folders
+        if (parts := _TEMPORARY.fullmatch(name)) and not _is_being_written(path, parts[1], int(parts[2])):
           os.unlink(path)
 
 
-def _is_written(path: str, host: str, process: int) -> bool:
+def _is_being_written(path: str, host: str, process: int) -> bool:
   if host != _HOST:
     return time.time() - os.path.getmtime(path) < ABANDONED_SECONDS
   try:
@@ -341,9 +347,9 @@ def _is_written(path: str, host: str, process: int) -> bool:
 
 
 def _publish_local(temporary: str, path: str) -> bool:
-  """Gives a finished file its name; False where the name exists."""
+  """Gives a finished file its final name; returns False if the name exists."""
   try:
-    os.link(temporary, path)  # unlike a rename, fails where the name exists
+    os.link(temporary, path)  # unlike a rename, this fails if the name exists
   except FileExistsError:
     return False
   except FileNotFoundError as error:
@@ -362,15 +368,15 @@ def _publish_local(temporary: str, path: str) -> bool:
   return True
 
 
-def _stranger(path: str) -> WinnowError:
+def _foreign_file(path: str) -> WinnowError:
   return WinnowError(
-    f"{path} holds something else than this run makes: a run of another request has written there too; see that it has "
-    "ended, and start over with --overwrite"
+    f"{path} holds something else than this run makes: a run of another request has written there too; make sure that "
+    "it has ended, and start over with --overwrite"
   )
 
 
 def checksum_of(file: IO[bytes]) -> str:
-  """`checksum` of what a file holds from where it stands."""
+  """Returns the `checksum` of the rest of an open file."""
   digest = google_crc32c.Checksum()
   while chunk := file.read(COPY_BYTES):
     digest.update(chunk)

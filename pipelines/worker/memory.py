@@ -1,4 +1,4 @@
-"""Allocators that give memory back: a worker's peak is what its machine must have, not what it used once."""
+"""Allocator settings that return memory to the system, since a worker's machine must have room for its peak."""
 
 import ctypes
 import functools
@@ -11,15 +11,16 @@ _THRESHOLD_BYTES = 1 << 20
 
 
 def use_lean_arrow_pool() -> None:
-  """Arrow's default allocator kept 50 MB more than was in use."""
+  """Makes Arrow use the system's allocator; its default one kept 50 MB more than was in use."""
   pa.set_memory_pool(pa.system_memory_pool())
 
 
 @functools.cache
 def return_large_arrays() -> None:
-  """Makes glibc give every array of a megabyte or more back when it is freed, which it does at first and then unlearns.
+  """Makes glibc return every array of a megabyte or more to the system as soon as it is freed.
 
-  Blocks of embeddings and their projections kept 80 MB more than was in use. Other systems' allocators are left alone.
+  By default glibc raises this threshold as it runs. Blocks of embeddings and their projections then kept 80 MB more
+  than was in use. Allocators of other systems are left alone.
   """
   if sys.platform == "linux":
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,4 +1,4 @@
-"""Work that overlaps: an iterator that runs ahead in a thread of its own."""
+"""An iterator that runs ahead in a thread of its own, so that reading overlaps with computing."""
 
 import queue
 import threading
@@ -10,9 +10,10 @@ _END = object()
 
 
 def prefetch(items: Iterable[T], *, ahead: int) -> Iterator[T]:
-  """Yields the same items; a thread computes up to `ahead` of them in advance.
+  """Yields the items of an iterable; a thread computes up to `ahead` of them in advance.
 
-  What the source raises is raised here, in its place. Closing this generator stops the thread at its next item.
+  An error of the iterable is raised here, after the items before it. Closing this generator stops the thread at its
+  next item.
   """
   ready: queue.Queue = queue.Queue(maxsize=ahead)
   stopped = threading.Event()
@@ -32,7 +33,7 @@ def prefetch(items: Iterable[T], *, ahead: int) -> Iterator[T]:
         if not put((item, None)):
           return
       put((_END, None))
-    except BaseException as error:  # whatever it is, the consumer must see it
+    except BaseException as error:  # the consumer must see every error, KeyboardInterrupt included
       put((_END, error))
 
   thread = threading.Thread(target=run, name="prefetch", daemon=True)

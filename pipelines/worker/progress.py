@@ -1,8 +1,8 @@
-"""Progress on the local runner, as workers tell it: small datagrams to the launcher, whose `meter` shows them.
+"""Progress reports on the local runner: small datagrams from the workers to the launcher, whose `meter` shows them.
 
-Beam's local runner tells of metrics only when a stage is over. A process adds up what it does of each stage and sends
-its totals, at most twenty times a second. So a report for every batch costs nothing, a lost datagram costs a moment of
-the picture, and the figures of record stay those of the stores and of Beam's metrics.
+Beam's local runner publishes metrics only when a stage is over. So each process adds up what it has done in each stage
+and sends its totals, at most twenty times a second. A report for every batch costs almost nothing, and a lost datagram
+only delays the display. The figures of record are those of the stores and of Beam's metrics.
 """
 
 import contextlib
@@ -18,15 +18,18 @@ from typing import NamedTuple
 
 DATAGRAM_BYTES = 1024
 PRODUCTS = 5e7
-"""Products of two 768-dimensional vectors a second, by one core in large matrix products: the speed of some stages."""
+"""Dot products of 768-dimensional vectors that one core computes in a second in large matrix products.
+
+The expected speed of some stages follows from it.
+"""
 _PAUSE_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-  """Where a launcher listens on this machine, and the name of its run, which tells its datagrams from strangers'.
+  """The local port on which a launcher listens, and the name of its run, which sets its datagrams apart from others.
 
-  `prefix` goes before the name of each stage, as "stage 2 of 3: " in a recipe of several stages.
+  `prefix` precedes the name of each stage, such as "stage 2 of 3: " in a recipe of several stages.
   """
 
   port: int
@@ -35,17 +38,17 @@ class Address:
   prefix: str = ""
 
   def within(self, number: int) -> "Address":
-    """The same for the work of one stage of a recipe."""
+    """Returns this address for the work of stage `number` of the recipe."""
     return dataclasses.replace(self, prefix=prefix_of(number, self.stages))
 
 
 def prefix_of(number: int, stages: int) -> str:
-  """What goes before the names of a recipe's stage; nothing where there is only one."""
+  """Returns the prefix for names of work in one stage of a recipe; empty if the recipe has only one stage."""
   return f"stage {number} of {stages}: " if stages > 1 else ""
 
 
 class Count(NamedTuple):
-  """How many documents there are: so many, or about so many."""
+  """A number of documents, exact or estimated."""
 
   documents: int
   is_exact: bool
@@ -53,10 +56,10 @@ class Count(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage of a command: what users read, and how many documents it has; None where nobody knows.
+  """A stage of a command: its title for users, and its number of documents (None: unknown).
 
-  `speed`: documents a second that one core is expected to do, from which the time left is told until the stage has a
-  speed of its own; None: not known.
+  `speed` is the number of documents that one core is expected to finish in a second (None: unknown). The time left is
+  estimated from it until the stage's own speed has been measured.
   """
 
   title: str
@@ -66,7 +69,7 @@ class Stage:
 
 @dataclasses.dataclass
 class _Totals:
-  """What this process has done of one stage, and how many of its threads are at work on it now."""
+  """The totals of this process for one stage, and the number of its threads that are working on it now."""
 
   documents: int = 0
   resumed: int = 0
@@ -80,9 +83,9 @@ _totals: dict[tuple[Address, str], _Totals] = {}
 
 
 def report(address: Address | None, *, stage: str, documents: int = 0, tokens: int = 0, resumed: int = 0) -> None:
-  """Adds documents that passed a stage: new ones, with their tokens, and those that an earlier run had done.
+  """Adds documents that passed a stage: new ones with their tokens, and `resumed` ones that an earlier run finished.
 
-  Does nothing without an address: then no launcher on this machine shows the progress.
+  Does nothing without an address, since no launcher on this machine shows the progress then.
   """
   if address is not None and (documents or tokens or resumed):
     _add(address, stage, documents=documents, tokens=tokens, resumed=resumed)
@@ -90,7 +93,7 @@ def report(address: Address | None, *, stage: str, documents: int = 0, tokens: i
 
 @contextlib.contextmanager
 def working(address: Address | None, stage: str) -> Iterator[None]:
-  """Lets the stage's clock run while the block does; where it ends, all that was reported is sent."""
+  """Runs the stage's clock during the `with` block, and sends all totals at its end."""
   if address is None:
     yield
     return
@@ -102,19 +105,19 @@ def working(address: Address | None, stage: str) -> Iterator[None]:
 
 
 class Block:
-  """Reports what is done of a block, batch by batch where its scorer tells, and in the end exactly the block."""
+  """Progress within one block of documents: batch by batch if its scorer reports batches, and exact at the end."""
 
   def __init__(self, address: Address | None, stage: str):
     self._report = functools.partial(report, address, stage=stage)
     self._documents = self._tokens = 0
 
   def add(self, places: Sized, tokens: int) -> None:
-    """Takes the documents of a batch."""
+    """Reports the documents of a batch and their tokens."""
     self._documents, self._tokens = self._documents + len(places), self._tokens + tokens
     self._report(documents=len(places), tokens=tokens)
 
   def finish(self, documents: int, tokens: int) -> None:
-    """Adds what no batch told of: bad documents, or all of them."""
+    """Reports the rest of the block, such as bad documents, or all of it if its scorer reported no batches."""
     self._report(documents=documents - self._documents, tokens=tokens - self._tokens)
 
 
@@ -128,7 +131,7 @@ def _add(
     totals.resumed += resumed
     totals.tokens += tokens
     totals.at_work += at_work
-    if not at_work:  # where work begins or ends, nothing is held back
+    if not at_work:  # totals are sent at once when work begins or ends
       if now - totals.sent < _PAUSE_SECONDS:
         return
       totals.sent = now

@@ -111,8 +111,8 @@ def test_a_prompt_has_one_place_for_the_document(place, model, capsys, template)
   ("link", "to", "words"),
   [
     ("in/more.jsonl", "0.jsonl", "are one file, reached through links"),
-    ("in/more.jsonl", "gone.jsonl", "in/more.jsonl is a link to gone.jsonl, which is not there"),
-    ("in/more", ".", "in/more is a link to a folder that holds it"),
+    ("in/more.jsonl", "gone.jsonl", "in/more.jsonl is a link to gone.jsonl, which does not exist"),
+    ("in/more", ".", "in/more is a link to a folder that contains it"),
   ],
 )
 def test_links_that_mislead_are_refused_before_anything_is_written(place, model, capsys, link, to, words):
@@ -390,9 +390,7 @@ def test_an_output_of_other_scores_is_told_what_differs_in_them(scored, model, c
   )
   (scored / "out/.winnow/scores.json").unlink()
   assert main.main(sample(*DRAWING)) == 2
-  assert "(a digest of what the scores were asked for: scorer, model, prompt, limits and input) there and" in told(
-    capsys
-  )
+  assert "(a digest of the request for the scores: scorer, model, prompt, limits and input) there and" in told(capsys)
 
 
 def test_a_damaged_score_file_costs_its_shard_alone(scored, model, capsys):

@@ -34,8 +34,7 @@ def test_a_digest_is_told_with_what_it_is_of():
   )
   assert field == "scores.clusters" and here == f'"{"cd" * 8}"'
   assert there == (
-    f'"{"ab" * 8}" (a digest of what the store of clusters was asked for: embeddings, number, sample, iterations and '
-    "seed)"
+    f'"{"ab" * 8}" (a digest of the request for the clusters: embeddings, number, sample, iterations and seed)'
   )
   assert fingerprints.first_difference({"hashes": 2}, {"hashes": 3}) == ("hashes", "2", "3")
   assert fingerprints.first_difference({"method": "top_k"}, {"method": "ips"}) == ("method", '"top_k"', '"ips"')

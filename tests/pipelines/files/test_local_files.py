@@ -74,7 +74,7 @@ def test_a_link_to_nothing_is_refused(tmp_path, link, to, pattern):
   """Its disk may not be mounted. Kills the mutant that takes it for nothing."""
   make(tmp_path, "data/a.x", "data/A/a.x")
   (tmp_path / link).symlink_to(to)
-  with pytest.raises(WinnowError, match=f"{link} is a link to {to}, which is not there"):
+  with pytest.raises(WinnowError, match=f"{link} is a link to {to}, which does not exist"):
     found(tmp_path, pattern)
 
 
@@ -91,7 +91,7 @@ def test_links_that_the_pattern_does_not_match_harm_nobody(tmp_path):
 def test_a_folder_that_holds_itself_is_refused(tmp_path, to, pattern):
   make(tmp_path, "data/A/a.x")
   (tmp_path / "data/A/up").symlink_to(to)
-  with pytest.raises(WinnowError, match="data/A/up is a link to a folder that holds it"):
+  with pytest.raises(WinnowError, match="data/A/up is a link to a folder that contains it"):
     found(tmp_path, pattern)
 
 

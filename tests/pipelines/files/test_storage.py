@@ -294,7 +294,7 @@ def test_what_dead_writers_left_is_swept_and_what_live_ones_write_is_not(tmp_pat
   """Kills the mutant that sweeps everything: a second run of the same command would lose what it writes."""
   code = f"""
 import os
-from pipelines import storage
+from pipelines.files import storage
 with storage.create_file({str(tmp_path / "dead")!r}) as file:
   file.write(b"half")
   file.flush()
