@@ -24,11 +24,6 @@ from pipelines.selection import ranks
 from pipelines.store import kinds, score_files
 from pipelines.store.score_store import ScoreStore
 
-_KEPT = {
-  kinds.EMBED: "embedded",
-  kinds.CLUSTER: "clustered",
-  kinds.SIGN: "MinHash signature computed",
-}  # what became of documents
 _READERS = 8  # files read at once
 
 
@@ -105,7 +100,7 @@ def _in_store(store: ScoreStore, shard: blocks.Shard | None, row: int) -> str:
   if score is None:
     return told
   if store.keeps_blocks:
-    return f"{_KEPT[store.scorer]}{told}"
+    return f"{store.kind.verb}{told}"
   if store.scorer == kinds.COUNT:
     return "counted, without a score"
   finished = store.finished(store.shards())

@@ -44,7 +44,7 @@ def print_summary(job: ScoringJob) -> None:
       print_clusters(step.centroids)
   if split := fingerprints.field(job.config.store.engine_path, "split"):
     print_split(split)
-  print(f"{job.config.store.holds}: {job.config.store.folder}")
+  print(f"{job.config.store.kind.plural}: {job.config.store.folder}")
 
 
 def print_diagnostics(sketch: sketching.SketchConfig) -> None:

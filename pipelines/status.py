@@ -23,12 +23,6 @@ from pipelines.store.score_store import ScoreStore
 _READERS = 16
 _PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
 _NAMED = 3
-_KINDS = {
-  kinds.EMBED: "embeddings",
-  kinds.CLUSTER: "clusters",
-  kinds.SIGN: "MinHash signatures",
-  kinds.COUNT: "a count of documents",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +115,13 @@ def describe(name: str, store: ScoreStore) -> list[str]:
   """A few lines about one store."""
   if store.is_complete:
     summary = store.summary()
-    return [f"{name}: {_kind(store)}, complete", *_figures(summary["read"], summary["scored"], summary["bad"], summary)]
+    return [
+      f"{name}: {store.kind.contents}, complete",
+      *_figures(summary["read"], summary["scored"], summary["bad"], summary),
+    ]
   found = look(store, time.time())
   shards = len(found.finished) + len(found.waiting)
-  lines = [f"{name}: {_kind(store)}, incomplete"]
+  lines = [f"{name}: {store.kind.contents}, incomplete"]
   lines += _sketch(store)
   lines.append(
     f"  {len(found.finished):,} of {shards:,} shards finished, {found.begun:,} partly done, "
@@ -156,10 +153,6 @@ def describe(name: str, store: ScoreStore) -> list[str]:
   elif not found.damaged:
     lines.append("  all shards are finished, but the store is not complete: run its command again")
   return lines + [f"  damaged: {told}" for told in found.damaged]
-
-
-def _kind(store: ScoreStore) -> str:
-  return _KINDS.get(store.scorer) or f"{store.scorer} scores"
 
 
 def _sketch(store: ScoreStore) -> list[str]:

@@ -82,7 +82,7 @@ def refuse_other_sampler(sampler: str, scorer: str) -> None:
 
 def _fits(sampler: str, scorer: Any) -> bool:
   """Random sampling takes the documents of any store of scores."""
-  return scorer == sampler or (sampler == scorer_names.RANDOM and scorer not in kinds.KEEPING_BLOCKS)
+  return scorer == sampler or (sampler == scorer_names.RANDOM and not kinds.kind_of(scorer).keeps_blocks)
 
 
 def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:

@@ -73,7 +73,7 @@ def find(namespace: argparse.Namespace) -> Sources:
   complete, left_out = {}, [f"{name} cannot be read ({told})" for name, told in there.unreadable.items()]
   for name, store in sorted(there.stores.items()):
     if store.keeps_blocks:
-      left_out.append(f"{name} holds {store.holds}")
+      left_out.append(f"{name} holds {store.kind.plural}")
     elif not store.is_complete:
       left_out.append(f"{name} is not complete")
     else:

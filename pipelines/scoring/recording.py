@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from curation.errors import WinnowError
 from curation.selection import domains
-from pipelines.corpus import blocks, fixed_width
+from pipelines.corpus import blocks
 from pipelines.files import storage
 from pipelines.scoring.protocol import Scores
 from pipelines.store import block_files, kinds
@@ -47,7 +47,7 @@ def record(where: tuple[ScoreStore, blocks.Shard, str], block: blocks.Block, res
   if tokens_N is None and "num_tokens" in block.documents.schema.names:  # of the store that the block comes from
     column = block.documents["num_tokens"]
     tokens_N = None if column.null_count else column.to_numpy()
-  table = block_table(block, scores.scores, tokens_N)
+  table = block_table(store.kind, block, scores.scores, tokens_N)
   try:
     file = block_files.BlockFile(table, block.text_bytes, block.checksum)
     block_files.write_block(store, shard, block.index, file, engine=engine)
@@ -90,36 +90,21 @@ def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> Non
     logs.warn("bad_documents", **where, row=first, reasons=dict(counts.reasons))
 
 
-def block_table(block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
+def block_table(kind: kinds.Kind, block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
   """The rows of a block as they go on record (block_files.block_schema), good and bad in one order.
 
-  `values`: scores float32 [N], embeddings [N, D], signatures uint32 [N, H], or records of `cluster` and `cosine` [N].
-  A document without a number that can be used is a bad one: no key could order a NaN, and an embedding of zeros has no
-  direction.
+  `values`: the results of its documents, as the kind of the store has them.
   """
   documents, unreadable = block.documents, block.bad
   assert documents is not None and unreadable is not None
-  if values.dtype.names is not None:
-    schema = block_files.block_schema(*kinds.CLUSTER_FIELDS)
-    columns = [pa.array(np.ascontiguousarray(values[field.name])) for field in kinds.CLUSTER_FIELDS]
-    reasons = {"score_is_nan": np.isnan(values["cosine"])}
-  elif values.ndim == 1:
-    schema, columns = block_files.BLOCK_SCHEMA, [pa.array(values, pa.float32())]
-    reasons = {"score_is_nan": np.isnan(values)}
-  elif values.dtype.kind == "u":
-    columns, reasons = [fixed_width.column(values)], {}
-    schema = block_files.block_schema(pa.field(kinds.SIGNATURE, columns[0].type))
-  else:
-    columns = [fixed_width.column(values)]
-    schema = block_files.block_schema(pa.field(kinds.EMBEDDING, columns[0].type))
-    is_finite_N = np.isfinite(values).all(axis=1)
-    reasons = {"embedding_is_not_finite": ~is_finite_N, "embedding_is_zero": is_finite_N & ~values.any(axis=1)}
+  columns, reasons = kind.columns(values), kind.reasons(values)
+  schema = block_files.block_schema(*columns)
   is_bad_N = np.logical_or.reduce([np.zeros(len(values), bool), *reasons.values()])
   tokens = pa.nulls(len(values), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
   nulls = pa.nulls(len(values), pa.string())
   is_known = kinds.DOMAIN.name in documents.schema.names  # to the store that the block comes from
   of_each = documents[kinds.DOMAIN.name] if is_known else domains.registered_domains(documents["url"])
-  all_rows = pa.table([documents["row"], *columns, tokens, of_each, nulls, nulls], schema=schema)
+  all_rows = pa.table([documents["row"], *columns.values(), tokens, of_each, nulls, nulls], schema=schema)
   good = all_rows.filter(pa.array(~is_bad_N))
   bad = [unreadable.select(["row", "reason", "text"])]
   for reason, is_so_N in reasons.items():

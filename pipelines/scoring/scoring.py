@@ -33,12 +33,6 @@ GATHERING = "gathering the results of each shard"
 LOADING = "loading the model"
 # What else takes a while to load, by the scorer that reads it.
 _LOADING = {"density": "loading the density sketch", kinds.CLUSTER: "loading the centroids"}
-_TITLES = {
-  kinds.EMBED: "embedding",
-  kinds.CLUSTER: "assigning clusters",
-  kinds.SIGN: "computing MinHash signatures",
-  kinds.COUNT: "counting documents",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +67,7 @@ class ScoringConfig:
   @property
   def title(self) -> str:
     """What the work is called on a terminal."""
-    return _TITLES.get(self.store.scorer) or f"scoring ({self.store.scorer})"
+    return self.store.kind.title
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +135,7 @@ def _is_same(
     scorer = load().scorer
     scores = scorer.run(scorer.prepare(block.documents[kinds.EMBEDDING])).scores
     with contextlib.suppress(DamagedError):  # gone since: another run has compacted the shard
-      is_same = block_files.read_block(path).table.equals(recording.block_table(block, scores, None))
+      is_same = block_files.read_block(path).table.equals(recording.block_table(store.kind, block, scores, None))
   if not is_same:
     config.source.refuse_changed(shard)  # what is read now may be what is not as it was
     damage.remove(store.folder, path, DamagedError(f"{path} is of other documents than are read now"))

@@ -175,9 +175,7 @@ def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
       about: dict[str, Any] = sealed_parquet.description(parquet)
       schema = parquet.schema_arrow
       values = tuple(schema.field(place) for place in range(1, schema.get_field_index(kinds.NUM_TOKENS.name)))
-      one_value = ([kinds.SCORE], [kinds.EMBEDDING], [kinds.SIGNATURE])
-      is_known = values == kinds.CLUSTER_FIELDS or [value.name for value in values] in one_value
-      if not is_known or not schema.equals(block_schema(*values)):
+      if not kinds.are_known(values) or not schema.equals(block_schema(*values)):
         raise ValueError("its columns are not a block's")
       return BlockFile(parquet.read(columns), about["text_bytes"], about["checksum"])
 

@@ -88,19 +88,18 @@ class ScoreStore:
     return cls.for_request(folder, request)
 
   @property
+  def kind(self) -> kinds.Kind:
+    return kinds.kind_of(self.scorer)
+
+  @property
   def keeps_blocks(self) -> bool:
     """Embeddings, clusters and signatures stay in the files of their blocks."""
-    return self.scorer in kinds.KEEPING_BLOCKS
+    return self.kind.keeps_blocks
 
   @classmethod
   def for_request(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
     method = {key: value for key, value in request.items() if key != "inputs"}
     return cls(folder, fingerprints.fingerprint(request), fingerprints.fingerprint(method), str(request.get("scorer")))
-
-  @property
-  def holds(self) -> str:
-    """What it is a store of, in the plural."""
-    return kinds.KEEPING_BLOCKS.get(self.scorer, "scores")
 
   @property
   def request_path(self) -> str:
@@ -141,10 +140,7 @@ class ScoreStore:
   @property
   def shard_schema(self) -> pa.Schema:
     """The columns of a shard's Parquet file."""
-    values = {kinds.EMBED: (), kinds.SIGN: (), kinds.CLUSTER: kinds.CLUSTER_FIELDS}.get(
-      self.scorer, (kinds.SCORE_FIELD,)
-    )
-    return pa.schema([kinds.SHARD, kinds.ROW, *values, kinds.NUM_TOKENS, kinds.DOMAIN])
+    return pa.schema([kinds.SHARD, kinds.ROW, *self.kind.shard_fields, kinds.NUM_TOKENS, kinds.DOMAIN])
 
   def shards(self) -> tuple[blocks.Shard, ...]:
     """The shards that the store is of, by its request alone: their files need not be there, nor where they were."""
