@@ -18,8 +18,9 @@ import pyarrow as pa
 from curation.models import random_t5
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.jobs import planning
+from pipelines.registry import command_names
 from pipelines.scorers.count import Count
 from pipelines.store import block_files
 

@@ -13,8 +13,9 @@ from pipelines import main
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import storage
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.jobs import planning, run_jobs
+from pipelines.registry import command_names
 from pipelines.scorers.count import Count
 
 

@@ -7,8 +7,9 @@ import json
 import pathlib
 from typing import Any
 
-from pipelines.flags import command_names, declarations
-from pipelines.flags.flag import GROUPS, Flag
+from pipelines.flags import declarations
+from pipelines.registry import command_names
+from pipelines.registry.flag import GROUPS, Flag
 
 FOLDER = pathlib.Path(__file__).parent
 TEMPLATES = (

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from pipelines import sample as sample_command
 from pipelines import score
-from pipelines.flags import command_names, parsing, scorer_names
+from pipelines.flags import parsing, scorer_names
 from pipelines.jobs import estimate, find_stores, plan_output, plan_store, planning, store_job
 from pipelines.jobs.store_job import ScoringJob
+from pipelines.registry import command_names
 from pipelines.runners import commands, launch
 from pipelines.selection import survivors
 

@@ -19,8 +19,9 @@ from pipelines import sample, score
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.output import formats
+from pipelines.registry import command_names
 from pipelines.runners import commands
 
 OUTPUT = "demo-output"

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 
 from pipelines import score
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.jobs import estimate, plan_store, planning, run_jobs
+from pipelines.registry import command_names
 from pipelines.runners import commands
 
 

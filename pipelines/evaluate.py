@@ -11,9 +11,10 @@ from curation.scorers.corpus_loss import CorpusLoss
 from pipelines.corpus import inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import storage
-from pipelines.flags import command_names, parsing, scorer_names
+from pipelines.flags import parsing, scorer_names
 from pipelines.jobs import plan_store, planning, run_jobs
 from pipelines.output import folders
+from pipelines.registry import command_names
 from pipelines.reports import evaluation
 from pipelines.runners import commands, launch
 from pipelines.scorers.t5 import model_files

@@ -16,9 +16,10 @@ from curation.errors import WinnowError
 from curation.selection import domains, hashing, quotas, selection
 from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.jobs import find_stores, planning
 from pipelines.output import manifests
+from pipelines.registry import command_names
 from pipelines.runners import commands
 from pipelines.selection import ranks
 from pipelines.store import kinds, score_files

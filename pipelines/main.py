@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from pipelines.flags import command_names
+from pipelines.registry import command_names
 
 
 def usage() -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from curation.errors import WinnowError
 from pipelines.corpus import inputs
 from pipelines.files import storage
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.jobs import planning
+from pipelines.registry import command_names
 from pipelines.reports import examples, figures, material, page, passes
 from pipelines.reports.material import Sources
 from pipelines.runners import commands, launch

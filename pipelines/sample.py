@@ -7,11 +7,12 @@ from typing import Any
 from curation.errors import WinnowError
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.jobs import find_stores, plan_output, planning, run_jobs
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import writing
+from pipelines.registry import command_names
 from pipelines.runners import commands, launch
 from pipelines.scorers.count import Count
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.files import fingerprints
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.jobs import estimate, plan_store, planning, run_jobs
 from pipelines.jobs.store_job import ScoringJob
+from pipelines.registry import command_names
 from pipelines.runners import commands
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.density import sketching

@@ -10,10 +10,11 @@ from typing import Any
 from curation.errors import DamagedError, WinnowError
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
-from pipelines.flags import command_names, parsing, scorer_names
+from pipelines.flags import parsing, scorer_names
 from pipelines.jobs import find_stores, planning
 from pipelines.jobs.durations import duration
 from pipelines.output import folders
+from pipelines.registry import command_names
 from pipelines.runners import commands
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.density import sketching

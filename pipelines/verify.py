@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from pipelines.corpus import inputs, stripes
 from pipelines.files import storage
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
 from pipelines.jobs import meter, plan_output, planning
 from pipelines.output import manifests, verification
+from pipelines.registry import command_names
 from pipelines.runners import commands
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines.corpus import inputs
-from pipelines.flags import flag
+from pipelines.registry import flag
 from pipelines.runners import commands
 from pretraining import samples
 

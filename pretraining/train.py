@@ -27,7 +27,7 @@ from curation.models import checkpoint_writer, checkpoints, engine, t5, training
 from curation.models.vocabulary import NUM_SENTINELS, Vocabulary
 from curation.scorers import span_corruption
 from pipelines.corpus import inputs
-from pipelines.flags import flag
+from pipelines.registry import flag
 from pipelines.runners import commands
 from pipelines.scorers.t5 import model_files
 

@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 
 from pipelines import main
-from pipelines.flags import command_names
+from pipelines.registry import command_names
 
 # The same examples in every run, so that a commit passes or fails; `make test ARGS=--hypothesis-profile=other` draws
 # others. Neither depends on time.

@@ -11,7 +11,8 @@ import pytest
 
 from curation.coverage import density, kernels, race
 from pipelines import cluster, embed
-from pipelines.flags import command_names, declarations, parsing, scorer_names
+from pipelines.flags import declarations, parsing, scorer_names
+from pipelines.registry import command_names
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]

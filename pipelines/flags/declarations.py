@@ -5,31 +5,27 @@ one ends unrelated pipelines, and a misspelt flag is only a warning there.
 """
 
 from pipelines.flags import scorer_flags
-from pipelines.flags.command_names import CLUSTER as CLUSTER
-from pipelines.flags.command_names import COMMANDS as COMMANDS
-from pipelines.flags.command_names import CURATE as CURATE
-from pipelines.flags.command_names import DEMO as DEMO
-from pipelines.flags.command_names import EMBED as EMBED
-from pipelines.flags.command_names import EVALUATE as EVALUATE
-from pipelines.flags.command_names import EXPLAIN as EXPLAIN
-from pipelines.flags.command_names import REPORT as REPORT
-from pipelines.flags.command_names import SAMPLE as SAMPLE
-from pipelines.flags.command_names import SCORE as SCORE
-from pipelines.flags.command_names import STATUS as STATUS
-from pipelines.flags.command_names import VERIFY as VERIFY
-from pipelines.flags.flag import BUCKET, Flag, path, paths
-from pipelines.flags.scorer_names import ASK_LLM as ASK_LLM
-from pipelines.flags.scorer_names import DENSITY as DENSITY
-from pipelines.flags.scorer_names import DOMAIN as DOMAIN
-from pipelines.flags.scorer_names import MINHASH as MINHASH
-from pipelines.flags.scorer_names import OF_CLUSTERS as OF_CLUSTERS
-from pipelines.flags.scorer_names import OF_EMBEDDINGS as OF_EMBEDDINGS
-from pipelines.flags.scorer_names import PERPLEXITY as PERPLEXITY
-from pipelines.flags.scorer_names import PROTOTYPES as PROTOTYPES
-from pipelines.flags.scorer_names import RANDOM as RANDOM
-from pipelines.flags.scorer_names import SCORERS as SCORERS
-from pipelines.flags.scorer_names import SEMDEDUP as SEMDEDUP
+from pipelines.flags.scorer_names import (
+  ASK_LLM,
+  DOMAIN,
+  RANDOM,
+  SCORERS,
+)
 from pipelines.output import formats
+from pipelines.registry.command_names import (
+  CLUSTER,
+  CURATE,
+  DEMO,
+  EMBED,
+  EVALUATE,
+  EXPLAIN,
+  REPORT,
+  SAMPLE,
+  SCORE,
+  STATUS,
+  VERIFY,
+)
+from pipelines.registry.flag import BUCKET, Flag, path, paths
 
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _CORPUS = (*_READING, EVALUATE)

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 from curation.errors import WinnowError
 from pipelines.files import storage
 from pipelines.flags import recipes
-from pipelines.flags.command_names import COMMANDS
 from pipelines.flags.declarations import FLAGS
-from pipelines.flags.flag import GROUPS, Flag
 from pipelines.flags.scorer_names import RANDOM
+from pipelines.registry.command_names import COMMANDS
+from pipelines.registry.flag import GROUPS, Flag
 
 _MOST_STAGES = 8
 _OF_LAST_STAGE = (

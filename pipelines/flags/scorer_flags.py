@@ -1,8 +1,8 @@
 """The flags of scorers and of what they are made from; `flags` joins them with all others."""
 
-from pipelines.flags.command_names import CLUSTER, CURATE, EMBED, EVALUATE, SCORE
-from pipelines.flags.flag import BUCKET, Flag, path, paths
 from pipelines.flags.scorer_names import ASK_LLM, DENSITY, MINHASH, OF_CLUSTERS, OF_EMBEDDINGS, PERPLEXITY, SEMDEDUP
+from pipelines.registry.command_names import CLUSTER, CURATE, EMBED, EVALUATE, SCORE
+from pipelines.registry.flag import BUCKET, Flag, path, paths
 from pipelines.runners import accelerators
 
 _SCORING, _MODEL, _CLUSTERING = (SCORE, CURATE), (EMBED, SCORE, CURATE), (CLUSTER, SCORE, CURATE)

@@ -18,9 +18,10 @@ from apache_beam.options import pipeline_options
 from curation.errors import WinnowError
 from curation.selection import extrapolation
 from pipelines.corpus import blocks, counting, first_rows
-from pipelines.flags import command_names, scorer_names
+from pipelines.flags import scorer_names
 from pipelines.jobs import plan_store, planning
 from pipelines.jobs.durations import duration
+from pipelines.registry import command_names
 from pipelines.runners import accelerators, devices, launch
 from pipelines.scorers.t5.base import OfModel, model_bytes
 

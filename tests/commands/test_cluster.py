@@ -16,7 +16,8 @@ from running import content, embedded, logs, run_in, shards_of
 
 from curation.coverage import centroid_files, kmeans
 from pipelines import main
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
+from pipelines.registry import command_names
 from pipelines.scorers.clusters import clustering
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 20_000, 1_500, 12, 50

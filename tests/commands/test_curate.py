@@ -11,7 +11,8 @@ import tiny_t5
 from running import run_in
 
 from curation.errors import WinnowError
-from pipelines.flags import command_names, parsing, recipes
+from pipelines.flags import parsing, recipes
+from pipelines.registry import command_names
 
 PAPER = sorted((pathlib.Path(__file__).parents[2] / "recipes/paper").glob("*.yaml"))
 NEEDED = ["--input=in", "--scores=scores", "--output=out", "--rate=0.2"]

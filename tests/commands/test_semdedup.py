@@ -15,7 +15,8 @@ from running import content, embedded, logs, run_in, shards_of
 
 from curation.coverage import cluster_tiles, semdedup
 from curation.selection import hashing
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
+from pipelines.registry import command_names
 from pipelines.scorers.semdedup import comparing, layout
 from pipelines.scoring import scoring
 

@@ -14,7 +14,8 @@ import pytest
 from running import content, logs, run_in
 
 from curation.errors import WinnowError
-from pipelines.flags import command_names, parsing
+from pipelines.flags import parsing
+from pipelines.registry import command_names
 from pipelines.scoring import scoring
 from pipelines.selection import survivors
 

@@ -6,8 +6,9 @@ import pytest
 
 from curation.errors import WinnowError
 from pipelines import main
-from pipelines.flags import command_names, declarations, parsing
-from pipelines.flags.flag import Flag
+from pipelines.flags import declarations, parsing
+from pipelines.registry import command_names
+from pipelines.registry.flag import Flag
 
 REFERENCE = pathlib.Path(__file__).parents[3] / "docs/reference.md"
 

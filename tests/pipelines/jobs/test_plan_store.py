@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from running import content, run_in
 
-from pipelines.flags import command_names, parsing, scorer_names
+from pipelines.flags import parsing, scorer_names
+from pipelines.registry import command_names
 
 READING = ["--input=corpus/*", "--embeddings=made/*", "--scores=scores", "--direct_num_workers=1"]
 

@@ -10,7 +10,8 @@ import pytest
 from running import run_in
 
 from curation.errors import WinnowError
-from pipelines.flags import command_names, declarations, flag, parsing
+from pipelines.flags import declarations, parsing
+from pipelines.registry import command_names, flag
 
 PROJECT = pathlib.Path(__file__).parents[3]
 PATHS = [one for one in declarations.FLAGS if one.type in (flag.path, flag.paths)]

@@ -1,0 +1,1 @@
+"""Commands, flags, and registries: what there is of each kind, ours and what installed packages bring."""

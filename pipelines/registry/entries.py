@@ -1,0 +1,61 @@
+"""Entries by name: Winnow's own, and those that an installed package brings by an entry point of importlib.metadata."""
+
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from curation.errors import WinnowError
+
+
+class Registry(Mapping[str, Any]):
+  """Things of one kind by name, in order: ours, then those of installed packages. Each is loaded when it is asked for.
+
+  `own` says where ours are, as "package.module:NAME". Raises WinnowError where a package brings a name that is taken,
+  something that cannot be loaded, or something that is not `of` the type.
+  """
+
+  def __init__(self, kind: str, group: str, of: type, own: Mapping[str, str]):
+    self._kind, self._group, self._type, self._own = kind, group, of, dict(own)
+
+  @functools.cached_property
+  def _places(self) -> dict[str, str]:
+    places = dict(self._own)
+    for point in sorted(importlib.metadata.entry_points(group=self._group)):
+      if places.setdefault(point.name, point.value) != point.value:
+        raise WinnowError(
+          f"the package of {point.value} brings the {self._kind} {point.name}, and there is one of that name already: "
+          f"{places[point.name]}; give it another name in the package's entry points"
+        )
+    return places
+
+  @functools.cached_property
+  def _loaded(self) -> dict[str, Any]:
+    return {}
+
+  def __getitem__(self, name: str) -> Any:
+    if name not in self._loaded:
+      self._loaded[name] = self._load(name, self._places[name])
+    return self._loaded[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._places)
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def _load(self, name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    try:
+      entry = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+      if name in self._own:
+        raise
+      raise WinnowError(
+        f"the {self._kind} {name} cannot be loaded from {place}: {type(error).__name__}: {error}; mend its package, or "
+        "uninstall it"
+      ) from error
+    if not isinstance(entry, self._type):
+      raise WinnowError(f"{place}, the {self._kind} {name} of an installed package, is no {self._type.__name__}")
+    return entry
