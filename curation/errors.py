@@ -11,3 +11,8 @@ class WinnowError(Exception):
 
 class DamagedError(WinnowError):
   """A file of ours does not hold what was written into it: a run may remove it and make it again."""
+
+
+def first_line(error: BaseException) -> str:
+  """The first line of an error's message, or the name of its type where it has none."""
+  return str(error).splitlines()[0] if str(error) else type(error).__name__

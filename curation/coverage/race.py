@@ -15,16 +15,16 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import io
 import itertools
-import json
+import math
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from curation.coverage import kernels
-from curation.errors import DamagedError, WinnowError
+from curation.errors import WinnowError
+from curation.models import safetensors_files
 from curation.models.vocabulary import usable_cores
 from curation.selection import hashing
 
@@ -39,7 +39,7 @@ _SLACK = 1.001  # unit vectors in float16 are a little longer than 1
 _LARGEST_CAUCHY = 1e9  # beyond lie 6 numbers in 10^10
 # A projection is off by rounding the point; buckets shall be this many times wider than the standard deviation of that.
 _BUCKET_IN_ERRORS = 8.0
-_METADATA = "winnow_sketch"
+_METADATA, _TENSOR = "winnow_sketch", "counts"
 _MAX_HEADER_BYTES = 1 << 16
 _ROWS_AT_ONCE = 16
 
@@ -268,18 +268,13 @@ def unit_vectors(points_ND: np.ndarray) -> np.ndarray:
 
 def save(sketch: Sketch, file: IO[bytes]) -> None:
   """Writes a sketch into a binary file: a safetensors file of 4 * R * B bytes and a header."""
-  counts_RB = np.ascontiguousarray(sketch.counts_RB, "<i4")
   about = {
     "version": FORMAT_VERSION,
     "config": sketch.config.to_json(),
     "num_points": sketch.num_points,
     "hashes": sketch.hashes.checksum(),
   }
-  entry = {"dtype": "I32", "shape": list(counts_RB.shape), "data_offsets": [0, counts_RB.nbytes]}
-  header = json.dumps({"__metadata__": {_METADATA: json.dumps(about, sort_keys=True)}, "counts": entry}).encode()
-  header += b" " * (-len(header) % 8)
-  file.write(len(header).to_bytes(8, "little") + header)
-  file.write(counts_RB.data)
+  safetensors_files.write_array(file, sketch.counts_RB, name=_TENSOR, key=_METADATA, about=about)
 
 
 class SketchFile:
@@ -291,34 +286,23 @@ class SketchFile:
 
   def __init__(self, file: BinaryIO, path: str):
     self._file, self._path = file, path
-    with self._told():
-      length = int.from_bytes(self._read(8), "little")
-      if length > _MAX_HEADER_BYTES:
-        raise ValueError("its header does not fit")
-      header = json.loads(self._read(length))
-      about = json.loads(header["__metadata__"][_METADATA])
-      if about["version"] != FORMAT_VERSION:
-        raise ValueError(f"it is of version {about['version']}, and this is version {FORMAT_VERSION}")
+    with self._refusing():
+      header = safetensors_files.read_header(file, _MAX_HEADER_BYTES)
+    with self._refusing(WinnowError):  # the configuration's
+      about = header.about(_METADATA, FORMAT_VERSION)
       self.config = SketchConfig.from_json(about["config"])
       self.num_points: int = about["num_points"]
       self.hashes: str = about["hashes"]
-      self._start = 8 + length
-      size = 4 * self.config.rows * self.config.counters
-      shape = [self.config.rows, self.config.counters]
-      if header.keys() != {"__metadata__", "counts"} or header["counts"] != {
-        "dtype": "I32",
-        "shape": shape,
-        "data_offsets": [0, size],
-      }:
+      self._start = header.start
+      shape = self.config.rows, self.config.counters
+      if header.entries != {_TENSOR: safetensors_files.Entry("I32", shape, 0, 4 * math.prod(shape))}:
         raise ValueError("its header is not a sketch's")
       if type(self.num_points) is not int or not 0 <= self.num_points <= MAX_POINTS:
         raise ValueError(f"its number of points is {self.num_points!r}")
-      if file.seek(0, io.SEEK_END) != self._start + size:
-        raise ValueError("its size is not what its header says")
 
   def rows(self, start: int, stop: int) -> np.ndarray:
     """The counts of some rows: int32 [stop - start, B], each of which adds up to the number of points."""
-    with self._told():
+    with self._refusing():
       row_bytes = 4 * self.config.counters
       self._file.seek(self._start + start * row_bytes)
       counts_RB = np.frombuffer(self._read((stop - start) * row_bytes), "<i4").reshape(stop - start, -1)
@@ -339,7 +323,7 @@ class SketchFile:
       stop = min(start + _ROWS_AT_ONCE, config.rows)
       counts_RB[start:stop] = self.rows(start, stop)
     sketch = Sketch(config, counts_RB, self.num_points)
-    with self._told():
+    with self._refusing(WinnowError):  # the hashes'
       if sketch.hashes.checksum() != self.hashes:
         raise ValueError("this version makes other hashes from its seed")
     return sketch
@@ -350,10 +334,5 @@ class SketchFile:
       raise ValueError("it breaks off")
     return data
 
-  @contextlib.contextmanager
-  def _told(self) -> Iterator[None]:
-    try:
-      yield
-    except (WinnowError, ValueError, KeyError, TypeError, RecursionError) as error:
-      cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-      raise DamagedError(f"{self._path} is not a sketch, or damaged ({cause}): delete it and make it anew") from error
+  def _refusing(self, *others: type[Exception]) -> contextlib.AbstractContextManager[None]:
+    return safetensors_files.refusing(self._path, "is not a sketch, or damaged", *others)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from curation.errors import WinnowError
-from curation.models import safetensors_reader, t5
+from curation.models import safetensors_files, t5
 
 _CONFIG = "config.json"
 _SINGLE = "model.safetensors"
@@ -131,9 +131,9 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _map_tensors(folder: Path) -> dict[str, np.ndarray]:
   if (folder / _SINGLE).is_file():
-    return safetensors_reader.open_tensors(folder / _SINGLE)
+    return safetensors_files.open_tensors(folder / _SINGLE)
   weight_map = _read_index(folder / _INDEX)
-  shards = {shard: safetensors_reader.open_tensors(folder / shard) for shard in sorted(set(weight_map.values()))}
+  shards = {shard: safetensors_files.open_tensors(folder / shard) for shard in sorted(set(weight_map.values()))}
   tensors = {}
   for name, shard in weight_map.items():
     if name not in shards[shard]:

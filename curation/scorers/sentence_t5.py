@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from curation.models import batching, checkpoints, engine, safetensors_reader, t5
+from curation.models import batching, checkpoints, engine, safetensors_files, t5
 from curation.models.hugging_face_checkpoints import read_json
 from curation.models.vocabulary import EOS_ID, Vocabulary
 
@@ -292,7 +292,7 @@ def _read_dense(folder: Path) -> np.ndarray:
     raise WinnowError(f"{config}: Sentence-T5's projection has neither bias nor activation.")
   if about.get("use_residual"):
     raise WinnowError(f"{config} asks for use_residual, but Sentence-T5's projection adds nothing to its result.")
-  tensors = safetensors_reader.open_tensors(weights)
+  tensors = safetensors_files.open_tensors(weights)
   if tensors.keys() != {_LINEAR} or tensors[_LINEAR].ndim != 2:
     raise WinnowError(f"{weights} must hold one matrix, {_LINEAR}, and nothing else.")
   if list(tensors[_LINEAR].shape) != [about.get("out_features"), about.get("in_features")]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curation import errors
 from curation.errors import DamagedError, WinnowError
 from pipelines.files import fingerprints, storage
 from pipelines.worker import logs
@@ -47,7 +48,7 @@ def naming_file(path: str, refusal: Callable[[str], Exception] | None = None) ->
     is_foreign = isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
     if is_foreign and not isinstance(error, FileNotFoundError):
       raise storage.AccessError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    cause = errors.first_line(error)
     raise (_damaged(path, cause) if refusal is None else refusal(cause)) from error
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
+from curation import errors
 from curation.errors import WinnowError
 from pipelines.corpus.blocks import BrokenShardError
 from pipelines.corpus.readers import jsonl, tf_example, tfrecord
@@ -89,8 +90,7 @@ def read(path: str, file_format: str) -> Iterator[pa.Table]:
         for frames in tfrecord.read_frames(pieces):
           yield pa.Table.from_pylist([_document(frame) for frame in frames], schema=SCHEMA)
     except (BrokenShardError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
-      cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-      raise WinnowError(f"{path} cannot be read: {cause}") from error
+      raise WinnowError(f"{path} cannot be read: {errors.first_line(error)}") from error
 
 
 def _document(frame: bytes) -> dict[str, str | float]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.errors import WinnowError
-from curation.models import checkpoints, safetensors_reader
+from curation.models import checkpoints, safetensors_files
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -332,7 +332,7 @@ def test_bad_headers(tmp_path, entry, named):
   path = tmp_path / WEIGHTS
   _write_by_hand(path, {"a": ("F32", (2,), bytes(8))}, header={"a": entry})
   with pytest.raises(WinnowError, match=named):
-    safetensors_reader.open_tensors(path)
+    safetensors_files.open_tensors(path)
 
 
 @settings(max_examples=200)
@@ -345,7 +345,7 @@ def test_damaged_files_load_or_say_so(sound, tmp_path_factory, data):
   path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
   path.write_bytes(raw)
   try:
-    tensors = safetensors_reader.open_tensors(path)
+    tensors = safetensors_files.open_tensors(path)
   except WinnowError:
     return
   assert sum(tensor.nbytes for tensor in tensors.values()) < len(raw)
@@ -353,7 +353,7 @@ def test_damaged_files_load_or_say_so(sound, tmp_path_factory, data):
 
 def test_views_equal_the_reference_reader(sound):
   expected = read(sound)
-  tensors = safetensors_reader.open_tensors(sound / WEIGHTS)
+  tensors = safetensors_files.open_tensors(sound / WEIGHTS)
   assert tensors.keys() == expected.keys()
   for name, tensor in tensors.items():
     assert not tensor.flags.writeable
