@@ -29,7 +29,7 @@ BLOCK_ROWS = 64
 _WITNESS = """
 import os, sys
 if sys.argv[0].endswith("sdk_worker_main.py") or "sdk_worker_main" in " ".join(sys.orig_argv):
-  from pipelines import recording
+  from pipelines.scoring import recording
   record = recording.record
   def witnessed(where, block, result):
     with open(os.environ["WINNOW_WITNESS"], "a") as file:

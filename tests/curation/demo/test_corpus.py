@@ -69,7 +69,7 @@ def test_another_process_writes_the_same_bytes_and_imports_nothing(corpus, tmp_p
   (tmp_path / os.path.basename(corpus.paths[0])).write_bytes(b"from before an upgrade")
   script = f"""
 import sys
-from pipelines import demo_corpus
+from curation.demo import corpus as demo_corpus
 before = set(sys.modules)
 demo_corpus.write_demo_corpus({str(tmp_path)!r}, shards={SHARDS})
 print(*{{"antigravity", "huggingface_hub", "rich"}} & (set(sys.modules) - before))

@@ -94,10 +94,10 @@ def test_metadata_are_the_same_bytes_every_time_without_tensorflow(output, tmp_p
   info = json.loads((folder / "dataset_info.json").read_text())
   code = """
 import json, sys
-from pipelines import dataset
+from pipelines.output import tfds_metadata
 folder, info = sys.argv[1], json.loads(sys.argv[2])
 (split,) = info["splits"]
-dataset.write_dataset_metadata(
+tfds_metadata.write_dataset_metadata(
   folder, name=info["name"], shard_lengths=[int(n) for n in split["shardLengths"]], num_bytes=int(split["numBytes"]),
   description=info["description"],
 )

@@ -109,10 +109,10 @@ def test_the_vectorised_crc_is_crc32c():
 def test_no_tensorflow():
   code = """
 import sys, pyarrow as pa
-from pipelines import records
+from pipelines.output import tfrecords
 names = ("text", "url", "timestamp", "source")
 table = pa.table({name: ["a"] for name in names} | {"score": pa.array([1], pa.float32())})
-assert len(records.encode_examples(table)) == 1
+assert len(tfrecords.encode_examples(table)) == 1
 assert "tensorflow" not in sys.modules
 """
   subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(tfrecords.__file__).parents[2])

@@ -88,7 +88,7 @@ def test_a_command_that_cannot_compute_is_refused_in_a_sentence_and_writes_nothi
 def test_whatever_jax_refuses_is_one_error_of_ours(settings, told):
   program = """
 from curation import errors
-from pipelines import devices
+from pipelines.runners import devices
 try:
   devices.platforms()
 except errors.WinnowError as error:

@@ -332,13 +332,13 @@ def test_memory_does_not_grow_with_what_is_written():
   code = """
     import resource, sys, tempfile
     import numpy as np, pandas, pyarrow as pa
-    from pipelines import run_files, runs
+    from pipelines.sorted_runs import run_files, run_writer
 
     def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
     def write(megabytes, rng):
       file = tempfile.TemporaryFile()
-      with runs.RunWriter(num_shards=2, budget_bytes=8 << 20) as writer:
+      with run_writer.RunWriter(num_shards=2, budget_bytes=8 << 20) as writer:
         for _ in range(megabytes):
           hash_N = rng.integers(0, 2**64, 250, dtype=np.uint64)
           records = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4000), 250, [None, pa.py_buffer(bytes(10**6))])
@@ -355,7 +355,7 @@ def test_memory_does_not_grow_with_what_is_written():
     for files in large, many:
       for shard in range(2):
         with tempfile.TemporaryFile() as output:
-          merged = runs.merge_shard([run_files.RunReader(file) for file in files], shard)
+          merged = run_writer.merge_shard([run_files.RunReader(file) for file in files], shard)
           written += run_files.write_records(merged, output)
     assert written == 250 * (2 * 80 + 200), written
     print(peak() - idle)

@@ -230,7 +230,8 @@ def test_a_terminal_has_a_bar_and_in_the_end_what_each_stage_took():
   """Kills: a stage that stands there for ever; one that is drawn before it begins."""
   script = """
 import time
-from pipelines import meter, progress
+from pipelines.jobs import meter
+from pipelines.worker import progress
 from pipelines.worker.progress import Count, Stage
 stages = [Stage("scoring", Count(40, is_exact=False)), Stage("splitting"), Stage("writing", Count(10, is_exact=True))]
 with meter.Meter(stages) as shown:

@@ -33,19 +33,19 @@ def hub(tmp_path) -> pathlib.Path:
 def ask(hub: pathlib.Path, code: str) -> str:
   """Runs code in a process of its own, since the client reads its settings when it is imported."""
   environment = os.environ | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
-  command = [sys.executable, "-c", f"from pipelines import models\n{code}"]
+  command = [sys.executable, "-c", f"from pipelines.scorers.t5 import model_files\n{code}"]
   return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_workers_get_the_commit_that_the_launcher_saw(hub):
   """Kills the mutant that hands workers the bare name: it may have moved on when they ask."""
-  code = "folder = models.local_model('org/rater'); print(models.pinned('org/rater', folder))"
+  code = "folder = model_files.local_model('org/rater'); print(model_files.pinned('org/rater', folder))"
   pinned = ask(hub, code)
   assert pinned == f"org/rater@{COMMITS[0]}"
   (hub / "hub/models--org--rater/refs/main").write_text(COMMITS[1])
-  assert ask(hub, f"print(models.local_model({pinned!r}).name)") == COMMITS[0]
-  assert ask(hub, "print(models.local_model('org/rater').name)") == COMMITS[1]
-  assert ask(hub, f"print(models.local_model('org/rater@{COMMITS[0]}').name)") == COMMITS[0]
+  assert ask(hub, f"print(model_files.local_model({pinned!r}).name)") == COMMITS[0]
+  assert ask(hub, "print(model_files.local_model('org/rater').name)") == COMMITS[1]
+  assert ask(hub, f"print(model_files.local_model('org/rater@{COMMITS[0]}').name)") == COMMITS[0]
 
 
 def test_a_store_is_named_by_the_model_without_its_revision(tmp_path):
