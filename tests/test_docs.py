@@ -1,10 +1,12 @@
 """The pages of docs/ say what is so: their links, the code on them, the figures beside the picture."""
 
+import ast
 import importlib.util
 import json
 import pathlib
 import re
 import shlex
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from pipelines.registry import command_names
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+DESIGN_PAGE = (PROJECT / "docs/design.md").read_text()
 DENSITY_PAGE = (PROJECT / "docs/density.md").read_text()
 CLUSTERS_PAGE = (PROJECT / "docs/clusters.md").read_text()
 COVERAGE_PAGE = (PROJECT / "docs/coverage.md").read_text()
@@ -27,13 +30,17 @@ def test_links_lead_to_files(page):
   assert not [link for link in linked if not (page.parent / link).exists()]
 
 
-def test_the_picture_of_density_shows_what_its_page_says():
-  """Kills: scores in place of their inverse, a sample of the wrong size, a page that tells of another mixture."""
-  spec = importlib.util.spec_from_file_location("make_density_figure", PROJECT / "docs/make_density_figure.py")
+def load_script(name: str) -> types.ModuleType:
+  spec = importlib.util.spec_from_file_location(name, PROJECT / f"docs/{name}.py")
   assert spec is not None and spec.loader is not None
   script = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(script)
-  samples = script.compute().samples
+  return script
+
+
+def test_the_picture_of_density_shows_what_its_page_says():
+  """Kills: scores in place of their inverse, a sample of the wrong size, a page that tells of another mixture."""
+  samples = load_script("make_density_figure").compute().samples
   assert [len(set(sample.drawn)) for sample in samples.values()] == [6_300, 630, 630]
   largest, smallest = re.findall(r"([\d.]+)% of all points and the smallest ([\d.]+)%", DENSITY_PAGE)[0]
   assert samples["all points"].shares[[0, -1]] == pytest.approx([float(largest) / 100, float(smallest) / 100], abs=6e-3)
@@ -42,6 +49,32 @@ def test_the_picture_of_density_shows_what_its_page_says():
   largest, smallest, even = re.findall(r"by density has (\d+)% and ([\d.]+)% \(([\d.]+)\)", DENSITY_PAGE)[0]
   assert samples["density"].shares[[0, -1]] == pytest.approx([float(largest) / 100, float(smallest) / 100], abs=6e-3)
   assert samples["density"].unevenness == pytest.approx(float(even), abs=6e-3)
+
+
+def test_the_picture_of_the_journey_shows_the_imports_of_today():
+  """Kills: an import that is added or removed, or a file that moves, while picture and page stay as they are."""
+  script = load_script("make_journey_figure")
+  journey = script.compute()
+  drawn = script.svg(journey)
+  assert script.FIGURE.read_text() == drawn, "run python docs/make_journey_figure.py"
+  serving = sum(len(journey.files[folder]) for folder in script.SERVING)
+  text = " ".join(DESIGN_PAGE.split())
+  (counts,) = re.findall(r"goes through (\d+) files of `pipelines` and (\d+) of `curation`", text)
+  assert counts == (str(journey.count("pipelines")), str(journey.count("curation")))
+  (handling,) = re.findall(r"Of the files of `pipelines`, (\d+) handle", text)
+  assert int(handling) == journey.count("pipelines") - serving
+
+
+def test_the_page_on_design_lists_every_folder_and_the_way_to_the_score():
+  """Kills: a folder that no table explains, one that is gone, and a way to log P("yes") that leads nowhere."""
+  listed = set(re.findall(r"^\| `((?:pipelines|curation)/\w+)` \|", DESIGN_PAGE, re.MULTILINE))
+  folders = {
+    file.parent.relative_to(PROJECT) for name in ("pipelines", "curation") for file in PROJECT.glob(f"{name}/*/*.py")
+  }
+  assert listed == {str(folder) for folder in folders}
+  last = ast.parse((PROJECT / "curation/scorers/ask_llm.py").read_text()).body[-1]
+  assert isinstance(last, ast.FunctionDef) and f"`{last.name}`, the last function" in DESIGN_PAGE
+  assert last.name in (PROJECT / "README.md").read_text()
 
 
 def python_on_page(about: str) -> str:
