@@ -40,13 +40,14 @@ def load_script(name: str) -> types.ModuleType:
 
 def test_the_picture_of_density_shows_what_its_page_says():
   """Kills: scores in place of their inverse, a sample of the wrong size, a page that tells of another mixture."""
+  text = " ".join(DENSITY_PAGE.split())
   samples = load_script("make_density_figure").compute().samples
   assert [len(set(sample.drawn)) for sample in samples.values()] == [6_300, 630, 630]
-  largest, smallest = re.findall(r"([\d.]+)% of all points and the smallest ([\d.]+)%", DENSITY_PAGE)[0]
+  largest, smallest = re.findall(r"([\d.]+)% of all points and the smallest ([\d.]+)%", text)[0]
   assert samples["all points"].shares[[0, -1]] == pytest.approx([float(largest) / 100, float(smallest) / 100], abs=6e-3)
-  (random,) = re.findall(r"even shares ([\d.]+)\)", DENSITY_PAGE)
+  (random,) = re.findall(r"even shares ([\d.]+)\)", text)
   assert samples["random"].unevenness == pytest.approx(float(random), abs=6e-3)
-  largest, smallest, even = re.findall(r"by density has (\d+)% and ([\d.]+)% \(([\d.]+)\)", DENSITY_PAGE)[0]
+  largest, smallest, even = re.findall(r"by density has (\d+)% and ([\d.]+)% \(([\d.]+)\)", text)[0]
   assert samples["density"].shares[[0, -1]] == pytest.approx([float(largest) / 100, float(smallest) / 100], abs=6e-3)
   assert samples["density"].unevenness == pytest.approx(float(even), abs=6e-3)
 
