@@ -10,6 +10,7 @@ import types
 
 import numpy as np
 import pytest
+from apache_beam.options import pipeline_options
 
 from curation.coverage import density, kernels, race
 from pipelines import cluster, embed
@@ -28,6 +29,25 @@ COVERAGE_PAGE = (PROJECT / "docs/coverage.md").read_text()
 def test_links_lead_to_files(page):
   linked = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
   assert not [link for link in linked if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_of_the_project_exist(page):
+  """Kills: a page that names a module, a test or a folder by a place where it no longer is."""
+  folders = "benchmarks|curation|dataflow_templates|docs|pipelines|pretraining|recipes|tests"
+  named = re.findall(rf"(?:`|python )((?:{folders})/[\w./*-]+)", page.read_text())
+  assert not [path for path in named if not any(PROJECT.glob(path.rstrip("/")))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_the_flags_that_they_are_shown_with(page):
+  """Kills: a flag that is renamed or that another command has, and a command that does not exist."""
+  text = page.read_text().replace("\\\n", " ")
+  theirs = {f"--{name}" for name in pipeline_options.PipelineOptions([]).get_all_options()} | {"--help"}
+  for line in re.findall(r"(?:^ *(?:\S+/)?|`)winnow ([a-z]+ [^`\n]*)", text, re.MULTILINE):
+    command, *flags = re.findall(r"^[a-z]+|--\w+", line)
+    ours = {f"--{flag.name}" for flag in declarations.FLAGS if command in flag.commands}
+    assert command in command_names.COMMANDS and not set(flags) - ours - theirs, line
 
 
 def load_script(name: str) -> types.ModuleType:
