@@ -1,4 +1,4 @@
-"""Blocks: runs of consecutive rows of one shard, held as Arrow tables, and the rule that sets their borders.
+"""Blocks: consecutive rows of one shard as Arrow tables, and the rule that sets their borders.
 
 Legend for array names: N = rows of one chunk.
 """
@@ -18,12 +18,12 @@ from pipelines.corpus import shard_names
 
 BLOCK_ROWS = 4096
 BLOCK_TEXT_BYTES = 32 << 20
-# No web document is this long: a longer record is a file of another format, and reading on would fill the memory.
+# No web document is this long. A longer record means a file of another format, and reading on would fill the memory.
 MAX_RECORD_BYTES = 256 << 20
 DEAD_TEXT_CHARACTERS = 1000
-LEFT_OUT = "left_out"  # the reason of rows that a stage before has not selected
-BLANK = "blank"  # and of lines with nothing on them
-NOT_READ = (LEFT_OUT, BLANK)  # reasons of rows that are no documents, and so neither read nor bad
+LEFT_OUT = "left_out"  # the reason for rows that an earlier stage has not selected
+BLANK = "blank"  # the reason for blank lines
+NOT_READ = (LEFT_OUT, BLANK)  # reasons for rows that are no documents, and so count as neither read nor bad
 
 DOCUMENT_SCHEMA = pa.schema(
   [("row", pa.int64()), ("text", pa.string()), ("url", pa.string()), ("timestamp", pa.string())]
@@ -33,29 +33,29 @@ BAD_SCHEMA = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("text", p
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """What a worker needs to read one input file; `name` is the identity of its documents (see `shard_names`)."""
+  """An input file, with all that a worker needs to read it; `name` is the identity of its documents (`shard_names`)."""
 
   name: str
   path: str
   format: str  # 'jsonl', 'parquet', 'tfrecord' or 'array_record'
   compression: str  # '', 'gzip' or 'zstd'
   size: int  # bytes
-  checksum: str = ""  # of the file; '' until `inputs.identify` has read it
-  max_window: int = 1 << 31  # bytes of memory that its zstd stream may need
+  checksum: str = ""  # of the file; '' before `inputs.identify`
+  max_window: int = 1 << 31  # limit in bytes on the window of its zstd stream
 
   @property
   def file_name(self) -> str:
-    """What files are called that belong to the shard, or how their names begin."""
+    """The name, or the beginning of the name, of files that belong to the shard."""
     return shard_names.file_name(self.name)
 
-  def identity(self) -> dict[str, Any]:
-    """What the shard is, wherever it lies."""
+  def identity(self) -> dict[str, str | int]:
+    """Returns the part of a request that names the shard, wherever it lies."""
     return {"name": self.name, "bytes": self.size, "checksum": self.checksum}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-  """The names under which an input keeps a document's three fields."""
+  """The names of an input's fields for the text, url and timestamp of a document."""
 
   text: str = "text"
   url: str = "url"
@@ -66,10 +66,11 @@ class Fields:
 class Block:
   """One block: its place in the shard and, unless it was skipped, its rows.
 
-  `documents` holds the good rows as `DOCUMENT_SCHEMA`, `bad` the others as `BAD_SCHEMA`, both in row order; rows count
-  every record of the shard from 0. Among the others are rows that are not read at all, whose reasons are `NOT_READ`.
-  `text_bytes` are the UTF-8 bytes of the good texts, `checksum` tells what all rows say, and `nonstandard` counts the
-  good rows that are `Nonstandard`. A skipped block has its place and `num_rows` alone: None, None, 0, 0.
+  `documents` holds the good rows as `DOCUMENT_SCHEMA`, `bad` all other rows as `BAD_SCHEMA`, both in row order; rows
+  are numbered from 0 over all records of the shard. The others include rows that are not read at all, with reasons in
+  `NOT_READ`. `text_bytes` is the number of UTF-8 bytes of the good texts, `checksum` covers the content of all rows,
+  and `nonstandard` counts the good rows that are `Nonstandard`. A skipped block has only its place and `num_rows`; its
+  other fields are None, None, 0, 0.
   """
 
   index: int
@@ -83,12 +84,12 @@ class Block:
 
   @property
   def not_read(self) -> int:
-    """How many of its rows are no documents (`NOT_READ`); 0 where it was skipped."""
+    """The number of rows that are no documents (`NOT_READ`); 0 if the block was skipped."""
     return 0 if self.bad is None else pc.sum(pc.is_in(self.bad["reason"], pa.array(NOT_READ))).as_py() or 0
 
 
 class BrokenShardError(Exception):
-  """The file cannot be read beyond this place; the message says why, and `readers` adds file, row and `advice`."""
+  """An error for a file that cannot be read further. It says why; `reading` adds file, row and `advice`."""
 
   def __init__(self, reason: str, *, advice: str = "replace the file"):
     super().__init__(reason)
@@ -96,7 +97,7 @@ class BrokenShardError(Exception):
 
 
 class BadRowError(Exception):
-  """One record that holds no document; its neighbours are unharmed."""
+  """An error for one record that is not a document; its neighbours are not affected."""
 
   def __init__(self, reason: str, text: str):
     super().__init__(reason)
@@ -105,7 +106,7 @@ class BadRowError(Exception):
 
 
 class Nonstandard(NamedTuple):
-  """The document of a record that breaks the rules of its format in a way that can be read all the same."""
+  """The document of a record that breaks the rules of its format but can still be read."""
 
   text: str
   url: str
@@ -114,7 +115,7 @@ class Nonstandard(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-  """Documents and bad rows of a run of records, the UTF-8 bytes of the good texts, and how many are nonstandard."""
+  """The documents and bad rows of consecutive records, with the UTF-8 bytes of the good texts."""
 
   documents: pa.Table
   bad: pa.Table
@@ -124,10 +125,10 @@ class Parsed:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Consecutive records of a shard as they lie in the file, not parsed yet.
+  """Consecutive records of a shard that have not been parsed yet.
 
-  `bounds_N` (int64) is at least the text bytes of each record, known without parsing. `parse(start, stop, first_row)`
-  parses a run of them whose first is row `first_row` of the shard.
+  `bounds_N` (int64) is an upper bound on the text bytes of each record, known without parsing. `parse(start, stop,
+  first_row)` parses some of them, the first of which is row `first_row` of the shard.
   """
 
   bounds_N: np.ndarray
@@ -135,47 +136,48 @@ class Chunk:
 
 
 def every(index: int) -> bool:
+  """Wants every block, for `cut_blocks`."""
   return True
 
 
 def as_string(value: Any) -> str:
-  """A url or timestamp as a string: '' where there is none, numbers and the rest as Python writes them."""
+  """Returns a url or timestamp as a string: '' for a missing one, and `str` of numbers and other values."""
   if type(value) is str:
     return value
-  is_missing = value is None or (type(value) is float and math.isnan(value))  # as tables say that there is none
+  is_missing = value is None or (type(value) is float and math.isnan(value))  # NaN marks missing values in tables
   return "" if is_missing else str(value)
 
 
 def parsed_rows(documents: list[list[Any]], bad: list[list[Any]], *, nonstandard: int = 0) -> Parsed:
-  """A `Parsed` from columns: [row, text, url, timestamp] and [row, reason, text]."""
+  """Builds a `Parsed` from columns: [row, text, url, timestamp] and [row, reason, text]."""
   table = _table(documents, DOCUMENT_SCHEMA)
   return Parsed(table, _table(bad, BAD_SCHEMA), text_bytes(table), nonstandard)
 
 
 def text_bytes(documents: pa.Table) -> int:
-  """UTF-8 bytes of the texts, from Arrow's offsets alone."""
+  """Returns the number of UTF-8 bytes of the texts, from Arrow's offsets alone."""
   return sum(_content(chunk).size for chunk in documents.column("text").chunks)
 
 
 def checksum(documents: pa.Table, bad: pa.Table) -> int:
-  """CRC32C of good and bad rows: their numbers, and texts, urls, timestamps and reasons, each with its length."""
-  found = 0
+  """Returns a CRC32C over good and bad rows: row numbers, texts, urls, timestamps and reasons, each with its length."""
+  crc = 0
   for table, names in ((documents, ("text", "url", "timestamp")), (bad, ("reason", "text"))):
     for column in table.column("row").chunks:
-      found = google_crc32c.extend(found, column.to_numpy())
+      crc = google_crc32c.extend(crc, column.to_numpy())
     for name in names:
       for column in table.column(name).chunks:
-        found = google_crc32c.extend(found, pc.binary_length(column).to_numpy(zero_copy_only=False))
-        found = google_crc32c.extend(found, _content(column))
-  return found
+        crc = google_crc32c.extend(crc, pc.binary_length(column).to_numpy(zero_copy_only=False))
+        crc = google_crc32c.extend(crc, _content(column))
+  return crc
 
 
 def records_chunk(records: list[bytes], parse_record: Callable[[bytes], tuple[str, str, str]]) -> Chunk:
-  """A chunk of records that are parsed one by one to (text, url, timestamp) or `Nonstandard`, or raise `BadRowError`.
+  """Builds a chunk of records; `parse_record` returns (text, url, timestamp) or `Nonstandard`, or raises `BadRowError`.
 
-  No text is longer than the record that holds it: a JSON escape takes at least as many bytes as what it stands for
-  (6 for at most 3, a surrogate pair 12 for 4), and an Example holds the text's bytes as they are. One byte more, as
-  for a line's end, keeps a run of empty records from costing nothing.
+  No text is longer than its record: a JSON escape takes at least as many bytes as its character (6 for at most 3, a
+  surrogate pair 12 for 4), and an Example holds the bytes of the text as they are. One byte more, as for the end of a
+  line, makes a series of empty records count too.
   """
 
   def parse(start: int, stop: int, first_row: int) -> Parsed:
@@ -185,7 +187,7 @@ def records_chunk(records: list[bytes], parse_record: Callable[[bytes], tuple[st
     timestamps: list[str] = []
     bad: list[list[Any]] = [[], [], []]
     nonstandard = 0
-    # A loop over documents, since a bad record must fall alone: see readers_jsonl for what it costs.
+    # A loop over documents, since a bad record must not affect others; `readers.jsonl` says what it costs.
     for row, record in enumerate(records[start:stop], first_row):
       try:
         document = parse_record(record)
@@ -215,13 +217,13 @@ def cut_blocks(
   block_text_bytes: int = BLOCK_TEXT_BYTES,
   want: Callable[[int], bool] = every,
 ) -> Iterator[Block]:
-  """Cuts a shard's records into blocks; those that `want(index)` refuses are counted, not parsed, and still yielded.
+  """Cuts a shard's records into blocks. Blocks that `want(index)` refuses are yielded without being parsed.
 
-  A block ends at `block_rows` rows or with the row whose text brings it to `block_text_bytes`. Both are decided on an
-  upper bound of the text seen so far: parsed runs count exactly, others by their bounds. Where the bound reaches the
-  limit, the rows pending are parsed and the exact sum decides; before its last row the bound was below the limit, so
-  only that row can be the border. A wanted block differs in nothing but when its rows are parsed, hence the borders
-  never depend on `want`. At most one block's records are held.
+  A block ends at `block_rows` rows or with the row whose text brings it to `block_text_bytes`. The decision uses an
+  upper bound on the text so far: parsed records count exactly, others by their bounds. When the bound reaches the
+  limit, the pending rows are parsed and the exact sum decides. The bound was below the limit before the last row, so
+  only that row can be the border. A wanted block differs only in when its rows are parsed, so borders never depend on
+  `want`. At most one block's records are held.
   """
   index = row = 0
   block: _OpenBlock | None = None
@@ -248,7 +250,7 @@ def cut_blocks(
 
 
 class _OpenBlock:
-  """The block being filled: what is parsed, what is pending, and the bound of their text."""
+  """A block that is being filled: its parsed rows, its pending records, and the bound on their text."""
 
   def __init__(self, index: int, first_row: int, wanted: bool):
     self.index = index
@@ -261,6 +263,7 @@ class _OpenBlock:
     self._pending: list[tuple[Chunk, int, int, int]] = []
 
   def add(self, chunk: Chunk, start: int, stop: int, *, bound: int) -> None:
+    """Adds records of a chunk, whose bounds sum up to `bound`."""
     self._pending.append((chunk, start, stop, self.first_row + self.num_rows))
     self.num_rows += stop - start
     self.bound += bound
@@ -268,7 +271,7 @@ class _OpenBlock:
       self.tighten()
 
   def tighten(self) -> None:
-    """Parses what is pending, after which the bound is exact; a block that nobody wants keeps only the sum."""
+    """Parses the pending records, which makes the bound exact; a block that nobody wants keeps only the sum."""
     for chunk, start, stop, first_row in self._pending:
       parsed = chunk.parse(start, stop, first_row)
       self._exact += parsed.text_bytes
@@ -278,6 +281,7 @@ class _OpenBlock:
     self.bound = self._exact
 
   def close(self) -> Block:
+    """Returns the finished block."""
     if not self.wanted:
       return Block(self.index, self.first_row, self.num_rows, None, None, 0, 0)
     documents = pa.concat_tables([parsed.documents for parsed in self._parsed]).combine_chunks()
@@ -303,7 +307,7 @@ def _table(columns: list[Any], schema: pa.Schema) -> pa.Table:
 
 
 def _content(column: pa.StringArray) -> pa.Buffer:
-  """The bytes of all values, one after the other; no copy."""
+  """Returns the bytes of all values, one after the other, without a copy."""
   if not len(column) or column.buffers()[2] is None:
     return pa.py_buffer(b"")
   start, stop = np.frombuffer(column.buffers()[1], np.int32)[column.offset :][[0, len(column)]]

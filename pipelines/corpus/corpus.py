@@ -1,4 +1,4 @@
-"""The corpus of a job: an input, and how it is cut into blocks."""
+"""The corpus of a job: an input, and its division into blocks."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ from pipelines.worker import progress
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """An input and how it is cut into blocks, as it goes into fingerprints."""
+  """An input and its division into blocks, as in fingerprints."""
 
   shards: tuple[blocks.Shard, ...]
   fields: blocks.Fields
@@ -20,22 +20,24 @@ class Corpus:
 
   @property
   def texts(self) -> sources.Texts:
+    """The source of the documents."""
     return sources.Texts(self.fields, self.block_rows)
 
   def identified(self) -> "Corpus":
-    """The same with the checksums of the shards."""
+    """Returns the corpus with the checksums of its shards."""
     return dataclasses.replace(self, shards=tuple(inputs.identify(list(self.shards))))
 
   @functools.cached_property
   def count(self) -> progress.Count | None:
-    """About how many documents there are, by the heads of some shards; None where these do not tell."""
+    """The estimated number of documents, from the heads of some shards; None if they do not allow an estimate."""
     if any(shard.format == "array_record" and not storage.is_local(shard.path) for shard in self.shards):
-      return None  # whose heads cannot be read alone
-    with contextlib.suppress(Exception):  # for the eye alone: what is wrong with a file the pipeline tells
+      return None  # the head of such a file cannot be read alone
+    with contextlib.suppress(Exception):  # only for display: the pipeline reports what is wrong with a file
       return progress.Count(round(counting.count_documents(self.shards, self.fields).value), is_exact=False)
     return None
 
   def request(self) -> dict[str, Any]:
+    """Returns the part of a request that describes the corpus, a JSON object."""
     return {
       "inputs": [shard.identity() for shard in self.shards],
       "fields": dataclasses.asdict(self.fields),

@@ -1,10 +1,10 @@
-"""About how many documents a corpus holds, and what they are like, by the heads of some of its shards."""
+"""Estimates of the number of documents of a corpus and of their properties, from the heads of some shards."""
 
 import concurrent.futures
 import contextlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,34 +16,36 @@ from pipelines.corpus.readers import zstd_stream
 from pipelines.files import storage
 
 _HEAD_BYTES, _SLICE_BYTES = 1 << 20, 4 << 10
-_PLAIN_BYTES = 16 << 20  # of a head; a few bytes may stand for a gigabyte
+_PLAIN_BYTES = 16 << 20  # unpacked, since a few bytes may expand to a gigabyte
 _READERS = 8
 
 
 class Sampled(NamedTuple):
-  """The sampled heads: a ShardSample of each but for its values, and its texts."""
+  """The sampled heads: for each the fields of a ShardSample except its values, and its texts."""
 
   shards: list[tuple[blocks.Shard, float, float]]
-  """With the number of documents, and its standard error."""
+  """Each shard with its estimated number of documents and the standard error."""
   texts: list[list[str]]
 
 
 def sample(shards: list[blocks.Shard], fields: blocks.Fields) -> Sampled:
-  """The first rows of up to 16 shards, evenly spaced; WinnowError where none of them has a document."""
+  """Samples the first rows of up to 16 shards, evenly spaced; raises WinnowError if none of them has a document."""
   is_local = all(storage.is_local(shard.path) for shard in shards)
-  with concurrent.futures.ThreadPoolExecutor(1 if is_local else _READERS) as pool:  # a store lets each one wait
+  with concurrent.futures.ThreadPoolExecutor(
+    1 if is_local else _READERS
+  ) as pool:  # requests to a store have a long latency
     heads = list(pool.map(lambda shard: _read_head(shard, fields), first_rows.spread(shards)))
-  found = [head for head in heads if head is not None]
-  if not found:
+  filled = [head for head in heads if head is not None]
+  if not filled:
     first_rows.refuse_without_documents(shards, fields)
-    raise WinnowError("the sampled shards hold no documents at all; check --input")
-  return Sampled([known for known, _ in found], [texts for _, texts in found])
+    raise WinnowError("the sampled shards hold no documents; check --input")
+  return Sampled([counted for counted, _ in filled], [texts for _, texts in filled])
 
 
 def _read_head(
   shard: blocks.Shard, fields: blocks.Fields
 ) -> tuple[tuple[blocks.Shard, float, float], list[str]] | None:
-  """What `Sampled` holds of one shard; None where its first rows have no document."""
+  """Returns the entry of one shard in `Sampled`; None if its first rows have no document."""
   block = next(iter(sources.Texts(fields, first_rows.ROWS).read(shard, lambda index: index == 0)), None)
   if block is None or block.documents is None or not len(block.documents):
     return None
@@ -55,13 +57,13 @@ def _read_head(
 
 
 def count_documents(shards: Sequence[blocks.Shard], fields: blocks.Fields) -> extrapolation.Total:
-  """About how many documents shards hold; WinnowError where the sampled ones have none."""
+  """Estimates the number of documents in shards; raises WinnowError if the sampled ones have none."""
   sampled = sample(list(shards), fields)
   return total(shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])
 
 
 def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]:
-  """About how many records a shard holds, and of how many that is known; None where all were counted."""
+  """Estimates the number of records of a shard; also returns how many were seen, or None if all were counted."""
   with storage.open_input(shard.path, buffer_bytes=_HEAD_BYTES) as file:
     if shard.format == "parquet":
       return float(pq.ParquetFile(file).metadata.num_rows), None
@@ -71,7 +73,7 @@ def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]
     records = sum(1 for line in lines if line.strip()) + (size == shard.size and bool(last.strip()))
   elif shard.format == "tfrecord":
     records = _framed(plain)
-  else:  # as many bytes a record as its text has, and its fields
+  else:  # a record has the bytes of its text, and about 100 for other fields
     records = round(size / (block.text_bytes / block.num_rows + 100))
   if size == shard.size and shard.format != "array_record":
     return float(records), None
@@ -79,9 +81,9 @@ def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]
 
 
 def _head(raw: bytes, shard: blocks.Shard) -> tuple[bytes, int]:
-  """What the beginning of a file holds, some `_PLAIN_BYTES` at most, and how many bytes of the file that takes.
+  """Unpacks the beginning of a file, about `_PLAIN_BYTES` at most; returns it and the number of packed bytes used.
 
-  Ends without an error where the file is damaged, which is for the reader to tell.
+  Stops without an error if the file is damaged, since its reader will report that.
   """
   if not shard.compression:
     return raw, len(raw)
@@ -111,14 +113,14 @@ def _head(raw: bytes, shard: blocks.Shard) -> tuple[bytes, int]:
 def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
   member = None
   for data in pieces:
-    while data:  # parallel gzips write several members
+    while data:  # parallel gzip tools write several members
       member = member or zlib.decompressobj(31)
       yield member.decompress(data)
       data, member = (member.unused_data, None) if member.eof else (b"", member)
 
 
 def _framed(data: bytes) -> int:
-  """Whole TFRecords at the beginning: 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
+  """Counts the complete TFRecords: each has 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
   place = records = 0
   while place + 12 <= len(data):
     place += 16 + int.from_bytes(data[place : place + 8], "little")
@@ -126,7 +128,8 @@ def _framed(data: bytes) -> int:
   return records
 
 
-def total(shards: Any, sampled: Sampled, values: list[np.ndarray]) -> extrapolation.Total:
+def total(shards: Sequence[blocks.Shard], sampled: Sampled, values: list[np.ndarray]) -> extrapolation.Total:
+  """Extrapolates the values of the sampled documents to a total over all shards."""
   samples = [
     extrapolation.ShardSample(shard.size, documents, error, values_M)
     for (shard, documents, error), values_M in zip(sampled.shards, values, strict=True)

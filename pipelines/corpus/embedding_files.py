@@ -1,6 +1,6 @@
-"""Embeddings that were made elsewhere: .npy files of [N, D] numbers, or Parquet files with a column of lists.
+"""Files of external embeddings: .npy files of [N, D] numbers, or Parquet files with a column of lists.
 
-Nothing in them is trusted: no pickle, and headers are checked before anything is allocated.
+These files are not trusted: pickles are refused, and headers are checked before memory is allocated.
 """
 
 import concurrent.futures
@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -27,52 +27,53 @@ _NAMES = ("embedding", "embeddings")
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingFile:
-  """One file: where it lies, its rows and dimensions, and its checksum."""
+  """A file of embeddings: its path, rows, dimensions and checksum."""
 
   path: str
   rows: int
   dimensions: int
   checksum: str
 
-  def identity(self) -> dict[str, Any]:
+  def identity(self) -> dict[str, str | int]:
+    """Returns the part of a request that names this file, wherever it lies."""
     return {"name": storage.base_name(self.path), "rows": self.rows, "checksum": self.checksum}
 
 
 def find(pattern: str, shards: list[blocks.Shard]) -> dict[str, EmbeddingFile]:
-  """The files that a glob names, one for each shard, both in the order of their names.
+  """Returns the files that match a glob by the name of their shard, paired in the order of both names.
 
-  Where files in several folders share names, shards and embeddings must lie in folders of the same names. Raises
-  WinnowError where numbers, folders or dimensions do not agree, or one of the files holds no embeddings.
+  If files in several folders share names, shards and embeddings must lie in folders of the same names. Raises
+  WinnowError if numbers, folders or dimensions do not agree, or if one of the files holds no embeddings.
   """
   files = inputs.find_files(pattern)
   if len(files) != len(shards):
     raise WinnowError(
-      f"--embeddings={pattern} names {len(files)} files, and the input has {len(shards)} shards: give one for each, so "
-      "that their names sort alike"
+      f"--embeddings={pattern} matches {len(files)} files, but the input has {len(shards)} shards: give one file for "
+      "each shard, with names that sort alike"
     )
   names, shard_names = [file.name for file in files], sorted(shard.name for shard in shards)
   for file, shard in zip(files, shard_names, strict=True):
     if file.name.rpartition("/")[0] != shard.rpartition("/")[0]:
       raise WinnowError(
         f"--embeddings={pattern}: by the order of names {file.path} would belong to the shard {shard}, which lies in "
-        "another folder: give the folders of embeddings the names that those of the shards have"
+        "another folder: give the folders of embeddings the same names as those of the shards"
       )
   if _sorts_by_number(names) != _sorts_by_number(shard_names):
     raise WinnowError(
       f"--embeddings={pattern}: the numbers in the names of the files ({names[0]}, {names[1]}, ...) and of the shards "
-      "sort differently, so that they would not belong together: fill the numbers up with zeros"
+      "sort differently, so that the pairs would be wrong: pad the numbers with zeros"
     )
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
-    found = dict(zip(shard_names, pool.map(_identify, (file.path for file in files)), strict=True))
-  first = next((about for about in found.values() if about.dimensions), None)
+    by_shard = dict(zip(shard_names, pool.map(_identify, (file.path for file in files)), strict=True))
+  first = next((file for file in by_shard.values() if file.dimensions), None)
   if first is None:
-    raise WinnowError(f"--embeddings={pattern}: there is no embedding in any of the files")
-  for other in found.values():
+    raise WinnowError(f"--embeddings={pattern}: none of the files holds an embedding")
+  for other in by_shard.values():
     if other.dimensions not in (0, first.dimensions):
       raise WinnowError(
-        f"{first.path} has {first.dimensions} dimensions and {other.path} {other.dimensions}: they are not of one model"
+        f"{first.path} has {first.dimensions} dimensions and {other.path} {other.dimensions}: use files of one model"
       )
-  return {shard: dataclasses.replace(about, dimensions=first.dimensions) for shard, about in found.items()}
+  return {shard: dataclasses.replace(file, dimensions=first.dimensions) for shard, file in by_shard.items()}
 
 
 def _identify(path: str) -> EmbeddingFile:
@@ -88,13 +89,16 @@ def _sorts_by_number(names: list[str]) -> bool:
 
 
 @contextlib.contextmanager
-def opened(about: EmbeddingFile) -> Iterator[Rows]:
-  """A function of (start, stop), never going back, that gives these rows: float32 [stop - start, D]; null is NaN."""
-  with storage.open_input(about.path) as file:
-    rows, dimensions = _shape(file, about.path)
-    if rows != about.rows or dimensions not in (0, about.dimensions):
-      raise WinnowError(f"{about.path} has changed since the run began: run the command again")
-    yield _parquet_rows(file, about) if _is_parquet(about.path) else _npy_rows(file, about.path)
+def opened(file: EmbeddingFile) -> Iterator[Rows]:
+  """Opens a file as a function of (start, stop) that returns rows, float32 [stop - start, D]; null becomes NaN.
+
+  Successive calls must not go back. Raises WinnowError if the file is not as it was when it was identified.
+  """
+  with storage.open_input(file.path) as stream:
+    rows, dimensions = _shape(stream, file.path)
+    if rows != file.rows or dimensions not in (0, file.dimensions):
+      raise WinnowError(f"{file.path} has changed since the run began: run the command again")
+    yield _parquet_rows(stream, file) if _is_parquet(file.path) else _npy_rows(stream, file.path)
 
 
 def _is_parquet(path: str) -> bool:
@@ -102,13 +106,13 @@ def _is_parquet(path: str) -> bool:
 
 
 def _shape(file: BinaryIO, path: str) -> tuple[int, int]:
-  """Rows and dimensions; 0 dimensions where no row tells them."""
+  """Returns rows and dimensions; 0 dimensions if every row is null or empty."""
   if _is_parquet(path):
-    with _told(path):
+    with _naming_file(path):
       parquet = pq.ParquetFile(file)
       column = _list_column(parquet.schema_arrow, path)
       rows, dimensions = parquet.metadata.num_rows, getattr(parquet.schema_arrow.field(column).type, "list_size", 0)
-      if dimensions <= 0:  # Parquet itself does not say how long its lists are: the first one that is not null does
+      if dimensions <= 0:  # Parquet does not record the length of lists, so the first filled one decides
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=[column]):
           lengths = pc.list_value_length(batch[0].drop_null())
           if len(filled := lengths.filter(pc.greater(lengths, 0))):
@@ -120,17 +124,17 @@ def _shape(file: BinaryIO, path: str) -> tuple[int, int]:
   else:
     raise WinnowError(f"--embeddings: {path} is neither .npy nor .parquet")
   if dimensions > _MAX_DIMENSIONS:
-    raise WinnowError(f"{path} has embeddings of {dimensions:,} dimensions; there may be {_MAX_DIMENSIONS:,}")
+    raise WinnowError(f"{path} has embeddings of {dimensions:,} dimensions; the limit is {_MAX_DIMENSIONS:,}")
   return rows, dimensions
 
 
 def _npy_header(file: BinaryIO, path: str) -> tuple[tuple[int, int], np.dtype]:
-  """Shape and dtype; the file stands where the numbers begin."""
-  with _told(path):
+  """Returns shape and dtype, and leaves the file where the numbers begin."""
+  with _naming_file(path):
     file.seek(0)
     shape, is_fortran, dtype = sealed_arrays.read_header(file)
     if len(shape) != 2 or is_fortran or dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
-      order = " in Fortran's order" if is_fortran else ""
+      order = " in Fortran order" if is_fortran else ""
       raise ValueError(f"it holds {dtype} {list(shape)}{order}, not floats [N, D] row by row")
     start = file.tell()
     if file.seek(0, 2) - start != shape[0] * shape[1] * dtype.itemsize:
@@ -145,17 +149,17 @@ def _npy_rows(file: BinaryIO, path: str) -> Rows:
 
   def rows(start: int, stop: int) -> np.ndarray:
     file.seek(begin + start * width)
-    with _told(path):
+    with _naming_file(path):
       values = np.frombuffer(file.read((stop - start) * width), dtype).reshape(stop - start, dimensions)
     return _as_float32(values)
 
   return rows
 
 
-def _parquet_rows(file: BinaryIO, about: EmbeddingFile) -> Rows:
-  path, dimensions = about.path, about.dimensions
-  with _told(path):
-    parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+def _parquet_rows(stream: BinaryIO, file: EmbeddingFile) -> Rows:
+  path, dimensions = file.path, file.dimensions
+  with _naming_file(path):
+    parquet = pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False)
     column = _list_column(parquet.schema_arrow, path)
     batches = parquet.iter_batches(_BATCH_ROWS, columns=[column], use_threads=False)
   place, held = 0, np.empty((0, dimensions), np.float32)
@@ -165,7 +169,7 @@ def _parquet_rows(file: BinaryIO, about: EmbeddingFile) -> Rows:
     parts = []
     while place < stop:
       if not len(held):
-        with _told(path):
+        with _naming_file(path):
           held = _lists(next(batches)[0], dimensions, place)
       skipped = min(max(start - place, 0), len(held))
       taken = held[skipped : stop - place]
@@ -177,21 +181,21 @@ def _parquet_rows(file: BinaryIO, about: EmbeddingFile) -> Rows:
 
 
 def _lists(column: pa.Array, dimensions: int, first_row: int) -> np.ndarray:
-  """A column of lists as [N, D]; a list that is null, or has a null in it, becomes NaN."""
+  """Returns a column of lists as float32 [N, D]; a list that is null or contains a null becomes NaN."""
   missing = column.is_null().to_numpy(zero_copy_only=False)
   values = column.filter(pa.array(~missing)).flatten()
   lengths = np.full(len(column), dimensions)
   if not pa.types.is_fixed_size_list(column.type):
     lengths = column.value_lengths().fill_null(dimensions).to_numpy(zero_copy_only=False)
   if (odd := np.flatnonzero(lengths != dimensions)).size:
-    raise ValueError(f"row {first_row + odd[0]} has {lengths[odd[0]]} numbers, and others have {dimensions}")
-  found_ND = np.full((len(column), dimensions), np.nan, np.float32)
-  found_ND[~missing] = _as_float32(values.to_numpy(zero_copy_only=False)).reshape(-1, dimensions)
-  return found_ND
+    raise ValueError(f"row {first_row + odd[0]} has {lengths[odd[0]]} numbers, but others have {dimensions}")
+  embeddings_ND = np.full((len(column), dimensions), np.nan, np.float32)
+  embeddings_ND[~missing] = _as_float32(values.to_numpy(zero_copy_only=False)).reshape(-1, dimensions)
+  return embeddings_ND
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:
-  with np.errstate(over="ignore"):  # what becomes infinite goes to the dead letter
+  with np.errstate(over="ignore"):  # infinite values go to the dead letter
     return values.astype(np.float32)
 
 
@@ -212,5 +216,5 @@ def _list_column(schema: pa.Schema, path: str) -> str:
   return (named or names)[0]
 
 
-def _told(path: str) -> contextlib.AbstractContextManager[None]:
+def _naming_file(path: str) -> contextlib.AbstractContextManager[None]:
   return damage.naming_file(path, lambda cause: WinnowError(f"{path} holds no embeddings, or is damaged ({cause})"))

@@ -1,4 +1,4 @@
-"""The first rows of an input, looked at before anything is written: a wrong flag shows there, not after a night."""
+"""Checks of the first rows of an input before anything is written, so that a wrong flag fails at once."""
 
 import collections
 import itertools
@@ -14,31 +14,31 @@ from pipelines.files import storage
 SHARDS, ROWS = 16, 256
 _BLOCKS = 16
 _NAMED, _NAME_CHARACTERS = 20, 60
-_POINTER, _POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024  # no pointer is longer
+_POINTER, _POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024  # every pointer is shorter
 _NO_TEXT = ("missing_text", "text_not_a_string")
 
 
 def spread(shards: Sequence[blocks.Shard]) -> list[blocks.Shard]:
-  """Returns up to 16 of the shards, evenly spaced, the first among them."""
+  """Returns up to 16 of the shards, evenly spaced, including the first."""
   places = np.unique(np.linspace(0, len(shards) - 1, min(SHARDS, len(shards))).round().astype(int))
   return [shards[place] for place in places]
 
 
 def refuse_pointers(shards: Sequence[blocks.Shard]) -> None:
-  """Raises WinnowError for a shard that Git LFS has not fetched: its pointer is a few lines of text, of any suffix."""
+  """Raises WinnowError for a shard that Git LFS has not fetched: a pointer of a few lines in place of the file."""
   for shard in shards:
     if shard.size < _POINTER_BYTES and storage.read_bytes(shard.path).startswith(_POINTER):
       raise WinnowError(
         f"{shard.path} is a Git LFS pointer in place of the file: run git lfs pull, choose a pattern that leaves it "
-        "out, or go on without its documents: --max_bad_fraction=1"
+        "out, or continue without its documents: --max_bad_fraction=1"
       )
 
 
 def refuse_without_documents(shards: Sequence[blocks.Shard], fields: blocks.Fields) -> None:
-  """Raises WinnowError where the first 4,096 rows of up to 16 shards hold bad rows and not one document.
+  """Raises WinnowError if the first 4,096 rows of up to 16 shards hold bad rows and no document.
 
-  Reads the first 256 rows of one shard, as a rule. A shard that cannot be read is left to the run that reads all of it,
-  unless no other one holds a document.
+  Usually reads only the first 256 rows of one shard. A shard that cannot be read is ignored, since the run itself will
+  report it, unless no other shard holds a document.
   """
   reasons: collections.Counter[str] = collections.Counter()
   without_text: blocks.Shard | None = None

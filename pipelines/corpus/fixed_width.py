@@ -1,4 +1,4 @@
-"""Arrays as columns of fixed-size binary values, which Parquet reads six times as fast as lists of numbers.
+"""Conversion of arrays to columns of fixed-size binary values, which Parquet reads six times as fast as lists.
 
 Legend: N documents, D dimensions.
 """
@@ -8,14 +8,14 @@ import pyarrow as pa
 
 
 def column(embeddings_ND: np.ndarray) -> pa.Array:
-  """A column of D * itemsize bytes a document; nothing is copied if the array is contiguous."""
+  """Returns a column of D * itemsize bytes a document, without a copy if the array is contiguous."""
   embeddings_ND = np.ascontiguousarray(embeddings_ND)
   binary = pa.binary(embeddings_ND.shape[1] * embeddings_ND.itemsize)
   return pa.Array.from_buffers(binary, len(embeddings_ND), [None, pa.py_buffer(embeddings_ND)])
 
 
 def array(column: pa.ChunkedArray, dtype: str) -> np.ndarray:
-  """The embeddings of a column without nulls, [N, D] in the `dtype` that they were written in."""
+  """Returns the embeddings of a column without nulls: [N, D], in the `dtype` in which they were written."""
   array = column.combine_chunks()
   width = column.type.byte_width
   dimensions = width // np.dtype(dtype).itemsize

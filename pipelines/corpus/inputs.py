@@ -1,4 +1,4 @@
-"""What `--input` names: the shards, and what of them belongs into a fingerprint."""
+"""The shards that `--input` names, and their identity for fingerprints."""
 
 import concurrent.futures
 import dataclasses
@@ -12,7 +12,7 @@ from pipelines.files import storage
 
 
 class File(NamedTuple):
-  """A file that a glob names, and what it is called among all that the glob names (`shard_names`)."""
+  """A file that matches a glob, and its unique name among all matches (`shard_names`)."""
 
   name: str
   path: str
@@ -20,19 +20,19 @@ class File(NamedTuple):
 
 
 def find_files(pattern: str) -> list[File]:
-  """The files that a user's glob names, sorted by what they are called. Raises WinnowError like `storage.find`."""
+  """Returns the files that match a user's glob, sorted by name; raises WinnowError as `storage.find` does."""
   pattern = absolute(pattern)
-  found = storage.find(pattern)
-  for path, _ in found:
+  matches = storage.find(pattern)
+  for path, _ in matches:
     storage.refuse_undecodable(path)
-  names = shard_names.name_shards([storage.inner(path) for path, _ in found], storage.inner(pattern))
-  return sorted(File(name, path, size) for name, (path, size) in zip(names, found, strict=True))
+  names = shard_names.name_shards([storage.inner(path) for path, _ in matches], storage.inner(pattern))
+  return sorted(File(name, path, size) for name, (path, size) in zip(names, matches, strict=True))
 
 
 def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.Shard]:
-  """The shards of an input, sorted by name.
+  """Returns the shards of an input, sorted by name.
 
-  Raises WinnowError if there are none, or a file is of no known format, and like `find_files`.
+  Raises WinnowError if there are none or a file has an unknown format, and as `find_files` does.
   """
   if pattern.startswith("tfds:"):
     shards = tfds.tfds_shards(pattern, data_dir=tfds_data_dir)
@@ -44,7 +44,7 @@ def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.S
 
 
 def identify(shards: list[blocks.Shard]) -> list[blocks.Shard]:
-  """The same shards with their checksums, or versions. Reads every local file once, in threads."""
+  """Returns the shards with their checksums or versions. Reads every local file once, in threads."""
   with concurrent.futures.ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
     checksums = pool.map(_version, shards)
     return [dataclasses.replace(shard, checksum=value) for shard, value in zip(shards, checksums, strict=True)]
@@ -60,7 +60,7 @@ def _version(shard: blocks.Shard) -> str:
 
 
 def limit_windows(shards: list[blocks.Shard], max_zstd_window: int) -> list[blocks.Shard]:
-  """The same shards, whose zstd streams may need windows of so many MiB. Raises WinnowError where zstd takes none."""
+  """Returns the shards with a limit in MiB on the windows of their zstd streams; raises WinnowError for a bad limit."""
   longest = zstd_stream.LONGEST_WINDOW >> 20
   if not 1 <= max_zstd_window <= longest:
     raise WinnowError(f"--max_zstd_window={max_zstd_window} is not between 1 and {longest} MiB")
@@ -68,8 +68,8 @@ def limit_windows(shards: list[blocks.Shard], max_zstd_window: int) -> list[bloc
 
 
 def absolute(pattern: str) -> str:
-  """The same input, whatever folder a later command starts in. Raises WinnowError for what is not UTF-8."""
+  """Returns a local pattern as an absolute path, any other unchanged; raises WinnowError if it is not UTF-8."""
   is_path = storage.is_local(pattern) and not pattern.startswith("tfds:")
-  found = os.path.abspath(pattern) if is_path else pattern
-  storage.refuse_undecodable(found)
-  return found
+  path = os.path.abspath(pattern) if is_path else pattern
+  storage.refuse_undecodable(path)
+  return path

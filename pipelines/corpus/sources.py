@@ -1,9 +1,8 @@
-"""Where a scorer's blocks come from: the texts of a corpus, maybe with their keys, embeddings that were made elsewhere,
-or a store of them.
+"""Sources of blocks for scorers: the texts of a corpus, alone, with keys, or with external embeddings.
 
-A source reads one shard as blocks (`blocks.Block`) whose `documents` have the columns that scorers ask for. Borders of
-blocks and bad rows are those of the corpus in each of them. Embeddings are a column of fixed-size binary values, which
-Parquet reads six times as fast as lists of numbers. Legend: N documents, D dimensions.
+A source reads one shard as blocks (`blocks.Block`) whose `documents` have the columns that scorers need. All sources of
+a corpus have the same borders of blocks and the same bad rows. Embeddings are a column of fixed-size binary values,
+which Parquet reads six times as fast as lists of numbers. Legend: N documents, D dimensions.
 """
 
 import contextlib
@@ -23,19 +22,22 @@ KEYED_TEXT = "keyed_text"
 
 
 class ChangedError(WinnowError):
-  """A shard was replaced while it was read: nobody can tell which of its blocks are of which file."""
+  """An error for a shard that was replaced while it was read, so that its blocks may come from two different files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-  """The documents of a corpus: row, text, url, timestamp."""
+  """A source of the documents of a corpus: row, text, url, timestamp."""
 
   may_change: ClassVar[bool] = True
   fields: blocks.Fields
   block_rows: int
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
-    """Raises ChangedError at the end if the file is not what it was at launch, WinnowError where it cannot be read."""
+    """Yields the blocks of a shard.
+
+    Raises ChangedError at the end if the file is not as it was at launch, and WinnowError if it cannot be read.
+    """
     try:
       yield from reading.read_blocks(shard, self.fields, block_rows=self.block_rows, want=want)
     except WinnowError:
@@ -44,13 +46,13 @@ class Texts:
     self.refuse_changed(shard)
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
-    """Raises ChangedError unless the shard is what it was at launch."""
+    """Raises ChangedError unless the shard is as it was at launch."""
     _refuse_changed(shard.path, shard.checksum)
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyedTexts:
-  """The same documents with a column `KEYED_TEXT` of structs, the `text` and its `key`: a hash of seed and identity."""
+  """A source of documents with a column `KEYED_TEXT` of structs: `text`, and `key`, a hash of seed and identity."""
 
   may_change: ClassVar[bool] = True
   texts: Texts
@@ -58,6 +60,7 @@ class KeyedTexts:
   seed: int
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+    """Yields the blocks of a shard; raises as `Texts.read` does."""
     for block in self.texts.read(shard, want):
       if block.documents is None:
         yield block
@@ -65,46 +68,49 @@ class KeyedTexts:
       rows_N = block.documents["row"].to_numpy()
       keys_N = hashing.hash_documents(self.purpose, self.seed, shard.name, rows_N)
       texts = block.documents["text"].combine_chunks()
-      keyed = pa.StructArray.from_arrays([texts, pa.array(keys_N)], ["text", "key"])  # holds the texts, no copy
+      keyed = pa.StructArray.from_arrays([texts, pa.array(keys_N)], ["text", "key"])  # refers to the texts, no copy
       yield dataclasses.replace(block, documents=block.documents.append_column(KEYED_TEXT, keyed))
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
-    """Raises ChangedError unless the shard is what it was at launch."""
+    """Raises ChangedError unless the shard is as it was at launch."""
     self.texts.refuse_changed(shard)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextsWithEmbeddings:
-  """The same documents with an `embedding` each (float32), from a file for each shard that has the shard's rows."""
+  """A source of documents with an `embedding` each (float32), from one file for each shard, with the same rows."""
 
   may_change: ClassVar[bool] = True
   texts: Texts
   files: dict[str, embedding_files.EmbeddingFile]
-  """By the shard's name."""
+  """The file of each shard, by the shard's name."""
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
-    """As `Texts.read`, for both files; WinnowError where they have not the same rows."""
-    about = self.files[shard.name]
+    """Yields the blocks of a shard.
+
+    Raises as `Texts.read` does, for both files, and WinnowError if they do not have the same rows.
+    """
+    embeddings = self.files[shard.name]
     try:
-      yield from self._read(shard, want, about)
+      yield from self._read(shard, want, embeddings)
     except WinnowError:
-      _refuse_changed(about.path, about.checksum)
+      _refuse_changed(embeddings.path, embeddings.checksum)
       raise
-    _refuse_changed(about.path, about.checksum)
+    _refuse_changed(embeddings.path, embeddings.checksum)
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
-    """Raises ChangedError unless shard and embeddings are what they were at launch."""
+    """Raises ChangedError unless shard and embeddings are as they were at launch."""
     self.texts.refuse_changed(shard)
     _refuse_changed(self.files[shard.name].path, self.files[shard.name].checksum)
 
   def _read(
-    self, shard: blocks.Shard, want: Callable[[int], bool], about: embedding_files.EmbeddingFile
+    self, shard: blocks.Shard, want: Callable[[int], bool], embeddings: embedding_files.EmbeddingFile
   ) -> Iterator[blocks.Block]:
-    with embedding_files.opened(about) as rows:
+    with embedding_files.opened(embeddings) as rows:
       total = 0
       for block in self.texts.read(shard, want):
         total += block.num_rows
-        if total > about.rows:
+        if total > embeddings.rows:
           break
         if block.documents is None:
           yield block
@@ -113,16 +119,16 @@ class TextsWithEmbeddings:
         good_N = block.documents["row"].to_numpy() - block.first_row
         documents = block.documents.append_column("embedding", fixed_width.column(embeddings_ND[good_N]))
         yield dataclasses.replace(block, documents=documents)
-    if total != about.rows:
-      more = "at least " if total > about.rows else ""
+    if total != embeddings.rows:
+      more = "at least " if total > embeddings.rows else ""
       raise WinnowError(
-        f"{about.path} has {about.rows:,} rows, but {shard.path} has {more}{total:,}: give a file with a row for each "
-        "of its records, bad ones and blank lines too"
+        f"{embeddings.path} has {embeddings.rows:,} rows, but {shard.path} has {more}{total:,}: give a file "
+        "with a row for each of its records, bad ones and blank lines too"
       )
 
 
 def _refuse_changed(path: str, at_launch: str) -> None:
-  # A look at metadata on GCS; a local file is read again, at a few GB/s and mostly from memory.
+  # Costs a metadata request on GCS; a local file is read again, at a few GB/s and mostly from the page cache.
   with contextlib.suppress(FileNotFoundError):
     if not at_launch or storage.version(path) == at_launch:
       return

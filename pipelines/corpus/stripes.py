@@ -1,4 +1,4 @@
-"""How the reading of shards is divided among workers, and run ahead of the work on their blocks."""
+"""The division of shards among workers."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +14,10 @@ _STRIPE_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Stripe:
-  """Every `count`-th block of a shard, from block `index` on: what one worker takes at a time.
+  """A unit of work for one worker: every `count`-th block of a shard, from block `index` on.
 
-  A stripe needs no knowledge of how many blocks its shard has. Its reader starts at the shard's beginning and skips the
-  blocks of the others, which costs decompression only. No result depends on how a shard is divided.
+  A stripe does not depend on the number of blocks of its shard. Its reader starts at the beginning of the shard and
+  skips the blocks of other stripes, which costs only decompression. No result depends on the division of a shard.
   """
 
   shard: blocks.Shard
@@ -25,16 +25,17 @@ class Stripe:
   count: int
 
   def holds(self, block: int) -> bool:
+    """Tells whether the block with this index belongs to the stripe."""
     return block % self.count == self.index
 
   @property
   def file_name(self) -> str:
-    """What files are called that belong to the stripe, or how their names begin."""
+    """The name, or the beginning of the name, of files that belong to the stripe."""
     return f"{self.shard.file_name}-{self.index:02d}-of-{self.count:02d}"
 
 
 def divide(shards: Iterable[blocks.Shard], parallelism: int) -> Iterator[Stripe]:
-  """Divides shards into about `parallelism` stripes of equal size, a shard into 16 at most and none below 1 MiB."""
+  """Divides shards into about `parallelism` stripes of equal size, at most 16 for a shard and none below 1 MiB."""
   shards = list(shards)
   share = max(sum(shard.size for shard in shards) / parallelism, _STRIPE_BYTES)
   for shard in shards:
@@ -44,14 +45,14 @@ def divide(shards: Iterable[blocks.Shard], parallelism: int) -> Iterator[Stripe]
 
 
 def divide_among(shards: Sequence[blocks.Shard], workers: int, *, per_worker: int) -> list[Stripe]:
-  """Several stripes for each of several workers, since they are not equally long; a single one reads each file once."""
+  """Returns about `per_worker` stripes for each worker, since stripes differ in length; one a shard for one worker."""
   return list(divide(shards, per_worker * workers if workers > 1 else 1))
 
 
 class Spread(beam.PTransform):
-  """A list at launch -> a PCollection, each element with a worker of its own as far as there are workers.
+  """A list -> a PCollection of its elements, spread over the workers.
 
-  Applied to a PCollection of one element, it waits for that.
+  Applied to a PCollection of one element, it waits for that element.
   """
 
   def __init__(self, elements: Sequence[Any]):

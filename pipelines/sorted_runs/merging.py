@@ -1,4 +1,4 @@
-"""Merging of sorted streams of records, by batches. Shapes: N records."""
+"""A merge of sorted streams of records, in batches. Shapes: N records."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,8 +12,9 @@ Batch = tuple[np.ndarray, pa.LargeBinaryArray]
 def merge_batches(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
   """Merges sorted streams of batches into one; equal hashes come in the order of the streams.
 
-  Whatever lies below the smallest last hash of a batch that others follow can be emitted: all that is still to be read
-  lies above. The work goes by batches; memory is two batches of each stream and what is emitted, at most one of each.
+  Each stream that has a further batch bounds the output by the last hash of its current one. Records up to the smallest
+  of these bounds can be emitted, since all records still to be read lie above it. Memory is two batches of each stream,
+  and an output of at most one batch of each.
   """
   cursors = [_Cursor(stream) for stream in streams]
   while True:
@@ -26,7 +27,7 @@ def merge_batches(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
       hash_N, record_N = cursor.batch
       stop = len(hash_N)
       if bound is not None:
-        # The bounding stream may go on with hashes equal to its last: streams after it must keep theirs until then.
+        # The bounding stream may continue with hashes equal to its last: later streams must keep theirs until then.
         stop = int(np.searchsorted(hash_N, bound, side="right" if place <= bounding else "left"))
       if stop:
         parts.append((hash_N[:stop], record_N[:stop]))
@@ -40,7 +41,7 @@ def merge_batches(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
 
 
 class _Cursor:
-  """A place in a sorted stream: what is left of its batch, and the batch that follows, if any."""
+  """A position in a sorted stream: the rest of its current batch, and the next batch, if any."""
 
   def __init__(self, stream: Iterator[Batch]):
     self._stream = (batch for batch in stream if len(batch[0]))

@@ -1,4 +1,4 @@
-"""The file of a run: records sorted by (output shard, hash), and where those of each output shard lie.
+"""The file format of a run: records sorted by (output shard, hash), with the byte range of each output shard.
 
     b'WINNOWR2' | uint32 header length | header (a JSON object, UTF-8)
     | uint64 offsets[num_shards + 1] | uint64 counts[num_shards] | uint32 checksums[num_shards]
@@ -7,8 +7,8 @@
       (nothing where it has no record)
 
 All integers are little-endian; offsets are bytes from the start of the file, counts are records, checksums the
-CRC32C of each output shard's range. What is called a hash here is what records are sorted by: 64 bits, or 128 as the
-bytes of a big-endian number (S16 in NumPy). Shapes: N records.
+CRC32C of each output shard's range. A hash here is the sort key of a record: 64 bits, or 128 bits as the bytes of a
+big-endian number (S16 in NumPy). Shapes: N records.
 """
 
 import io
@@ -16,7 +16,7 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO
 
 import google_crc32c
 import numpy as np
@@ -27,12 +27,12 @@ from curation.errors import DamagedError
 from pipelines.files import damage
 from pipelines.sorted_runs.merging import Batch
 
-BATCH_BYTES = 256 << 10  # of records in one batch of a run, or one record where that is larger
-ROW_BYTES = 48  # of a record, besides its own: hash, shard, size, and their copies as they are sorted
+BATCH_BYTES = 256 << 10  # of the records in one batch of a run, or of one record if that is larger
+ROW_BYTES = 48  # overhead of a record in memory: hash, shard, size, and their copies during sorting
 
 _MAGIC = b"WINNOWR2"
 _MAX_HEADER_BYTES = 1 << 20
-_SHARD_BYTES, _FIXED_BYTES = 8 + 8 + 4, 8 + 4  # of the tables, for each output shard and besides
+_SHARD_BYTES, _FIXED_BYTES = 8 + 8 + 4, 8 + 4  # of the tables: for each output shard, and in total besides
 _RECORD = pa.field("record", pa.large_binary(), nullable=False)
 _SCHEMAS = [pa.schema([pa.field("hash", kind, nullable=False), _RECORD]) for kind in (pa.uint64(), pa.binary(16))]
 
@@ -40,15 +40,15 @@ _SCHEMAS = [pa.schema([pa.field("hash", kind, nullable=False), _RECORD]) for kin
 class RunReader:
   """A run in a seekable file, read range by range: `header`, `num_shards`, `counts` (of each shard), `batches(shard)`.
 
-  A range's checksum is compared when its last batch has been taken: what was made of the others counts only then.
+  The checksum of a range is compared after its last batch. Discard all results from a range if that raises.
 
-  `name` is for messages. The file stays the caller's to close. Raises WinnowError where the file is not a whole run.
+  `name` is for messages. The caller closes the file. Raises WinnowError if the file is not a complete run.
   """
 
   def __init__(self, file: IO[bytes], name: str | None = None):
     self._file = file
-    of_file = getattr(file, "name", None)  # of a temporary file: its descriptor
-    self.name = name or (of_file if isinstance(of_file, str) else "a run file")
+    file_name = getattr(file, "name", None)  # a descriptor if the file is temporary
+    self.name = name or (file_name if isinstance(file_name, str) else "a run file")
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = self._read(len(_MAGIC) + 4)
@@ -76,13 +76,13 @@ class RunReader:
     self._checksums = np.frombuffer(table, "<u4", self.num_shards, head + offsets.nbytes + counts.nbytes)
 
   def check(self) -> None:
-    """Reads the whole run; raises WinnowError unless every byte of it is as written."""
+    """Reads the whole run; raises WinnowError unless every byte is as written."""
     for shard in range(self.num_shards):
       for _ in self.batches(shard):
         pass
 
   def batches(self, shard: int) -> Iterator[Batch]:
-    """The batches of one output shard, ascending by hash; reads nothing but its range."""
+    """Yields the batches of one output shard, ascending by hash; reads only its byte range."""
     left, last = self.counts[shard], None
     if not left:
       return
@@ -101,7 +101,7 @@ class RunReader:
         yield hash_N, batch.column(1)
     if left:
       raise self._corrupt("it does not hold as many records as it says")
-    window.read()  # what Arrow had no need of
+    window.read()  # the bytes that Arrow did not need, for the checksum
     if window.checksum != self._checksums[shard]:
       raise self._corrupt("its records do not fit their checksum")
 
@@ -112,11 +112,13 @@ class RunReader:
     return data
 
   def _corrupt(self, what: str) -> DamagedError:
-    return DamagedError(f"{self.name} is not a whole run of records ({what}): delete it and run the same command again")
+    return DamagedError(
+      f"{self.name} is not a complete run of records ({what}): delete it and run the same command again"
+    )
 
 
-def write(file: IO[bytes], header: dict, shards: Iterable[Iterator[Batch]], num_shards: int) -> None:
-  """Writes a run to a seekable file that is empty: a stream of batches, ascending by hash, for each output shard."""
+def write(file: IO[bytes], header: dict[str, int], shards: Iterable[Iterator[Batch]], num_shards: int) -> None:
+  """Writes a run to an empty seekable file, from one stream of batches for each output shard, ascending by hash."""
   text = json.dumps(header | {"num_shards": num_shards}, sort_keys=True).encode()
   if len(text) > _MAX_HEADER_BYTES:
     raise ValueError(f"a run's header is counts, at most {_MAX_HEADER_BYTES} bytes, not {len(text)}")
@@ -135,7 +137,7 @@ def write(file: IO[bytes], header: dict, shards: Iterable[Iterator[Batch]], num_
 
 
 def _write_range(file: IO[bytes], batches: Iterator[Batch]) -> tuple[int, int]:
-  """Writes one output shard's records: how many, and the checksum of their range."""
+  """Writes the records of one output shard; returns their number and the checksum of their range."""
   writer, count, checked = None, 0, _Checked(file)
   for hash_N, record_N in batches:
     for part in cut(sizes(record_N)):
@@ -149,7 +151,7 @@ def _write_range(file: IO[bytes], batches: Iterator[Batch]) -> tuple[int, int]:
 
 
 def write_records(batches: Iterator[Batch], file: IO[bytes]) -> int:
-  """Writes records one after the other; returns how many."""
+  """Writes records one after the other; returns their number."""
   num_records = 0
   for hash_N, record_N in batches:
     num_records += len(hash_N)
@@ -158,7 +160,7 @@ def write_records(batches: Iterator[Batch], file: IO[bytes]) -> int:
 
 
 def content(record_N: pa.LargeBinaryArray) -> pa.Buffer:
-  """The bytes of all records, one after the other; no copy."""
+  """Returns the bytes of all records, one after the other, without a copy."""
   if not len(record_N):
     return pa.py_buffer(b"")
   _, offsets, data = record_N.buffers()
@@ -167,7 +169,7 @@ def content(record_N: pa.LargeBinaryArray) -> pa.Buffer:
 
 
 def to_records(record_N: np.ndarray) -> pa.LargeBinaryArray:
-  """The items of an array as records; no copy."""
+  """Returns the items of an array as records, without a copy."""
   offsets = np.arange(len(record_N) + 1, dtype=np.int64) * record_N.itemsize
   data = pa.py_buffer(np.ascontiguousarray(record_N).view(np.uint8))
   return pa.Array.from_buffers(pa.large_binary(), len(record_N), [None, pa.py_buffer(offsets), data])
@@ -188,12 +190,12 @@ def _from_column(column: pa.Array) -> np.ndarray:
 
 
 def sizes(record_N: pa.LargeBinaryArray) -> np.ndarray:
-  """Bytes of each record, int64 [N]."""
+  """Returns the bytes of each record, int64 [N]."""
   return pc.binary_length(record_N).to_numpy()
 
 
 def cut(size_N: np.ndarray) -> Iterator[slice]:
-  """Consecutive slices of at most BATCH_BYTES, or of one record where that is larger."""
+  """Yields consecutive slices of at most BATCH_BYTES, or of one record if that is larger."""
   size_N = size_N + ROW_BYTES
   end_N = np.cumsum(size_N)
   start = 0
@@ -205,7 +207,7 @@ def cut(size_N: np.ndarray) -> Iterator[slice]:
 
 
 class _Window(io.RawIOBase):
-  """Bytes [start, stop) of a file, as a file, and the checksum of those read; no read asks for more than is there."""
+  """Bytes [start, stop) of a file, as a file of their own, and the checksum of the bytes read so far."""
 
   def __init__(self, file: IO[bytes], start: int, stop: int):
     self._file, self.position, self._stop = file, start, stop
@@ -224,17 +226,17 @@ class _Window(io.RawIOBase):
 
 
 class _Checked:
-  """The end of a file that is written, and the checksum of what is written through here."""
+  """A writer to the end of a file, and the checksum of the bytes that were written through it."""
 
   def __init__(self, file: IO[bytes]):
     self._file, self.checksum, self.closed = file, 0, False
 
-  def write(self, data: Any) -> int:
+  def write(self, data: bytes | pa.Buffer) -> int:
     self.checksum = google_crc32c.extend(self.checksum, bytes(data))
     return self._file.write(data)
 
   def flush(self) -> None:
-    """Nothing is held."""
+    """Does nothing, since no bytes are buffered."""
 
   def close(self) -> None:
     self.closed = True

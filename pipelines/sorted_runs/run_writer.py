@@ -1,7 +1,7 @@
-"""Sorted runs: how selected records get to their output shards without a shuffle of text.
+"""Sorted runs, which bring selected records to their output shards without a shuffle of text.
 
-A run holds the selected records of some blocks sorted by (output shard, hash), as `run_files` has it; an output shard
-is the merge of its ranges of all runs. Shapes: N records.
+A run holds the selected records of some blocks, sorted by (output shard, hash), in the format of `run_files`. An output
+shard is the merge of its ranges of all runs. Shapes: N records.
 """
 
 import contextlib
@@ -18,19 +18,25 @@ from pipelines.files import storage
 from pipelines.sorted_runs import run_files
 from pipelines.sorted_runs.merging import Batch, merge_batches
 
-BUDGET_BYTES = 16 << 20  # of records that a RunWriter holds
-FAN_IN = 32  # runs merged at once: each is read two batches at a time
+BUDGET_BYTES = 16 << 20  # of records that a RunWriter keeps in memory
+FAN_IN = 32  # runs merged at once; two batches of each are in memory
 
-_BUFFER_BYTES = 1 << 20  # of an object store, at once
+_BUFFER_BYTES = 1 << 20  # of one request to an object store
 
 
 def write_run(
-  file: IO[bytes], *, header: dict, num_shards: int, shard_N: np.ndarray, hash_N: np.ndarray, record_N: pa.Array
+  file: IO[bytes],
+  *,
+  header: dict[str, int],
+  num_shards: int,
+  shard_N: np.ndarray,
+  hash_N: np.ndarray,
+  record_N: pa.Array,
 ) -> None:
   """Sorts records by (shard, hash) and writes them as one run to a seekable file that is empty.
 
-  `shard_N` is uint32 (below `num_shards`), `hash_N` uint64 or S16, `record_N` binary or large_binary. Equal
-  ones keep their order. `header` is a small JSON object; `num_shards` is added to it.
+  `shard_N` is uint32 (below `num_shards`), `hash_N` uint64 or S16, `record_N` binary or large_binary. Records with
+  equal shard and hash keep their order. `header` is a small JSON object; `num_shards` is added to it.
   """
   if len(shard_N) and int(shard_N.max()) >= num_shards:
     raise ValueError(f"output shard {shard_N.max()}, but there are {num_shards}")
@@ -40,15 +46,17 @@ def write_run(
   size_N = run_files.sizes(record_N)
 
   def take(rows: np.ndarray) -> Iterator[Batch]:
-    # By batches, so that the run's records are never there twice.
+    # In batches, so that memory never holds two copies of all records.
     for part in run_files.cut(size_N[rows]):
       yield hash_N[rows[part]], record_N.take(pa.array(rows[part]))
 
   run_files.write(file, header, (take(order_N[start:stop]) for start, stop in itertools.pairwise(borders)), num_shards)
 
 
-def merge_runs(readers: Sequence[run_files.RunReader], file: IO[bytes], header: dict, num_shards: int) -> None:
-  """Merges runs of the same output shards into one, in memory for a few batches of each reader."""
+def merge_runs(
+  readers: Sequence[run_files.RunReader], file: IO[bytes], header: dict[str, int], num_shards: int
+) -> None:
+  """Merges runs of the same output shards into one; memory is a few batches of each reader."""
   for reader in readers:
     if reader.num_shards != num_shards:
       raise WinnowError(
@@ -62,12 +70,12 @@ def merge_runs(readers: Sequence[run_files.RunReader], file: IO[bytes], header: 
 def merge_shard(
   readers: Iterable[run_files.RunReader], shard: int, *, temporary_folder: str | None = None
 ) -> Iterator[Batch]:
-  """The records of one output shard, in order, from its ranges of all runs.
+  """Yields the records of one output shard in order, from its ranges of all runs.
 
-  Equal hashes keep the order of the readers, so readers in the order of their blocks
-  make the result independent of how blocks were spread over runs. At most FAN_IN runs are merged directly. More are
-  sorted through temporary files, so that memory does not grow with their number; `readers` may then be a generator that
-  opens them one by one.
+  Records with equal hashes keep the order of the readers. So with readers in the order of their blocks, the result does
+  not depend on the division of blocks among runs. Up to FAN_IN runs are merged directly. More runs are sorted through
+  temporary files, so that memory does not grow with their number; `readers` may then be a generator that opens them one
+  by one.
   """
   readers = iter(readers)
   first = list(itertools.islice(readers, FAN_IN + 1))
@@ -83,13 +91,13 @@ def merge_shard(
 
 @contextlib.contextmanager
 def opened(paths: Iterable[str], *, buffer_bytes: int = _BUFFER_BYTES) -> Iterator[Iterator[run_files.RunReader]]:
-  """The runs in files, which are opened one by one as `merge_shard` asks for them."""
+  """Opens the runs in files, one by one, as `merge_shard` asks for them."""
   files: list[IO[bytes]] = []
 
   def readers() -> Iterator[run_files.RunReader]:
     for path in paths:
       if len(files) > FAN_IN + 1:
-        files.pop().close()  # of more runs than this, each has been read when the next one is asked for
+        files.pop().close()  # beyond this number, each run has been read before the next is requested
       files.append(storage.open_input(path, buffer_bytes=buffer_bytes))
       yield run_files.RunReader(files[-1], path)
 
@@ -101,17 +109,17 @@ def opened(paths: Iterable[str], *, buffer_bytes: int = _BUFFER_BYTES) -> Iterat
 
 
 def check(path: str) -> None:
-  """Raises DamagedError unless every byte of a run's file is as written."""
+  """Raises DamagedError unless every byte of a run file is as written."""
   with storage.open_input(path) as file:
     run_files.RunReader(file, path).check()
 
 
 class RunWriter:
-  """Collects records in any order and writes them as one run, in `budget_bytes` of memory and a few MB for merging.
+  """A writer that collects records in any order and writes them as one run, with bounded memory.
 
-  Records are copied into one buffer. When it is full they are spilled as a sorted run to an unnamed file in
-  `temporary_folder` (the system's where None), which a killed process leaves no trace of. `finish` closes those files,
-  and so does the end of a `with` block.
+  Memory is `budget_bytes`, and a few MB for merging. Records are copied into one buffer. When the buffer is full, it is
+  spilled as a sorted run to an unnamed file in `temporary_folder` (None: the system's), of which a killed process
+  leaves no trace. `finish` closes these files, and so does the end of a `with` block.
   """
 
   def __init__(self, *, num_shards: int, budget_bytes: int = BUDGET_BYTES, temporary_folder: str | None = None):
@@ -121,7 +129,7 @@ class RunWriter:
     # Output shard, hash and size of the records in the buffer.
     self._collected: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     self._files = contextlib.ExitStack()
-    # In the order in which the records came, each with the number of merges that it went through.
+    # In the order of adding, each with the number of merges behind it.
     self._spills: list[tuple[int, IO[bytes]]] = []
 
   def __enter__(self) -> "RunWriter":
@@ -131,7 +139,7 @@ class RunWriter:
     self._files.close()
 
   def add(self, shard_N: np.ndarray, hash_N: np.ndarray, record_N: pa.Array) -> None:
-    """Adds records as for `write_run`."""
+    """Adds records, with arrays as in `write_run`."""
     record_N = record_N.cast(pa.large_binary())
     data = np.frombuffer(run_files.content(record_N), np.uint8)
     if self._used + len(data) + self._rows * run_files.ROW_BYTES > len(self._buffer):
@@ -144,8 +152,8 @@ class RunWriter:
     self._collected.append((shard_N, hash_N, run_files.sizes(record_N)))
     self._rows += len(hash_N)
 
-  def finish(self, file: IO[bytes], header: dict) -> None:
-    """Writes all that was added as one run to an empty seekable file."""
+  def finish(self, file: IO[bytes], header: dict[str, int]) -> None:
+    """Writes all added records as one run to an empty seekable file."""
     with self._files:
       if self._spills:
         merge_runs(self.spilled_runs(), file, header, self._num_shards)
@@ -154,9 +162,9 @@ class RunWriter:
         write_run(file, header=header, num_shards=self._num_shards, shard_N=shard_N, hash_N=hash_N, record_N=record_N)
 
   def spilled_runs(self) -> list[run_files.RunReader]:
-    """At most FAN_IN runs that hold all that was added, in the order of adding; they live as long as the writer."""
+    """Returns at most FAN_IN runs with all added records, in the order of adding; they live as long as the writer."""
     self._spill()
-    self._buffer = self._buffer[:0].copy()  # merging needs the room
+    self._buffer = self._buffer[:0].copy()  # merging needs the memory
     while len(self._spills) > FAN_IN:
       self._merge_spills()
     return [run_files.RunReader(file) for _, file in self._spills]
@@ -169,7 +177,7 @@ class RunWriter:
     file = self._files.enter_context(_temporary_file(self._temporary_folder))
     write_run(file, header={}, num_shards=self._num_shards, shard_N=shard_N, hash_N=hash_N, record_N=record_N)
     self._spills.append((0, file))
-    # Levels as in a log-structured merge tree, so that a record is rewritten log(N) times, not N.
+    # Levels as in a log-structured merge tree: a record is rewritten log(N) times, not N times.
     while len(self._spills) >= FAN_IN and self._spills[-FAN_IN][0] == self._spills[-1][0]:
       self._merge_spills()
 
@@ -182,7 +190,7 @@ class RunWriter:
       part.close()
 
   def _take_collected(self) -> tuple[np.ndarray, np.ndarray, pa.LargeBinaryArray]:
-    """What was collected, in the buffer: to be written before more is added."""
+    """Returns the collected records, which lie in the buffer: write them before adding more."""
     collected = self._collected or [(np.zeros(0, np.uint32), np.zeros(0, np.uint64), np.zeros(0, np.int64))]
     shard_N, hash_N, size_N = (np.concatenate(parts) for parts in zip(*collected, strict=True))
     offsets = np.concatenate([[0], np.cumsum(size_N)])

@@ -1,1 +1,1 @@
-"""One reader for each format of shards."""
+"""Readers of shards: one for each file format."""

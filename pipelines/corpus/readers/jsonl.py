@@ -1,4 +1,4 @@
-"""JSONL: one record a line, orjson line by line."""
+"""JSON lines: one record a line, parsed by orjson line by line."""
 
 import contextlib
 import itertools
@@ -21,27 +21,27 @@ from pipelines.corpus.blocks import (
   records_chunk,
 )
 
-_LOOKED_AT = 100  # lines, for the names of their fields
-_DEPTH = 8  # of objects within objects, of which fields are named
-# At the start of a file, and so inside of one that several were joined to.
+_LOOKED_AT = 100  # lines that are parsed to find the names of fields
+_DEPTH = 8  # the deepest nesting of objects in which fields are named
+# At the start of a file, and so also within a file that was concatenated from several.
 _BOMS = re.compile(rb"\A(?:\xef\xbb\xbf)+")
-# Strings are matched to be passed over. Neither part can match a byte in two ways, so the time is linear in the line.
+# Strings are matched in order to skip them. No byte can match in two ways, so the time is linear in the line.
 _STRING_OR_NOT_A_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|NaN|-?Infinity', re.DOTALL)
 
 
 def jsonl_chunks(stream: Iterable[bytes], fields: Fields) -> Iterator[Chunk]:
-  """The lines of a decompressed stream; a blank line counts as a row, a newline at the very end begins no line.
+  """Yields chunks of the lines of a decompressed stream. A blank line is a row; a newline at the end begins no line.
 
   Splitting and orjson parse 450 MB/s of C4 on one core (gunzip alone: 770), Arrow's JSON reader 660 to 700. But Arrow
-  skips blank lines, takes two objects on a line or one on two lines for rows, and fails a whole chunk for one bad
-  line: a row's fate would depend on its neighbours.
+  skips blank lines, accepts two objects on a line or one object on two lines as rows, and fails a whole chunk for one
+  bad line, so that the result for a row would depend on its neighbours.
   """
   for lines in read_lines(stream):
     yield records_chunk(lines, lambda line: parse_line(line, fields))
 
 
 def read_lines(stream: Iterable[bytes]) -> Iterator[list[bytes]]:
-  """The lines of a stream without their newlines, those of about one piece of the stream at a time."""
+  """Yields the lines of a stream without their newlines, about one piece of the stream at a time."""
   parts: list[bytes] = []
   for piece in stream:
     parts.append(piece)
@@ -56,10 +56,10 @@ def read_lines(stream: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def parse_line(line: bytes, fields: Fields) -> tuple[str, str, str]:
-  """(text, url, timestamp) of one line, which must hold a JSON object; raises `BadRowError`.
+  """Parses a line that holds one JSON object to (text, url, timestamp); raises `BadRowError`.
 
-  Python and what is written in it put NaN and Infinity where JSON has no number. They are read as null, and such a
-  document is `Nonstandard`.
+  Python programs write NaN and Infinity, which JSON does not have. They are read as null, and such a document is
+  `Nonstandard`.
   """
   is_standard = True
   try:
@@ -85,28 +85,28 @@ def parse_line(line: bytes, fields: Fields) -> tuple[str, str, str]:
 
 
 def field_names(lines: Iterable[bytes]) -> list[str]:
-  """Returns the names of the fields of some lines' records, as `Fields` has them, those in other objects too."""
-  found: dict[str, None] = {}
+  """Returns the names of the fields in some lines, in the notation of `Fields`, including those of nested objects."""
+  names: dict[str, None] = {}
 
   def add(record: dict[str, Any], prefix: str) -> None:
     for name, value in record.items():
       if type(value) is dict and value and prefix.count(".") < _DEPTH:
         add(value, f"{prefix}{name}.")
       else:
-        found[prefix + name] = None
+        names[prefix + name] = None
 
   for line in itertools.islice(lines, _LOOKED_AT):
     with contextlib.suppress(orjson.JSONDecodeError):
       record = orjson.loads(_BOMS.sub(b"", line, count=1))
       if type(record) is dict:
         add(record, "")
-  return list(found)
+  return list(names)
 
 
 def _parse_refused(line: bytes, fields: Fields, error: orjson.JSONDecodeError) -> tuple[Any, bool]:
-  """The record of a line, now without a byte order mark, that orjson has refused; and whether it is JSON.
+  """Parses a line that orjson refused, now without its byte order mark; also tells whether it is standard JSON.
 
-  Not by Python's own parser: how deeply nested a record it takes depends on its caller's own depth, and it takes
+  Python's own parser is not used: the nesting that it accepts depends on the depth of its caller, and it accepts
   unpaired surrogates.
   """
   if not line.strip():
@@ -115,7 +115,7 @@ def _parse_refused(line: bytes, fields: Fields, error: orjson.JSONDecodeError) -
     return orjson.loads(line), True
   except orjson.JSONDecodeError:
     if b"NaN" in line or b"Infinity" in line:
-      with_null = _STRING_OR_NOT_A_NUMBER.sub(lambda found: found[0] if found[0][:1] == b'"' else b"null", line)
+      with_null = _STRING_OR_NOT_A_NUMBER.sub(lambda match: match[0] if match[0][:1] == b'"' else b"null", line)
       try:
         return orjson.loads(with_null), False
       except orjson.JSONDecodeError:
@@ -123,16 +123,16 @@ def _parse_refused(line: bytes, fields: Fields, error: orjson.JSONDecodeError) -
   raise _unreadable(line, fields) from error
 
 
-def _nested(found: Any, name: str) -> Any:
-  """The value of a field of a record that may lie in other objects, as `content.text` does; None where there is none.
+def _nested(value: Any, name: str) -> Any:
+  """Returns a field of a record, which may be nested as in `content.text`; None if it is missing.
 
-  A field with a dot in its very name comes first.
+  A field whose own name contains the dot takes precedence.
   """
-  while type(found) is dict:
-    if name in found:
-      return found[name]
+  while type(value) is dict:
+    if name in value:
+      return value[name]
     outer, _, name = name.partition(".")
-    found = found.get(outer) if name else None
+    value = value.get(outer) if name else None
   return None
 
 
@@ -150,5 +150,5 @@ def _unreadable(line: bytes, fields: Fields) -> BadRowError:
 
 
 def _beginning(line: bytes) -> str:
-  # No character is longer than 4 bytes.
+  # A character has at most 4 bytes.
   return line[: 4 * DEAD_TEXT_CHARACTERS].decode(errors="replace")

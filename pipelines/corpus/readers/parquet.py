@@ -1,4 +1,4 @@
-"""Parquet: whole columns through Arrow, row groups streamed.
+"""Parquet: whole columns through Arrow, with streamed row groups.
 
 Legend for array names: N = rows of one batch.
 """
@@ -26,14 +26,15 @@ from pipelines.corpus.blocks import (
 
 _BATCH_BYTES = 4 << 20
 _MAX_BATCH_ROWS = 1024
-# Column chunks are read through a buffer of this size, else a row group's whole text (1 GB is common) is held.
+# Column chunks are read through a buffer of this size. Otherwise the whole text of a row group (1 GB is common) is
+# held.
 _BUFFER_BYTES = 1 << 20
 
 
 def parquet_chunks(file: BinaryIO, path: str, fields: Fields) -> Iterator[Chunk]:
-  """The rows of a Parquet file: the text column and, where they exist, url and timestamp.
+  """Yields chunks of the rows of a Parquet file: the text column and, if they exist, url and timestamp.
 
-  Raises WinnowError for a file without a text column that can hold text.
+  Raises WinnowError if the file has no text column, or one that does not hold text.
   """
   try:
     parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
@@ -41,61 +42,65 @@ def parquet_chunks(file: BinaryIO, path: str, fields: Fields) -> Iterator[Chunk]
     names = _columns(schema, path, fields)
     text_column = [column.path for column in parquet.schema].index(fields.text)
     batch_rows = _batch_rows(parquet.metadata, text_column)
-    for read in parquet.iter_batches(batch_rows, columns=names, use_threads=False):
-      batch = pa.RecordBatch.from_arrays([_column(read, _find_field(schema, name)) for name in names], names)
+    for columns in parquet.iter_batches(batch_rows, columns=names, use_threads=False):
+      batch = pa.RecordBatch.from_arrays([_column(columns, _find_field(schema, name)) for name in names], names)
       lengths_N = _lengths(batch.column(fields.text))
       if len(lengths_N) and lengths_N.max() > MAX_RECORD_BYTES:
         raise BrokenShardError(f"a text is longer than {MAX_RECORD_BYTES >> 20} MiB")
       yield _batch_chunk(batch, lengths_N, fields)
   except (pa.ArrowException, OSError) as error:
-    if isinstance(error, OSError) and error.errno is not None:  # of the disk; Arrow's own have no number
+    if (
+      isinstance(error, OSError) and error.errno is not None
+    ):  # an error of the disk; Arrow's own errors have no number
       raise
-    raise BrokenShardError(f"it is no whole Parquet file ({error})") from error
+    raise BrokenShardError(f"it is not a complete Parquet file ({error})") from error
 
 
 def _find_field(schema: pa.Schema, name: str) -> list[str]:
-  """Where a field lies: its column and, of a struct like `content.text`, the fields within; empty where it is not.
+  """Returns the path of a field: its column, then the fields within structs, as in `content.text`; empty if missing.
 
-  A column or field with a dot in its very name comes first.
+  A column or field whose own name contains the dot takes precedence.
   """
-  found: list[str] = []
+  path: list[str] = []
   fields: pa.Schema | pa.StructType = schema
   while True:
     names = [field.name for field in fields]
     outer, _, inner = (name, "", "") if name in names else name.partition(".")
     if names.count(outer) != 1:
       return []
-    found.append(outer)
+    path.append(outer)
     if not inner:
-      return found if outer == name else []
+      return path if outer == name else []
     fields, name = fields.field(outer).type, inner
     if not pa.types.is_struct(fields):
       return []
 
 
 def field_names(file: BinaryIO) -> list[str]:
-  """Returns the names of a file's fields, as `Fields` has them, those in structs too."""
+  """Returns the names of a file's fields, in the notation of `Fields`, including those in structs."""
   return _names(pq.read_schema(file))
 
 
 def _names(schema: pa.Schema) -> list[str]:
   def names(field: pa.Field, prefix: str) -> list[str]:
     name = prefix + field.name
-    return [of for inner in field.type for of in names(inner, f"{name}.")] if pa.types.is_struct(field.type) else [name]
+    if not pa.types.is_struct(field.type):
+      return [name]
+    return [nested for inner in field.type for nested in names(inner, f"{name}.")]
 
   return [name for field in schema for name in names(field, "")]
 
 
 def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
   column = batch.column(path[0])
-  return column if len(path) == 1 else pc.struct_field(column, path[1:])  # null where a struct around it is
+  return column if len(path) == 1 else pc.struct_field(column, path[1:])  # null if an enclosing struct is null
 
 
 def _columns(schema: pa.Schema, path: str, fields: Fields) -> list[str]:
   place = _find_field(schema, fields.text)
   if not place:
     raise WinnowError(
-      f"{path} does not have one column {fields.text!r} but {', '.join(_names(schema))}: "
+      f"{path} does not have one column {fields.text!r}; its columns are {', '.join(_names(schema))}: "
       "name the text's column with --text_field"
     )
   column_type = _field(schema, place).type
@@ -104,7 +109,7 @@ def _columns(schema: pa.Schema, path: str, fields: Fields) -> list[str]:
     is_struct = pa.types.is_struct(column_type) and column_type.num_fields
     such = f", such as {fields.text}.{column_type.field(0).name}" if is_struct else ""
     raise WinnowError(
-      f"{path}: column {fields.text!r} holds {column_type}, not text: name the text's with --text_field{such}"
+      f"{path}: column {fields.text!r} holds {column_type}, not text: name the text's column with --text_field{such}"
     )
   return [name for name in {fields.text: 0, fields.url: 0, fields.timestamp: 0} if _find_field(schema, name)]
 
@@ -132,14 +137,14 @@ def _is_text(value_type: pa.DataType) -> bool:
 
 
 def _batch_rows(metadata: pq.FileMetaData, text_column: int) -> int:
-  """Rows to read at a time, so that a batch of long texts stays about as small as one of short texts."""
+  """Returns how many rows to read at a time, so that a batch has about the same size for long and short texts."""
   columns = [metadata.row_group(index).column(text_column) for index in range(metadata.num_row_groups)]
   row_bytes = max((column.total_uncompressed_size / max(column.num_values, 1) for column in columns), default=1.0)
   return int(min(max(_BATCH_BYTES / max(row_bytes, 1.0), 1), _MAX_BATCH_ROWS))
 
 
 def _lengths(text: pa.Array) -> np.ndarray:
-  """Bytes of each text, int64 [N], 0 for null; a dictionary's texts are measured once and not spread out."""
+  """Returns the bytes of each text, int64 [N], 0 for null; a dictionary is not decoded, its texts are measured once."""
   if pa.types.is_dictionary(text.type):
     lengths = pc.take(_lengths_array(text.dictionary), text.indices)
   else:
@@ -173,18 +178,18 @@ def _parse(batch: pa.RecordBatch, first_row: int, fields: Fields) -> Parsed:
     bad_text = as_string(text[at].as_py())[:DEAD_TEXT_CHARACTERS]
     for column, value in zip(bad, (row_N[at], reason, bad_text), strict=True):
       column.append(value)
-  # Filtering copies: what is kept no longer holds on to the batch, which may be far larger.
+  # Filtering copies, so the result does not keep the batch alive, which may be far larger.
   keep = pa.array(good_N)
   others = [_column_strings(batch, name) for name in (fields.url, fields.timestamp)]
   return parsed_rows([pa.array(row_N[good_N]), *(column.filter(keep) for column in (text, *others))], bad)
 
 
 def _decode(binary: pa.Array) -> tuple[pa.Array, np.ndarray]:
-  """(strings, bool [N] of those whose bytes were no UTF-8 and are now decoded with replacement)."""
+  """Decodes UTF-8; returns strings, and bool [N]: which were not valid UTF-8 and are decoded with replacement."""
   try:
     return binary.cast(pa.string()), np.zeros(len(binary), bool)
   except pa.ArrowInvalid:
-    # Arrow does not say which: only batches with a bad text in them come here.
+    # Arrow does not say which value is invalid. Only batches with an invalid text come here.
     values = binary.to_pylist()
   strings = [None if value is None else value.decode(errors="replace") for value in values]
   invalid = [string is not None and string.encode() != value for value, string in zip(values, strings, strict=True)]
@@ -192,7 +197,7 @@ def _decode(binary: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 
 def _column_strings(batch: pa.RecordBatch, name: str) -> pa.Array:
-  """A url or timestamp column as strings without nulls: '' where there is none, timestamps in ISO 8601 and UTC."""
+  """Returns a url or timestamp column as strings: '' for missing values, timestamps in ISO 8601 and UTC."""
   if name not in batch.schema.names:
     return pa.array([""] * batch.num_rows, pa.string())
   column = batch.column(name)
@@ -201,7 +206,7 @@ def _column_strings(batch: pa.RecordBatch, name: str) -> pa.Array:
   if _is_text(column.type):
     strings = _decode(_as_binary(column))[0]
   elif pa.types.is_timestamp(column.type):
-    # Without the zone, which is how Arrow keeps the time in UTC and needs no time zone database.
+    # Without the zone the values are UTC as Arrow stores them, and need no time zone database.
     utc = column.cast(pa.timestamp(column.type.unit))
     written = pc.strftime(utc, format="%Y-%m-%dT%H:%M:%SZ", locale="C")
     strings = pc.replace_substring_regex(written, pattern=r"\.0+Z$", replacement="Z")
@@ -211,7 +216,7 @@ def _column_strings(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 def _as_binary(text: pa.Array) -> pa.Array:
-  """Any kind of text as binary or large_binary; nothing is copied unless it is a dictionary or a view."""
+  """Returns any kind of text as binary or large_binary, without a copy unless it is a dictionary or a view."""
   if pa.types.is_dictionary(text.type):
     text = text.dictionary_decode()
   return text.cast(pa.large_binary() if text.type in (pa.large_string(), pa.large_binary()) else pa.binary())

@@ -1,4 +1,4 @@
-"""Reading one input file as blocks, whatever its format; and which files an input means."""
+"""Reads an input file of any format as blocks."""
 
 import contextlib
 import re
@@ -40,11 +40,11 @@ def read_blocks(
   want: Callable[[int], bool] = every,
   block_text_bytes: int = BLOCK_TEXT_BYTES,
 ) -> Iterator[Block]:
-  """The blocks of one shard in order; those that `want(index)` refuses are skipped cheaply and yielded without rows.
+  """Yields the blocks of one shard in order. Blocks that `want(index)` refuses are skipped cheaply and have no rows.
 
-  Borders follow from the file, `fields.text`, `block_rows` and `block_text_bytes` alone (`blocks.cut_blocks`). Raises
-  WinnowError with file and row where the file is truncated or damaged, after the blocks before that row. C4 as
-  .jsonl.gz gives about 200 MB of text per second of one core, 480 where blocks are skipped.
+  Borders depend only on the file, `fields.text`, `block_rows` and `block_text_bytes` (`blocks.cut_blocks`). If the file
+  is truncated or damaged, yields the blocks before that row, then raises WinnowError with file and row. C4 as .jsonl.gz
+  gives about 200 MB of text per second of one core, 480 if blocks are skipped.
   """
   with contextlib.ExitStack() as stack:
     chunks = _located(_chunks(shard, fields, stack), shard)
@@ -52,7 +52,7 @@ def read_blocks(
 
 
 def field_names(shard: Shard) -> list[str]:
-  """Returns the names of the fields of a shard's first records, as `Fields` has them, those in other fields too."""
+  """Returns the names of the fields of a shard's first records, in the notation of `Fields`, including nested ones."""
   with contextlib.ExitStack() as stack:
     file = _opened(shard, stack)
     if shard.format == "parquet":
@@ -67,10 +67,10 @@ def field_names(shard: Shard) -> list[str]:
 
 
 def format_of(path: str) -> tuple[str, str]:
-  """(format, compression) by the file's name, as `Shard` has them; raises WinnowError for names of other kinds."""
-  found = _NAME.search(storage.base_name(path).lower())
-  if found:
-    file_format, compression = _FORMATS[found[1]], _COMPRESSIONS[found[3]]
+  """Returns (format, compression) of a file by its name, as in `Shard`; raises WinnowError for any other name."""
+  match = _NAME.search(storage.base_name(path).lower())
+  if match:
+    file_format, compression = _FORMATS[match[1]], _COMPRESSIONS[match[3]]
     if not compression or file_format in ("jsonl", "tfrecord"):
       return file_format, compression
   raise WinnowError(
@@ -97,30 +97,32 @@ def _opened(shard: Shard, stack: contextlib.ExitStack) -> BinaryIO:
 
 
 def _pieces(file: BinaryIO, shard: Shard, stack: contextlib.ExitStack) -> Iterator[bytes]:
-  """The decompressed bytes of a file, about `_PIECE_BYTES` at a time; many gzip members or zstd frames are one stream.
+  """Yields the decompressed bytes of a file, about `_PIECE_BYTES` at a time, across gzip members and zstd frames.
 
-  isal unpacks C4 at 770 MB/s on one core, zlib at 295, and notices truncation, wrong checksums and garbage behind the
+  isal unpacks C4 at 770 MB/s on one core, zlib at 295. It detects truncation, wrong checksums and garbage behind the
   last member, as `zstd_stream` does.
   """
   if shard.compression and shard.size == 0:
-    raise BrokenShardError(f"it is empty, which no {shard.compression} file is")
+    raise BrokenShardError(f"it is empty, which is not a valid {shard.compression} file")
   read = file.read
   if shard.compression == "gzip":
-    read = stack.enter_context(igzip.IGzipFile(fileobj=file, mode="rb")).read1  # `read` would lose what it has gathered
+    read = stack.enter_context(
+      igzip.IGzipFile(fileobj=file, mode="rb")
+    ).read1  # on an error, `read` would lose the data that it has gathered
   pieces = iter(lambda: read(_PIECE_BYTES), b"")
   if shard.compression == "zstd":
     pieces = zstd_stream.decompress(pieces, piece_bytes=_PIECE_BYTES, max_window=shard.max_window)
   try:
     yield from pieces
   except (EOFError, igzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError)) as error:
-    if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of what it holds
+    if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the content
       raise
     raise BrokenShardError(f"its gzip stream is truncated or damaged ({error})") from error
 
 
 @contextlib.contextmanager
 def _local_path(file: BinaryIO, path: str) -> Iterator[str]:
-  """The path of a local copy of the file, or its own: ArrayRecord's reader opens local paths only."""
+  """Provides a local path of the file, copying it if need be: ArrayRecord's reader opens only local paths."""
   if storage.is_local(path):
     yield path
     return
@@ -131,14 +133,14 @@ def _local_path(file: BinaryIO, path: str) -> Iterator[str]:
 
 
 def _located(chunks: Iterable[Chunk], shard: Shard) -> Iterator[Chunk]:
-  """Tells where a file broke off."""
+  """Yields the chunks; adds the file and the row to errors of reading."""
   row = 0
   try:
     for chunk in chunks:
       yield chunk
       row += len(chunk.bounds_N)
   except BrokenShardError as error:
-    reason = " ".join(str(error).split())  # Arrow's messages may have several lines
+    reason = " ".join(str(error).split())  # messages of Arrow may have several lines
     raise WinnowError(f"{shard.path} cannot be read beyond row {row}: {reason}; {error.advice}") from error
   except OSError as error:
     raise storage.AccessError(

@@ -1,6 +1,6 @@
-"""tf.train.Example without TensorFlow: the message is described here, and protobuf does the rest.
+"""tf.train.Example without TensorFlow: protobuf parses the message from a description in this file.
 
-Importing TensorFlow for three bytes features costs 862 MB of memory in every worker.
+Importing TensorFlow for three features of bytes would cost 862 MB of memory in every worker.
 """
 
 import functools
@@ -14,9 +14,9 @@ _FieldType = descriptor_pb2.FieldDescriptorProto
 
 
 def parse_example(data: bytes) -> Mapping[str, Any]:
-  """The features of a serialized tf.train.Example by name, as `Feature` messages for `feature_values`.
+  """Parses a serialized tf.train.Example to its features by name, `Feature` messages for `feature_values`.
 
-  Raises ValueError for bytes that are no Example.
+  Raises ValueError for bytes that are not an Example.
   """
   try:
     return example_class().FromString(data).features.feature
@@ -25,16 +25,17 @@ def parse_example(data: bytes) -> Mapping[str, Any]:
 
 
 def feature_values(feature: Any) -> list[bytes] | list[int] | list[float]:
-  """The values of one `Feature`; an empty list where it holds no list at all."""
+  """Returns the values of one `Feature`; an empty list if no list is set."""
   kind = feature.WhichOneof("kind")
   return list(getattr(feature, kind).value) if kind else []
 
 
 @functools.cache
 def example_class() -> Any:
-  """The message class of tf.train.Example (tensorflow/core/example/{example,feature}.proto).
+  """Returns the message class of tf.train.Example (tensorflow/core/example/{example,feature}.proto).
 
-  The wire format knows no names, so the package is ours, in a pool of its own: TensorFlow may live in this process too.
+  The wire format contains no names, so the package can be ours. It has its own pool, since TensorFlow may be in this
+  process too.
   """
   file = descriptor_pb2.FileDescriptorProto(name="winnow/example.proto", package=_PACKAGE, syntax="proto3")
   for name, field_type in (
@@ -48,16 +49,16 @@ def example_class() -> Any:
   feature.oneof_decl.add(name="kind")
   for number, name in enumerate(("bytes_list", "float_list", "int64_list"), 1):
     list_name = name.title().replace("_", "")
-    _add_field(feature, name, number, _FieldType.TYPE_MESSAGE, of=list_name).oneof_index = 0
+    _add_field(feature, name, number, _FieldType.TYPE_MESSAGE, type_name=list_name).oneof_index = 0
 
   features = file.message_type.add(name="Features")
   entry = features.nested_type.add(name="FeatureEntry")
   entry.options.map_entry = True
   _add_field(entry, "key", 1, _FieldType.TYPE_STRING)
-  _add_field(entry, "value", 2, _FieldType.TYPE_MESSAGE, of="Feature")
-  _add_field(features, "feature", 1, _FieldType.TYPE_MESSAGE, of="Features.FeatureEntry", repeated=True)
+  _add_field(entry, "value", 2, _FieldType.TYPE_MESSAGE, type_name="Feature")
+  _add_field(features, "feature", 1, _FieldType.TYPE_MESSAGE, type_name="Features.FeatureEntry", repeated=True)
 
-  _add_field(file.message_type.add(name="Example"), "features", 1, _FieldType.TYPE_MESSAGE, of="Features")
+  _add_field(file.message_type.add(name="Example"), "features", 1, _FieldType.TYPE_MESSAGE, type_name="Features")
 
   pool = descriptor_pool.DescriptorPool()
   pool.Add(file)
@@ -70,7 +71,7 @@ def _add_field(
   number: int,
   field_type: Any,
   *,
-  of: str = "",
+  type_name: str = "",
   repeated: bool = False,
 ) -> descriptor_pb2.FieldDescriptorProto:
   field = parent.field.add(
@@ -79,6 +80,6 @@ def _add_field(
     type=field_type,
     label=_FieldType.LABEL_REPEATED if repeated else _FieldType.LABEL_OPTIONAL,
   )
-  if of:
-    field.type_name = f".{_PACKAGE}.{of}"
+  if type_name:
+    field.type_name = f".{_PACKAGE}.{type_name}"
   return field

@@ -1,4 +1,4 @@
-"""The shards of a dataset that TensorFlow Datasets has prepared, read without TensorFlow."""
+"""Shards of a dataset that TensorFlow Datasets has prepared, found without TensorFlow."""
 
 import contextlib
 import os
@@ -16,13 +16,13 @@ PREFIX = "tfds:"
 
 
 def tfds_shards(spec: str, *, data_dir: str | None = None) -> list[Shard]:
-  """The files of a split of a prepared TFDS dataset, in TFDS's own order.
+  """Returns the files of a split of a prepared TFDS dataset, in the order of TFDS.
 
-  `spec` is `tfds:NAME[/CONFIG][:VERSION][#SPLIT]`, and the split is train unless it is named. Nothing is ever
-  downloaded or prepared; raises WinnowError where the dataset is not there, has no such split, or keeps it in files of
-  another kind.
+  `spec` is `tfds:NAME[/CONFIG][:VERSION][#SPLIT]`; the default split is train. Never downloads or prepares anything.
+  Raises WinnowError if the dataset is missing, has no such split, or keeps it in files of another format.
   """
-  # From the prepared files alone: `tfds.builder` would also run a dataset's code, and fetch for a `huggingface:` name.
+  # Only from the prepared files: `tfds.builder` would also run the code of a dataset, or download a `huggingface:`
+  # name.
   from google.protobuf import json_format
   from tensorflow_datasets.core import constants, read_only_builder, registered
 
@@ -44,8 +44,8 @@ def tfds_shards(spec: str, *, data_dir: str | None = None) -> list[Shard]:
         f"cannot read the dataset {spec} in {folder} ({reason}): write tfds:NAME/CONFIG:VERSION#SPLIT"
       ) from error
   if split not in splits:
-    there = ", ".join(sorted(splits)) or "none"
-    raise WinnowError(f"the dataset {spec} has no split {split}, but {there}: name one of them, tfds:{name}#SPLIT")
+    known = ", ".join(sorted(splits)) or "none"
+    raise WinnowError(f"the dataset {spec} has no split {split}, but {known}: name one of them, tfds:{name}#SPLIT")
   paths = [os.fspath(path) for path in splits[split].filepaths]
   if copy is None:
     sizes = {path: storage.size(path) for path in paths if storage.exists(path)}
@@ -65,14 +65,16 @@ def tfds_shards(spec: str, *, data_dir: str | None = None) -> list[Shard]:
 
 @contextlib.contextmanager
 def _tfds_metadata(folder: str, name: str) -> Iterator[str]:
-  """A local copy of the metadata of a dataset on an object store, where TFDS itself would need TensorFlow."""
+  """Copies the metadata of a dataset from an object store to a local folder; TFDS itself would need TensorFlow."""
   place = name.partition(":")[0] if "*" in name else name.replace(":", "/")
   with tempfile.TemporaryDirectory(prefix="winnow-") as copy:
     for path, _ in storage.match(storage.join(storage.escape(folder), place, "**")):
       if path.endswith((".json", ".txt")):  # features, splits, and labels
         relative = path.removeprefix(f"{folder.rstrip('/')}/")
         if not shard_names.is_name(relative):
-          raise WinnowError(f"{path} has a name that leads out of {folder}: remove it, for no dataset has such a file")
+          raise WinnowError(
+            f"{path} has a name that leads out of {folder}: remove it, since no dataset has such a file"
+          )
         local = pathlib.Path(copy, relative)
         local.parent.mkdir(parents=True, exist_ok=True)
         local.write_bytes(storage.read_bytes(path))

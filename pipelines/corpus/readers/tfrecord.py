@@ -22,35 +22,35 @@ from pipelines.corpus.readers.tf_example import feature_values, parse_example
 _HEAD = struct.Struct("<QI")  # length of the data, masked CRC32C of these 8 bytes
 _CRC = struct.Struct("<I")  # masked CRC32C of the data, behind them
 _CHUNK_BYTES = 1 << 20
-_LOOKED_AT = 100  # records, for the names of their features
-# No read-ahead: its threads take more processor time than they save in waiting (77 against 310 MB/s of C4 here), and
-# one buffer of 16 MB each.
+_LOOKED_AT = 100  # records that are parsed to find the names of features
+# No read-ahead: its threads cost more processor time than they save (77 instead of 310 MB/s of C4), and each of them
+# has a buffer of 16 MB.
 _ARRAY_RECORD_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 def tfrecord_chunks(stream: Iterable[bytes], fields: Fields) -> Iterator[Chunk]:
-  """The records of a decompressed stream. A data CRC that does not fit makes a bad row, a broken frame ends it all."""
+  """Yields chunks of the records of a decompressed stream. Wrong data is a bad row; a broken frame is an error."""
   for frames in read_frames(stream):
     yield records_chunk(frames, lambda frame: _parse_frame(frame, fields))
 
 
 def array_record_chunks(path: str, fields: Fields) -> Iterator[Chunk]:
-  """The records of a local ArrayRecord file, which checks itself."""
+  """Yields chunks of the records of a local ArrayRecord file, whose reader verifies checksums."""
   for records in read_array_records(path):
     yield records_chunk(records, lambda record: _parse_record(record, fields))
 
 
 def field_names(records: Iterable[bytes]) -> list[str]:
   """Returns the names of the features of some records."""
-  found: dict[str, None] = {}
+  names: dict[str, None] = {}
   for record in itertools.islice(records, _LOOKED_AT):
     with contextlib.suppress(ValueError):
-      found |= dict.fromkeys(sorted(parse_example(record)))
-  return list(found)
+      names |= dict.fromkeys(sorted(parse_example(record)))
+  return list(names)
 
 
 def read_array_records(path: str) -> Iterator[list[bytes]]:
-  """The records of a local ArrayRecord file, about a megabyte at a time."""
+  """Yields the records of a local ArrayRecord file, about a megabyte at a time."""
   from array_record.python.array_record_module import ArrayRecordReader
 
   reader = ArrayRecordReader(path, _ARRAY_RECORD_OPTIONS)
@@ -58,15 +58,15 @@ def read_array_records(path: str) -> Iterator[list[bytes]]:
   size = 0
   try:
     for _ in range(reader.num_records()):
-      # One by one, since a range decodes its whole group anew at each call; the sequential read never does.
+      # One by one, since each read of a range decodes its whole group again; a sequential read does not.
       records.append(reader.read())
       size += len(records[-1])
       if size >= _CHUNK_BYTES:
         yield records
         records, size = [], 0
-    reader.close()  # which raises what kept the file from being opened: until now it seemed empty
+    reader.close()  # raises the error of opening the file, which seemed empty until now
   except RuntimeError as error:
-    raise BrokenShardError(f"it is not a whole ArrayRecord file ({error})") from error
+    raise BrokenShardError(f"it is not a complete ArrayRecord file ({error})") from error
   finally:
     with contextlib.suppress(RuntimeError):
       reader.close()
@@ -75,9 +75,9 @@ def read_array_records(path: str) -> Iterator[list[bytes]]:
 
 
 def read_frames(stream: Iterable[bytes]) -> Iterator[list[bytes]]:
-  """Each record's data with its CRC behind them, those of about one piece of the stream at a time.
+  """Yields the data of each record with its CRC, about one piece of the stream at a time.
 
-  A frame is a little-endian uint64 length, its masked CRC32C, the data, their masked CRC32C.
+  A frame is a little-endian uint64 length, its masked CRC32C, the data, and its masked CRC32C.
   """
   parts: list[bytes] = []
   size, needed = 0, _HEAD.size
@@ -119,11 +119,12 @@ def _parse_frame(frame: bytes, fields: Fields) -> tuple[str, str, str]:
 
 
 def without_checksum(frame: bytes) -> bytes:
+  """Returns the data of a frame from `read_frames`, unverified."""
   return frame[: -_CRC.size]
 
 
 def checked_data(frame: bytes) -> bytes:
-  """A record without its checksum; ValueError where it does not fit."""
+  """Returns the data of a frame from `read_frames`; raises ValueError if it does not fit its checksum."""
   data = without_checksum(frame)
   if _masked_crc(data) != _CRC.unpack_from(frame, len(data))[0]:
     raise ValueError("a record does not fit its checksum")
@@ -148,9 +149,9 @@ def _parse_record(data: bytes, fields: Fields) -> tuple[str, str, str]:
 
 
 def _values(features: Any, name: str) -> list[Any]:
-  # Asking a protobuf map for a key that it lacks would add it.
+  # Looking up a missing key in a protobuf map would add it.
   if name not in features:
-    name = name.replace(".", "/")  # as TFDS writes features within others
+    name = name.replace(".", "/")  # as TFDS writes nested features
   return feature_values(features[name]) if name in features else []
 
 

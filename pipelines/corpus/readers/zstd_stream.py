@@ -1,7 +1,7 @@
-"""Zstandard streams, with windows as long as any that `zstd --long` makes.
+"""Decompression of Zstandard streams, with windows up to the longest that `zstd --long` makes.
 
-Not by Arrow, which refuses windows above 128 MiB, nor by zstandard's stream reader, which takes a frame that is cut off
-for the end. This is as fast as either: 1.1 GB/s of C4.
+Arrow refuses windows above 128 MiB, and zstandard's stream reader accepts a truncated frame as the end. This is as fast
+as either: 1.1 GB/s of C4.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,15 +11,15 @@ import zstandard
 from pipelines.corpus.blocks import BrokenShardError
 
 LONGEST_WINDOW = 1 << zstandard.WINDOWLOG_MAX
-# Fed at a time, since what it holds is unpacked at once: four bytes may stand for 128 KiB.
+# The input is fed in small slices, since each is unpacked at once and four bytes may expand to 128 KiB.
 _SLICE_BYTES = 4 << 10
-_HEAD_BYTES = 18  # no frame's header is longer
+_HEAD_BYTES = 18  # of the longest header of a frame
 
 
 def decompress(pieces: Iterable[bytes], *, piece_bytes: int, max_window: int) -> Iterator[bytes]:
-  """The content of frames, one behind the other, about `piece_bytes` at a time.
+  """Yields the content of consecutive frames, about `piece_bytes` at a time.
 
-  Raises BrokenShardError, after what could be read, where they are damaged or cut off, or where one needs a window of
+  Raises BrokenShardError, after the data that could be read, if a frame is damaged or truncated, or needs a window of
   more than `max_window` bytes.
   """
   parts: list[bytes] = []

@@ -77,7 +77,7 @@ def wrong(path: pathlib.Path, how: str) -> str:
   [
     ("pickle", "holds object"),
     ("flat", r"not floats \[N, D\]"),
-    ("fortran", "Fortran's order"),
+    ("fortran", "Fortran order"),
     ("integers", "holds int64"),
     ("cut", "its size is not what its header says"),
     ("huge", "holds no embeddings, or is damaged"),
@@ -85,7 +85,7 @@ def wrong(path: pathlib.Path, how: str) -> str:
     ("text", r"neither \.npy nor \.parquet"),
     ("columns", "its columns are id, text"),
     ("two columns", "does not have one column of lists"),
-    ("nothing", "names 0 files, and the input has 1 shards"),
+    ("nothing", "matches 0 files, but the input has 1 shards"),
   ],
 )
 def test_what_is_no_embedding_file_is_refused(tmp_path, how, told):
@@ -154,7 +154,7 @@ def test_other_numbers_of_rows_end_the_run(tmp_path, capsys, rows, said):
 def test_files_that_do_not_belong_together_are_refused_before_anything_is_written(tmp_path, capsys):
   np.save(tmp_path / "0.npy", np.ones((20, 4), np.float32))
   assert embed(tmp_path, 20, 20) == 2
-  assert "names 1 files, and the input has 2 shards" in capsys.readouterr().err
+  assert "matches 1 files, but the input has 2 shards" in capsys.readouterr().err
   np.save(tmp_path / "1.npy", np.ones((20, 5), np.float32))
   assert embed(tmp_path, 20, 20) == 2
   assert "has 4 dimensions and" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_a_text_inside_a_struct(tmp_path):
   blocks = read(shard_of(tmp_path / "b.parquet"), fields=Fields("content.text", "content.more.url", "at.none"))
   assert [tuple(row.values()) for row in documents(blocks)] == [(0, "a", "v", ""), (3, "d", "", "")]
   with pytest.raises(
-    WinnowError, match=r"one column 'text' but content\.text, content\.more\.url, content\.more\.url, at"
+    WinnowError, match=r"one column 'text'; its columns are content\.text, content\.more\.url, content\.more\.url, at"
   ):
     read(shard_of(tmp_path / "b.parquet"))
 
