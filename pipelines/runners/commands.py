@@ -1,4 +1,4 @@
-"""How a command ends: errors told in one sentence, exit statuses, and the log."""
+"""The end of a command: errors of one sentence, exit statuses, and the log."""
 
 import contextlib
 import os
@@ -20,30 +20,30 @@ from pipelines.files import fingerprints, storage
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
 DIED = (
-  "a worker process died ({}): run the same command again, it goes on where it was, with fewer --direct_num_workers or "
+  "a worker process died ({}): run the same command again to continue, with fewer --direct_num_workers or "
   "--batch_tokens if need be"
 )
-_DISCONNECTED = "SDK worker disconnected"  # as Prism has it
+_DISCONNECTED = "SDK worker disconnected"  # in the words of Prism
 _SENTENCE = r"\b(?:{}): (.+?)(?: \[while running '.*'\])?$"
 
 
 class JobError(Exception):
-  """The pipeline ran and failed; the message is for the user."""
+  """An error for a pipeline that ran and failed; the message is for the user."""
 
 
 class Terminated(KeyboardInterrupt):
-  """SIGTERM, such as a scheduler sends: it ends a command as Ctrl-C does."""
+  """The exception for SIGTERM, which schedulers send; it ends a command as Ctrl-C does."""
 
 
 def sentence_of(error: BaseException) -> str:
-  """The sentence within a failure, however many layers of a runner, processes and tracebacks it came through."""
+  """Finds the sentence for the user within a failure that came through runners, processes and tracebacks."""
   names = "|".join(kind.__name__ for kind in _kinds(WinnowError))
-  found = re.findall(_SENTENCE.format(names), "".join(traceback.format_exception(error)), re.MULTILINE)
-  if found:
-    return found[-1].replace("\\n", " ")
+  sentences = re.findall(_SENTENCE.format(names), "".join(traceback.format_exception(error)), re.MULTILINE)
+  if sentences:
+    return sentences[-1].replace("\\n", " ")
   if _DISCONNECTED in str(error):
     return DIED.format(_DISCONNECTED)
-  return f"{type(error).__name__}: {last_line(error)} (the whole story is in the log)"
+  return f"{type(error).__name__}: {last_line(error)} (the log has the traceback)"
 
 
 def _kinds(base: type[BaseException]) -> list[type[BaseException]]:
@@ -51,23 +51,24 @@ def _kinds(base: type[BaseException]) -> list[type[BaseException]]:
 
 
 def last_line(error: BaseException) -> str:
-  told = error.details() if isinstance(error, grpc.Call) else None
-  return (str(told or error).strip().splitlines() or [type(error).__name__])[-1]
+  """Returns the last line of an error's message, or the name of its class if it has no message."""
+  details = error.details() if isinstance(error, grpc.Call) else None
+  return (str(details or error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-  """From here on something may have been written or removed: what is refused now is a failed job, not a refusal."""
+  """Marks the part of a command that writes or removes files, in which a refusal becomes a JobError."""
   try:
     yield
   except Exception as error:
-    if (told := _refusal(error)) is None:
+    if (message := _refusal(error)) is None:
       raise
-    raise JobError(told) from error
+    raise JobError(message) from error
 
 
 def _refusal(error: Exception) -> str | None:
-  """The sentence for what we, the system, or an object store refused; None for a defect, whose traceback counts."""
+  """Returns the sentence of a refusal by Winnow, the system or an object store; None for a bug."""
   if isinstance(error, WinnowError):
     return str(error)
   if isinstance(error, OSError):
@@ -75,29 +76,29 @@ def _refusal(error: Exception) -> str | None:
   return last_line(error) if type(error).__module__.startswith("google.") else None
 
 
-def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None, *, goes_on: bool = True) -> int:
-  """Runs a command to its exit status; what is refused outside of `writing` left nothing behind.
+def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None, *, resumes: bool = True) -> int:
+  """Runs a command and returns its exit status. A command that is refused outside of `writing` leaves nothing behind.
 
-  `goes_on`: the same command goes on where this one is ended.
+  `resumes`: the same command can be run again to continue.
   """
-  then = "; the same command goes on where it was" if goes_on else ""
+  advice = "; run the same command again to continue" if resumes else ""
   before = signal.signal(signal.SIGTERM, _terminate)
   try:
     command(sys.argv[1:] if argv is None else argv)
     return DONE
   except JobError as error:
-    status, told = FAILED, str(error)
+    status, message = FAILED, str(error)
   except Terminated:
-    status, told = TERMINATED, f"terminated{then}"
+    status, message = TERMINATED, f"terminated{advice}"
   except KeyboardInterrupt:
-    status, told = INTERRUPTED, f"interrupted{then}"
+    status, message = INTERRUPTED, f"interrupted{advice}"
   except Exception as error:
     if (refusal := _refusal(error)) is None:
       raise
-    status, told = REFUSED, refusal
+    status, message = REFUSED, refusal
   finally:
     signal.signal(signal.SIGTERM, before)
-  print(f"winnow: {told}", file=sys.stderr)
+  print(f"winnow: {message}", file=sys.stderr)
   return status
 
 
@@ -106,9 +107,9 @@ def _terminate(*_) -> None:
 
 
 class Log:
-  """What may differ between two runs of one request: times, hosts, the whole command line. One file per run.
+  """The log of one run: a file for what may differ between two runs of one request, such as times and hosts.
 
-  A context manager: the file is written when the run ends, however it ends.
+  A context manager. The file is written when the run ends, however it ends.
   """
 
   def __init__(self, folder: str, arguments: Sequence[str]):
@@ -128,5 +129,5 @@ class Log:
       self.entry["error"] = "".join(traceback.format_exception(kind, error, trace))
     try:
       storage.create(self._path, fingerprints.to_json(self.entry))
-    except (WinnowError, OSError) as failure:  # which must not hide how the run ended
+    except (WinnowError, OSError) as failure:  # an error here must not hide how the run ended
       print(f"winnow: no log was written: {failure}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What is Dataflow's own: what its workers should be like, and how its jobs are told of."""
+"""Dataflow's own settings: the options of its workers, and messages about its jobs."""
 
 import dataclasses
 import os
@@ -10,28 +10,31 @@ from curation.errors import WinnowError
 from pipelines.runners import accelerators
 
 RUNNERS = ("DataflowRunner", "TestDataflowRunner")
-# Dataflow has twelve in a process, each with blocks of 32 MiB and a run to write: more memory than the cheap machines
-# have, where one reads ahead, one writes and the model takes one block at a time anyway.
+# Dataflow runs twelve threads in a process, each with blocks of 32 MiB and a run to write. That is more memory than
+# cheap machines have. One thread reads ahead, one writes, and the model takes one block at a time anyway.
 _HARNESS_THREADS = 4
 
 
 def prepare_workers(options: pipeline_options.PipelineOptions, accelerator: accelerators.Accelerator | None) -> None:
-  """Sets what the user has not; raises WinnowError where workers would lack Winnow, or it would be of another kind."""
+  """Sets options that the user has not set.
+
+  Raises WinnowError if workers would lack Winnow, or would have an image for another kind of accelerator.
+  """
   worker = options.view_as(pipeline_options.WorkerOptions)
   setup = options.view_as(pipeline_options.SetupOptions)
-  # A Flex Template's launcher runs in the image that its workers want.
-  here = os.environ.get("WINNOW_IMAGE")
-  worker.sdk_container_image = worker.sdk_container_image or here
+  # The launcher of a Flex Template runs in the image that its workers need.
+  own_image = os.environ.get("WINNOW_IMAGE")
+  worker.sdk_container_image = worker.sdk_container_image or own_image
   if not (worker.sdk_container_image or setup.setup_file or setup.extra_packages or setup.requirements_file):
     raise WinnowError(
       "Dataflow's workers need Winnow: name its image with --sdk_container_image= (docs/dataflow.md builds it), or let "
       "each worker install it as it starts, with --setup_file=./setup.py"
     )
   kind = os.environ.get("WINNOW_ACCELERATOR")
-  if accelerator is not None and worker.sdk_container_image == here and kind not in (None, accelerator.kind):
+  if accelerator is not None and worker.sdk_container_image == own_image and kind not in (None, accelerator.kind):
     raise WinnowError(
-      f"--accelerator={accelerator.name} wants an image built for {accelerator.kind}, and {here} is one for {kind}: "
-      f"dataflow_templates/build … {accelerator.kind}"
+      f"--accelerator={accelerator.name} needs an image for {accelerator.kind}, but {own_image} is for {kind}: build "
+      f"one with dataflow_templates/build … {accelerator.kind}"
     )
   debug = options.view_as(pipeline_options.DebugOptions)
   debug.number_of_worker_harness_threads = debug.number_of_worker_harness_threads or _HARNESS_THREADS
@@ -40,10 +43,10 @@ def prepare_workers(options: pipeline_options.PipelineOptions, accelerator: acce
 def fit_workers(
   options: pipeline_options.PipelineOptions, accelerator: accelerators.Accelerator | None, model_bytes: int
 ) -> dict[str, str]:
-  """Gives workers what a model needs where the user has not said it; returns the hints of the stage that has the model.
+  """Sets worker options that a model needs and the user has not set; returns hints for the stage with the model.
 
-  A GPU is asked for by the hint of that stage alone, right fitting: the service refuses it together with
-  `worker_accelerator`, FlexRS, or TPUs, whose pools are of one type. Raises WinnowError for what cannot be.
+  A GPU is requested only by the hint of that stage (right fitting). The service refuses this together with
+  `worker_accelerator`, with FlexRS, and with TPUs, whose pools have one type. Raises WinnowError for such options.
   """
   worker = options.view_as(pipeline_options.WorkerOptions)
   google = options.view_as(pipeline_options.GoogleCloudOptions)
@@ -63,22 +66,22 @@ def fit_workers(
   _refuse_other_family(accelerator, own, whole_pool)
   if whole_pool:
     if "worker_accelerator" not in ",".join(service):
-      google.dataflow_service_options = [*service, f"worker_accelerator={accelerator.asked_for()}"]
+      google.dataflow_service_options = [*service, f"worker_accelerator={accelerator.resource()}"]
     _set_machine(worker, machine, is_prime)
     return {}
   if is_prime:
     _set_machine(worker, machine, is_prime)
-    return hints | {"accelerator": accelerator.asked_for()}
-  # A machine that carries the accelerator is for the stage with the model, the others take a plain one.
+    return hints | {"accelerator": accelerator.resource()}
+  # Only the stage with the model gets a machine with the accelerator; other stages get a plain one.
   if own is not None and own.partition("-")[0] == machine.family:
     worker.machine_type, machine = None, dataclasses.replace(machine, name=own)
   _set_machine(worker, accelerators.smallest_machine(None), is_prime)
   worker.disk_size_gb = max(worker.disk_size_gb or 0, machine.disk_gb)
-  return {"accelerator": accelerator.asked_for(machine.name)}
+  return {"accelerator": accelerator.resource(machine.name)}
 
 
 def set_defaults(options: pipeline_options.PipelineOptions) -> None:
-  """Gives workers without a model a machine with room for blocks; Dataflow's own default has 4 GB."""
+  """Gives workers without a model a machine with memory for blocks; Dataflow's own default has 4 GB."""
   fit_workers(options, None, 0)
 
 
@@ -89,11 +92,11 @@ def _set_machine(worker: Any, machine: accelerators.Machine, is_prime: bool) -> 
 
 
 def _refuse_other_family(accelerator: accelerators.Accelerator, own: str | None, whole_pool: bool) -> None:
-  """Raises WinnowError for a machine that does not carry the accelerator where it has to, or carries another one."""
+  """Raises WinnowError for a machine that lacks the accelerator but needs it, or that carries another one."""
   if own is None:
     return
   family, wanted = own.partition("-")[0], accelerator.machines[0].family
-  others = {found.machines[0].family for found in map(accelerators.find, accelerators.names())} - {wanted, "n1"}
+  others = {known.machines[0].family for known in map(accelerators.find, accelerators.names())} - {wanted, "n1"}
   types = [machine.name for machine in accelerator.machines]
   if (whole_pool and family != wanted) or family in others or (accelerator.is_tpu and own not in types):
     raise WinnowError(
@@ -102,7 +105,7 @@ def _refuse_other_family(accelerator: accelerators.Accelerator, own: str | None,
 
 
 def refuse_second(options: pipeline_options.PipelineOptions, name: str) -> None:
-  """Raises WinnowError where a job of this name is under way: the service would refuse a second one, but too late."""
+  """Raises WinnowError if a job of this name is active; the service would refuse a second one only later."""
   from apache_beam.runners.dataflow.internal import apiclient
   from google.cloud import dataflow_v1beta3
 
@@ -113,23 +116,23 @@ def refuse_second(options: pipeline_options.PipelineOptions, name: str) -> None:
   for job in client._jobs_client.list_jobs(request):
     if job.name == name:
       raise WinnowError(
-        f"the job {name} runs already, as {job.id}: wait for it, or cancel it with gcloud dataflow jobs cancel "
+        f"the job {name} is already running as {job.id}: wait for it, or cancel it with gcloud dataflow jobs cancel "
         f"{job.id} --region={google.region} --project={google.project}"
       )
 
 
 def place(options: pipeline_options.PipelineOptions, result: Any) -> str:
-  """Where a job that was submitted is looked at, and how it is cancelled."""
+  """Returns a note on a submitted job: where to look at it, and how to cancel it."""
   google = options.view_as(pipeline_options.GoogleCloudOptions)
   job, region, project = result.job_id(), google.region, google.project
   return (
-    f" (https://console.cloud.google.com/dataflow/jobs/{region}/{job}?project={project}; it is cancelled with gcloud "
+    f" (https://console.cloud.google.com/dataflow/jobs/{region}/{job}?project={project}; cancel it with gcloud "
     f"dataflow jobs cancel {job} --region={region} --project={project})"
   )
 
 
 def describe(job: Any) -> str:
-  """A job that was built and not submitted, in a sentence."""
+  """Describes a job that was built but not submitted, in one sentence."""
   steps = sum(not transform.subtransforms for transform in job.proto_pipeline.components.transforms.values())
   size = job.proto_pipeline.ByteSize() / 1e6
   return f"the job {job.proto.name} has {steps} steps in {size:.1f} MB; nothing was submitted, and nothing written"

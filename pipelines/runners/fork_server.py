@@ -1,11 +1,11 @@
-"""The fork server: one process that imports Beam, from which the local runner's worker processes are forked.
+"""The fork server: one process that imports Beam, and from which the worker processes of the local runner are forked.
 
-A process takes seconds to import Beam and its connectors. Here they are imported once for all workers of all pipelines
-that a command runs, while the launcher builds the first of them.
+A process takes seconds to import Beam and its connectors. The fork server imports them once for all workers of all
+pipelines of a command, while the launcher builds the first pipeline.
 
-The two talk over a Unix socket, a line of JSON each way. A request to fork carries the worker's environment, the path
-on which it finds modules (the launcher's, whatever lies in the working directory) and three file descriptors: standard
-output, standard error and the working directory.
+Launcher and server exchange lines of JSON over a Unix socket. A request to fork carries the environment of the worker,
+its module search path (that of the launcher, whatever lies in the working directory) and three file descriptors:
+standard output, standard error and the working directory.
 """
 
 import atexit
@@ -25,16 +25,16 @@ _SERVE = (
   "from pipelines.runners import fork_server; fork_server.main(int(sys.argv[1]))"
 )
 _IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.scoring.scoring", "pipelines.output.writing")
-_MAX_BYTES = 1 << 20  # that are received at once
+_MAX_BYTES = 1 << 20  # of one message
 _NUM_DESCRIPTORS = 3
 _START_LOCK = threading.Lock()
 _running: "ForkServer | None" = None
 
 
 class ForkServer:
-  """The launcher's side. Its methods may be called by several threads.
+  """The launcher's side of the fork server. Several threads may call its methods.
 
-  The server ends with this process, however that ends.
+  The server ends with this process, however this process ends.
   """
 
   def __init__(self):
@@ -53,14 +53,13 @@ class ForkServer:
 
   @property
   def is_alive(self) -> bool:
+    """Whether the server process is running."""
     return self._process.poll() is None
 
   def fork(self, environment: dict[str, str], stderr: int) -> int:
     """Starts a worker process and returns its id; raises OSError if it cannot be started.
 
-    Args:
-      environment: the worker's variables, in place of the server's.
-      stderr: the file descriptor that becomes the worker's standard error.
+    `environment` replaces the server's variables, and the file descriptor `stderr` becomes the worker's standard error.
     """
     folder = os.open(".", os.O_PATH)
     try:
@@ -69,7 +68,7 @@ class ForkServer:
       os.close(folder)
 
   def wait(self, pid: int) -> int:
-    """Waits for the end of a worker; returns its exit status, or the negative number of the signal that ended it."""
+    """Waits for a worker to end; returns its exit status, or the negative number of the signal that ended it."""
     return self._ask({"wait": pid}, [])
 
   def _ask(self, request: dict[str, Any], descriptors: list[int]) -> int:
@@ -94,7 +93,7 @@ class ForkServer:
 
 
 def start() -> ForkServer:
-  """The fork server of this process, started by the first call, and anew if it has died."""
+  """Returns the fork server of this process; starts it at the first call, and again if it has died."""
   global _running
   with _START_LOCK:
     if _running is None or not _running.is_alive:
@@ -103,9 +102,9 @@ def start() -> ForkServer:
 
 
 def main(descriptor: int) -> None:
-  """Serves the requests of the process that started this one, to its end."""
+  """Serves the requests of the parent process until it ends."""
   for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)  # the launcher answers what its group is sent, here and in the workers
+    signal.signal(number, signal.SIG_IGN)  # the launcher handles signals to the group, for the workers too
   with socket.socket(fileno=descriptor) as control:
     for name in _IMPORTED:
       importlib.import_module(name)
@@ -124,12 +123,12 @@ def _module_path() -> list[str]:
 
 
 def _open_standard_descriptors() -> None:
-  """Opens those that the user has closed, as by `>&-`: other files would get their numbers."""
+  """Opens standard descriptors that the user has closed, as by `>&-`, since other files would get their numbers."""
   for standard in range(3):
     try:
       os.fstat(standard)
     except OSError:
-      os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+      os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # this takes the lowest free number
 
 
 def _received(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -159,7 +158,7 @@ def _answer(control: socket.socket, request: dict[str, Any], descriptors: list[i
 
 
 def _work(control: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-  """Becomes a worker of Beam's, and ends with it."""
+  """Becomes a Beam worker, and ends with it."""
   status = 1
   try:
     stdout, stderr, folder = descriptors
@@ -179,7 +178,7 @@ def _work(control: socket.socket, request: dict[str, Any], descriptors: list[int
   except BaseException:
     sys.excepthook(*sys.exc_info())
   finally:
-    with contextlib.suppress(Exception):  # a pipe that is closed, a full disk
+    with contextlib.suppress(Exception):  # such as a closed pipe or a full disk
       sys.stdout.flush()
     with contextlib.suppress(Exception):
       sys.stderr.flush()

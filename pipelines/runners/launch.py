@@ -1,4 +1,4 @@
-"""Where the pipelines of a command run: the local runner, Prism, Dataflow, Flink, or another of Beam."""
+"""The launcher of pipelines: on the local runner, Prism, Dataflow, Flink, or another runner of Beam."""
 
 import contextlib
 import logging
@@ -20,23 +20,23 @@ from pipelines.runners import accelerators, commands, dataflow, devices, local_r
 from pipelines.worker import logs
 
 _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
-# Each would tell a failure again, with the traceback of every layer that it came through.
-_TALKATIVE = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
+# Each of these would print a failure again, with the traceback of every layer.
+_NOISY_LOGGERS = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
-_RETURNED = "{}; -9 means killed, often for want of memory"
-_PRISM_ENDED = "Prism ended while it ran the job: run the same command again, it goes on where it was"
+_RETURNED = "{}; -9 means killed, often for lack of memory"
+_PRISM_ENDED = "Prism ended while it ran the job: run the same command again to continue"
 
 
 class Launcher:
-  """Where the pipelines of one command run: the local runner unless `--runner` names another.
+  """The runner of one command's pipelines: the local runner unless `--runner` names another.
 
-  Raises WinnowError where there is no such runner, or Beam refuses its options.
+  Raises WinnowError if there is no such runner, or if Beam refuses its options.
   """
 
   def __init__(self, beam_arguments: Sequence[str], accelerator: str | None = None):
     self.options = pipeline_options.PipelineOptions(list(beam_arguments))
-    filesystems.FileSystems.set_options(self.options)  # credentials, endpoints: the launcher reads and writes as well
+    filesystems.FileSystems.set_options(self.options)  # credentials and endpoints: the launcher reads and writes too
     self._runner = _create_runner(self.options)
     self.is_local = type(self._runner).__name__ in _LOCAL_RUNNERS
     self.is_dataflow = type(self._runner).__name__ in dataflow.RUNNERS
@@ -45,30 +45,30 @@ class Launcher:
       dataflow.prepare_workers(self.options, self._accelerator)
     self.is_dry_run = self.options.view_as(pipeline_options.TestOptions).dry_run
     if self.is_dry_run and not self.is_dataflow:
-      raise WinnowError("--dry_run is for --runner=DataflowRunner; others would run the job: leave it out")
+      raise WinnowError("--dry_run is for --runner=DataflowRunner, and other runners would run the job: leave it out")
     self.workers_are_here = self.is_local or _is_here(self._runner, self.options)
     direct = self.options.view_as(pipeline_options.DirectOptions)
     self._num_local_workers = direct.direct_num_workers or os.cpu_count() or 1
     self.parallelism = self._num_local_workers if self.is_local else _remote_workers(self.options)
 
   def refuse_local(self, paths: Mapping[str, str | None]) -> None:
-    """Raises WinnowError for the first path, told by its name here, that the runner's workers cannot share."""
+    """Raises WinnowError for the first of the named paths that is on this machine if the workers are not."""
     for name, path in paths.items():
       if self.is_dataflow and path is not None and storage.is_local(path):
-        raise WinnowError(f"{name}={path} lies on this machine, which Dataflow's workers do not see: name a gs:// path")
+        raise WinnowError(f"{name}={path} is on this machine, which Dataflow's workers cannot read: use a gs:// path")
 
   def fit_workers(self, model_bytes: int) -> dict[str, str]:
-    """Asks for workers that can hold a model, where that is ours to ask; returns the hints of the stage that has it."""
-    # On other runners a hint would give the stage processes of its own.
+    """Requests workers with room for a model, on Dataflow; returns hints for the stage with the model."""
+    # On other runners a hint would put the stage into separate processes.
     return dataflow.fit_workers(self.options, self._accelerator, model_bytes) if self.is_dataflow else {}
 
   @property
   def writes_template(self) -> bool:
-    """The job is only written, for whoever launched the template to start."""
+    """Whether the job is only written as a template, which somebody else starts."""
     return self.is_dataflow and bool(self.options.view_as(pipeline_options.GoogleCloudOptions).template_location)
 
   def refuse_second(self, name: str) -> None:
-    """Raises WinnowError where a job of this name is under way."""
+    """Raises WinnowError if a job of this name is active."""
     # A template's launcher is part of the job that it makes.
     if self.is_dataflow and not self.writes_template:
       dataflow.refuse_second(self.options, name)
@@ -76,9 +76,9 @@ class Launcher:
   def hold_one_model(self, devices_per_model: int = 1, root: str = "/") -> None:
     """Makes sure that JAX can compute, and that no two processes load a model onto the same accelerators.
 
-    Raises WinnowError where several local processes would share them, where JAX finds no device in a process that is to
-    hold the model here, or where its devices do not divide into groups of `devices_per_model`. Dataflow is asked for
-    one process a machine unless told otherwise.
+    Raises WinnowError if several local processes would share accelerators, if JAX finds no device in a process on this
+    machine that needs the model, or if its devices do not divide into groups of `devices_per_model`. Requests one
+    process a machine from Dataflow unless the user has set that.
     """
     debug = self.options.view_as(pipeline_options.DebugOptions)
     if self.is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
@@ -89,10 +89,10 @@ class Launcher:
         f"{count} accelerator{'s' * (count > 1)}: use --direct_num_workers=1, whose one process uses every device "
         "(or set JAX_PLATFORMS=cpu)"
       )
-    of_worker = 1 if self._accelerator is None else self._accelerator.count
-    if self.is_dataflow and devices_per_model > of_worker:
+    in_worker = 1 if self._accelerator is None else self._accelerator.count
+    if self.is_dataflow and devices_per_model > in_worker:
       raise WinnowError(
-        f"--devices_per_model={devices_per_model} is more than the {of_worker} of a worker; see accelerators.toml"
+        f"--devices_per_model={devices_per_model} is more than the {in_worker} of a worker; see accelerators.toml"
       )
     if not self._workers_are_like_this_process:
       return
@@ -104,22 +104,22 @@ class Launcher:
 
   @property
   def _workers_are_like_this_process(self) -> bool:
-    """They are threads of it, or processes that the local runner starts with its environment."""
+    """Whether workers are threads of this process, or processes that the local runner starts with its environment."""
     environment = self.options.view_as(pipeline_options.PortableOptions).environment_type
     return self.is_local or (self.workers_are_here and environment in (None, "LOOPBACK"))
 
   def run(self, define: Callable[[beam.Pipeline], None], name: str = "winnow") -> dict[str, int] | None:
-    """Runs a pipeline to its end and returns its counters; None where the job was only built, or written as a template.
+    """Runs a pipeline to its end and returns its counters; None if the job was only built, or written as a template.
 
-    `name` is made of letters, digits and hyphens. Raises JobError if the pipeline failed.
+    `name` consists of letters, digits and hyphens. Raises JobError if the pipeline failed.
     """
     google = self.options.view_as(pipeline_options.GoogleCloudOptions)
     if self.is_dataflow:
       google.job_name = google.job_name or name
       dataflow.set_defaults(self.options)
     if self.workers_are_here:
-      for talkative in _TALKATIVE if self.is_local else (*_TALKATIVE, "root"):
-        logging.getLogger(talkative).setLevel(logging.CRITICAL)
+      for logger in _NOISY_LOGGERS if self.is_local else (*_NOISY_LOGGERS, "root"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     prism.forget_ended()
     with local_runner.WorkerProcesses() as processes:
       result: Any = None
@@ -129,7 +129,7 @@ class Launcher:
           runner = local_runner.fn_api_runner(self.options, self._num_local_workers)
         pipeline = beam.Pipeline(runner=runner, options=self.options)
         define(pipeline)
-        # Beam's worker prints the traceback of what it reports; as a thread of this process, onto our standard error.
+        # A Beam worker prints the traceback of each error. As a thread of this process it prints to our standard error.
         is_thread = self.workers_are_here and not self.is_local
         with contextlib.redirect_stderr(processes.errors if is_thread else sys.stderr):
           result = pipeline.run()
@@ -140,26 +140,27 @@ class Launcher:
             print(f"{google.template_location} holds the job; whoever launched the template starts it")
             return None
           if self.is_dataflow:
-            print(f"winnow: the job runs{dataflow.place(self.options, result)}", file=sys.stderr)
+            print(f"winnow: the job is running{dataflow.place(self.options, result)}", file=sys.stderr)
           state = result.wait_until_finish()
         if state in (None, beam_runner.PipelineState.DONE):
           counters = result.metrics().query()["counters"]
           return {counter.key.metric.name: counter.result or 0 for counter in counters}
         error_of_state = commands.JobError(
-          f"the job ended as {state}; its own log says why, and the same command goes on"
+          f"the job ended as {state}; see its own log for the reason, and run the same command again to continue"
         )
       except (Exception, KeyboardInterrupt) as error:
         if processes.died is None and (interrupt := _interrupt_within(error)):
           if result is not None and not self.workers_are_here:
-            where = dataflow.place(self.options, result) if self.is_dataflow else ""
-            print(f"winnow: the job goes on where it runs{where}", file=sys.stderr)
+            place = dataflow.place(self.options, result) if self.is_dataflow else ""
+            print(f"winnow: the job continues on its runner{place}", file=sys.stderr)
           raise interrupt from None
-        told = commands.DIED.format(_RETURNED.format(processes.died)) if processes.died else commands.sentence_of(error)
-        if result is not None and not processes.died and prism.has_ended():
-          told = _prism_ended(self.options)
+        died = processes.died
+        message = commands.DIED.format(_RETURNED.format(died)) if died else commands.sentence_of(error)
+        if result is not None and not died and prism.has_ended():
+          message = _prism_ended(self.options)
         if self.is_dataflow and result is not None:
-          told += dataflow.place(self.options, result)
-        failure = commands.JobError(told)
+          message += dataflow.place(self.options, result)
+        failure = commands.JobError(message)
         for note in (processes.errors.getvalue(), *processes.thread_errors):
           failure.add_note(note)
         raise failure from error
@@ -171,21 +172,21 @@ def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.Pip
   try:
     runner = beam_runner.create_runner(name)
     errors = pipeline_options_validator.PipelineOptionsValidator(options, runner).validate()
-  except Exception as error:  # whatever an import or a look-up of defaults ends with
+  except Exception as error:  # of an import or a look-up of defaults
     raise WinnowError(f"--runner={name} cannot be used: {commands.last_line(error)}") from error
   if not isinstance(runner, beam_runner.PipelineRunner):
-    raise WinnowError(f"--runner={name} cannot be used: it is no runner of Beam")
+    raise WinnowError(f"--runner={name} cannot be used: it is not a runner of Beam")
   if errors:
     raise WinnowError(f"--runner={name} refuses the options: {' '.join(' '.join(errors).split())}")
   return runner
 
 
 def _is_here(runner: beam_runner.PipelineRunner, options: pipeline_options.PipelineOptions) -> bool:
-  """Tells whether a portable runner's workers are threads of this process, or started on this machine."""
+  """Tells whether the workers of a portable runner are on this machine, as threads of this process or as processes."""
   portable = options.view_as(pipeline_options.PortableOptions)
   flink = options.view_as(pipeline_options.FlinkRunnerOptions)
   if type(runner).__name__ == "FlinkRunner" and flink.flink_master in flink_runner.MAGIC_HOST_NAMES:
-    # A Flink of its own, whose workers are threads of this process unless another environment is named.
+    # An embedded Flink, whose workers are threads of this process unless another environment is named.
     return portable.environment_type in (None, "LOOPBACK")
   is_prism = type(runner).__name__ == "PrismRunner" and not portable.job_endpoint
   return (is_prism and portable.environment_type != "DOCKER") or portable.environment_type == "LOOPBACK"
@@ -195,12 +196,12 @@ def _prism_ended(options: pipeline_options.PipelineOptions) -> str:
   portable = options.view_as(pipeline_options.PortableOptions)
   if portable.environment_type != "EXTERNAL":
     return _PRISM_ENDED
-  # Prism ends when it finds nobody there.
+  # Prism ends if it finds no worker pool there.
   return f"{_PRISM_ENDED}, once the worker pool at --environment_config={portable.environment_config} answers"
 
 
 def _interrupt_within(error: BaseException | None) -> KeyboardInterrupt | None:
-  """Ctrl-C during the work of an in-process worker comes back as that worker's failure."""
+  """Returns the KeyboardInterrupt behind an error; Ctrl-C in an in-process worker is reported as a failure of it."""
   while error is not None and not isinstance(error, KeyboardInterrupt):
     error = error.__cause__ or error.__context__
   return error
@@ -208,5 +209,5 @@ def _interrupt_within(error: BaseException | None) -> KeyboardInterrupt | None:
 
 def _remote_workers(options: pipeline_options.PipelineOptions) -> int:
   workers = options.view_as(pipeline_options.WorkerOptions)
-  slots = max(options.view_as(pipeline_options.FlinkRunnerOptions).parallelism, 0)  # -1: Flink's own default
+  slots = max(options.view_as(pipeline_options.FlinkRunnerOptions).parallelism, 0)  # -1 is Flink's default
   return workers.max_num_workers or workers.num_workers or slots or _REMOTE_PARALLELISM

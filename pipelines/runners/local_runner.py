@@ -1,4 +1,4 @@
-"""The local runner: Beam's FnApiRunner in this process, or with worker processes of which none outlives its run."""
+"""The local runner: Beam's FnApiRunner in this process, or with worker processes that end with their run."""
 
 import contextlib
 import functools
@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -29,7 +30,7 @@ _KEPT_CHARACTERS = 20_000
 
 
 def fn_api_runner(options: pipeline_options.PipelineOptions, num_workers: int) -> fn_runner.FnApiRunner:
-  """The FnApiRunner by name: in this process for one worker, with a process for each of several.
+  """Returns a FnApiRunner, in this process for one worker, and with one process for each of several workers.
 
   Unlike with `--runner=FnApiRunner --direct_running_mode=multi_processing`, the processes get the pipeline's options.
   """
@@ -42,7 +43,7 @@ def fn_api_runner(options: pipeline_options.PipelineOptions, num_workers: int) -
 
 
 class Tail(io.TextIOBase):
-  """The end of what is written. In memory: a worker that cannot log, for want of space on a disk, answers nobody."""
+  """A stream that keeps its end in memory; a worker that cannot log, because a disk is full, would hang."""
 
   def __init__(self, characters: int):
     self._characters, self._text, self._lock = characters, "", threading.Lock()
@@ -57,19 +58,19 @@ class Tail(io.TextIOBase):
 
 
 class WorkerProcesses:
-  """The worker processes of one run: a context manager around it, for the main thread.
+  """The worker processes of one run: a context manager around the run, for the main thread.
 
-  Beam's runner waits for a dead worker's answer for ever, and for a live one's until its bundle is done, also when the
-  run has failed already. Here a worker's death interrupts the main thread, and a run that ends by an error kills its
-  workers; while it does, Ctrl-C and SIGTERM, which would only disturb the end, are not heard.
+  Beam's runner waits forever for the answer of a dead worker. It waits for a live one until its bundle is done, even if
+  the run has already failed. Here the death of a worker interrupts the main thread, and a run that ends with an error
+  kills its workers. Ctrl-C and SIGTERM are ignored meanwhile, since they would only disturb the cleanup.
 
-  What workers log, the tracebacks of what they report anyway among it, ends in `errors`.
+  `errors` holds the end of the workers' logs, including tracebacks of the errors that they report.
   """
 
   def __init__(self):
     self.errors = Tail(_KEPT_CHARACTERS)
-    self.died: str | None = None  # the return code of the first worker that ended before its run
-    self.thread_errors: list[str] = []  # what the runner's threads would print as they end with an error
+    self.died: str | None = None  # the exit status of the first worker that ended before its run
+    self.thread_errors: list[str] = []  # what threads of the runner would print when they end with an error
     self.workers: list[_Worker] = []
     self.killing = False
     self._ending = threading.Event()
@@ -92,7 +93,7 @@ class WorkerProcesses:
     _handle_workers_by(worker_handlers.SubprocessSdkWorkerHandler)
 
   def end(self) -> None:
-    """The runner closes its workers, its work done or failed: from here on they may end."""
+    """Marks the time when the runner closes its workers, after success or failure: from now on they may end."""
     error = sys.exc_info()[1]
     if isinstance(error, Exception) and not self._ending.is_set():
       time.sleep(_NOTICE_SECONDS)  # a broken connection is noticed before the death that broke it
@@ -101,11 +102,11 @@ class WorkerProcesses:
       self._kill()
 
   def report_death(self, how: str) -> None:
-    """Called by the thread that waits for a worker process."""
+    """Interrupts the main thread because of a worker's death; called by the thread that waits for the worker."""
     while not self._ending.is_set():
       self.died = self.died or how
-      # A true signal: _thread.interrupt_main would not wake a main thread that waits for a lock. Again, should some
-      # destructor or callback have swallowed the exception that it raises.
+      # A real signal, since _thread.interrupt_main would not wake a main thread that waits for a lock. It is repeated
+      # in case a destructor or callback swallows the exception that it raises.
       signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
       self._ending.wait(_CLOSE_SECONDS)
 
@@ -127,19 +128,19 @@ class WorkerProcesses:
     self.thread_errors.append(f"{args.exc_type.__name__}: {args.exc_value}")
 
 
-def _handle_workers_by(constructor: Any) -> None:
+def _handle_workers_by(constructor: Callable[..., worker_handlers.GrpcWorkerHandler]) -> None:
   worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)(constructor)
 
 
 class _Worker(worker_handlers.GrpcWorkerHandler):
-  """Takes the place of Beam's handler of worker processes, which lets nobody at its process."""
+  """A replacement for Beam's handler of worker processes, which does not expose its process."""
 
   def __init__(self, processes: WorkerProcesses, _: bytes, state: Any, provision_info: Any, grpc_server: Any):
     super().__init__(state, provision_info, grpc_server)
     self._processes = processes
-    self._pid: int | None = None  # while the process is there
+    self._pid: int | None = None  # while the process exists
     self._lock = threading.Lock()
-    # It starts the process as well: no interruption of the main thread can come between a process and its registration.
+    # The thread also starts the process, so that no interrupt can come between the start and the registration.
     self._thread = threading.Thread(target=self._run, name="worker process", daemon=True)
     processes.workers.append(self)
 
@@ -154,7 +155,7 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
     if not self._processes.killing:
       super().close()
     elif self._thread.is_alive():
-      # Connections of the dead close at once, or else (a full queue) are left alone.
+      # Connections of dead workers close at once; one that does not (a full queue) is abandoned.
       closing = threading.Thread(target=super().close, daemon=True)
       closing.start()
       closing.join(_CLOSE_SECONDS)
@@ -162,7 +163,7 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
 
   def kill(self) -> None:
     with self._lock:
-      if self._pid is not None:  # else `_run` sees that it is too late
+      if self._pid is not None:  # otherwise `_run` notices `killing`
         with contextlib.suppress(ProcessLookupError):
           os.kill(self._pid, signal.SIGKILL)
 
@@ -177,12 +178,12 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
       return
     try:
       status = str(self._status(os.environ | environment))
-    except Exception as error:  # where this thread only ended, the run would wait for its worker for ever
+    except Exception as error:  # if this thread just ended, the run would wait for its worker forever
       status = str(error)
     self._processes.report_death(status)
 
   def _status(self, environment: dict[str, str]) -> int:
-    """Runs a worker process to its end."""
+    """Runs a worker process to its end; returns its exit status."""
     reading, writing = os.pipe()
     with open(reading, errors="replace") as errors:
       with open(writing, "wb"):
@@ -195,5 +196,5 @@ class _Worker(worker_handlers.GrpcWorkerHandler):
       for line in errors:
         self._processes.errors.write(line)
     with self._lock:
-      self._pid = None  # which another process may have once this one is waited for
+      self._pid = None  # another process may get the id once this one has been waited for
     return server.wait(pid)

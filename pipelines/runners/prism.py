@@ -1,4 +1,4 @@
-"""Beam's Prism server: one process that runs all the Prism jobs of this process, for as long as it lives."""
+"""Beam's Prism server: one process that runs all Prism jobs of this process."""
 
 from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability import prism_runner
@@ -14,13 +14,13 @@ def has_ended() -> bool:
     return False
   try:
     server.start().GetJobs(beam_job_api_pb2.GetJobsRequest(), timeout=_ANSWER_SECONDS)
-  except Exception:  # gRPC's, or whatever a server that could not be started ends with
+  except Exception:  # of gRPC, or of a server that could not be started
     return True
   return False
 
 
 def forget_ended() -> None:
-  """Makes the next job start a server of its own if the last one has ended, which Beam would ask again all the same."""
+  """Makes the next job start a new server if the last one has ended; Beam itself would use the old one again."""
   if has_ended():
     _server().stop()
     prism_runner.PrismRunner.shared_handle = shared.Shared()

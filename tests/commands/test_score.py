@@ -83,10 +83,10 @@ def last_counters(folder: pathlib.Path) -> dict[str, int]:
     (["--scores=prompt.txt"], "--scores=prompt.txt is a file"),
     (["--runner=NoSuchRunner"], "--runner=NoSuchRunner cannot be used"),
     (["--runner=DataflowRunner"], "Missing required option: project"),
-    ([*DATAFLOW, "--model=gs://b/m"], "--input=in/* lies on this machine"),
-    ([*DATAFLOW, "--input=gs://b/*", "--model=gs://b/m"], "--scores=scores lies on this machine"),
+    ([*DATAFLOW, "--model=gs://b/m"], "--input=in/* is on this machine"),
+    ([*DATAFLOW, "--input=gs://b/*", "--model=gs://b/m"], "--scores=scores is on this machine"),
     ([*DATAFLOW, "--input=tfds:c4", "--scores=gs://b/s"], "--model="),
-    ([*DATAFLOW, *ON_GCS, "--vocabulary=spiece.model"], "--vocabulary=spiece.model lies on this machine"),
+    ([*DATAFLOW, *ON_GCS, "--vocabulary=spiece.model"], "--vocabulary=spiece.model is on this machine"),
     (["--input=tfds:no_such_dataset:1.0.0", "--tfds_data_dir=nowhere"], "no_such_dataset"),
   ],
 )

@@ -220,7 +220,7 @@ def test_what_a_killed_verification_left_is_removed_after_a_day(copy):
 def test_a_local_folder_is_refused_where_workers_do_not_see_it(copy, capsys):
   flags = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1", "--sdk_container_image=winnow"]
   assert run_in(copy, ["verify", "tfrecord", *flags]) == 2
-  assert "FOLDER=tfrecord lies on this machine" in capsys.readouterr().err
+  assert "FOLDER=tfrecord is on this machine" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_output_is_refused(tmp_path, capsys):

@@ -238,8 +238,8 @@ def test_a_gpu_is_asked_for_once(accelerator, gigabytes, flags, hints, service, 
       ["--worker_machine_type=n2-standard-8", "--dataflow_service_options=worker_accelerator=x"],
       "is carried by g2-standard-4",
     ),
-    (TPU, 40, [], "wants 84 GB of a worker's memory, and no machine with tpu-v5-lite-podslice"),
-    (None, 90, [], "wants 184 GB of a worker's memory, and no machine without an accelerator"),
+    (TPU, 40, [], "needs 84 GB of memory in a worker, and no machine with tpu-v5-lite-podslice"),
+    (None, 90, [], "needs 184 GB of memory in a worker, and no machine without an accelerator"),
   ],
 )
 def test_what_the_service_would_refuse_is_refused_here(accelerator, gigabytes, flags, told):
@@ -253,7 +253,7 @@ def test_an_image_of_another_kind_is_refused(monkeypatch):
   monkeypatch.setenv("WINNOW_ACCELERATOR", "gpu")
   launch.Launcher(DATAFLOW, "nvidia-l4")
   launch.Launcher([*DATAFLOW[:2], "--sdk_container_image=another"], TPU)
-  with pytest.raises(WinnowError, match="wants an image built for tpu, and winnow is one for gpu"):
+  with pytest.raises(WinnowError, match="needs an image for tpu, but winnow is for gpu"):
     launch.Launcher(DATAFLOW, TPU)
 
 
@@ -272,7 +272,7 @@ def test_the_table_is_whole():
   for name in accelerators.names():
     found = accelerators.find(name)
     assert name in (flag.choices or ()) and found.kind in ("gpu", "tpu") and 0 < found.utilisation < 1
-    assert found.asked_for().startswith(f"type:{name};") and found.is_tpu == ("topology" in found.options)
+    assert found.resource().startswith(f"type:{name};") and found.is_tpu == ("topology" in found.options)
     assert [m.memory_gb for m in found.machines] == sorted(m.memory_gb for m in found.machines)
     assert len({machine.family for machine in found.machines}) == 1
     price = accelerators.hour_price(found.machines[0], found)

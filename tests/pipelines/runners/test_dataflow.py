@@ -229,7 +229,7 @@ def test_a_second_job_of_one_name_is_refused_before_it_clears_what_the_first_has
     api.jobs[0]["name"] = name.replace("running", "busy")[:-8] + fingerprints.fingerprint("gs://winnow/scores/busy")[:8]
     assert main.main(command(place, "score", "--name=busy", "--overwrite", *flags)) == 1
   told = capsys.readouterr().err
-  assert f"the job {api.jobs[0]['name']} runs already, as {JOB_ID}: wait for it, or cancel it" in told
+  assert f"the job {api.jobs[0]['name']} is already running as {JOB_ID}: wait for it, or cancel it" in told
   assert len(api.jobs) == 1
   assert [path for path in everything(bucket) if "/running/" not in path] == before
 
@@ -244,11 +244,11 @@ def test_a_job_that_fails_is_told_with_its_console(place, capsys):
     assert main.main(command(place, "score", "--name=fails", *dataflow(*api.flags))) == 1
   told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("winnow: ")]
   place_of_job = (
-    f" (https://console.cloud.google.com/dataflow/jobs/us-central1/{JOB_ID}?project=winnow-test; it is cancelled with "
+    f" (https://console.cloud.google.com/dataflow/jobs/us-central1/{JOB_ID}?project=winnow-test; cancel it with "
     f"gcloud dataflow jobs cancel {JOB_ID} --region=us-central1 --project=winnow-test)"
   )
   assert told == [
-    f"winnow: the job runs{place_of_job}",
+    f"winnow: the job is running{place_of_job}",
     f"winnow: x.gz cannot be read: replace it{place_of_job}",
   ]
   (job,) = api.jobs
@@ -291,7 +291,7 @@ def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, buc
     )
     assert process.stderr is not None
     for line in process.stderr:
-      if line.startswith("winnow: the job runs"):
+      if line.startswith("winnow: the job is running"):
         break
     # More than once: Python drops an interrupt that falls into a callback of its garbage collector.
     while process.poll() is None:
@@ -300,5 +300,5 @@ def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, buc
         process.wait(30)
     told = process.stderr.read()
   assert process.wait() == 130
-  assert "winnow: the job goes on where it runs (https://console.cloud.google.com/" in told
+  assert "winnow: the job continues on its runner (https://console.cloud.google.com/" in told
   assert f"gcloud dataflow jobs cancel {JOB_ID}" in told

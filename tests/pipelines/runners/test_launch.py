@@ -113,7 +113,7 @@ def test_progress_is_asked_of_workers_that_can_reach_this_process(arguments, are
   [
     (["--runner=Foo"], "--runner=Foo cannot be used: Unexpected pipeline runner: Foo. Valid values are"),
     (["--runner=absent_package.Runner"], "--runner=absent_package.Runner cannot be used: No module named"),
-    (["--runner=os.getcwd"], "--runner=os.getcwd cannot be used: it is no runner of Beam"),
+    (["--runner=os.getcwd"], "--runner=os.getcwd cannot be used: it is not a runner of Beam"),
     (["--runner=DataflowRunner"], "Missing required option: project."),
     (["--runner=FlinkRunner", "--environment_type=PROCESS"], "Option process_command is required"),
   ],
@@ -135,7 +135,7 @@ def test_local_paths_are_refused_where_workers_are_other_machines():
   paths = {"--scores": "gs://bucket/scores", "--prompt_file": None, "--output": "out"}
   launch.Launcher([]).refuse_local(paths)
   launch.Launcher(["--runner=FlinkRunner"]).refuse_local(paths)
-  with pytest.raises(WinnowError, match="--output=out lies on this machine"):
+  with pytest.raises(WinnowError, match="--output=out is on this machine"):
     launch.Launcher(DATAFLOW).refuse_local(paths)
   launch.Launcher(DATAFLOW).refuse_local(paths | {"--output": "gs://bucket/out"})
 
@@ -235,7 +235,7 @@ def test_an_interruption_ends_a_command_and_its_workers(to_group, number, status
       worker.send_signal(number)
     time.sleep(0.5)
   process.send_signal(number)
-  assert ended(process, workers) == (status, f"winnow: {what}; the same command goes on where it was\n")
+  assert ended(process, workers) == (status, f"winnow: {what}; run the same command again to continue\n")
 
 
 def test_an_interruption_while_the_workers_exit_leaves_none(tmp_path):
@@ -244,7 +244,7 @@ def test_an_interruption_while_the_workers_exit_leaves_none(tmp_path):
   workers = when_all_work(process, tmp_path, 2)
   time.sleep(2)
   process.send_signal(signal.SIGINT)
-  assert ended(process, workers) == (130, "winnow: interrupted; the same command goes on where it was\n")
+  assert ended(process, workers) == (130, "winnow: interrupted; run the same command again to continue\n")
 
 
 def test_a_command_of_one_process_is_terminated_too(tmp_path):
@@ -252,7 +252,7 @@ def test_a_command_of_one_process_is_terminated_too(tmp_path):
   process = start(tmp_path, 1)
   assert not when_all_work(process, tmp_path, 1)
   process.terminate()
-  assert ended(process, []) == (143, "winnow: terminated; the same command goes on where it was\n")
+  assert ended(process, []) == (143, "winnow: terminated; run the same command again to continue\n")
 
 
 def test_more_interruptions_do_not_disturb_the_end_of_the_workers(tmp_path):
@@ -265,7 +265,7 @@ def test_more_interruptions_do_not_disturb_the_end_of_the_workers(tmp_path):
     time.sleep(0.02)
   status, told = ended(process, workers)
   assert status in (130, -signal.SIGINT)  # the latter where the last one found Python at its own end
-  assert told == "winnow: interrupted; the same command goes on where it was\n"
+  assert told == "winnow: interrupted; run the same command again to continue\n"
 
 
 def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
@@ -319,12 +319,12 @@ def test_what_only_dataflow_has_is_refused_elsewhere(tmp_path, capsys):
     launcher.hold_one_model(4)
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_a_command_that_does_not_go_on_does_not_say_so(capsys, goes_on):
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_command_that_does_not_resume_does_not_say_so(capsys, resumes):
   """Kills the mutant that promises it of every command: a training begins again."""
 
   def interrupted(_):
     raise KeyboardInterrupt
 
-  assert commands.run_command(interrupted, [], goes_on=goes_on) == commands.INTERRUPTED
-  assert ("goes on where it was" in capsys.readouterr().err) == goes_on
+  assert commands.run_command(interrupted, [], resumes=resumes) == commands.INTERRUPTED
+  assert ("run the same command again to continue" in capsys.readouterr().err) == resumes
