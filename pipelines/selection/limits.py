@@ -1,11 +1,10 @@
-"""What may be selected at all: documents within their groups' quotas, or below a percentile of the scores.
+"""Limits on a selection: only documents within their groups' quotas, or below a percentile of the scores.
 
-Limits are settled before the threshold is looked for, into files below a folder of work; who has them asks `within`.
+Limits are settled before the search for the threshold, in files below a work folder. Then `within` reads them.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -21,7 +20,7 @@ from pipelines.store.score_store import ScoreStore
 
 @dataclasses.dataclass(frozen=True)
 class Ceiling:
-  """Documents below the upper end of a percentile range. `output` has the log in which damage is told."""
+  """The upper end of a percentile range: only documents below it may be selected. `output` has the log of damage."""
 
   store: ScoreStore
   request: selection.SelectionRequest
@@ -35,7 +34,7 @@ class Ceiling:
     return storage.join(self.work, name, "ceiling.json")
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
-    """As `quotas.Quotas.within`; the same for every shard."""
+    """Reads which documents of a shard are below the ceiling, which is the same for every shard."""
     del shard
     rank = self._read(self.path)
 
@@ -45,35 +44,35 @@ class Ceiling:
     return within
 
   def write(self, rank: int) -> None:
-    """Makes the smallest rank above durable; what is there already is the same, or damaged and removed."""
+    """Makes the smallest rank above the ceiling durable. An existing file must agree, unless it is damaged."""
     damage.is_whole(self.output, self.path, self._read)
     storage.create(self.path, fingerprints.sealed({"rank": f"{rank:032x}"}), must_agree=True)
 
   @staticmethod
   def _read(path: str) -> int:
-    found = fingerprints.read_sealed(path)
-    if found is None:
-      raise DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
-    return int(found["rank"], 16)
+    value = fingerprints.read_sealed(path)
+    if value is None:
+      raise DamagedError(f"{path} is missing or damaged; run the same command again to remake it")
+    return int(value["rank"], 16)
 
   def settle(self, shards: Sequence[blocks.Shard]) -> "SettleCeiling":
-    """A transform of the store's ledger, after which `within` can be asked."""
+    """Returns a transform of the store's ledger; `within` can be called after it."""
     return SettleCeiling(self, shards)
 
 
 class SettleCeiling(beam.PTransform):
-  """PCollection[stores.Ledger] (one) -> the same with the number of documents that lie below the ceiling."""
+  """PCollection[Ledger] (one) -> PCollection[Ledger] with the number of documents below the ceiling."""
 
   def __init__(self, ceiling: Ceiling, shards: Sequence[blocks.Shard]):
     super().__init__()
     self._ceiling, self._shards = ceiling, shards
 
-  def expand(self, ledger: Any):
+  def expand(self, ledger: beam.PCollection[score_store.Ledger]) -> beam.PCollection[score_store.Ledger]:
     ceiling = self._ceiling
     request = ceiling.request
 
     def settled(ledger: score_store.Ledger, above: thresholds.Selected) -> score_store.Ledger:
-      ceiling.write(above.floor)  # of none, one above every rank
+      ceiling.write(above.floor)  # if there are none, the floor is above every rank
       return ledger._replace(within=ledger.documents - above.documents)
 
     above = (
@@ -93,7 +92,7 @@ Limits = quotas.Quotas | Ceiling
 def make_limits(
   store: ScoreStore, request: selection.SelectionRequest, output: str, work: str, fingerprint: str
 ) -> Limits | None:
-  """The limits that a request sets, if it sets any; they are settled below the folder `work`."""
+  """Returns the limits of a request, which are settled below the folder `work`; None if it has none."""
   if request.group_by is not None:
     return quotas.Quotas(store, request, output, work, fingerprint)
   if request.percentile_range is not None:

@@ -1,9 +1,9 @@
-"""Quotas as Beam passes: which documents are within what may be selected of their groups, as one bit a row.
+"""Quotas as Beam passes: which documents are within the quotas of their groups, as one bit for each row.
 
-A group's documents lie in any shard. So each shard's ranks are sorted into a run by (part of all groups, rank), each
-part of the groups is merged in the order of ranks and its documents taken until quotas are full, which gives a run by
-(shard, row), and each shard gathers its rows. What crosses a shuffle is names of shards, numbers of parts, and counts;
-memory is that of the groups of one part. Legend: N documents.
+The documents of a group are spread over all shards. So the ranks of each shard are sorted into a run by (part, rank),
+where a part is a subset of all groups. Each part is merged in the order of ranks, and its documents are taken until
+quotas are full. That gives a run by (shard, row), from which each shard gathers its rows. Only names of shards, numbers
+of parts, and counts cross a shuffle. Memory is that of the groups of one part. Legend: N documents.
 
 FOLDER/ranked/<shard>.run    order S16; record: hash of the group uint64, shard uint32, row uint64
        within/<part>.run     the rows that are within their quotas, by shard
@@ -13,7 +13,6 @@ FOLDER/ranked/<shard>.run    order S16; record: hash of the group uint64, shard 
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -26,18 +25,18 @@ from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, stora
 from pipelines.selection import ranks
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import block_files, score_files
-from pipelines.store.score_store import ScoreStore
+from pipelines.store.score_store import Ledger, ScoreStore
 from pipelines.worker import memory
 
-_PART_DOCUMENTS = 1 << 19  # of so many groups at most: 32 bytes each, and as much again while they are counted
+_PART_DOCUMENTS = 1 << 19  # an upper bound on its groups, too: 32 bytes each, and as much again while they are counted
 _MOST_PARTS = 1024
-_RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each, little is read
+_RANGE_BYTES = 64 << 10  # of one request to a run file, of which only little is read
 _RECORD = np.dtype([("group", "<u8"), ("shard", "<u4"), ("row", "<u8")])
 
 
 @dataclasses.dataclass(frozen=True)
 class Quotas:
-  """Of which store, for which request; `output` has the log in which damage is told, `work` all files."""
+  """The quotas of a request for a store. `output` has the log of damage, `work` all files."""
 
   store: ScoreStore
   request: selection.SelectionRequest
@@ -47,6 +46,7 @@ class Quotas:
 
   @property
   def folder(self) -> str:
+    """The folder of the files of these quotas, by request and engine."""
     return storage.join(self.work, fingerprints.fingerprint([self.fingerprint, self.store.engine()])[:16], "quotas")
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
@@ -59,19 +59,21 @@ class Quotas:
     return within
 
   def settle(self, shards: Sequence[blocks.Shard]) -> "Settle":
-    """A transform of the store's ledger, after which `within` can be asked."""
+    """Returns a transform of the store's ledger; `within` can be called after it."""
     return Settle(self, shards)
 
   def is_whole_run(self, path: str) -> bool:
+    """Tells whether a run file exists and is intact; removes it if it is damaged."""
     return damage.is_whole(self.output, path, run_writer.check)
 
 
 def num_parts(documents: int) -> int:
+  """Returns the number of parts into which the groups of so many documents are divided."""
   return min(max(1, -(-documents // _PART_DOCUMENTS)), _MOST_PARTS)
 
 
 def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) -> str:
-  """Sorts the documents of one shard of the store, with its number, by (part, rank) into a run; returns its path."""
+  """Sorts the documents of one numbered shard by (part, rank) into a run; returns the path of the run."""
   index, shard = numbered
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
@@ -97,7 +99,7 @@ def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
 
 
 def fill_part(quotas: Quotas, part: int) -> str:
-  """Takes the documents of one part of the groups by rank until quotas are full; returns the run of their rows."""
+  """Takes documents of one part by rank until quotas are full; returns the path of the run of their rows."""
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
   path = storage.join(quotas.folder, "within", f"{part:05d}.run")
@@ -115,18 +117,18 @@ def fill_part(quotas: Quotas, part: int) -> str:
         sizes.add(_from_binary(record_N)["group"])
         gathered.add(np.zeros(len(order_N), np.uint32), order_N, record_N)
     group_G, size_G = sizes.finish()
-    left = arithmetic.Quotas(group_G, arithmetic.limits(quotas.request, group_G, size_G))
+    remaining = arithmetic.Quotas(group_G, arithmetic.limits(quotas.request, group_G, size_G))
     for _, merged_N in merging.merge_batches([run.batches(0) for run in gathered.spilled_runs()]):
       record_N = _from_binary(merged_N)
-      taken_N = record_N[left.take(record_N["group"])]
-      nothing_N = pa.repeat(pa.scalar(b"", pa.large_binary()), len(taken_N))
-      writer.add(taken_N["shard"].astype(np.uint32), taken_N["row"].astype(np.uint64), nothing_N)
+      taken_N = record_N[remaining.take(record_N["group"])]
+      empty_N = pa.repeat(pa.scalar(b"", pa.large_binary()), len(taken_N))
+      writer.add(taken_N["shard"].astype(np.uint32), taken_N["row"].astype(np.uint64), empty_N)
     writer.finish(file, {})
   return path
 
 
 def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) -> int:
-  """Gathers which documents of a shard are within their quotas; returns how many."""
+  """Writes down which documents of a shard are within their quotas; returns their number."""
   index, shard = numbered
   path = storage.join(quotas.folder, f"{shard.file_name}.within")
   if not damage.is_whole(quotas.output, path, lambda path: sealed_arrays.read(path, 1)):
@@ -147,16 +149,16 @@ def _from_binary(record_N: pa.LargeBinaryArray) -> np.ndarray:
 
 
 class Settle(beam.PTransform):
-  """PCollection[stores.Ledger] (one) -> the same with the number of documents that are within their quotas.
+  """PCollection[Ledger] (one) -> PCollection[Ledger] with the number of documents that are within their quotas.
 
-  `shards` are those of the store, in its order; only their numbers go with them into other stages.
+  `shards` are those of the store, in its order; each is processed together with its number.
   """
 
   def __init__(self, quotas: Quotas, shards: Sequence[blocks.Shard]):
     super().__init__()
     self._quotas, self._shards = quotas, list(enumerate(shards))
 
-  def expand(self, ledger: Any):
+  def expand(self, ledger: beam.PCollection[Ledger]) -> beam.PCollection[Ledger]:
     quotas, every_shard = self._quotas, self._shards
     parts = beam.pvalue.AsSingleton(ledger | "Parts" >> beam.Map(lambda ledger: num_parts(ledger.documents)))
     ranked = (

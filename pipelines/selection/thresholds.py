@@ -1,8 +1,8 @@
-"""The exact threshold as Beam passes: each is one histogram over the score files, combined to 65,536 numbers."""
+"""The exact threshold as Beam passes, each of which combines one histogram of the score files to 65,536 numbers."""
 
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import apache_beam as beam
 import numpy as np
@@ -15,12 +15,13 @@ from pipelines.store import score_store
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
+T = TypeVar("T")
 SELECTING = "selecting documents"  # as users see it
-SPEED = 500_000  # documents a second, by one core, of all passes
+SPEED = 500_000  # documents a second that one core takes through all passes
 
 
 class Selected(NamedTuple):
-  """What lies above a threshold, or part of it. `floor` is the smallest rank among it."""
+  """The documents above a threshold, or some of them. `floor` is their smallest rank."""
 
   documents: int
   num_tokens: int
@@ -36,7 +37,7 @@ def count_bins(
   *,
   is_first: bool = False,
 ) -> Iterator[np.ndarray]:
-  """One shard's part of a pass: histograms int64 [65,536]; nothing if the search is over."""
+  """Yields one shard's histograms of a pass, int64 [65,536]; nothing if the search is over."""
   if search.done:
     return
   for part in ranks.read(store, shard, request, limits, check_seal=is_first):
@@ -54,8 +55,8 @@ def count_selected(
   *,
   rejected: bool = False,
 ) -> Iterator[Selected]:
-  """Counts the documents of one shard that a threshold selects, or that it does not."""
-  for part in ranks.read(store, shard, request, limits, check_seal=True):  # perhaps the only pass
+  """Counts the documents of one shard that a threshold selects, or rejects if `rejected`."""
+  for part in ranks.read(store, shard, request, limits, check_seal=True):  # this may be the only pass
     wanted = part.are_wanted(floor, rejected=rejected)
     smallest = selection.smallest_rank(part.keys[wanted], part.ties[wanted])
     if smallest is not None:
@@ -64,7 +65,7 @@ def count_selected(
 
 
 class HistogramFn(beam.CombineFn):
-  """Adds up histograms; the empty one is all zeros."""
+  """A sum of histograms; the sum of none is all zeros."""
 
   def create_accumulator(self) -> np.ndarray:
     return np.zeros(selection.NUM_BINS, np.int64)
@@ -91,29 +92,30 @@ def add_selected(parts: Iterable[Selected]) -> Selected:
 
 
 def refine(search: selection.RadixSearch, histogram: np.ndarray) -> selection.RadixSearch:
+  """Narrows a search to one bin of a pass; raises WinnowError if documents have equal ranks."""
   try:
     return selection.refine(search, histogram)
   except ValueError as error:
-    raise WinnowError(f"{error}; take another --seed") from error
+    raise WinnowError(f"{error}; use another --seed") from error
 
 
-def _told(address: progress.Address | None, parts: Iterator[Any]) -> Iterator[Any]:
+def _working(address: progress.Address | None, parts: Iterator[T]) -> Iterator[T]:
   with progress.working(address, SELECTING):
     yield from parts
 
 
 class FindThreshold(beam.PTransform):
-  """PCollection[blocks.Shard] -> PCollection[Selected]: one element, how many documents and from which rank on.
+  """PCollection[Shard] -> PCollection[Selected] (one): how many documents are selected, and from which rank on.
 
-  `ledger` is a PCollection of one stores.Ledger; with `limits`, one of settled ones. `begin` is the request's
-  search unless given. The passes are unrolled; those after the search is over read nothing.
+  `ledger` is a PCollection of one Ledger, whose limits are settled if there are `limits`. `begin` is the search of the
+  request unless given. The passes are unrolled; passes after the end of the search read nothing.
   """
 
   def __init__(
     self,
     store: ScoreStore,
     request: selection.SelectionRequest,
-    ledger: Any,
+    ledger: beam.PCollection[score_store.Ledger],
     limits: ranks.Limits = ranks.unlimited,
     *,
     begin: Callable[[score_store.Ledger], selection.RadixSearch] | None = None,
@@ -123,7 +125,7 @@ class FindThreshold(beam.PTransform):
     self._store, self._request, self._ledger, self._limits, self._address = store, request, ledger, limits, address
     self._begin = begin or (lambda ledger: request.search(ledger.documents, ledger.num_tokens, ledger.within))
 
-  def expand(self, shards: Any):
+  def expand(self, shards: beam.PCollection[blocks.Shard]) -> beam.PCollection[Selected]:
     store, request, limits, address = self._store, self._request, self._limits, self._address
     search = self._ledger | "Begin" >> beam.Map(self._begin)
     for index in range(selection.NUM_PASSES):
@@ -131,7 +133,7 @@ class FindThreshold(beam.PTransform):
         shards
         | f"CountBins{index}"
         >> beam.FlatMap(
-          lambda shard, search, is_first: _told(
+          lambda shard, search, is_first: _working(
             address, count_bins(store, shard, request, search, limits, is_first=is_first)
           ),
           search=beam.pvalue.AsSingleton(search),
@@ -144,7 +146,7 @@ class FindThreshold(beam.PTransform):
       shards
       | "CountSelected"
       >> beam.FlatMap(
-        lambda shard, search: _told(address, count_selected(store, shard, request, search.floor, limits)),
+        lambda shard, search: _working(address, count_selected(store, shard, request, search.floor, limits)),
         search=beam.pvalue.AsSingleton(search),
       )
       | "AddSelected" >> beam.CombineGlobally(add_selected)

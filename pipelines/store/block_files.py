@@ -1,7 +1,7 @@
-"""Block files, a store's resume log: one for each finished block, compacted into one Parquet file per finished shard.
+"""Block files, the resume log of a store: one for each finished block, compacted into one file for each finished shard.
 
-A block file holds the scores (or embeddings) and the bad rows of its block, so that one write settles both. What is
-damaged is found when a run relies on it.
+A block file holds the scores (or embeddings) and the bad rows of its block, so that a single write records both.
+Damaged files are detected when a run relies on them.
 """
 
 import concurrent.futures
@@ -26,19 +26,20 @@ from pipelines.store.score_store import ScoreStore
 
 
 def block_schema(*values: pa.Field) -> pa.Schema:
-  """The columns of a block file whose documents have `values` each."""
+  """Returns the columns of a block file whose documents have these `values`."""
   return pa.schema([kinds.ROW, *values, kinds.NUM_TOKENS, kinds.DOMAIN, ("reason", pa.string()), ("text", pa.string())])
 
 
 BLOCK_SCHEMA = block_schema(kinds.SCORE_FIELD)
-# Numbers that look random: compressing them takes more time than it saves, and a dictionary is of no use.
-_OF_KEPT_BLOCKS: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+# Blocks that a store keeps hold numbers that look random: compression costs more time than it saves, and a dictionary
+# is useless.
+_KEPT_BLOCK_OPTIONS: dict[str, Any] = {"compression": "none", "use_dictionary": False}
 _NAMED_BAD = 3
-_CHECKING = 8  # files read at once, since each waits for a disk or a store
+_CHECKING = 8  # files read concurrently, since each read waits for a disk or a store
 
 
 class BlockFile(NamedTuple):
-  """What a block file holds; bytes and checksum are those of `blocks.Block`."""
+  """The content of a block file; bytes and checksum are those of `blocks.Block`."""
 
   table: pa.Table
   text_bytes: int
@@ -46,8 +47,8 @@ class BlockFile(NamedTuple):
 
 
 def write_block(store: ScoreStore, shard: blocks.Shard, index: int, block: BlockFile, *, engine: str) -> None:
-  """Makes a finished block durable: as block_schema, every row of it in order; bad rows have a reason."""
-  options = _OF_KEPT_BLOCKS if store.keeps_blocks else {}
+  """Makes a finished block durable: a table as in `block_schema`, with every row in order; bad rows have a reason."""
+  options = _KEPT_BLOCK_OPTIONS if store.keeps_blocks else {}
   path = store.block_path(shard, index, engine)
   with sealed_parquet.create(path, block.table.schema, **options) as writer:
     writer.write_table(block.table)
@@ -59,8 +60,8 @@ def compact_shard(
 ) -> score_files.ShardSummary:
   """Joins the block files of a finished shard into its Parquet file and its dead letter, one row group per block.
 
-  Raises WinnowError unless the blocks are all there and hold each row of the shard once. The Parquet file is written
-  last: a shard that has one is finished, and its block files go.
+  Raises WinnowError unless all blocks exist and hold each row of the shard exactly once. The Parquet file is written
+  last, so a shard that has one is finished, and its block files are deleted.
   """
   engine = store.engine()
   ledger = _Ledger(shard.name, store.block_folder(shard, engine))
@@ -94,9 +95,9 @@ def compact_shard(
 
 
 def sound_blocks(store: ScoreStore, shard: blocks.Shard, engine: str, holds: Callable[[int], bool]) -> dict[int, int]:
-  """A shard's blocks that are on record and whole, of those that `holds` picks, and the checksums of their documents.
+  """Returns the checksums of documents of a shard's intact block files, by index, for the blocks that `holds` picks.
 
-  Damaged ones are removed.
+  Removes damaged block files.
   """
 
   def checksum(index: int) -> int | None:
@@ -104,21 +105,21 @@ def sound_blocks(store: ScoreStore, shard: blocks.Shard, engine: str, holds: Cal
     try:
       return read_block(path, []).checksum
     except DamagedError as error:
-      if storage.exists(path):  # else the shard was compacted by another run meanwhile
+      if storage.exists(path):  # otherwise another run has compacted the shard meanwhile
         damage.remove(store.folder, path, error)
       return None
 
   indices = sorted(filter(holds, store.finished_blocks(shard, engine)))
   # A block of embeddings may take 64 MB.
   with concurrent.futures.ThreadPoolExecutor(1 if store.keeps_blocks else _CHECKING) as pool:
-    found = zip(indices, pool.map(checksum, indices), strict=True)
-    return {index: of_documents for index, of_documents in found if of_documents is not None}
+    checksums = zip(indices, pool.map(checksum, indices), strict=True)
+    return {index: crc for index, crc in checksums if crc is not None}
 
 
 def sound_shard(store: ScoreStore, shard: blocks.Shard) -> score_files.ShardSummary | None:
-  """The ledger of a compacted shard whose files are as they were written; None where they had to be removed.
+  """Returns the ledger of a compacted shard if its files are as written; otherwise removes them and returns None.
 
-  Its scores and dead letter are read whole. Embeddings, which stay in block files, are checked as they are used.
+  Scores and dead letter are read completely. Embeddings, which stay in block files, are checked when they are used.
   """
   damaged = store.scores_path(shard)
   try:
@@ -133,7 +134,7 @@ def sound_shard(store: ScoreStore, shard: blocks.Shard) -> score_files.ShardSumm
         raise DamagedError(f"{damaged} is missing") from error
   except DamagedError as error:
     damage.remove(store.folder, damaged, error)
-    # With the dead letter gone the shard is not whole; what is made again comes from its input.
+    # Without its dead letter the shard is incomplete. All of it is made again from the input.
     storage.delete([store.scores_path(shard), store.dead_letter_path(shard)])
     return None
   return summary
@@ -141,9 +142,9 @@ def sound_shard(store: ScoreStore, shard: blocks.Shard) -> score_files.ShardSumm
 
 @contextlib.contextmanager
 def removing_damaged(store: ScoreStore, shard: blocks.Shard, index: int | None = None) -> Iterator[None]:
-  """What proves damaged, at a second look too, is removed, so that the command that made the store makes it again.
+  """Removes files that prove to be damaged, on a second check too, so that the command of the store remakes them.
 
-  `index`: of the block that is read, of a store that keeps its blocks; None: the shard's scores are read.
+  `index` is that of the block that is read, in a store that keeps its blocks; None if scores of the shard are read.
   """
   try:
     yield
@@ -159,29 +160,29 @@ def removing_damaged(store: ScoreStore, shard: blocks.Shard, index: int | None =
     if is_whole:
       raise
     raise DamagedError(
-      f"{error}; what was damaged is removed: run the command that made {store.folder} again, which makes it again"
+      f"{error}; the damaged file was removed: run the command that made {store.folder} again to remake it"
     ) from error
 
 
 def read_block(path: str, columns: list[str] | None = None) -> BlockFile:
-  """A block file, every byte of which is as written, with some of its columns (all: None).
+  """Reads a block file, with some of its columns (None: all).
 
-  Raises DamagedError if it is missing or damaged.
+  Raises DamagedError if it is missing, or unless every byte is as written.
   """
   with damage.naming_file(path):
     data = storage.read_bytes(path)
     sealed_parquet.check(io.BytesIO(data))
     with pq.ParquetFile(pa.BufferReader(data)) as parquet:
-      about: dict[str, Any] = sealed_parquet.description(parquet)
+      description: dict[str, int] = sealed_parquet.description(parquet)
       schema = parquet.schema_arrow
       values = tuple(schema.field(place) for place in range(1, schema.get_field_index(kinds.NUM_TOKENS.name)))
       if not kinds.are_known(values) or not schema.equals(block_schema(*values)):
         raise ValueError("its columns are not a block's")
-      return BlockFile(parquet.read(columns), about["text_bytes"], about["checksum"])
+      return BlockFile(parquet.read(columns), description["text_bytes"], description["checksum"])
 
 
 class _Ledger:
-  """Adds up the blocks of one shard, in order."""
+  """The running totals of one shard, whose blocks are added in order."""
 
   def __init__(self, shard: str, folder: str):
     self._advice = f"delete {folder} and run the same command again"
@@ -194,7 +195,7 @@ class _Ledger:
     self._first_bad: list[str] = []
 
   def add(self, block: BlockFile) -> tuple[pa.Table, pa.Table]:
-    """Splits a block into its scored and its bad rows, without those that are not read."""
+    """Adds a block; returns its scored rows and its bad rows, without rows that are not read."""
     table = block.table
     rows = table["row"].to_numpy()
     expected = range(self._next_row, self._next_row + len(rows))
@@ -221,8 +222,9 @@ class _Ledger:
     return good, bad
 
   def close(self, num_rows: int, fingerprint: str, *, engine: str, dead_letter: str) -> score_files.ShardSummary:
+    """Returns the totals; raises WinnowError if the blocks do not hold `num_rows` rows."""
     if self._next_row != num_rows:
-      raise WinnowError(f"{self._shard} has {num_rows} rows, its blocks {self._next_row}; {self._advice}")
+      raise WinnowError(f"{self._shard} has {num_rows} rows, but its blocks have {self._next_row}; {self._advice}")
     return score_files.ShardSummary(
       shard=self._shard,
       block_rows=self._block_rows,

@@ -1,4 +1,4 @@
-"""Removes from a store what another request left, or what a complete store no longer needs."""
+"""Removal of files from a store: those of another request, and those that a complete store no longer needs."""
 
 import concurrent.futures
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from pipelines.files import fingerprints, storage
 from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore
 
-WORK_FOLDER = "work"  # in some of these
+WORK_FOLDER = "work"  # a folder in some of these
 _MADE_FOLDERS = (
   score_store.SKETCH_FOLDER,
   score_store.CENTROIDS_FOLDER,
@@ -20,7 +20,7 @@ _MADE_FOLDERS = (
 
 
 def clear(store: ScoreStore) -> None:
-  """Removes what the store holds, the summary first, the request last: what is left is of that request."""
+  """Removes the content of a store, the summary first and the request last, so that the rest still has its request."""
   storage.delete([store.summary_path, storage.join(store.folder, score_store.SPLIT_FILE)])
   for folder in ("blocks", "shards", "dead_letter", *_MADE_FOLDERS):
     storage.delete_folder(storage.join(store.folder, folder))
@@ -28,11 +28,11 @@ def clear(store: ScoreStore) -> None:
 
 
 def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], *, keep_engine: bool) -> None:
-  """Removes all but the scores of shards that this request asks for as they are now, by the engine of the store.
+  """Removes everything except scores that this request needs, of unchanged shards and by the engine of the store.
 
-  `keep_engine` False: the engine is another from now on, so that none stay. What is left at any moment is consistent:
-  the summary goes first, if there is anything to remove, and the request last. Block files of others need not be
-  looked for: their folders have other names, and go when the store is complete.
+  If `keep_engine` is False, the engine is about to change, so no scores stay. The store is consistent at any moment:
+  the summary is removed first, if anything has to go, and the request last. Block files of other requests can stay for
+  now: their folders have other names, and `tidy` removes them when the store is complete.
   """
   engine = store.engine()
   keep_engine &= fingerprints.field(store.engine_path, "method") == store.method
@@ -52,11 +52,11 @@ def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], *, keep_engi
   if not store.is_complete or not wanted.keys() <= kept:
     storage.delete([store.summary_path])
   letters = storage.join(store.folder, "dead_letter")
-  of_kept = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
-  storage.delete([storage.join(letters, name) for name in storage.list_names(letters) if name not in of_kept])
+  kept_letters = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
+  storage.delete([storage.join(letters, name) for name in storage.list_names(letters) if name not in kept_letters])
   storage.delete([storage.join(store.shards_folder, name) for name in names if name not in kept])
   is_ours_still = fingerprints.holds(store.request_path, store.fingerprint)
-  # What is there of a run of our own that had no scores yet may go on: `sketching` looks whose it is.
+  # The work of an earlier run of ours that had no scores yet may be continued: `sketching` checks whose work it is.
   if not is_ours_still or (not keep_engine and storage.exists(store.engine_path)):
     for folder in _MADE_FOLDERS:
       storage.delete_folder(storage.join(store.folder, folder))
@@ -68,7 +68,7 @@ def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], *, keep_engi
 
 
 def tidy(store: ScoreStore, shards: Iterable[blocks.Shard]) -> None:
-  """Removes the block files that a complete store no longer needs: all, or other requests' where it keeps its own."""
+  """Removes block files that a complete store no longer needs: all, or those of other requests if it keeps its own."""
   for folder in (store.sketch_folder, store.centroids_folder, store.joined_folder):
     storage.delete_folder(storage.join(folder, WORK_FOLDER))
   storage.delete_folder(storage.join(store.folder, score_store.COMPARED_FOLDER))
@@ -77,6 +77,6 @@ def tidy(store: ScoreStore, shards: Iterable[blocks.Shard]) -> None:
     return
   engine = store.engine()
   wanted = {store.block_folder(shard, engine) for shard in shards}
-  found = storage.match(storage.join(storage.escape(store.blocks_folder), "*", "*.parquet"))
-  for folder in sorted({path.rsplit("/", 1)[0] for path, _ in found} - wanted):
+  block_files = storage.match(storage.join(storage.escape(store.blocks_folder), "*", "*.parquet"))
+  for folder in sorted({path.rsplit("/", 1)[0] for path, _ in block_files} - wanted):
     storage.delete_folder(folder)

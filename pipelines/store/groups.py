@@ -1,4 +1,4 @@
-"""Groups of consecutive blocks: what a worker reads for one piece of work over a whole store."""
+"""Groups of consecutive blocks: the units of work over a whole store."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Consecutive blocks: (index of the shard, first block, first block of the next group) of each shard in it."""
+  """Consecutive blocks: for each shard in the group (index of the shard, first block, first block after the group)."""
 
   parts: tuple[tuple[int, int, int], ...]
 

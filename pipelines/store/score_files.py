@@ -1,4 +1,4 @@
-"""The scores of a compacted shard, with its ledger in the footer."""
+"""The file of a compacted shard: its scores, with its ledger in the footer."""
 
 import contextlib
 import dataclasses
@@ -19,15 +19,15 @@ _BATCH_ROWS = 1 << 18
 
 @dataclasses.dataclass(frozen=True)
 class ShardSummary:
-  """The ledger of one shard: `read` = `scored` + `bad`. `num_tokens` is None where the scorer counts none.
+  """The ledger of one shard: `read` = `scored` + `bad`. `num_tokens` is None if the scorer does not count tokens.
 
-  `block_rows` counts all rows: also blank lines, and rows that a stage before has left out, which are not read.
+  `block_rows` counts all rows, including blank lines and rows that an earlier stage has left out, which are not read.
   """
 
   shard: str
   block_rows: list[int]
   block_checksums: list[int]
-  """Of their documents, as they were scored."""
+  """The checksum of each block's documents, as they were scored."""
   read: int
   scored: int
   bad: int
@@ -38,9 +38,9 @@ class ShardSummary:
   fingerprint: str
   engine: str
   dead_letter: str
-  """The checksum of its dead letter."""
+  """The checksum of the shard's dead letter."""
   blank: int = 0
-  """Blank lines."""
+  """The number of blank lines."""
 
   @property
   def num_rows(self) -> int:
@@ -48,39 +48,39 @@ class ShardSummary:
 
   @property
   def left_out(self) -> int:
-    """Rows that a stage before has not selected."""
+    """The number of rows that an earlier stage has not selected."""
     return self.num_rows - self.read - self.blank
 
 
 def read_summary(store: ScoreStore, shard: blocks.Shard) -> ShardSummary:
-  """The ledger of a compacted shard, from the footer of its Parquet file."""
+  """Reads the ledger of a compacted shard from the footer of its Parquet file; raises as `ScoreFile` does."""
   with ScoreFile(store, shard) as scores:
     return scores.summary
 
 
 class ScoreFile:
-  """The scores of a compacted shard, a context manager; pages are checked against their checksums.
+  """The open file of a compacted shard, a context manager; pages are checked against their checksums.
 
-  Raises WinnowError that names the file where it is of another request, DamagedError where it is missing or damaged.
+  Raises WinnowError with the path if the file belongs to another request, and DamagedError if it is missing or damaged.
   """
 
   def __init__(self, store: ScoreStore, shard: blocks.Shard):
     self._path = store.scores_path(shard)
-    with self._told():
+    with self._naming_file():
       self._file = storage.open_input(self._path)
     try:
-      with self._told():
+      with self._naming_file():
         self._parquet = pq.ParquetFile(self._file, page_checksum_verification=True)
-        found = self._parquet.schema_arrow
-        # How a dictionary is indexed is for Arrow to choose as it reads.
-        if found.names != store.shard_schema.names or found.remove(0) != store.shard_schema.remove(0):
+        schema = self._parquet.schema_arrow
+        # Without the dictionary column, since Arrow chooses the type of its indices when it reads.
+        if schema.names != store.shard_schema.names or schema.remove(0) != store.shard_schema.remove(0):
           raise ValueError("its columns are not a shard's")
-        self._columns = found.names[1:-1]
+        self._columns = schema.names[1:-1]
         self.summary = ShardSummary(**sealed_parquet.description(self._parquet))
       if self.summary.fingerprint != store.fingerprint_of(shard):
         raise WinnowError(
-          f"{self._path} holds scores of another request: another run has written there; see that it has ended, and "
-          "run winnow score again with --overwrite"
+          f"{self._path} holds scores of another request: another run has written there; make sure that it has ended, "
+          "and run winnow score again with --overwrite"
         )
     except BaseException:
       self._file.close()
@@ -93,23 +93,23 @@ class ScoreFile:
     self._file.close()
 
   def block(self, index: int, *, domains: bool = False) -> pa.Table:
-    """`row`, `score` (if the store has scores), `num_tokens` of a block's scored documents; `domain` if need be."""
-    with self._told():
+    """Reads the scored documents of a block: `row`, `score` (if the store has scores), `num_tokens`, maybe `domain`."""
+    with self._naming_file():
       return self._parquet.read_row_group(index, columns=self._names(domains))
 
   def check_seal(self) -> None:
-    """Reads the whole file; DamagedError unless every byte is as written."""
-    with self._told():
+    """Reads the whole file; raises DamagedError unless every byte is as written."""
+    with self._naming_file():
       sealed_parquet.check(self._file)
 
   def batches(self, rows: int, *, domains: bool = False) -> Iterator[pa.RecordBatch]:
-    """The same columns of the whole shard, and `domain` if need be, at most `rows` documents at a time."""
+    """Yields the columns of `block` for the whole shard, at most `rows` documents at a time."""
     batches = self._parquet.iter_batches(rows, columns=self._names(domains))
     seen = 0
     while True:
-      with self._told():
+      with self._naming_file():
         batch = next(batches, None)
-        # A bit that is turned outside of the pages may make a column seem shorter.
+        # A flipped bit outside of the pages may make a column look shorter.
         if batch is None and seen != self.summary.scored:
           raise ValueError(f"it has {seen:,} of {self.summary.scored:,} rows")
       if batch is None:
@@ -118,13 +118,13 @@ class ScoreFile:
       yield batch
 
   def check(self) -> ShardSummary:
-    """Reads the whole file; DamagedError unless every byte is as written and it holds what its ledger says."""
+    """Reads the whole file; raises DamagedError unless every byte is as written and the rows fit the ledger."""
     scored, num_tokens = 0, 0
     self.check_seal()
     for batch in self.batches(_BATCH_ROWS):
       scored += batch.num_rows
       num_tokens += pc.sum(batch["num_tokens"].cast(pa.int64())).as_py() or 0
-    with self._told():
+    with self._naming_file():
       if (scored, num_tokens) != (self.summary.scored, self.summary.num_tokens or 0):
         raise ValueError("its rows are not those of its ledger")
     return self.summary
@@ -132,5 +132,5 @@ class ScoreFile:
   def _names(self, domains: bool) -> list[str]:
     return [*self._columns, *([kinds.DOMAIN.name] if domains else [])]
 
-  def _told(self) -> contextlib.AbstractContextManager[None]:
+  def _naming_file(self) -> contextlib.AbstractContextManager[None]:
     return damage.naming_file(self._path)

@@ -1,28 +1,30 @@
 """The score store: one durable file per finished block, compacted into one Parquet file per finished shard.
 
-A store of embeddings is one too: its block files stay, since nothing is gained by moving what is large, and its shards'
-files hold no scores. So is a clustering, whose documents have `cluster` and `cosine` in place of a score, in both kinds
-of files: other scorers read it block by block beside the embeddings; and so are the signatures of MinHash.
+Embeddings, clusters and MinHash signatures have stores of this kind too. A store of embeddings keeps its block files,
+since moving large data gains nothing, and the files of its shards hold no scores. The documents of a clustering have
+`cluster` and `cosine` in place of a score, in both kinds of files, and other scorers read it block by block beside the
+embeddings.
 
 <shard> is `blocks.Shard.file_name`.
 
 SCORES/<name>/request.json                 what the store belongs to, written first
-              input.json                   where its input and its model were
+              input.json                   the paths of its input and its model
               engine.json                  how its scores are computed, written by the first worker
               blocks/<shard>-<fingerprint>/00000000.parquet  the resume log
               shards/<shard>.parquet       shard, row, score, num_tokens, domain of every scored document
-              dead_letter/<shard>.jsonl    shard, row, reason, text of every bad one
-              summary.json                 the ledger, written last: the store is complete
-              sketch/                      what `sketching` makes from embeddings, for density scores
-              centroids/                   what `clustering` makes from embeddings, for a clustering
-              joined/                      what `joining` makes from signatures, for MinHash scores
-              selected/                    what `survivors` selects from scores, for the next stage of a recipe
-              split.json                   of SemDeDup scores: which giant clusters `splitting` has split, if any
-              compared/                    what `comparing` makes for them, until the store is complete
+              dead_letter/<shard>.jsonl    shard, row, reason, text of every bad row
+              summary.json                 the ledger, written last; it makes the store complete
+              sketch/                      the result of `sketching` on embeddings, for density scores
+              centroids/                   the result of `clustering` on embeddings, for a clustering
+              joined/                      the result of `joining` on signatures, for MinHash scores
+              selected/                    the selection by `survivors`, for the next stage of a recipe
+              split.json                   for SemDeDup: the giant clusters that `splitting` has split, if any
+              compared/                    for SemDeDup: the work of `comparing`, until the store is complete
 
-Scores of a shard carry fingerprints of what was asked about it and of the engine that answered: in the name of the
-folder of its blocks, in the footer of its Parquet file, in the ledger. So a run of another request that still writes
-into the store is never taken for this one's, and where one input file changes, the scores of the others stay good.
+The scores of a shard carry two fingerprints, of the request for this shard and of the engine that computed them: in the
+name of the folder of its blocks, in the footer of its Parquet file, and in the ledger. So files of another request's
+run that still writes into the store are never used by mistake. And if one input file changes, scores of the others stay
+valid.
 """
 
 import dataclasses
@@ -37,53 +39,53 @@ from pipelines.corpus import blocks, shard_names
 from pipelines.files import fingerprints, storage
 from pipelines.store import kinds
 
-FORMAT = 6  # of stores; of another one nothing is read, lest what is only older be taken for damaged
+FORMAT = 6  # of stores; stores of any other format are refused, since an old store would look damaged
 INPUT_FILE, SPLIT_FILE = "input.json", "split.json"
-MADE_WITH = "made_with"  # a field of INPUT_FILE: the names of models and embeddings, of which the request has checksums
+MADE_WITH = "made_with"  # a field of INPUT_FILE: the names of models and embeddings, whose checksums are in the request
 SKETCH_FOLDER, CENTROIDS_FOLDER, JOINED_FOLDER = "sketch", "centroids", "joined"
 SELECTED_FOLDER, COMPARED_FOLDER = "selected", "compared"
 _COUNTS = {"read": int, "scored": int, "bad": int, "num_tokens": int | None, "text_bytes": int, "reasons": dict}
 _LEDGER = _COUNTS | {"fingerprint": str, "engine": str, "shards": list}
-_LEDGER_OF_SHARD = _COUNTS | {"shard": str, "block_rows": list}
+_SHARD_LEDGER = _COUNTS | {"shard": str, "block_rows": list}
 _BLOCK_FILE = re.compile(r"(\d{8})\.parquet")
 
 
 class OtherFormatError(WinnowError):
-  """A store was made by another version of Winnow."""
+  """An error for a store that another version of Winnow has made."""
 
 
 class Ledger(NamedTuple):
-  """A complete store's figures that selection needs: scored documents, their tokens (None: not counted) and bytes."""
+  """The figures of a complete store that selection needs. `num_tokens` is None if tokens are not counted."""
 
   documents: int
   num_tokens: int | None
   text_bytes: int
   within: int | None = None
-  """Documents within their groups' quotas; None: there are none, or they are not settled."""
+  """The number of documents within the limits; None if there are no limits, or if they are not settled yet."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreStore:
-  """Where the parts of one store lie, and whose they are: fingerprints of its request, with and without the inputs."""
+  """The paths of one store, and its request's fingerprints, with the inputs (`fingerprint`) and without (`method`)."""
 
   folder: str
   fingerprint: str
   method: str
   scorer: str
   is_mended: bool = True
-  """What proves damaged is removed, to be made again; False where a store is only looked at."""
+  """Whether damaged files are removed, to be made again; False if a store is only inspected."""
 
   @classmethod
   def at(cls, folder: str) -> "ScoreStore | None":
-    """The store whose folder this is; None where it is none's. Raises OtherFormatError."""
+    """Returns the store in a folder; None if the folder is not a store. Raises OtherFormatError."""
     path = storage.join(folder, fingerprints.REQUEST_FILE)
     request = fingerprints.read_json_or_none(path)
     if not isinstance(request, dict):
       return None
     if request.get("format") != FORMAT:
       raise OtherFormatError(
-        f"{path} is of format {request.get('format')!r}, and this version of Winnow reads {FORMAT}: use the version "
-        "that made the store, or make it again under another name"
+        f"{path} has format {request.get('format')!r}, and this version of Winnow reads {FORMAT}: use the version that "
+        "made the store, or make it again under another name"
       )
     return cls.for_request(folder, request)
 
@@ -93,11 +95,12 @@ class ScoreStore:
 
   @property
   def keeps_blocks(self) -> bool:
-    """Embeddings, clusters and signatures stay in the files of their blocks."""
+    """Whether the store keeps its block files: stores of embeddings, clusters and signatures do."""
     return self.kind.keeps_blocks
 
   @classmethod
   def for_request(cls, folder: str, request: dict[str, Any]) -> "ScoreStore":
+    """Returns the store in `folder` of a request, which need not exist yet."""
     method = {key: value for key, value in request.items() if key != "inputs"}
     return cls(folder, fingerprints.fingerprint(request), fingerprints.fingerprint(method), str(request.get("scorer")))
 
@@ -143,24 +146,28 @@ class ScoreStore:
     return pa.schema([kinds.SHARD, kinds.ROW, *self.kind.shard_fields, kinds.NUM_TOKENS, kinds.DOMAIN])
 
   def shards(self) -> tuple[blocks.Shard, ...]:
-    """The shards that the store is of, by its request alone: their files need not be there, nor where they were."""
+    """Returns the shards of the store by its request alone; their files may have moved or vanished."""
     request = fingerprints.read_json(self.request_path)
     entries = request.get("inputs") if isinstance(request, dict) else None
     fields = {"name": str, "bytes": int, "checksum": str}
     if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries):
-      raise WinnowError(f"{self.request_path} is damaged: it names no inputs; restore it, or start over: --overwrite")
+      raise WinnowError(
+        f"{self.request_path} is damaged: it names no inputs; restore it, or start over with --overwrite"
+      )
     shards = tuple(blocks.Shard(entry["name"], "", "", "", entry["bytes"], entry["checksum"]) for entry in entries)
     for shard in shards:
       if not shard_names.is_name(shard.name):
-        raise WinnowError(f"{self.request_path} names the shard {shard.name!r}, which is no file's name; restore it")
+        raise WinnowError(
+          f"{self.request_path} names the shard {shard.name!r}, which is not a valid file name; restore it"
+        )
     return shards
 
   def fingerprint_of(self, shard: blocks.Shard) -> str:
-    """Identifies what is asked about one shard."""
+    """Returns the fingerprint of the request for one shard."""
     return fingerprints.fingerprint([self.method, shard.identity()])
 
   def engine(self) -> str:
-    """The fingerprint of how scores are computed; of nothing where no worker has said so yet, or not readably."""
+    """Returns the fingerprint of the engine that computes the scores; that of None before a worker has recorded it."""
     return fingerprints.fingerprint(fingerprints.read_json_or_none(self.engine_path))
 
   def block_folder(self, shard: blocks.Shard, engine: str) -> str:
@@ -177,26 +184,26 @@ class ScoreStore:
     return storage.join(self.folder, "dead_letter", f"{shard.file_name}.jsonl")
 
   def finished_blocks(self, shard: blocks.Shard, engine: str) -> frozenset[int]:
-    """Indices of the blocks of a shard that are on record: one listing."""
+    """Returns the indices of the blocks of a shard that are on record, by one listing."""
     names = storage.list_names(self.block_folder(shard, engine))
-    return frozenset(int(found[1]) for found in map(_BLOCK_FILE.fullmatch, names) if found)
+    return frozenset(int(match[1]) for match in map(_BLOCK_FILE.fullmatch, names) if match)
 
   def finished(self, shards: Iterable[blocks.Shard]) -> list[blocks.Shard]:
-    """Those of the shards that are compacted: one listing."""
+    """Returns the shards that are compacted, by one listing."""
     names = storage.list_names(self.shards_folder)
     return [shard for shard in shards if f"{shard.file_name}.parquet" in names]
 
   def readable_summary(self) -> dict[str, Any] | None:
-    """The ledger of a complete store, as `sealing.seal` wrote it; None where it is missing or damaged."""
+    """Returns the ledger of a complete store, as `sealing.seal` wrote it; None if it is missing or damaged."""
     summary = fingerprints.read_sealed(self.summary_path)
     if summary is None or not _has(summary, _LEDGER):
       return None
-    if not all(_has(shard, _LEDGER_OF_SHARD) for shard in summary["shards"]):
+    if not all(_has(shard, _SHARD_LEDGER) for shard in summary["shards"]):
       return None
     return summary
 
   def summary(self) -> dict[str, Any]:
-    """The same, or WinnowError."""
+    """Returns the ledger of a complete store; raises WinnowError if it is missing or damaged."""
     summary = self.readable_summary()
     if summary is None:
       raise WinnowError(
@@ -206,7 +213,7 @@ class ScoreStore:
 
   @property
   def is_complete(self) -> bool:
-    """Every shard is there, and the ledger is this request's. A shard that is removed is thus made again, alone."""
+    """Whether the ledger belongs to this request and all shards have files. So only removed shards are made again."""
     summary = self.readable_summary()
     if summary is None:
       return False
@@ -216,22 +223,23 @@ class ScoreStore:
 
   @property
   def has_scores(self) -> bool:
+    """Whether any shard is finished."""
     return storage.exists(self.summary_path) or bool(storage.list_names(self.shards_folder))
 
   def ledger(self) -> Ledger:
-    """Reads the figures of a complete store; WinnowError if it is not complete, or another request's."""
+    """Reads the figures of a complete store; raises WinnowError if it is incomplete or belongs to another request."""
     summary = self.summary()
     if summary["fingerprint"] != self.fingerprint:
-      raise WinnowError(f"{self.summary_path} is of another request; run winnow score again with --overwrite")
+      raise WinnowError(f"{self.summary_path} belongs to another request; run winnow score again with --overwrite")
     return Ledger(summary["scored"], summary["num_tokens"], summary["text_bytes"])
 
   def fingerprint_with_engine(self) -> str:
-    """Identifies the scores: what was asked for, and how it was computed."""
+    """Returns the fingerprint of the scores: of the request and of the engine."""
     return fingerprints.fingerprint([self.fingerprint, fingerprints.read_json(self.engine_path)])
 
 
 def _has(value: Any, fields: Mapping[str, Any]) -> bool:
-  """Tells whether a JSON value is an object with these fields, of these types; a bool is no number."""
+  """Tells whether a JSON value is an object with these fields of these types; a bool does not count as a number."""
   return isinstance(value, dict) and all(
     isinstance(value.get(name), kind) and not isinstance(value.get(name), bool) for name, kind in fields.items()
   )

@@ -1,6 +1,6 @@
-"""Sealing: the blocks of a shard become its scores, and all shards together a store that is complete.
+"""Sealing: the blocks of a shard become its score file, and all shards together a complete store.
 
-What crosses a shuffle is counts: a shard's totals, and its ledger.
+Only counts cross a shuffle: the totals and the ledger of each shard.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _NAMED = 3
 
 
 class StripeTotals(NamedTuple):
-  """What the reader of a stripe learnt about its whole shard."""
+  """The size of a whole shard, as seen by the reader of one stripe."""
 
   num_blocks: int
   num_rows: int
@@ -30,7 +30,8 @@ class StripeTotals(NamedTuple):
 class CheckShards(beam.DoFn):
   """First Stripe of a shard that was compacted before this run -> its ShardSummary.
 
-  All stripes of those that are damaged, tagged `AGAIN`. `report` is told how many documents are `resumed`.
+  If the files of the shard are damaged, yields all its stripes instead, tagged `AGAIN`. Calls `report` with the number
+  of `resumed` documents.
   """
 
   AGAIN = "again"
@@ -51,7 +52,10 @@ class CheckShards(beam.DoFn):
 def finish_shard(
   store: ScoreStore, stripes_done: Iterable[tuple[blocks.Shard, StripeTotals]]
 ) -> score_files.ShardSummary:
-  """Compacts a shard whose stripes are all done; a second run of the same command may have been faster."""
+  """Compacts a shard whose stripes are all done, unless a second run of the same command was faster.
+
+  Raises WinnowError if the shard has changed, and DamagedError if one of its block files is damaged.
+  """
   (shard, *_), totals = zip(*stripes_done, strict=True)
   if len(set(totals)) != 1:
     raise WinnowError(f"{shard.path} changed while it was read: its stripes saw {sorted(set(totals))}; score it again")
@@ -60,8 +64,8 @@ def finish_shard(
   except WinnowError as error:
     if storage.exists(store.scores_path(shard)):
       return score_files.read_summary(store, shard)
-    if isinstance(error, DamagedError):  # since the reader of its stripe looked at it
-      raise DamagedError(f"{error}; run the same command again, which makes it again") from error
+    if isinstance(error, DamagedError):  # after the reader of its stripe had checked it
+      raise DamagedError(f"{error}; run the same command again to remake it") from error
     raise
   logs.info("shard_done", shard=shard.name, read=summary.read, scored=summary.scored, bad=summary.bad)
   return summary
@@ -70,20 +74,20 @@ def finish_shard(
 def seal(
   store: ScoreStore, summaries: list[score_files.ShardSummary], shards: list[blocks.Shard], max_bad_fraction: float
 ) -> score_store.Ledger:
-  """Adds up the figures of all shards and writes them, which makes the store complete.
+  """Adds up the figures of all shards and writes the summary, which makes the store complete.
 
-  Raises WinnowError if more than `max_bad_fraction` of the documents are bad, or, below 1, all of a shard's; nothing is
-  lost then, and the same command with a larger fraction ends at once.
+  Raises WinnowError if more than `max_bad_fraction` of the documents are bad, or, with a fraction below 1, if all
+  documents of a shard are bad. Nothing is lost then: the same command with a larger fraction finishes at once.
   """
   summaries = sorted(summaries, key=lambda summary: summary.shard)
   read, bad = sum(s.read for s in summaries), sum(s.bad for s in summaries)
   if not read:
-    raise WinnowError("the input holds no documents at all; check --input")
+    raise WinnowError("the input holds no documents; check --input")
   if bad > max_bad_fraction * read:
     named = "; ".join([name for s in summaries for name in s.first_bad][:3])
     raise WinnowError(
       f"{bad:,} of {read:,} documents are bad, more than --max_bad_fraction={max_bad_fraction:g}: {named}; all of them "
-      f"are in {storage.join(store.folder, 'dead_letter')}; mend the input, or allow more and run the command again"
+      f"are in {storage.join(store.folder, 'dead_letter')}; fix the input, or allow more and run the command again"
     )
   if max_bad_fraction < 1:
     _refuse_without_documents(store, summaries)
@@ -91,8 +95,8 @@ def seal(
   for summary in summaries:
     if summary.engine != engine:
       raise WinnowError(
-        f"the scores of {summary.shard} are of another engine than {store.engine_path} says, or it is missing; see "
-        "that no other run writes there, and run the command again with --overwrite"
+        f"the scores of {summary.shard} are not by the engine in {store.engine_path}, or that file is missing; make "
+        "sure that no other run writes there, and run the command again with --overwrite"
       )
   ledger = {"fingerprint": store.fingerprint, "engine": engine, **add_up(summaries)}
   if storage.exists(store.summary_path) and store.readable_summary() is None:
@@ -103,8 +107,8 @@ def seal(
 
 
 def _refuse_without_documents(store: ScoreStore, summaries: list[score_files.ShardSummary]) -> None:
-  """Raises WinnowError that names the shards whose every row is bad: they are not what their names say, as a rule."""
-  # Where a stage before has left rows out, the others are few, and the stage has seen a document of the shard.
+  """Raises WinnowError with the shards whose rows are all bad: such files usually are not what their names say."""
+  # If an earlier stage has left rows out, only few rows remain, and that stage has seen a document of the shard.
   named = [
     f"{s.shard} ({', '.join(f'{reason} {count:,}' for reason, count in s.reasons.items())})"
     for s in summaries
@@ -113,14 +117,14 @@ def _refuse_without_documents(store: ScoreStore, summaries: list[score_files.Sha
   if named:
     more = f" and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
     raise WinnowError(
-      f"{len(named):,} of {len(summaries):,} shards hold bad rows alone: {', '.join(named[:_NAMED])}{more}; their rows "
-      f"are in {storage.join(store.folder, 'dead_letter')}; mend these files or take them out of --input, or go on "
+      f"{len(named):,} of {len(summaries):,} shards hold only bad rows: {', '.join(named[:_NAMED])}{more}; their rows "
+      f"are in {storage.join(store.folder, 'dead_letter')}; fix these files or remove them from --input, or continue "
       "without their documents: --max_bad_fraction=1"
     )
 
 
 def add_up(summaries: list[score_files.ShardSummary]) -> dict[str, Any]:
-  """What summary.json says: sums over the shards, and each shard's own figures."""
+  """Returns the content of summary.json: sums over the shards, and the figures of each shard."""
   reasons: dict[str, int] = {}
   for summary in summaries:
     for reason, count in summary.reasons.items():

@@ -406,7 +406,7 @@ def test_a_damaged_score_file_costs_its_shard_alone(scored, model, capsys):
   assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1")) == 1
   sentence = told(capsys)
   assert "shards/1.jsonl.parquet is missing or damaged" in sentence
-  assert "what was damaged is removed: run the command that made" in sentence
+  assert "the damaged file was removed: run the command that made" in sentence
   assert not path.exists()
   assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1")) == 2
   assert "is not complete; run its winnow score command again" in told(capsys)

@@ -173,7 +173,7 @@ def test_a_store_of_another_version_is_refused_and_nothing_in_it_removed(place, 
   path = tmp_path / "scores/tiny/request.json"
   path.write_bytes(fingerprints.to_json(json.loads(path.read_text()) | {"format": 2}))
   before = content(tmp_path)
-  told = "is of format 2, and this version of Winnow reads|format is 2 there"
+  told = "has format 2, and this version of Winnow reads|format is 2 there"
   sample = [*(flag for flag in SAMPLE if "name" not in flag), "--rate=0.5", "--output=out"]
   explain = ["explain", "a.jsonl#1", "--scores=scores"]
   for command in (sample, score(place), [*sample, "--name=tiny"], explain):

@@ -228,9 +228,9 @@ def test_names_in_files_never_leave_their_folder(finished, tmp_path, capsys):
   for arguments in (["status", "scores"], explain, report, ["verify", "out", "--scores=scores"]):
     assert run_in(tmp_path, arguments) == 2
     told = capsys.readouterr().err
-    expected = ("which is no file's name", "is not in --scores", "has no complete store")
+    expected = ("which is not a valid file name", "is not in --scores", "has no complete store")
     assert any(words in told for words in expected)
-  with pytest.raises(WinnowError, match="which is no file's name"):
+  with pytest.raises(WinnowError, match="which is not a valid file name"):
     ScoreStore.for_request(str(tmp_path / "scores/tiny"), request).shards()
   manifest = json.loads((tmp_path / "out/manifest.json").read_text())
   manifest["dataset"] = "../victim"
