@@ -1,4 +1,4 @@
-"""Tells stores, folders of stores and outputs apart, so that a flag given the wrong kind can name the right folder."""
+"""Checks that tell stores, folders of stores and outputs apart, for messages that name the right folder."""
 
 import os
 
@@ -14,13 +14,13 @@ def is_store(folder: str) -> bool:
 
 
 def stores_below(folder: str) -> list[str]:
-  """The names of the stores directly below a folder, through links; and of folders that nobody may look into."""
+  """Returns the names of stores directly below a folder, through links, and of folders that this user cannot read."""
   pattern = storage.join(storage.escape(folder), "*")
   if storage.is_local(folder):
     names = [storage.base_name(path) for path in local_files.match_folders(pattern) if _may_be_store(path)]
   else:
     names = [path.rsplit("/", 2)[-2] for path, _ in storage.match(storage.join(pattern, fingerprints.REQUEST_FILE))]
-  return [name for name in names if not name.startswith(".")]  # an output's own folder of work has a request too
+  return [name for name in names if not name.startswith(".")]  # the work folder of an output has a request too
 
 
 def _may_be_store(folder: str) -> bool:
@@ -28,13 +28,13 @@ def _may_be_store(folder: str) -> bool:
 
 
 def is_output(folder: str) -> bool:
-  """Tells whether a folder is an output, complete or begun."""
+  """Tells whether a folder is an output, complete or not."""
   begun = storage.join(folder, writing.WORK_FOLDER, fingerprints.REQUEST_FILE)
   return storage.exists(storage.join(folder, MANIFEST_FILE)) or storage.exists(begun)
 
 
 def instead_of_stores(folder: str) -> str:
-  """The end of a sentence that refuses `folder` as a folder of score stores: what it is, and which one to name."""
+  """Returns the end of a sentence that refuses `folder` as a folder of score stores: what it is, and what to name."""
   if is_store(folder):
     above, _, name = folder.rstrip("/").rpartition("/")
     return f"is one score store, {name}; name the folder above: {above}"
@@ -42,22 +42,22 @@ def instead_of_stores(folder: str) -> str:
     place = fingerprints.field(storage.join(folder, writing.WORK_FOLDER, writing.SCORES_FILE), "store")
     store = writing.scores_folder(place, folder) if isinstance(place, str) else ""
     is_counted = not store or store == writing.count_folder(folder)
-    where = "the folder that winnow score wrote to" if is_counted else store.rpartition("/")[0]
-    return f"is an output of winnow sample and holds no score stores; name {where}"
+    right_folder = "the folder that winnow score wrote to" if is_counted else store.rpartition("/")[0]
+    return f"is an output of winnow sample and holds no score stores; name {right_folder}"
   return f"{_is_not('holds no score stores', folder)}; name the folder that winnow score wrote to"
 
 
 def instead_of_output(folder: str) -> str:
-  """The end of a sentence that refuses `folder` as a complete output."""
+  """Returns the end of a sentence that refuses `folder` as a complete output: what it is, and what to name."""
   if is_store(folder):
     return "is a score store, which winnow status looks at; name the folder that winnow sample wrote to"
   if names := stores_below(folder):
     return f"is a folder of score stores ({', '.join(names)}); name the folder that winnow sample wrote to"
   if is_output(folder):
-    return f"is an output that is not complete, since it has no {MANIFEST_FILE}; run its command again to finish it"
-  told = _is_not(f"is no output of winnow sample, since it has no {MANIFEST_FILE}", folder)
-  return f"{told}; name the folder that winnow sample wrote to"
+    return f"is an incomplete output, since it has no {MANIFEST_FILE}; run its command again to finish it"
+  reason = _is_not(f"is no output of winnow sample, since it has no {MANIFEST_FILE}", folder)
+  return f"{reason}; name the folder that winnow sample wrote to"
 
 
-def _is_not(told: str, folder: str) -> str:
-  return "is not there" if storage.is_local(folder) and not storage.exists(folder) else told
+def _is_not(reason: str, folder: str) -> str:
+  return "does not exist" if storage.is_local(folder) and not storage.exists(folder) else reason

@@ -1,7 +1,7 @@
-"""What output shards are written as, `--output_format`: how documents become records, records a file, and back.
+"""The formats of output shards (`--output_format`): documents to records, records to a file, and back.
 
-Records are what runs hold and what is merged. Those of TFRecord and JSON lines lie in the file one after the other.
-A Parquet file is made of JSON lines, by fixed row groups, so that its bytes follow from the documents and their order.
+Runs hold records, and merging moves them. A file of TFRecord or JSON lines is a concatenation of its records. A Parquet
+file is made from JSON lines in fixed row groups, so that its bytes depend only on the documents and their order.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,14 +30,14 @@ _PIECE_BYTES = 4 << 20
 
 
 def file_name(name: str, file_format: str, index: int, num_shards: int) -> str:
-  """The file name of one output shard, from 0: as TFDS has it, or with its format at the end, as others have it."""
+  """Returns the file name of an output shard, counted from 0: as in TFDS, or with the format as its suffix."""
   if file_format == TFRECORD:
     return tfds_metadata.shard_file_name(name, index, num_shards)
   return f"{name}-{tfds_metadata.SPLIT}-{index:05d}-of-{num_shards:05d}.{file_format}"
 
 
 def encode(documents: pa.Table, file_format: str) -> pa.LargeBinaryArray:
-  """A record for each document of a table with the columns of SCHEMA: large_binary [N]."""
+  """Encodes each document of a table with the columns of SCHEMA as a record: large_binary [N]."""
   if file_format == TFRECORD:
     return tfrecords.encode_examples(documents)
   rows = documents.select(SCHEMA.names).to_pylist()
@@ -45,7 +45,7 @@ def encode(documents: pa.Table, file_format: str) -> pa.LargeBinaryArray:
 
 
 def write(batches: Iterator[merging.Batch], file: IO[bytes], file_format: str) -> int:
-  """Writes the records of one output shard in the order in which they come; returns how many."""
+  """Writes the records of one output shard in their order; returns their number."""
   if file_format != PARQUET:
     return run_files.write_records(batches, file)
   count = 0
@@ -59,7 +59,7 @@ def write(batches: Iterator[merging.Batch], file: IO[bytes], file_format: str) -
 
 
 def _row_groups(batches: Iterable[pa.LargeBinaryArray]) -> Iterator[list[bytes]]:
-  """Runs of records that end at 4,096 or with the record that brings them to 32 MiB: however the batches were cut."""
+  """Yields groups that end at 4,096 records, or with the record that reaches 32 MiB, whatever the batches were."""
   group: list[bytes] = []
   size = 0
   for record_N in batches:
@@ -74,7 +74,7 @@ def _row_groups(batches: Iterable[pa.LargeBinaryArray]) -> Iterator[list[bytes]]
 
 
 def read(path: str, file_format: str) -> Iterator[pa.Table]:
-  """The documents of one output shard as tables with the columns of SCHEMA; WinnowError where it is not as written."""
+  """Yields the documents of an output shard as tables with the columns of SCHEMA; raises WinnowError on damage."""
   with storage.open_input(path) as file:
     try:
       if file_format == PARQUET:
@@ -95,8 +95,8 @@ def read(path: str, file_format: str) -> Iterator[pa.Table]:
 
 def _document(frame: bytes) -> dict[str, str | float]:
   features = tf_example.parse_example(tfrecord.checked_data(frame))
-  found: dict[str, str | float] = {}
+  document: dict[str, str | float] = {}
   for name in SCHEMA.names:
     (value,) = tf_example.feature_values(features[name])
-    found[name] = value.decode() if isinstance(value, bytes) else value
-  return found
+    document[name] = value.decode() if isinstance(value, bytes) else value
+  return document

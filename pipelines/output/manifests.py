@@ -1,4 +1,4 @@
-"""The manifest: what an output is, where each figure of it comes from, and the proof that the books balance."""
+"""The manifest of an output: its request, its figures by input file and by shard, and the check that they add up."""
 
 import contextlib
 import dataclasses
@@ -18,29 +18,28 @@ from pipelines.store import score_store
 MANIFEST_FILE = folders.MANIFEST_FILE
 FORMAT = 3
 COUNTS = ("read", "scored", "bad", "blank")
-"""What a store counts and a manifest repeats: read = scored + bad, and blank lines are not read."""
+"""The counts of a store that a manifest repeats: read = scored + bad, and blank lines are not read."""
 DISTRIBUTION = "winnow-curation"
 VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "scipy", "sentencepiece", "tensorflow-datasets")
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What the launcher knows and the manifest tells: the command with its own flags (not the runner's), which makes the
-  same output again, and the versions."""
+  """Facts for the manifest: versions, and the command without runner flags, which makes the same output again."""
 
   command: tuple[str, ...]
   versions: dict[str, str]
 
 
 def versions() -> dict[str, str]:
-  """The versions of Winnow and of the packages that could change an output."""
-  found = {}
+  """Returns the versions of Winnow and of the packages that could change an output."""
+  by_package = {}
   for name in (DISTRIBUTION, *VERSIONED):
     try:
-      found[name] = importlib.metadata.version(name)
+      by_package[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-      found[name] = "not installed as a package"
-  return found
+      by_package[name] = "not installed as a package"
+  return by_package
 
 
 def publish(
@@ -51,9 +50,9 @@ def publish(
   written_runs: list[writing.RunCounts],
   written_shards: list[writing.OutputShard],
 ) -> dict[str, Any]:
-  """Checks that the books balance, writes TFDS's metadata and the manifest last, and removes the runs.
+  """Checks that all figures add up, writes TFDS's metadata and at last the manifest, and removes the runs.
 
-  Raises WinnowError where another run has written metadata or a manifest of other shards.
+  Raises WinnowError if another run has written metadata or a manifest of other shards.
   """
   written_shards = sorted(written_shards)
   manifest = make_manifest(config, context, plan, written_runs, written_shards)
@@ -63,13 +62,13 @@ def publish(
   path = storage.join(config.output, MANIFEST_FILE)
   storage.create(path, fingerprints.to_json(manifest))
   if any(fingerprints.read_json(path)[key] != manifest[key] for key in ("fingerprint", "shards")):
-    raise WinnowError(f"{path} is of another run; see that it has ended, and start over with --overwrite")
+    raise WinnowError(f"{path} belongs to another run; make sure that it has ended, and start over with --overwrite")
   clean_up(config.output)
   return manifest
 
 
 def dataset_metadata(config: writing.SamplingConfig, manifest: dict[str, Any]) -> dict[str, bytes]:
-  """The files that make the output a dataset of TFDS, by their names."""
+  """Returns the files, by their names, that make the output a TFDS dataset."""
   counts = manifest["counts"]
   with tempfile.TemporaryDirectory(prefix="winnow-") as folder:
     tfds_metadata.write_dataset_metadata(
@@ -85,7 +84,7 @@ def dataset_metadata(config: writing.SamplingConfig, manifest: dict[str, Any]) -
 
 
 def read(output: str) -> dict[str, Any]:
-  """The manifest of a complete output; WinnowError where there is none, or one that is damaged."""
+  """Reads the manifest of a complete output; raises WinnowError if there is none, or if it is damaged."""
   path = storage.join(output, MANIFEST_FILE)
   if not storage.exists(path):
     raise WinnowError(f"{output} {folders.instead_of_output(output)}")
@@ -94,13 +93,15 @@ def read(output: str) -> dict[str, Any]:
     raise WinnowError(f"{path} is not a manifest of format {FORMAT}, which this version reads")
   name = manifest.get("dataset")
   if not isinstance(name, str) or tfds_metadata.dataset_name(name) != name:  # it becomes a part of paths
-    raise WinnowError(f"{path} names the dataset {name!r}, which is no name; restore it, or run its command again")
+    raise WinnowError(
+      f"{path} names the dataset {name!r}, which is not a valid name; restore it, or run its command again"
+    )
   return manifest
 
 
 @contextlib.contextmanager
 def naming_manifest(output: str) -> Iterator[None]:
-  """Tells in a sentence what reading the fields of a manifest ends with that somebody has damaged."""
+  """Turns errors of reading the fields of a damaged manifest into a WinnowError that names it."""
   try:
     yield
   except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -110,7 +111,7 @@ def naming_manifest(output: str) -> Iterator[None]:
 
 
 def clean_up(output: str) -> None:
-  """Removes what a complete output no longer needs."""
+  """Removes files that a complete output no longer needs."""
   storage.delete_folder(storage.join(output, writing.WORK_FOLDER, writing.RUNS_FOLDER))
 
 
@@ -121,15 +122,15 @@ def make_manifest(
   written_runs: list[writing.RunCounts],
   written_shards: list[writing.OutputShard],
 ) -> dict[str, Any]:
-  """Builds the manifest; raises WinnowError naming the figures that do not add up."""
+  """Builds the manifest; raises WinnowError that names the figures that do not add up."""
   summary = config.store.summary()
   selected, tokens = _by_shard(written_runs)
   try:
     check_books(config, plan, summary, selected=selected, written_shards=written_shards)
   except WinnowError as error:
-    named = _differing_shard(config, plan, selected)
+    place = _differing_shard(config, plan, selected)
     raise WinnowError(
-      f"{error}{named}; delete {config.runs_folder(plan.engine)}, run again, and report it if it stays so"
+      f"{error}{place}; delete {config.runs_folder(plan.engine)}, run again, and report a bug if this stays"
     ) from error
   manifest = known_beforehand(config, plan.selected.floor)
   counts_tokens = summary["num_tokens"] is not None
@@ -156,7 +157,7 @@ def make_manifest(
 
 
 def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, Any]:
-  """What of a manifest follows from the scores, the request and the threshold, before any document is written."""
+  """Returns the part of a manifest that depends only on the scores, the request and the threshold."""
   summary = config.store.summary()
   request = fingerprints.read_json(config.store.request_path)
   inputs = {entry["name"]: entry for entry in request.pop("inputs")}
@@ -192,31 +193,31 @@ def check_books(
   for shard in summary["shards"]:
     if shard["read"] != shard["scored"] + shard["bad"] or selected.get(shard["shard"], 0) > shard["scored"]:
       raise WinnowError(
-        f"the books of {shard['shard']} do not balance: {shard['read']} read, {shard['scored']} scored, {shard['bad']} "
-        f"bad, {selected.get(shard['shard'], 0)} selected"
+        f"the figures of {shard['shard']} do not add up: {shard['read']} read, {shard['scored']} scored, "
+        f"{shard['bad']} bad, {selected.get(shard['shard'], 0)} selected"
       )
-  begun = config.request.search(summary["scored"], summary["num_tokens"])
+  search = config.request.search(summary["scored"], summary["num_tokens"])
   figures = {
     "above the threshold": plan.selected.documents,
     "in the runs": sum(selected.values()),
     "in the output shards": sum(shard.documents for shard in written_shards),
   }
-  if begun.by_count and not begun.done:
-    figures["asked for"] = summary["scored"] - begun.remaining if config.rejected else begun.remaining
+  if search.by_count and not search.done:
+    figures["asked for"] = summary["scored"] - search.remaining if config.rejected else search.remaining
   if len(set(figures.values())) != 1:
-    raise WinnowError(f"the books do not balance: documents {figures}")
-  if not begun.by_count and not config.rejected and plan.selected.num_tokens > begun.remaining:
-    raise WinnowError(f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={begun.remaining}")
+    raise WinnowError(f"the figures do not add up: documents {figures}")
+  if not search.by_count and not config.rejected and plan.selected.num_tokens > search.remaining:
+    raise WinnowError(f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={search.remaining}")
 
 
 def _differing_shard(config: writing.SamplingConfig, plan: writing.Plan, selected: dict[str, int]) -> str:
-  """Names the first input shard of which its runs hold another number of documents than its scores select."""
+  """Names the first input shard whose runs hold another number of documents than its scores select."""
   for shard in config.store.shards():
     floor, rejected = plan.selected.floor, config.rejected
     parts = thresholds.count_selected(config.store, shard, config.request, floor, config.within, rejected=rejected)
     wanted = thresholds.add_selected(parts).documents
     if wanted != selected.get(shard.name, 0):
-      return f": of {shard.name} {wanted:,} are selected, and {selected.get(shard.name, 0):,} in its runs"
+      return f": {wanted:,} of {shard.name} are selected, but its runs hold {selected.get(shard.name, 0):,}"
   return ""
 
 
@@ -230,7 +231,7 @@ def _by_shard(written_runs: list[writing.RunCounts]) -> tuple[dict[str, int], di
 
 
 def _threshold(request: selection.SelectionRequest, floor: int) -> dict[str, Any]:
-  """The rank of the last selected document; as a score too, where scores alone decide."""
+  """Returns the rank of the last selected document, and its score if only scores decide."""
   threshold: dict[str, Any] = {"rank": f"{floor:032x}"}
   if request.sampler != "random" and request.method != "ips":
     key = selection.from_order_key(floor >> 64)

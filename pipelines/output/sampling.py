@@ -1,7 +1,7 @@
-"""Sampling: scores in, an exact selection, and its documents written once to well-mixed TFRecord shards.
+"""Sampling: an exact selection by scores, whose documents are written once to well-mixed output shards.
 
-Only selected text moves: from its input shard into the run file of a stripe, sorted by place, and from there into its
-output shard. What crosses a shuffle is shard names, stripes, histograms and counts.
+Only selected text moves: from its input shard to the run file of a stripe, sorted by place, and then to its output
+shard. Only shard names, stripes, histograms and counts cross a shuffle.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,12 @@ from apache_beam.metrics import Metrics
 from pipelines.corpus import stripes
 from pipelines.output import manifests, writing
 from pipelines.selection import thresholds
+from pipelines.store.score_store import Ledger
 from pipelines.worker import memory, progress
 
 
 class WriteRuns(beam.DoFn):
-  """Stripe -> RunCounts; the work is `write_run`."""
+  """Stripe -> RunCounts, by `writing.write_run`."""
 
   def __init__(self, config: writing.SamplingConfig):
     self._config = config
@@ -39,7 +40,7 @@ class WriteRuns(beam.DoFn):
 
 
 class WriteShards(beam.DoFn):
-  """int (output shard) -> OutputShard; `num_runs` is a side input that makes it wait for every run."""
+  """int (output shard) -> OutputShard, by `writing.write_shard`; the side input `num_runs` makes it wait for runs."""
 
   def __init__(self, config: writing.SamplingConfig, all_stripes: list[stripes.Stripe]):
     self._config, self._stripes = config, all_stripes
@@ -53,13 +54,13 @@ class WriteShards(beam.DoFn):
 
 
 class Sample(beam.PTransform):
-  """PCollection[stores.Ledger] (one element: the store is complete) -> PCollection[dict] (the manifest)."""
+  """PCollection[Ledger] (one, once the store is complete) -> PCollection[dict] (one, the manifest)."""
 
   def __init__(self, config: writing.SamplingConfig, all_stripes: list[stripes.Stripe], context: manifests.Context):
     super().__init__()
     self._config, self._stripes, self._context = config, all_stripes, context
 
-  def expand(self, ledger: Any):
+  def expand(self, ledger: beam.PCollection[Ledger]) -> beam.PCollection[dict[str, Any]]:
     config, root = self._config, ledger.pipeline
     shards = list(dict.fromkeys(stripe.shard for stripe in self._stripes))
     if config.limits is not None:

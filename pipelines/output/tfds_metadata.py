@@ -1,4 +1,4 @@
-"""The metadata that make a folder of TFRecord shards a dataset for TFDS."""
+"""The metadata that make a folder of TFRecord shards a TFDS dataset."""
 
 import pathlib
 import re
@@ -15,7 +15,7 @@ _VERSION = "1.0.0"
 
 
 def dataset_name(folder_name: str) -> str:
-  """The name of an output folder made a name for TFDS: snake case, ASCII, a letter first."""
+  """Turns the name of an output folder into a name for TFDS: snake case, ASCII, beginning with a letter."""
   name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", folder_name)  # TFDS's own rule for camel case
   name = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
   name = re.sub(r"[^a-z0-9]+", "_", name).strip("_")
@@ -25,17 +25,18 @@ def dataset_name(folder_name: str) -> str:
 
 
 def shard_file_name(name: str, index: int, num_shards: int) -> str:
-  """The file name of one output shard, from 0, as TFDS has it."""
+  """Returns the file name of an output shard, counted from 0, as in TFDS."""
   return f"{name}-{SPLIT}.{_FILE_FORMAT}-{index:05d}-of-{num_shards:05d}"
 
 
 def write_dataset_metadata(
   folder: str, *, name: str, shard_lengths: Sequence[int], num_bytes: int, description: str
 ) -> None:
-  """Writes `features.json` and `dataset_info.json` into a local folder by TFDS's own code, without TensorFlow.
+  """Writes `features.json` and `dataset_info.json` into a local folder with TFDS's own code, without TensorFlow.
 
-  `shard_lengths` are the records of each shard and `num_bytes` the bytes of all shards. The shards need not be in
-  the folder, so it may be a temporary one whose files go to an object store. Equal arguments give equal bytes.
+  `shard_lengths` are the numbers of records of the shards, and `num_bytes` is the size of all shards. The shards need
+  not be in the folder, so it may be temporary, with files that go on to an object store. Equal arguments give equal
+  bytes.
   """
   import tensorflow_datasets as tfds
 

@@ -1,10 +1,10 @@
-"""Documents as TFRecords of tf.train.Example, encoded by whole columns and without TensorFlow.
+"""Encoding of documents as TFRecords of tf.train.Example, by whole columns and without TensorFlow.
 
 Shapes: N documents, W bytes of a fixed-width row, V bytes of the widest varint.
 
-A field of the record that varies in size lies in Arrow; what stands between two such fields (tags, lengths, keys, the
-score) is at most a few dozen bytes and is made as a matrix of bytes with a mask of those that count. One Arrow join
-then copies each text once, to its place in the framed record.
+Fields of variable size lie in Arrow arrays. The bytes between two such fields (tags, lengths, keys, the score) are at
+most a few dozen. They are computed as a matrix of bytes, with a mask of those that count. Then one Arrow join copies
+each text once, to its place in the framed record.
 """
 
 import google_crc32c
@@ -19,9 +19,9 @@ FRAME_BYTES = 16  # uint64 length, uint32 CRC of the length, uint32 CRC of the d
 _CRC_BYTES = 4
 _FIELD_1 = 0x0A  # field 1, length-delimited: Example.features, Features.feature, map key, bytes_list, value
 _FIELD_2 = 0x12  # field 2, length-delimited: map value, float_list
-_MAX_VARINT = 5  # lengths below 2^35; protobuf itself ends at 2^31
+_MAX_VARINT = 5  # lengths below 2^35; the limit of protobuf is 2^31
 
-# Bytes of a row and which of them count: uint8 [N, W] and bool [N, W].
+# The bytes of rows, and which of them count: uint8 [N, W] and bool [N, W].
 _Rows = tuple[np.ndarray, np.ndarray]
 
 
@@ -45,14 +45,16 @@ def encode_examples(documents: pa.Table) -> pa.LargeBinaryArray:
 
 
 def masked_crc(crc_N: np.ndarray) -> np.ndarray:
-  """TFRecord's masking of CRC32C values, uint32 [N], so that a CRC over data that hold CRCs stays a good one."""
+  """Masks CRC32C values as TFRecord does, uint32 [N], since a CRC over data that contain their own CRCs is weak."""
   crc_N = crc_N.astype(np.uint32)
   return ((crc_N >> np.uint32(15)) | (crc_N << np.uint32(17))) + np.uint32(0xA282EAD8)
 
 
 def _values(documents: pa.Table, name: str) -> pa.LargeBinaryArray:
   chunks = documents.column(name).cast(pa.large_binary())
-  column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()  # which copies even a single one
+  column = (
+    chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+  )  # combining copies even a single chunk
   return column.fill_null(b"") if column.null_count else column
 
 
@@ -62,7 +64,7 @@ def _scores(documents: pa.Table) -> np.ndarray:
 
 
 def _rows_between(score_N: np.ndarray, sizes: list[np.ndarray]) -> tuple[np.ndarray, list[_Rows]]:
-  """What stands before each text: (bytes of each Example, uint64 [N]; one `_Rows` for each of TEXT_FEATURES)."""
+  """Returns the size of each Example, uint64 [N], and the bytes before each text, one `_Rows` for each text feature."""
   num_rows = len(score_N)
   # Feature{float_list: FloatList{value: packed}} is 8 bytes whatever the score is.
   score_head = bytes((_FIELD_1, len(SCORE_FEATURE))) + SCORE_FEATURE.encode() + bytes((_FIELD_2, 8))
@@ -102,19 +104,19 @@ def _rows_between(score_N: np.ndarray, sizes: list[np.ndarray]) -> tuple[np.ndar
 
 
 def _write_data_crcs(records: pa.LargeBinaryArray, length_N: np.ndarray) -> None:
-  """Writes the CRC of each record's data over its last four bytes; `records` was made here and has no other owner."""
+  """Writes the CRC of each record's data over its last four bytes, in place: nothing else refers to `records` yet."""
   end_N = np.frombuffer(records.buffers()[1], np.int64)[1 : len(records) + 1]
   data = np.frombuffer(records.buffers()[2], np.uint8)
   start_N = end_N - _CRC_BYTES - length_N.astype(np.int64)
-  # One call a record: no library takes the CRCs of many slices at once. It costs 0.4 to 0.7 µs for 2 kB (0.1 of them
-  # the CRC itself); NumPy's table lookups, as for the lengths, would take 15 ns a byte, 30 µs for such a record.
+  # One call a record, since no library computes the CRCs of many slices at once. It costs 0.4 to 0.7 µs for 2 kB (0.1
+  # of it the CRC itself). Table lookups in NumPy, as for the lengths, would take 15 ns a byte, 30 µs for such a record.
   crcs = [google_crc32c.value(data[a:b]) for a, b in zip(start_N.tolist(), (end_N - _CRC_BYTES).tolist(), strict=True)]
   crc_N = masked_crc(np.array(crcs, np.uint32)).astype("<u4")
   data[end_N[:, None] + np.arange(-_CRC_BYTES, 0)] = crc_N.view(np.uint8).reshape(-1, _CRC_BYTES)
 
 
 def _field_size(value_N: np.ndarray) -> np.ndarray:
-  """Bytes of a length-delimited field whose content has `value_N` bytes: uint64 [N]."""
+  """Returns the size of a length-delimited field whose content has `value_N` bytes: uint64 [N]."""
   return np.uint64(1) + _varint_size(value_N) + value_N
 
 
@@ -126,7 +128,7 @@ def _varint_size(value_N: np.ndarray) -> np.ndarray:
 
 
 def _head(tag: int, value_N: np.ndarray) -> tuple[_Rows, _Rows]:
-  """A tag and the length that follows it."""
+  """Returns a tag, and the varint of a length that follows it."""
   size_N = _varint_size(value_N)
   group_V = np.arange(int(size_N.max()), dtype=np.uint64)
   digits_NV = (value_N[:, None] >> (np.uint64(7) * group_V)) & np.uint64(0x7F)
@@ -155,7 +157,7 @@ def _binary(rows: _Rows) -> pa.LargeBinaryArray:
 
 
 def _crc_table() -> np.ndarray:
-  """CRC32C (Castagnoli, reflected polynomial 0x82F63B78) of every byte: uint32 [256]."""
+  """Returns the CRC32C (Castagnoli, reflected polynomial 0x82F63B78) of every byte: uint32 [256]."""
   table = np.arange(256, dtype=np.uint32)
   for _ in range(8):
     table = (table >> np.uint32(1)) ^ (np.uint32(0x82F63B78) * (table & np.uint32(1)))
@@ -166,7 +168,7 @@ _CRC_TABLE = _crc_table()
 
 
 def _crc32c_rows(bytes_NW: np.ndarray) -> np.ndarray:
-  """CRC32C of each row, uint32 [N]; for rows of a few bytes, one table lookup for each column."""
+  """Returns the CRC32C of each row, uint32 [N], by one table lookup for each column; for rows of a few bytes."""
   crc_N = np.full(len(bytes_NW), 0xFFFFFFFF, np.uint32)
   for column in range(bytes_NW.shape[1]):
     crc_N = _CRC_TABLE[(crc_N ^ bytes_NW[:, column]) & np.uint32(0xFF)] ^ (crc_N >> np.uint32(8))

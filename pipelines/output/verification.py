@@ -1,8 +1,9 @@
-"""Verification: an output recomputed from the scores that it was drawn from, and from its own bytes.
+"""Verification: an output is read back and compared with the scores that selected it.
 
-Each output shard is read back, and every document in it added to its input shard's tally: how many, and the sum of
-their 128-bit hashes. The same tallies are made from the scores, and from the input where it is still there. They cancel
-out only where the output holds each selected document once, as it was, and no other. What crosses a shuffle is tallies.
+Each output shard is read back, and each of its documents is added to the tally of its input shard: the number of
+documents, and the sum of their 128-bit hashes. The same tallies are computed from the scores, and from the input if it
+still exists. They cancel out only if the output holds each selected document exactly once, unchanged, and no other
+document. Only tallies cross a shuffle.
 """
 
 import dataclasses
@@ -31,13 +32,13 @@ from pipelines.worker import progress
 
 _WORK = "verify-"
 _READING, _RECOMPUTING = "reading the output back", "recomputing the selection"  # as users see them
-_NOT_KNOWN = ("shards", "made_with", "versions", "command")  # of a manifest, from the scores alone
+_NOT_KNOWN = ("shards", "made_with", "versions", "command")  # fields of a manifest that do not follow from the scores
 _MODULUS = 1 << 128
 
 
 @dataclasses.dataclass(frozen=True)
 class VerificationConfig:
-  """What an output's manifest claims. `texts`: the input is still there, so that texts can be compared with it."""
+  """The claims of an output's manifest. `texts`: the input still exists, so texts can be compared with it."""
 
   sampling: writing.SamplingConfig
   manifest: dict[str, Any]
@@ -47,6 +48,7 @@ class VerificationConfig:
 
   @property
   def floor(self) -> int:
+    """The smallest selected rank; raises ValueError if the manifest has none."""
     rank = self.manifest["threshold"]["rank"]
     if not re.fullmatch("[0-9a-f]{32}", rank):
       raise ValueError(f"its threshold's rank is {rank!r}")
@@ -58,7 +60,7 @@ class VerificationConfig:
 
 
 class Tally(NamedTuple):
-  """Documents of one input shard: how many, and the sum of their hashes modulo 2^128."""
+  """A number of documents of one input shard, and the sum of their hashes modulo 2^128."""
 
   documents: int
   digest: int
@@ -68,6 +70,7 @@ class Tally(NamedTuple):
 
 
 def add_tallies(tallies: Iterable[Tally]) -> Tally:
+  """Returns the sum of tallies."""
   documents = digest = 0
   for tally in tallies:
     documents, digest = documents + tally.documents, (digest + tally.digest) % _MODULUS
@@ -75,14 +78,14 @@ def add_tallies(tallies: Iterable[Tally]) -> Tally:
 
 
 def digests(table: pa.Table, *, texts: bool) -> list[int]:
-  """A hash of each document of a table as formats.SCHEMA has it: of its source and score, or of all that it says."""
+  """Hashes each document of a table as in `formats.SCHEMA`: its source and score, or with `texts` all of it."""
   names = formats.SCHEMA.names if texts else ["source", "score"]
   rows = zip(*(table[name].to_pylist() for name in names), strict=True)
   return [int.from_bytes(hashlib.blake2b(orjson.dumps(row), digest_size=16).digest(), "little") for row in rows]
 
 
 def work_folder(output: str) -> str:
-  """A folder for what one verification writes: in the output, unless that is another user's."""
+  """Returns a new folder for the files of one verification, in the output unless this user cannot write there."""
   folder, name = storage.join(output, writing.WORK_FOLDER), f"{_WORK}{uuid.uuid4().hex}"
   if storage.is_writable(folder):
     return storage.join(folder, name)
@@ -90,49 +93,54 @@ def work_folder(output: str) -> str:
 
 
 def sweep(output: str) -> None:
-  """Removes what verifications left that were killed: those that have written nothing for a day."""
+  """Removes files of killed verifications: those that have written nothing for a day."""
   folder = storage.join(output, writing.WORK_FOLDER)
   written: dict[str, float] = {}
-  for path, when in storage.list_times(storage.join(storage.escape(folder), f"{_WORK}*", "**")).items():
+  for path, seconds in storage.list_times(storage.join(storage.escape(folder), f"{_WORK}*", "**")).items():
     name = path.removeprefix(folder).strip("/").partition("/")[0]
-    written[name] = max(when, written.get(name, 0.0))
-  for name, when in written.items():
-    if time.time() - when > storage.ABANDONED_SECONDS and storage.is_writable(folder):
+    written[name] = max(seconds, written.get(name, 0.0))
+  for name, seconds in written.items():
+    if time.time() - seconds > storage.ABANDONED_SECONDS and storage.is_writable(folder):
       storage.delete_folder(storage.join(folder, name))
 
 
 def check_launch(config: VerificationConfig) -> None:
-  """What needs no pass over the documents: fingerprints, sums, and files that should be there or should not."""
+  """Checks all that needs no pass over the documents: fingerprints, sums, and missing or extra files.
+
+  Raises WinnowError for the first difference.
+  """
   manifest, sampling = config.manifest, config.sampling
   counts = manifest["counts"]
-  of_inputs = sum(shard["selected"] for shard in manifest["inputs"])
-  _expect(counts["selected"], of_inputs, "the inputs' selected do not add up")
+  selected = sum(shard["selected"] for shard in manifest["inputs"])
+  _expect(counts["selected"], selected, "the inputs' selected do not add up")
   _expect(counts["selected"], sum(s["documents"] for s in manifest["shards"]), "the shards' documents do not add up")
   if manifest["tokens"]["selected"] is not None:
     tokens = sum(shard["tokens_selected"] for shard in manifest["inputs"])
     _expect(manifest["tokens"]["selected"], tokens, "the inputs' tokens do not add up")
-  _expect([s["name"] for s in manifest["inputs"]], [shard.name for shard in config.shards], "the inputs are others")
+  _expect([s["name"] for s in manifest["inputs"]], [shard.name for shard in config.shards], "the inputs differ")
   known = manifests.known_beforehand(sampling, config.floor)
   claimed = {name: value for name, value in manifest.items() if name not in _NOT_KNOWN}
   if difference := fingerprints.first_difference(_without({"selected", "tokens_selected"}, claimed), known):
-    field, there, here = difference
-    raise WinnowError(f"{manifests.MANIFEST_FILE}: {field} is {there}, and {here} by {sampling.store.folder}")
+    field, in_manifest, by_scores = difference
+    raise WinnowError(
+      f"{manifests.MANIFEST_FILE}: {field} is {in_manifest}, but {by_scores} by {sampling.store.folder}"
+    )
   names = [storage.base_name(sampling.shard_path(index, config.num_shards)) for index in range(config.num_shards)]
-  _expect([shard["file"] for shard in manifest["shards"]], names, "the shards have other names")
-  prefix = f"{sampling.name}-{tfds_metadata.SPLIT}"  # other files are nobody's shards
-  found = {name for name in storage.list_names(sampling.output) if name.startswith(prefix)}
-  if strange := sorted(found - set(names)):
-    path = storage.join(sampling.output, strange[0])
+  _expect([shard["file"] for shard in manifest["shards"]], names, "the names of the shards differ")
+  prefix = f"{sampling.name}-{tfds_metadata.SPLIT}"  # files with other names are not shards
+  present = {name for name in storage.list_names(sampling.output) if name.startswith(prefix)}
+  if extra := sorted(present - set(names)):
+    path = storage.join(sampling.output, extra[0])
     raise WinnowError(f"{path} is not among the shards of {manifests.MANIFEST_FILE}")
   if sampling.output_format == formats.TFRECORD:
     for name, content in manifests.dataset_metadata(sampling, manifest).items():
       path = storage.join(sampling.output, name)
       if not storage.exists(path) or storage.read_bytes(path) != content:
-        raise WinnowError(f"{path} is missing, or not what {manifests.MANIFEST_FILE} says of the dataset")
+        raise WinnowError(f"{path} is missing, or differs from what {manifests.MANIFEST_FILE} says about the dataset")
 
 
 def stages(config: VerificationConfig) -> list[progress.Stage]:
-  """What there is to do, as users see it."""
+  """Returns the stages of a verification, as users see them."""
   counts = config.manifest["counts"]
   selected, scored = (progress.Count(counts[name], is_exact=True) for name in ("selected", "scored"))
   return [
@@ -143,26 +151,29 @@ def stages(config: VerificationConfig) -> list[progress.Stage]:
 
 
 def _without(names: set[str], value: Any) -> Any:
-  """A JSON value without the fields of these names."""
+  """Returns a JSON value without the fields of these names."""
   if isinstance(value, dict):
     return {name: _without(names, inner) for name, inner in value.items() if name not in names}
   return [_without(names, item) for item in value] if isinstance(value, list) else value
 
 
-def _expect(claimed: Any, found: Any, what: str) -> None:
-  if claimed != found:
-    raise WinnowError(f"{manifests.MANIFEST_FILE}: {what}: {claimed!r} is claimed, and {found!r} found"[:600])
+def _expect(claimed: Any, actual: Any, message: str) -> None:
+  if claimed != actual:
+    raise WinnowError(f"{manifests.MANIFEST_FILE}: {message}: {claimed!r} is claimed, but {actual!r} found"[:600])
 
 
 def check_output_shard(config: VerificationConfig, index: int) -> Iterator[tuple[str, Tally]]:
-  """Reads one output shard back: its checksum, its count, each document's place; yields tallies by input shard."""
+  """Reads one output shard back and yields its tallies by input shard.
+
+  Raises WinnowError for a wrong checksum or count, and for a document in the wrong place.
+  """
   sampling, claimed = config.sampling, config.manifest["shards"][index]
   path = sampling.shard_path(index, config.num_shards)
   if not storage.exists(path):
     raise WinnowError(f"{path} is missing")
-  for what, found in (("bytes", storage.size(path)), ("checksum", storage.checksum(path))):
-    if claimed[what] != found:
-      raise WinnowError(f"{path}: {what} is {found}, and {claimed[what]} in {manifests.MANIFEST_FILE}")
+  for field, actual in (("bytes", storage.size(path)), ("checksum", storage.checksum(path))):
+    if claimed[field] != actual:
+      raise WinnowError(f"{path}: {field} is {actual}, but {claimed[field]} in {manifests.MANIFEST_FILE}")
   documents, last = 0, np.uint64(0)
   tallies: dict[str, Tally] = {}
   for table in formats.read(path, sampling.output_format):
@@ -177,14 +188,14 @@ def check_output_shard(config: VerificationConfig, index: int) -> Iterator[tuple
       tally = Tally(len(places), sum(digest_N[place] for place in places))
       tallies[shard] = add_tallies([tallies.get(shard, Tally(0, 0)), tally])
     if (wrong := np.flatnonzero(hash_N % np.uint64(config.num_shards) != index)).size:
-      raise WinnowError(f"{path}: {sources[wrong[0]]} belongs into another shard")
+      raise WinnowError(f"{path}: {sources[wrong[0]]} belongs in another shard")
     if hash_N[0] < last or (wrong := np.flatnonzero(hash_N[1:] < hash_N[:-1])).size:
       raise WinnowError(f"{path}: {sources[wrong[0] + 1] if hash_N[0] >= last else sources[0]} is out of order")
     documents, last = documents + len(table), hash_N[-1]
     progress.report(config.progress_address, stage=_READING, documents=len(table))
   if documents != claimed["documents"]:
-    of_manifest = f"{claimed['documents']:,} by {manifests.MANIFEST_FILE}"
-    raise WinnowError(f"{path} holds {documents:,} documents, and {of_manifest}")
+    count = f"{claimed['documents']:,}"
+    raise WinnowError(f"{path} holds {documents:,} documents, but {count} by {manifests.MANIFEST_FILE}")
   yield from tallies.items()
 
 
@@ -193,13 +204,13 @@ def _by_shard(path: str, sources: list[str]) -> dict[str, list[int]]:
   for place, source in enumerate(sources):
     shard, mark, row = source.rpartition("#")
     if not mark or not (row.isascii() and row.isdigit()) or len(row) > 18:
-      raise WinnowError(f"{path}: {source!r} is no source of a document, SHARD#ROW")
+      raise WinnowError(f"{path}: {source!r} is not the source of a document, SHARD#ROW")
     places.setdefault(shard, []).append(place)
   return places
 
 
 def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Iterator[pa.Table]:
-  """The documents of a stripe that the scores select: whole if texts are to be compared, else `source` and `score`."""
+  """Yields the selected documents of a stripe, complete if texts are compared, else only `source` and `score`."""
   sampling, shard = config.sampling, stripe.shard
   within = sampling.within(shard)
   with score_files.ScoreFile(sampling.store, shard) as scores:
@@ -222,31 +233,31 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
 
 
 def recompute(config: VerificationConfig, stripe: stripes.Stripe) -> Iterator[tuple[str, Tally]]:
-  """The tally of a stripe by the scores; what the manifest says of the whole shard is compared by its first stripe."""
+  """Yields tallies of a stripe by the scores; the first stripe of a shard also checks the manifest's figures for it."""
   if stripe.index == 0:
     check_input_shard(config, stripe.shard)
   for table in selected_tables(config, stripe):
-    found = digests(table, texts=config.texts)
-    yield stripe.shard.name, Tally(len(found), sum(found) % _MODULUS)
+    digest_N = digests(table, texts=config.texts)
+    yield stripe.shard.name, Tally(len(digest_N), sum(digest_N) % _MODULUS)
 
 
 def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
-  """Compares what the manifest says of one input shard with its scores, which are read whole."""
+  """Compares the manifest's figures for one input shard with its scores, which are read completely."""
   sampling = config.sampling
   with score_files.ScoreFile(sampling.store, shard) as scores:
     summary = scores.check()
   (claimed,) = [entry for entry in config.manifest["inputs"] if entry["name"] == shard.name]
-  found: dict[str, Any] = {name: getattr(summary, name) for name in manifests.COUNTS}
+  actual: dict[str, Any] = {name: getattr(summary, name) for name in manifests.COUNTS}
   request, rejected = sampling.request, sampling.rejected
   parts = thresholds.count_selected(sampling.store, shard, request, config.floor, sampling.within, rejected=rejected)
   selected = thresholds.add_selected(parts)
-  found |= {"selected": selected.documents}
+  actual |= {"selected": selected.documents}
   if claimed["tokens_selected"] is not None:
-    found |= {"tokens_selected": selected.num_tokens}
-  for name, value in found.items():
+    actual |= {"tokens_selected": selected.num_tokens}
+  for name, value in actual.items():
     if claimed[name] != value:
-      of_manifest = f"{claimed[name]:,} in {manifests.MANIFEST_FILE}"
-      raise WinnowError(f"{shard.name}: {name} is {value:,} by its scores, and {of_manifest}")
+      in_manifest = f"{claimed[name]:,} in {manifests.MANIFEST_FILE}"
+      raise WinnowError(f"{shard.name}: {name} is {value:,} by its scores, but {in_manifest}")
 
 
 def refuse_difference(config: VerificationConfig, shard_name: str, difference: Tally) -> None:
@@ -255,7 +266,7 @@ def refuse_difference(config: VerificationConfig, shard_name: str, difference: T
     return
   shards = [shard for shard in config.shards if shard.name == shard_name]
   if not shards:
-    raise WinnowError(f"the output holds documents of {shard_name}, which is none of its inputs")
+    raise WinnowError(f"the output holds documents of {shard_name}, which is not one of its inputs")
   expected: dict[str, int] = {}
   for table in selected_tables(config, stripes.Stripe(shards[0], 0, 1)):
     expected |= zip(table["source"].to_pylist(), digests(table, texts=config.texts), strict=True)
@@ -270,33 +281,35 @@ def refuse_difference(config: VerificationConfig, shard_name: str, difference: T
           raise WinnowError(f"{path}: {source} is there twice")
         seen.add(source)
         if source not in expected:
-          raise WinnowError(f"{path}: {source} is there, and the scores do not select it")
+          raise WinnowError(f"{path}: {source} is there, but the scores do not select it")
         if expected[source] != digest:
           what = "its score, text, url or timestamp" if config.texts else "its score"
           raise WinnowError(f"{path}: {source} is not as it was: {what} differs")
   missing = next(source for source in expected if source not in seen)
-  raise WinnowError(f"{missing} is selected by the scores, and in none of the output's shards")
+  raise WinnowError(f"{missing} is selected by the scores, but in none of the output's shards")
 
 
 def check_threshold(selected: thresholds.Selected, config: VerificationConfig) -> None:
-  """Compares the threshold that was found anew with the manifest's."""
+  """Compares a recomputed threshold with that of the manifest."""
   manifest, documents, num_tokens = config.manifest, selected.documents, selected.num_tokens
   if config.sampling.rejected:
     documents = manifest["counts"]["scored"] - documents
     num_tokens = (manifest["tokens"]["scored"] or 0) - num_tokens
-  _expect(manifest["threshold"]["rank"], f"{selected.floor:032x}", "the threshold is another")
-  _expect(manifest["counts"]["selected"], documents, "the threshold selects as many documents")
+  _expect(manifest["threshold"]["rank"], f"{selected.floor:032x}", "the threshold differs")
+  _expect(manifest["counts"]["selected"], documents, "the threshold selects another number of documents")
   if manifest["tokens"]["selected"] is not None:
-    _expect(manifest["tokens"]["selected"], num_tokens, "the threshold selects as many tokens")
+    _expect(manifest["tokens"]["selected"], num_tokens, "the threshold selects another number of tokens")
 
 
-def _told(config: VerificationConfig, stage: str, tallies: Iterator[Any]) -> Iterator[Any]:
+def _working(
+  config: VerificationConfig, stage: str, tallies: Iterator[tuple[str, Tally]]
+) -> Iterator[tuple[str, Tally]]:
   with progress.working(config.progress_address, stage):
     yield from tallies
 
 
 class Verify(beam.PTransform):
-  """Pipeline -> nothing: the pipeline fails with the first thing that is not so."""
+  """Pipeline -> PCollection[None]: the pipeline fails with the first difference."""
 
   def __init__(self, config: VerificationConfig, all_stripes: list[stripes.Stripe]):
     super().__init__()
@@ -307,7 +320,7 @@ class Verify(beam.PTransform):
     ledger = root | "Ledger" >> beam.Create([sampling.store.ledger()])
     if sampling.limits is not None:
       ledger = ledger | "Limits" >> sampling.limits.settle(config.shards)
-    settled = beam.pvalue.AsSingleton(ledger)  # for what asks for limits
+    settled = beam.pvalue.AsSingleton(ledger)  # for steps that read limits
     _ = (
       root
       | "Shards" >> stripes.Spread(list(config.shards))
@@ -317,19 +330,20 @@ class Verify(beam.PTransform):
       )
       | "CheckThreshold" >> beam.Map(check_threshold, config)
     )
-    there = (
+    in_output = (
       root
       | "OutputShards" >> stripes.Spread(range(config.num_shards))
-      | "ReadBack" >> beam.FlatMap(lambda index: _told(config, _READING, check_output_shard(config, index)))
+      | "ReadBack" >> beam.FlatMap(lambda index: _working(config, _READING, check_output_shard(config, index)))
     )
     wanted = (
       root
       | "Stripes" >> stripes.Spread(self._stripes)
-      | "Recompute" >> beam.FlatMap(lambda stripe, _: _told(config, _RECOMPUTING, recompute(config, stripe)), settled)
+      | "Recompute"
+      >> beam.FlatMap(lambda stripe, _: _working(config, _RECOMPUTING, recompute(config, stripe)), settled)
       | "Negate" >> beam.MapTuple(lambda shard, tally: (shard, -tally))
     )
     return (
-      (there, wanted)
+      (in_output, wanted)
       | "Flatten" >> beam.Flatten()
       | "AddTallies" >> beam.CombinePerKey(add_tallies)
       | "Compare" >> beam.MapTuple(lambda shard, tally: refuse_difference(config, shard, tally))

@@ -23,20 +23,20 @@ from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, prefetch, progress
 
 OUTPUT_SHARD_BYTES = 200 << 20
-# Every output shard reads from every run, of which there are as many as input shards at least: with no limit here the
-# requests to a store would grow with the square of the corpus.
+# Every output shard reads from every run, and there are at least as many runs as input shards. Without a limit,
+# requests to an object store would grow with the square of the corpus.
 MOST_OUTPUT_SHARDS = 1_024
 WORK_FOLDER = ".winnow"
-SCORES_FILE = "scores.json"  # in the work folder: where the store lies that the output was drawn from
+SCORES_FILE = "scores.json"  # in the work folder: the place of the store from which the output was drawn
 RUNS_FOLDER = "runs"
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """What to draw from a complete store, and where to write it. `num_shards` None: about 200 MB each, but 1,024 at most.
+  """The sample to draw from a complete store, and its output. `num_shards` None: about 200 MB each, but at most 1,024.
 
-  `fingerprint` is the whole request's. What is written before the output is complete lies in a folder named by it and
-  by the scores' engine, so that another run that still writes is never taken for this one.
+  `fingerprint` is that of the whole request. Before the output is complete, files are written to a folder named by it
+  and by the engine of the scores. So files of another run that still writes are never used by mistake.
   """
 
   store: ScoreStore
@@ -49,15 +49,14 @@ class SamplingConfig:
   num_shards: int | None = None
   output_format: str = formats.TFRECORD
   rejected: bool = False
-  """The documents that the request does not select are written in place of those that it selects."""
+  """Whether to write the documents that the request rejects instead of those that it selects."""
   progress_address: progress.Address | None = None
-
   work: str | None = None
-  """Where it is, what is written before the output is complete; None: in the output."""
+  """The folder for files from before the output is complete; None: a folder in the output."""
 
   @property
   def stages(self) -> tuple[str, str]:
-    """What is done of it, as users see it: documents are collected from the input, and written to output shards."""
+    """The titles for users of collecting documents from the input, and of writing them to output shards."""
     what = "rejected documents" if self.rejected else "the sample"
     return f"collecting {what}", f"writing {what}"
 
@@ -71,7 +70,7 @@ class SamplingConfig:
     return limits.make_limits(self.store, self.request, self.output, folder, self.fingerprint)
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
-    """Reads which documents of a shard may be selected at all."""
+    """Reads which documents of a shard are within the limits."""
     return None if self.limits is None else self.limits.within(shard)
 
   def runs_folder(self, engine: str) -> str:
@@ -88,28 +87,28 @@ class SamplingConfig:
 
 
 def scores_place(store: str, output: str) -> str:
-  """Where an output's scores lie, as `SCORES_FILE` has it: seen from the output if both are on one disk or bucket."""
-  (of_store, path), (of_output, seen_from) = _volume(store), _volume(output)
-  if of_store != of_output:
+  """Returns the place of an output's scores for `SCORES_FILE`, relative if both are on one disk or in one bucket."""
+  (store_volume, path), (output_volume, start) = _volume(store), _volume(output)
+  if store_volume != output_volume:
     return store
-  place = os.path.relpath(path, seen_from)
-  if not of_store and os.path.realpath(os.path.join(os.path.realpath(seen_from), place)) != os.path.realpath(path):
-    return os.path.relpath(os.path.realpath(path), os.path.realpath(seen_from))  # the output is reached through a link
+  place = os.path.relpath(path, start)
+  if not store_volume and os.path.realpath(os.path.join(os.path.realpath(start), place)) != os.path.realpath(path):
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(start))  # the output is reached through a link
   return place
 
 
 def scores_folder(place: str, output: str) -> str:
-  """The folder of the store that `scores_place` gave."""
+  """Returns the folder of the store for a result of `scores_place`."""
   volume, path = _volume(output)
   if "://" in place:
     return place
-  if not volume and os.path.isdir(found := os.path.normpath(os.path.join(os.path.realpath(path), place))):
-    return found
+  if not volume and os.path.isdir(folder := os.path.normpath(os.path.join(os.path.realpath(path), place))):
+    return folder
   return volume + os.path.normpath(os.path.join(path, place))
 
 
 def _volume(folder: str) -> tuple[str, str]:
-  """A disk ('') or a bucket ('gs://bucket'), and the absolute path in it."""
+  """Returns a disk ('') or a bucket ('gs://bucket'), and the absolute path in it."""
   if storage.is_local(folder):
     return "", os.path.abspath(folder)
   scheme, _, rest = folder.partition("://")
@@ -118,12 +117,12 @@ def _volume(folder: str) -> tuple[str, str]:
 
 
 def count_folder(output: str) -> str:
-  """Where a random sample without a score store counts its input."""
+  """Returns the folder in which a random sample without a score store counts its input."""
   return storage.join(output, WORK_FOLDER, "count")
 
 
 class Plan(NamedTuple):
-  """What is selected, over how many output shards it goes, and the fingerprint of the engine that gave the scores."""
+  """The selected documents, the number of output shards, and the fingerprint of the engine of the scores."""
 
   selected: thresholds.Selected
   num_shards: int
@@ -131,7 +130,7 @@ class Plan(NamedTuple):
 
 
 class RunCounts(NamedTuple):
-  """What one stripe contributed."""
+  """The counts of the selected documents of one stripe."""
 
   shard: str
   selected: int
@@ -149,9 +148,9 @@ class OutputShard:
 
 
 def plan_output(selected: thresholds.Selected, ledger: score_store.Ledger, config: SamplingConfig) -> Plan:
-  """Settles the number of output shards, and that the output belongs to these scores and no others.
+  """Decides the number of output shards, and claims the output for these scores.
 
-  Raises WinnowError if nothing is selected.
+  Raises WinnowError if nothing is selected, or if the output belongs to the scores of another engine.
   """
   engine = fingerprints.read_json(config.store.engine_path)
   fingerprints.claim(
@@ -171,9 +170,9 @@ def plan_output(selected: thresholds.Selected, ledger: score_store.Ledger, confi
 def select_documents(
   config: SamplingConfig, shard: str, block: blocks.Block, scores: pa.Table, within: ranks.Within, *, floor: int
 ) -> tuple[pa.Table, int]:
-  """The selected documents of one block with `source` and `score`, and their tokens.
+  """Returns the selected documents of one block with `source` and `score`, and the number of their tokens.
 
-  Joins by position: raises WinnowError unless every scored row is a good row of the block.
+  Joins by position; raises WinnowError unless every scored row is a good row of the block.
   """
   assert block.documents is not None
   ranked = ranks.rank_rows(config.request, shard, scores, within)
@@ -194,15 +193,16 @@ def refuse_other_documents(
   """Raises WinnowError unless a block holds the documents that were scored."""
   if scores.summary.block_checksums[block.index : block.index + 1] != [block.checksum]:
     raise WinnowError(
-      f"{shard.path}, block {block.index}: its documents are not those that were scored, so the file has changed since "
-      f"or meanwhile; restore it, or delete {config.store.scores_path(shard)} and score it again"
+      f"{shard.path}, block {block.index}: its documents are not those that were scored, so the file has changed; "
+      f"restore it, or delete {config.store.scores_path(shard)} and score it again"
     )
 
 
 def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Iterator[tuple[int, RunCounts | None]]:
   """Writes the selected documents of a stripe to its run file, sorted by (output shard, hash).
 
-  Yields the documents read, block by block, and at last the counts, which the run's header keeps for a resumed run.
+  Yields (documents read, None) for each block and at last (0, the counts), which the header of the run keeps for a
+  resumed run.
   """
   path, shard, store = config.run_path(stripe, plan.engine), stripe.shard, config.store
   if not damage.is_whole(config.output, path, run_writer.check):
@@ -239,12 +239,13 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
 
 
 def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Iterable[stripes.Stripe]) -> OutputShard:
-  """Merges every run's part of one output shard into its file, in the order of the documents' hashes.
+  """Merges the ranges of one output shard from all runs into its file, in the order of the documents' hashes.
 
-  A record beside the runs says that the shard is done; a file without one may be another run's, and is compared.
+  A record beside the runs marks the shard as done. A file without a record may belong to another run, so it is
+  compared.
   """
   path, record = config.shard_path(index, plan.num_shards), config.shard_record_path(index, plan.engine)
-  is_on_record = storage.exists(record)  # asked first: another run may write it now
+  is_on_record = storage.exists(record)  # checked first, since another run may write it meanwhile
   done = fingerprints.read_sealed(record) if is_on_record else None
   if is_on_record and done is None:
     damage.remove(config.output, record, DamagedError(f"{record} is damaged"))
@@ -261,7 +262,7 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       documents += reader.counts[index]
       yield reader
 
-  def told(batches: Iterator[merging.Batch]) -> Iterator[merging.Batch]:
+  def reported(batches: Iterator[merging.Batch]) -> Iterator[merging.Batch]:
     for batch in batches:
       yield batch
       progress.report(config.progress_address, stage=config.stages[1], documents=len(batch[0]))
@@ -271,12 +272,12 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       run_writer.opened(config.run_path(stripe, plan.engine) for stripe in all_stripes) as readers,
       storage.create_file(path, must_agree=True) as file,
     ):
-      written = formats.write(told(run_writer.merge_shard(counted(readers), index)), file, config.output_format)
+      written = formats.write(reported(run_writer.merge_shard(counted(readers), index)), file, config.output_format)
       if written != documents:
         raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
   except FileNotFoundError as error:
     raise WinnowError(
-      f"{error.filename or error} is gone: another run has ended or started over there; run this command again"
+      f"{error.filename or error} has vanished: another run has ended or started over there; run this command again"
     ) from error
   shard = OutputShard(index, documents, storage.size(path), storage.checksum(path))
   storage.create(record, fingerprints.sealed(dataclasses.asdict(shard)))

@@ -223,7 +223,7 @@ def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):
 
   assert run_in(tmp_path, ["report", "--scores=scores"]) == 2
   assert "--report= must be given" in capsys.readouterr().err
-  assert "--scores=nowhere is not there; name the folder that winnow score wrote to" in refused("--scores=nowhere")
+  assert "--scores=nowhere does not exist; name the folder that winnow score wrote to" in refused("--scores=nowhere")
   assert "--output=scores is a folder of score stores (" in refused("--scores=scores", "--output=scores")
   assert "--report=hf://x: hf:// can be read only" in refused("--scores=scores", "--report=hf://x")
   manifest = tmp_path / "best/manifest.json"

@@ -111,7 +111,7 @@ def test_rates_are_those_since_the_last_pause(place, tmp_path):
 
 def test_a_folder_without_stores_is_refused(tmp_path, capsys):
   assert run_in(tmp_path, ["status", "nothing"]) == 2
-  assert "nothing is not there; name the folder that winnow score wrote to" in capsys.readouterr().err
+  assert "nothing does not exist; name the folder that winnow score wrote to" in capsys.readouterr().err
 
 
 def test_a_document_is_explained_as_it_is(place, capsys):
@@ -158,7 +158,7 @@ def test_a_bad_document_is_explained_by_its_reason(place, capsys):
     (["big.jsonl.gz#x", "--scores=scores"], "write SHARD#ROW"),
     (["small.jsonl#1", "--scores=scores"], "has a shard called small.jsonl; did you mean "),
     (["big.jsonl.gz#1000", "--scores=scores"], "has 1,000 rows, from 0, and none of number 1,000"),
-    (["big.jsonl.gz#1", "--scores=nowhere"], "--scores=nowhere is not there; name"),
+    (["big.jsonl.gz#1", "--scores=nowhere"], "--scores=nowhere does not exist; name"),
     (["big.jsonl.gz#1"], "--scores= must be given"),
   ],
 )

@@ -124,7 +124,7 @@ def twice(table: pa.Table) -> pa.Table:
     (lambda table: changed(table, "score", 0.5), "is not as it was: its score"),
     (lambda table: changed(table, "text", "nothing of the kind"), "is not as it was: its score, text"),
     (lambda table: changed(table, "url", "http://elsewhere"), "is not as it was: its score, text, url"),
-    (lambda table: changed(table, "source", "nonsense"), "'nonsense' is no source of a document"),
+    (lambda table: changed(table, "source", "nonsense"), "'nonsense' is not the source of a document"),
     (lambda table: table.take([1, 0, *range(2, len(table))]), "is out of order"),
     (twice, "is there twice"),
   ],
@@ -141,7 +141,7 @@ def test_a_document_in_the_wrong_shard_is_named(copy, capsys):
   other = pa.concat_tables(formats.read(str(path), formats.TFRECORD))
   rewrite(copy, lambda table: pa.concat_tables([other.slice(0, 1), table.slice(1)]))
   assert verify(copy) == 1
-  assert f"{other['source'][0]} belongs into another shard" in capsys.readouterr().err
+  assert f"{other['source'][0]} belongs in another shard" in capsys.readouterr().err
 
 
 def test_a_document_that_is_missing_is_named(copy, capsys):
@@ -157,7 +157,7 @@ def test_a_document_that_is_missing_is_named(copy, capsys):
   rewrite(copy, lambda table: table.slice(1), also=one_less)
   assert verify(copy) == 1
   # Whichever is found first: the shard's count, the threshold, or the document.
-  assert re.search(f"selected is|selects as many|{lost} is selected", capsys.readouterr().err)
+  assert re.search(f"selected is|selects another number|{lost} is selected", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_a_document_that_is_missing_is_named(copy, capsys):
     (lambda m: m["threshold"].update(rank=m["threshold"]["rank"][:16] + "f" * 16), "selected is"),
     (lambda m: m["shards"][1].update(checksum="crc32c:00000000"), "checksum is crc32c:"),
     (lambda m: m["shards"].pop(), "do not add up"),
-    (lambda m: m["inputs"].reverse(), "the inputs are others"),
+    (lambda m: m["inputs"].reverse(), "the inputs differ"),
     (lambda m: m["threshold"].update(score=m["threshold"]["score"] + 1e-6), "threshold.score is "),
-    (lambda m: m["tokens"].update(scored=1), "tokens.scored is 1, and "),
+    (lambda m: m["tokens"].update(scored=1), "tokens.scored is 1, but "),
     (lambda m: m["counts"]["bad_reasons"].update(no_json=1), "counts.bad_reasons.no_json is 1"),
     (lambda m: m["inputs"][3].update(checksum="crc32c:00000000"), "inputs.c.json.gz.checksum is"),
     (lambda m: m["inputs"][3].update(bytes=7), "inputs.c.json.gz.bytes is 7"),
@@ -180,7 +180,7 @@ def test_a_document_that_is_missing_is_named(copy, capsys):
     (lambda m: m["scores"]["request"].update(block_rows=1), "scores.request.block_rows is 1"),
     (lambda m: m.update(fingerprint="0" * 32), "fingerprint is"),
     (lambda m: m.update(split="test"), 'split is "test"'),
-    (lambda m: m.update(author="somebody"), 'author is "somebody", and absent'),
+    (lambda m: m.update(author="somebody"), 'author is "somebody", but absent'),
   ],
 )
 def test_a_lie_in_the_manifest_is_named(copy, capsys, change, told):
@@ -225,7 +225,7 @@ def test_a_local_folder_is_refused_where_workers_do_not_see_it(copy, capsys):
 
 def test_a_folder_that_is_no_output_is_refused(tmp_path, capsys):
   assert run_in(tmp_path, ["verify", "out"]) == 2
-  assert "out is not there; name the folder that winnow sample wrote to" in capsys.readouterr().err
+  assert "out does not exist; name the folder that winnow sample wrote to" in capsys.readouterr().err
   assert run_in(tmp_path, ["verify"]) == 2
   assert "FOLDER" in capsys.readouterr().err
 

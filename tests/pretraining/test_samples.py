@@ -48,7 +48,7 @@ def change(folder: pathlib.Path, how: str) -> None:
     ("missing", "tfrecord-00002-of-00006 is absent and by manifest.json "),
     ("cut", "tfrecord-00002-of-00006 is "),
     ("stray", " bytes and by manifest.json absent; restore it"),
-    ("incomplete", "is an output that is not complete, since it has no manifest.json"),
+    ("incomplete", "is an incomplete output, since it has no manifest.json"),
     ("empty", "there is nothing to train on"),
     ("damaged", "is damaged (KeyError: 'shards')"),
   ],

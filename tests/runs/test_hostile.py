@@ -236,7 +236,7 @@ def test_names_in_files_never_leave_their_folder(finished, tmp_path, capsys):
   manifest["dataset"] = "../victim"
   (tmp_path / "out/manifest.json").write_bytes(fingerprints.to_json(manifest))
   assert run_in(tmp_path, ["verify", "out"]) == 2
-  assert "names the dataset '../victim', which is no name" in capsys.readouterr().err
+  assert "names the dataset '../victim', which is not a valid name" in capsys.readouterr().err
   assert victim.read_bytes() == b"no Parquet at all"
 
 

@@ -37,13 +37,13 @@ def test_books_that_balance_pass():
 @pytest.mark.parametrize(
   ("figures", "words"),
   [
-    ({"documents": 5}, "do not balance"),
+    ({"documents": 5}, "do not add up"),
     ({"rate": "0.3"}, "'asked for': 9"),
     ({"selected": {"a": 2, "b": 3}}, "'in the runs': 5"),
     ({"written": WRITTEN[:1]}, "'in the output shards': 5"),
     ({"written": [dataclasses.replace(shard, documents=3) for shard in (*WRITTEN, *WRITTEN)]}, "12"),
-    ({"selected": {"a": 11, "b": -5}}, "the books of a"),
-    ({"summary": SUMMARY | {"shards": [{"shard": "a", "read": 13, "scored": 10, "bad": 2}]}}, "the books of a"),
+    ({"selected": {"a": 11, "b": -5}}, "the figures of a"),
+    ({"summary": SUMMARY | {"shards": [{"shard": "a", "read": 13, "scored": 10, "bad": 2}]}}, "the figures of a"),
     ({"rate": None, "num_tokens": 99}, "more than --num_tokens=99"),
   ],
 )
