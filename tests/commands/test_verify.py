@@ -203,7 +203,7 @@ def test_files_that_should_not_be_there_are_named(copy, capsys):
   assert verify(copy) == 0
   (copy / "tfrecord/dataset_info.json").write_text("{}")
   assert verify(copy) == 1
-  assert "dataset_info.json is missing, or not what manifest.json says" in capsys.readouterr().err
+  assert "dataset_info.json is missing, or differs from what manifest.json says" in capsys.readouterr().err
 
 
 def test_what_a_killed_verification_left_is_removed_after_a_day(copy):
