@@ -38,7 +38,7 @@ def report(argv: Sequence[str]) -> None:
     texts, not_read = examples.read_texts(sources, namespace, launcher, wanted)
     tables = {
       "ledger": figures.ledger(sources),
-      "inputs": figures.inputs_of(sources),
+      "inputs": figures.input_files(sources),
       "scores": figures.scores(sources, questions, counts),
       "quantiles": figures.quantiles(sources, sample, counts),
       "tau": figures.tau(sources, sample),

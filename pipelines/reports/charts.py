@@ -1,12 +1,11 @@
-"""Charts as SVG that a page holds inline: drawn by matplotlib, coloured by the page's own style, told in words."""
+"""SVG charts for a page: drawn by matplotlib, coloured by the style of the page, and described in words."""
 
 import html
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-# Colours that matplotlib writes and the page's style replaces, so that a chart follows light and dark.
+# Placeholder colours that the style of the page replaces, so that a chart follows light and dark mode.
 _INK, _FILL = "#010203", "#010204"
 _LINES = tuple(f"#0102{number:02x}" for number in range(0x10, 0x16))
 _STYLES = ("-", "--", ":", "-.")
@@ -14,7 +13,7 @@ _VARIABLES = {_INK: "var(--ink)", _FILL: "var(--fill)"} | {c: f"var(--line-{i})"
 
 
 def legend_class(number: int) -> str:
-  """The class of the swatch of a line in a legend; 0 is the corpus."""
+  """Returns the CSS class of a swatch in a legend; number 0 is the corpus."""
   return f"line-{(number - 1) % len(_LINES)} dash-{(number - 1) // len(_LINES) % len(_STYLES)}" if number else "fill"
 
 
@@ -28,10 +27,10 @@ def histogram(
   x_label: str,
   is_log: bool = False,
 ) -> str:
-  """Shares (0 to 1) of a corpus, filled, and of outputs, as lines, by bin: an `<svg>` with title and description.
+  """Draws shares (0 to 1) by bin, a corpus as an area and outputs as lines: an `<svg>` with title and description.
 
-  `identity` sets the ids within it apart from those of other charts of the page. Nothing within it but numbers and
-  `x_label` is text, so that names cannot be taken for formulas.
+  `identity` makes the ids in it unique on the page. Only numbers and `x_label` are drawn as text, so that no name can
+  be taken for a formula.
   """
   from matplotlib import figure, rc_context, ticker
 
@@ -39,9 +38,9 @@ def histogram(
     drawing = figure.Figure(figsize=(5.4, 2.5), layout="constrained")
     axes = drawing.add_subplot()
     axes.stairs(shares[0], edges, fill=True, color=_FILL)
-    for number, of_output in enumerate(shares[1:]):
+    for number, output_shares in enumerate(shares[1:]):
       style = _STYLES[number // len(_LINES) % len(_STYLES)]
-      axes.stairs(of_output, edges, color=_LINES[number % len(_LINES)], linewidth=1.6, linestyle=style)
+      axes.stairs(output_shares, edges, color=_LINES[number % len(_LINES)], linewidth=1.6, linestyle=style)
     if is_log:
       axes.set_xscale("log", base=2)
       axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
@@ -58,20 +57,20 @@ def histogram(
   return _inline(written.getvalue(), identity, title, description)
 
 
-def curves(found: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> bytes:
-  """A whole SVG file of lines through points (x and y, y above 0 and on a logarithmic axis), by their names."""
+def curves(points: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> bytes:
+  """Draws named lines through points (x and y; y is above 0, on a logarithmic axis) as a complete SVG file."""
   from matplotlib import figure, rc_context, ticker
 
   with rc_context({"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9, "text.parse_math": False}):
     drawing = figure.Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = drawing.add_subplot()
-    for number, (name, (x, y)) in enumerate(found.items()):
+    for number, (name, (x, y)) in enumerate(points.items()):
       style = _STYLES[number // 10 % len(_STYLES)]  # matplotlib has ten colours
-      # The space: a legend leaves out names that begin with an underscore.
+      # With a space, since a legend leaves out names that begin with an underscore.
       axes.plot(x, y, marker="o", markersize=3, linewidth=1.4, linestyle=style, label=f" {name}")
     axes.set_yscale("log")
-    for of_axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-      of_axis(ticker.StrMethodFormatter("{x:,.4g}"))
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+      set_formatter(ticker.StrMethodFormatter("{x:,.4g}"))
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -83,7 +82,7 @@ def curves(found: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_la
 
 
 def _inline(svg: str, identity: str, title: str, description: str) -> str:
-  """A whole SVG file as an element of a page: its own ids, the page's colours and fonts, a name for screen readers."""
+  """Turns an SVG file into an element of a page, with unique ids, its colours and fonts, a title and a description."""
   svg = svg[svg.index("<svg ") :]
   svg = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
   svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{identity}-", svg)
@@ -93,10 +92,10 @@ def _inline(svg: str, identity: str, title: str, description: str) -> str:
   size = svg[svg.index("viewBox=") :].split('"')[1]
   head = f'<svg viewBox="{size}" role="img" aria-labelledby="{identity}-title {identity}-desc" class="chart">'
   words = {"title": title, "desc": description}
-  told = [f'<{tag} id="{identity}-{tag}">{html.escape(text)}</{tag}>' for tag, text in words.items()]
-  return "".join([head, *told, svg[svg.index(">") + 1 :]])
+  elements = [f'<{tag} id="{identity}-{tag}">{html.escape(text)}</{tag}>' for tag, text in words.items()]
+  return "".join([head, *elements, svg[svg.index(">") + 1 :]])
 
 
-def shares(counts: Sequence[Any], totals: Sequence[Any]) -> list[list[float]]:
-  """Counts of sets of documents by bin as shares of each set."""
-  return [[count / max(total, 1) for count in of] for of, total in zip(counts, totals, strict=True)]
+def shares(counts: Sequence[Sequence[int]], totals: Sequence[int]) -> list[list[float]]:
+  """Turns counts by bin, for several sets of documents, into shares of each set."""
+  return [[count / max(total, 1) for count in bins] for bins, total in zip(counts, totals, strict=True)]

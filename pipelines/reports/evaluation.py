@@ -1,11 +1,11 @@
-"""What stores of perplexity scores say of models on whole corpora, as a table, JSON and a curve.
+"""Figures of models on whole corpora, from stores of perplexity scores: a table, JSON and a curve.
 
 An evaluation's folder has a folder for each corpus, with a store for each model:
 
-SCORES/<corpus>/<model>/      a store, as `pipelines.store.score_store` has it
-       evaluation.csv         the figures of every model on every corpus, and on all of them together
-       evaluation.json        the same, with the sums that they are made of
-       evaluation.svg         perplexity by step, where a run has several
+SCORES/<corpus>/<model>/      a store, as in `pipelines.store.score_store`
+       evaluation.csv         the figures of every model on every corpus, and on all corpora together
+       evaluation.json        the same figures, with the sums behind them
+       evaluation.svg         perplexity by step, if a run has several steps
 """
 
 import concurrent.futures
@@ -33,67 +33,67 @@ from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.store import kinds, score_files
 from pipelines.store.score_store import ScoreStore
 
-ALL = "all"  # of a mixture's parts
+ALL = "all"  # the name of all corpora together
 TOKENS, CORPUS = WEIGHED_BY = "tokens", "corpus"
 _TABLE, _SUMS, _CURVE = "evaluation.csv", "evaluation.json", "evaluation.svg"
-_OF_RUN = re.compile(r"(.+)_checkpoint_(\d+)", re.ASCII)
+_RUN_NAME = re.compile(r"(.+)_checkpoint_(\d+)", re.ASCII)
 _READERS = 4
 
 
 class Point(NamedTuple):
-  """A model's place among others."""
+  """The place of a model in a training run."""
 
   run: str
   step: int
-  """-1: of no training run that is known."""
+  """The training step; -1 if the model is not of a known run."""
   model: str
 
   @classmethod
   def from_name(cls, model: str) -> "Point":
-    """By the name that `models.checkpoint_name` gives."""
-    found = _OF_RUN.fullmatch(model)
-    return cls(found[1], int(found[2]), model) if found else cls(model, -1, model)
+    """Parses a name of `model_files.checkpoint_name`."""
+    match = _RUN_NAME.fullmatch(model)
+    return cls(match[1], int(match[2]), model) if match else cls(model, -1, model)
 
 
-# The figures of a model on corpora, by their names.
+# The figures of a model by the name of the corpus.
 Losses = Mapping[str, CorpusLoss]
 
 
 def find_corpora(patterns: str) -> dict[str, str]:
-  """The inputs that --input names, with commas between them, by names made of letters, digits and underscores.
+  """Returns the inputs of a comma-separated --input, by names of letters, digits and underscores.
 
-  A name is made of the dataset's or of the last two parts of the path. Raises WinnowError for two of one name.
+  A name comes from that of the dataset, or from the last two parts of the path. Raises WinnowError for equal names.
   """
-  found: dict[str, str] = {}
+  corpora: dict[str, str] = {}
   for pattern in filter(None, patterns.split(",")):
     path = "/".join(inputs.absolute(pattern).split("/")[-2:])
     name = re.sub(r"\W+", "_", path.removeprefix(tfds.PREFIX), flags=re.ASCII).strip("_") or "corpus"
-    if name in found or name == ALL:
-      raise WinnowError(f"--input={pattern} would be called {name}, as another one is: name its folder differently")
-    found[name] = pattern
-  return found
+    if name in corpora or name == ALL:
+      raise WinnowError(f"--input={pattern} would be called {name}, as another one is: rename its folder")
+    corpora[name] = pattern
+  return corpora
 
 
 def read_loss(store: ScoreStore) -> CorpusLoss:
-  """The figure of a complete store of perplexity scores, from them and their documents' numbers of tokens.
+  """Computes the figure of a complete store of perplexity scores, from scores and numbers of tokens.
 
-  Memory is that of a few blocks, and the sums are those of blocks and shards, whoever scored them. Raises DamagedError,
-  and removes the file if the store is mended, and WinnowError where no document was scored.
+  Memory is that of a few blocks. Sums are formed by block, then by shard, so they do not depend on the workers. Raises
+  DamagedError, and removes the file if the store `is_mended`, and WinnowError if no document was scored.
   """
   request = fingerprints.read_json(store.request_path)
   shards = store.shards()
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     loss = corpus_loss.total(pool.map(lambda shard: _read_shard(store, shard, request), shards))
   if not loss.documents:
-    raise WinnowError(f"{store.folder} has a score of no document: see its dead_letter, and give an --input with texts")
+    raise WinnowError(f"{store.folder} has no scored document: see its dead_letter, and give an --input with texts")
   return loss
 
 
 def _read_shard(store: ScoreStore, shard: blocks.Shard, request: dict[str, Any]) -> CorpusLoss:
   try:
     with score_files.ScoreFile(store, shard) as scores:
-      of_blocks = [_read_block(scores, index, shard, request) for index in range(len(scores.summary.block_rows))]
-      loss = corpus_loss.total(of_blocks)
+      losses = [_read_block(scores, index, shard, request) for index in range(len(scores.summary.block_rows))]
+      loss = corpus_loss.total(losses)
       if loss.documents != scores.summary.scored:
         path, scored = store.scores_path(shard), scores.summary.scored
         raise DamagedError(f"{path} is damaged: it has {loss.documents:,} of {scored:,} rows")
@@ -115,29 +115,29 @@ def _read_block(scores: score_files.ScoreFile, index: int, shard: blocks.Shard, 
 
 
 def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss], dict[str, str]]:
-  """The figures of all models whose stores are in the folder of a corpus, and why those of others are not, by names.
+  """Returns the figures of all models with a store in the folder of a corpus, and why others are left out, by name.
 
-  Their checkpoints need not be there any more. `request`: of one that is evaluated now; the others must be of the same
-  but for the model, or they are no points of one curve.
+  Their checkpoints may be gone. `request` is that of a model that is evaluated now. The other requests must be the same
+  except for the model, or their figures are not points of one curve.
   """
-  found: dict[str, CorpusLoss] = {}
-  told: dict[str, str] = {}
+  losses: dict[str, CorpusLoss] = {}
+  left_out: dict[str, str] = {}
   for name, store in sorted(find_stores.find_stores(folder).stores.items()):
     if store.scorer != scorer_names.PERPLEXITY or not store.is_complete:
       continue
     if model_files.is_of_unfinished(name):
-      told[name] = f"{store.folder} is left out: its checkpoint was not finished; delete the folder"
+      left_out[name] = f"{store.folder} is left out: its checkpoint was not finished; delete the folder"
       continue
-    there, here = ({key: of[key] for key in of if key != "model"} for of in (_request(store), request))
-    if difference := fingerprints.first_difference(there, here):
-      field, known, now = difference
-      told[name] = f"{store.folder} is left out, for its {field} is {known} and is {now} here"
+    known, wanted = ({key: value[key] for key in value if key != "model"} for value in (_request(store), request))
+    if difference := fingerprints.first_difference(known, wanted):
+      field, its_value, our_value = difference
+      left_out[name] = f"{store.folder} is left out, since its {field} is {its_value}, but {our_value} here"
       continue
     try:
-      found[name] = read_loss(dataclasses.replace(store, is_mended=False))
+      losses[name] = read_loss(dataclasses.replace(store, is_mended=False))
     except WinnowError as error:
-      told[name] = f"{store.folder} is left out: {error}"
-  return found, told
+      left_out[name] = f"{store.folder} is left out: {error}"
+  return losses, left_out
 
 
 def _request(store: ScoreStore) -> dict[str, Any]:
@@ -146,21 +146,23 @@ def _request(store: ScoreStore) -> dict[str, Any]:
 
 
 def disagreements(results: Mapping[str, Losses]) -> list[str]:
-  """Sentences about corpora of which models were not asked to predict the same tokens, so that they do not compare."""
-  told = []
+  """Returns sentences about corpora on which models had to predict different tokens, so that they do not compare."""
+  sentences = []
   for corpus in sorted({corpus for losses in results.values() for corpus in losses}):
     counts = {name: losses[corpus][:2] for name, losses in sorted(results.items()) if corpus in losses}
     first, *others = counts
     if other := next((name for name in others if counts[name] != counts[first]), None):
-      one, two = (f"{of[1]:,} tokens of {of[0]:,} documents" for of in (counts[first], counts[other]))
-      told.append(f"on {corpus} {first} was asked for {one}, and {other} for {two}: their figures do not compare")
-  return told
+      one, two = (
+        f"{tokens:,} tokens of {documents:,} documents" for documents, tokens in (counts[first], counts[other])
+      )
+      sentences.append(f"on {corpus} {first} predicted {one}, but {other} {two}: their figures do not compare")
+  return sentences
 
 
 def figures(results: Mapping[str, Losses], corpora: list[str], weigh_by: str) -> Figure:
-  """A row for each model, in the order of runs and steps, and corpus; of several corpora, one for all of them.
+  """Returns a row for each model, in the order of runs and steps, and corpus, and one row for all of several corpora.
 
-  `weigh_by`: what counts equally in that one, the corpora's `tokens`, or each `corpus`.
+  `weigh_by` says what counts equally in the row for all corpora: each of the `tokens`, or each `corpus`.
   """
   rows: list[list[Any]] = []
   for run, step, model in sorted(map(Point.from_name, results)):
@@ -174,15 +176,15 @@ def figures(results: Mapping[str, Losses], corpora: list[str], weigh_by: str) ->
 
 
 def _with_all(losses: Losses, corpora: list[str], weigh_by: str) -> dict[str, CorpusLoss | MeanLoss]:
-  """The figures in the order of `corpora`, and that of all of them where none is missing."""
-  found = {corpus: losses[corpus] for corpus in corpora if corpus in losses}
-  if len(found) < len(corpora):
-    return {**found}
-  return {**found, ALL: corpus_loss.mean(found.values()) if weigh_by == CORPUS else corpus_loss.total(found.values())}
+  """Returns the figures in the order of `corpora`, and that of all corpora if none is missing."""
+  known = {corpus: losses[corpus] for corpus in corpora if corpus in losses}
+  if len(known) < len(corpora):
+    return {**known}
+  return {**known, ALL: corpus_loss.mean(known.values()) if weigh_by == CORPUS else corpus_loss.total(known.values())}
 
 
 def lines(figure: Figure) -> list[str]:
-  """A figure for a terminal, in columns."""
+  """Returns a figure as lines for a terminal, in columns."""
   kept = [figure.header.index(name) for name in figure.header if name not in ("run", "step")]
   rows = [[figure.header[column] for column in kept]]
   rows += [[_shown(row[column]) for column in kept] for row in figure.rows]
@@ -203,21 +205,21 @@ def _shown(value: Any) -> str:
 
 
 def to_json(results: Mapping[str, Losses], corpora: list[str], weigh_by: str, *, request: dict[str, Any]) -> bytes:
-  """All figures with their sums; `all` is of all corpora, and not there where one is missing."""
+  """Returns all figures with their sums as JSON; `all` is for all corpora, and is left out if one is missing."""
   models = []
   for run, step, model in sorted(map(Point.from_name, results)):
-    found = {
+    figures_by_corpus = {
       corpus: {
         "documents": loss.documents,
         "target_tokens": loss.target_tokens,
-        "nll": loss.nll,  # null where corpora count equally
+        "nll": loss.nll,  # null if corpora count equally
         "nll_per_token": loss.nll_per_token,
-        "perplexity": loss.perplexity,  # null where it is infinite
+        "perplexity": loss.perplexity,  # null if it is infinite
       }
       for corpus, loss in _with_all(results[model], corpora, weigh_by).items()
     }
     place = {"run": run, "step": step} if step >= 0 else {"run": None, "step": None}
-    models.append({"model": model, **place, "corpora": found})
+    models.append({"model": model, **place, "corpora": figures_by_corpus})
   asked = {name: request[name] for name in ("objective", "mask_seed", "max_input_tokens")}
   return fingerprints.to_json({**asked, "weigh_by": weigh_by, "models": models})
 
@@ -225,33 +227,33 @@ def to_json(results: Mapping[str, Losses], corpora: list[str], weigh_by: str, *,
 def curves(
   results: Mapping[str, Losses], corpora: list[str], weigh_by: str
 ) -> dict[str, tuple[list[int], list[float]]]:
-  """Of each run with several steps, these and the perplexity on all corpora."""
-  found: dict[str, tuple[list[int], list[float]]] = {}
+  """Returns for each run with several steps its steps, and its perplexities on all corpora."""
+  by_run: dict[str, tuple[list[int], list[float]]] = {}
   for run, step, model in sorted(map(Point.from_name, results)):
     loss = _with_all(results[model], corpora, weigh_by).get(ALL)
     if step >= 0 and loss is not None and math.isfinite(loss.perplexity):
-      steps, perplexities = found.setdefault(run, ([], []))
+      steps, perplexities = by_run.setdefault(run, ([], []))
       steps.append(step)
       perplexities.append(loss.perplexity)
-  return {run: curve for run, curve in found.items() if len(curve[0]) > 1}
+  return {run: curve for run, curve in by_run.items() if len(curve[0]) > 1}
 
 
 def write(
   folder: str, results: Mapping[str, Losses], *, corpora: list[str], weigh_by: str, request: dict[str, Any]
 ) -> None:
-  """Replaces the files of an evaluation by those of these results, which follow from its stores."""
+  """Writes the files of an evaluation, which depend only on its stores, in place of old ones."""
   files = {
     _TABLE: figures(results, corpora, weigh_by).to_csv(),
     _SUMS: to_json(results, corpora, weigh_by, request=request),
   }
-  if found := curves(results, corpora, weigh_by):
+  if points := curves(results, corpora, weigh_by):
     equally = ", each counting as much" if weigh_by == CORPUS else ""
-    of = corpora[0] if len(corpora) == 1 else f"all {len(corpora)} corpora{equally}"
-    files[_CURVE] = charts.curves(found, x_label="step", y_label=f"perplexity on {of}")
+    name = corpora[0] if len(corpora) == 1 else f"all {len(corpora)} corpora{equally}"
+    files[_CURVE] = charts.curves(points, x_label="step", y_label=f"perplexity on {name}")
   paths = {name: storage.join(folder, name) for name in (_TABLE, _SUMS, _CURVE)}
-  # What is there already stays: the folder may be another user's.
-  there = {name: storage.read_bytes(path) for name, path in paths.items() if storage.exists(path)}
-  storage.delete([paths[name] for name, data in there.items() if data != files.get(name)])
+  # Files that are already right stay, since the folder may belong to another user.
+  existing = {name: storage.read_bytes(path) for name, path in paths.items() if storage.exists(path)}
+  storage.delete([paths[name] for name, data in existing.items() if data != files.get(name)])
   for name, data in files.items():
-    if there.get(name) != data:
+    if existing.get(name) != data:
       storage.create(paths[name], data)

@@ -1,7 +1,7 @@
-"""The documents that a report shows: which ones, and what they say; those that are near-copies, and the bad ones.
+"""Example documents for a report: their choice and texts, counts of near-copies, and bad documents.
 
-Texts are read from the input, of chosen rows alone, and at most 16 of its files; kept ones are read back from an output
-as well, whose first records are a random part of it. Shape suffixes: N documents of the sample, S scorers, R raters.
+Texts of chosen rows are read from at most 16 files of the input. Near-copies are counted in the first records of an
+output, which are a random part of it. Shape suffixes: N documents of the sample, S scorers, R raters.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pipelines.runners import launch
 from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore
 
-_OF_EACH = 5
+_GROUP_SIZE = 5
 _MOST_FILES = 16
 _SHOWN_CHARACTERS = 400
 _READERS = 2
@@ -37,14 +37,14 @@ _LINE_BYTES = 64 << 10
 
 
 class Group(NamedTuple):
-  """Examples of one kind: the places of documents in the sample, in order."""
+  """A group of examples: its name, and the positions of its documents in the sample, in order."""
 
   name: str
   places: list[int]
 
 
 class Copies(NamedTuple):
-  """Of some documents of an output: how many say the same as an earlier one, and nearly the same."""
+  """Counts of copies among some documents of an output: exact copies of earlier ones, and near-copies."""
 
   documents: int
   exact: int
@@ -52,16 +52,18 @@ class Copies(NamedTuple):
 
 
 class Bad(NamedTuple):
+  """A bad document of a store."""
+
   source: str
   reason: str
   text: str
 
 
 def choose(sources: Sources, sample: Sample) -> list[Group]:
-  """The groups of examples: of each output what is in it and what is not, at random; and those of the raters.
+  """Chooses the groups of examples: random documents in and not in each output, and groups for the raters.
 
-  The raters' are those of the paper's Appendix E: the highest and the lowest mean percentile of all (E.1, E.2), and
-  those that the largest puts furthest above the smallest, and below it (E.3, E.4).
+  The groups for the raters are those of the paper's Appendix E: the highest and the lowest mean percentile over all
+  raters (E.1, E.2), and the documents that the largest rater ranks furthest above and below the smallest (E.3, E.4).
   """
   hash_N, shard_N = sample.table["hash"].to_numpy(), sample.table["shard"].to_numpy()
   names = [shard.name for shard in sources.shards]
@@ -69,9 +71,9 @@ def choose(sources: Sources, sample: Sample) -> list[Group]:
   place_N = np.flatnonzero(np.isin(shard_N, order[:_MOST_FILES]))
 
   def first(key_N: np.ndarray, wanted_N: np.ndarray | None = None) -> list[int]:
-    """The documents with the smallest keys, ties by their hashes."""
-    among_N = place_N if wanted_N is None else place_N[wanted_N[place_N]]
-    return among_N[np.lexsort((hash_N[among_N], key_N[among_N]))[:_OF_EACH]].tolist()
+    """Returns the documents with the smallest keys; hashes break ties."""
+    candidate_N = place_N if wanted_N is None else place_N[wanted_N[place_N]]
+    return candidate_N[np.lexsort((hash_N[candidate_N], key_N[candidate_N]))[:_GROUP_SIZE]].tolist()
 
   groups = []
   for output, kept_N in zip(sources.outputs, sample.kept_ON, strict=True):
@@ -93,44 +95,46 @@ INCREASING, DECREASING = "higher the larger the rater", "lower the larger the ra
 def read_texts(
   sources: Sources, namespace: argparse.Namespace, launcher: launch.Launcher, wanted: set[tuple[str, int]]
 ) -> tuple[dict[tuple[str, int], str], str]:
-  """The beginnings of the texts of documents (shard, row), and why they cannot be read, if they cannot.
+  """Reads the beginnings of the texts of documents (shard, row); also returns the reason if they cannot be read.
 
-  Raises WinnowError where --input is given and is not what was scored.
+  Raises WinnowError if --input is given but is not what was scored.
   """
   store = next(iter(sources.scorers.values()))
   rows: dict[str, list[int]] = {}
   for name, row in sorted(wanted):
     rows.setdefault(name, []).append(row)
   try:
-    shards = _input_of(store, namespace, launcher, set(rows))
+    shards = _find_input(store, namespace, launcher, set(rows))
     request = fingerprints.read_json(store.request_path)
     fields = blocks.Fields(**request["fields"])
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-      found = pool.map(lambda shard: _texts(store, shard, fields, request["block_rows"], rows[shard.name]), shards)
-      return dict(text for of_shard in found for text in of_shard), ""
+      texts = pool.map(lambda shard: _texts(store, shard, fields, request["block_rows"], rows[shard.name]), shards)
+      return dict(text for shard_texts in texts for text in shard_texts), ""
   except (WinnowError, OSError) as error:
     if namespace.input is not None:
       raise
     return {}, str(error)
 
 
-def _input_of(
+def _find_input(
   store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher, names: set[str]
 ) -> list[blocks.Shard]:
-  """Some of the files that a store scored; only these are compared with what they were, which may mean to read them."""
+  """Finds the named files that a store scored, and compares only these with their checksums, which may read them."""
   path = storage.join(store.folder, score_store.INPUT_FILE)
-  where = namespace.input or fingerprints.field(path, "input")
+  pattern = namespace.input or fingerprints.field(path, "input")
   folder = namespace.tfds_data_dir or fingerprints.field(path, "tfds_data_dir")
-  if not isinstance(where, str) or not isinstance(folder, str | None):
+  if not isinstance(pattern, str) or not isinstance(folder, str | None):
     raise WinnowError(f"{path} does not say where the input is; restore it, or give --input=")
-  found = inputs.find_shards(where, folder)
-  launcher.refuse_local({"input": found[0].path})
-  there = inputs.identify([shard for shard in found if shard.name in names])
+  matches = inputs.find_shards(pattern, folder)
+  launcher.refuse_local({"input": matches[0].path})
+  shards = inputs.identify([shard for shard in matches if shard.name in names])
   scored = {shard.name: shard.identity() for shard in store.shards() if shard.name in names}
-  if difference := fingerprints.first_difference(scored, {shard.name: shard.identity() for shard in there}):
-    field, then, now = difference
-    raise WinnowError(f"the input is not what {store.folder} scored: {field} was {then} and is {now}; score it again")
-  return there
+  if difference := fingerprints.first_difference(scored, {shard.name: shard.identity() for shard in shards}):
+    field, known, actual = difference
+    raise WinnowError(
+      f"the input is not what {store.folder} scored: {field} was {known} and is {actual}; score it again"
+    )
+  return shards
 
 
 def _texts(
@@ -138,25 +142,25 @@ def _texts(
 ) -> list[tuple[tuple[str, int], str]]:
   ends = np.cumsum(score_files.read_summary(store, shard).block_rows)
   wanted = set(np.searchsorted(ends, rows, side="right").tolist())
-  found = []
+  texts = []
   for block in reading.read_blocks(shard, fields, block_rows=block_rows, want=wanted.__contains__):
     if block.documents is not None:
       table = block.documents
       for place in np.flatnonzero(np.isin(table["row"].to_numpy(), rows)).tolist():
         text = table["text"][place].as_py()
-        found.append(((shard.name, table["row"][place].as_py()), cut(text)))
+        texts.append(((shard.name, table["row"][place].as_py()), cut(text)))
       if block.index == max(wanted):
         break
-  return found
+  return texts
 
 
 def cut(text: str) -> str:
-  """The beginning of a text."""
+  """Returns the beginning of a text."""
   return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
 def count_copies(output: Output) -> Copies:
-  """Looks for copies among the first 2,000 documents of an output, which stand there in an order at random."""
+  """Counts copies among the first 2,000 documents of an output, which are in a random order."""
   texts: list[str] = []
   with contextlib.closing(_kept_texts(output)) as kept:
     size = 0
@@ -174,26 +178,26 @@ def _kept_texts(output: Output) -> Generator[str, None, None]:
       for table in formats.read(path, output.manifest["output_format"]):
         yield from table["text"].to_pylist()
     except FileNotFoundError as error:
-      raise WinnowError(f"{path} is missing: {output.folder} is not whole; run winnow verify on it") from error
+      raise WinnowError(f"{path} is missing: {output.folder} is incomplete; run winnow verify on it") from error
 
 
 def bad_documents(store: ScoreStore) -> list[Bad]:
-  """The first documents of a store's dead letters."""
-  found: list[Bad] = []
+  """Reads the first documents of a store's dead letters."""
+  documents: list[Bad] = []
   summary = store.summary()
   has_bad = {shard["shard"] for shard in summary["shards"] if shard["bad"]}
   for shard in store.shards():
-    if shard.name in has_bad and len(found) < _BAD_SHOWN:
+    if shard.name in has_bad and len(documents) < _BAD_SHOWN:
       path = store.dead_letter_path(shard)
       try:
         with storage.open_input(path) as file:
-          while len(found) < _BAD_SHOWN and (line := file.readline(_LINE_BYTES)):
-            found.append(_bad(orjson.loads(line)))
+          while len(documents) < _BAD_SHOWN and (line := file.readline(_LINE_BYTES)):
+            documents.append(_bad(orjson.loads(line)))
       except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
           raise
         raise WinnowError(f"{path} is missing or damaged ({error}); run winnow score again") from error
-  return found
+  return documents
 
 
 def _bad(entry: dict[str, Any]) -> Bad:

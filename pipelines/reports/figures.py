@@ -1,6 +1,6 @@
-"""The figures of a report as tables: what its charts draw, what its page shows and its CSV files hold.
+"""The figures of a report as tables, for its charts, its page and its CSV files.
 
-Shape suffixes as in `report_passes`.
+Shape suffixes as in `passes`.
 """
 
 import csv
@@ -21,26 +21,26 @@ CORPUS = "corpus"
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _SCORE_BINS = 48
 _TAIL = 0.001
-# Half octaves from 4 to 65,536 tokens.
+# Bins of half an octave, from 4 to 65,536 tokens.
 _LENGTHS = np.round(2.0 ** np.arange(2, 16.5, 0.5))
-_DOMAINS_OF_EACH = 200
+_MOST_DOMAINS = 200
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-# Control characters, which neither a page nor a table may hold, as the pictures of them that Unicode has; not tab and
-# newline. And what would show letters in another order than that in which they stand.
+# Unicode pictures of the control characters except tab and newline, since neither a page nor a table may hold them; and
+# replacements for characters that would change the order in which letters are shown.
 _PICTURES: dict[int, int] = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 _PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 
 
 class Figure(NamedTuple):
-  """A table: its columns' names, and its rows of text and numbers; None is an empty cell."""
+  """A table: the names of its columns, and its rows of text and numbers; None is an empty cell."""
 
   header: list[str]
   rows: list[list[Any]]
 
   def to_csv(self) -> bytes:
-    """UTF-8 as RFC 4180 has it, with a comma between values and a newline after each row.
+    """Returns the table as CSV (RFC 4180) in UTF-8, with commas between values and a newline after each row.
 
-    Text is `legible`; what a spreadsheet would take for a formula has an apostrophe first.
+    Text is `legible`. A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
@@ -50,7 +50,7 @@ class Figure(NamedTuple):
 
 
 def legible(text: str) -> str:
-  """Text as a page or a table can hold it: pictures in place of control characters, lines that end with a newline."""
+  """Makes text safe for a page or a table: pictures in place of control characters, and newlines as line ends."""
   return text.replace("\r\n", "\n").encode("utf-8", "replace").decode().translate(_PICTURES)
 
 
@@ -62,7 +62,7 @@ def _cell(value: Any) -> Any:
 
 
 def ask(sources: Sources, sample: Sample, groups: Sequence[examples.Group]) -> Questions:
-  """What has to be counted of the whole corpus, by what a sample of it looks like."""
+  """Decides what to count over the whole corpus, from a sample of it."""
   places = sorted({place for group in groups for place in group.places})
   tails_S2 = np.quantile(sample.scores_SN, (_TAIL, 1 - _TAIL), axis=1, method="inverted_cdf").T
   edges_SE = np.stack([metrics.bin_edges(float(low), float(high), _SCORE_BINS) for low, high in tails_S2])
@@ -75,14 +75,14 @@ def ask(sources: Sources, sample: Sample, groups: Sequence[examples.Group]) -> Q
 
 
 def _frequent(domains: pa.ChunkedArray) -> list[str]:
-  """The most frequent domains, by their names where equally many documents are of them."""
+  """Returns the most frequent domains; names break ties."""
   counted = pc.value_counts(domains.drop_null())
   names, counts = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
-  return [name for _, name in sorted(zip((-count for count in counts), names, strict=True))[:_DOMAINS_OF_EACH]]
+  return [name for _, name in sorted(zip((-count for count in counts), names, strict=True))[:_MOST_DOMAINS]]
 
 
 def ledger(sources: Sources) -> Figure:
-  """The ledger of each store and output: documents read = scored + bad, blank lines, and documents selected."""
+  """Returns the ledger of each store and output: documents read = scored + bad, blank lines, and documents selected."""
   rows: list[list[Any]] = []
   for name, store in sources.scorers.items():
     summary = sources.summary(name)
@@ -91,62 +91,62 @@ def ledger(sources: Sources) -> Figure:
   for output in sources.outputs:
     counts = [output.manifest["counts"][field] for field in ("read", "scored", "bad", "blank", "selected")]
     tokens = output.manifest["tokens"]
-    what = f"{'not ' if output.rejected else ''}by {output.request.sampler}"
-    rows.append([output.name, "output", what, *counts, tokens["scored"], tokens["selected"]])
+    sampler = f"{'not ' if output.rejected else ''}by {output.request.sampler}"
+    rows.append([output.name, "output", sampler, *counts, tokens["scored"], tokens["selected"]])
   columns = ["read", "scored", "bad", "blank", "selected", "tokens scored", "tokens selected"]
   return Figure(["name", "kind", "scorer or sampler", *columns], rows)
 
 
-def inputs_of(sources: Sources) -> Figure:
-  """The manifests' ledgers, of each input file."""
+def input_files(sources: Sources) -> Figure:
+  """Returns the ledgers of the manifests, by input file."""
   fields = ("read", "scored", "bad", "selected", "tokens_selected")
   rows = [
-    [output.name, of["name"], *(of[field] for field in fields)]
+    [output.name, entry["name"], *(entry[field] for field in fields)]
     for output in sources.outputs
-    for of in output.manifest["inputs"]
+    for entry in output.manifest["inputs"]
   ]
   return Figure(["output", "input", "read", "scored", "bad", "selected", "tokens selected"], rows)
 
 
 def tau(sources: Sources, sample: Sample) -> Figure:
-  """Kendall's tau of every two scorers over the sample; empty where a scorer's scores are all the same."""
+  """Returns Kendall's tau of each pair of scorers over the sample; empty if all scores of a scorer are equal."""
   matrix_SS = metrics.tau_matrix(sample.scores_SN)
   rows = [
-    [name, *(None if np.isnan(value) else float(value) for value in of)]
-    for name, of in zip(sources.scorers, matrix_SS, strict=True)
+    [name, *(None if np.isnan(value) else float(value) for value in tau_S)]
+    for name, tau_S in zip(sources.scorers, matrix_SS, strict=True)
   ]
   return Figure(["scorer", *sources.scorers], rows)
 
 
 def quantiles(sources: Sources, sample: Sample, counts: Counts) -> Figure:
-  """Scores at some quantiles of the sample, each the score of a document."""
-  found_QS = np.quantile(sample.scores_SN, QUANTILES, axis=1, method="inverted_cdf")
+  """Returns scores at some quantiles of the sample, each the score of a document."""
+  scores_QS = np.quantile(sample.scores_SN, QUANTILES, axis=1, method="inverted_cdf")
   rows = [
-    [name, int(documents), *map(float, of)]
-    for name, documents, of in zip(sources.scorers, counts.documents_S, found_QS.T, strict=True)
+    [name, int(documents), *map(float, score_Q)]
+    for name, documents, score_Q in zip(sources.scorers, counts.documents_S, scores_QS.T, strict=True)
   ]
   return Figure(["scorer", "documents", *(f"{q:.0%}" for q in QUANTILES)], rows)
 
 
 def scores(sources: Sources, questions: Questions, counts: Counts) -> Figure:
-  """How many documents of the corpus and of each output have a score in each bin."""
+  """Returns how many documents of the corpus and of each output have a score in each bin."""
   rows = []
   for s, name in enumerate(sources.scorers):
     edges = questions.score_edges_SE[s].tolist()
-    for b, of in enumerate(counts.scores_CSB[:, s].T.tolist()):
-      rows.append([name, edges[b], edges[b + 1], *of])
+    for b, count_C in enumerate(counts.scores_CSB[:, s].T.tolist()):
+      rows.append([name, edges[b], edges[b + 1], *count_C])
   return Figure(["scorer", "from", "to", *_sets(sources)], rows)
 
 
 def lengths(sources: Sources, counts: Counts) -> Figure:
-  """How many documents of the corpus and of each output have so many tokens."""
+  """Returns how many documents of the corpus and of each output have a number of tokens in each bin."""
   edges = _LENGTHS.astype(int).tolist()
-  rows = [[edges[b], edges[b + 1], *of] for b, of in enumerate(counts.lengths_CB.T.tolist())]
+  rows = [[edges[b], edges[b + 1], *count_C] for b, count_C in enumerate(counts.lengths_CB.T.tolist())]
   return Figure(["from", "to", *_sets(sources)], rows)
 
 
 def domains(sources: Sources, questions: Questions, counts: Counts) -> Figure:
-  """Documents by domain, those first whose share of some output differs most from that of the corpus."""
+  """Returns documents by domain; domains whose share of an output differs most from that of the corpus come first."""
   shares_CD = counts.domains_CD / np.maximum(counts.documents_C, 1)[:, None]
   shift_D = np.abs(shares_CD[1:] - shares_CD[0]).max(axis=0) if len(shares_CD) > 1 else shares_CD[0]
   names = questions.domains.to_pylist()
@@ -156,7 +156,7 @@ def domains(sources: Sources, questions: Questions, counts: Counts) -> Figure:
 
 
 def means(sources: Sources, counts: Counts) -> Figure:
-  """Documents and tokens of the corpus and of each output."""
+  """Returns the documents and tokens of the corpus and of each output."""
   rows = []
   for name, documents, tokens in zip(
     _sets(sources), counts.documents_C.tolist(), counts.tokens_C.tolist(), strict=True
@@ -173,34 +173,35 @@ def example_texts(
   counts: Counts,
   texts: dict[tuple[str, int], str],
 ) -> Figure:
-  """Documents that were chosen, their percentile under every scorer among the whole corpus, and what they say."""
+  """Returns the chosen documents: their percentile in the whole corpus by each scorer, and their text."""
   places = sorted({place for group in groups for place in group.places})
   percentiles_SQ = np.stack(
-    [metrics.to_percentiles(of, int(total)) for of, total in zip(counts.ranks_S2Q, counts.documents_S, strict=True)]
+    [metrics.to_percentiles(rank_2Q, int(n)) for rank_2Q, n in zip(counts.ranks_S2Q, counts.documents_S, strict=True)]
   )
-  found = dict(zip(places, percentiles_SQ.T.tolist(), strict=True))
+  by_place = dict(zip(places, percentiles_SQ.T.tolist(), strict=True))
   rows = []
   for group in groups:
     for place in group.places:
       shard, row = identity(sources, sample, place)
-      rows.append([group.name, f"{shard}#{row}", *found[place], texts.get((shard, row))])
+      rows.append([group.name, f"{shard}#{row}", *by_place[place], texts.get((shard, row))])
   return Figure(["group", "source", *(f"percentile by {name}" for name in sources.scorers), "text"], rows)
 
 
 def identity(sources: Sources, sample: Sample, place: int) -> tuple[str, int]:
-  """The shard and the row of a document of the sample."""
+  """Returns the shard and the row of a document of the sample."""
   return sources.shards[sample.table["shard"][place].as_py()].name, sample.table["row"][place].as_py()
 
 
 def copies(sources: Sources) -> Figure:
+  """Counts copies among documents of each output."""
   rows: list[list[Any]] = []
   for output in sources.outputs:
-    found = examples.count_copies(output)
-    rows.append([output.name, *found])
+    rows.append([output.name, *examples.count_copies(output)])
   return Figure(["output", "documents looked at", "exact copies of others", "near-copies, with these"], rows)
 
 
 def dead_letters(sources: Sources) -> Figure:
+  """Returns the number of bad documents by scorer and reason."""
   rows: list[list[Any]] = []
   for name, store in sources.scorers.items():
     reasons = store.summary()["reasons"]
@@ -209,8 +210,9 @@ def dead_letters(sources: Sources) -> Figure:
 
 
 def bad(sources: Sources) -> Figure:
+  """Returns some bad documents of the first store."""
   store = next(iter(sources.scorers.values()))
-  return Figure(["source", "reason", "text"], [list(of) for of in examples.bad_documents(store)])
+  return Figure(["source", "reason", "text"], [list(document) for document in examples.bad_documents(store)])
 
 
 def _sets(sources: Sources) -> list[str]:

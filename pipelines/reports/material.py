@@ -1,4 +1,4 @@
-"""What a report is of: the complete score stores of one corpus in a folder, and outputs that were drawn from them."""
+"""The sources of a report: the complete score stores of one corpus in a folder, and outputs drawn from them."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ from pipelines.store.score_store import ScoreStore
 
 
 class Output(NamedTuple):
-  """A complete output, and how the documents in it are told from the scores of the store that it was drawn from."""
+  """A complete output, with what identifies its documents by the scores of the store from which it was drawn."""
 
   name: str
   folder: str
@@ -33,14 +33,18 @@ class Output(NamedTuple):
   limits: ranks.Limits = ranks.unlimited
 
   def first_files(self) -> list[str]:
-    """Its shards' paths, in order; each is a random part of it."""
+    """Returns the paths of its shards, in order; each is a random part of it."""
     (name, kind), count = (self.manifest[field] for field in ("dataset", "output_format")), len(self.manifest["shards"])
     return [storage.join(self.folder, formats.file_name(name, kind, index, count)) for index in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-  """`scorers`: by name, raters first, the smallest model first. `others`: stores that outputs alone were drawn from."""
+  """The stores and outputs of a report.
+
+  `scorers`: stores by name, raters first, the smallest model first. `others`: further stores that outputs were drawn
+  from. `left_out`: sentences about stores that the report leaves out.
+  """
 
   scorers: dict[str, ScoreStore]
   raters: tuple[str, ...]
@@ -50,28 +54,33 @@ class Sources:
 
   @property
   def stores(self) -> list[ScoreStore]:
-    """All that are read, those of `scorers` first."""
+    """All stores to read, those of `scorers` first."""
     return [*self.scorers.values(), *self.others]
 
   @property
   def shards(self) -> tuple[blocks.Shard, ...]:
+    """The shards of the corpus."""
     return self.stores[0].shards()
 
   def summary(self, name: str) -> dict[str, Any]:
+    """Returns the ledger of a scorer's store."""
     return self.scorers[name].summary()
 
   @property
   def counting(self) -> int | None:
-    """Which of the scorers has counted tokens; None: none has."""
+    """The index of the first scorer that has counted tokens; None if none has."""
     counts = [self.summary(name)["num_tokens"] for name in self.scorers]
     return next((place for place, count in enumerate(counts) if count is not None), None)
 
 
 def find(namespace: argparse.Namespace) -> Sources:
-  """Raises WinnowError where there is nothing to tell of, or several corpora and no output that says which."""
-  there = find_stores.stores_in(namespace.scores)
-  complete, left_out = {}, [f"{name} cannot be read ({told})" for name, told in there.unreadable.items()]
-  for name, store in sorted(there.stores.items()):
+  """Finds the sources that flags name.
+
+  Raises WinnowError if there are none, or if the stores are of several corpora and no output decides which.
+  """
+  found = find_stores.stores_in(namespace.scores)
+  complete, left_out = {}, [f"{name} cannot be read ({reason})" for name, reason in found.unreadable.items()]
+  for name, store in sorted(found.stores.items()):
     if store.keeps_blocks:
       left_out.append(f"{name} holds {store.kind.plural}")
     elif not store.is_complete:
@@ -84,18 +93,20 @@ def find(namespace: argparse.Namespace) -> Sources:
     corpora.setdefault(_corpus(store), []).append(name)
   wanted = {_corpus(output.store) for output in outputs} or set(corpora)
   if len(wanted) > 1:
-    of_each = " | ".join(", ".join(names) for names in corpora.values())
-    what = "the outputs are" if outputs else f"--scores={namespace.scores} has stores"
+    stores = " | ".join(", ".join(names) for names in corpora.values())
+    subject = "the outputs are" if outputs else f"--scores={namespace.scores} has stores"
     raise WinnowError(
-      f"{what} of several corpora ({of_each}); name outputs of one of them, or keep each corpus's stores in a folder "
-      "of their own"
+      f"{subject} of several corpora ({stores}); name outputs of one of them, or keep the stores of each corpus in a "
+      "folder of their own"
     )
   named = corpora.get(next(iter(wanted), ""), [])
   if not named:
-    told = f" ({'; '.join(left_out)})" if left_out else ""
-    raise WinnowError(f"--scores={namespace.scores} has no complete store of scores{told}; run winnow score first")
+    reasons = f" ({'; '.join(left_out)})" if left_out else ""
+    raise WinnowError(f"--scores={namespace.scores} has no complete store of scores{reasons}; run winnow score first")
   left_out += [f"{name} is of another corpus" for name in complete if name not in named]
-  if scored := [name for name in named if complete[name].scorer != kinds.COUNT]:  # else its outputs are told of alone
+  if scored := [
+    name for name in named if complete[name].scorer != kinds.COUNT
+  ]:  # otherwise the report is about outputs only
     left_out += [f"{name} holds a count and no scores" for name in named if name not in scored]
     named = scored
   sizes = {name: _model_bytes(complete[name]) for name in named}
@@ -103,7 +114,7 @@ def find(namespace: argparse.Namespace) -> Sources:
     (name for name in named if complete[name].scorer == scorer_names.ASK_LLM), key=lambda n: (sizes[n], n)
   )
   ordered = [*raters, *(name for name in named if name not in raters)]
-  # First those of all documents, not of what a stage before has selected: the first one tells what the corpus is.
+  # Stores of all documents come before those of an earlier stage's selection, since the first store defines the corpus.
   ordered.sort(key=lambda name: fingerprints.field(complete[name].request_path, "within") is not None)
   scorers = {name: complete[name] for name in ordered}
   others = {output.store.folder: output.store for output in outputs if output.store not in scorers.values()}
@@ -116,7 +127,7 @@ def _corpus(store: ScoreStore) -> str:
 
 
 def _model_bytes(store: ScoreStore) -> int:
-  """Of the files of a store's model; 0 where it has none."""
+  """Returns the bytes of the files of a store's model; 0 if it has none."""
   files = fingerprints.field(store.request_path, "model")
   entries = [entry for entry in files.values() if isinstance(entry, dict)] if isinstance(files, dict) else []
   return sum(entry["bytes"] for entry in entries if type(entry.get("bytes")) is int)
@@ -126,11 +137,11 @@ def _find_outputs(namespace: argparse.Namespace) -> list[Output]:
   found_folders: list[str] = []
   for pattern in filter(None, (namespace.output or "").split(",")):
     path = storage.join(inputs.absolute(pattern), manifests.MANIFEST_FILE)
-    # A folder may be called what would be a glob.
-    found = [path] if storage.exists(path) else [path for path, _ in storage.find(path)]
-    if not found:
+    # The name of a folder may look like a glob.
+    paths = [path] if storage.exists(path) else [path for path, _ in storage.find(path)]
+    if not paths:
       raise WinnowError(f"--output={pattern} {folders.instead_of_output(inputs.absolute(pattern))}")
-    found_folders += [path.rpartition("/")[0] for path in found]
+    found_folders += [path.rpartition("/")[0] for path in paths]
   found_folders = list(dict.fromkeys(found_folders))
   names = [storage.base_name(folder) for folder in found_folders]
   return [
@@ -154,37 +165,42 @@ def _output(folder: str, name: str, scores: str) -> Output:
 
 
 def _check(manifest: dict[str, Any]) -> None:
-  """Raises what `naming_manifest` raises unless the fields that a report looks at later are what they should be."""
+  """Raises errors for `naming_manifest` unless the fields that a report uses later are valid."""
   if manifest["output_format"] not in formats.NAMES:
-    raise ValueError(f"the format {manifest['output_format']!r} is none")
-  for of in (manifest["counts"], *manifest["inputs"]):
-    if not all(type(of[name]) is int for name in ("read", "scored", "bad", "selected")):
-      raise ValueError("a count is no number")
+    raise ValueError(f"the format {manifest['output_format']!r} is unknown")
+  for counts in (manifest["counts"], *manifest["inputs"]):
+    if not all(type(counts[name]) is int for name in ("read", "scored", "bad", "selected")):
+      raise ValueError("a count is not a number")
   tokens = [*(manifest["tokens"][name] for name in ("scored", "selected"))]
-  tokens += [of["tokens_selected"] for of in manifest["inputs"]]
+  tokens += [entry["tokens_selected"] for entry in manifest["inputs"]]
   if not all(count is None or type(count) is int for count in tokens):
-    raise ValueError("a count of tokens is no number")
+    raise ValueError("a count of tokens is not a number")
   if not all(isinstance(manifest[name], list) and manifest[name] for name in ("shards", "inputs", "command")):
     raise ValueError("it has no shards, inputs or command")
-  if not all(isinstance(of["name"], str) for of in manifest["inputs"]):
+  if not all(isinstance(entry["name"], str) for entry in manifest["inputs"]):
     raise ValueError("an input has no name")
 
 
 def settle_limits(sources: Sources, launcher: launch.Launcher, work: str) -> Sources:
-  """Finds anew, by Beam passes, which documents were within the limits of outputs that have any; files go to `work`."""
+  """Recomputes, by Beam passes, which documents were within the limits of outputs with limits; files go to `work`."""
   settled = []
   for output in sources.outputs:
-    found = limits.make_limits(output.store, output.request, work, work, output.manifest["fingerprint"])
-    if found is not None:
+    output_limits = limits.make_limits(output.store, output.request, work, work, output.manifest["fingerprint"])
+    if output_limits is not None:
 
-      def define(root: Any, found: limits.Limits = found) -> None:
-        _ = root | "Ledger" >> beam.Create([found.store.ledger()]) | found.settle(found.store.shards())
+      def define(root: Any, output_limits: limits.Limits = output_limits) -> None:
+        _ = (
+          root
+          | "Ledger" >> beam.Create([output_limits.store.ledger()])
+          | output_limits.settle(output_limits.store.shards())
+        )
 
       launcher.run(define, f"winnow-report-{uuid.uuid4().hex[:8]}")
-      output = output._replace(limits=found.within)
+      output = output._replace(limits=output_limits.within)
     settled.append(output)
   return dataclasses.replace(sources, outputs=tuple(settled))
 
 
 def work_folder(report: str) -> str:
+  """Returns a new folder for the files of one report."""
   return storage.join(report, f"{writing.WORK_FOLDER}-{uuid.uuid4().hex}")

@@ -1,4 +1,4 @@
-"""A report as one page, with nothing to fetch."""
+"""The page of a report: one HTML file that loads nothing else."""
 
 import pathlib
 import shlex
@@ -8,11 +8,11 @@ from pipelines.reports import charts, figures
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
 
-_NAMED = 3  # scorers, in the title
+_NAMED = 3  # at most so many scorers in the title
 
 
 def render(sources: Sources, tables: dict[str, Figure], documents: tuple[int, int], not_read: str) -> str:
-  """The page. `documents`: of the sample, and of the corpus."""
+  """Renders the page. `documents`: the numbers of documents of the sample and of the corpus."""
   import jinja2
   import markupsafe
 
@@ -33,10 +33,10 @@ def render(sources: Sources, tables: dict[str, Figure], documents: tuple[int, in
   if sources.counting is not None:
     drawn = _chart("lengths", "Tokens of a document", lengths.rows, totals, "tokens", is_log=True)
     length_chart = markupsafe.Markup(drawn)
-  of_all = "all" if documents[0] == documents[1] else f"{documents[0]:,} of the"
+  which = "all" if documents[0] == documents[1] else f"{documents[0]:,} of the"
   return template.render(
     title=shown(f"Winnow: {_title(sources)}"),
-    sampled=f"Kendall's τ and quantiles are those of {of_all} {documents[1]:,} documents.",
+    sampled=f"Kendall's τ and quantiles are those of {which} {documents[1]:,} documents.",
     figures=tables,
     left_out=sources.left_out,
     raters=sources.raters,
@@ -50,7 +50,7 @@ def render(sources: Sources, tables: dict[str, Figure], documents: tuple[int, in
 
 
 def shown(value: Any) -> str:
-  """A value as a reader sees it: numbers short, whole ones with commas, no character that a page may not hold."""
+  """Formats a value for readers: short numbers, integers with commas, and only characters that a page may hold."""
   if value is None:
     return ""
   if isinstance(value, float):
@@ -68,32 +68,32 @@ def _title(sources: Sources) -> str:
 def _chart(
   identity: str, title: str, rows: list[list[Any]], totals: list[int], x_label: str, *, is_log: bool = False
 ) -> str:
-  """A histogram of rows of (from, to, documents of each set)."""
+  """Draws a histogram from rows of (from, to, documents of each set)."""
   counted = [place for place, row in enumerate(rows) if any(row[2:])]
   if is_log and counted:
     rows = rows[counted[0] : counted[-1] + 1]
   edges = [row[0] for row in rows] + [rows[-1][1]]
-  of_sets = [[row[2 + number] for row in rows] for number in range(len(totals))]
+  counts = [[row[2 + number] for row in rows] for number in range(len(totals))]
   highest = max(rows, key=lambda row: row[2])
-  described = (
+  description = (
     f"Histogram of {len(rows)} bins from {shown(edges[0])} to {shown(edges[-1])}, of the corpus and "
     f"{len(totals) - 1} outputs; most documents of the corpus are between {shown(highest[0])} and {shown(highest[1])}. "
     "A table below has the numbers."
   )
   return charts.histogram(
     edges,
-    charts.shares(of_sets, totals),
+    charts.shares(counts, totals),
     identity=identity,
     title=shown(title),
-    description=described,
+    description=description,
     x_label=x_label,
     is_log=is_log,
   )
 
 
 def _examples(sources: Sources, figure: Figure) -> dict[str, list[dict[str, Any]]]:
-  found: dict[str, list[dict[str, Any]]] = {}
+  groups: dict[str, list[dict[str, Any]]] = {}
   for group, source, *percentiles, text in figure.rows:
     by_scorer = list(zip(sources.scorers, percentiles, strict=True))
-    found.setdefault(group, []).append({"source": source, "percentiles": by_scorer, "text": text})
-  return found
+    groups.setdefault(group, []).append({"source": source, "percentiles": by_scorer, "text": text})
+  return groups

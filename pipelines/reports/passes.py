@@ -1,10 +1,10 @@
-"""The two passes of a report over its stores: draw a sample of the documents, then count all of them.
+"""The two passes of a report over its stores: the first draws a sample of the documents, the second counts all of them.
 
-Stores of one corpus are read side by side, window after window of the rows of a shard, so that memory is that of a few
-windows and of the sample. Each shard gives a part; parts are joined, or added up.
+Stores of one corpus are read side by side, one window of rows of a shard at a time, so that memory is that of a few
+windows and of the sample. Each shard gives a part; parts are concatenated or added up.
 
-Shape suffixes: N documents of a window or of the sample, S scorers, O outputs, C = 1 + O: the corpus, then the outputs;
-B bins, D domains, Q scores that are asked for.
+Shape suffixes: N documents of a window or of the sample, S scorers, O outputs, C = 1 + O sets (the corpus, then the
+outputs), B bins, D domains, Q scores whose ranks are counted.
 """
 
 import concurrent.futures
@@ -14,7 +14,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,21 +23,22 @@ import pyarrow.compute as pc
 from curation.errors import WinnowError
 from curation.selection import hashing, metrics
 from pipelines.corpus import blocks
-from pipelines.reports.material import Sources
+from pipelines.reports.material import Output, Sources
 from pipelines.selection import ranks
 from pipelines.store import kinds, score_files
 
-SAMPLE_DOCUMENTS = 500_000  # as the paper's Figure 7 has it
+T = TypeVar("T")
+SAMPLE_DOCUMENTS = 500_000  # as in the paper's Figure 7
 _WINDOW_ROWS = 1 << 17
 _READERS = min(4, os.cpu_count() or 1)
 _EMPTY = pa.schema([kinds.ROW, kinds.SCORE_FIELD, kinds.NUM_TOKENS, kinds.DOMAIN]).empty_table()
 
 
 class Sample(NamedTuple):
-  """Documents that all stores have scores of, in the order of shards and rows; a random part of them, or all.
+  """A random sample, or all, of the documents with scores in all stores, in the order of shards and rows.
 
-  `table`: hash uint64 (small ones first is an order at random), shard int32 (its number), row int64, domain string.
-  `scores_SN`: float32, of the scorers. `kept_ON`: bool, which documents each output holds.
+  `table`: hash uint64 (sorting by it gives a random order), shard int32 (its number), row int64, domain string.
+  `scores_SN`: float32, the scores by scorer. `kept_ON`: bool, the documents that each output holds.
   """
 
   table: pa.Table
@@ -46,7 +47,7 @@ class Sample(NamedTuple):
 
 
 class Questions(NamedTuple):
-  """What is counted: the ranks of scores (float32 [S, Q]), scores and lengths in bins, and domains (string [D])."""
+  """The quantities to count: ranks of scores (float32 [S, Q]), scores and lengths in bins, and domains (string [D])."""
 
   queries_SQ: np.ndarray
   score_edges_SE: np.ndarray
@@ -55,7 +56,7 @@ class Questions(NamedTuple):
 
 
 class Counts(NamedTuple):
-  """Counts of documents, int64, which add up over shards; `tokens_C` are tokens. Without token counts lengths are 0."""
+  """Counts of documents, int64, which add up over shards; `tokens_C` counts tokens. Without tokens lengths are 0."""
 
   documents_S: np.ndarray
   ranks_S2Q: np.ndarray
@@ -66,19 +67,20 @@ class Counts(NamedTuple):
   domains_CD: np.ndarray
 
   def add(self, other: "Counts") -> "Counts":
+    """Returns the sum of two counts."""
     return Counts(*map(operator.add, self, other))
 
 
 def draw_sample(sources: Sources, seed: int, most: int = SAMPLE_DOCUMENTS) -> Sample:
-  """The `most` documents with the smallest hashes, or a few less where stores disagree about which are bad."""
+  """Draws the `most` documents with the smallest hashes, or a few less if stores disagree about which are bad."""
   scored = min(sources.summary(name)["scored"] for name in sources.scorers)
-  # Enough to have `most` among them but for once in a billion, and no more than that in memory.
+  # This share contains `most` documents, except once in a billion cases, and bounds the memory.
   share = (most + 6 * math.sqrt(most)) / max(scored, 1)
   cutoff = None if share >= 1 else int(share * 2**64)
-  parts = _of_each_shard(sources, lambda number, shard: _sample_shard(sources, number, shard, seed, cutoff))
+  parts = _map_shards(sources, lambda number, shard: _sample_shard(sources, number, shard, seed, cutoff))
   tables = [table for part in parts for table in part if len(table)]
   if not tables:
-    raise WinnowError(f"the stores {', '.join(sources.scorers)} have no document that all of them have a score of")
+    raise WinnowError(f"the stores {', '.join(sources.scorers)} have no document with scores in all of them")
   drawn = pa.concat_tables(tables)
   hash_N = drawn["hash"].to_numpy()
   if len(hash_N) > most:
@@ -93,36 +95,35 @@ def draw_sample(sources: Sources, seed: int, most: int = SAMPLE_DOCUMENTS) -> Sa
 def count(sources: Sources, questions: Questions) -> Counts:
   """Counts all documents of the corpus, and all of each output.
 
-  Raises WinnowError where a store's ledger does not balance with them, or an output's manifest.
+  Raises WinnowError if the ledger of a store or the manifest of an output disagrees with the counts.
   """
-  counts = functools.reduce(
-    Counts.add, _of_each_shard(sources, lambda _, shard: _count_shard(sources, questions, shard))
-  )
-  for name, found in zip(sources.scorers, counts.documents_S.tolist(), strict=True):
+  counts = functools.reduce(Counts.add, _map_shards(sources, lambda _, shard: _count_shard(sources, questions, shard)))
+  for name, counted in zip(sources.scorers, counts.documents_S.tolist(), strict=True):
     summary = sources.summary(name)
-    if not found == summary["scored"] == summary["read"] - summary["bad"]:
+    if not counted == summary["scored"] == summary["read"] - summary["bad"]:
       raise WinnowError(
-        f"{sources.scorers[name].summary_path} tells of {summary['read']:,} documents read, {summary['scored']:,} "
-        f"scored and {summary['bad']:,} bad, and {found:,} have scores; run winnow score again"
+        f"{sources.scorers[name].summary_path} says {summary['read']:,} documents read, {summary['scored']:,} scored "
+        f"and {summary['bad']:,} bad, but {counted:,} have scores; run winnow score again"
       )
-  for output, found in zip(sources.outputs, counts.documents_C[1:].tolist(), strict=True):
-    if found != output.manifest["counts"]["selected"]:
+  for output, counted in zip(sources.outputs, counts.documents_C[1:].tolist(), strict=True):
+    if counted != output.manifest["counts"]["selected"]:
       claimed = output.manifest["counts"]["selected"]
       raise WinnowError(
-        f"{output.folder} holds {claimed:,} documents by its manifest.json, and {found:,} by its scores; run winnow "
+        f"{output.folder} holds {claimed:,} documents by its manifest.json, but {counted:,} by its scores; run winnow "
         "verify on it"
       )
   return counts
 
 
-def _of_each_shard(sources: Sources, work: Callable[[int, blocks.Shard], Any]) -> list[Any]:
+def _map_shards(sources: Sources, work: Callable[[int, blocks.Shard], T]) -> list[T]:
+  """Applies `work` to the number and the shard of each shard, in threads; returns the results in order."""
   shards = sources.shards
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     return list(pool.map(work, range(len(shards)), shards))
 
 
 def _windows(sources: Sources, shard: blocks.Shard) -> Iterator[list[pa.Table]]:
-  """The rows of a window of all stores: row, score, num_tokens, and of the first one domain; window after window."""
+  """Yields the rows of each window, one table for each store: row, score, num_tokens; the first one has domain too."""
   with contextlib.ExitStack() as stack:
     files = [stack.enter_context(score_files.ScoreFile(store, shard)) for store in sources.stores]
     if len({file.summary.num_rows for file in files}) > 1:
@@ -147,7 +148,7 @@ def _cut(file: score_files.ScoreFile, *, domains: bool) -> Iterator[pa.Table]:
       left = next(batches, None)
     yield pa.Table.from_batches(parts, schema) if parts else _EMPTY
   if left is not None:
-    raise WinnowError(f"the scores of {file.summary.shard} have rows that it has not; run winnow verify")
+    raise WinnowError(f"the scores of {file.summary.shard} have rows that its ledger does not; run winnow verify")
 
 
 def _rows(table: pa.Table) -> np.ndarray:
@@ -155,54 +156,54 @@ def _rows(table: pa.Table) -> np.ndarray:
 
 
 def _at(table: pa.Table, rows_N: np.ndarray) -> np.ndarray:
-  """Where in a table those of the rows stand that it has: int64, ascending as the rows are."""
-  there = _rows(table)
-  place_N = np.searchsorted(there, rows_N)
-  is_there_N = place_N < len(there)
-  is_there_N[is_there_N] = there[place_N[is_there_N]] == rows_N[is_there_N]
-  return place_N[is_there_N]
+  """Returns the positions in a table of the rows that it has: int64, ascending as the rows are."""
+  table_rows = _rows(table)
+  place_N = np.searchsorted(table_rows, rows_N)
+  is_present_N = place_N < len(table_rows)
+  is_present_N[is_present_N] = table_rows[place_N[is_present_N]] == rows_N[is_present_N]
+  return place_N[is_present_N]
 
 
 def _kept(sources: Sources, shard: blocks.Shard) -> list[Callable[[list[pa.Table]], tuple[pa.Table, np.ndarray]]]:
-  """For each output what tells its store's table from a window, and which rows of it the output holds."""
+  """Returns for each output a function from a window to the table of its store and bool [N]: the rows in the output."""
 
-  def of_output(output: Any) -> Callable[[list[pa.Table]], tuple[pa.Table, np.ndarray]]:
+  def kept_by(output: Output) -> Callable[[list[pa.Table]], tuple[pa.Table, np.ndarray]]:
     place, within = sources.stores.index(output.store), output.limits(shard)
 
-    def tell(tables: list[pa.Table]) -> tuple[pa.Table, np.ndarray]:
+    def kept(tables: list[pa.Table]) -> tuple[pa.Table, np.ndarray]:
       ranked = ranks.rank_rows(output.request, shard.name, tables[place], within)
       return tables[place], ranked.are_wanted(output.floor, rejected=output.rejected)
 
-    return tell
+    return kept
 
-  return [of_output(output) for output in sources.outputs]
+  return [kept_by(output) for output in sources.outputs]
 
 
 def _sample_shard(sources: Sources, number: int, shard: blocks.Shard, seed: int, cutoff: int | None) -> list[pa.Table]:
-  tellers = _kept(sources, shard)
-  found = []
+  kept_rows = _kept(sources, shard)
+  windows = []
   for tables in _windows(sources, shard):
     rows_N = _rows(tables[0])
     hash_N = hashing.hash_documents("report", seed, shard.name, rows_N)
     if cutoff is not None:
       rows_N, hash_N = rows_N[hash_N < cutoff], hash_N[hash_N < cutoff]
     for table in tables[1:]:
-      is_there_N = np.isin(rows_N, _rows(table), assume_unique=True)
-      rows_N, hash_N = rows_N[is_there_N], hash_N[is_there_N]
+      is_present_N = np.isin(rows_N, _rows(table), assume_unique=True)
+      rows_N, hash_N = rows_N[is_present_N], hash_N[is_present_N]
     columns: dict[str, Any] = {"hash": hash_N, "shard": np.full(len(rows_N), number, np.int32), "row": rows_N}
     columns["domain"] = tables[0]["domain"].take(pa.array(_at(tables[0], rows_N)))
     for s, table in enumerate(tables[: len(sources.scorers)]):
       columns[f"score{s}"] = table["score"].take(pa.array(_at(table, rows_N)))
-    for o, tell in enumerate(tellers):
-      table, kept_N = tell(tables)
+    for o, kept in enumerate(kept_rows):
+      table, kept_N = kept(tables)
       columns[f"kept{o}"] = kept_N[_at(table, rows_N)]
-    found.append(pa.table(columns).combine_chunks())
-  return found
+    windows.append(pa.table(columns).combine_chunks())
+  return windows
 
 
 def _count_shard(sources: Sources, questions: Questions, shard: blocks.Shard) -> Counts:
-  num_scorers, tellers = len(sources.scorers), _kept(sources, shard)
-  num_sets, (_, num_edges) = 1 + len(tellers), questions.score_edges_SE.shape
+  num_scorers, kept_rows = len(sources.scorers), _kept(sources, shard)
+  num_sets, (_, num_edges) = 1 + len(kept_rows), questions.score_edges_SE.shape
   counts = Counts(
     documents_S=np.zeros(num_scorers, np.int64),
     ranks_S2Q=np.zeros((num_scorers, 2, questions.queries_SQ.shape[1]), np.int64),
@@ -217,29 +218,31 @@ def _count_shard(sources: Sources, questions: Questions, shard: blocks.Shard) ->
       counts.documents_S[s] += len(table)
       counts.ranks_S2Q[s] += metrics.count_ranks(questions.queries_SQ[s], table["score"].to_numpy())
     counts.documents_C[0] += len(tables[0])
-    _count_set(sources, questions, tables, None, _of_set(counts, 0))
-    for o, tell in enumerate(tellers):
-      table, kept_N = tell(tables)
+    _count_set(sources, questions, tables, None, _set_counts(counts, 0))
+    for o, kept in enumerate(kept_rows):
+      table, kept_N = kept(tables)
       counts.documents_C[1 + o] += kept_N.sum()
-      _count_set(sources, questions, tables, _rows(table)[kept_N], _of_set(counts, 1 + o))
+      _count_set(sources, questions, tables, _rows(table)[kept_N], _set_counts(counts, 1 + o))
   return counts
 
 
 class _SetCounts(NamedTuple):
+  """The parts of `Counts` for one set of documents, as views."""
+
   scores_SB: np.ndarray
   lengths_B: np.ndarray
   tokens: np.ndarray  # int64 [1]
   domains_D: np.ndarray
 
 
-def _of_set(counts: Counts, c: int) -> _SetCounts:
+def _set_counts(counts: Counts, c: int) -> _SetCounts:
   return _SetCounts(counts.scores_CSB[c], counts.lengths_CB[c], counts.tokens_C[c : c + 1], counts.domains_CD[c])
 
 
 def _count_set(
   sources: Sources, questions: Questions, tables: list[pa.Table], rows_N: np.ndarray | None, counts: _SetCounts
 ) -> None:
-  """Adds the documents of a window that are in one set, all of each store where `rows_N` is None."""
+  """Adds the documents of a window that are in one set; all documents of each store if `rows_N` is None."""
 
   def column(table: pa.Table, name: str) -> pa.ChunkedArray:
     return table[name] if rows_N is None else table[name].take(pa.array(_at(table, rows_N)))

@@ -286,7 +286,7 @@ def test_prefixes_of_another_seed(place, news, tmp_path, capsys):
 
   capsys.readouterr()
   assert run_in(tmp_path, command(place, *flags[:1], models="run/checkpoint_1000", parts="news.jsonl")) == 0
-  assert "is left out, for its mask_seed is 5 and is 0 here" in capsys.readouterr().err
+  assert "is left out, since its mask_seed is 5, but 0 here" in capsys.readouterr().err
   assert list(figures(tmp_path)) == ["run_checkpoint_1000"]
 
 
@@ -326,7 +326,7 @@ def test_models_that_were_asked_for_other_tokens_are_told(place, news, tmp_path,
   (tmp_path / "odd.jsonl").write_text('{"text": "river stone"}\n{"text": "\u6f22\u5b57"}\n{"text": "house"}\n')
   both = [f"--models={place}/run/checkpoint_200,broken", "--input=odd.jsonl"]
   assert run_in(tmp_path, [*command(place), *both]) == 0
-  assert "broken was asked for" in (told := capsys.readouterr().err) and "3 documents" in told
+  assert "predicted" in (told := capsys.readouterr().err) and "broken" in told and "3 documents" in told
   assert "their figures do not compare" in told
 
 

@@ -229,11 +229,11 @@ def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):
   manifest = tmp_path / "best/manifest.json"
   whole = manifest.read_text()
   manifest.write_text(whole.replace('"selected": 89', '"selected": 88'))
-  assert "holds 88 documents by its manifest.json, and 89 by its scores" in refused("--scores=scores", "--output=best")
+  assert "holds 88 documents by its manifest.json, but 89 by its scores" in refused("--scores=scores", "--output=best")
   manifest.write_text(whole.replace('"selected": 89', '"selected": "89"'))
-  assert "manifest.json is damaged (ValueError: a count is no number)" in refused("--scores=scores", "--output=best")
+  assert "manifest.json is damaged (ValueError: a count is not a number)" in refused("--scores=scores", "--output=best")
   manifest.write_text(whole.replace('"output_format": "tfrecord"', '"output_format": "../x"'))
-  assert "manifest.json is damaged (ValueError: the format '../x' is none)" in refused(
+  assert "manifest.json is damaged (ValueError: the format '../x' is unknown)" in refused(
     "--scores=scores", "--output=best"
   )
   manifest.write_text(whole.replace('"command": [', '"command": "", "was": ['))
