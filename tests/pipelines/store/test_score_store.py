@@ -139,7 +139,7 @@ def test_scores_of_another_request_are_never_taken(store):
     block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   with pytest.raises(WinnowError, match="scores of another request"):
     score_files.read_summary(store, S)
-  with pytest.raises(WinnowError, match="of another request"):
+  with pytest.raises(WinnowError, match="belongs to another request"):
     store.ledger()
   clearing.clear_others(store, [S], keep_engine=True)
   assert not other.has_scores
