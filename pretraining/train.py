@@ -215,7 +215,7 @@ def _register(output: str, vocabulary: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  return commands.run_command(run, argv, goes_on=False)
+  return commands.run_command(run, argv, resumes=False)
 
 
 if __name__ == "__main__":
