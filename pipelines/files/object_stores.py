@@ -42,7 +42,7 @@ def upload(file: IO[bytes], path: str) -> bool:
   if path.startswith(HUB):
     raise WinnowError("hf:// can be read only; write to a folder, or to gs://")
   if not path.startswith(GCS):
-    with file_systems(path).create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
+    with file_system(path).create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
       shutil.copyfileobj(file, target, COPY_BYTES)
     return True
   from google.api_core import exceptions
@@ -56,15 +56,25 @@ def upload(file: IO[bytes], path: str) -> bool:
 
 def beam_options():
   """Returns Beam's options as set in the launcher and in every worker; they select the credentials."""
+
+  return filesystems.FileSystems._pipeline_options or _no_options()
+
+
+@functools.cache
+def _no_options():
   from apache_beam.options import pipeline_options
 
-  return filesystems.FileSystems._pipeline_options or pipeline_options.PipelineOptions([])
+  return pipeline_options.PipelineOptions([])
 
 
-def file_systems(path: str) -> type[filesystems.FileSystems]:
-  """Returns Beam's FileSystems once the store of a path has answered; raises AccessError as `reach` does."""
+def file_system(path: str) -> filesystem.FileSystem:
+  """Returns Beam's file system of a path once its store has answered; raises AccessError as `reach` does."""
   reach(path)
-  return filesystems.FileSystems
+  if path.startswith(S3):
+    from pipelines.files import shared_s3
+
+    return shared_s3.S3FileSystem(beam_options())
+  return filesystems.FileSystems.get_filesystem(path)
 
 
 def is_known(path: str) -> bool:
@@ -120,17 +130,18 @@ def _lacks_credentials(error: Any) -> bool:
 
 @functools.cache
 def _reach_s3(bucket: str) -> None:
-  from apache_beam.io.aws.clients.s3 import boto3_client
   from apache_beam.options import pipeline_options
 
-  if boto3_client.boto3 is None:
+  from pipelines.files import shared_s3
+
+  if shared_s3.boto3_client.boto3 is None:
     return  # Beam's own error says what to install
   with access_errors(f"cannot reach {S3}{bucket}"):
     options = beam_options()
     is_given = options.view_as(pipeline_options.S3Options).s3_access_key_id is not None
-    if not is_given and boto3_client.boto3.session.Session().get_credentials() is None:
+    if not is_given and shared_s3.boto3_client.boto3.session.Session().get_credentials() is None:
       raise AccessError(f"{S3}{bucket} cannot be used: {_NO_AWS}")
-    client = boto3_client.Client(options).client
+    client = shared_s3.client(options).client
     with contextlib.suppress(client.exceptions.ClientError):  # any answer will do
       client.head_bucket(Bucket=bucket)
 

@@ -1,7 +1,7 @@
 """Files on local disks and object stores: each is complete or absent, and a second writer never replaces it.
 
 Local paths use the operating system, `gs://` uses Google's client, and `hf://` (read-only) the hub's own file system.
-All other schemes, such as `s3://`, go through Beam's FileSystems.
+`s3://` uses Beam's file system on a client that the process shares, and all other schemes use Beam's FileSystems.
 """
 
 import base64
@@ -82,7 +82,7 @@ def match(pattern: str) -> list[tuple[str, int]]:
     files = object_stores.match_hub(pattern)
   else:
     with object_stores.access_errors(f"cannot list {pattern}"):
-      listed = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
+      listed = object_stores.file_system(pattern).match([pattern])[0].metadata_list
     files = sorted((entry.path, entry.size_in_bytes) for entry in listed)
   return [(path, size) for path, size in files if not _TEMPORARY.fullmatch(base_name(path))]
 
@@ -128,7 +128,7 @@ def list_times(pattern: str) -> dict[str, float]:
     times = {path: status.st_mtime for path, status in local_files.match(pattern).items()}
   else:
     with object_stores.access_errors(f"cannot list {pattern}"):
-      listed = object_stores.file_systems(pattern).match([pattern])[0].metadata_list
+      listed = object_stores.file_system(pattern).match([pattern])[0].metadata_list
     times = {entry.path: entry.last_updated_in_seconds for entry in listed}
   return {path: seconds for path, seconds in times.items() if not _TEMPORARY.fullmatch(base_name(path))}
 
@@ -142,7 +142,7 @@ def exists(path: str) -> bool:
       return object_stores.hub().exists(path)
     if path.startswith(object_stores.GCS):
       return object_stores.blob(path).exists()
-    return object_stores.file_systems(path).exists(path)
+    return object_stores.file_system(path).exists(path)
 
 
 def size(path: str) -> int:
@@ -170,7 +170,7 @@ def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
     elif path.startswith(object_stores.GCS):  # Beam has one buffer size for all files
       file = object_stores.blob(path).open("rb", chunk_size=buffer_bytes, raw_download=True)
     else:
-      file = object_stores.file_systems(path).open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
+      file = object_stores.file_system(path).open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
   return cast(BinaryIO, object_stores.RemoteFile(file, path))
 
 
@@ -206,7 +206,7 @@ def version(path: str) -> str:
   if not exists(path):
     raise FileNotFoundError(path)
   with object_stores.read_errors(path):
-    return f"{path.partition('://')[0]}:{object_stores.file_systems(path).checksum(path)}"
+    return f"{path.partition('://')[0]}:{object_stores.file_system(path).checksum(path)}"
 
 
 @contextlib.contextmanager
@@ -285,9 +285,10 @@ def delete(paths: list[str]) -> None:
     for path, failure in statuses:
       if failure:
         raise WinnowError(f"cannot delete {path}: status {failure}")
-  if present := [path for path in others if exists(path)]:
+  # S3 itself ignores objects that do not exist.
+  if present := [path for path in others if path.startswith(object_stores.S3) or exists(path)]:
     with object_stores.access_errors(f"cannot delete {present[0]}"):
-      object_stores.file_systems(present[0]).delete([escape(path) for path in present])
+      object_stores.file_system(present[0]).delete(present)
 
 
 def delete_folder(folder: str) -> None:

@@ -6,6 +6,8 @@
     | for each output shard an Arrow IPC stream of `hash` uint64 or fixed_size_binary[16], `record` large_binary
       (nothing where it has no record)
 
+Arrow's own file format is not used: its footer knows neither output shards nor checksums (`docs/design.md`).
+
 All integers are little-endian; offsets are bytes from the start of the file, counts are records, checksums the
 CRC32C of each output shard's range. A hash here is the sort key of a record: 64 bits, or 128 bits as the bytes of a
 big-endian number (S16 in NumPy). Shapes: N records.

@@ -1,11 +1,10 @@
 """Input on s3://, against moto's server."""
 
 import json
-import urllib.request
 
+import buckets
 import corpora
 import pytest
-from moto import server as moto_server
 from running import content, run_in
 
 from pipelines.files import storage
@@ -13,16 +12,8 @@ from pipelines.files import storage
 
 @pytest.fixture
 def s3(monkeypatch):
-  monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-  monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-  monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-  server = moto_server.ThreadedMotoServer("127.0.0.1", 0)
-  server.start()
-  host, port = server.get_host_and_port()
-  endpoint = f"http://{host}:{port}"
-  urllib.request.urlopen(urllib.request.Request(f"{endpoint}/winnow", method="PUT")).close()
-  yield endpoint
-  server.stop()
+  with buckets.emulated_s3(monkeypatch) as endpoint:
+    yield endpoint
 
 
 @pytest.mark.local_runner

@@ -1,11 +1,14 @@
-"""A bucket of an emulator of Google Cloud Storage in this process, which other processes reach too."""
+"""Buckets of emulators of Google Cloud Storage and of S3 in this process, which other processes reach too."""
 
 import contextlib
 import os
+import urllib.request
 from collections.abc import Iterator
 
+import pytest
 from apache_beam.internal.gcp import auth
 from gcp_storage_emulator import server
+from moto import server as moto_server
 
 from pipelines.files import object_stores, storage
 
@@ -31,6 +34,22 @@ def emulated() -> Iterator[str]:
     auth._Credentials._credentials_init = before[1]
     emulator.stop()
     object_stores.gcs_client.cache_clear()
+
+
+@contextlib.contextmanager
+def emulated_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+  """The endpoint of a store with an empty bucket, `s3://winnow`; this process and its children have its credentials."""
+  monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+  monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+  monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+  emulator = moto_server.ThreadedMotoServer("127.0.0.1", 0)
+  emulator.start()
+  host, port = emulator.get_host_and_port()
+  endpoint = f"http://{host}:{port}"
+  for path, method in (("moto-api/reset", "POST"), ("winnow", "PUT")):
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{path}", method=method)).close()
+  yield endpoint
+  emulator.stop()
 
 
 def content(folder: str) -> dict[str, bytes]:
