@@ -1,8 +1,8 @@
-"""What the paper says, as pure functions on arrays: NumPy and JAX, never Beam."""
+"""The methods of the paper as pure functions on arrays: NumPy and JAX, never Beam."""
 
-import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from curation import faces
 
 if TYPE_CHECKING:
   from curation.coverage import density as density
@@ -22,22 +22,26 @@ if TYPE_CHECKING:
   from curation.selection import hashing as hashing
   from curation.selection import metrics as metrics
   from curation.selection import quotas as quotas
-
-# Modules that `from curation import NAME` gives, each loaded when it is asked for: some bring JAX, or a compiler.
-_FACE = {
-  **dict.fromkeys(("density", "kernels", "kmeans", "minhash", "race", "semdedup"), "coverage"),
-  **dict.fromkeys(("checkpoints", "t5", "vocabulary"), "models"),
-  **dict.fromkeys(("ask_llm", "perplexity", "sentence_t5", "span_corruption"), "scorers"),
-  **dict.fromkeys(("domains", "hashing", "metrics", "quotas"), "selection"),
-}
-__all__ = [*_FACE]
-
-
-def __getattr__(name: str) -> ModuleType:
-  if name not in _FACE:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  return importlib.import_module(f"{__name__}.{_FACE[name]}.{name}")
-
-
-def __dir__() -> list[str]:
-  return sorted({*globals(), *_FACE})
+else:
+  __getattr__, __dir__, __all__ = faces.lazy(
+    __name__,
+    modules=(
+      "coverage.density",
+      "coverage.kernels",
+      "coverage.kmeans",
+      "coverage.minhash",
+      "coverage.race",
+      "coverage.semdedup",
+      "models.checkpoints",
+      "models.t5",
+      "models.vocabulary",
+      "scorers.ask_llm",
+      "scorers.perplexity",
+      "scorers.sentence_t5",
+      "scorers.span_corruption",
+      "selection.domains",
+      "selection.hashing",
+      "selection.metrics",
+      "selection.quotas",
+    ),
+  )
