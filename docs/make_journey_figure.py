@@ -75,7 +75,20 @@ def module_files() -> dict[str, pathlib.Path]:
   return {name: file for name, file in names.items() if file.name != "__init__.py"}
 
 
-def imported_modules(file: pathlib.Path, modules: dict[str, pathlib.Path]) -> list[str]:
+def face_names(modules: dict[str, pathlib.Path]) -> dict[str, str]:
+  """The modules that hold the public names of folders, by the full name under which a folder gives them."""
+  found = {}
+  for folder in sorted({file.parent for file in modules.values()}):
+    package = ".".join(folder.relative_to(PROJECT).parts)
+    for node in ast.walk(ast.parse((folder / "__init__.py").read_text())):
+      if isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+          module = f"{node.module}.{alias.name}"
+          found[f"{package}.{alias.asname or alias.name}"] = module if module in modules else str(node.module)
+  return found
+
+
+def imported_modules(file: pathlib.Path, modules: dict[str, pathlib.Path], faces: dict[str, str]) -> list[str]:
   """Names of our modules that a file imports, at its top and inside functions, but not for types alone."""
   tree = ast.parse(file.read_text())
   for_types = {
@@ -92,7 +105,7 @@ def imported_modules(file: pathlib.Path, modules: dict[str, pathlib.Path]) -> li
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-  return sorted(found & modules.keys())
+  return sorted({faces.get(name, name) for name in found} & modules.keys())
 
 
 def compute() -> Journey:
@@ -101,8 +114,9 @@ def compute() -> Journey:
   named = {name for roots in ROOTS.values() for name in roots} | NOT_TAKEN.keys()
   if missing := sorted(named - modules.keys()):
     raise ValueError(f"{', '.join(missing)} is no module any more; correct ROOTS and NOT_TAKEN")
+  faces = face_names(modules)
   imports = {
-    name: [found for found in imported_modules(file, modules) if found not in NOT_TAKEN]
+    name: [found for found in imported_modules(file, modules, faces) if found not in NOT_TAKEN]
     for name, file in modules.items()
   }
   reached = {command: _closure(imports, roots) for command, roots in ROOTS.items()}

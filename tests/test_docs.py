@@ -81,7 +81,7 @@ def test_the_picture_of_the_journey_shows_the_imports_of_today():
   serving = sum(len(journey.files[folder]) for folder in script.SERVING)
   text = " ".join(DESIGN_PAGE.split())
   (counts,) = re.findall(r"goes through (\d+) files of `pipelines` and (\d+) of `curation`", text)
-  assert counts == (str(journey.count("pipelines")), str(journey.count("curation")))
+  assert counts == (str(journey.count("pipelines")), str(journey.count("curation"))), "correct docs/design.md"
   (handling,) = re.findall(r"Of the files of `pipelines`, (\d+) handle", text)
   assert int(handling) == journey.count("pipelines") - serving
 
