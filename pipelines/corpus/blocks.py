@@ -140,7 +140,7 @@ def every(index: int) -> bool:
   return True
 
 
-def as_string(value: Any) -> str:
+def as_string(value: object) -> str:
   """Returns a url or timestamp as a string: '' for a missing one, and `str` of numbers and other values."""
   if type(value) is str:
     return value

@@ -59,7 +59,7 @@ class Spread(beam.PTransform):
     super().__init__()
     self._elements = elements
 
-  def expand(self, after: Any):
+  def expand(self, after: Any) -> beam.PCollection:  # a pipeline, or a PCollection of one element
     elements = self._elements
     if isinstance(after, (beam.Pipeline, beam.pvalue.PBegin)):
       created = after | "Create" >> beam.Create(elements)

@@ -8,7 +8,6 @@ import time
 import tokenize
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pyarrow as pa
 
@@ -73,7 +72,7 @@ def remove(folder: str, path: str, error: DamagedError) -> None:
     raise WinnowError(f"{error}; this user cannot remove it: ask the owner of {folder} to run its command") from denied
 
 
-def is_whole(folder: str, path: str, check: Callable[[str], Any]) -> bool:
+def is_whole(folder: str, path: str, check: Callable[[str], object]) -> bool:
   """Tells whether a file exists and passes `check`; removes it if `check` raises DamagedError."""
   if not storage.exists(path):
     return False

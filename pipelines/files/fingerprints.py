@@ -30,13 +30,13 @@ _DIGEST = re.compile(r"([a-z0-9]+:)?[0-9a-f]{8,}")
 _ABSENT = object()
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: object) -> bytes:
   """Returns canonical JSON, whose bytes depend on the value alone: sorted keys, two spaces, a newline at the end."""
   options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
   return orjson.dumps(value, option=options)
 
 
-def fingerprint(request: Any) -> str:
+def fingerprint(request: object) -> str:
   """Returns the fingerprint of a JSON value: 32 hex digits of BLAKE2b."""
   return hashlib.blake2b(to_json(request), digest_size=16).hexdigest()
 
@@ -93,7 +93,7 @@ def refuse_other(path: str, request: dict[str, Any], *, owner: str, advice: str 
     raise WinnowError(f"{owner} belongs to another request: {field} is {known} there and {wanted} now; {advice}")
 
 
-def as_read(value: Any) -> Any:
+def as_read(value: object) -> Any:
   """Returns the value as it comes back from its JSON: tuples as lists, keys as strings."""
   return orjson.loads(to_json(value))
 
@@ -112,7 +112,7 @@ def claim(path: str, request: dict[str, Any], *, owner: str, advice: str = ADVIC
   refuse_other(path, request, owner=owner, advice=advice)
 
 
-def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str, str] | None:
+def first_difference(known: object, wanted: object, field: str = "") -> tuple[str, str, str] | None:
   """Returns the first field in which two JSON values differ, with both values shortened; None if they are equal.
 
   Fields are compared depth first, in sorted order. A digest comes with a description of what was digested.
@@ -136,15 +136,15 @@ def first_difference(known: Any, wanted: Any, field: str = "") -> tuple[str, str
   return None
 
 
-def _is_digest(value: Any) -> bool:
+def _is_digest(value: object) -> bool:
   return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
-def _label(item: Any, index: int) -> str:
+def _label(item: object, index: int) -> str:
   return item["name"] if isinstance(item, dict) and "name" in item else str(index)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
   if value is _ABSENT:
     return "absent"
   text = orjson.dumps(value).decode()

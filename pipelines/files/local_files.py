@@ -156,6 +156,7 @@ class _Listing:
     return self.is_folder(path) if entry.is_symlink() else entry.is_dir()
 
   def is_folder(self, path: str) -> bool:
+    """Tells whether a path is a folder, through links; raises as `look` does."""
     status = self.look(path)
     return status is not None and stat.S_ISDIR(status.st_mode)
 

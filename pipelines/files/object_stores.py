@@ -121,7 +121,7 @@ def _reach_gcs(bucket: str) -> None:
       raise
 
 
-def _lacks_credentials(error: Any) -> bool:
+def _lacks_credentials(error: object) -> bool:
   """Tells whether Google's client was asked for credentials and has none."""
   from google.auth import exceptions
 
@@ -294,7 +294,7 @@ def access_errors(what: str) -> Iterator[None]:
     raise AccessError(f"{what}: {cause.rstrip('.') if advice else cause}{advice}") from error
 
 
-def _advice(error: Any) -> str:
+def _advice(error: object) -> str:
   """Returns advice for a user whom a store does not let in, or an empty string."""
   library = type(error).__module__.partition(".")[0]
   if library == "huggingface_hub":

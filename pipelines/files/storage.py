@@ -44,14 +44,17 @@ _DELETE_ATTEMPTS = 5
 
 
 def is_local(path: str) -> bool:
+  """Tells whether a path is on a local disk: it has no scheme."""
   return "://" not in path
 
 
 def join(folder: str, *names: str) -> str:
+  """Joins a folder and names to a path, on a disk or on a store."""
   return os.path.join(folder, *names) if is_local(folder) else "/".join([folder.rstrip("/"), *names])
 
 
 def base_name(path: str) -> str:
+  """Returns the last part of a path."""
   return path.rstrip("/").rsplit("/", 1)[-1]
 
 

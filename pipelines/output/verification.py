@@ -157,7 +157,7 @@ def _without(names: set[str], value: Any) -> Any:
   return [_without(names, item) for item in value] if isinstance(value, list) else value
 
 
-def _expect(claimed: Any, actual: Any, message: str) -> None:
+def _expect(claimed: object, actual: object, message: str) -> None:
   if claimed != actual:
     raise WinnowError(f"{manifests.MANIFEST_FILE}: {message}: {claimed!r} is claimed, but {actual!r} found"[:600])
 
@@ -315,7 +315,7 @@ class Verify(beam.PTransform):
     super().__init__()
     self._config, self._stripes = config, all_stripes
 
-  def expand(self, root: Any):
+  def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
     config, sampling = self._config, self._config.sampling
     ledger = root | "Ledger" >> beam.Create([sampling.store.ledger()])
     if sampling.limits is not None:

@@ -74,15 +74,19 @@ class SamplingConfig:
     return None if self.limits is None else self.limits.within(shard)
 
   def runs_folder(self, engine: str) -> str:
+    """Returns the folder of run files from the scores of an engine."""
     return storage.join(self.work_folder, RUNS_FOLDER, fingerprints.fingerprint([self.fingerprint, engine])[:16])
 
   def run_path(self, stripe: stripes.Stripe, engine: str) -> str:
+    """Returns the path of a stripe's run file."""
     return storage.join(self.runs_folder(engine), f"{stripe.file_name}.run")
 
   def shard_record_path(self, index: int, engine: str) -> str:
+    """Returns the path of the record that an output shard is done."""
     return storage.join(self.runs_folder(engine), f"{index:05d}.json")
 
   def shard_path(self, index: int, num_shards: int) -> str:
+    """Returns the path of an output shard."""
     return storage.join(self.output, formats.file_name(self.name, self.output_format, index, num_shards))
 
 

@@ -198,7 +198,7 @@ def lines(figure: Figure) -> list[str]:
   ]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
   if value is None:
     return "inf"
   return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"

@@ -54,7 +54,7 @@ def legible(text: str) -> str:
   return text.replace("\r\n", "\n").encode("utf-8", "replace").decode().translate(_PICTURES)
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
   if not isinstance(value, str):
     return value
   value = legible(value)

@@ -188,7 +188,7 @@ def settle_limits(sources: Sources, launcher: launch.Launcher, work: str) -> Sou
     output_limits = limits.make_limits(output.store, output.request, work, work, output.manifest["fingerprint"])
     if output_limits is not None:
 
-      def define(root: Any, output_limits: limits.Limits = output_limits) -> None:
+      def define(root: beam.Pipeline, output_limits: limits.Limits = output_limits) -> None:
         _ = (
           root
           | "Ledger" >> beam.Create([output_limits.store.ledger()])

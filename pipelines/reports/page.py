@@ -49,7 +49,7 @@ def render(sources: Sources, tables: dict[str, Figure], documents: tuple[int, in
   )
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
   """Formats a value for readers: short numbers, integers with commas, and only characters that a page may hold."""
   if value is None:
     return ""

@@ -10,6 +10,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -122,7 +123,9 @@ class Log:
   def __enter__(self) -> "Log":
     return self
 
-  def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+  def __exit__(
+    self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+  ) -> None:
     self.entry["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started))
     self.entry["seconds"] = round(time.time() - self._started, 3)
     if error is not None:

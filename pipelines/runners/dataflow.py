@@ -85,7 +85,7 @@ def set_defaults(options: pipeline_options.PipelineOptions) -> None:
   fit_workers(options, None, 0)
 
 
-def _set_machine(worker: Any, machine: accelerators.Machine, is_prime: bool) -> None:
+def _set_machine(worker: pipeline_options.WorkerOptions, machine: accelerators.Machine, is_prime: bool) -> None:
   if not is_prime:
     worker.machine_type = worker.machine_type or machine.name
   worker.disk_size_gb = worker.disk_size_gb or machine.disk_gb

@@ -171,16 +171,20 @@ class ScoreStore:
     return fingerprints.fingerprint(fingerprints.read_json_or_none(self.engine_path))
 
   def block_folder(self, shard: blocks.Shard, engine: str) -> str:
+    """Returns the folder of a shard's block files by an engine."""
     name = fingerprints.fingerprint([self.fingerprint_of(shard), engine])[:16]
     return storage.join(self.blocks_folder, f"{shard.file_name}-{name}")
 
   def block_path(self, shard: blocks.Shard, index: int, engine: str) -> str:
+    """Returns the path of a block file."""
     return storage.join(self.block_folder(shard, engine), f"{index:08d}.parquet")
 
   def scores_path(self, shard: blocks.Shard) -> str:
+    """Returns the path of a compacted shard."""
     return storage.join(self.shards_folder, f"{shard.file_name}.parquet")
 
   def dead_letter_path(self, shard: blocks.Shard) -> str:
+    """Returns the path of a shard's bad rows."""
     return storage.join(self.folder, "dead_letter", f"{shard.file_name}.jsonl")
 
   def finished_blocks(self, shard: blocks.Shard, engine: str) -> frozenset[int]:
