@@ -56,7 +56,6 @@ def upload(file: IO[bytes], path: str) -> bool:
 
 def beam_options():
   """Returns Beam's options as set in the launcher and in every worker; they select the credentials."""
-
   return filesystems.FileSystems._pipeline_options or _no_options()
 
 
@@ -110,8 +109,7 @@ def _reach_gcs(bucket: str) -> None:
     try:
       gcs_client().bucket(bucket).exists(retry=retry.DEFAULT_RETRY.with_timeout(_REACH_SECONDS))
     except Exception as error:
-      # Any answer will do: objects may be readable although their bucket is not, and a busy server is asked again
-      # later.
+      # Any answer will do: objects may be readable although their bucket is not, and a busy server is retried later.
       if _lacks_credentials(error) or isinstance(getattr(error, "cause", error), exceptions.GoogleAPICallError):
         return
       if isinstance(error, exceptions.RetryError):
