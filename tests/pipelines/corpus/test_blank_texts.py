@@ -1,4 +1,4 @@
-"""A text that shows nothing is an empty one in every format."""
+"""Texts without a visible character count as empty in every format."""
 
 import pytest
 from reader_files import FORMATS, bad, documents, read, write
@@ -9,7 +9,7 @@ VISIBLE = ["\u200bword", "\ufeff\0.", "☂️"]
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_text_of_invisible_characters_is_empty(tmp_path, suffix):
-  """Kills: `isspace`, or a format with a rule of its own. Its neighbours keep their rows, whatever the blocks."""
+  """Kills: `isspace`, or a format with its own rule. Neighbours keep their row numbers, whatever the blocks."""
   texts = [text for blank in BLANK for text in (*VISIBLE, blank)]
   records = [{"text": text, "url": "https://x.org", "timestamp": ""} for text in texts]
   blocks = read(write(tmp_path, f"a.{suffix}", records), block_rows=5)

@@ -1,4 +1,4 @@
-"""Block borders against a plain loop over rows, and what a block holds."""
+"""Borders of blocks against a plain loop over rows, and the content of a block."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pipelines.corpus.blocks import BAD_SCHEMA, DOCUMENT_SCHEMA, BadRowError, Bl
 
 PADDING = b"\0"
 
-# A record is a text and bytes around it that are no text; None stands for a text that is bad and counts nothing.
+# A record is a text and other bytes around it; None stands for a bad text, which counts nothing.
 _texts = st.one_of(
   st.none(), st.integers(1, 60).map(lambda size: "a" * size), st.text("aé語😀", min_size=1, max_size=15)
 )
@@ -30,7 +30,7 @@ def _parse(record: bytes) -> tuple[str, str, str]:
 
 
 def _chunks(records: list[bytes], sizes: list[int]) -> Iterator[Chunk]:
-  """The records in chunks of the given sizes, over and over."""
+  """Returns the records in chunks of the given sizes, over and over."""
   start = turn = 0
   while start < len(records):
     size = sizes[turn % len(sizes)]
@@ -39,7 +39,7 @@ def _chunks(records: list[bytes], sizes: list[int]) -> Iterator[Chunk]:
 
 
 def _borders_by_loop(texts: list[str | None], block_rows: int, limit: int) -> list[tuple[int, int, int]]:
-  """(first row, rows, text bytes) of every block, straight from the definition."""
+  """Returns (first row, rows, text bytes) of every block, straight from the definition."""
   blocks, first, size = [], 0, 0
   for row, text in enumerate(texts):
     size += len(text.encode()) if text is not None else 0
@@ -60,7 +60,8 @@ def _borders_by_loop(texts: list[str | None], block_rows: int, limit: int) -> li
   wanted=st.sets(st.integers(0, 60)),
 )
 def test_borders_are_those_of_a_plain_loop_whatever_is_skipped(records, sizes, block_rows, limit, wanted):
-  """Kills: skipping by the records' bytes alone (no `tighten`); a limit of one byte more; a bound below the text."""
+  """Kills: skipping only by the bytes of records (no `tighten`); a limit that is one byte higher; a bound below the
+  text."""
   chunks = _chunks([_encode(*record) for record in records], sizes)
   blocks = list(cut_blocks(chunks, block_rows=block_rows, block_text_bytes=limit, want=lambda index: index in wanted))
   texts = [text for text, _ in records]
@@ -83,7 +84,7 @@ def test_borders_are_those_of_a_plain_loop_whatever_is_skipped(records, sizes, b
 @settings(max_examples=200)
 @given(st.text(), st.booleans())
 def test_no_text_is_longer_than_the_json_that_holds_it(text, ascii_only):
-  """What skipping by a bound rests on."""
+  """Skipping by a bound depends on this."""
   assert len(json.dumps(text, ensure_ascii=ascii_only).encode()) >= len(text.encode()) + 2
 
 
@@ -98,7 +99,7 @@ def test_no_rows_make_no_block():
 
 
 def test_a_skipped_block_that_stays_below_the_limit_is_never_parsed():
-  """Kills: parsing every block and throwing the unwanted away."""
+  """Kills: a reader that parses every block and drops the unwanted ones."""
 
   def refuse(record: bytes) -> tuple[str, str, str]:
     raise AssertionError("parsed")

@@ -1,4 +1,4 @@
-"""Embeddings that were made elsewhere: rows and shapes are checked, and what is wrong is told in a sentence."""
+"""External embeddings: rows and shapes are checked, and errors are one sentence."""
 
 import json
 import pathlib
@@ -35,7 +35,7 @@ def write(path: pathlib.Path, kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["npy64", "npy16", "list", "large", "fixed"])
 def test_rows_are_read_in_any_runs(tmp_path, kind):
-  """Kills: a batch whose end is lost, and runs that are skipped but counted."""
+  """Kills: a batch whose end is lost; skipped rows that are counted wrongly."""
   about = embedding_files.find(write(tmp_path, kind), [SHARD])["a.jsonl"]
   assert (about.rows, about.dimensions) == (2_500, 6)
   expected = POINTS.astype(np.float16).astype(np.float32) if kind == "npy16" else POINTS
@@ -94,7 +94,7 @@ def test_what_is_no_embedding_file_is_refused(tmp_path, how, told):
 
 
 def test_lists_of_other_lengths_are_told_by_their_row(tmp_path):
-  """Kills: numbers of a short list taken from the next one."""
+  """Kills: a short list that is filled up from the next one."""
   lists = [list(row) for row in POINTS]
   lists[1_234] = lists[1_234][:3]
   pq.write_table(pa.table({"embedding": lists}), tmp_path / "x.parquet")
@@ -104,7 +104,7 @@ def test_lists_of_other_lengths_are_told_by_their_row(tmp_path):
 
 
 def test_a_first_row_without_an_embedding_and_a_file_without_rows_are_taken(tmp_path):
-  """Kills: dimensions that the first row alone tells."""
+  """Kills: dimensions that are taken only from the first row."""
   lists = pa.array([None, *POINTS], pa.list_(pa.float32()))
   pq.write_table(pa.table({"embedding": lists}), tmp_path / "x.parquet")
   pq.write_table(pa.table({"embedding": lists[:0]}), tmp_path / "y.parquet")
@@ -118,7 +118,8 @@ def test_a_first_row_without_an_embedding_and_a_file_without_rows_are_taken(tmp_
 
 
 def test_files_are_paired_by_name_and_unlike_numbering_is_refused(tmp_path):
-  """Kills: e_10 paired with the third shard, c.00002, and files in other folders sorted by these."""
+  """Kills: e_10 that is paired with the third shard, c.00002; files of other folders that are sorted by their
+  folders."""
   shards = [Shard(f"c.{i:05d}.jsonl", "", "jsonl", "", 1) for i in range(11)]
   for i in range(11):
     np.save(tmp_path / f"e_{i}.npy", POINTS[: i + 1])
@@ -143,7 +144,7 @@ def embed(folder: pathlib.Path, *rows: int, **flags) -> int:
 
 @pytest.mark.parametrize(("rows", "said"), [(299, "has 299 rows"), (301, "has 301 rows"), (3_000, "has 3,000 rows")])
 def test_other_numbers_of_rows_end_the_run(tmp_path, capsys, rows, said):
-  """Kills: rows beyond the shard's end that nobody notices."""
+  """Kills: unnoticed rows beyond the end of the shard."""
   np.save(tmp_path / "0.npy", np.ones((200, 4), np.float32))
   np.save(tmp_path / "1.npy", np.ones((rows, 4), np.float32))
   assert embed(tmp_path, 200, 300) == 1

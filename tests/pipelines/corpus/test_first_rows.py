@@ -1,4 +1,4 @@
-"""A wrong field is refused before anything is written, and a shard without one good row by its name."""
+"""Refusal of a wrong field before anything is written, and of a shard without a good row, by its name."""
 
 import gzip
 import json
@@ -28,7 +28,8 @@ def count(folder: pathlib.Path, *flags: str) -> int:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_wrong_field_is_refused_before_anything_is_written(tmp_path, capsys, name):
-  """Kills the mutants: a corpus that is read through; a sentence without the fields that there are, or the flag."""
+  """Kills the mutants: a check that reads the whole corpus; a sentence without the existing fields, or without the
+  flag."""
   (tmp_path / "corpus").mkdir()
   for number in range(3):
     write(tmp_path / "corpus", f"{number}.{name}", FLAT)
@@ -62,8 +63,8 @@ def test_an_estimate_says_the_same_of_a_wrong_field(tmp_path, capsys):
 
 @pytest.mark.parametrize(("kind", "workers"), [("first", 1), ("last", 2), ("other field", 1)])
 def test_a_shard_without_a_document_among_others_is_refused_by_name(tmp_path, capsys, kind, workers):
-  """Eleven shards, fewer than 1% of whose rows are bad. Kills the mutants: a share of all rows alone; a wrong field
-  that is told from one bad file; a refusal that loses what was scored.
+  """Eleven shards with fewer than 1% bad rows. Kills the mutants: a limit only on the share of all rows; a wrong field
+  reported for one bad file; a refusal that loses scores.
   """
   (tmp_path / "corpus").mkdir()
   for number in range(8):
@@ -90,7 +91,7 @@ def test_a_shard_without_a_document_among_others_is_refused_by_name(tmp_path, ca
 
 
 def test_a_field_that_is_missing_at_first_is_no_wrong_one(tmp_path):
-  """Kills the mutant that looks at one block of a shard: here texts begin with row 3,000."""
+  """Kills the mutant that reads only one block of a shard: here texts begin with row 3,000."""
   (tmp_path / "corpus").mkdir()
   lines = [json.dumps({"id": row} | ({"text": f"the river {row}"} if row >= 3_000 else {})) for row in range(3_300)]
   (tmp_path / "corpus/a.jsonl").write_text("\n".join(lines))
@@ -118,7 +119,7 @@ def test_a_corpus_without_a_document_is_refused_all_the_same(tmp_path, capsys):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_gzip_file_with_zeros_behind_it_is_read(tmp_path, workers):
-  """As tapes and block devices leave it. Kills the mutant whose count of documents ends in a traceback."""
+  """Tapes and block devices leave such files. Kills the mutant whose count of documents ends in a traceback."""
   (tmp_path / "corpus").mkdir()
   for number in range(3):
     rows = "".join(json.dumps({"text": f"the stone {number}.{row}"}) + "\n" for row in range(200))
@@ -127,7 +128,7 @@ def test_a_gzip_file_with_zeros_behind_it_is_read(tmp_path, workers):
 
 
 def test_fields_are_named_to_a_depth_and_a_length(tmp_path, capsys):
-  """Kills the mutants: a name for each of a thousand objects within another; a document as the name of a field."""
+  """Kills the mutants: a name for each of a thousand nested objects; a document as the name of a field."""
   (tmp_path / "corpus").mkdir()
   deep = '{"a":' * 900 + "1" + "}" * 900
   (tmp_path / "corpus/a.jsonl").write_text(f'{deep}\n{{"{"x" * 5000}": 1}}\n')
@@ -139,7 +140,7 @@ def test_fields_are_named_to_a_depth_and_a_length(tmp_path, capsys):
 
 @pytest.mark.local_runner
 def test_blank_lines_pass_no_stage(tmp_path):
-  """Kills the mutant that counts the rows of a block: twice the documents of a file with a blank line behind each."""
+  """Kills the mutant that counts the rows of a block: twice the documents of a file with a blank line after each."""
   (tmp_path / "corpus").mkdir()
   for number in range(2):
     rows = "".join(json.dumps({"text": f"the stone {number}.{row}"}) + "\n\n" for row in range(100))
@@ -151,7 +152,8 @@ def test_blank_lines_pass_no_stage(tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_pointer_of_git_lfs_is_refused_before_anything_is_written(tmp_path, capsys, name):
-  """The last of twenty shards. Kills the mutant that looks at some of them: the others are scored for nothing."""
+  """The pointer is the last of twenty shards. Kills the mutant that checks only some: the others are scored for
+  nothing."""
   (tmp_path / "corpus").mkdir()
   for number in range(19):
     write(tmp_path / "corpus", f"{number:02}.jsonl", [{"text": f"the stone {number}.{row}"} for row in range(30)])

@@ -1,4 +1,4 @@
-"""What shards are called, and the files that belong to them."""
+"""Names of shards, and of the files that belong to them."""
 
 import hypothesis
 import pytest
@@ -16,7 +16,7 @@ def named(pattern: str, *paths: str) -> list[str]:
 
 
 def test_a_shard_is_its_file_wherever_that_lies():
-  """Kills the mutant that names every shard by a path: a corpus that moves would have no scores."""
+  """Kills the mutant that names every shard by a path: a corpus that moves would lose its scores."""
   assert named("/data/*/*.x", "/data/a/1.x", "/data/b/2.x") == ["1.x", "2.x"]
   assert named("gs://b/**", "gs://b/a/1.x", "gs://b/2.x") == ["1.x", "2.x"]
 
@@ -42,7 +42,7 @@ def test_a_shard_is_its_file_wherever_that_lies():
   ],
 )
 def test_where_names_repeat_shards_are_paths_below_the_fixed_part(pattern, paths, names):
-  """Kills the mutant that names the whole path; the corpus could not move."""
+  """Kills the mutant that uses the whole path: the corpus could not move."""
   assert named(pattern, *paths) == names
 
 
@@ -61,14 +61,14 @@ def test_files_of_a_shard_have_its_name_if_a_file_can():
 
 @hypothesis.given(st.one_of(PATHS, PATHS.map(shard_names.file_name), PATHS.map(lambda path: path * 40)))
 def test_a_file_of_a_shard_stays_in_its_folder_and_fits(name):
-  """Kills the mutants: a slash that leads into another folder; a cut within a character; one byte too many."""
+  """Kills the mutants: a slash that leads into another folder; a cut within a character; a name one byte too long."""
   made = shard_names.file_name(name)
   assert "/" not in made and made not in (".", "..") and 0 < len(made.encode()) <= 210
 
 
 @hypothesis.given(PATHS, PATHS)
 def test_no_two_shards_share_a_file(one, other):
-  """Kills the mutants: a slash that is only replaced; a name that looks shortened and is left as it is."""
+  """Kills the mutants: a slash that is only replaced; a name that looks shortened but is kept."""
   others = [other, one.replace("/", "_"), one + "_", f"{one}/b", f"{one}_b", shard_names.file_name(one), one * 40]
   for name in filter(one.__ne__, [*others, shard_names.file_name(f"{one}/b"), shard_names.file_name(one * 40)]):
     assert shard_names.file_name(name) != shard_names.file_name(one), name

@@ -1,4 +1,4 @@
-"""Object stores that do not let this user in, or are not there: told at once, in one sentence, with nothing written."""
+"""Object stores that refuse this user or do not exist: refused at once, in one sentence, with nothing written."""
 
 import http.server
 import json
@@ -29,7 +29,7 @@ COMMANDS = {
 
 @pytest.fixture
 def no_credentials(monkeypatch, tmp_path):
-  """This process has credentials of neither kind, and looks for none on a network."""
+  """Removes all credentials from this process, and keeps it from looking for them on a network."""
   for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS"):
     monkeypatch.delenv(name, raising=False)
   for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "CLOUDSDK_CONFIG"):
@@ -47,7 +47,7 @@ def no_credentials(monkeypatch, tmp_path):
 
 @pytest.fixture
 def private(no_credentials, monkeypatch):
-  """Google's storage as a stranger finds a private bucket there; the paths that were asked for."""
+  """Serves Google's answers about a private bucket to a user without credentials; gives the requested paths."""
   asked = []
 
   class Handler(http.server.BaseHTTPRequestHandler):
@@ -85,28 +85,28 @@ def assert_refused(folder, command: list[str], capsys, told: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_s3_without_credentials_is_refused_at_once(no_credentials, command, tmp_path, capsys):
-  """Kills the mutant that lets Beam look for them, which asks for nine minutes."""
+  """Kills the mutant that lets Beam look for them, which takes nine minutes."""
   command = [word.format("s3://private/x") for word in command]
   assert_refused(tmp_path / "here", command, capsys, f"s3://private cannot be used: {NO_AWS}")
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_private_bucket_of_google_is_refused_to_a_stranger(private, command, tmp_path, capsys):
-  """Kills the mutant that tells what the store says and not what to do."""
+  """Kills the mutant that repeats the message of the store without any advice."""
   command = [word.format("gs://private/x") for word in command]
   assert_refused(tmp_path / "here", command, capsys, f"; {NO_GOOGLE}")
   assert len(private) <= 3
 
 
 def test_a_stranger_writes_to_no_bucket_of_google(no_credentials, monkeypatch):
-  """A bucket that all may read is claimed by nobody who has no credentials."""
+  """A user without credentials cannot claim even a bucket that everybody may read."""
   monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
   with pytest.raises(storage.AccessError, match=f"gs://public/out cannot be written: {NO_GOOGLE}"):
     storage.refuse_unwritable("gs://public/out")
 
 
 def test_google_credentials_are_looked_for_once(no_credentials, monkeypatch):
-  """Kills the mutant that leaves it to Beam, which looks five times, for 20 s, in each process."""
+  """Kills the mutant that leaves the search to Beam, which looks five times, for 20 s, in each process."""
   looked = []
 
   def default(**_):
@@ -121,7 +121,7 @@ def test_google_credentials_are_looked_for_once(no_credentials, monkeypatch):
 
 
 def test_a_key_file_that_is_not_there_is_no_stranger(no_credentials, monkeypatch, tmp_path):
-  """Kills the mutant that goes on without credentials where the user has named some."""
+  """Kills the mutant that continues without credentials although the user has named some."""
   monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
   monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
   with pytest.raises(storage.AccessError, match=r"GOOGLE_APPLICATION_CREDENTIALS=.*key\.json holds no credentials"):
@@ -129,7 +129,7 @@ def test_a_key_file_that_is_not_there_is_no_stranger(no_credentials, monkeypatch
 
 
 def test_a_service_that_is_not_there_is_told_soon(no_credentials, monkeypatch, tmp_path, capsys):
-  """Kills the mutant that leaves it to Beam, which asks for minutes."""
+  """Kills the mutant that leaves it to Beam, which retries for minutes."""
   monkeypatch.setattr(object_stores, "_REACH_SECONDS", 0.1)
   monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
   command = ["sample", "--sampler=random", "--rate=0.5", "--output=out"]
@@ -143,7 +143,7 @@ def test_a_service_that_is_not_there_is_told_soon(no_credentials, monkeypatch, t
 
 @pytest.mark.parametrize("name", ["s3", "gs", "hf"])
 def test_a_folder_called_like_a_scheme_is_local(tmp_path, no_credentials, name):
-  """Kills the mutant that takes what has no :// for a bucket."""
+  """Kills the mutant that takes a path without :// for a bucket."""
   (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"stone {row}"}) + "\n" for row in range(20)))
   assert run_in(tmp_path, ["sample", "--sampler=random", "--rate=0.5", *LOCAL, f"--output={name}"]) == 0
   assert (tmp_path / name / "manifest.json").exists()

@@ -27,13 +27,13 @@ def test_the_field_that_differs_is_named():
   assert fingerprints.first_difference({"a": 1}, {"a": 1, "b": 2}) == ("b", "absent", "2")
 
 
-def test_a_digest_is_told_with_what_it_is_of():
-  """Kills the mutant that says "bf60" there and "6742" now, which tells nobody what to do."""
-  field, there, here = fingerprints.first_difference(
+def test_a_digest_comes_with_its_description():
+  """Kills the mutant that says only "bf60" there and "6742" now, which helps nobody."""
+  field, known, wanted = fingerprints.first_difference(
     {"scores": {"clusters": "ab" * 8}}, {"scores": {"clusters": "cd" * 8}}
   )
-  assert field == "scores.clusters" and here == f'"{"cd" * 8}"'
-  assert there == (
+  assert field == "scores.clusters" and wanted == f'"{"cd" * 8}"'
+  assert known == (
     f'"{"ab" * 8}" (a digest of the request for the clusters: embeddings, number, sample, iterations and seed)'
   )
   assert fingerprints.first_difference({"hashes": 2}, {"hashes": 3}) == ("hashes", "2", "3")
@@ -58,6 +58,7 @@ def test_a_damaged_file_is_told_in_a_sentence(tmp_path):
 
 
 def test_below_a_file_there_is_no_request(tmp_path):
-  """As below --embeddings that name one file. Kills the mutant that knows missing files alone."""
+  """The path of a request may lie below a file, as with --embeddings of one file. Kills the mutant that handles only
+  missing files."""
   (tmp_path / "a.npy").write_bytes(b"")
   assert fingerprints.field(f"{tmp_path}/a.npy/request.json", "scorer") is None

@@ -1,4 +1,6 @@
-"""Listing a user's local files: through links, no more than the pattern can match, and nothing left out in silence."""
+"""The listing of a user's local files: it follows links, reads only folders that can match, and never omits a file
+silently.
+"""
 
 import contextlib
 import glob
@@ -21,13 +23,13 @@ def make(folder: pathlib.Path, *names: str) -> None:
     (folder / name).write_text(name)
 
 
-def found(folder: pathlib.Path, pattern: str) -> list[str]:
+def matches(folder: pathlib.Path, pattern: str) -> list[str]:
   return [os.path.relpath(path, folder) for path in local_files.find(f"{folder}/{pattern}")]
 
 
 @contextlib.contextmanager
 def unprivileged():
-  """Root may list everything."""
+  """Drops the rights of root, who may list everything."""
   user = os.geteuid()
   if user == 0:
     os.seteuid(65534)
@@ -39,7 +41,7 @@ def unprivileged():
 
 @pytest.fixture
 def open_folder():
-  """A folder that every user can reach, as tmp_path is not."""
+  """A folder that every user can reach, unlike tmp_path."""
   folder = pathlib.Path(tempfile.mkdtemp())
   folder.chmod(0o755)
   yield folder
@@ -50,12 +52,12 @@ def open_folder():
 
 @pytest.mark.parametrize("pattern", ["data/*/*.x", "data/**/*.x", "data/**", "data/[AB]/?.x", "*/B/b.x"])
 def test_links_to_folders_and_files_are_followed(tmp_path, pattern):
-  """Kills the mutant that lists without following links: the shards behind them were left out in silence."""
+  """Kills the mutant that does not follow links: the shards behind them were left out silently."""
   make(tmp_path, "data/A/a.x", "disk/b.x", "elsewhere")
   (tmp_path / "data/B").symlink_to("../disk")
   (tmp_path / "data/A/c.x").symlink_to(tmp_path / "elsewhere")
   wanted = ["data/B/b.x"] if pattern == "*/B/b.x" else ["data/A/a.x", "data/A/c.x", "data/B/b.x"]
-  assert found(tmp_path, pattern) == wanted
+  assert matches(tmp_path, pattern) == wanted
 
 
 @pytest.mark.parametrize(
@@ -71,11 +73,11 @@ def test_links_to_folders_and_files_are_followed(tmp_path, pattern):
   ],
 )
 def test_a_link_to_nothing_is_refused(tmp_path, link, to, pattern):
-  """Its disk may not be mounted. Kills the mutant that takes it for nothing."""
+  """The disk of its target may not be mounted. Kills the mutant that ignores the link."""
   make(tmp_path, "data/a.x", "data/A/a.x")
   (tmp_path / link).symlink_to(to)
   with pytest.raises(WinnowError, match=f"{link} is a link to {to}, which does not exist"):
-    found(tmp_path, pattern)
+    matches(tmp_path, pattern)
 
 
 def test_links_that_the_pattern_does_not_match_harm_nobody(tmp_path):
@@ -83,8 +85,8 @@ def test_links_that_the_pattern_does_not_match_harm_nobody(tmp_path):
   (tmp_path / "data/notes").symlink_to("gone")
   (tmp_path / "data/A/up").symlink_to("..")
   (tmp_path / "data/.hidden").symlink_to("gone")
-  assert found(tmp_path, "data/*.x") == ["data/a.x"]
-  assert found(tmp_path, "data/A/*.x") == ["data/A/a.x"]
+  assert matches(tmp_path, "data/*.x") == ["data/a.x"]
+  assert matches(tmp_path, "data/A/*.x") == ["data/A/a.x"]
 
 
 @pytest.mark.parametrize(("to", "pattern"), [("..", "data/**/*.x"), ("../..", "data/**"), (".", "**/a.x")])
@@ -92,7 +94,7 @@ def test_a_folder_that_holds_itself_is_refused(tmp_path, to, pattern):
   make(tmp_path, "data/A/a.x")
   (tmp_path / "data/A/up").symlink_to(to)
   with pytest.raises(WinnowError, match="data/A/up is a link to a folder that contains it"):
-    found(tmp_path, pattern)
+    matches(tmp_path, pattern)
 
 
 def test_a_loop_of_links_is_refused(tmp_path):
@@ -100,7 +102,7 @@ def test_a_loop_of_links_is_refused(tmp_path):
   (tmp_path / "data/b.x").symlink_to("c.x")
   (tmp_path / "data/c.x").symlink_to("b.x")
   with pytest.raises(WinnowError, match=r"data/b\.x is a link in a loop of links"):
-    found(tmp_path, "data/*.x")
+    matches(tmp_path, "data/*.x")
 
 
 @pytest.mark.parametrize("pattern", ["data/*/*.x", "data/**/*.x", "data/B/*.x", "data/*/b.x"])
@@ -108,24 +110,24 @@ def test_a_folder_that_cannot_be_listed_is_refused(open_folder, pattern):
   make(open_folder, "data/A/a.x", "data/B/b.x")
   (open_folder / "data/B").chmod(0)
   with unprivileged(), pytest.raises(WinnowError, match=r"data/B(/b\.x)?: Permission denied; make it readable"):
-    found(open_folder, pattern)
+    matches(open_folder, pattern)
 
 
 def test_a_folder_that_the_pattern_can_name_is_refused_and_no_other(tmp_path):
   make(tmp_path, "data/a.x", "data/b.x/part", "data/A/c")
   with pytest.raises(WinnowError, match=r"data/b\.x is a folder, and files are wanted: write .*data/b\.x/\*"):
-    found(tmp_path, "data/*.x")
+    matches(tmp_path, "data/*.x")
   with pytest.raises(WinnowError, match=r"data is a folder, and files are wanted: write .*/data/\*, for all"):
-    found(tmp_path, "data")
-  assert found(tmp_path, "data/**") == ["data/A/c", "data/a.x", "data/b.x/part"]
-  assert found(tmp_path, "data/*/*") == ["data/A/c", "data/b.x/part"]
+    matches(tmp_path, "data")
+  assert matches(tmp_path, "data/**") == ["data/A/c", "data/a.x", "data/b.x/part"]
+  assert matches(tmp_path, "data/*/*") == ["data/A/c", "data/b.x/part"]
 
 
 def test_what_would_never_end_is_refused(tmp_path):
   make(tmp_path, "data/a.x")
   os.mkfifo(tmp_path / "data/b.x")
   with pytest.raises(WinnowError, match=r"data/b\.x is neither a file nor a folder"):
-    found(tmp_path, "data/*.x")
+    matches(tmp_path, "data/*.x")
 
 
 @pytest.mark.parametrize(
@@ -136,14 +138,14 @@ def test_one_file_in_two_ways_is_refused(tmp_path, link, to, pattern):
   make(tmp_path, "data/run3/a.x", "data/run2/a.x")
   (tmp_path / link).symlink_to(to)
   with pytest.raises(WinnowError, match=r"data/\S+ and \S+data/\S+ are one file, reached through links"):
-    found(tmp_path, pattern)
+    matches(tmp_path, pattern)
   os.remove(tmp_path / link)
   os.link(tmp_path / "data/run3/a.x", tmp_path / "data/run3/c.x")  # as tools that save room for copies do
-  assert found(tmp_path, "data/run3/*") == ["data/run3/a.x", "data/run3/c.x"]
+  assert matches(tmp_path, "data/run3/*") == ["data/run3/a.x", "data/run3/c.x"]
 
 
 def test_only_folders_that_the_pattern_can_match_are_listed(tmp_path, monkeypatch):
-  """Kills the mutant that walks all that lies below: /usr/zz*.jsonl read 153,000 entries."""
+  """Kills the mutant that walks the whole tree: /usr/zz*.jsonl read 153,000 entries."""
   make(tmp_path, "data/A/a.x", "data/A/deep/er", "data/B/b.x", "other/c.x", "data/x.x", "data/[1]/y")
   listed = []
   scan = os.scandir
@@ -164,12 +166,12 @@ def test_only_folders_that_the_pattern_can_match_are_listed(tmp_path, monkeypatc
     "data/A/**": ["data/A", "data/A/deep"],
   }.items():
     listed.clear()
-    found(tmp_path, pattern)
+    matches(tmp_path, pattern)
     assert sorted(set(listed)) == folders, pattern
 
 
 def test_folders_that_brackets_name_in_two_ways_are_refused(tmp_path):
-  """Kills the mutant that takes the folder of this very name alone: a model was left out in silence."""
+  """Kills the mutant that takes only the folder of exactly this name: a model was left out silently."""
   make(tmp_path, "[a]/checkpoint_1/x", "b/checkpoint_1/x")
   assert local_files.find_folders(f"{tmp_path}/[a]/*") == [f"{tmp_path}/[a]/checkpoint_1"]
   make(tmp_path, "a/checkpoint_1/x")
@@ -178,7 +180,8 @@ def test_folders_that_brackets_name_in_two_ways_are_refused(tmp_path):
 
 
 def test_our_own_listings_find_hidden_files_and_pass_what_is_broken(tmp_path):
-  """A shard may be called `.a`, and its block files are ours. Kills the mutant with one rule for both."""
+  """A shard may be called `.a`, and its block files are ours. Kills the mutant with one rule for users' globs and
+  ours."""
   make(tmp_path, "blocks/.a-0/1.x", "blocks/b-0/1.x", "blocks/b-0/[1].x")
   (tmp_path / "blocks/c").symlink_to("gone")
   (tmp_path / "blocks/d").symlink_to("d")
@@ -200,7 +203,7 @@ COMPONENTS = st.sampled_from(["*", "**", "a", "?", "a*", "*.x", "[ab]", "[!a]*",
 )
 @hypothesis.settings(max_examples=300)
 def test_the_files_are_those_of_a_shells_glob(tree, wanted):
-  """Python's glob is the reference."""
+  """Compares with Python's glob."""
   with tempfile.TemporaryDirectory() as folder:
     for path in tree:
       place = pathlib.Path(folder, *path)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, on local disk and on an object store (an emulator's)."""
+"""Files that are complete or absent, on a local disk and on an object store (an emulator)."""
 
 import json
 import os
@@ -25,7 +25,8 @@ def folder(request, tmp_path):
 
 
 def test_the_first_writer_wins(folder):
-  """Kills the mutant that opens the final name for writing: a second writer would replace what readers rely on."""
+  """Kills the mutant that opens the final name for writing: a second writer would replace a file that readers rely
+  on."""
   path = storage.join(folder, "a", "file")
   storage.create(path, b"first")
   storage.create(path, b"second")
@@ -73,7 +74,7 @@ def test_listing_deleting_and_checksums(folder):
   assert storage.match(storage.join(folder, "**")) == []
 
 
-# They hold the command line or the input's path, which differ here.
+# These hold the command line or the path of the input, which differ here.
 NAMES_PATHS = ("input.json", "manifest.json", "dataset_info.json")
 CRC_OF_A = 0x93153783
 
@@ -84,7 +85,7 @@ def test_a_missing_file_is_file_not_found(folder):
 
 
 def test_a_file_that_is_gone_once_it_is_open_is_file_not_found(bucket):
-  """Google's client has an error of its own for it. Kills the mutant that takes it for trouble with the store."""
+  """Google's client has its own error for a missing object. Kills the mutant that reports trouble with the store."""
   path = f"{bucket}/opened/file"
   storage.create(path, bytes(1_000))
   with storage.open_input(path, buffer_bytes=256 << 10) as file:
@@ -94,7 +95,7 @@ def test_a_file_that_is_gone_once_it_is_open_is_file_not_found(bucket):
 
 
 def test_a_file_that_is_gone_once_it_is_listed_has_no_time(tmp_path, monkeypatch):
-  """Another run compacts a shard meanwhile."""
+  """Another run may compact a shard meanwhile."""
   for name in ("a.x", "b.x"):
     storage.create(str(tmp_path / name), b"")
   ask = os.stat
@@ -109,7 +110,7 @@ def test_a_file_that_is_gone_once_it_is_listed_has_no_time(tmp_path, monkeypatch
 
 
 def test_paths_mean_themselves_whatever_they_hold(folder):
-  """Kills the mutant that lists, sizes or deletes its own folders by globs: [a-c] and * name other files."""
+  """Kills the mutant that lists, sizes or deletes its own folders by unescaped globs: [a-c] and * match other files."""
   odd, other = storage.join(folder, "odd [a-c]*?"), storage.join(folder, "odd a**")
   for place in (odd, other):
     storage.create(storage.join(place, "x[1].bin"), b"four")
@@ -128,7 +129,7 @@ def test_paths_mean_themselves_whatever_they_hold(folder):
   assert storage.list_names(other) == {"x[1].bin"}
 
 
-# Which of them a pattern names, whatever the store.
+# The files that each pattern matches, on any store.
 FILES = ("a1.x", "a[1].x", ".hidden.x", "d/b.x", "d/.git/c.x", "d/e/f.x", "[a]/g.x", "d/e/notes.txt")
 PATTERNS = {
   "*.x": ("a1.x", "a[1].x"),
@@ -151,8 +152,8 @@ PATTERNS = {
 
 
 def test_a_users_glob_means_the_same_everywhere(folder):
-  """Kills the mutants: hidden files among the shards; `**` that wants a folder; `?` that stands for a slash; a bracket
-  in a file's own name that is taken for a set of characters."""
+  """Kills the mutants: hidden files among the shards; `**` that needs a folder; `?` that matches a slash; a bracket in
+  the name of a file that is taken for a set of characters."""
   for name in FILES:
     storage.create(storage.join(folder, "tree", name), name.encode())
   root = storage.join(folder, "tree")
@@ -173,7 +174,7 @@ def test_a_users_glob_means_the_same_everywhere(folder):
   ],
 )
 def test_brackets_that_match_as_a_name_and_as_a_wildcard_are_refused(folder, files, pattern, very, wildcard):
-  """Kills the mutants that take the name alone, in silence, or both, and the message whose advice does not help."""
+  """Kills the mutants that silently take only the name, or both, and a message whose advice does not help."""
   root = storage.join(folder, "brackets")
   storage.delete_folder(root)
   paths = [storage.join(root, name) for name in files]
@@ -192,7 +193,7 @@ def test_brackets_that_match_as_a_name_and_as_a_wildcard_are_refused(folder, fil
 
 
 def test_empty_parts_of_objects_names_are_found_by_patterns_that_have_them(bucket):
-  """Kills the mutant that drops them from the pattern, and the one that drops them from both."""
+  """Kills the mutants that drop empty parts from the pattern, or from both pattern and name."""
   for name in ("a//x.jsonl", "a/x.jsonl", "a//b//x.jsonl"):
     storage.create(f"{bucket}/empty/{name}", b"{}")
   for pattern, names in {
@@ -225,7 +226,7 @@ def test_what_consoles_leave_for_a_folder_is_no_file(bucket):
 
 
 def test_a_file_of_another_run_is_noticed(folder):
-  """Kills the mutant that takes whatever has the name: a run of another request may still be writing."""
+  """Kills the mutant that accepts any file of that name: a run of another request may still be writing."""
   path = storage.join(folder, "file")
   storage.create(path, b"ours", must_agree=True)
   storage.create(path, b"ours", must_agree=True)
@@ -235,7 +236,7 @@ def test_a_file_of_another_run_is_noticed(folder):
 
 
 def test_what_cannot_be_deleted_is_told(tmp_path, monkeypatch):
-  """Kills the mutant that swallows it: what is left would pass for the next request's."""
+  """Kills the mutant that ignores the error: the remaining files would pass for those of the next request."""
   (tmp_path / "folder").mkdir()
   (tmp_path / "folder/file").write_bytes(b"x")
   unlink = os.unlink
@@ -255,7 +256,7 @@ def test_what_cannot_be_deleted_is_told(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_a_link_is_emptied_and_stays(tmp_path):
   """A user may keep `blocks` on another disk. Kills the mutants: a link that cannot be deleted; files that stay behind
-  it; links within that are followed."""
+  the link; links within the folder that are followed."""
   disk, other = tmp_path / "disk", tmp_path / "other"
   for name in ("disk/a/file", "disk/file", "other/file"):
     storage.create(str(tmp_path / name), b"x")
@@ -291,7 +292,7 @@ def test_sweeping_stays_in_the_folder_and_passes_what_it_cannot_list(tmp_path, m
 
 
 def test_what_dead_writers_left_is_swept_and_what_live_ones_write_is_not(tmp_path):
-  """Kills the mutant that sweeps everything: a second run of the same command would lose what it writes."""
+  """Kills the mutant that sweeps everything: a second run of the same command would lose the file that it writes."""
   code = f"""
 import os
 from pipelines.files import storage
@@ -311,7 +312,7 @@ with storage.create_file({str(tmp_path / "dead")!r}) as file:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="only Linux has namespaces")
 def test_a_process_of_another_namespace_is_not_taken_for_dead(tmp_path):
-  """Its id means nothing here, its host has our name: a container. Kills the mutant that goes by the host's name."""
+  """A process in a container has our host name and a meaningless id. Kills the mutant that compares only host names."""
   path = str(tmp_path / "file")
   code = f"import os; from pipelines.files import storage\nwith storage.create_file({path!r}) as file: os._exit(9)"
   other = subprocess.run(
@@ -336,7 +337,7 @@ def test_an_unknown_scheme_is_refused_in_a_sentence():
 
 
 def test_a_whole_run_on_an_object_store(bucket, tmp_path, monkeypatch):
-  """Corpus, models, scores and outputs on gs://; all files have the bytes of a run on local disk."""
+  """Corpus, models, scores and outputs are on gs://; all files have the bytes of a run on a local disk."""
   monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
   corpus = corpora.write_corpus(tmp_path / "corpus", big_rows=300, small_rows=60)
   corpora.write_model(tmp_path / "model")
@@ -374,7 +375,7 @@ def test_a_whole_run_on_an_object_store(bucket, tmp_path, monkeypatch):
 
 
 def test_a_run_on_an_object_store_that_is_killed_goes_on(bucket, tmp_path, monkeypatch):
-  """Two worker processes, killed with their launcher. Kills the mutant that looks for finished blocks on a disk."""
+  """Two worker processes are killed with their launcher. Kills the mutant that looks for finished blocks on a disk."""
   monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
   corpora.write_corpus(tmp_path / "corpus", big_rows=8_000, small_rows=200)
   corpora.write_model(tmp_path / "model")

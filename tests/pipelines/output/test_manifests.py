@@ -1,4 +1,4 @@
-"""The books: every figure that does not add up stops the manifest."""
+"""The check of figures: any figure that does not add up prevents the manifest."""
 
 import dataclasses
 import types
@@ -29,7 +29,7 @@ def check(*, rate="0.2", num_tokens=None, summary=SUMMARY, documents=6, tokens=1
   manifests.check_books(config, plan, summary, selected=selected, written_shards=written)
 
 
-def test_books_that_balance_pass():
+def test_figures_that_add_up_pass():
   check()
   check(rate=None, num_tokens=100)
 
@@ -47,8 +47,8 @@ def test_books_that_balance_pass():
     ({"rate": None, "num_tokens": 99}, "more than --num_tokens=99"),
   ],
 )
-def test_books_that_do_not_balance_stop_the_manifest(figures, words):
-  """Invariant 3. Kills the mutants that compare only totals, or trust the plan."""
+def test_figures_that_do_not_add_up_prevent_the_manifest(figures, words):
+  """Checks invariant 3. Kills the mutants that compare only totals, or trust the plan."""
   with pytest.raises(WinnowError, match=words):
     check(**figures)
 

@@ -1,4 +1,4 @@
-"""The output folder as TFDS and seqio read it."""
+"""The output folder, read by TFDS and seqio."""
 
 import io
 import json
@@ -22,7 +22,7 @@ NUM_DOCUMENTS = 300
 
 
 def make_documents() -> pa.Table:
-  """Small texts of our own, some of them not ASCII, of very different lengths."""
+  """Makes small texts of very different lengths, some of them not ASCII."""
   subjects = ("The river", "A red lantern", "Grandmother's clock", "Der Bäcker", "An old ferry", "雨")
   verbs = ("crosses", "remembers", "counts", "hides", "mends")
   objects = ("the harbour", "nine small stones", "a letter nobody sent", "the winter road", "its own shadow")
@@ -45,7 +45,7 @@ def make_documents() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory) -> tuple[pathlib.Path, list[dict]]:
-  """A whole output folder, its last shard empty, and its documents in the order of their places."""
+  """A complete output folder, whose last shard is empty, and its documents in the order of their places."""
   folder = tmp_path_factory.mktemp("output")
   documents = make_documents()
   hash_N = np.random.default_rng(0).permutation(NUM_DOCUMENTS).astype(np.uint64)
@@ -144,7 +144,7 @@ def test_any_folder_name_becomes_a_tfds_name(folder_name):
 
 @pytest.fixture(scope="module")
 def task_name(output, tmp_path_factory) -> Iterator[str]:
-  """A seqio task over the output as T5's pre-training has it, with a SentencePiece model of the texts themselves."""
+  """Registers a seqio task over the output as in T5's pre-training, with a SentencePiece model of these texts."""
   import functools
 
   import sentencepiece
@@ -203,7 +203,7 @@ def test_seqio_shards_the_files_over_hosts(output, task_name):
 
 
 def test_seqio_packs_span_corruption(output, task_name):
-  """The call that T5X makes, on both of two hosts, for one epoch: no token of the texts is lost."""
+  """Makes the call of T5X on both of two hosts for one epoch: no token of the texts is lost."""
   import seqio
 
   _, expected = output

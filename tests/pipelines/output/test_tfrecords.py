@@ -51,7 +51,7 @@ def written(table: pa.Table) -> bytes:
 @settings(max_examples=60)
 @given(ROWS)
 def test_records_have_the_bytes_that_tensorflow_writes(rows):
-  """Kills: features in another order, a CRC that is not masked, a length's CRC over big-endian bytes."""
+  """Kills: features in another order, an unmasked CRC, a CRC of a length over big-endian bytes."""
   table = make_table(rows)
   assert written(table) == write_by_tensorflow(table)
 
@@ -90,7 +90,7 @@ def test_a_missing_value_is_an_empty_string():
 
 
 def test_the_input_is_left_alone():
-  """The CRCs are written in place into a buffer: it must not be the caller's."""
+  """CRCs are written into a buffer in place, which must not be a buffer of the caller."""
   table = make_table([("text", "url", "time", "source#0", 1.0)])
   before = table.to_pylist()
   first = tfrecords.encode_examples(table)
@@ -101,7 +101,7 @@ def test_the_input_is_left_alone():
 
 
 def test_the_vectorised_crc_is_crc32c():
-  """RFC 3720, B.4: 32 bytes of zeros, of ones, and ascending."""
+  """Checks the vectors of RFC 3720, B.4: 32 bytes of zeros, of ones, and ascending."""
   rows = np.stack([np.zeros(32, np.uint8), np.full(32, 255, np.uint8), np.arange(32, dtype=np.uint8)])
   assert tfrecords._crc32c_rows(rows).tolist() == [0x8A9136AA, 0x62A8AB43, 0x46DD794E]
 

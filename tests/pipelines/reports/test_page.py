@@ -1,4 +1,5 @@
-"""The page of `winnow report`: what a corpus says is text on it, and a browser shows it in light and dark."""
+"""The page of `winnow report`: content of the corpus is only text on it, and a browser shows it in light and dark
+mode."""
 
 import csv
 import html.parser
@@ -27,7 +28,7 @@ def made(tmp_path_factory) -> pathlib.Path:
 
 
 class Page(html.parser.HTMLParser):
-  """What a browser would see of a page: its elements, and the text outside of its style."""
+  """A parsed page: its elements, and the text outside of its style."""
 
   def __init__(self, text: str):
     super().__init__(convert_charrefs=True)
@@ -50,8 +51,8 @@ class Page(html.parser.HTMLParser):
 
 
 def test_what_the_corpus_says_is_text(made):
-  """Kills the mutants: a page without autoescape; a text, domain, reason or command marked as safe; a template that
-  is rendered twice; control characters and overrides of the order of letters as they are."""
+  """Kills the mutants: a page without autoescape; a text, domain, reason or command that is marked as safe; a template
+  that is rendered twice; raw control characters, and raw overrides of the order of letters."""
   text = (made / "page/report.html").read_text()
   page = Page(text)
   assert len(text) < 3_000_000
@@ -72,7 +73,7 @@ def test_what_the_corpus_says_is_text(made):
 
 
 def test_charts_have_names_and_ids_of_their_own(made):
-  """Kills the mutants: ids of matplotlib's as they are, so that one chart is clipped by another; fixed colours."""
+  """Kills the mutants: the raw ids of matplotlib, by which one chart clips another; fixed colours."""
   text = (made / "page/report.html").read_text()
   page = Page(text)
   ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -103,11 +104,11 @@ def browser():
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 400])
 def test_a_browser_shows_it_and_runs_nothing(made, browser, scheme, width):
-  """axe-core finds nothing, contrast included. Kills the mutants: a colour of the light scheme alone; a table that
-  makes the page scroll sideways; anything that is fetched; a script that runs where the policy is not heeded."""
+  """axe-core finds nothing, contrast included. Kills the mutants: a colour for only the light scheme; a table that
+  makes the page scroll sideways; anything that is fetched; a script that runs where the policy is ignored."""
   from axe_playwright_python.sync_playwright import Axe
 
-  # The policy is off, so that what escaping lets through would run, and so that axe can.
+  # The policy is off, so that a script that escaping lets through would run, and so that axe can run.
   context = browser.new_context(color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 800})
   page = context.new_page()
   asked, told = [], []
@@ -128,7 +129,7 @@ def test_a_browser_shows_it_and_runs_nothing(made, browser, scheme, width):
 
 
 def test_text_that_a_spreadsheet_would_take_for_a_formula_is_text():
-  """Kills the mutants: a formula as it is, behind a space too; a number that gets an apostrophe."""
+  """Kills the mutants: a raw formula, even after a space; a number that gets an apostrophe."""
   figure = figures.Figure(["=a", "b"], [["=1+1", -2.5], ["@x", None], ['say "no", no', 7], ["\ud800", 0]])
   assert figure.to_csv().decode() == '\'=a,b\n\'=1+1,-2.5\n\'@x,\n"say ""no"", no",7\n?,0\n'
   formulas = ["=1", "+1", "-1", "@x", "\t=1", "\n1", " =1", "\u3000=1", "＝1", "－1"]
@@ -138,8 +139,8 @@ def test_text_that_a_spreadsheet_would_take_for_a_formula_is_text():
 
 
 def test_any_text_is_one_cell_of_a_csv_without_control_characters():
-  """Of any reader. Kills: a NUL, which ends a file for some; a lone carriage return, which ends a row and which Python
-  does not quote; lines of Windows that are read as two."""
+  """Holds for any reader. Kills: a NUL, which ends a file for some readers; a lone carriage return, which ends a row
+  and which Python does not quote; lines of Windows that are read as two."""
   texts = [f"a{chr(point)}b" for point in (*range(0x300), 0x202E, 0x2028, 0xFEFF)] + [
     "a\r\nb",
     "a\rb\n",

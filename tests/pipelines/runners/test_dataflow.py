@@ -1,6 +1,6 @@
-"""Dataflow as far as it is seen without an account: job graphs built offline, and an API and a store that are played.
+"""Dataflow as far as it can be tested without an account: job graphs built offline, with a fake API and a fake store.
 
-Input, model, scores, output and what Beam stages lie on the emulator of an object store.
+Input, model, scores, output and Beam's staged files are on an emulator of an object store.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ JOB_ID = "2026-11-25_00_00_00-1"
 
 @pytest.fixture(scope="module")
 def place(bucket, tmp_path_factory) -> pathlib.Path:
-  """A local folder with a prompt; the corpus, the model and embeddings lie in the bucket."""
+  """A local folder with a prompt; the corpus, the model and embeddings are in the bucket."""
   folder = tmp_path_factory.mktemp("dataflow")
   for path in pathlib.Path(corpora.write_model(folder / "model")).iterdir():
     storage.create(f"{bucket}/model/{path.name}", path.read_bytes())
@@ -55,7 +55,7 @@ def place(bucket, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-  """Beam asks the service every five seconds; here twenty times as often."""
+  """Makes Beam ask the service twenty times as often as every five seconds."""
   ticking = types.SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(seconds / 20))
   monkeypatch.setattr(dataflow_runner, "time", ticking)
 
@@ -100,7 +100,7 @@ def test_a_dry_run_builds_the_job_and_leaves_no_trace(place, bucket, capsys):
 
 
 def test_the_graph_fans_out_before_scoring_and_moves_no_text(place, graph):
-  """Kills the mutants: stripes scored where they were made, all on one worker; a threshold found by a sort."""
+  """Kills the mutants: stripes that are fused with their creation, all on one worker; a threshold found by a sort."""
   flags = dataflow("--dry_run=True", "--no_auth")
   assert main.main(command(place, "curate", "--rate=0.5", "--output=gs://winnow/out", *flags)) == 0
   transforms = transforms_of(graph[0])
@@ -122,7 +122,7 @@ def test_the_graph_fans_out_before_scoring_and_moves_no_text(place, graph):
 
 
 def test_the_inference_stage_alone_asks_for_an_accelerator(place, bucket, graph, tmp_path):
-  """Kills the mutants: a hint for every stage; a stage of embeddings or scores without a model that has one."""
+  """Kills the mutants: a hint for every stage; a hint for a stage of embeddings or scores without a model."""
   for path in tiny_t5.make_sentence_t5(tmp_path / "embedder").rglob("*"):
     if path.is_file():
       storage.create(f"{bucket}/embedder/{path.relative_to(tmp_path / 'embedder')}", path.read_bytes())
@@ -151,7 +151,7 @@ def test_the_inference_stage_alone_asks_for_an_accelerator(place, bucket, graph,
 
 
 def graph_of(num_shards: int) -> Any:
-  """The graph of scoring and sampling so many shards, with quotas, whose names and checksums do not compress."""
+  """Builds the graph of scoring and sampling many shards with quotas; their names and checksums do not compress."""
   generator = np.random.default_rng(0)
   shards = tuple(
     blocks.Shard(f"c4-train.{i:05d}", f"gs://b/c4-train.{i:05d}", "jsonl", "gzip", 320 << 20, checksum)
@@ -170,7 +170,7 @@ def graph_of(num_shards: int) -> Any:
 
 
 def test_graphs_of_many_shards_stay_small(bucket):
-  """Dataflow takes 10 MB. Kills the mutant that writes every stripe into every stage that reads."""
+  """The limit of Dataflow is 10 MB. Kills the mutant that writes every stripe into every stage that reads."""
   small, large = graph_of(1_000), graph_of(10_000)
   assert large.ByteSize() < 3_000_000
   assert large.ByteSize() < 10 * small.ByteSize()
@@ -180,7 +180,7 @@ def test_graphs_of_many_shards_stay_small(bucket):
 
 @pytest.mark.parametrize("given", ["--setup_file=./setup.py", "--extra_package=winnow.tar.gz"])
 def test_workers_without_winnow_are_refused(given, tmp_path):
-  """Kills the mutant that submits a job whose every worker fails to import us."""
+  """Kills the mutant that submits a job whose workers cannot import Winnow."""
   bare = [flag for flag in dataflow("--no_auth") if not flag.startswith("--sdk_container_image")]
   with pytest.raises(WinnowError, match="Dataflow's workers need Winnow"):
     launch.Launcher(bare)
@@ -190,7 +190,7 @@ def test_workers_without_winnow_are_refused(given, tmp_path):
 
 
 def test_a_template_is_written_and_not_waited_for(place, bucket, capsys):
-  """What a Flex Template's launcher does. Kills the mutant that waits for a job that nobody has submitted."""
+  """The launcher of a Flex Template writes one. Kills the mutant that waits for a job that nobody has submitted."""
   flags = dataflow("--template_location=gs://winnow/tmp/job.json", "--no_auth")
   assert main.main(command(place, "score", "--name=template", *flags)) == 0
   assert "gs://winnow/tmp/job.json holds the job" in capsys.readouterr().out
@@ -199,7 +199,7 @@ def test_a_template_is_written_and_not_waited_for(place, bucket, capsys):
 
 
 def test_a_template_with_nothing_to_do_writes_a_job_too(place, bucket, capsys):
-  """Kills the mutant whose launch fails since no job came of it."""
+  """Kills the mutant whose launch fails because it made no job."""
   assert main.main(command(place, "score", "--name=complete", "--direct_num_workers=1", "--no_auth")) == 0
   flags = dataflow("--template_location=gs://winnow/tmp/nothing.json", "--no_auth")
   assert main.main(command(place, "score", "--name=complete", *flags)) == 0
@@ -208,7 +208,7 @@ def test_a_template_with_nothing_to_do_writes_a_job_too(place, bucket, capsys):
 
 
 def test_an_evaluation_is_no_template(place, bucket, capsys):
-  """Kills the mutant that writes the first of its jobs, and then asks for results that nobody computes."""
+  """Kills the mutant that writes the first of its jobs, and then waits for results that nobody computes."""
   flags = dataflow("--template_location=gs://winnow/tmp/evaluate.json", "--no_auth")
   where = ["--models=gs://winnow/model", "--input=gs://winnow/in/*", "--scores=gs://winnow/evaluated"]
   before = everything(bucket)
@@ -218,7 +218,7 @@ def test_an_evaluation_is_no_template(place, bucket, capsys):
 
 
 def test_a_second_job_of_one_name_is_refused_before_it_clears_what_the_first_has_made(place, bucket, capsys):
-  """Kills the mutant that finds out when --overwrite has removed the store."""
+  """Kills the mutant that checks only after --overwrite has removed the store."""
   assert main.main(command(place, "score", "--name=busy", "--direct_num_workers=1", "--no_auth")) == 0
   before = everything(bucket)
   with dataflow_api.serve(["JOB_STATE_RUNNING", "JOB_STATE_FAILED"]) as api:
@@ -235,7 +235,7 @@ def test_a_second_job_of_one_name_is_refused_before_it_clears_what_the_first_has
 
 
 def test_a_job_that_fails_is_told_with_its_console(place, capsys):
-  """Kills the mutants: the service's error lost; a failed job ends the command with 0."""
+  """Kills the mutants: an error of the service that is lost; a failed job that ends the command with 0."""
   worker = (
     "Traceback (most recent call last):\n  File somewhere\n"
     "curation.errors.WinnowError: x.gz cannot be read: replace it [while running 'Score/ScoreBlocks-ptransform-24']\n"
@@ -258,7 +258,8 @@ def test_a_job_that_fails_is_told_with_its_console(place, capsys):
 
 
 def test_a_job_that_is_done_is_told_by_what_its_workers_wrote(place, bucket, capsys):
-  """The store of a local run, whose last file comes when the job is done, as Dataflow's workers would write it."""
+  """The store is that of a local run; its last file appears when the job is done, as if Dataflow's workers had written
+  it."""
   assert main.main(command(place, "score", "--name=done", "--direct_num_workers=1", "--no_auth")) == 0
   told = capsys.readouterr().out
   path = f"{bucket}/scores/done/summary.json"
@@ -278,7 +279,7 @@ def test_a_job_that_is_done_is_told_by_what_its_workers_wrote(place, bucket, cap
 
 
 def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, bucket):
-  """Kills the mutant that says nothing of a job that goes on and costs."""
+  """Kills the mutant that does not mention a job that continues and costs money."""
   with dataflow_api.serve(["JOB_STATE_RUNNING"]) as api:
     arguments = command(place, "score", "--name=interrupted", *dataflow(*api.flags))
     process = subprocess.Popen(
@@ -286,7 +287,7 @@ def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, buc
       stderr=subprocess.PIPE,
       text=True,
       cwd=place,
-      # Ignored where the tests run in the background, as CI's may.
+      # SIGINT is ignored if the tests run in the background, as in some CI systems.
       preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None

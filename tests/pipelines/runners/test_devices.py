@@ -1,4 +1,4 @@
-"""Devices are tried at launch: what JAX cannot do is refused before a store is begun."""
+"""The test of devices at launch: a command that JAX cannot run is refused before a store is begun."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ PROJECT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def in_another_process(arguments: list[str], settings: dict[str, str]) -> subprocess.CompletedProcess:
-  """Runs Python where no GPU is visible: JAX reads its settings once in a process."""
+  """Runs Python without a visible GPU, in a process of its own, since JAX reads its settings only once."""
   environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
   return subprocess.run(
     [sys.executable, *arguments],
@@ -66,7 +66,8 @@ def command(tmp_path_factory) -> list[str]:
 def test_a_command_that_cannot_compute_is_refused_in_a_sentence_and_writes_nothing(
   settings, flags, told, command, tmp_path
 ):
-  """Kills the mutant that leaves it to the workers, once the store is claimed; XLA ends a process that it refuses."""
+  """Kills the mutant that leaves it to the workers, after the store is claimed; XLA ends a process with bad
+  settings."""
   done = in_another_process([*command, f"--scores={tmp_path}/scores", *flags], settings)
   assert done.returncode == 2, done.stderr
   assert told in done.stderr and "Traceback" not in done.stderr
@@ -101,7 +102,7 @@ except errors.WinnowError as error:
 
 
 def test_an_accelerator_that_jax_cannot_use_is_told(tmp_path, monkeypatch, capsys):
-  """Kills the mutant that scores a corpus on the CPU of a machine with a GPU without a word."""
+  """Kills the mutant that silently scores a corpus on the CPU of a machine with a GPU."""
   for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setattr(devices, "platforms", lambda: ("cpu",))  # as on a machine whose JAX has no plugin
@@ -118,7 +119,7 @@ def test_an_accelerator_that_jax_cannot_use_is_told(tmp_path, monkeypatch, capsy
 
 
 def test_devices_that_hold_one_model_must_be_there():
-  """Those of other machines are not ours to count."""
+  """Devices of other machines are not counted."""
   count = len(devices.platforms())
   with pytest.raises(WinnowError, match=f"must divide the devices of this machine, which has {count}"):
     launch.Launcher(["--direct_num_workers=1"]).hold_one_model(count + 1)
@@ -141,7 +142,7 @@ def test_devices_that_hold_one_model_must_be_there():
   ],
 )
 def test_local_processes_do_not_share_an_accelerator(files, environment, count, tmp_path, monkeypatch):
-  """Kills the mutants: nvidiactl and the like count; the environment is not asked."""
+  """Kills the mutants: nvidiactl and others that count as devices; an environment that is ignored."""
   for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
     monkeypatch.delenv(name, raising=False)
   for name, value in environment.items():

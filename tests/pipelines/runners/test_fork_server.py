@@ -1,4 +1,4 @@
-"""The process that the local runner's workers are forked from."""
+"""The process from which the local runner's workers are forked."""
 
 import json
 import os
@@ -33,8 +33,8 @@ def folder(tmp_path) -> pathlib.Path:
 
 
 def test_workers_find_the_launchers_modules(folder, monkeypatch):
-  """Kills the mutants: the working directory comes first, where a user may have a `pipelines` of their own; a launcher
-  that waits for ever where its path holds what JSON does not."""
+  """Kills the mutants: the working directory first in the path, where a user may have another `pipelines`; a launcher
+  that hangs if its path holds objects that JSON cannot encode."""
   monkeypatch.setattr(sys, "path", [*sys.path, folder])
   for package in ("pipelines", "curation", "apache_beam"):
     (folder / package).mkdir()
@@ -43,7 +43,7 @@ def test_workers_find_the_launchers_modules(folder, monkeypatch):
 
 
 def test_all_pipelines_of_a_process_have_one_server(folder):
-  """Kills the mutants: a server for each pipeline, which takes seconds; workers that stay."""
+  """Kills the mutants: a server for each pipeline, which takes seconds; workers that do not end."""
   assert sample(folder) == 0
   server = fork_server.start()
   assert sample(folder, "--seed=1", "--overwrite") == 0
@@ -52,7 +52,7 @@ def test_all_pipelines_of_a_process_have_one_server(folder):
 
 
 def test_a_worker_has_what_its_request_says(tmp_path, monkeypatch):
-  """Kills the mutants: the server's variables, folder or standard error; an exit status of its own."""
+  """Kills the mutants: variables, folder or standard error of the server; an exit status that is not the worker's."""
   server = fork_server.ForkServer()
   (tmp_path / "options").write_text("no JSON")
   monkeypatch.chdir(tmp_path)
@@ -63,7 +63,7 @@ def test_a_worker_has_what_its_request_says(tmp_path, monkeypatch):
 
 
 def test_a_launcher_without_standard_streams_whose_folder_is_gone(folder):
-  """Kills the mutants: sockets with the numbers of closed streams; a folder by its name."""
+  """Kills the mutants: sockets with the numbers of closed streams; a folder that is passed by name."""
   gone, marker = folder / "gone", folder / "status"
   gone.mkdir()
   command = ["sample", "--sampler=random", "--rate=0.5", f"--input={folder}/corpus/*", f"--output={folder}/out"]
@@ -75,7 +75,7 @@ def test_a_launcher_without_standard_streams_whose_folder_is_gone(folder):
 
 
 def test_what_ended_a_server_is_told(monkeypatch):
-  """Kills the mutant whose server ends in silence; a launcher that waits for the answer of a server that is dead."""
+  """Kills the mutants: a server that ends silently; a launcher that waits for the answer of a dead server."""
   monkeypatch.setattr(fork_server, "_SERVE", "raise MemoryError('no room')")
   server = fork_server.ForkServer()
   with pytest.raises(ConnectionError, match="its parent process ended with 1, MemoryError: no room"):

@@ -39,7 +39,7 @@ def test_what_has_no_sentence_is_told_by_its_last_line():
 
 
 def test_an_endpoint_that_does_not_answer_is_told_by_what_grpc_says():
-  """Kills the mutant that tells the last line of the error's own text, which is a bracket."""
+  """Kills the mutant that shows the last line of the error's own text, which is a bracket."""
   with grpc.insecure_channel("localhost:1") as channel, pytest.raises(grpc.RpcError) as raised:
     channel.unary_unary("/service/method")(b"")
   assert "Failed to connect" in commands.sentence_of(raised.value) or "refused" in commands.sentence_of(raised.value)
@@ -67,7 +67,7 @@ def test_exit_statuses(error, status, capsys):
 
 @pytest.mark.parametrize(("begun", "status"), [(False, 2), (True, 1)])
 def test_what_the_system_refuses_is_told_in_a_sentence(begun, status, tmp_path, capsys):
-  """Kills the mutants that show the traceback of a file where a folder is wanted, and that say "refused" too late."""
+  """Kills the mutants that show a traceback for a file in place of a folder, and that say "refused" too late."""
   (tmp_path / "file").touch()
 
   def command(argv):
@@ -119,19 +119,19 @@ def test_progress_is_asked_of_workers_that_can_reach_this_process(arguments, are
   ],
 )
 def test_a_runner_that_cannot_be_used_is_refused_in_a_sentence(arguments, sentence, capsys):
-  """Kills the mutant that leaves it to the making of the pipeline, when the store is claimed."""
+  """Kills the mutant that checks only when it makes the pipeline, after the store is claimed."""
   assert commands.run_command(launch.Launcher, arguments) == commands.REFUSED
   told = capsys.readouterr().err
   assert sentence in told
   assert len(told.splitlines()) == 1
 
 
-# An endpoint that Beam asks nothing.
+# An endpoint to which Beam sends no request.
 DATAFLOW = ["--runner=DataflowRunner", "--dataflow_endpoint=http://localhost:1", "--sdk_container_image=winnow"]
 
 
 def test_local_paths_are_refused_where_workers_are_other_machines():
-  """Kills the mutants: only the first path is looked at; a path that is not given counts; every runner refuses."""
+  """Kills the mutants: a check of only the first path; a missing path that counts; a refusal by every runner."""
   paths = {"--scores": "gs://bucket/scores", "--prompt_file": None, "--output": "out"}
   launch.Launcher([]).refuse_local(paths)
   launch.Launcher(["--runner=FlinkRunner"]).refuse_local(paths)
@@ -150,7 +150,7 @@ def test_local_paths_are_refused_where_workers_are_other_machines():
   ],
 )
 def test_dataflow_runs_one_process_a_machine_unless_told_otherwise(given, experiments):
-  """Kills the mutants: what the user says is overruled; it is asked of other runners too."""
+  """Kills the mutants: a setting of the user that is overruled; a setting for other runners too."""
   for arguments, expected in (([*DATAFLOW, *given], experiments), (["--direct_num_workers=1"], None)):
     launcher = launch.Launcher(arguments)
     launcher.hold_one_model()
@@ -158,7 +158,7 @@ def test_dataflow_runs_one_process_a_machine_unless_told_otherwise(given, experi
 
 
 class NoMetrics(beam_runner.PipelineRunner):
-  """A runner whose job is done and whose service then fails."""
+  """A runner whose service fails after the job is done."""
 
   def run_pipeline(self, pipeline, options):
     return NoMetricsResult(beam_runner.PipelineState.DONE)
@@ -173,7 +173,8 @@ class NoMetricsResult(beam_runner.PipelineResult):
 
 
 def test_a_run_that_cannot_be_defined_or_told_of_is_a_failed_job():
-  """Something was written by then. Kills the mutants: the pipeline is made, or its metrics read, outside the try."""
+  """Files may have been written by then. Kills the mutants: a pipeline that is made, or metrics that are read, outside
+  of the try."""
 
   def define(root):
     raise WinnowError("x.parquet has no column text")
@@ -187,7 +188,7 @@ def test_a_run_that_cannot_be_defined_or_told_of_is_a_failed_job():
 def start(
   folder: pathlib.Path, num_workers: int, where: str = "element", on_interrupt=signal.SIG_DFL
 ) -> subprocess.Popen:
-  """waiting_command in a process group of its own; tests run in the background would have it ignore SIGINT."""
+  """Starts waiting_command in its own process group; tests in the background would make it ignore SIGINT."""
   command = [sys.executable, waiting_command.__file__, str(folder), where, f"--direct_num_workers={num_workers}"]
   return subprocess.Popen(
     command,
@@ -199,7 +200,7 @@ def start(
 
 
 def when_all_work(process: subprocess.Popen, folder: pathlib.Path, workers: int) -> list[psutil.Process]:
-  """Waits until every worker has its first element; the worker processes."""
+  """Waits until every worker has its first element; returns the worker processes."""
   while len(list(folder.iterdir())) < workers:
     assert process.poll() is None
     time.sleep(0.02)
@@ -207,7 +208,8 @@ def when_all_work(process: subprocess.Popen, folder: pathlib.Path, workers: int)
 
 
 def ended(process: subprocess.Popen, workers: list[psutil.Process]) -> tuple[int, str]:
-  """The command's status and what it told, there before a worker lets go; no worker is left, nor a traceback."""
+  """Returns the command's status and output, which come before a worker lets go; checks that no worker or traceback is
+  left."""
   try:
     _, told = process.communicate(timeout=60)
     assert not list(filter(processes.is_alive, workers))
@@ -226,7 +228,8 @@ def ended(process: subprocess.Popen, workers: list[psutil.Process]) -> tuple[int
   ids=["SIGINT", "SIGTERM"],
 )
 def test_an_interruption_ends_a_command_and_its_workers(to_group, number, status, what, tmp_path):
-  """Kills the mutants: workers answer the signal too, here before the launcher has it; SIGTERM leaves them behind."""
+  """Kills the mutants: workers that handle the signal too, before the launcher does; SIGTERM that leaves them
+  behind."""
   process = start(tmp_path, 2)
   workers = when_all_work(process, tmp_path, 2)
   assert len(workers) == 2
@@ -239,7 +242,7 @@ def test_an_interruption_ends_a_command_and_its_workers(to_group, number, status
 
 
 def test_an_interruption_while_the_workers_exit_leaves_none(tmp_path):
-  """Kills the mutant that leaves what Beam has not closed yet."""
+  """Kills the mutant that leaves workers that Beam has not closed yet."""
   process = start(tmp_path, 2, "exit")
   workers = when_all_work(process, tmp_path, 2)
   time.sleep(2)
@@ -248,7 +251,7 @@ def test_an_interruption_while_the_workers_exit_leaves_none(tmp_path):
 
 
 def test_a_command_of_one_process_is_terminated_too(tmp_path):
-  """Kills the mutant that takes what comes back through Beam's layers for a keyboard's interruption."""
+  """Kills the mutant that takes the exception from Beam's layers for an interrupt from the keyboard."""
   process = start(tmp_path, 1)
   assert not when_all_work(process, tmp_path, 1)
   process.terminate()
@@ -256,7 +259,7 @@ def test_a_command_of_one_process_is_terminated_too(tmp_path):
 
 
 def test_more_interruptions_do_not_disturb_the_end_of_the_workers(tmp_path):
-  """Kills the mutant that leaves the end to Beam, whose closing of its workers the second one breaks off."""
+  """Kills the mutant that leaves the cleanup to Beam, where a second interrupt stops the closing of workers."""
   process = start(tmp_path, 2)
   workers = when_all_work(process, tmp_path, 2)
   for _ in range(30):  # a terminal's Ctrl-C, key held down
@@ -269,7 +272,8 @@ def test_more_interruptions_do_not_disturb_the_end_of_the_workers(tmp_path):
 
 
 def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
-  """The other holds on for five. Kills `_thread.interrupt_main`, which does not wake a main thread that waits."""
+  """The other worker holds its element for five seconds. Kills `_thread.interrupt_main`, which does not wake a waiting
+  main thread."""
   process = start(tmp_path, 2)
   workers = when_all_work(process, tmp_path, 2)
   workers[1].kill()
@@ -279,7 +283,8 @@ def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
 
 
 def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(tmp_path):
-  """Shells have background jobs ignore SIGINT. Kills the mutants: it is not heard then; a start is waited for."""
+  """Shells make background jobs ignore SIGINT. Kills the mutants: a death that goes unnoticed then; a wait for the
+  start."""
   process = start(tmp_path, 2, on_interrupt=signal.SIG_IGN)
   while not (workers := processes.local_workers(process.pid)):
     time.sleep(0.01)
@@ -290,7 +295,7 @@ def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(
 
 
 def test_the_death_of_the_fork_server_loses_no_worker(tmp_path):
-  """Kills the mutants: it is not started again; a worker's death is heard from it alone."""
+  """Kills the mutants: a server that is not started again; a worker's death that only the server reports."""
   process = start(tmp_path, 2)
   while not (server := processes.children(process.pid, recursive=False)):
     time.sleep(0.01)
@@ -308,7 +313,7 @@ def test_the_death_of_the_fork_server_loses_no_worker(tmp_path):
 
 
 def test_what_only_dataflow_has_is_refused_elsewhere(tmp_path, capsys):
-  """Kills the mutants: a dry run that scores a corpus; a hint that gives a local stage processes of its own."""
+  """Kills the mutants: a dry run that scores a corpus; a hint that puts a local stage into separate processes."""
   command = ["score", "--input=x/*", "--model=m", f"--scores={tmp_path}/s"]
   assert main.main([*command, "--dry_run=True"]) == 2
   assert "--dry_run is for --runner=DataflowRunner" in capsys.readouterr().err
@@ -321,7 +326,7 @@ def test_what_only_dataflow_has_is_refused_elsewhere(tmp_path, capsys):
 
 @pytest.mark.parametrize("resumes", [True, False])
 def test_a_command_that_does_not_resume_does_not_say_so(capsys, resumes):
-  """Kills the mutant that promises it of every command: a training begins again."""
+  """Kills the mutant that promises it for every command: a training starts again."""
 
   def interrupted(_):
     raise KeyboardInterrupt

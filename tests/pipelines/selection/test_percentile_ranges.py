@@ -38,7 +38,7 @@ def command(name: str) -> list[str]:
 
 
 def ranked(place: pathlib.Path) -> list[str]:
-  """The sources of all scored documents, the lowest rank first."""
+  """Returns the sources of all scored documents, the lowest rank first."""
   request, found = selection.SelectionRequest("ask_llm", percentile_range="0:1"), []
   for path in (place / "scores/tiny/shards").iterdir():
     table = pq.read_table(path).to_pydict()
@@ -55,8 +55,8 @@ def drawn(folder: pathlib.Path) -> list[str]:
 
 
 def test_ranges_are_what_sorting_gives_and_part_the_corpus(place):
-  """Kills the mutants: a range from the highest down; an end that belongs to both ranges, or to none; limits that are
-  counted among documents within them."""
+  """Kills the mutants: a range that counts from the highest score; an end that belongs to both ranges, or to none;
+  percentiles among only the documents within the limits."""
   order = ranked(place)
   borders = [0, round(0.3 * len(order)), round(0.7 * len(order)), len(order)]
   for name, start, stop in zip(RANGES, borders, borders[1:], strict=False):
@@ -77,7 +77,7 @@ def test_it_is_verified_and_explained(place, capsys):
 
 
 def test_two_processes_and_a_run_that_was_interrupted_give_the_same_bytes(place, tmp_path, monkeypatch):
-  """With its ceiling damaged meanwhile. Kills the mutant that believes whatever it finds there."""
+  """Its ceiling is damaged meanwhile. Kills the mutant that trusts the file."""
   shutil.copytree(place / "scores", tmp_path / "scores")
 
   def interrupted(*_, **__):

@@ -68,7 +68,7 @@ def request_of(folder: pathlib.Path) -> selection.SelectionRequest:
 
 
 def ranked(place: pathlib.Path, request: selection.SelectionRequest) -> list[tuple[int, str, str, int, float]]:
-  """(rank, source, domain, tokens, score) of every scored document, the best first."""
+  """Returns (rank, source, domain, tokens, score) of every scored document, the best first."""
   found = []
   for path in (place / "scores/tiny/shards").iterdir():
     table = pq.read_table(path).to_pydict()
@@ -110,7 +110,7 @@ def sources(folder: pathlib.Path) -> list[str]:
 
 
 def test_a_store_knows_each_documents_domain(place):
-  """Kills the mutants: domains of the good rows paired with all rows; a host for its domain."""
+  """Kills the mutants: domains of good rows that are paired with all rows; a host in place of its domain."""
   for path in (place / "scores/tiny/shards").iterdir():
     table = pq.read_table(path).to_pydict()
     for shard, row, domain in zip(table["shard"], table["row"], table["domain"], strict=True):
@@ -120,8 +120,8 @@ def test_a_store_knows_each_documents_domain(place):
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_each_domain_gives_its_best_documents_up_to_its_quota(drawn, name):
-  """Kills the mutants: a quota for each shard; the first rows of a domain in place of its best; a threshold that counts
-  what quotas exclude; a token budget that does."""
+  """Kills the mutants: a quota for each shard; the first rows of a domain in place of its best; a threshold, or a token
+  budget, that counts documents that quotas exclude."""
   found = sources(drawn / name)
   assert len(found) == len(set(found)) > 30
   assert set(found) == set(expected(drawn, request_of(drawn / name)))
@@ -140,7 +140,7 @@ def test_two_processes_draw_the_same_bytes(drawn, name, tmp_path):
 
 
 def test_a_run_that_was_interrupted_and_damaged_goes_on(drawn, tmp_path, monkeypatch, capsys):
-  """Kills the mutants: files of quotas that are whole because they are there; quotas that are settled again."""
+  """Kills the mutants: files of quotas that count as intact if they exist; quotas that are settled again."""
   shutil.copytree(drawn / "scores", tmp_path / "scores")
 
   def interrupted(*_, **__):
@@ -169,7 +169,7 @@ def test_a_run_that_was_interrupted_and_damaged_goes_on(drawn, tmp_path, monkeyp
 
 
 def test_what_quotas_leave_must_be_enough(drawn, capsys):
-  """Kills the mutant that is content with fewer documents."""
+  """Kills the mutant that accepts fewer documents."""
   command = ["sample", "--scores=scores", "--sampler=random", "--output=few", "--direct_num_workers=1"]
   groups = ["--group_by=domain", "--group_max=1"]
   assert run_in(drawn, [*command, *groups, "--num_examples=2000"]) == 1
@@ -195,7 +195,7 @@ def test_verify_settles_quotas_anew(drawn, name, capsys):
 
 @pytest.mark.parametrize("change", [{"group_max": 41}, {"group_max": 39}, {"group_max": None, "group_by": None}])
 def test_verify_names_a_quota_that_was_not_kept(drawn, tmp_path, change, capsys):
-  """Kills the mutant that takes a manifest's quotas for kept."""
+  """Kills the mutant that trusts the quotas of a manifest."""
   for name in ("best", "scores"):
     shutil.copytree(drawn / name, tmp_path / name)
   path = tmp_path / "best/manifest.json"
@@ -227,7 +227,7 @@ ROWS = {"a": 3_000, "b": 0, "c": 5_001, "d": 1}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> ScoreStore:
-  """Few scores, and domains from one that has half of all documents to those that have one."""
+  """A store with few distinct scores, and domains of all sizes: from half of all documents to a single one."""
   generator = np.random.default_rng(0)
   request = {"format": score_store.FORMAT, "inputs": [blocks.Shard(name, "", "", "", 0).identity() for name in ROWS]}
   store = ScoreStore.for_request(str(tmp_path_factory.mktemp("store")), request)
@@ -254,8 +254,8 @@ def store(tmp_path_factory) -> ScoreStore:
 
 @pytest.mark.parametrize("of_part", [100, 3_000, 1 << 20])
 def test_many_parts_settle_what_one_does(store, tmp_path, monkeypatch, of_part):
-  """Parts far smaller than a domain, and merges of several levels. Kills the mutants: a part that sees some shards
-  alone; equal keys in the order of shards; a domain in two parts."""
+  """Uses parts far smaller than a domain, and merges of several levels. Kills the mutants: a part that sees only some
+  shards; equal keys in the order of shards; a domain in two parts."""
   monkeypatch.setattr(quotas, "_PART_DOCUMENTS", of_part)
   monkeypatch.setattr(run_writer, "FAN_IN", 2)
   shards = tuple(blocks.Shard(name, "", "jsonl", "", 0) for name in ROWS)

@@ -21,7 +21,7 @@ SHARDS = {blocks.Shard(name, "", "jsonl", "", 0): rows for name, rows in ROWS.it
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> ScoreStore:
-  """Scores of a few values only, so that the threshold falls among equal ones."""
+  """A store with few distinct scores, so that the threshold falls among equal ones."""
   generator = np.random.default_rng(0)
   store = ScoreStore.for_request(str(tmp_path_factory.mktemp("store")), {})
   for shard, rows in SHARDS.items():
@@ -73,7 +73,7 @@ def by_sorting(store, request) -> thresholds.Selected:
   ids=lambda request: f"{request.sampler}-{request.method}",
 )
 def test_the_passes_find_what_a_sort_finds(store, request_):
-  """Kills the mutants: a pass looks at the first bits again; a shard's last batch is left out."""
+  """Kills the mutants: a pass that uses the first bits again; a last batch of a shard that is left out."""
   ledger = score_store.Ledger(sum(SHARDS.values()), None if request_.num_tokens is None else 1 << 40, 0)
   expected = by_sorting(store, request_)
   with beam.Pipeline("FnApiRunner") as pipeline:
@@ -85,7 +85,7 @@ def test_the_passes_find_what_a_sort_finds(store, request_):
 
 @pytest.mark.parametrize("sampler", ["ask_llm", "random"])
 def test_smaller_samples_lie_within_larger_ones(store, sampler):
-  """Invariant 2, with many equal scores. Kills the mutant whose hashes depend on the rate."""
+  """Checks invariant 2 with many equal scores. Kills the mutant whose hashes depend on the rate."""
   drawn = []
   for rate in ("0.1", "0.2", "0.4"):
     request = selection.SelectionRequest(sampler, seed=5, rate=rate)
@@ -120,7 +120,8 @@ def test_counts_add_up_in_any_order():
   ids=lambda request: request.method,
 )
 def test_each_pass_opens_each_score_file_once(store, monkeypatch, request_):
-  """And none after the search is over. Kills the mutants: a file that is opened for each block; eight passes always."""
+  """Passes after the end of the search open none. Kills the mutants: a file that is opened for each block; always eight
+  passes."""
   opened: collections.Counter = collections.Counter()
   searches = []
   open_input, refine = storage.open_input, selection.refine

@@ -54,9 +54,8 @@ def sorted_records(records: list[tuple[int, int, bytes]]) -> list[tuple[int, int
 @settings(max_examples=300)
 @given(st.lists(st.lists(st.lists(HASHES, max_size=4), max_size=5), max_size=5))
 def test_a_merge_is_a_stable_sort_of_its_streams(lists):
-  """Kills: the bound taken as max instead of min; `side="right"` for every stream (reordered ties), `"left"` for every
-  stream (lost records); a sort that is not stable.
-  """
+  """Kills: a bound that is the max instead of the min; `side="right"` for every stream (reordered ties), `"left"` for
+  every stream (lost records); a sort that is not stable."""
   streams, expected = [], []
   for stream, batches in enumerate(lists):
     hashes = sorted(itertools.chain(*batches))
@@ -91,7 +90,7 @@ RECORDS = st.lists(st.tuples(st.sampled_from([0, 1, 3]), st.integers(0, 1), st.i
   fan_in=st.integers(2, 4),
 )
 def test_output_depends_on_the_records_alone(drawn, adds, run_ends, budget_bytes, batch_bytes, fan_in):
-  """However records are spread over calls, runs, spills and batches, each shard is their stable sort by hash.
+  """Each shard is the stable sort of its records by hash, however they are spread over calls, runs, spills and batches.
 
   Kills: merged spills put before older ones, the rest of the buffer forgotten when there were spills, a record larger
   than the budget lost or put before the buffer, runs beyond the fan-in dropped, counts of another shard.
@@ -136,7 +135,7 @@ def test_batches_are_bounded():
 
 
 def test_deep_merges_of_spills(tmp_path):
-  """More spills than two levels of merging hold, in a folder of the caller's that is left empty."""
+  """Makes more spills than two levels of merging hold, in a folder of the caller, which is empty afterwards."""
   records = [(place % 2, place * 7919 % 101, b"%d" % place) for place in range(1_100)]
   with run_writer.RunWriter(num_shards=2, budget_bytes=0, temporary_folder=str(tmp_path)) as writer:
     for record in records:
@@ -170,7 +169,7 @@ def test_ranges_of_one_reader_are_read_in_turns(monkeypatch):
 
 
 def test_binary_and_sliced_records(tmp_path):
-  """A slice's offsets do not start at 0; `binary` has other offsets than `large_binary`."""
+  """The offsets of a slice do not start at 0; `binary` has other offsets than `large_binary`."""
   record_N = pa.array([b"no", b"b", b"a", b"no"])[1:3]
   path = tmp_path / "a.run"
   with path.open("wb") as file, run_writer.RunWriter(num_shards=1) as writer:
@@ -228,7 +227,7 @@ def corrupt_runs() -> dict[str, bytes]:
     return head + struct.pack("<I", google_crc32c.value(head)) + stream
 
   def in_table(place: int, value: int) -> bytes:
-    """With a table that is wrong but fits its checksum."""
+    """Returns a run whose table is wrong but fits its checksum."""
     head = with_bytes(data, place, struct.pack("<Q", value))[: body - 4]
     return head + struct.pack("<I", google_crc32c.value(head)) + data[body:]
 
@@ -270,7 +269,7 @@ def corrupt_runs() -> dict[str, bytes]:
 
 
 def with_long_body(stream: bytes) -> bytes:
-  """The last batch's `bodyLength`, which is the only int64 of its value in the metadata."""
+  """Changes `bodyLength` of the last batch, which is the only int64 of its value in the metadata."""
   reader = pa.ipc.MessageReader.open_stream(stream)
   reader.read_next_message()
   body = reader.read_next_message().body.size
@@ -289,7 +288,7 @@ def test_a_corrupt_run_is_refused_in_one_sentence(what, tmp_path):
 
 
 class CarefulFile(io.BytesIO):
-  """Refuses reads that a file of its size cannot serve."""
+  """A file that refuses reads beyond its size."""
 
   def read(self, size: int | None = -1, /) -> bytes:
     assert size is not None and 0 <= size <= max(len(self.getvalue()), 12)
@@ -298,7 +297,7 @@ class CarefulFile(io.BytesIO):
 
 @pytest.mark.parametrize("what", corrupt_runs())
 def test_no_read_asks_for_more_than_the_file_holds(what):
-  """Kills: a window or a header whose length is taken on trust."""
+  """Kills: a window or a header whose length is trusted."""
   with pytest.raises(WinnowError):
     read_run(run_files.RunReader(CarefulFile(corrupt_runs()[what])))
 
@@ -309,9 +308,9 @@ FUZZED = run_of([(place % 3, place, b"record %d" % place * place) for place in r
 @settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(FUZZED) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_any_damage_is_refused_or_harmless(damage):
-  """Flipped bytes give WinnowError or the very records, never another error and never a crash.
+  """Flipped bytes give WinnowError or exactly the records, never another error or a crash.
 
-  Kills the mutants: a range, or the table, whose checksum nobody compares."""
+  Kills the mutants: a range, or the table, whose checksum is not compared."""
   data = bytearray(FUZZED)
   for position, value in damage:
     data[position] = value
@@ -326,8 +325,8 @@ def test_any_damage_is_refused_or_harmless(damage):
 def test_memory_does_not_grow_with_what_is_written():
   """Two runs of 80 MB, then 200 runs merged at once, stay within 100 MB above the idle process.
 
-  About 60 are seen, half of them free memory that the allocators keep. Kills: spills that are kept in memory, a merge
-  that reads whole ranges, 200 runs read side by side.
+  About 60 are measured, half of them free memory that the allocators keep. Kills: spills that are kept in memory, a
+  merge that reads whole ranges, 200 runs read side by side.
   """
   code = """
     import resource, sys, tempfile

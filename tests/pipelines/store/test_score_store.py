@@ -1,4 +1,4 @@
-"""Block files and their compaction: every row once, or an error that says what is wrong."""
+"""Block files and their compaction: every row exactly once, or an error that says what is wrong."""
 
 import dataclasses
 import errno
@@ -87,7 +87,7 @@ def test_a_block_that_is_missing_or_damaged_is_named_and_nothing_is_compacted(st
 
 
 def test_rows_that_do_not_add_up_are_refused(store):
-  """Kills the mutants that trust the count of blocks, or the rows of a block, without looking."""
+  """Kills the mutants that trust the number of blocks, or of rows in a block, without a check."""
   rows = write_blocks(store)
   with pytest.raises(WinnowError, match="has 13 rows, but its blocks have 12"):
     block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows + 1)
@@ -98,7 +98,7 @@ def test_rows_that_do_not_add_up_are_refused(store):
 
 
 def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
-  """Kills the mutant that removes request.json first: scores of the old request would pass for the new one's."""
+  """Kills the mutant that removes request.json first: scores of the old request would pass for those of the new one."""
   rows = write_blocks(store)
   fingerprints.claim(store.request_path, REQUEST, owner="the store")
   block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
@@ -125,8 +125,8 @@ def test_a_store_without_a_summary_is_not_complete(store):
 
 
 def test_scores_of_another_request_are_never_taken(store):
-  """A run of another model still writes into the folder. Kills the mutants: blocks found by the shard's name alone; a
-  footer that nobody compares; a summary that is complete for everybody."""
+  """A run of another model still writes to the folder. Kills the mutants: blocks that are found only by the name of the
+  shard; a footer that is not compared; a summary that is complete for every request."""
   other = ScoreStore.for_request(store.folder, REQUEST | {"model": "b"})
   rows = write_blocks(other)
   assert store.finished_blocks(S, store.engine()) == frozenset()
@@ -148,7 +148,7 @@ def test_scores_of_another_request_are_never_taken(store):
 
 
 def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
-  """Kills the mutant that starts over: a broken file that is replaced would cost the whole store."""
+  """Kills the mutant that starts over: the replacement of a broken file would cost the whole store."""
   fingerprints.claim(store.request_path, REQUEST, owner="the store")
   storage.create(store.engine_path, fingerprints.to_json({"method": store.method}))
   for shard in (S, T):
@@ -163,7 +163,7 @@ def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
 
 
 def test_damage_in_a_score_file_is_told_by_its_name(store):
-  """Kills the mutant that opens the file and trusts what is in it."""
+  """Kills the mutant that opens the file and trusts its content."""
   rows = write_blocks(store)
   block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   path = store.scores_path(S)
@@ -194,7 +194,7 @@ def write_damaged(path: str, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty"])
 def test_a_block_that_is_damaged_is_removed_and_made_again(store, how):
-  """Kills the mutants: a file is a block because it has the name of one; damage that nobody is told of."""
+  """Kills the mutants: a file that counts as a block by its name; damage that is not reported."""
   write_blocks(store)
   path = store.block_path(S, 2, store.engine())
   write_damaged(path, how)
@@ -209,7 +209,7 @@ def test_a_block_that_is_damaged_is_removed_and_made_again(store, how):
 @pytest.mark.parametrize("how", ["cut", "empty", "gone"])
 @pytest.mark.parametrize("what", ["scores", "dead_letter"])
 def test_a_shard_that_is_damaged_is_removed_and_its_store_incomplete(store, how, what):
-  """Kills the mutants: a shard is whole because its file opens; a dead letter that nobody compares."""
+  """Kills the mutants: a shard that counts as intact if its file opens; a dead letter that is not compared."""
   rows = write_blocks(store)
   summary = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
   assert block_files.sound_shard(store, S) == summary
@@ -222,7 +222,7 @@ def test_a_shard_that_is_damaged_is_removed_and_its_store_incomplete(store, how,
 
 @pytest.mark.parametrize("what", ["block", "shard"])
 def test_any_flipped_bit_is_found(store, what):
-  """Kills the mutants: a seal that leaves out the footer, or that nobody compares where files are relied on."""
+  """Kills the mutants: a seal that leaves out the footer; a seal that is not compared where files are relied on."""
   rows = write_blocks(store)
   path = store.block_path(S, 3, store.engine())
   if what == "shard":
@@ -253,8 +253,8 @@ def test_any_flipped_bit_is_found(store, what):
 
 
 def test_who_reads_scores_alone_takes_no_damaged_ones(store):
-  """Without the seal, which wants the whole file read. Kills the mutants: a footer, or names of columns, that are taken
-  on trust."""
+  """Readers of scores do not check the seal, which takes a read of the whole file. Kills the mutants: a footer, or
+  names of columns, that are trusted."""
   block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
   path = store.scores_path(S)
 
@@ -286,7 +286,7 @@ def test_strange_files_are_no_blocks_and_no_shards(store):
 
 
 def test_scores_of_another_engine_are_never_taken(store):
-  """Kills the mutants: blocks found whatever engine made them; a seal that looks at the request alone."""
+  """Kills the mutants: blocks that are found whatever engine made them; a seal that compares only the request."""
   storage.create(store.engine_path, b'{"version": 1}')
   rows = write_blocks(store)
   old = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
@@ -301,7 +301,7 @@ def test_scores_of_another_engine_are_never_taken(store):
 
 
 def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
-  """Kills the mutant that takes a failing disk or network for a foreign file: scores would be lost by an accident."""
+  """Kills the mutant that takes a failing disk or network for a foreign file: scores would be lost by accident."""
   fingerprints.claim(store.request_path, REQUEST, owner="the store")
   storage.create(store.engine_path, fingerprints.to_json({"method": store.method}))
   block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
@@ -320,7 +320,7 @@ def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
 
 
 def test_a_shard_that_seems_shorter_is_damaged(store, monkeypatch):
-  """A bit that is turned outside of the pages may do it. Kills the mutant that reads what there is."""
+  """A flipped bit outside of the pages may shorten it. Kills the mutant that reads the remaining rows."""
   block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
   with score_files.ScoreFile(store, S) as scores:
     assert sum(batch.num_rows for batch in scores.batches(4, domains=True)) == 10
@@ -330,7 +330,7 @@ def test_a_shard_that_seems_shorter_is_damaged(store, monkeypatch):
 
 
 def test_a_ledger_in_which_a_bit_was_turned_is_none(store):
-  """Kills the mutants: a summary that is believed; one whose sums alone are compared."""
+  """Kills the mutants: a summary that is trusted; a summary of which only the sums are compared."""
   summary = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=write_blocks(store))
   ledger = {"fingerprint": store.fingerprint, "engine": store.engine(), **sealing.add_up([summary])}
   storage.create(store.summary_path, fingerprints.sealed(ledger))
@@ -347,7 +347,7 @@ def test_a_ledger_in_which_a_bit_was_turned_is_none(store):
 
 @pytest.mark.parametrize("error", [ConnectionError("reset"), TimeoutError("timed out"), OSError(5, "error")])
 def test_what_cannot_be_read_is_not_taken_for_damaged(store, monkeypatch, error):
-  """Kills the mutant that removes a finished block since a network failed."""
+  """Kills the mutant that removes a finished block because a network failed."""
   write_blocks(store)
   path = store.block_path(S, 0, store.engine())
 

@@ -1,4 +1,4 @@
-"""What `~` means in a flag, and what happens to a user who has no home folder."""
+"""Expansion of `~` in flags, and users without a home folder."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ from pipelines.registry import command_names, flag
 
 PROJECT = pathlib.Path(__file__).parents[3]
 PATHS = [one for one in declarations.FLAGS if one.type in (flag.path, flag.paths)]
-# A user without HOME and without an entry in passwd, such as a container may run as.
+# A user without HOME and without an entry in passwd, as in some containers.
 HOMELESS = """
 import os, pwd, sys
 def unknown(uid): raise KeyError(uid)
@@ -28,7 +28,7 @@ sys.exit(main.main(sys.argv[1:]))
 
 @pytest.mark.parametrize("one", PATHS, ids=lambda one: one.name)
 def test_every_flag_that_names_files_knows_home_folders(one, monkeypatch, tmp_path):
-  """Kills the mutants: a `~` that becomes a folder's name; one that is known in one flag and not in the next."""
+  """Kills the mutants: a `~` that becomes the name of a folder; a `~` that only some flags expand."""
   monkeypatch.setenv("HOME", str(tmp_path))
   command = command_names.CURATE if command_names.CURATE in one.commands else one.commands[-1]
   others = [
@@ -58,7 +58,7 @@ def test_every_flag_that_names_files_knows_home_folders(one, monkeypatch, tmp_pa
 
 
 def test_every_flag_that_a_bucket_fits_is_declared_a_path():
-  """Kills the mutant that adds a flag for a file or a folder as mere text."""
+  """Kills the mutant that declares a flag for a file or a folder as plain text."""
   assert all(
     one in PATHS
     for one in declarations.FLAGS
@@ -101,7 +101,7 @@ def homeless(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProce
 
 @pytest.mark.local_runner
 def test_a_user_without_a_home_keeps_caches_in_a_temporary_folder(tmp_path):
-  """Kills the mutant that keeps compiled programs in a folder called `~` where the command was started."""
+  """Kills the mutant that caches compiled programs in a folder called `~` in the working directory."""
   corpora.write_corpus(tmp_path / "corpus", big_rows=60, small_rows=40)
   corpora.write_model(tmp_path / "rater")
   (tmp_path / "prompt.txt").write_text(corpora.PROMPT)

@@ -19,7 +19,7 @@ def write_documents(folder, count: int, shards: int = 4) -> str:
 
 
 def peak_of_tree(arguments: list[str], cwd) -> int:
-  """Runs a command to its end; the largest sum of the resident memory of it and its workers, in bytes."""
+  """Runs a command to its end; returns the peak of the resident memory of it and its workers, in bytes."""
   process = subprocess.Popen([sys.executable, "-m", "pipelines.main", *arguments], cwd=cwd)
   peak = 0
   while process.poll() is None:
@@ -30,7 +30,8 @@ def peak_of_tree(arguments: list[str], cwd) -> int:
 
 
 def test_the_peak_does_not_grow_with_the_corpus(tmp_path):
-  """Kills the mutants: blocks of selected text kept until the end of a stripe; ranks or scores collected in a list."""
+  """Kills the mutants: selected text that is kept until the end of a stripe; ranks or scores that are collected in a
+  list."""
   peaks = {}
   for count in (100_000, 2_000_000):
     pattern = write_documents(tmp_path / str(count), count)

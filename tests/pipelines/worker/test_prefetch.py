@@ -11,7 +11,7 @@ def test_items_come_whole_and_in_order():
 
 
 def test_it_runs_ahead_but_not_further_than_told():
-  """Kills the mutant without a bound, which would hold the whole corpus where the consumer is slow."""
+  """Kills the mutant without a bound, which would hold the whole corpus if the consumer is slow."""
   begun, may_go_on = [], threading.Semaphore(0)
 
   def items():

@@ -1,4 +1,4 @@
-"""What workers send, and what a terminal or a log shows of it."""
+"""Progress reports of workers, and their display in a terminal or a log."""
 
 import json
 import os
@@ -37,7 +37,7 @@ STRAY = [
 
 
 class Hand:
-  """A meter whose datagrams and time come by hand."""
+  """A meter whose datagrams and time are given by the test."""
 
   def __init__(self, *stages: Stage):
     self.meter = meter.Meter(stages)
@@ -47,7 +47,7 @@ class Hand:
     self.meter._take(json.dumps(message | {"counts": [new, resumed, tokens, at_work]}).encode(), now)
 
   def lines(self, now: float, capsys) -> list[str]:
-    """What is printed at a time, and by then of stages that are over."""
+    """Returns the lines that are printed at a time, including those of finished stages."""
     capsys.readouterr()
     self.meter._end_stages(now)
     self.meter._print_lines(now)
@@ -60,7 +60,7 @@ def two_cores(monkeypatch):
 
 
 def test_stray_datagrams_are_passed_over():
-  """Kills the mutants: a receiving thread that dies of the first that is not ours; one that takes another run's."""
+  """Kills the mutants: a receiving thread that dies of a foreign datagram; one that accepts another run's datagrams."""
   stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
   with meter.Meter([Stage("score", Count(10, is_exact=True))]) as shown, progress.working(shown.address, "score"):
     for datagram in STRAY:
@@ -71,7 +71,7 @@ def test_stray_datagrams_are_passed_over():
 
 
 def test_what_was_sent_before_the_end_is_counted():
-  """Kills the mutants: the receiver stops at once; it reads one more; what was held back is not sent at the end."""
+  """Kills the mutants: a receiver that stops at once; one that reads one more; totals held back that are never sent."""
   with (
     meter.Meter([Stage("score"), Stage("write")]) as shown,
     progress.working(shown.address, "score"),
@@ -84,7 +84,7 @@ def test_what_was_sent_before_the_end_is_counted():
 
 
 def test_the_end_does_not_wait_for_datagrams_to_cease():
-  """Kills the mutant that looks for it only when none came for a while."""
+  """Kills the mutant that checks for the end only when no datagram has come for a while."""
   script = "import socket, sys\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
   script += "while True: s.sendto(sys.argv[2].encode(), ('127.0.0.1', int(sys.argv[1])))"
   with meter.Meter([Stage("score")]) as shown:
@@ -104,7 +104,7 @@ def test_the_end_does_not_wait_for_datagrams_to_cease():
 
 
 def test_a_report_for_every_batch_is_few_datagrams():
-  """Kills the mutant that sends one for each."""
+  """Kills the mutant that sends one datagram for each report."""
   with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
     receiver.bind(("127.0.0.1", 0))
     receiver.setblocking(False)
@@ -124,7 +124,7 @@ def test_a_report_for_every_batch_is_few_datagrams():
 
 
 def test_a_block_is_reported_exactly_whatever_its_scorer_tells():
-  """Kills: documents of a batch that count again with their block; bad ones that nobody counts."""
+  """Kills: documents of a batch that count again with their block; bad documents that are not counted."""
   with meter.Meter([Stage("score")]) as shown, progress.working(shown.address, "score"):
     block = progress.Block(shown.address, "score")
     block.add(range(5), 70)
@@ -136,8 +136,8 @@ def test_a_block_is_reported_exactly_whatever_its_scorer_tells():
 
 
 def test_a_clock_runs_from_the_first_work_to_the_last(capsys):
-  """A run of 113 s on one block. Kills: a clock that starts with the first report; one of a stage that is over and goes
-  on; "waiting" while work is done."""
+  """A run of 113 s on one block. Kills: a clock that starts with the first report; a clock that goes on after its
+  stage; "waiting" while work is done."""
   hand = Hand(Stage("scoring", Count(4_000, is_exact=False)), Stage("writing", Count(800, is_exact=False), 100.0))
   assert hand.lines(hand.meter._began + 10, capsys) == ["starting the workers: 0:00:10 so far"]
   hand.take(1_000, "scoring")
@@ -154,7 +154,7 @@ def test_a_clock_runs_from_the_first_work_to_the_last(capsys):
 
 
 def test_the_speed_is_of_new_documents(capsys):
-  """Kills: 1,445,000/s of a flood of resumed ones; a share of those that are left alone."""
+  """Kills: a speed of 1,445,000/s from resumed documents; a share of only the remaining documents."""
   hand = Hand(Stage("scoring", Count(10_000, is_exact=True)))
   hand.take(50, "scoring", resumed=5_000, at_work=0)  # before the model is loaded
   assert hand.meter._shown["scoring"].figures(50) == (
@@ -168,7 +168,7 @@ def test_the_speed_is_of_new_documents(capsys):
 
 
 def test_the_time_left_is_the_whole_commands(capsys):
-  """Kills: the time of the stage at work alone; that of a stage whose speed nobody knows taken for none."""
+  """Kills: the time of only the current stage; a stage of unknown speed that counts as no time."""
   stages = [
     Stage("embedding", Count(1_000, is_exact=True)),
     Stage("sketch", Count(1_000, is_exact=True), 5.0),  # by one of two cores
@@ -182,7 +182,7 @@ def test_the_time_left_is_the_whole_commands(capsys):
 
 
 def test_nothing_is_whole_before_the_end(capsys):
-  """Kills: 100% of an estimate that was too low, or before its stage is over; a share that is rounded up to it."""
+  """Kills: 100% of an estimate that was too low, or before the stage is over; a share that is rounded up to 100%."""
   hand = Hand(Stage("scoring", Count(1_000, is_exact=False)))
   hand.take(100, "scoring")
   for new, told in ((999, "999 of ~1,000 documents (99%)"), (1_000, "1,000 documents"), (1_200, "1,200 documents")):
@@ -192,7 +192,7 @@ def test_nothing_is_whole_before_the_end(capsys):
 
 
 def test_stages_in_turn_keep_their_own_time(capsys):
-  """As when two outputs are drawn. Kills: the time of other stages that counts; a pause of its own that does not."""
+  """Two outputs that are drawn in turn. Kills: a stage that counts the time of others, or not its own pause."""
   hand = Hand(Stage("select"), Stage("write"))
   for now, stage, new, at_work in (
     (0, "select", 0, 1),
@@ -210,7 +210,7 @@ def test_stages_in_turn_keep_their_own_time(capsys):
 
 
 def test_processes_add_up_and_their_clock_is_one():
-  """Kills the mutants: the latest process for all of them; the first to end, which stops the clock."""
+  """Kills the mutants: totals of only the latest process; a clock that stops with the first process."""
   hand = Hand(Stage("score", Count(100, is_exact=True)))
   for process in (1, 2):
     hand.take(process, "score", process=process)
@@ -227,7 +227,7 @@ def test_stages_of_a_recipe_are_told_apart():
 
 
 def test_a_terminal_has_a_bar_and_in_the_end_what_each_stage_took():
-  """Kills: a stage that stands there for ever; one that is drawn before it begins."""
+  """Kills: a stage whose line never goes away; a stage that is drawn before it begins."""
   script = """
 import time
 from pipelines.jobs import meter
@@ -273,5 +273,5 @@ with meter.Meter(stages) as shown:
   ],
 )
 def test_durations_do_not_wrap_at_a_day(seconds, told):
-  """Kills the mutant that takes a time for a time of day."""
+  """Kills the mutant that formats a duration as a time of day."""
   assert duration(seconds) == told

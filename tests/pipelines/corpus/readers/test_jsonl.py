@@ -1,4 +1,4 @@
-"""JSON lines: what a row is, which rows are bad, and fields of other names and types."""
+"""JSON lines: rows, bad rows, and fields of other names and types."""
 
 import gzip
 import json
@@ -22,9 +22,8 @@ def small_pieces(monkeypatch):
 
 
 def test_bad_lines_fall_alone(tmp_path):
-  """Kills the mutants: a row counter that counts good rows, or lines that are not blank, only; blank lines that are bad
-  for a want of JSON, or of a text.
-  """
+  """Kills the mutants: a row counter that counts only good rows, or only lines that are not blank; blank lines that are
+  bad because they have no JSON, or no text."""
   good = json.dumps({"text": "good"}).encode()
   lines = {
     "invalid_json": [
@@ -62,7 +61,7 @@ def test_bad_lines_fall_alone(tmp_path):
 
 
 def test_unpaired_surrogates_are_a_bad_row(tmp_path):
-  """JSON can name what no UTF-8 can hold."""
+  """JSON can escape characters that UTF-8 cannot hold."""
   shard = put(
     tmp_path / "a.jsonl", b'{"text": "\\ud800"}\n{"text": "\\udc00x", "url": 1}\n{"text": "\\ud83d\\ude00"}\n'
   )
@@ -88,9 +87,10 @@ COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 @pytest.mark.parametrize("piece_bytes", [1, 1000, 1 << 20])
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_byte_order_marks_line_ends_and_long_lines(tmp_path, monkeypatch, suffix, piece_bytes):
-  """Of a file that was joined from three, each with its mark, one with two: compressed apart they are several members.
+  """A file may be concatenated from three files, each with its mark, one with two; compressed apart, they are several
+  members.
 
-  Kills the mutants: a mark that is looked for at the start of the file alone, in its first piece, or once.
+  Kills the mutants: a mark that is removed only at the start of the file, only in its first piece, or only once.
   """
   monkeypatch.setattr(reading, "_PIECE_BYTES", piece_bytes)
   mark, text = b"\xef\xbb\xbf", "long " * 2000
@@ -119,10 +119,9 @@ NOT_NUMBERS = (math.nan, math.inf, -math.inf)
   ascii_only=st.booleans(),
 )
 def test_what_python_writes_is_read(texts, values, ascii_only):
-  """`json.dumps` of anything, as whose url a value is seen again, NaN and Infinity as null.
+  """`json.dumps` of any value is read back, as the url of a document, with NaN and Infinity as null.
 
-  Kills the mutants: NaN that is replaced within strings, or behind a quote that is escaped; -Infinity that leaves its
-  sign behind.
+  Kills the mutants: NaN that is replaced within strings, or behind an escaped quote; -Infinity that leaves its sign.
   """
 
   def has_not_numbers(value):
@@ -144,7 +143,7 @@ def test_what_python_writes_is_read(texts, values, ascii_only):
 
 
 def test_documents_with_nan_are_counted(tmp_path):
-  """Kills the mutants: NaN that is written as a url; a count of lines in place of those that are not JSON."""
+  """Kills the mutants: NaN that becomes a url; a count of all lines instead of those that are not JSON."""
   lines = [b'{"text": "a", "url": NaN, "n": [-Infinity, Infinity]}', b'{"text": "b", "url": "NaN"}', b'{"text": NaN}']
   lines += [
     b'\xef\xbb\xbf{"text": "Infinity"}',
@@ -159,14 +158,14 @@ def test_documents_with_nan_are_counted(tmp_path):
 
 
 def test_a_line_of_quotes_takes_linear_time():
-  """Kills the mutant whose pattern looks anew for the end of a string at every quote: half an hour for this line."""
+  """Kills the mutant whose pattern searches the end of a string again at every quote: half an hour for this line."""
   line = b'{"a": NaN, "b": "' + b'\\"' * (1 << 20)
   with pytest.raises(BadRowError, match="invalid_json"):
     jsonl_reader.parse_line(line, Fields())
 
 
 def test_nested_fields(tmp_path):
-  """Kills the mutants: a path that comes before a field with a dot in its very name; one that ends at a string."""
+  """Kills the mutants: a path that takes precedence over a field whose name has a dot; a path that ends at a string."""
   records = [
     {"content": {"text": "a", "more": {"url": "u"}}, "at": {"time": 3}},
     {"content.text": "b", "content": {"text": "not b"}, "content.more.url": None, "at.time": "t"},

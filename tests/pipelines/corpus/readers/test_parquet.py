@@ -1,4 +1,4 @@
-"""Parquet: column types, bytes that are no UTF-8, timestamps, files without a text column."""
+"""Parquet: column types, invalid UTF-8, timestamps, files without a text column."""
 
 import datetime
 
@@ -12,7 +12,7 @@ from pipelines.corpus.blocks import Fields
 
 
 def test_a_text_inside_a_struct(tmp_path):
-  """Kills the mutants: a null struct's child that is a text; a path that comes before a column of that name."""
+  """Kills the mutants: a text in a null struct; a path that takes precedence over a column of that name."""
   inside = [
     {"text": "a", "more": {"url": "u"}},
     None,
@@ -34,7 +34,7 @@ def test_a_text_inside_a_struct(tmp_path):
 
 
 def test_what_lies_beside_a_text_in_its_struct_is_not_read(tmp_path):
-  """Kills the mutant that reads the whole struct: here the other field's page does not fit its checksum."""
+  """Kills the mutant that reads the whole struct: here the page of the other field has a wrong checksum."""
   path = tmp_path / "a.parquet"
   table = pa.table({"content": [{"other": f"secret {row}", "text": f"the river {row}"} for row in range(50)]})
   pq.write_table(table, path, compression="none", write_page_checksum=True, use_dictionary=False)
@@ -74,7 +74,7 @@ def test_parquet_texts_of_every_type(tmp_path, text_type):
 
 @pytest.mark.parametrize("declared", [pa.binary(), pa.string()], ids=str)
 def test_parquet_bytes_that_are_no_utf8(tmp_path, declared):
-  """Parquet's own string type promises UTF-8 and does not keep it. Kills: trusting it."""
+  """Parquet's string type promises UTF-8 but does not ensure it. Kills: a reader that trusts it."""
   values = pa.array([b"ok", b"caf\xe9", "\ufffd".encode(), None])
   table = pa.table({"text": values.view(declared), "url": values.view(declared)})
   pq.write_table(table, tmp_path / "a.parquet")

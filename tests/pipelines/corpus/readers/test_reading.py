@@ -1,4 +1,4 @@
-"""Every format and compression against plain readings of the same records; files that break off; memory."""
+"""All formats and compressions against plain readers of the same records; truncated files; memory."""
 
 import dataclasses
 import gzip
@@ -42,7 +42,7 @@ def small_pieces(monkeypatch):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_gives_the_same_documents_and_blocks(tmp_path, suffix):
-  """Kills: a reader that drops what crosses a piece, a frame, a member or a row group."""
+  """Kills: a reader that drops a record across the border of a piece, a frame, a member or a row group."""
   blocks = read(write(tmp_path, f"c4.{suffix}"), block_rows=100, block_text_bytes=9000)
   assert documents(blocks) == numbered(RECORDS)
   assert bad(blocks) == []
@@ -82,7 +82,7 @@ def test_real_c4_equals_gzip_and_json(shared):
 
 @pytest.mark.parametrize("suffix", FORMATS[1:])
 def test_a_truncated_file_gives_its_first_blocks_and_then_says_where(tmp_path, suffix):
-  """Kills: taking the end of a broken stream for the end of the file; losing the blocks before it."""
+  """Kills: a reader that takes the end of a broken stream for the end of the file, or loses the blocks before it."""
   whole_shard = write(tmp_path, f"whole.{suffix}")
   whole = read(whole_shard, block_rows=10)
   data = pathlib.Path(whole_shard.path).read_bytes()
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_named_in_one_sentence(tmp_path, name, damage):
 
 
 def long_window(data: bytes, window_log: int) -> bytes:
-  """A frame that asks for the window of `zstd --long=WINDOW_LOG`, as if it were of a file as long."""
+  """Returns a frame that requests the window of `zstd --long=WINDOW_LOG`, as for a file of that size."""
   compressor = zstandard.ZstdCompressor().compressobj()  # which does not know the size of what comes
   found = bytearray(compressor.compress(data) + compressor.flush())
   found[5] = (window_log - 10) << 3
@@ -136,7 +136,7 @@ def long_window(data: bytes, window_log: int) -> bytes:
 
 @pytest.mark.parametrize("window_log", [27, 28, 31])
 def test_zstd_with_a_long_window_is_read(tmp_path, window_log):
-  """Among frames of other windows and one to be skipped. Kills the mutant that reads as long a window as Arrow does."""
+  """Mixes frames of several windows and a skippable one. Kills the mutant with the window limit of Arrow."""
   data = jsonl(RECORDS)
   skipped = bytes.fromhex("502a4d18 04000000") + b"skip"
   shard = put(tmp_path / "a.jsonl.zst", zstandard.compress(data) + skipped + long_window(data, window_log) + skipped)
@@ -157,7 +157,7 @@ def test_zstd_with_too_long_a_window_is_refused_with_the_flag(tmp_path, head, to
   shard = put(tmp_path / "a.jsonl.zst", head + long_window(jsonl(RECORDS), 31))
   with pytest.raises(WinnowError, match=rf"a\.jsonl\.zst cannot be read {told}allow as much, or compress"):
     read(dataclasses.replace(shard, max_window=2047 << 20))
-  # What the frame's descriptor says is beyond what zstd has.
+  # The descriptor of the frame asks for more than zstd supports.
   longer = put(tmp_path / "b.jsonl.zst", bytes.fromhex("28b52ffd 00 b0") + bytes(20))
   with pytest.raises(
     WinnowError, match=r"needs a window of more than 2,048 MiB, which zstd itself does not read; replace"
@@ -166,7 +166,7 @@ def test_zstd_with_too_long_a_window_is_refused_with_the_flag(tmp_path, head, to
 
 
 def test_a_bomb_takes_little_memory_at_a_time(tmp_path):
-  """256 MiB of one letter in 8 KiB. Kills the mutant that unpacks all that was read of a file at once."""
+  """256 MiB of one letter in 8 KiB. Kills the mutant that unpacks all the data that it has read at once."""
   data = zstandard.compress(b"x" * (256 << 20), 3)
   pieces = zstd_stream.decompress([data], piece_bytes=1 << 20, max_window=1 << 31)
   sizes = [len(piece) for piece in pieces]
@@ -181,7 +181,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("zst", zstandard.compress)])
 def test_many_members_or_frames_are_one_stream(tmp_path, suffix, compress):
-  """Kills: stopping behind the first member; a line that spans two members becoming two."""
+  """Kills: a reader that stops after the first member, or splits a line that spans two members."""
   data = jsonl(RECORDS)
   parts = [data[at : at + 10_001] for at in range(0, len(data), 10_001)]
   members = [compress(part) for part in [*parts, b""]]
@@ -238,7 +238,7 @@ def test_format_of_other_names(name):
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet"])
 def test_memory_is_that_of_a_few_blocks(tmp_path, monkeypatch, suffix):
-  """Kills: keeping blocks, or reading the file whole; a Parquet row group of 240 MB held at once."""
+  """Kills: a reader that keeps blocks, reads the whole file, or holds a Parquet row group of 240 MB."""
   monkeypatch.setattr(reading, "_PIECE_BYTES", 1 << 20)
   line = json.dumps({"text": os.urandom(1500).hex(), "url": "u"}).encode() + b"\n"
   path = tmp_path / f"a.{suffix}"
@@ -263,7 +263,7 @@ def test_memory_is_that_of_a_few_blocks(tmp_path, monkeypatch, suffix):
 
 
 def test_a_glob_in_the_folder_where_one_stands_finds_its_files(tmp_path, monkeypatch):
-  """As the README types it. Kills the mutant that leaves a name without a folder to Beam, which finds nothing."""
+  """The README gives such a glob. Kills the mutant that leaves a name without a folder to Beam, which finds nothing."""
   from pipelines.corpus import inputs
 
   for name in ("c4-train.00000.json", "c4-train.00001.json"):

@@ -1,4 +1,4 @@
-"""Datasets that TFDS has prepared, and files that TensorFlow wrote: the others' own bytes."""
+"""Datasets that TFDS has prepared, and files that TensorFlow has written."""
 
 import dataclasses
 import pathlib
@@ -40,7 +40,7 @@ class WinnowTestCorpus(tfds.core.GeneratorBasedBuilder):
 
 @pytest.fixture(scope="module", params=FILE_FORMATS)
 def prepared(request, tmp_path_factory):
-  """(file format, data folder) of the corpus in four shards."""
+  """Prepares the corpus in four shards; gives (file format, data folder)."""
   folder = tmp_path_factory.mktemp(request.param)
   builder = WinnowTestCorpus(config="en", data_dir=str(folder), file_format=request.param)
   builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
@@ -48,7 +48,7 @@ def prepared(request, tmp_path_factory):
 
 
 def test_tfds_is_read_shard_by_shard_in_its_own_order(prepared):
-  """Kills: shards in another order, another split among them, row numbers that run on over shards."""
+  """Kills: shards in another order, shards of another split, row numbers that continue over shards."""
   file_format, folder = prepared
   shards = tfds_reader.tfds_shards("tfds:winnow_test_corpus/en:1.2.0", data_dir=str(folder))
   assert [shard.name for shard in shards] == [
@@ -73,7 +73,7 @@ def test_tfds_is_read_shard_by_shard_in_its_own_order(prepared):
 
 
 def test_a_split_is_named_behind_a_hash(prepared):
-  """Kills: the train split whatever is named, and the validation split's files under names of the train split's."""
+  """Kills: the train split whatever is named; files of the validation split under names of the train split."""
   _, folder = prepared
   shards = tfds_reader.tfds_shards("tfds:winnow_test_corpus/en:1.2.0#validation", data_dir=str(folder))
   assert {shard.name.partition(".")[0] for shard in shards} == {"winnow_test_corpus-validation"}
@@ -92,7 +92,7 @@ def upload(folder: pathlib.Path, bucket: str) -> str:
   "spec", ["winnow_test_corpus/en:1.2.0#validation", "winnow_test_corpus/en", "winnow_test_corpus/en:1.*.*"]
 )
 def test_a_dataset_in_a_bucket_is_read_by_our_own_client(prepared, spec):
-  """Kills: TFDS that looks there itself, for which it needs TensorFlow, and TensorFlow credentials of its own."""
+  """Kills: leaving the bucket to TFDS, which needs TensorFlow, which needs its own credentials."""
   _, folder = prepared
   with buckets.emulated() as bucket:
     address = upload(folder, bucket)
@@ -113,7 +113,7 @@ def test_a_dataset_in_a_bucket_is_read_by_our_own_client(prepared, spec):
 
 def test_no_file_of_a_bucket_leads_out_of_the_copy_of_its_metadata(tmp_path, monkeypatch):
   """Kills the mutant that joins an object's name, which may hold dots, to a folder."""
-  # Of what a store lists alone: the emulator takes no such name, though Google's and Amazon's stores do.
+  # By the listing alone: the emulator refuses such a name, though Google's and Amazon's stores accept it.
   name = f"gs://b/sets/c4/../../../../../../../../..{tmp_path}/victim.json"
   monkeypatch.setattr(storage, "match", lambda pattern: [(name, 2)])
   monkeypatch.setattr(storage, "read_bytes", lambda path: b"{}")
@@ -188,7 +188,7 @@ def test_examples_are_parsed_as_tensorflow_parses_them():
 
 
 def test_a_sample_of_a_tfds_dataset_keeps_its_provenance(prepared, tmp_path):
-  """Through the command: `source` names TFDS's own shard and the row in it."""
+  """Runs the command: `source` names the shard of TFDS and the row in it."""
   file_format, folder = prepared
   command = ["sample", "--sampler=random", "--rate=0.5", f"--output={tmp_path / 'half'}", "--direct_num_workers=1"]
   assert main.main([*command, "--input=tfds:winnow_test_corpus/en:1.2.0", f"--tfds_data_dir={folder}"]) == 0

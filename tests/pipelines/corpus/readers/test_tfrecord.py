@@ -6,7 +6,7 @@ from pipelines.corpus.blocks import Fields
 
 
 def test_bad_records_of_a_tfrecord_fall_alone(tmp_path):
-  """Kills: a data checksum that is not looked at, or one that ends the file."""
+  """Kills: a data checksum that is ignored, or that ends the file."""
   good = frame(example(text=[b"good"]))
   corrupt = bytearray(frame(example(text=[b"corrupt"])))
   corrupt[-6] ^= 1
@@ -38,7 +38,8 @@ def test_example_features_that_are_no_strings(tmp_path):
 
 
 def test_a_feature_within_another_as_tfds_writes_it(tmp_path):
-  """Kills the mutants: a path without TFDS's way to write it; one that comes before a feature of the very name."""
+  """Kills the mutants: a path in another notation than TFDS's; a path that takes precedence over a feature of that
+  name."""
   examples = [{"content/text": [b"a"], "meta/url": [b"u"]}, {"content.text": [b"b"], "content/text": [b"not b"]}]
   data = b"".join(frame(example(**features)) for features in examples)
   for name in ("content.text", "content/text"):
