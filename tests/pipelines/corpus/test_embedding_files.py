@@ -73,7 +73,7 @@ def wrong(path: pathlib.Path, how: str) -> str:
 
 
 @pytest.mark.parametrize(
-  ("how", "told"),
+  ("how", "message"),
   [
     ("pickle", "holds object"),
     ("flat", r"not floats \[N, D\]"),
@@ -88,8 +88,8 @@ def wrong(path: pathlib.Path, how: str) -> str:
     ("nothing", "matches 0 files, but the input has 1 shards"),
   ],
 )
-def test_what_is_no_embedding_file_is_refused(tmp_path, how, told):
-  with pytest.raises(WinnowError, match=told):
+def test_what_is_no_embedding_file_is_refused(tmp_path, how, message):
+  with pytest.raises(WinnowError, match=message):
     embedding_files.find(wrong(tmp_path, how), [SHARD])
 
 
@@ -148,8 +148,8 @@ def test_other_numbers_of_rows_end_the_run(tmp_path, capsys, rows, said):
   np.save(tmp_path / "0.npy", np.ones((200, 4), np.float32))
   np.save(tmp_path / "1.npy", np.ones((rows, 4), np.float32))
   assert embed(tmp_path, 200, 300) == 1
-  told = capsys.readouterr().err
-  assert "1.npy" in told and said in told and "300" in told and "give a file with a row for each" in told
+  message = capsys.readouterr().err
+  assert "1.npy" in message and said in message and "300" in message and "give a file with a row for each" in message
 
 
 def test_files_that_do_not_belong_together_are_refused_before_anything_is_written(tmp_path, capsys):

@@ -35,8 +35,8 @@ def test_a_wrong_field_is_refused_before_anything_is_written(tmp_path, capsys, n
     write(tmp_path / "corpus", f"{number}.{name}", FLAT)
   before = content(tmp_path)
   assert count(tmp_path, "--direct_num_workers=2") == 2
-  told = capsys.readouterr().err
-  assert "body, id" in told and "--text_field" in told and f"{tmp_path}/corpus/0.{name}" in told
+  message = capsys.readouterr().err
+  assert "body, id" in message and "--text_field" in message and f"{tmp_path}/corpus/0.{name}" in message
   assert content(tmp_path) == before
   assert count(tmp_path, "--text_field=body", "--direct_num_workers=1") == 0
 
@@ -46,16 +46,16 @@ def test_an_estimate_says_the_same_of_a_wrong_field(tmp_path, capsys):
   for number in range(20):
     write(tmp_path / "corpus", f"{number:02}.jsonl.gz", GOOD)
   command = ["score", "--scorer=minhash", f"--input={tmp_path}/corpus/*", "--scores=scores"]
-  told = []
+  messages = []
   for flags in (["--estimate"], [], ["--text_field=content"]):
     assert run_in(tmp_path, [*command, *flags]) == 2
-    told.append(capsys.readouterr().err)
+    messages.append(capsys.readouterr().err)
   where = (
     f"{tmp_path}/corpus/00.jsonl.gz has the fields content.body, content.lang, id; name the one that holds the text"
   )
-  assert told[0] == told[1]
-  assert f"none of the first 4,800 documents of 16 shards has a text in the field 'text': {where}" in told[0]
-  assert f"has a text in the field 'content': {where}" in told[2]
+  assert messages[0] == messages[1]
+  assert f"none of the first 4,800 documents of 16 shards has a text in the field 'text': {where}" in messages[0]
+  assert f"has a text in the field 'content': {where}" in messages[2]
   assert not (tmp_path / "scores").exists()
   assert run_in(tmp_path, [*command, "--text_field=content.body", "--estimate"]) == 0
   assert "documents" in capsys.readouterr().out
@@ -76,12 +76,12 @@ def test_a_shard_without_a_document_among_others_is_refused_by_name(tmp_path, ca
   (tmp_path / "corpus/empty.jsonl").write_text("")
   (tmp_path / "corpus/blank.jsonl").write_text("\n \r\n\n")
   assert count(tmp_path, f"--direct_num_workers={workers}") == 1
-  told = capsys.readouterr().err
+  message = capsys.readouterr().err
   reason = "missing_text" if kind == "other field" else "invalid_json"
   assert (
-    f"1 of {len(list((tmp_path / 'corpus').iterdir()))} shards hold only bad rows: {name} ({reason} {bad});" in told
+    f"1 of {len(list((tmp_path / 'corpus').iterdir()))} shards hold only bad rows: {name} ({reason} {bad});" in message
   )
-  assert "--max_bad_fraction=1" in told
+  assert "--max_bad_fraction=1" in message
   assert not (tmp_path / "out/manifest.json").exists()
   assert count(tmp_path, f"--direct_num_workers={workers}", "--max_bad_fraction=1") == 0
   manifest = json.loads((tmp_path / "out/manifest.json").read_text())
@@ -103,10 +103,10 @@ def test_a_corpus_of_another_format_is_refused_before_anything_is_written(tmp_pa
   for number in range(3):
     (tmp_path / f"corpus/{number}.jsonl").write_text("id,text\n1,a stone\n2,a river\n" if number else "\n")
   assert count(tmp_path) == 2
-  told = (
+  message = (
     f"all of the first 6 documents of 3 shards are bad, such as {tmp_path}/corpus/1.jsonl row 0 (invalid_json); check"
   )
-  assert told in capsys.readouterr().err
+  assert message in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
 
 
@@ -133,9 +133,9 @@ def test_fields_are_named_to_a_depth_and_a_length(tmp_path, capsys):
   deep = '{"a":' * 900 + "1" + "}" * 900
   (tmp_path / "corpus/a.jsonl").write_text(f'{deep}\n{{"{"x" * 5000}": 1}}\n')
   assert count(tmp_path) == 2
-  told = capsys.readouterr().err
-  assert "--text_field" in told and "a.a.a" in told and "x" * 60 in told
-  assert len(told) < 1_000
+  message = capsys.readouterr().err
+  assert "--text_field" in message and "a.a.a" in message and "x" * 60 in message
+  assert len(message) < 1_000
 
 
 @pytest.mark.local_runner

@@ -73,13 +73,13 @@ def private(no_credentials, monkeypatch):
   server.server_close()
 
 
-def assert_refused(folder, command: list[str], capsys, told: str) -> None:
+def assert_refused(folder, command: list[str], capsys, message: str) -> None:
   folder.mkdir()
   (folder / "a.jsonl").write_text('{"text": "the river"}\n')
   before = set(folder.rglob("*"))
   assert run_in(folder, command) == 2
   error = capsys.readouterr().err
-  assert told in error and len(error.splitlines()) == 1 and error.startswith("winnow: ")
+  assert message in error and len(error.splitlines()) == 1 and error.startswith("winnow: ")
   assert set(folder.rglob("*")) == before
 
 

@@ -228,8 +228,8 @@ def test_a_second_job_of_one_name_is_refused_before_it_clears_what_the_first_has
     capsys.readouterr()
     api.jobs[0]["name"] = name.replace("running", "busy")[:-8] + fingerprints.fingerprint("gs://winnow/scores/busy")[:8]
     assert main.main(command(place, "score", "--name=busy", "--overwrite", *flags)) == 1
-  told = capsys.readouterr().err
-  assert f"the job {api.jobs[0]['name']} is already running as {JOB_ID}: wait for it, or cancel it" in told
+  message = capsys.readouterr().err
+  assert f"the job {api.jobs[0]['name']} is already running as {JOB_ID}: wait for it, or cancel it" in message
   assert len(api.jobs) == 1
   assert [path for path in everything(bucket) if "/running/" not in path] == before
 
@@ -242,12 +242,12 @@ def test_a_job_that_fails_is_told_with_its_console(place, capsys):
   )
   with dataflow_api.serve(["JOB_STATE_RUNNING", "JOB_STATE_FAILED"], error=worker) as api:
     assert main.main(command(place, "score", "--name=fails", *dataflow(*api.flags))) == 1
-  told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("winnow: ")]
+  messages = [line for line in capsys.readouterr().err.splitlines() if line.startswith("winnow: ")]
   place_of_job = (
     f" (https://console.cloud.google.com/dataflow/jobs/us-central1/{JOB_ID}?project=winnow-test; cancel it with "
     f"gcloud dataflow jobs cancel {JOB_ID} --region=us-central1 --project=winnow-test)"
   )
-  assert told == [
+  assert messages == [
     f"winnow: the job is running{place_of_job}",
     f"winnow: x.gz cannot be read: replace it{place_of_job}",
   ]
@@ -261,7 +261,7 @@ def test_a_job_that_is_done_is_told_by_what_its_workers_wrote(place, bucket, cap
   """The store is that of a local run; its last file appears when the job is done, as if Dataflow's workers had written
   it."""
   assert main.main(command(place, "score", "--name=done", "--direct_num_workers=1", "--no_auth")) == 0
-  told = capsys.readouterr().out
+  message = capsys.readouterr().out
   path = f"{bucket}/scores/done/summary.json"
   summary = storage.read_bytes(path)
   storage.delete([path])
@@ -274,8 +274,8 @@ def test_a_job_that_is_done_is_told_by_what_its_workers_wrote(place, bucket, cap
 
   with dataflow_api.serve(Finishing(["JOB_STATE_RUNNING", "JOB_STATE_DONE"])) as api:
     assert main.main(command(place, "score", "--name=done", *dataflow(*api.flags))) == 0
-  assert capsys.readouterr().out == told
-  assert "120 documents read = 120 scored + 0 bad" in told
+  assert capsys.readouterr().out == message
+  assert "120 documents read = 120 scored + 0 bad" in message
 
 
 def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, bucket):
@@ -299,7 +299,7 @@ def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, buc
       process.send_signal(signal.SIGINT)
       with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(30)
-    told = process.stderr.read()
+    message = process.stderr.read()
   assert process.wait() == 130
-  assert "winnow: the job continues on its runner (https://console.cloud.google.com/" in told
-  assert f"gcloud dataflow jobs cancel {JOB_ID}" in told
+  assert "winnow: the job continues on its runner (https://console.cloud.google.com/" in message
+  assert f"gcloud dataflow jobs cancel {JOB_ID}" in message

@@ -38,7 +38,7 @@ def command(tmp_path_factory) -> list[str]:
 
 
 @pytest.mark.parametrize(
-  ("settings", "flags", "told"),
+  ("settings", "flags", "message"),
   [
     (
       {"JAX_PLATFORMS": "cuda"},
@@ -64,19 +64,19 @@ def command(tmp_path_factory) -> list[str]:
   ids=["no GPU", "no GPU to measure", "no flag of XLA", "three devices"],
 )
 def test_a_command_that_cannot_compute_is_refused_in_a_sentence_and_writes_nothing(
-  settings, flags, told, command, tmp_path
+  settings, flags, message, command, tmp_path
 ):
   """Kills the mutant that leaves it to the workers, after the store is claimed; XLA ends a process with bad
   settings."""
   done = in_another_process([*command, f"--scores={tmp_path}/scores", *flags], settings)
   assert done.returncode == 2, done.stderr
-  assert told in done.stderr and "Traceback" not in done.stderr
+  assert message in done.stderr and "Traceback" not in done.stderr
   assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["winnow"]
   assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-  ("settings", "told"),
+  ("settings", "message"),
   [
     ({"JAX_PLATFORMS": "tpu"}, "with JAX_PLATFORMS=tpu (Unable to initialize backend 'tpu'"),
     ({"JAX_PLATFORMS": "cpv"}, "Backend 'cpv' is not in the list of known backends"),
@@ -86,7 +86,7 @@ def test_a_command_that_cannot_compute_is_refused_in_a_sentence_and_writes_nothi
   ],
   ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
-def test_whatever_jax_refuses_is_one_error_of_ours(settings, told):
+def test_whatever_jax_refuses_is_one_error_of_ours(settings, message):
   program = """
 from curation import errors
 from pipelines.runners import devices
@@ -98,7 +98,7 @@ except errors.WinnowError as error:
   done = in_another_process(["-c", program], settings)
   assert done.returncode == 0, done.stderr
   (line,) = done.stdout.splitlines()
-  assert told in line and "(set JAX_PLATFORMS=" not in line
+  assert message in line and "(set JAX_PLATFORMS=" not in line
 
 
 def test_an_accelerator_that_jax_cannot_use_is_told(tmp_path, monkeypatch, capsys):

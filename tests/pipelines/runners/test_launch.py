@@ -121,9 +121,9 @@ def test_progress_is_asked_of_workers_that_can_reach_this_process(arguments, are
 def test_a_runner_that_cannot_be_used_is_refused_in_a_sentence(arguments, sentence, capsys):
   """Kills the mutant that checks only when it makes the pipeline, after the store is claimed."""
   assert commands.run_command(launch.Launcher, arguments) == commands.REFUSED
-  told = capsys.readouterr().err
-  assert sentence in told
-  assert len(told.splitlines()) == 1
+  message = capsys.readouterr().err
+  assert sentence in message
+  assert len(message.splitlines()) == 1
 
 
 # An endpoint to which Beam sends no request.
@@ -211,14 +211,14 @@ def ended(process: subprocess.Popen, workers: list[psutil.Process]) -> tuple[int
   """Returns the command's status and output, which come before a worker lets go; checks that no worker or traceback is
   left."""
   try:
-    _, told = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert not list(filter(processes.is_alive, workers))
   finally:
     for left in (process, *workers):
       with contextlib.suppress(psutil.NoSuchProcess):
         left.kill()
-  assert len(told.splitlines()) == 1
-  return process.returncode, told
+  assert len(message.splitlines()) == 1
+  return process.returncode, message
 
 
 @pytest.mark.parametrize("to_group", [False, True], ids=["launcher", "group"])
@@ -266,9 +266,9 @@ def test_more_interruptions_do_not_disturb_the_end_of_the_workers(tmp_path):
     with contextlib.suppress(ProcessLookupError):
       os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.02)
-  status, told = ended(process, workers)
+  status, message = ended(process, workers)
   assert status in (130, -signal.SIGINT)  # the latter where the last one found Python at its own end
-  assert told == "winnow: interrupted; run the same command again to continue\n"
+  assert message == "winnow: interrupted; run the same command again to continue\n"
 
 
 def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
@@ -277,9 +277,9 @@ def test_a_worker_that_dies_ends_the_command_at_once(tmp_path):
   process = start(tmp_path, 2)
   workers = when_all_work(process, tmp_path, 2)
   workers[1].kill()
-  status, told = ended(process, workers)
+  status, message = ended(process, workers)
   assert status == 1
-  assert told.startswith("winnow: a worker process died (-9;")
+  assert message.startswith("winnow: a worker process died (-9;")
 
 
 def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(tmp_path):
@@ -289,9 +289,9 @@ def test_a_worker_that_dies_as_it_starts_ends_the_command_in_the_background_too(
   while not (workers := processes.local_workers(process.pid)):
     time.sleep(0.01)
   workers[0].kill()
-  status, told = ended(process, workers)
+  status, message = ended(process, workers)
   assert status == 1
-  assert told.startswith("winnow: a worker process died (-9;")
+  assert message.startswith("winnow: a worker process died (-9;")
 
 
 def test_the_death_of_the_fork_server_loses_no_worker(tmp_path):
@@ -307,9 +307,9 @@ def test_the_death_of_the_fork_server_loses_no_worker(tmp_path):
   time.sleep(0.5)
   assert process.poll() is None and all(map(processes.is_alive, workers))
   workers[0].kill()
-  status, told = ended(process, workers)
+  status, message = ended(process, workers)
   assert status == 1
-  assert told.startswith("winnow: a worker process died (its parent process ended with -9;")
+  assert message.startswith("winnow: a worker process died (its parent process ended with -9;")
 
 
 def test_what_only_dataflow_has_is_refused_elsewhere(tmp_path, capsys):

@@ -72,8 +72,8 @@ def test_it_is_verified_and_explained(place, capsys):
   capsys.readouterr()
   for source, said in ((order[0], "not selected"), (order[len(order) // 2], "selected"), (order[-1], "not selected")):
     assert run_in(place, ["explain", source, "--scores=scores", "--output=middle"]) == 0
-    assert f"middle: {said}: number " in (told := capsys.readouterr().out)
-    assert "are above --percentile_range=0.3:0.7" in told
+    assert f"middle: {said}: number " in (message := capsys.readouterr().out)
+    assert "are above --percentile_range=0.3:0.7" in message
 
 
 def test_two_processes_and_a_run_that_was_interrupted_give_the_same_bytes(place, tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_two_processes_and_a_run_that_was_interrupted_give_the_same_bytes(place,
 
 
 @pytest.mark.parametrize(
-  ("flags", "told"),
+  ("flags", "message"),
   [
     (["--sampler=ask_llm", "--percentile_range=0.7:0.3"], "is no range in [0, 1]"),
     (["--sampler=ask_llm", "--percentile_range=0.5"], "is not LOW:HIGH"),
@@ -107,7 +107,7 @@ def test_two_processes_and_a_run_that_was_interrupted_give_the_same_bytes(place,
     (["--sampler=ask_llm", "--percentile_range=0:0.5", "--group_by=domain", "--group_max=1"], "no --group_by"),
   ],
 )
-def test_what_does_not_fit_is_refused(place, capsys, flags, told):
+def test_what_does_not_fit_is_refused(place, capsys, flags, message):
   assert run_in(place, ["sample", "--scores=scores", *flags, "--output=never"]) == 2
-  assert told in capsys.readouterr().err
+  assert message in capsys.readouterr().err
   assert not (place / "never").exists()

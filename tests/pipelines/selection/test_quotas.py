@@ -173,8 +173,8 @@ def test_what_quotas_leave_must_be_enough(drawn, capsys):
   command = ["sample", "--scores=scores", "--sampler=random", "--output=few", "--direct_num_workers=1"]
   groups = ["--group_by=domain", "--group_max=1"]
   assert run_in(drawn, [*command, *groups, "--num_examples=2000"]) == 1
-  told = capsys.readouterr().err
-  assert "--num_examples=2000 of 7" in told and "is 2,000, and --group_max=1 leaves 33; ask for fewer" in told
+  message = capsys.readouterr().err
+  assert "--num_examples=2000 of 7" in message and "is 2,000, and --group_max=1 leaves 33; ask for fewer" in message
   assert not (drawn / "few/manifest.json").exists()
   assert run_in(drawn, [*command, "--group_max=1", "--rate=0.1"]) == 2
   assert "say of which ones: --group_by=domain" in capsys.readouterr().err

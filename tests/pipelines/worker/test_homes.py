@@ -110,8 +110,8 @@ def test_a_user_without_a_home_keeps_caches_in_a_temporary_folder(tmp_path):
   done = homeless(tmp_path, *scoring, "--input=corpus/*", "--scores=scores", "--direct_num_workers=1")
   assert done.returncode == 0, done.stderr
   assert set(os.listdir(tmp_path)) - before == {"scores"}
-  (told,) = [line for line in done.stderr.splitlines() if "no home folder" in line]
-  made = told.partition("caches go to ")[2].partition(" ")[0]
+  (message,) = [line for line in done.stderr.splitlines() if "no home folder" in line]
+  made = message.partition("caches go to ")[2].partition(" ")[0]
   assert made.startswith("/") and not os.path.exists(made)
   refused = homeless(tmp_path, "status", "~/scores")
   assert refused.returncode == 2

@@ -144,7 +144,7 @@ def test_zstd_with_a_long_window_is_read(tmp_path, window_log):
 
 
 @pytest.mark.parametrize(
-  ("head", "told"),
+  ("head", "message"),
   [
     (
       b"",
@@ -153,9 +153,9 @@ def test_zstd_with_a_long_window_is_read(tmp_path, window_log):
     (zstandard.compress(jsonl(RECORDS)), r"beyond row 999: .* more than --max_zstd_window=2047; "),
   ],
 )
-def test_zstd_with_too_long_a_window_is_refused_with_the_flag(tmp_path, head, told):
+def test_zstd_with_too_long_a_window_is_refused_with_the_flag(tmp_path, head, message):
   shard = put(tmp_path / "a.jsonl.zst", head + long_window(jsonl(RECORDS), 31))
-  with pytest.raises(WinnowError, match=rf"a\.jsonl\.zst cannot be read {told}allow as much, or compress"):
+  with pytest.raises(WinnowError, match=rf"a\.jsonl\.zst cannot be read {message}allow as much, or compress"):
     read(dataclasses.replace(shard, max_window=2047 << 20))
   # The descriptor of the frame asks for more than zstd supports.
   longer = put(tmp_path / "b.jsonl.zst", bytes.fromhex("28b52ffd 00 b0") + bytes(20))
