@@ -43,7 +43,7 @@ def explain(argv: Sequence[str]) -> None:
   if not mark or not (row.isascii() and row.isdigit()):
     raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
   there = find_stores.stores_in(namespace.scores)
-  found = {name: dataclasses.replace(store, is_mended=False) for name, store in there.stores.items()}
+  found = {name: dataclasses.replace(store, removes_damaged=False) for name, store in there.stores.items()}
   if not found:
     why = "; ".join(there.unreadable.values())
     raise WinnowError(f"--scores={namespace.scores} has no store that can be read: {why}")

@@ -132,4 +132,4 @@ def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> Score
     raise WinnowError(
       f"the store that {output} was drawn from is not {where}, or not complete; name its folder: --scores="
     )
-  return dataclasses.replace(fitting[0], is_mended=False)
+  return dataclasses.replace(fitting[0], removes_damaged=False)

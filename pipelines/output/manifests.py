@@ -126,13 +126,13 @@ def make_manifest(
   summary = config.store.summary()
   selected, tokens = _by_shard(written_runs)
   try:
-    check_books(config, plan, summary, selected=selected, written_shards=written_shards)
+    check_figures(config, plan, summary, selected=selected, written_shards=written_shards)
   except WinnowError as error:
     place = _differing_shard(config, plan, selected)
     raise WinnowError(
       f"{error}{place}; delete {config.runs_folder(plan.engine)}, run again, and report a bug if this stays"
     ) from error
-  manifest = known_beforehand(config, plan.selected.floor)
+  manifest = derived_fields(config, plan.selected.floor)
   counts_tokens = summary["num_tokens"] is not None
   manifest["counts"]["selected"] = plan.selected.documents
   manifest["tokens"]["selected"] = plan.selected.num_tokens if counts_tokens else None
@@ -156,7 +156,7 @@ def make_manifest(
   }
 
 
-def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, Any]:
+def derived_fields(config: writing.SamplingConfig, floor: int) -> dict[str, Any]:
   """Returns the part of a manifest that depends only on the scores, the request and the threshold."""
   summary = config.store.summary()
   request = fingerprints.read_json(config.store.request_path)
@@ -181,7 +181,7 @@ def known_beforehand(config: writing.SamplingConfig, floor: int) -> dict[str, An
   }
 
 
-def check_books(
+def check_figures(
   config: writing.SamplingConfig,
   plan: writing.Plan,
   summary: dict[str, Any],

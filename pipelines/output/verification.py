@@ -118,7 +118,7 @@ def check_launch(config: VerificationConfig) -> None:
     tokens = sum(shard["tokens_selected"] for shard in manifest["inputs"])
     _expect(manifest["tokens"]["selected"], tokens, "the inputs' tokens do not add up")
   _expect([s["name"] for s in manifest["inputs"]], [shard.name for shard in config.shards], "the inputs differ")
-  known = manifests.known_beforehand(sampling, config.floor)
+  known = manifests.derived_fields(sampling, config.floor)
   claimed = {name: value for name, value in manifest.items() if name not in _NOT_KNOWN}
   if difference := fingerprints.first_difference(_without({"selected", "tokens_selected"}, claimed), known):
     field, in_manifest, by_scores = difference

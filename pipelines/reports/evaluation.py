@@ -78,7 +78,7 @@ def read_loss(store: ScoreStore) -> CorpusLoss:
   """Computes the figure of a complete store of perplexity scores, from scores and numbers of tokens.
 
   Memory is that of a few blocks. Sums are formed by block, then by shard, so they do not depend on the workers. Raises
-  DamagedError, and removes the file if the store `is_mended`, and WinnowError if no document was scored.
+  DamagedError, and removes the file if the store `removes_damaged`, and WinnowError if no document was scored.
   """
   request = fingerprints.read_json(store.request_path)
   shards = store.shards()
@@ -98,7 +98,7 @@ def _read_shard(store: ScoreStore, shard: blocks.Shard, request: dict[str, Any])
         path, scored = store.scores_path(shard), scores.summary.scored
         raise DamagedError(f"{path} is damaged: it has {loss.documents:,} of {scored:,} rows")
   except DamagedError as error:
-    if store.is_mended:
+    if store.removes_damaged:
       damage.remove(store.folder, store.scores_path(shard), error)
     raise
   return loss
@@ -134,7 +134,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
       left_out[name] = f"{store.folder} is left out, since its {field} is {its_value}, but {our_value} here"
       continue
     try:
-      losses[name] = read_loss(dataclasses.replace(store, is_mended=False))
+      losses[name] = read_loss(dataclasses.replace(store, removes_damaged=False))
     except WinnowError as error:
       left_out[name] = f"{store.folder} is left out: {error}"
   return losses, left_out

@@ -86,7 +86,7 @@ def find(namespace: argparse.Namespace) -> Sources:
     elif not store.is_complete:
       left_out.append(f"{name} is not complete")
     else:
-      complete[name] = dataclasses.replace(store, is_mended=False)
+      complete[name] = dataclasses.replace(store, removes_damaged=False)
   outputs = _find_outputs(namespace)
   corpora: dict[str, list[str]] = {}
   for name, store in complete.items():

@@ -89,7 +89,7 @@ def score_blocks(
   """
   store, shard = config.store, stripe.shard
   engine = store.engine()
-  on_record = block_files.sound_blocks(store, shard, engine, stripe.holds)
+  on_record = block_files.intact_blocks(store, shard, engine, stripe.holds)
 
   def is_wanted(index: int) -> bool:
     if index in on_record:

@@ -81,7 +81,7 @@ class Survivors:
       return sealed_arrays.read(path, 1)[0]
     except (DamagedError, FileNotFoundError) as error:
       damaged = DamagedError(f"{path} is missing or damaged; run the same command again to remake it")
-      if self.store.is_mended:
+      if self.store.removes_damaged:
         storage.delete([self._path])  # first, so that the survivors are checked again
         damage.remove(self.store.folder, path, damaged)
       raise damaged from error

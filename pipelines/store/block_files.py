@@ -94,7 +94,7 @@ def compact_shard(
   return summary
 
 
-def sound_blocks(store: ScoreStore, shard: blocks.Shard, engine: str, holds: Callable[[int], bool]) -> dict[int, int]:
+def intact_blocks(store: ScoreStore, shard: blocks.Shard, engine: str, holds: Callable[[int], bool]) -> dict[int, int]:
   """Returns the checksums of documents of a shard's intact block files, by index, for the blocks that `holds` picks.
 
   Removes damaged block files.
@@ -116,7 +116,7 @@ def sound_blocks(store: ScoreStore, shard: blocks.Shard, engine: str, holds: Cal
     return {index: crc for index, crc in checksums if crc is not None}
 
 
-def sound_shard(store: ScoreStore, shard: blocks.Shard) -> score_files.ShardSummary | None:
+def intact_shard(store: ScoreStore, shard: blocks.Shard) -> score_files.ShardSummary | None:
   """Returns the ledger of a compacted shard if its files are as written; otherwise removes them and returns None.
 
   Scores and dead letter are read completely. Embeddings, which stay in block files, are checked when they are used.
@@ -149,12 +149,12 @@ def removing_damaged(store: ScoreStore, shard: blocks.Shard, index: int | None =
   try:
     yield
   except DamagedError as error:
-    if not store.is_mended:
+    if not store.removes_damaged:
       raise
     if index is None:
-      is_whole = sound_shard(store, shard) is not None
+      is_whole = intact_shard(store, shard) is not None
     else:
-      is_whole = bool(sound_blocks(store, shard, store.engine(), lambda other: other == index))
+      is_whole = bool(intact_blocks(store, shard, store.engine(), lambda other: other == index))
       if not is_whole:
         storage.delete([store.scores_path(shard)])
     if is_whole:

@@ -72,7 +72,7 @@ class ScoreStore:
   fingerprint: str
   method: str
   scorer: str
-  is_mended: bool = True
+  removes_damaged: bool = True
   """Whether damaged files are removed, to be made again; False if a store is only inspected."""
 
   @classmethod

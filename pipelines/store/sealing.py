@@ -40,7 +40,7 @@ class CheckShards(beam.DoFn):
     self._store, self._report = store, report
 
   def process(self, first: Stripe) -> Iterator[Any]:
-    summary = block_files.sound_shard(self._store, first.shard)
+    summary = block_files.intact_shard(self._store, first.shard)
     if summary is not None:
       self._report(resumed=summary.read)
       yield summary

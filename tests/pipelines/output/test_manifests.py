@@ -26,7 +26,7 @@ def check(*, rate="0.2", num_tokens=None, summary=SUMMARY, documents=6, tokens=1
   request = selection.SelectionRequest("ask_llm", rate=rate, num_tokens=num_tokens)
   plan = writing.Plan(thresholds.Selected(documents, tokens, 0), 2, "engine")
   config = types.SimpleNamespace(request=request, rejected=False)
-  manifests.check_books(config, plan, summary, selected=selected, written_shards=written)
+  manifests.check_figures(config, plan, summary, selected=selected, written_shards=written)
 
 
 def test_figures_that_add_up_pass():

@@ -198,11 +198,11 @@ def test_a_block_that_is_damaged_is_removed_and_made_again(store, how):
   write_blocks(store)
   path = store.block_path(S, 2, store.engine())
   write_damaged(path, how)
-  assert block_files.sound_blocks(store, S, store.engine(), lambda index: index != 1).keys() == {0, 3}
+  assert block_files.intact_blocks(store, S, store.engine(), lambda index: index != 1).keys() == {0, 3}
   assert not storage.exists(path)
   (record,) = damage.records(store.folder)
   assert fingerprints.read_json(record)["path"] == path
-  assert block_files.sound_blocks(store, S, store.engine(), lambda index: True).keys() == {0, 1, 3}
+  assert block_files.intact_blocks(store, S, store.engine(), lambda index: True).keys() == {0, 1, 3}
   assert len(damage.records(store.folder)) == 1
 
 
@@ -212,10 +212,10 @@ def test_a_shard_that_is_damaged_is_removed_and_its_store_incomplete(store, how,
   """Kills the mutants: a shard that counts as intact if its file opens; a dead letter that is not compared."""
   rows = write_blocks(store)
   summary = block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows)
-  assert block_files.sound_shard(store, S) == summary
+  assert block_files.intact_shard(store, S) == summary
   path = store.scores_path(S) if what == "scores" else store.dead_letter_path(S)
   write_damaged(path, how)
-  assert block_files.sound_shard(store, S) is None
+  assert block_files.intact_shard(store, S) is None
   assert store.finished([S]) == [] and not storage.exists(store.dead_letter_path(S))
   assert len(damage.records(store.folder)) == 1
 
