@@ -25,7 +25,7 @@ def find_files(pattern: str) -> list[File]:
   matches = storage.find(pattern)
   for path, _ in matches:
     storage.refuse_undecodable(path)
-  names = shard_names.name_shards([storage.inner(path) for path, _ in matches], storage.inner(pattern))
+  names = shard_names.name_shards([storage.without_root(path) for path, _ in matches], storage.without_root(pattern))
   return sorted(File(name, path, size) for name, (path, size) in zip(names, matches, strict=True))
 
 

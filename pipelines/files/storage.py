@@ -67,7 +67,7 @@ def refuse_undecodable(path: str) -> None:
     raise WinnowError(f"{shown} is not UTF-8, as the names of files must be: rename it") from error
 
 
-def inner(path: str) -> str:
+def without_root(path: str) -> str:
   """Returns a path or a pattern relative to the root of its disk, bucket or repository.
 
   Doubled slashes count as one on a disk; on a store they are part of an object's name.
@@ -100,7 +100,7 @@ def find(pattern: str) -> list[tuple[str, int]]:
     return [(path, status.st_size) for path, status in local_files.find(pattern).items()]
   if not globs.has_magic(pattern):
     return match(pattern)
-  wanted = globs.components(inner(pattern))
+  wanted = globs.components(without_root(pattern))
   if pattern.startswith(object_stores.HUB):  # the hub takes brackets only for wildcards
     listed = "/".join("*" if globs.may_be_a_name(part) else part for part in pattern.split("/"))
   else:  # an object store lists by prefix
@@ -108,9 +108,9 @@ def find(pattern: str) -> list[tuple[str, int]]:
   files = []
   for path, size in match(listed):
     is_console_folder = path.endswith("/")
-    if not is_console_folder and globs.fits_path(inner(path).split("/"), wanted):
+    if not is_console_folder and globs.fits_path(without_root(path).split("/"), wanted):
       files.append((path, size))
-  globs.refuse_ambiguous({path: inner(path).split("/") for path, _ in files}, wanted, pattern)
+  globs.refuse_ambiguous({path: without_root(path).split("/") for path, _ in files}, wanted, pattern)
   return files
 
 

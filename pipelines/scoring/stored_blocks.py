@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.corpus import blocks, sources
 from pipelines.files import fingerprints, row_bits, storage
 from pipelines.scoring import stored_blocks
-from pipelines.selection.survivors import Survivors, only
+from pipelines.selection.survivors import Survivors, keep_survivors
 from pipelines.store import block_files, score_files
 from pipelines.store.groups import Group
 from pipelines.store.score_store import ScoreStore
@@ -33,7 +33,7 @@ class Surviving:
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     kept = self.survivors.kept(shard)
     for block in self.source.read(shard, want):
-      yield only(block, kept)
+      yield keep_survivors(block, kept)
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
     """Raises ChangedError unless the shard is what it was at launch."""
@@ -82,7 +82,7 @@ class StoredBlocks:
     for index, num_rows in enumerate(summary.block_rows):
       if want(index):
         block = self._stored(shard, summary, index)
-        yield block if kept is None else only(block, kept)
+        yield block if kept is None else keep_survivors(block, kept)
       else:
         yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0, 0)
 
@@ -92,7 +92,7 @@ class StoredBlocks:
   def block(self, shard: blocks.Shard, summary: score_files.ShardSummary, index: int) -> blocks.Block:
     """One block. Raises DamagedError that says what to do where its file is damaged."""
     block = self._stored(shard, summary, index)
-    return block if self.survivors is None else only(block, self.survivors.kept(shard))
+    return block if self.survivors is None else keep_survivors(block, self.survivors.kept(shard))
 
   def _stored(self, shard: blocks.Shard, summary: score_files.ShardSummary, index: int) -> blocks.Block:
     store = self.store

@@ -121,7 +121,7 @@ def _read(path: str) -> dict[str, Any]:
   return value
 
 
-def only(block: blocks.Block, kept: np.ndarray) -> blocks.Block:
+def keep_survivors(block: blocks.Block, kept: np.ndarray) -> blocks.Block:
   """Returns a block with only the surviving documents; all other rows become bad rows, as `blocks.LEFT_OUT`."""
   if block.documents is None:
     return block

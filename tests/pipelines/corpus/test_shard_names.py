@@ -12,7 +12,7 @@ PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 
 
 def named(pattern: str, *paths: str) -> list[str]:
-  return shard_names.name_shards([storage.inner(path) for path in paths], storage.inner(pattern))
+  return shard_names.name_shards([storage.without_root(path) for path in paths], storage.without_root(pattern))
 
 
 def test_a_shard_is_its_file_wherever_that_lies():
