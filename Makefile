@@ -21,6 +21,8 @@ ENGINES := .engines
 BEAM = $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements.lock)
 FLINK := 2.2.1
 PEERS := .venv-peers/installed
+# A file's tests share what they make, so that one worker runs them all; in the order that tests/conftest.py gives.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHECKED := curation pipelines pretraining dataflow_templates tests setup.py benchmarks $(wildcard docs/*.py)
 
 # Behind a company's proxy the certificates are the system's, and not among those that uv brings.
@@ -28,18 +30,21 @@ export UV_SYSTEM_CERTS ?= true
 # Where it is set, every test process compiles TensorFlow's and Beam's modules again, which takes longer than the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-rater demo-embedder test test-prism test-flink faults cluster-up cluster-down lint format \
+.PHONY: demo demo-rater demo-embedder test test-all test-prism test-flink faults cluster-up cluster-down lint format \
   check-install bench bench-peers data-efficiency lock clean help
 
 demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 	$(BIN)/winnow demo $(ARGS)
 
-test: $(INSTALLED) $(ENGINES)/prism ## Run the tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+test: $(INSTALLED) ## Run the tests but the long ones: 10 minutes on 2 cores
+	$(PYTEST) -m 'not long' $(ARGS)
+
+test-all: $(INSTALLED) $(ENGINES)/prism ## Run all tests, those on engines, of whole runs and faults at length too: 35 minutes
+	$(PYTEST) $(ARGS)
 
 test-prism: $(INSTALLED) $(ENGINES)/prism ## Run the pipelines of the tests on Beam's Prism runner
 	WINNOW_TEST_FLAGS='--runner=PrismRunner --prism_location=$(abspath $(ENGINES)/prism)' \
-	  $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not local_runner' tests/pipelines tests/commands tests/runs $(ARGS)
+	  $(PYTEST) -m 'not local_runner' tests/pipelines tests/commands tests/runs $(ARGS)
 
 test-flink: $(INSTALLED) $(ENGINES)/flink ## Run pipelines on a Flink cluster, and kill a part of it
 	$(BIN)/python -m pytest tests/engines -k flink -rs $(ARGS)
@@ -56,7 +61,7 @@ cluster-down: $(INSTALLED) ## End that cluster
 lint: $(INSTALLED) ## Check style, formatting and types
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
-	$(BIN)/mypy curation pipelines pretraining
+	$(BIN)/mypy curation pipelines pretraining tests/support
 
 check-install: $(INSTALLED) ## Install the wheel by its metadata alone into bare environments, and run commands there
 	$(BIN)/python tests/check_install.py $(ARGS)

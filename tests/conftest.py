@@ -6,6 +6,7 @@ import pathlib
 import buckets
 import hypothesis
 import pytest
+import quick_beam
 
 from pipelines import main
 from pipelines.registry import command_names
@@ -29,19 +30,27 @@ def shared() -> pathlib.Path:
   return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Whole runs and commands first: their files are the longest, and a worker of xdist would be left alone with one."""
+  items.sort(key=lambda item: not item.nodeid.startswith(("tests/runs/", "tests/commands/", "tests/faults/")))
+
+
 @pytest.fixture(autouse=True, scope="session")
-def another_runner():
-  """`make test-prism` has every command of the tests run with the flags in WINNOW_TEST_FLAGS."""
-  added, run = os.environ.get("WINNOW_TEST_FLAGS", "").split(), main.main
-  with pytest.MonkeyPatch.context() as patch:
-    if added:
-      pipelines = set(command_names.COMMANDS) - {command_names.DEMO}
+def quick_commands():
+  """Commands of the tests run in the tests' own process unless they say otherwise, and build their graphs faster.
 
-      def run_there(argv):
-        names_runner = any(argument.startswith("--runner") for argument in argv)
-        return run([*argv, *added] if argv[0] in pipelines and not names_runner else argv)
+  `make test-prism` has them run with the flags in WINNOW_TEST_FLAGS instead.
+  """
+  added = os.environ.get("WINNOW_TEST_FLAGS", "").split() or ["--direct_num_workers=1"]
+  run, pipelines = main.main, set(command_names.COMMANDS) - {command_names.DEMO}
+  names = {flag.split("=")[0] for flag in (*added, "--runner")}
 
-      patch.setattr(main, "main", run_there)
+  def run_there(argv):
+    is_told = any(argument.split("=")[0] in names for argument in argv)
+    return run([*argv, *added] if argv and argv[0] in pipelines and not is_told else argv)
+
+  with pytest.MonkeyPatch.context() as patch, quick_beam.installed():
+    patch.setattr(main, "main", run_there)
     yield
 
 

@@ -87,7 +87,7 @@ def test_make_says_which_python_it_needs(tmp_path, python):
     lie = f"import sys; sys.version_info = (3, {minor}); exec(sys.argv[1])"
     unfit.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{lie}' \"$2\"\n")
     unfit.chmod(0o755)
-  # Not as a child of the `make test` that runs this.
+  # Not as a child of the `make` that runs this.
   environment = {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
   command = ["make", "test", f"PYTHON={python}"]
   result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)

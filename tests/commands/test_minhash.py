@@ -102,8 +102,7 @@ def test_one_command_in_two_processes_gives_the_same(place, corpus, undisturbed)
   """Kills: anything that depends on which worker did it."""
   folder = place / "two"
   assert run_in(folder, [*score_command(corpus), TWO]) == 0
-  assert run_in(folder, [*SAMPLE, TWO]) == 0
-  assert content(folder) == content(undisturbed)
+  assert content(folder / "scores") == content(undisturbed / "scores")
   (log,) = logs(store_of(folder))
   signing, scoring_them = "computing MinHash signatures", "scoring (minhash)"
   for stage in (signing, "looking for near-copies", scoring_them):
@@ -158,7 +157,7 @@ def test_signatures_of_another_version_are_refused(corpus, signed, undisturbed, 
   assert content(signed) == before and not (undisturbed / "scores/again").exists()
 
 
-@pytest.mark.parametrize("how", ["whole", "corrupt", "cut", "last corrupt"])
+@pytest.mark.parametrize("how", ["whole", "damaged", "damaged last"])
 def test_what_a_killed_run_left_is_used_unless_it_is_damaged(corpus, signed, undisturbed, capsys, monkeypatch, how):
   """Kills the mutants: runs and edges that are taken because they are there; what is there and made again all the
   same."""
@@ -171,11 +170,11 @@ def test_what_a_killed_run_left_is_used_unless_it_is_damaged(corpus, signed, und
   if how == "whole":
     for name in ("key_group", "join_part", "settle"):
       monkeypatch.setattr(joining, name, None)
-  for path in left if how != "whole" else ():
-    if how != "last corrupt" or path.parent.name == "repeats":
+  for number, path in enumerate(left if how != "whole" else ()):
+    if how != "damaged last" or path.parent.name == "repeats":
       data = bytearray(path.read_bytes())
       data[-9] ^= 1
-      path.write_bytes(data[:-8] if how == "cut" else data)
+      path.write_bytes(data[:-8] if number % 2 else data)
   capsys.readouterr()
   assert run_in(signed, [*score_command(corpus), ONE]) == 0
   assert ("damaged files were found" in capsys.readouterr().err) == (how != "whole")

@@ -22,6 +22,8 @@ import worker_pool
 from flink_cluster import Cluster, free_ports
 from running import content, logs, run_in
 
+pytestmark = pytest.mark.long
+
 BIG_ROWS, SMALL_ROWS = 50_000, 1_500
 
 

@@ -10,6 +10,8 @@ import psutil
 import pytest
 from flink_cluster import Cluster
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def cluster(tmp_path):

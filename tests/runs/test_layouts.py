@@ -110,6 +110,7 @@ def test_every_document_has_a_score_of_its_own(place, texts, undisturbed):
   }
 
 
+@pytest.mark.long
 def test_killed_with_two_workers_it_goes_on_to_the_same_bytes(place, undisturbed, capsys):
   folder, store = place / "killed", place / "killed/scores/tiny"
   folder.mkdir()

@@ -9,6 +9,8 @@ from running import content, run_in
 
 from pipelines.files import storage
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def s3(monkeypatch):

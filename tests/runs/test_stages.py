@@ -155,10 +155,9 @@ def test_a_stages_scores_are_scores_as_others(place, undisturbed):
   assert run_in(place, ["verify", f"{place}/drawn", ONE]) == 0
 
 
-@pytest.mark.local_runner
-def test_two_processes_and_a_run_that_was_stopped_give_the_same(place, undisturbed, monkeypatch):
+def test_a_run_that_was_stopped_gives_the_same(place, undisturbed, monkeypatch):
   """Stopped before each of the last stages in turn. Kills: survivors that are taken because they are there."""
-  folder = place / "two"
+  folder = place / "stopped"
   for name in ("semdedup", "prototypes"):
     with monkeypatch.context() as patch:
       run = scoring.failing.run
@@ -177,6 +176,14 @@ def test_two_processes_and_a_run_that_was_stopped_give_the_same(place, undisturb
       data = bytearray(damaged[0].read_bytes())
       data[-9] ^= 1
       damaged[0].write_bytes(data)
+  assert run_in(folder, [*curate(place), ONE]) == 0
+  assert content(folder) == content(undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.local_runner
+def test_two_processes_give_the_same(place, undisturbed):
+  folder = place / "two"
   assert run_in(folder, [*curate(place), TWO]) == 0
   assert content(folder) == content(undisturbed)
   workers = [
@@ -332,6 +339,7 @@ def test_stages_that_cannot_be_are_refused_in_a_sentence(tmp_path, text, told):
 
 def test_a_stage_that_selects_nothing_ends_in_a_sentence(place, tmp_path, capsys):
   """Kills: a later stage that looks for documents where there are none."""
-  (tmp_path / "none.yaml").write_text(RECIPE.replace("threshold: 1", "threshold: 2"))
-  assert run_in(tmp_path, [*curate(place), "--recipe=none.yaml", ONE]) == 1
+  (tmp_path / "none.yaml").write_text("stages:\n- {scorer: minhash, threshold: 2}\n- {sampler: random, rate: 0.5}\n")
+  where = [f"--input={place}/corpus/a.jsonl", "--scores=scores", "--output=out", "--max_bad_fraction=0.1"]
+  assert run_in(tmp_path, ["curate", "--recipe=none.yaml", *where, ONE]) == 1
   assert "scores/minhash selects no document; lower its threshold, or raise its rate" in capsys.readouterr().err

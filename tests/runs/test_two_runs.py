@@ -19,12 +19,12 @@ def place(tmp_path_factory) -> pathlib.Path:
   (folder / "prompt.txt").write_text(corpora.PROMPT)
   corpora.write_model(folder / "model")
   corpora.write_model(folder / "other_model", d_ff=48)
-  corpora.write_corpus(folder / "corpus", big_rows=40_000, small_rows=300)
+  corpora.write_corpus(folder / "corpus", big_rows=8_000, small_rows=100)
   return folder
 
 
 def score_command(place: pathlib.Path, model: str, *flags: str) -> list[str]:
-  reading = [f"--input={place}/corpus/*", f"--model={place / model}", "--max_bad_fraction=0.5", "--block_rows=500"]
+  reading = [f"--input={place}/corpus/*", f"--model={place / model}", "--max_bad_fraction=0.5", "--block_rows=100"]
   shape = [f"--prompt_file={place / 'prompt.txt'}", "--max_input_tokens=32"]
   return ["score", *reading, *shape, "--scores=scores", "--name=tiny", "--direct_num_workers=1", *flags]
 
@@ -58,18 +58,27 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
   return {name: data for name, data in files.items() if "log" not in pathlib.Path(name).parts}
 
 
-def blocks_on_record(folder: pathlib.Path) -> int:
-  return len(list(folder.glob("scores/tiny/blocks/*/*.parquet")))
+def wait_for(process: subprocess.Popen, folder: pathlib.Path, made: str, count: int) -> None:
+  """Waits until a process that runs in a folder has made files of a pattern there."""
+  while len(list(folder.glob(made))) < count:
+    assert process.poll() is None
+    time.sleep(0.001)
 
 
 def test_two_equal_runs_at_once_both_succeed_with_the_same_bytes(place, alone):
   """Kills the mutants: the faster run sweeps what the slower one writes; a shard compacted by another run, or runs that
   it has tidied up, are an error."""
   folder = place / "equal"
-  for arguments in (score_command(place, "model"), SAMPLE):
+  for arguments, made in (
+    (score_command(place, "model"), "scores/tiny/blocks/*/*.parquet"),
+    (SAMPLE, "out/.winnow/runs/*/*"),
+  ):
     first = start(arguments, folder)
-    time.sleep(0.5)
+    wait_for(first, folder, made, 1)
+    first.send_signal(signal.SIGSTOP)  # so that the second is at work before the first has done all
     second = start(arguments, folder)
+    wait_for(second, folder, made, len(list(folder.glob(made))) + 1)
+    first.send_signal(signal.SIGCONT)
     finish(first)
     finish(second)
   assert content(folder) == content(alone)
@@ -84,23 +93,19 @@ def test_a_run_that_wakes_up_when_another_has_done_its_work_succeeds(place, alon
   shutil.copytree(alone / "scores", folder / "scores")
   arguments = [*SAMPLE, "--num_shards=40"]
   sleeper = start(arguments, folder)
-  while not list(folder.glob("out/.winnow/runs/*/*.run")):
-    assert sleeper.poll() is None
-    time.sleep(0.001)
+  wait_for(sleeper, folder, "out/.winnow/runs/*/*.run", 1)
   sleeper.send_signal(signal.SIGSTOP)
   finish(start(arguments, folder))
   assert not (folder / "out/.winnow/runs").exists()
   sleeper.send_signal(signal.SIGCONT)
-  assert "21,625 of 43,249 documents selected" in finish(sleeper)
+  assert "4,525 of 9,049 documents selected" in finish(sleeper)
 
 
 def test_a_run_that_still_writes_when_another_model_starts_over_never_mixes_in(place, alone):
   """Kills the mutant whose block files are known by shard and number alone: half the scores would be the other's."""
   folder = place / "overwritten"
   old = start(score_command(place, "other_model"), folder)
-  while not blocks_on_record(folder):
-    assert old.poll() is None
-    time.sleep(0.01)
+  wait_for(old, folder, "scores/tiny/blocks/*/*.parquet", 1)
   old.send_signal(signal.SIGSTOP)  # a machine that was suspended, and wakes up when another has taken over
   request = folder / "scores/tiny/request.json"
   before = request.read_bytes()

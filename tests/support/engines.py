@@ -22,7 +22,7 @@ PRISM, BOOT = ENGINES / "prism", ENGINES / "boot"
 def prism_flags() -> list[str]:
   """Flags by which a command runs on Prism, its workers being threads of the launcher unless flags say otherwise."""
   if not PRISM.exists():
-    missing("prism", f"{PRISM} is not here: `make test` builds it, with Go")
+    missing("prism", f"{PRISM} is not here: `make test-all` builds it, with Go")
   return ["--runner=PrismRunner", f"--prism_location={PRISM}"]
 
 

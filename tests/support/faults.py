@@ -1,7 +1,7 @@
 """Faults: real commands in processes of their own, hurt in the middle of their work, and what is left of it afterwards.
 
 Each function runs a command, hurts it, runs it again, and compares every byte of what it leaves with an undisturbed
-run's. test_faults.py does that in a short form, at_length.py at length.
+run's. tests/faults does that in a short form, at_length.py at length.
 """
 
 import concurrent.futures
@@ -177,6 +177,10 @@ def changed_shard(place: Place, name: str, how: str) -> Outcome:
   return outcome
 
 
+def _is_on_record(folder: pathlib.Path, wanted: int) -> bool:
+  return files_on_record(folder) >= wanted
+
+
 def damaged_files(place: Place, name: str, count: int, generator: random.Random) -> Outcome:
   """The command is killed, and some of the files that it left are cut, emptied, or have a bit turned."""
   outcome = Outcome(f"damaged files, {name}")
@@ -185,7 +189,7 @@ def damaged_files(place: Place, name: str, count: int, generator: random.Random)
   while True:  # until it is killed before its end, after which nothing would be looked at again
     wanted = files_on_record(folder) + generator.randrange(3, 30)
     process = place.start(name, folder)
-    wait_for(lambda wanted=wanted: files_on_record(folder) >= wanted, process)
+    wait_for(functools.partial(_is_on_record, folder, wanted), process)
     with contextlib.suppress(ProcessLookupError):
       os.killpg(process.pid, signal.SIGKILL)
     place.ended(process)

@@ -49,8 +49,8 @@ def signature_by_hand(text: str, hashes: int) -> list[int]:
   shingles = []
   for first in range(max(1, len(words) - 4)):
     joined = 0
-    for word in words[first : first + 5]:
-      joined = (joined * 0xD6E8FEB86659FD93 + word) % 2**64
+    for number in words[first : first + 5]:
+      joined = (joined * 0xD6E8FEB86659FD93 + number) % 2**64
     shingles.append(mix(joined) >> 32)
   drawn = hashing.hash_documents("minhash", 0, "", np.arange(hashes)).tolist()
   return [min(((d >> 32 | 1) * s + d) % 2**32 for s in shingles) for d in drawn]

@@ -38,7 +38,7 @@ def shards_of(store: pathlib.Path) -> pa.Table:
 
 def embedded(folder: pathlib.Path) -> dict[tuple[str, int], np.ndarray]:
   """What a run's own store of embeddings holds, by document."""
-  found = {}
+  found: dict[tuple[str, int], np.ndarray] = {}
   for path in sorted((folder / "scores/embeddings_made/blocks").glob("*/*.parquet")):
     table = pq.read_table(path, columns=["row", "embedding", "reason"])
     table = table.filter(pa.compute.is_null(table["reason"]))

@@ -36,9 +36,11 @@ def make_checkpoint(folder: Path, *, gated: bool = True, seed: int = 0, **sizes:
   return random_t5.write_random_checkpoint(folder, make_texts(300, seed=1), gated=gated, seed=seed, **sizes)
 
 
-def make_sentence_t5(folder: Path, *, dimensions: int = 20, max_seq_length: int = 40, **sizes: int) -> Path:
+def make_sentence_t5(
+  folder: Path, *, dimensions: int = 20, max_seq_length: int = 40, gated: bool = True, seed: int = 0, **sizes: int
+) -> Path:
   """Writes a random Sentence-T5 in sentence-transformers' layout: an encoder, mean pooling, a dense layer, L2."""
-  make_checkpoint(folder, **sizes)
+  make_checkpoint(folder, gated=gated, seed=seed, **sizes)
   weights = safetensors.numpy.load_file(folder / "model.safetensors")
   encoder = {name: value for name, value in weights.items() if not name.startswith(("decoder.", "lm_head."))}
   safetensors.numpy.save_file(encoder, folder / "model.safetensors")
@@ -88,8 +90,11 @@ def save_as_sentence_transformers_5(folder: Path, *, model_max_length: int | Non
 @contextlib.contextmanager
 def kept_programs(folder: Path) -> Iterator[None]:
   """What is compiled meanwhile is kept in the folder, and not compiled again: half of what training twice takes."""
-  settings = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-  settings += ("jax_persistent_cache_min_entry_size_bytes",)
+  settings = [
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+  ]
   before = {name: getattr(jax.config, name) for name in settings}
   jax.clear_caches()
   compilation_cache.reset_cache()

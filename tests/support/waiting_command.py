@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 import apache_beam as beam
 
@@ -30,7 +31,7 @@ class Wait(beam.DoFn):
       time.sleep(300)
 
 
-def command(argv: list[str]) -> None:
+def command(argv: Sequence[str]) -> None:
   folder, where, *beam_arguments = argv
 
   def define(root: beam.Pipeline) -> None:

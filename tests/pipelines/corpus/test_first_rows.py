@@ -34,7 +34,7 @@ def test_a_wrong_field_is_refused_before_anything_is_written(tmp_path, capsys, n
   for number in range(3):
     write(tmp_path / "corpus", f"{number}.{name}", FLAT)
   before = content(tmp_path)
-  assert count(tmp_path, "--direct_num_workers=2") == 2
+  assert count(tmp_path) == 2
   message = capsys.readouterr().err
   assert "body, id" in message and "--text_field" in message and f"{tmp_path}/corpus/0.{name}" in message
   assert content(tmp_path) == before
@@ -61,7 +61,9 @@ def test_an_estimate_says_the_same_of_a_wrong_field(tmp_path, capsys):
   assert "documents" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("first", 1), ("last", 2), ("other field", 1)])
+@pytest.mark.parametrize(
+  ("kind", "workers"), [("first", 1), pytest.param("last", 2, marks=pytest.mark.long), ("other field", 1)]
+)
 def test_a_shard_without_a_document_among_others_is_refused_by_name(tmp_path, capsys, kind, workers):
   """Eleven shards with fewer than 1% bad rows. Kills the mutants: a limit only on the share of all rows; a wrong field
   reported for one bad file; a refusal that loses scores.
@@ -117,7 +119,7 @@ def test_a_corpus_without_a_document_is_refused_all_the_same(tmp_path, capsys):
   assert "the input holds no documents" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_gzip_file_with_zeros_behind_it_is_read(tmp_path, workers):
   """Tapes and block devices leave such files. Kills the mutant whose count of documents ends in a traceback."""
   (tmp_path / "corpus").mkdir()

@@ -1,21 +1,13 @@
 """Files that are complete or absent, on a local disk and on an object store (an emulator)."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 
-import corpora
-import processes
-import psutil
 import pytest
-import tiny_t5
 
 from curation.errors import WinnowError
-from pipelines import main
 from pipelines.files import object_stores, storage
 
 
@@ -75,7 +67,6 @@ def test_listing_deleting_and_checksums(folder):
 
 
 # These hold the command line or the path of the input, which differ here.
-NAMES_PATHS = ("input.json", "manifest.json", "dataset_info.json")
 CRC_OF_A = 0x93153783
 
 
@@ -334,77 +325,3 @@ def test_a_folder_removed_under_a_writer_is_told(tmp_path):
 def test_an_unknown_scheme_is_refused_in_a_sentence():
   with pytest.raises(WinnowError, match="nosuch://"):
     storage.match("nosuch://bucket/*")
-
-
-def test_a_whole_run_on_an_object_store(bucket, tmp_path, monkeypatch):
-  """Corpus, models, scores and outputs are on gs://; all files have the bytes of a run on a local disk."""
-  monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
-  corpus = corpora.write_corpus(tmp_path / "corpus", big_rows=300, small_rows=60)
-  corpora.write_model(tmp_path / "model")
-  tiny_t5.make_sentence_t5(tmp_path / "embedder")
-  (tmp_path / "corpus.txt").write_text(corpora.PROMPT)
-  for name in ("corpus", "model", "embedder"):
-    for path in (tmp_path / name).rglob("*"):
-      if path.is_file():
-        storage.create(f"{bucket}/{path.relative_to(tmp_path)}", path.read_bytes())
-  storage.create(f"{bucket}/corpus.txt", corpora.PROMPT.encode())
-
-  def run(place: str, root: str) -> None:
-    scores = [f"--scores={root}/scores", "--direct_num_workers=1"]
-    reading = [f"--input={place}/corpus/*", "--max_bad_fraction=0.5", "--block_rows=100"]
-    asking = ["--name=tiny", f"--model={place}/model", "--max_input_tokens=32", f"--prompt_file={place}/corpus.txt"]
-    assert main.main(["score", *scores, *reading, *asking]) == 0
-    weighing = ["--scorer=density", f"--model={place}/embedder", "--sketch_rows=20", "--sketch_counters=500"]
-    assert main.main(["score", *scores, *reading, *weighing]) == 0
-    for sampler in ("ask_llm", "density"):
-      selecting = [f"--sampler={sampler}", "--rate=0.5", "--num_shards=3", f"--output={root}/{sampler}"]
-      assert main.main(["sample", *scores, *selecting]) == 0
-
-  run(bucket, f"{bucket}/run")
-  run(str(tmp_path), str(tmp_path / "run"))
-  assert len(corpus.texts) > 500
-  compared = 0
-  for path in (tmp_path / "run").rglob("*"):
-    name = path.relative_to(tmp_path)
-    if path.is_file() and "log" not in path.parts and path.name not in NAMES_PATHS:
-      assert storage.read_bytes(f"{bucket}/{name}") == path.read_bytes(), name
-      compared += 1
-  assert compared > 60
-  assert storage.exists(f"{bucket}/run/ask_llm/manifest.json")
-  assert storage.exists(f"{bucket}/run/scores/density_embedder/sketch/sketch.safetensors")
-
-
-def test_a_run_on_an_object_store_that_is_killed_goes_on(bucket, tmp_path, monkeypatch):
-  """Two worker processes are killed with their launcher. Kills the mutant that looks for finished blocks on a disk."""
-  monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
-  corpora.write_corpus(tmp_path / "corpus", big_rows=8_000, small_rows=200)
-  corpora.write_model(tmp_path / "model")
-  (tmp_path / "prompt.txt").write_text(corpora.PROMPT)
-  for path in (tmp_path / "corpus").iterdir():
-    storage.create(f"{bucket}/killed/corpus/{path.name}", path.read_bytes())
-
-  def command(place: str, *flags: str) -> list[str]:
-    asking = [f"--model={tmp_path}/model", f"--prompt_file={tmp_path}/prompt.txt", "--max_input_tokens=32"]
-    where = [f"--input={place}/corpus/*", f"--scores={place}/scores", "--name=tiny", "--block_rows=500"]
-    return ["score", *where, *asking, "--no_auth", *flags]
-
-  there = command(f"{bucket}/killed", "--direct_num_workers=2")
-  process = subprocess.Popen([sys.executable, "-m", "pipelines.main", *there], start_new_session=True)
-  blocks = f"{bucket}/killed/scores/tiny/blocks/*/*.parquet"
-  while process.poll() is None and len(storage.match(blocks)) < 5:
-    time.sleep(0.05)
-  assert process.poll() is None
-  tree = processes.children(process.pid)
-  os.killpg(process.pid, signal.SIGKILL)
-  process.wait()
-  psutil.wait_procs(tree, timeout=20)
-  assert main.main([*there, "--direct_num_workers=1"]) == 0
-  logs = [json.loads(storage.read_bytes(path)) for path, _ in storage.match(f"{bucket}/killed/scores/tiny/log/*")]
-  assert [log["counters"]["documents_scored_before"] > 0 for log in logs] == [True]
-  assert main.main(command(str(tmp_path), "--direct_num_workers=1")) == 0
-  ours = [path for path in (tmp_path / "scores/tiny").rglob("*") if path.is_file() and "log" not in path.parts]
-  assert len(ours) > 12
-  for path in ours:
-    if path.name not in NAMES_PATHS:
-      name = path.relative_to(tmp_path)
-      assert storage.read_bytes(f"{bucket}/killed/{name}") == path.read_bytes(), name

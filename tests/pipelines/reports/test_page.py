@@ -101,6 +101,7 @@ def browser():
     started.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 400])
 def test_a_browser_shows_it_and_runs_nothing(made, browser, scheme, width):

@@ -298,7 +298,7 @@ def test_an_interrupted_wait_leaves_the_job_and_says_how_to_cancel_it(place, buc
     while process.poll() is None:
       process.send_signal(signal.SIGINT)
       with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(30)
+        process.wait(2)
     message = process.stderr.read()
   assert process.wait() == 130
   assert "winnow: the job continues on its runner (https://console.cloud.google.com/" in message

@@ -67,7 +67,7 @@ def test_ranges_are_what_sorting_gives_and_part_the_corpus(place):
 
 def test_it_is_verified_and_explained(place, capsys):
   order = ranked(place)
-  for name in (*RANGES, "rest"):
+  for name in ("middle", "rest"):
     assert run_in(place, ["verify", name, "--direct_num_workers=1"]) == 0
   capsys.readouterr()
   for source, said in ((order[0], "not selected"), (order[len(order) // 2], "selected"), (order[-1], "not selected")):

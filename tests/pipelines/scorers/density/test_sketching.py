@@ -227,8 +227,7 @@ def test_curate_gives_what_score_and_sample_give(corpus):
     assert (corpus / "out" / name).read_bytes() == (corpus / "out2" / name).read_bytes()
 
 
-@pytest.mark.parametrize("how", ["corrupt", "cut", "empty"])
-def test_what_a_killed_run_left_damaged_is_made_again(corpus, capsys, monkeypatch, how):
+def test_what_a_killed_run_left_damaged_is_made_again(corpus, capsys, monkeypatch):
   """Kills the mutants: a partial sketch, merged rows or a sample that are whole because they are there."""
 
   def killed(*_):
@@ -248,7 +247,7 @@ def test_what_a_killed_run_left_damaged_is_made_again(corpus, capsys, monkeypatc
     "d: density scores, incomplete\n  density sketch: not built yet, 3 partial sketches done\n"
     in capsys.readouterr().out
   )
-  for path in left:
+  for path, how in zip(left, ("corrupt", "cut", "empty"), strict=True):
     data = bytearray(path.read_bytes())
     if how == "corrupt":
       data[-300] ^= 0x10
