@@ -13,7 +13,7 @@ import pytest
 from apache_beam.options import pipeline_options
 
 from curation.coverage import density, kernels, race
-from pipelines import cluster, embed
+from pipelines import main
 from pipelines.flags import declarations, parsing, scorer_names
 from pipelines.registry import command_names
 
@@ -112,7 +112,7 @@ def test_embeddings_are_read_back_as_the_page_says(tmp_path, monkeypatch):
   pathlib.Path("texts.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(5)))
   arguments = ["--scores=OUT/scores", "--name=embeddings_sentence_t5_base", "--block_rows=2", "--max_bad_fraction=1"]
   folder = pathlib.Path.cwd()
-  assert embed.main([f"--input={folder}/*.jsonl", f"--embeddings={folder}/*.npy", *arguments]) == 0
+  assert main.main(["embed", f"--input={folder}/*.jsonl", f"--embeddings={folder}/*.npy", *arguments]) == 0
   names: dict = {}
   exec(python_on_page("frombuffer"), names)
   assert names["embeddings"].dtype == np.float16
@@ -155,9 +155,18 @@ def test_the_page_on_density_names_flags_figures_and_warnings_that_exist():
   figures = density.diagnose(kernel, 10, 100, 0, points_ND[:150], points_ND[150:], 200)
   assert set(re.findall(r"^\| `(\w+)`", DENSITY_PAGE, re.MULTILINE)) <= set(figures)
   (warnings,) = re.findall(r"Each warning names.*?\n\n", DENSITY_PAGE, re.DOTALL)
-  source = pathlib.Path(density.__file__).read_text()
   quoted = re.findall(r'"([^"]+)"', warnings.replace("\n", " "))
-  assert len(quoted) == 6 and not [words for words in quoted if words not in source]
+  sound = {"num_points": 1_000, "neighbours": 5, "weights_variation": 0.5, "median_relative_standard_error": 0.1}
+  faults = (
+    {"neighbours": 0.01},
+    {"neighbours": 500, "weights_variation": 0.1},
+    {"weights_variation": 0.1},
+    {"rank_correlation": 0.3},
+    {"median_relative_standard_error": 0.4},
+    {"collisions_share": 0.9},
+  )
+  told = [density.warnings(sound | {"collisions_share": 0.1} | fault) for fault in faults]
+  assert [[words for words in quoted if words in of[0]] for of in told] == [[words] for words in quoted]
 
 
 def test_clusters_are_read_back_as_their_page_says(tmp_path, monkeypatch):
@@ -167,8 +176,8 @@ def test_clusters_are_read_back_as_their_page_says(tmp_path, monkeypatch):
   pathlib.Path("texts.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(60)))
   folder = pathlib.Path.cwd()
   embedding = ["--scores=OUT/scores", "--name=embeddings_sentence_t5_base"]
-  assert embed.main([f"--input={folder}/*.jsonl", f"--embeddings={folder}/*.npy", *embedding]) == 0
-  assert cluster.main(["--embeddings=OUT/scores/embeddings_sentence_t5_base", "--num_clusters=4"]) == 0
+  assert main.main(["embed", f"--input={folder}/*.jsonl", f"--embeddings={folder}/*.npy", *embedding]) == 0
+  assert main.main(["cluster", "--embeddings=OUT/scores/embeddings_sentence_t5_base", "--num_clusters=4"]) == 0
   names: dict = {}
   (code,) = re.findall(r"```python\n(.*?)```", CLUSTERS_PAGE, re.DOTALL)
   exec(code, names)

@@ -28,7 +28,6 @@ from pipelines.store import block_files, score_files
 from pipelines.store.score_store import Ledger, ScoreStore
 from pipelines.worker import memory
 
-_PART_DOCUMENTS = 1 << 19  # an upper bound on its groups, too: 32 bytes each, and as much again while they are counted
 _MOST_PARTS = 1024
 _RANGE_BYTES = 64 << 10  # of one request to a run file, of which only little is read
 _RECORD = np.dtype([("group", "<u8"), ("shard", "<u4"), ("row", "<u8")])
@@ -43,6 +42,7 @@ class Quotas:
   output: str
   work: str
   fingerprint: str
+  part_documents: int = 1 << 19  # bounds its groups, too: 32 bytes each, and as much again while they are counted
 
   @property
   def folder(self) -> str:
@@ -62,14 +62,13 @@ class Quotas:
     """Returns a transform of the store's ledger; `within` can be called after it."""
     return Settle(self, shards)
 
+  def num_parts(self, documents: int) -> int:
+    """Returns the number of parts into which the groups of so many documents are divided."""
+    return min(max(1, -(-documents // self.part_documents)), _MOST_PARTS)
+
   def is_whole_run(self, path: str) -> bool:
     """Tells whether a run file exists and is intact; removes it if it is damaged."""
     return damage.is_whole(self.output, path, run_writer.check)
-
-
-def num_parts(documents: int) -> int:
-  """Returns the number of parts into which the groups of so many documents are divided."""
-  return min(max(1, -(-documents // _PART_DOCUMENTS)), _MOST_PARTS)
 
 
 def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) -> str:
@@ -160,7 +159,7 @@ class Settle(beam.PTransform):
 
   def expand(self, ledger: beam.PCollection[Ledger]) -> beam.PCollection[Ledger]:
     quotas, every_shard = self._quotas, self._shards
-    parts = beam.pvalue.AsSingleton(ledger | "Parts" >> beam.Map(lambda ledger: num_parts(ledger.documents)))
+    parts = beam.pvalue.AsSingleton(ledger | "Parts" >> beam.Map(lambda ledger: quotas.num_parts(ledger.documents)))
     ranked = (
       ledger
       | "Shards" >> stripes.Spread(every_shard)

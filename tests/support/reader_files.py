@@ -87,8 +87,9 @@ def shard_of(path: pathlib.Path) -> Shard:
   return Shard(path.name, str(path), *reading.format_of(str(path)), path.stat().st_size)
 
 
-def read(shard: Shard, **options) -> list[Block]:
-  return list(reading.read_blocks(shard, options.pop("fields", Fields()), **options))
+def read(shard: Shard, *, fields: Fields | None = None, piece_bytes: int = 1000, **options) -> list[Block]:
+  """Reads small pieces, so that files of a few kilobytes cross their borders as those of gigabytes do."""
+  return list(reading.read_blocks(shard, fields or Fields(), piece_bytes=piece_bytes, **options))
 
 
 def documents(blocks: list[Block]) -> list[dict]:

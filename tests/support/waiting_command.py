@@ -1,7 +1,7 @@
 """A command that waits for five minutes, for tests that end it: `python waiting_command.py FOLDER WHERE BEAM_FLAGS`.
 
 A worker leaves a file named by its process in FOLDER as its first element comes, and then (WHERE is `element`) holds on
-to it, or (`exit`) is quick with it and slow to exit.
+to it, or (`exit`) is quick with it and slow to exit, when it leaves another file.
 """
 
 import os
@@ -28,6 +28,7 @@ class Wait(beam.DoFn):
 
   def teardown(self) -> None:
     if self._where == "exit":
+      pathlib.Path(self._folder, f"{os.getpid()}.exits").touch()
       time.sleep(300)
 
 

@@ -39,6 +39,7 @@ def read_blocks(
   block_rows: int = BLOCK_ROWS,
   want: Callable[[int], bool] = every,
   block_text_bytes: int = BLOCK_TEXT_BYTES,
+  piece_bytes: int = _PIECE_BYTES,
 ) -> Iterator[Block]:
   """Yields the blocks of one shard in order. Blocks that `want(index)` refuses are skipped cheaply and have no rows.
 
@@ -47,7 +48,7 @@ def read_blocks(
   gives about 200 MB of text per second of one core, 480 if blocks are skipped.
   """
   with contextlib.ExitStack() as stack:
-    chunks = _located(_chunks(shard, fields, stack), shard)
+    chunks = _located(_chunks(shard, fields, stack, piece_bytes), shard)
     yield from cut_blocks(chunks, block_rows=block_rows, block_text_bytes=block_text_bytes, want=want)
 
 
@@ -58,9 +59,9 @@ def field_names(shard: Shard) -> list[str]:
     if shard.format == "parquet":
       return parquet.field_names(file)
     if shard.format == "jsonl":
-      return jsonl.field_names(next(jsonl.read_lines(_pieces(file, shard, stack)), []))
+      return jsonl.field_names(next(jsonl.read_lines(_pieces(file, shard, stack, _PIECE_BYTES)), []))
     if shard.format == "tfrecord":
-      frames = next(tfrecord.read_frames(_pieces(file, shard, stack)), [])
+      frames = next(tfrecord.read_frames(_pieces(file, shard, stack, _PIECE_BYTES)), [])
       return tfrecord.field_names(map(tfrecord.without_checksum, frames))
     path = stack.enter_context(_local_path(file, shard.path))
     return tfrecord.field_names(next(tfrecord.read_array_records(path), []))
@@ -79,14 +80,14 @@ def format_of(path: str) -> tuple[str, str]:
   )
 
 
-def _chunks(shard: Shard, fields: Fields, stack: contextlib.ExitStack) -> Iterator[Chunk]:
+def _chunks(shard: Shard, fields: Fields, stack: contextlib.ExitStack, piece_bytes: int) -> Iterator[Chunk]:
   file = _opened(shard, stack)
   if shard.format == "parquet":
     return parquet.parquet_chunks(file, shard.path, fields)
   if shard.format == "array_record":
     return tfrecord.array_record_chunks(stack.enter_context(_local_path(file, shard.path)), fields)
   read = jsonl.jsonl_chunks if shard.format == "jsonl" else tfrecord.tfrecord_chunks
-  return read(_pieces(file, shard, stack), fields)
+  return read(_pieces(file, shard, stack, piece_bytes), fields)
 
 
 def _opened(shard: Shard, stack: contextlib.ExitStack) -> BinaryIO:
@@ -96,8 +97,8 @@ def _opened(shard: Shard, stack: contextlib.ExitStack) -> BinaryIO:
     raise WinnowError(f"cannot open {shard.path}: {error.strerror or error}") from error
 
 
-def _pieces(file: BinaryIO, shard: Shard, stack: contextlib.ExitStack) -> Iterator[bytes]:
-  """Yields the decompressed bytes of a file, about `_PIECE_BYTES` at a time, across gzip members and zstd frames.
+def _pieces(file: BinaryIO, shard: Shard, stack: contextlib.ExitStack, piece_bytes: int) -> Iterator[bytes]:
+  """Yields the decompressed bytes of a file, about `piece_bytes` at a time, across gzip members and zstd frames.
 
   isal unpacks C4 at 770 MB/s on one core, zlib at 295. It detects truncation, wrong checksums and garbage behind the
   last member, as `zstd_stream` does.
@@ -109,9 +110,9 @@ def _pieces(file: BinaryIO, shard: Shard, stack: contextlib.ExitStack) -> Iterat
     read = stack.enter_context(
       igzip.IGzipFile(fileobj=file, mode="rb")
     ).read1  # on an error, `read` would lose the data that it has gathered
-  pieces = iter(lambda: read(_PIECE_BYTES), b"")
+  pieces = iter(lambda: read(piece_bytes), b"")
   if shard.compression == "zstd":
-    pieces = zstd_stream.decompress(pieces, piece_bytes=_PIECE_BYTES, max_window=shard.max_window)
+    pieces = zstd_stream.decompress(pieces, piece_bytes=piece_bytes, max_window=shard.max_window)
   try:
     yield from pieces
   except (EOFError, igzip.BadGzipFile, cast(type[Exception], igzip_lib.IsalError)) as error:

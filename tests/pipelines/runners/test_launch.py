@@ -245,7 +245,9 @@ def test_an_interruption_while_the_workers_exit_leaves_none(tmp_path):
   """Kills the mutant that leaves workers that Beam has not closed yet."""
   process = start(tmp_path, 2, "exit")
   workers = when_all_work(process, tmp_path, 2)
-  time.sleep(2)
+  while not list(tmp_path.glob("*.exits")):
+    assert process.poll() is None
+    time.sleep(0.02)
   process.send_signal(signal.SIGINT)
   assert ended(process, workers) == (130, "winnow: interrupted; run the same command again to continue\n")
 

@@ -256,11 +256,10 @@ def store(tmp_path_factory) -> ScoreStore:
 def test_many_parts_settle_what_one_does(store, tmp_path, monkeypatch, of_part):
   """Uses parts far smaller than a domain, and merges of several levels. Kills the mutants: a part that sees only some
   shards; equal keys in the order of shards; a domain in two parts."""
-  monkeypatch.setattr(quotas, "_PART_DOCUMENTS", of_part)
   monkeypatch.setattr(run_writer, "FAN_IN", 2)
   shards = tuple(blocks.Shard(name, "", "jsonl", "", 0) for name in ROWS)
   request = selection.SelectionRequest("ask_llm", group_by="domain", group_rate="0.3")
-  limits = quotas.Quotas(store, request, str(tmp_path), str(tmp_path / "runs"), "f")
+  limits = quotas.Quotas(store, request, str(tmp_path), str(tmp_path / "runs"), "f", part_documents=of_part)
   everything = []
   for shard in shards:
     with score_files.ScoreFile(store, shard) as scores:

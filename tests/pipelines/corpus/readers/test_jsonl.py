@@ -12,13 +12,6 @@ from reader_files import bad, documents, jsonl, put, read
 
 from pipelines.corpus.blocks import BadRowError, Fields, Nonstandard, as_string
 from pipelines.corpus.readers import jsonl as jsonl_reader
-from pipelines.corpus.readers import reading
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-  """Files of a few kilobytes cross the borders of pieces as those of gigabytes do."""
-  monkeypatch.setattr(reading, "_PIECE_BYTES", 1000)
 
 
 def test_bad_lines_fall_alone(tmp_path):
@@ -86,13 +79,12 @@ COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 
 @pytest.mark.parametrize("piece_bytes", [1, 1000, 1 << 20])
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_byte_order_marks_line_ends_and_long_lines(tmp_path, monkeypatch, suffix, piece_bytes):
+def test_byte_order_marks_line_ends_and_long_lines(tmp_path, suffix, piece_bytes):
   """A file may be concatenated from three files, each with its mark, one with two; compressed apart, they are several
   members.
 
   Kills the mutants: a mark that is removed only at the start of the file, only in its first piece, or only once.
   """
-  monkeypatch.setattr(reading, "_PIECE_BYTES", piece_bytes)
   mark, text = b"\xef\xbb\xbf", "long " * 2000
   parts = [
     mark + b'{"text": "a"}\r\n' + json.dumps({"text": text}).encode() + b"\r\n\r\n",
@@ -100,7 +92,7 @@ def test_byte_order_marks_line_ends_and_long_lines(tmp_path, monkeypatch, suffix
     mark + mark + b'{"text": "c", "url": "\xc3\xa9"}',
   ]
   shard = put(tmp_path / f"a.jsonl{suffix}", b"".join(map(COMPRESS[suffix], parts)))
-  blocks = read(shard)
+  blocks = read(shard, piece_bytes=piece_bytes)
   assert [(row["row"], row["text"]) for row in documents(blocks)] == [(0, "a"), (1, text), (3, "\ufeffb"), (4, "c")]
   assert bad(blocks) == [(2, "blank", "")]
   assert sum(block.nonstandard for block in blocks) == 0

@@ -34,12 +34,6 @@ from pipelines.corpus.blocks import Fields, Shard
 from pipelines.corpus.readers import reading, zstd_stream
 
 
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-  """Files of a few kilobytes cross the borders of pieces as those of gigabytes do."""
-  monkeypatch.setattr(reading, "_PIECE_BYTES", 1000)
-
-
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_gives_the_same_documents_and_blocks(tmp_path, suffix):
   """Kills: a reader that drops a record across the border of a piece, a frame, a member or a row group."""
@@ -90,7 +84,7 @@ def test_a_truncated_file_gives_its_first_blocks_and_then_says_where(tmp_path, s
     shard = put(tmp_path / f"cut.{suffix}", data[:size])
     blocks = []
     with pytest.raises(WinnowError, match=rf"cut\.{suffix}.* row \d+") as raised:
-      for block in reading.read_blocks(shard, Fields(), block_rows=10):
+      for block in reading.read_blocks(shard, Fields(), block_rows=10, piece_bytes=1000):
         blocks.append(block)
     row = int(str(raised.value).split(" row ")[1].split(":")[0])
     assert blocks == whole[: len(blocks)]
@@ -199,7 +193,7 @@ def test_files_are_closed(tmp_path, suffix):
   def opened() -> list[str]:
     return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
 
-  blocks = reading.read_blocks(shard, Fields(), block_rows=10)
+  blocks = reading.read_blocks(shard, Fields(), block_rows=10, piece_bytes=1000)
   next(blocks)
   assert set(opened()) == {shard.path}
   blocks.close()
@@ -237,9 +231,8 @@ def test_format_of_other_names(name):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet"])
-def test_memory_is_that_of_a_few_blocks(tmp_path, monkeypatch, suffix):
+def test_memory_is_that_of_a_few_blocks(tmp_path, suffix):
   """Kills: a reader that keeps blocks, reads the whole file, or holds a Parquet row group of 240 MB."""
-  monkeypatch.setattr(reading, "_PIECE_BYTES", 1 << 20)
   line = json.dumps({"text": os.urandom(1500).hex(), "url": "u"}).encode() + b"\n"
   path = tmp_path / f"a.{suffix}"
   if suffix == "parquet":
