@@ -1,6 +1,6 @@
 """One scoring job on every runner that is here, and with one and two workers of one core each: throughput side by side.
 
-Prism where `make test-all` built it; Flink where `make cluster-up` runs and FLINK_JOB_SERVER_JAR names Beam's job server.
+Prism where `make test-all` built it; Flink where `make cluster-up` runs and FLINK_JOB_SERVER_JAR names Beam's server.
 A worker is held to one core, so that two of them are twice the machine that one is.
 """
 
