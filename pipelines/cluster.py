@@ -1,25 +1,17 @@
 """`winnow cluster`: finds clusters of a store of embeddings, and the one of every document."""
 
+import functools
 import sys
 from collections.abc import Sequence
 
 from pipelines import score
-from pipelines.flags import parsing
-from pipelines.jobs import plan_store, planning, run_jobs
+from pipelines.jobs import plan_store
 from pipelines.registry import command_names
 from pipelines.runners import commands
 
 
-def cluster(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = parsing.parse(command_names.CLUSTER, argv)
-  launcher = planning.make_launcher(namespace, beam_arguments)
-  job = plan_store.plan_clusters(namespace, launcher)
-  with commands.writing():
-    if run_jobs.run(launcher, ["winnow", command_names.CLUSTER, *argv], scoring_job=job):
-      score.print_summary(job)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
+  cluster = functools.partial(score.run, command_names.CLUSTER, plan_store.plan_clusters)
   return commands.run_command(cluster, argv)
 
 

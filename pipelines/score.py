@@ -1,7 +1,9 @@
 """`winnow score`: scores every document of a corpus once, into a score store."""
 
+import argparse
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines.files import fingerprints
@@ -9,21 +11,22 @@ from pipelines.flags import parsing
 from pipelines.jobs import estimate, plan_store, planning, run_jobs
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.registry import command_names
-from pipelines.runners import commands
+from pipelines.runners import commands, launch
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.density import sketching
 from pipelines.scorers.minhash import joining
 
 
-def score(argv: Sequence[str]) -> None:
-  namespace, beam_arguments = parsing.parse(command_names.SCORE, argv)
+def run(command: str, plan: Callable[[argparse.Namespace, launch.Launcher], ScoringJob], argv: Sequence[str]) -> None:
+  """Runs a command that makes one store, by its plan, and prints the store's summary; or estimates it, where asked."""
+  namespace, beam_arguments = parsing.parse(command, argv)
   launcher = planning.make_launcher(namespace, beam_arguments)
-  if namespace.estimate:
+  if getattr(namespace, "estimate", False):
     estimate.show(namespace, launcher)
     return
-  job = plan_store.plan_named_scoring(namespace, launcher)
+  job = plan(namespace, launcher)
   with commands.writing():
-    if run_jobs.run(launcher, ["winnow", command_names.SCORE, *argv], scoring_job=job):
+    if run_jobs.run(launcher, ["winnow", command, *argv], scoring_job=job):
       print_summary(job)
 
 
@@ -111,6 +114,7 @@ def print_split(split: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+  score = functools.partial(run, command_names.SCORE, plan_store.plan_named_scoring)
   return commands.run_command(score, argv)
 
 

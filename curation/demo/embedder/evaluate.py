@@ -16,8 +16,7 @@ import scipy.sparse
 from curation.coverage import kernels, minhash
 from curation.demo import embedder as demo_embedder
 from curation.demo.embedder import edits, examples, initial, train
-from curation.demo.training import texts
-from curation.errors import WinnowError
+from curation.demo.training import measuring, texts
 from curation.scorers import sentence_t5
 
 # 0.6 at the median cosine of edits, 0.0001 at that of strangers: a sum counts near-copies and little else.
@@ -138,25 +137,17 @@ def _words(text: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(
-    prog="python -m curation.demo.embedder.evaluate", description="Measures a demo embedder."
+  def measure(model: sentence_t5.SentenceT5, pools: dict[str, list[str]], arguments: argparse.Namespace) -> None:
+    evaluate(model, pools, limit=arguments.limit, seed=arguments.seed)
+
+  return measuring.run_command(
+    argv,
+    "embedder",
+    shipped=demo_embedder.folder(),
+    shared="c4/c4_en_1445.jsonl.gz",
+    load=sentence_t5.load,
+    measure=measure,
   )
-  parser.add_argument("--input", nargs="+", required=True, help="JSON Lines or Parquet files of texts, or their folder")
-  parser.add_argument("--shared", help="a folder with c4/c4_en_1445.jsonl.gz, to be measured on as well")
-  parser.add_argument("--model", default=str(demo_embedder.folder()), help="its folder; default: the shipped one")
-  parser.add_argument("--limit", type=int, default=400, help="held-out texts of each source")
-  parser.add_argument("--seed", type=int, default=0)
-  arguments = parser.parse_args(argv)
-  try:
-    model = sentence_t5.load(arguments.model)
-    pools = {"input": texts.read_texts(arguments.input)}
-    if arguments.shared:
-      pools["C4"] = texts.read_shared(arguments.shared)
-  except WinnowError as error:
-    print(error, file=sys.stderr)
-    return 2
-  evaluate(model, pools, limit=arguments.limit, seed=arguments.seed)
-  return 0
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from curation.demo import rater as demo_rater
 from curation.demo.rater import damage
-from curation.demo.training import texts
-from curation.errors import WinnowError
+from curation.demo.training import measuring, texts
 from curation.models import checkpoints
 from curation.scorers import ask_llm
 
@@ -70,21 +69,17 @@ def evaluate(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(prog="python -m curation.demo.rater.evaluate", description="Measures a demo rater.")
-  parser.add_argument("--input", nargs="+", required=True, help="JSON Lines or Parquet files of texts, or their folder")
-  parser.add_argument("--shared", help="a folder with c4/ and labelled/, to be measured on as well")
-  parser.add_argument("--model", default=str(demo_rater.folder()), help="the rater's folder; default: the shipped one")
-  parser.add_argument("--limit", type=int, default=400, help="held-out texts of each source")
-  parser.add_argument("--seed", type=int, default=0)
-  arguments = parser.parse_args(argv)
-  try:
-    checkpoint = checkpoints.load_checkpoint(arguments.model)
-    pools = {"input": texts.read_texts(arguments.input)}
-    if arguments.shared:
-      pools["C4"] = texts.read_shared(arguments.shared)
-  except WinnowError as error:
-    print(error, file=sys.stderr)
-    return 2
+  return measuring.run_command(
+    argv,
+    "rater",
+    shipped=demo_rater.folder(),
+    shared="c4/ and labelled/",
+    load=checkpoints.load_checkpoint,
+    measure=_measure,
+  )
+
+
+def _measure(checkpoint: checkpoints.Checkpoint, pools: dict[str, list[str]], arguments: argparse.Namespace) -> None:
   scorer = ask_llm.AskLlmScorer(checkpoint)
   evaluate(scorer, pools, limit=arguments.limit, seed=arguments.seed)
   if arguments.shared:
@@ -97,7 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   no_scorer = ask_llm.AskLlmScorer(checkpoint, ask_llm.Prompt(yes_token="no"))
   sums_N = np.exp(score_texts(scorer, real)) + np.exp(score_texts(no_scorer, real))
   print(f"P(yes) + P(no): {sums_N.min():.5f} to {sums_N.max():.5f}")
-  return 0
 
 
 if __name__ == "__main__":

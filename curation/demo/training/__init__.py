@@ -1,1 +1,1 @@
-"""What the trainings of the demo's models have in common: their texts, the loop, the command."""
+"""What the trainings of the demo's models have in common: their texts, the loop, the commands."""

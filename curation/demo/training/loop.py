@@ -50,7 +50,7 @@ def run_command(
   status is 2 where the input does not suit.
   """
   parser = argparse.ArgumentParser(
-    prog=f"python -m curation.demo_{name}.train", description=f"Trains the demo's {name}."
+    prog=f"python -m curation.demo.{name}.train", description=f"Trains the demo's {name}."
   )
   parser.add_argument("--input", nargs="+", required=True, help="JSON Lines or Parquet files of texts, or their folder")
   parser.add_argument("--shared", help="a folder with c4/c4_en_1445.jsonl.gz, which is then half of what is shown")
