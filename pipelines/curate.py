@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from pipelines import sample as sample_command
 from pipelines import score
-from pipelines.flags import parsing, scorer_names
+from pipelines.flags import parsing
 from pipelines.jobs import estimate, find_stores, plan_output, plan_store, planning, store_job
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.registry import command_names
 from pipelines.runners import commands, launch
+from pipelines.scorers import registry
 from pipelines.selection import survivors
 
 
@@ -55,7 +56,7 @@ def curate(argv: Sequence[str]) -> None:
 
 def _plan_stage(namespace: argparse.Namespace, launcher: launch.Launcher, stage: planning.Stage) -> ScoringJob:
   # Random sampling of a corpus that nothing has to score.
-  is_random = namespace.sampler == scorer_names.RANDOM and namespace.model is None and namespace.embeddings is None
+  is_random = namespace.sampler == registry.RANDOM and namespace.model is None and namespace.embeddings is None
   # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
   plan = plan_store.plan_counting if is_random else plan_store.plan_named_scoring
   return plan(namespace, launcher, spare=True, stage=stage)

@@ -20,7 +20,7 @@ from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.flags import parsing
-from pipelines.output import formats
+from pipelines.output.formats.registry import FORMATS
 from pipelines.registry import command_names
 from pipelines.runners import commands
 
@@ -176,7 +176,7 @@ def _rare(console: rich.console.Console, folder: pathlib.Path, samples: dict[str
 def _read_back(console: rich.console.Console, folder: pathlib.Path) -> set[str]:
   """Reads the sample's TFRecords and compares them with its manifest; returns the sources of its documents."""
   shards = sorted(folder.glob("*-train.tfrecord-*"))
-  tables = [table for shard in shards for table in formats.read(str(shard), formats.TFRECORD)]
+  tables = [table for shard in shards for table in FORMATS["tfrecord"].read(str(shard))]
   sources = [source for table in tables for source in table["source"].to_pylist()]
   manifest = fingerprints.read_json(str(folder / "manifest.json"))
   if len(set(sources)) != manifest["counts"]["selected"] or len(set(sources)) != len(sources):

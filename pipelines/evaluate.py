@@ -11,13 +11,14 @@ from curation.scorers.corpus_loss import CorpusLoss
 from pipelines.corpus import inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import storage
-from pipelines.flags import parsing, scorer_names
+from pipelines.flags import parsing
 from pipelines.jobs import plan_store, planning, run_jobs
 from pipelines.output import folders
 from pipelines.registry import command_names
 from pipelines.reports import evaluation
 from pipelines.runners import commands, launch
 from pipelines.scorers.t5 import model_files
+from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.scoring import scoring
 
 
@@ -124,7 +125,7 @@ class _Evaluation:
 
 def _of_store(namespace: argparse.Namespace, **changes: Any) -> argparse.Namespace:
   """The flags of `winnow score` for one store of an evaluation."""
-  scored: dict[str, Any] = {"scorer": scorer_names.PERPLEXITY, "model": None, "name": None, "estimate": False}
+  scored: dict[str, Any] = {"scorer": Perplexity.SCORER, "model": None, "name": None, "estimate": False}
   return argparse.Namespace(**{**vars(namespace), **scored, **changes})
 
 

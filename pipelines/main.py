@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from curation.errors import WinnowError
 from pipelines.registry import command_names
 
 
@@ -30,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"winnow: there is no command {command}; {hint}", file=sys.stderr)
     return 2
   try:
-    return importlib.import_module(f"pipelines.{command}").main(rest)
+    module = importlib.import_module(f"pipelines.{command}")
+    return module.main(rest)
+  except WinnowError as error:  # a package that brings a scorer, a reader or a format is broken
+    print(f"winnow: {error}", file=sys.stderr)
+    return 2
   except KeyboardInterrupt:  # while it was imported; a command that runs tells it itself
     print("winnow: interrupted", file=sys.stderr)
     return 130

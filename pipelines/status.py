@@ -10,15 +10,14 @@ from typing import Any
 from curation.errors import DamagedError, WinnowError
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
-from pipelines.flags import parsing, scorer_names
+from pipelines.flags import parsing
 from pipelines.jobs import find_stores, planning
 from pipelines.jobs.durations import duration
 from pipelines.output import folders
 from pipelines.registry import command_names
 from pipelines.runners import commands
-from pipelines.scorers.clusters import clustering
-from pipelines.scorers.density import sketching
-from pipelines.store import kinds, score_files
+from pipelines.scorers.registry import SCORERS
+from pipelines.store import score_files
 from pipelines.store.score_store import ScoreStore
 
 _READERS = 16
@@ -123,7 +122,7 @@ def describe(name: str, store: ScoreStore) -> list[str]:
   found = look(store, time.time())
   shards = len(found.finished) + len(found.waiting)
   lines = [f"{name}: {store.kind.contents}, incomplete"]
-  lines += _sketch(store)
+  lines += _preparation(store)
   lines.append(
     f"  {len(found.finished):,} of {shards:,} shards finished, {found.begun:,} partly done, "
     f"{len(found.waiting) - found.begun:,} not started"
@@ -156,17 +155,10 @@ def describe(name: str, store: ScoreStore) -> list[str]:
   return lines + [f"  damaged: {told}" for told in found.damaged]
 
 
-def _sketch(store: ScoreStore) -> list[str]:
-  """How far the sketch has come that density scores are read from, or the centroids of a store of clusters."""
-  if store.scorer == kinds.CLUSTER:
-    is_made = clustering.CENTROIDS_FILE in storage.list_names(store.centroids_folder)
-    return [f"  centroids: {'trained' if is_made else 'not trained yet'}"]
-  if store.scorer != scorer_names.DENSITY:
-    return []
-  if sketching.SKETCH_FILE in storage.list_names(store.sketch_folder):
-    return ["  density sketch: built"]
-  parts = len(storage.list_names(storage.join(store.sketch_folder, "work")))
-  return [f"  density sketch: not built yet, {parts:,} partial sketches done"]
+def _preparation(store: ScoreStore) -> list[str]:
+  """Returns how far what scores are read from has come, such as a sketch."""
+  preparation = SCORERS[store.scorer].preparation if store.scorer in SCORERS else None
+  return [] if preparation is None else [f"  {line}" for line in preparation.state(store)]
 
 
 def _figures(read: int, scored: int, bad: int, summary: dict[str, Any]) -> list[str]:

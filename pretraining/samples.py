@@ -5,7 +5,8 @@ import dataclasses
 from curation.errors import WinnowError
 from pipelines.corpus import inputs
 from pipelines.files import storage
-from pipelines.output import formats, manifests, tfds_metadata
+from pipelines.output import manifests, tfds_metadata
+from pipelines.output.formats.registry import FORMATS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ def read(output: str) -> Sample:
   manifest = manifests.read(output)
   with manifests.naming_manifest(output):
     name, file_format = manifest["dataset"], manifest["output_format"]
-    if file_format != formats.TFRECORD:
+    if file_format not in FORMATS or not FORMATS[file_format].is_tfds:
       raise WinnowError(
         f"{output} holds {file_format} files, which seqio does not read; draw it with --output_format=tfrecord"
       )

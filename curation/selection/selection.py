@@ -18,17 +18,7 @@ import numpy as np
 from curation.errors import WinnowError
 from curation.selection import hashing
 
-# The methods that fit each sampler, its default first. `ips` wants a propensity: a number above 0 that tells how common
-# a document is. Ask-LLM's probability tells how good it is, and drawing by its inverse would prefer the worst.
-METHODS_OF = {
-  "random": ("top_k",),
-  "ask_llm": ("top_k", "bottom_k", "threshold"),
-  "perplexity": ("top_k", "bottom_k", "ips", "threshold"),
-  "density": ("ips", "top_k", "bottom_k", "threshold"),
-  "semdedup": ("top_k", "bottom_k", "threshold"),
-  "prototypes": ("top_k", "bottom_k", "threshold"),
-  "minhash": ("top_k", "bottom_k", "threshold"),
-}
+METHODS = ("top_k", "bottom_k", "ips", "threshold")
 _AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")
 PASS_BITS = 16
 NUM_PASSES = 128 // PASS_BITS
@@ -61,14 +51,10 @@ class SelectionRequest:
   percentile_range: str | None = None
 
   def __post_init__(self):
-    fitting = METHODS_OF[self.sampler]
     if self.sampler == "random" and self.method != "top_k":
       raise WinnowError(f"--sampler=random has no scores, so --method={self.method} does not fit it; leave it out")
-    if self.method not in fitting:
-      why = ", since its scores are no propensities" if self.method == "ips" else ""
-      raise WinnowError(
-        f"--method={self.method} does not fit --sampler={self.sampler}{why}; take {' or '.join(fitting)}"
-      )
+    if self.method not in METHODS:
+      raise WinnowError(f"--method={self.method} is none of {', '.join(METHODS)}")
     if not 0 < self.temperature < np.inf:
       raise WinnowError(f"--temperature={self.temperature} is not a number above 0")
     if self.temperature != 1 and self.method != "ips":

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from pipelines.corpus import blocks, counting, inputs, sources
+from pipelines.corpus.readers.registry import READERS
 from pipelines.files import storage
 from pipelines.worker import progress
 
@@ -30,8 +31,8 @@ class Corpus:
   @functools.cached_property
   def count(self) -> progress.Count | None:
     """The estimated number of documents, from the heads of some shards; None if they do not allow an estimate."""
-    if any(shard.format == "array_record" and not storage.is_local(shard.path) for shard in self.shards):
-      return None  # the head of such a file cannot be read alone
+    if any(READERS[shard.format].needs_local_file and not storage.is_local(shard.path) for shard in self.shards):
+      return None
     with contextlib.suppress(Exception):  # only for display: the pipeline reports what is wrong with a file
       return progress.Count(round(counting.count_documents(self.shards, self.fields).value), is_exact=False)
     return None

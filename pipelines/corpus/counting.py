@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from curation.errors import WinnowError
 from curation.selection import extrapolation
 from pipelines.corpus import blocks, first_rows, sources
 from pipelines.corpus.readers import zstd_stream
+from pipelines.corpus.readers.reader import OpenShard
+from pipelines.corpus.readers.registry import READERS
 from pipelines.files import storage
 
 _HEAD_BYTES, _SLICE_BYTES = 1 << 20, 4 << 10
@@ -64,18 +65,15 @@ def count_documents(shards: Sequence[blocks.Shard], fields: blocks.Fields) -> ex
 
 def _count(shard: blocks.Shard, block: blocks.Block) -> tuple[float, int | None]:
   """Estimates the number of records of a shard; also returns how many were seen, or None if all were counted."""
-  with storage.open_input(shard.path, buffer_bytes=_HEAD_BYTES) as file:
-    if shard.format == "parquet":
-      return float(pq.ParquetFile(file).metadata.num_rows), None
-    plain, size = _head(file.read(_HEAD_BYTES), shard)
-  if shard.format == "jsonl":
-    *lines, last = plain.split(b"\n")
-    records = sum(1 for line in lines if line.strip()) + (size == shard.size and bool(last.strip()))
-  elif shard.format == "tfrecord":
-    records = _framed(plain)
-  else:  # a record has the bytes of its text, and about 100 for other fields
+  reader = READERS[shard.format]
+  with OpenShard(shard, buffer_bytes=_HEAD_BYTES) as opened:
+    if (num_rows := reader.num_rows(opened)) is not None:
+      return float(num_rows), None
+    plain, size = _head(opened.file.read(_HEAD_BYTES), shard)
+  records = reader.count(plain, size == shard.size)
+  if records is None:  # a record has the bytes of its text, and about 100 for other fields
     records = round(size / (block.text_bytes / block.num_rows + 100))
-  if size == shard.size and shard.format != "array_record":
+  elif size == shard.size:
     return float(records), None
   return records * shard.size / size, max(records, 1)
 
@@ -117,15 +115,6 @@ def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
       member = member or zlib.decompressobj(31)
       yield member.decompress(data)
       data, member = (member.unused_data, None) if member.eof else (b"", member)
-
-
-def _framed(data: bytes) -> int:
-  """Counts the complete TFRecords: each has 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
-  place = records = 0
-  while place + 12 <= len(data):
-    place += 16 + int.from_bytes(data[place : place + 8], "little")
-    records += place <= len(data)
-  return records
 
 
 def total(shards: Sequence[blocks.Shard], sampled: Sampled, values: list[np.ndarray]) -> extrapolation.Total:

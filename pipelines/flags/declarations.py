@@ -4,14 +4,8 @@ Not PipelineOptions subclasses: two of those that share a flag break every pipel
 one ends unrelated pipelines, and a misspelt flag is only a warning there.
 """
 
-from pipelines.flags import scorer_flags
-from pipelines.flags.scorer_names import (
-  ASK_LLM,
-  DOMAIN,
-  RANDOM,
-  SCORERS,
-)
-from pipelines.output import formats
+from pipelines.flags import model_flags
+from pipelines.output.formats import registry as formats
 from pipelines.registry.command_names import (
   CLUSTER,
   CURATE,
@@ -26,6 +20,7 @@ from pipelines.registry.command_names import (
   VERIFY,
 )
 from pipelines.registry.flag import BUCKET, Flag, path, paths
+from pipelines.scorers import registry as scorers
 
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _CORPUS = (*_READING, EVALUATE)
@@ -87,7 +82,14 @@ FLAGS = (
     required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT, EVALUATE),
     pattern=BUCKET,
   ),
-  Flag("scorer", "Scorer", _SCORING, "the scorer that scores the documents", default=ASK_LLM, choices=SCORERS),
+  Flag(
+    "scorer",
+    "Scorer",
+    _SCORING,
+    "the scorer that scores the documents",
+    default=scorers.DEFAULT,
+    choices=scorers.choices(),
+  ),
   Flag(
     "name",
     "Store",
@@ -95,7 +97,8 @@ FLAGS = (
     "the store's name, of letters, digits and underscores (default: SCORER_MODEL or embeddings_MODEL)",
     pattern=r"\w+",
   ),
-  *scorer_flags.FLAGS,
+  *model_flags.FLAGS,
+  *scorers.flags(),
   Flag(
     "text_field",
     "Corpus",
@@ -149,7 +152,7 @@ FLAGS = (
     "Sample",
     _SAMPLING,
     "the scorer whose scores select the documents (default for winnow curate: --scorer)",
-    choices=(*SCORERS, RANDOM),
+    choices=(*scorers.choices(), scorers.RANDOM),
     required=(SAMPLE,),
   ),
   Flag(
@@ -193,7 +196,7 @@ FLAGS = (
     _SAMPLING,
     "limit each group of documents to a quota, set by --group_rate or --group_max; without --rate or another amount, "
     "select everything within the quotas; a document's domain is the registered domain of its url",
-    choices=(DOMAIN,),
+    choices=("domain",),
   ),
   Flag(
     "group_rate", "Sample", _SAMPLING, "the largest share of each group's documents that may be selected", pattern=_RATE
@@ -248,8 +251,8 @@ FLAGS = (
     _SAMPLING,
     "the format of the output: TFRecords of tf.train.Example for TFDS and seqio, or JSON Lines or Parquet for other "
     "tools",
-    default=formats.TFRECORD,
-    choices=formats.NAMES,
+    default=formats.DEFAULT,
+    choices=tuple(formats.FORMATS),
   ),
   Flag(
     "overwrite",

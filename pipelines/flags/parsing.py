@@ -9,9 +9,9 @@ from curation.errors import WinnowError
 from pipelines.files import storage
 from pipelines.flags import recipes
 from pipelines.flags.declarations import FLAGS
-from pipelines.flags.scorer_names import RANDOM
 from pipelines.registry.command_names import COMMANDS
-from pipelines.registry.flag import GROUPS, Flag
+from pipelines.registry.flag import GROUPS, Flag, require
+from pipelines.scorers.registry import RANDOM
 
 _MOST_STAGES = 8
 _OF_LAST_STAGE = (
@@ -197,28 +197,11 @@ def _arguments(given: Mapping[str, Any]) -> list[str]:
   return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
 
 
-def require(namespace: argparse.Namespace, *names: str) -> None:
-  """Raises WinnowError naming the flags that a command cannot do without and that are not there."""
-  missing = [f"--{name}=" for name in names if getattr(namespace, name) is None]
-  if missing:
-    raise WinnowError(f"{' and '.join(missing)} must be given")
-
-
 def refuse_scoring_flags(namespace: argparse.Namespace) -> None:
   """Raises WinnowError for flags that say how documents are read, where the score store has said it already."""
   for flag in FLAGS:
     if flag.name in _SAID_BY_STORE and getattr(namespace, flag.name) != flag.default:
       raise WinnowError(f"--{flag.name} was settled when --scores was made; leave it out")
-
-
-def read_prompt(path: str | None) -> str | None:
-  """The text of --prompt_file, as it is."""
-  if path is None:
-    return None
-  try:
-    return storage.read_bytes(path).decode()
-  except (OSError, UnicodeDecodeError) as error:
-    raise WinnowError(f"--prompt_file={path} cannot be read: {error}") from error
 
 
 def reference() -> str:

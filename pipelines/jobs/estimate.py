@@ -18,12 +18,14 @@ from apache_beam.options import pipeline_options
 from curation.errors import WinnowError
 from curation.selection import extrapolation
 from pipelines.corpus import blocks, counting, first_rows
-from pipelines.flags import scorer_names
-from pipelines.jobs import plan_store, planning
+from pipelines.corpus.corpus import Corpus
+from pipelines.jobs import planning
 from pipelines.jobs.durations import duration
-from pipelines.registry import command_names
 from pipelines.runners import accelerators, devices, launch
-from pipelines.scorers.t5.base import OfModel, model_bytes
+from pipelines.scorers.entry import DIMENSIONS, TEXTS, Cost, Entry, Stored
+from pipelines.scorers.registry import SCORERS
+from pipelines.scorers.t5 import sentence_t5
+from pipelines.scorers.t5.base import OfModel
 
 _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
@@ -31,7 +33,6 @@ _LOADING_SECONDS = 180.0
 _WORKERS = (1, 16, 256)
 _PRODUCT_SHARE = 0.85
 """Of the speed of matrix products alone, that a sketch and clusters are made with (benchmarks/RESULTS.md)."""
-_DIMENSIONS = 768
 
 
 class Speed(NamedTuple):
@@ -43,99 +44,114 @@ class Speed(NamedTuple):
   accelerator: accelerators.Accelerator | None
 
 
+class _Estimate(NamedTuple):
+  """The rows of the table so far, the hours of one worker that they add up to, and what that worker is."""
+
+  rows: list[tuple[str, str]]
+  hours: float
+  speed: Speed
+
+
 def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
   corpus = planning.read_corpus(namespace)
-  what_for = getattr(namespace, "scorer", command_names.EMBED)
-  scorer: OfModel | None = None
-  if what_for not in (command_names.EMBED, *scorer_names.OF_EMBEDDINGS, scorer_names.MINHASH):
-    scorer = plan_store.of_model(namespace).checked()
-  elif namespace.model is not None:
-    scorer = plan_store.sentence_t5(namespace).checked()
-  elif namespace.embeddings is None and what_for != scorer_names.MINHASH:
-    raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
+  name = getattr(namespace, "scorer", None)  # winnow embed has none
+  entry = None if name is None else SCORERS[name]
+  model = _model(namespace, entry)
   if namespace.max_bad_fraction < 1:
     first_rows.refuse_pointers(corpus.shards)
   sampled = counting.sample(list(corpus.shards), corpus.fields)
-  table = rich.table.Table(show_header=False, box=None, pad_edge=False)
   documents = counting.total(corpus.shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])
-  table.add_row("documents", _figure(documents))
-  workers = _workers(launcher)
-  hours = 0.0
-  if scorer is not None:
-    from curation.models import engine  # which imports JAX
+  found = _Estimate([("documents", _figure(documents))], 0.0, Speed(0.0, "", accelerators.smallest_machine(None), None))
+  if model is not None:
+    found = _add_model(found, model, namespace, corpus, sampled)
+  if entry is not None and entry.cost is not None:
+    texts = [text for head in sampled.texts for text in head]
+    found = _add_own(found, entry.cost(namespace, documents.value, texts))
+  elif entry is not None and model is None:
+    found.rows.append((f"time of {entry.name}", "unknown: the scorer does not estimate it"))
+  for count in _workers(launcher):
+    found.rows.append((f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * found.hours / count)))
+  found.rows.append(("price", _price(namespace, found)))
+  table = rich.table.Table(show_header=False, box=None, pad_edge=False)
+  for row in found.rows:
+    table.add_row(*row)
+  console = rich.console.Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
+  console.print(table)
+  shown = f"{len(sampled.texts):,} of {len(corpus.shards):,} shards"
+  console.print(f"From {sum(map(len, sampled.texts)):,} documents of {shown}; ± is one standard error.")
 
-    on_cpu = namespace.accelerator is None
-    batch_tokens = engine.BATCH_TOKENS_CPU if on_cpu else engine.BATCH_TOKENS_ACCELERATOR
-    work = [scorer.work(texts, batch_tokens) for texts in sampled.texts]
-    tokens, useful, flops = (
-      counting.total(corpus.shards, sampled, [np.asarray(getattr(each, what), float) for each in work])
-      for what in ("num_tokens_N", "lengths_N", "flops_N")
-    )
-    padding = engine.block_padding(work, blocks.BLOCK_ROWS)
-    size = model_bytes(scorer)
-    if on_cpu:
-      speed = _measured(scorer, sampled, work, accelerators.smallest_machine(None, size))
-    else:
-      speed = _reckoned(accelerators.find(namespace.accelerator), size)
-    hours = flops.value / speed.flops / 3600
-    table.add_row("tokens of whole texts", _figure(tokens))
-    table.add_row("tokens of the model's inputs", _figure(useful))
-    table.add_row("padding", f"{1 - padding.useful_tokens / padding.computed_tokens:.1%}")
-    table.add_row("operations", f"{flops.value:.3g} ± {flops.error:.1g}")
-    table.add_row("speed", f"{speed.flops / 1e12:.3g} TFLOP/s: {speed.source}")
-    name = "hours of this machine" if speed.accelerator is None else f"hours of one {speed.accelerator.name}"
-    table.add_row(name, f"{hours:,.2f}")
+
+def _model(namespace: argparse.Namespace, entry: Entry | None) -> OfModel | None:
+  """Returns the scorer that runs --model over texts, or embeds them with it; None where nothing does."""
+  if entry is not None and entry.has_model:
+    assert entry.describe is not None
+    scorer = entry.describe(namespace, Stored("")).checked()
+    return scorer if isinstance(scorer, OfModel) else None
+  if entry is not None and entry.reads == TEXTS:
+    return None
+  if namespace.model is not None:
+    return sentence_t5.describe(namespace).checked()
+  if namespace.embeddings is None:
+    raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
+  return None
+
+
+def _add_model(
+  found: _Estimate, scorer: OfModel, namespace: argparse.Namespace, corpus: Corpus, sampled: counting.Sampled
+) -> _Estimate:
+  """Adds what running the model takes: measured here, or reckoned for a named accelerator."""
+  from curation.models import engine  # which imports JAX
+
+  on_cpu = namespace.accelerator is None
+  batch_tokens = engine.BATCH_TOKENS_CPU if on_cpu else engine.BATCH_TOKENS_ACCELERATOR
+  work = [scorer.work(texts, batch_tokens) for texts in sampled.texts]
+  tokens, useful, flops = (
+    counting.total(corpus.shards, sampled, [np.asarray(getattr(each, what), float) for each in work])
+    for what in ("num_tokens_N", "lengths_N", "flops_N")
+  )
+  padding = engine.block_padding(work, blocks.BLOCK_ROWS)
+  if on_cpu:
+    speed = _measured(scorer, sampled, work, accelerators.smallest_machine(None, scorer.model_bytes))
   else:
-    speed = Speed(0.0, "", accelerators.smallest_machine(None), None)
-  products = 0.0
-  if what_for in scorer_names.OF_EMBEDDINGS:
-    is_density = what_for == scorer_names.DENSITY
-    operations = (_sketch_flops if is_density else _cluster_flops)(namespace, documents.value)
-    if what_for == scorer_names.SEMDEDUP:
-      operations += _pair_flops(namespace, documents.value)
-    # Its own workers have other cores than this machine where those of the model have an accelerator.
-    products = operations / _product_flops() / 3600
-    products *= 1.0 if speed.accelerator is None else _usable_cores() / speed.machine.vcpus
-    of = "this machine" if speed.accelerator is None else f"one {speed.machine.name}"
-    title = "the sketch" if is_density else "the clusters"
-    title += " and their pairs" if what_for == scorer_names.SEMDEDUP else ""
-    passes = "in two passes" if is_density else f"in {1 + namespace.lloyd_iterations} passes and on the sample"
-    table.add_row(f"hours of {of} for {title} ({_DIMENSIONS} dimensions)", f"{products:,.2f}, {passes}")
-  if what_for == scorer_names.MINHASH:
-    products = documents.value / _signing_speed(sampled, namespace.minhash_bands * namespace.minhash_rows) / 3600
-    table.add_row("hours of one core of this machine for signatures", f"{products:,.2f}, reading not counted")
-  for count in workers:
-    table.add_row(f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * (hours + products) / count))
+    speed = _reckoned(accelerators.find(namespace.accelerator), scorer.model_bytes)
+  hours = flops.value / speed.flops / 3600
+  where = "hours of this machine" if speed.accelerator is None else f"hours of one {speed.accelerator.name}"
+  rows = [
+    ("tokens of whole texts", _figure(tokens)),
+    ("tokens of the model's inputs", _figure(useful)),
+    ("padding", f"{1 - padding.useful_tokens / padding.computed_tokens:.1%}"),
+    ("operations", f"{flops.value:.3g} ± {flops.error:.1g}"),
+    ("speed", f"{speed.flops / 1e12:.3g} TFLOP/s: {speed.source}"),
+    (where, f"{hours:,.2f}"),
+  ]
+  return _Estimate([*found.rows, *rows], hours, speed)
+
+
+def _add_own(found: _Estimate, cost: Cost) -> _Estimate:
+  """Adds what the scorer's own work takes, beside the model's."""
+  if cost.core_hours is not None:
+    row = (f"hours of one core of this machine for {cost.title}", f"{cost.core_hours:,.2f}, {cost.note}")
+    return _Estimate([*found.rows, row], found.hours + cost.core_hours, found.speed)
+  hours = (cost.operations or 0.0) / _product_flops() / 3600
+  # Its own workers have other cores than this machine where those of the model have an accelerator.
+  hours *= 1.0 if found.speed.accelerator is None else _usable_cores() / found.speed.machine.vcpus
+  where = "this machine" if found.speed.accelerator is None else f"one {found.speed.machine.name}"
+  row = (f"hours of {where} for {cost.title} ({DIMENSIONS} dimensions)", f"{hours:,.2f}, {cost.note}")
+  return _Estimate([*found.rows, row], found.hours + hours, found.speed)
+
+
+def _price(namespace: argparse.Namespace, found: _Estimate) -> str:
+  speed = found.speed
   price = accelerators.hour_price(speed.machine, speed.accelerator)
   prices = accelerators.table()["prices"]
   if speed.accelerator is None and (count := devices.visible_accelerators()):
-    told = f"unknown: measured on this machine's {count} devices; name what it is to run on: --accelerator="
-    table.add_row("price", told)
-  elif price is None:
-    table.add_row("price", f"unknown: {accelerators.TABLE.name} has none of {namespace.accelerator}")
-  else:
-    share = 1.0 if speed.accelerator is not None else _usable_cores() / speed.machine.vcpus
-    told = f"about {price * share * (hours + products):,.2f} {prices['currency']}"
-    table.add_row("price", f"{told}, {speed.machine.name} on Dataflow in {prices['region']}, {prices['date']}")
-  console = rich.console.Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
-  console.print(table)
-  shown = sum(map(len, sampled.texts))
-  of = f"{len(sampled.texts):,} of {len(corpus.shards):,} shards"
-  console.print(f"From {shown:,} documents of {of}; ± is one standard error.")
-
-
-def _signing_speed(sampled: counting.Sampled, hashes: int) -> float:
-  """Documents a second, of one core."""
-  from curation.coverage import minhash  # which brings a compiler
-
-  texts = pa.array([text for head in sampled.texts for text in head], pa.large_string())
-  minhash.signatures(texts[:1], hashes)
-  started, rounds = time.perf_counter(), 0
-  while time.perf_counter() - started < _MEASURED_SECONDS / 10:
-    minhash.signatures(texts, hashes)
-    rounds += 1
-  return rounds * len(texts) / (time.perf_counter() - started)
+    return f"unknown: measured on this machine's {count} devices; name what it is to run on: --accelerator="
+  if price is None:
+    return f"unknown: {accelerators.TABLE.name} has none of {namespace.accelerator}"
+  share = 1.0 if speed.accelerator is not None else _usable_cores() / speed.machine.vcpus
+  about = f"about {price * share * found.hours:,.2f} {prices['currency']}"
+  return f"{about}, {speed.machine.name} on Dataflow in {prices['region']}, {prices['date']}"
 
 
 def _measured(scorer: Any, sampled: counting.Sampled, work: list[Any], machine: accelerators.Machine) -> Speed:
@@ -162,25 +178,6 @@ def _reckoned(accelerator: accelerators.Accelerator, model_bytes: int) -> Speed:
   source = f"{accelerator.utilisation:.0%} of {accelerator.teraflops:g}, by {accelerators.TABLE.name}"
   machine = accelerators.smallest_machine(accelerator, model_bytes)
   return Speed(accelerator.utilisation * accelerator.teraflops * 1e12, source, machine, accelerator)
-
-
-def _sketch_flops(namespace: argparse.Namespace, documents: float) -> float:
-  """Counting and reading the sketch: the projections of each pass."""
-  from curation.coverage import density
-
-  return 2 * documents * 2 * _DIMENSIONS * (namespace.hashes or density.DEFAULT_HASHES) * namespace.sketch_rows
-
-
-def _cluster_flops(namespace: argparse.Namespace, documents: float) -> float:
-  """Every document beside every centroid, once and in each further iteration; and the sample in each of its own."""
-  sample = min(documents, namespace.num_clusters * namespace.kmeans_sample)
-  assigned = documents * (1 + namespace.lloyd_iterations) + sample * namespace.kmeans_iterations
-  return assigned * 2 * _DIMENSIONS * namespace.num_clusters
-
-
-def _pair_flops(namespace: argparse.Namespace, documents: float) -> float:
-  """Every document beside those before it in clusters of one size, which is the least that there can be."""
-  return documents**2 / 2 / namespace.num_clusters * 2 * _DIMENSIONS
 
 
 def _product_flops() -> float:

@@ -8,9 +8,9 @@ from curation.errors import WinnowError
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
-from pipelines.flags import scorer_names
 from pipelines.output import folders, writing
 from pipelines.runners import launch
+from pipelines.scorers import registry
 from pipelines.store import kinds, score_store
 from pipelines.store.score_store import ScoreStore
 
@@ -82,7 +82,7 @@ def refuse_other_sampler(sampler: str, scorer: str) -> None:
 
 def _fits(sampler: str, scorer: Any) -> bool:
   """Random sampling takes the documents of any store of scores."""
-  return scorer == sampler or (sampler == scorer_names.RANDOM and not kinds.kind_of(scorer).keeps_blocks)
+  return scorer == sampler or (sampler == registry.RANDOM and not kinds.kind_of(scorer).keeps_blocks)
 
 
 def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:

@@ -16,6 +16,7 @@ from pipelines.jobs import find_stores, planning
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.output import folders, manifests, tfds_metadata, verification, writing
 from pipelines.runners import launch
+from pipelines.scorers import registry
 from pipelines.store.score_store import ScoreStore
 
 _SHARD = re.compile(r"\.tfrecord|-\d{5}-of-\d{5}\.")
@@ -155,14 +156,19 @@ def plan_verification(
 
 def selection_request(namespace: argparse.Namespace) -> selection.SelectionRequest:
   """What the flags select."""
-  method = selection.METHODS_OF[namespace.sampler][0]
+  fitting = registry.methods(namespace.sampler)
+  method = fitting[0]
   if namespace.threshold is not None:
     method = "threshold"
   elif namespace.percentile_range is not None:
     method = "top_k"
+  method = namespace.method or method
+  if method not in fitting:
+    why = ", since its scores are no propensities" if method == "ips" and namespace.sampler != registry.RANDOM else ""
+    raise WinnowError(f"--method={method} does not fit --sampler={namespace.sampler}{why}; take {' or '.join(fitting)}")
   return selection.SelectionRequest(
     sampler=namespace.sampler,
-    method=namespace.method or method,
+    method=method,
     temperature=namespace.temperature,
     seed=namespace.seed,
     rate=namespace.rate,

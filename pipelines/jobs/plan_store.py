@@ -2,41 +2,35 @@
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from curation.coverage import kmeans, minhash
+from curation.coverage import kmeans
 from curation.errors import WinnowError
-from pipelines.corpus import blocks, embedding_files, inputs, sources
+from pipelines.corpus import blocks, embedding_files, inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
-from pipelines.flags import parsing, scorer_names
+from pipelines.flags import parsing
 from pipelines.jobs import find_stores, planning
 from pipelines.jobs.planning import Stage
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import folders
+from pipelines.registry.flag import require
 from pipelines.runners import launch
 from pipelines.scorers.clusters import clustering
-from pipelines.scorers.clusters.prototypes import Prototypes
+from pipelines.scorers.clusters.preparation import CentroidsPreparation
 from pipelines.scorers.clusters.scorer import Cluster
 from pipelines.scorers.count import Count
-from pipelines.scorers.density import sketching
-from pipelines.scorers.density.scorer import Density
+from pipelines.scorers.entry import EMBEDDINGS, TEXTS, Entry, Stored
 from pipelines.scorers.made_elsewhere import MadeElsewhere
-from pipelines.scorers.minhash import joining
-from pipelines.scorers.minhash.scorer import MinHash, Signatures
-from pipelines.scorers.semdedup import comparing, layout
-from pipelines.scorers.semdedup.scorer import SemDeDup
-from pipelines.scorers.t5 import model_files
-from pipelines.scorers.t5.ask_llm import AskLlm
-from pipelines.scorers.t5.perplexity import Perplexity
+from pipelines.scorers.registry import RANDOM, SCORERS
+from pipelines.scorers.t5 import model_files, sentence_t5
 from pipelines.scorers.t5.sentence_t5 import SentenceT5
-from pipelines.scoring import stored_blocks
-from pipelines.store import kinds, score_store
+from pipelines.scoring.stored_blocks import StoredBlocks, StoredEmbeddings
+from pipelines.store import kinds
 from pipelines.store.score_store import ScoreStore
 
 # What a store of embeddings or of clusters was made with that another command's flags say by their defaults alone.
@@ -45,41 +39,12 @@ _OF_CLUSTERS = ("num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_ite
 _NAME = re.compile(r"\w+", re.ASCII)
 
 
-def of_model(namespace: argparse.Namespace) -> AskLlm | Perplexity:
-  """The scorer that runs --model over the texts."""
-  parsing.require(namespace, "model")
-  common: dict[str, Any] = {
-    "model": namespace.model,
-    "max_input_tokens": 512 if namespace.max_input_tokens is None else namespace.max_input_tokens,
-    "batch_tokens": namespace.batch_tokens,
-    "dtype": namespace.dtype,
-    "devices_per_model": namespace.devices_per_model,
-    "vocabulary": namespace.vocabulary,
-  }
-  if namespace.scorer == scorer_names.PERPLEXITY:
-    return Perplexity(objective=namespace.objective, mask_seed=namespace.mask_seed, **common)
-  template = parsing.read_prompt(namespace.prompt_file)
-  return AskLlm(template=template, yes_token=namespace.yes_token, **common)
-
-
-def sentence_t5(namespace: argparse.Namespace) -> SentenceT5:
-  return SentenceT5(
-    model=namespace.model,
-    embedding_dtype=namespace.embedding_dtype,
-    max_input_tokens=namespace.max_input_tokens,
-    batch_tokens=namespace.batch_tokens,
-    dtype=namespace.dtype,
-    devices_per_model=namespace.devices_per_model,
-    vocabulary=namespace.vocabulary,
-  )
-
-
 def plan_counting(
   namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False, stage: Stage | None = None
 ) -> ScoringJob:
   """The job of a store that only tells which documents there are, for random sampling."""
   stage = stage or Stage()
-  folder = _store_folder(namespace, "name", namespace.name or stage.named(scorer_names.RANDOM))
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(RANDOM))
   return planning.plan_scoring(namespace, launcher, Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
 
 
@@ -91,22 +56,50 @@ def plan_named_scoring(
   corpus: Corpus | None = None,
   stage: Stage | None = None,
 ) -> ScoringJob:
-  """The job of a scoring command, in the store that its flags name. `corpus`: identified already; of texts alone."""
-  stage = stage or Stage()
-  if namespace.scorer == scorer_names.DENSITY:
-    return _plan_density(namespace, launcher, stage, spare=spare)
-  if namespace.scorer in scorer_names.OF_CLUSTERS:
-    return _plan_by_clusters(namespace, launcher, stage, spare=spare)
-  if namespace.scorer == scorer_names.MINHASH:
-    return _plan_minhash(namespace, launcher, stage, spare=spare)
-  scorer = of_model(namespace)
-  _check_devices(namespace)
-  name = namespace.name or stage.named(f"{namespace.scorer}_{model_files.model_name(namespace.model)}")
-  folder = _store_folder(namespace, "name", name)
-  corpus = corpus or stage.corpus
-  job = planning.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare, stage=stage)
-  _hold_devices(namespace, launcher, job)
-  return job
+  """The job of a scoring command, in the store that its flags name, after the jobs of the stores that it reads.
+
+  `corpus`: identified already; for a scorer that reads texts.
+  """
+  stage, entry = stage or Stage(), SCORERS[namespace.scorer]
+  plan = functools.partial(
+    planning.plan_scoring, namespace, launcher, spare=spare, stage=stage, preparation=entry.preparation
+  )
+  if entry.has_model:
+    require(namespace, "model")
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(_default_name(namespace, entry)))
+  if entry.reads == TEXTS and entry.upstream is None:
+    scorer = entry.describe(namespace, Stored(folder))
+    return plan(scorer, folder, corpus=corpus or stage.corpus)
+  jobs, stored = _plan_stored(namespace, launcher, entry, Stored(folder), stage)
+  if folder in (job.folder for job in jobs):
+    raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
+  return plan(entry.describe(namespace, stored), folder, corpus=jobs[0].corpus, before=(jobs[-1],))
+
+
+def _default_name(namespace: argparse.Namespace, entry: Entry) -> str:
+  """Returns the name of a store: its scorer's, and that of the model or the embeddings, if it has any."""
+  if entry.has_model:
+    return f"{entry.name}_{model_files.model_name(namespace.model)}"
+  return entry.name if entry.reads == TEXTS else f"{entry.name}_{_embedder_name(namespace)}"
+
+
+def _plan_stored(
+  namespace: argparse.Namespace, launcher: launch.Launcher, entry: Entry, stored: Stored, stage: Stage
+) -> tuple[list[ScoringJob], Stored]:
+  """Returns the jobs of the stores that a scorer reads, each after what it reads itself, and their blocks."""
+  if entry.upstream is not None:
+    name, description = entry.upstream(namespace)
+    folder = _store_folder(namespace, "name", name)
+    job = planning.plan_scoring(namespace, launcher, description, folder, corpus=stage.corpus, spare=True)
+    return [job], stored._replace(upstream=StoredBlocks(job.config.store, survivors=stage.survivors))
+  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
+  embeddings = StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
+  stored = stored._replace(embeddings=embeddings)
+  if entry.reads == EMBEDDINGS:
+    return [embedding], stored
+  clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
+  found = StoredBlocks(clusters.config.store)  # of the survivors already
+  return [embedding, clusters], stored._replace(clusters=found, clustering=clusters.config.scorer)
 
 
 def plan_embedding(
@@ -127,18 +120,15 @@ def plan_embedding(
     names = _OF_EMBEDDINGS[:1] if namespace.embeddings is not None else _OF_EMBEDDINGS
 
     def asked(wanted: argparse.Namespace) -> dict[str, Any]:
-      return planning.store_request(_embedder(wanted, corpus)[0].checked(), corpus, Stage())
+      return planning.store_request(_embedder(wanted, corpus).checked(), corpus, Stage())
 
     _adopt(namespace, folder, names, asked)
-  scorer, source = _embedder(namespace, corpus)
-  job = planning.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, source=source, spare=spare)
-  if namespace.model is not None:
-    _hold_devices(namespace, launcher, job)
-  return job
+  scorer = _embedder(namespace, corpus)
+  return planning.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare)
 
 
-def _embedder(namespace: argparse.Namespace, corpus: Corpus) -> tuple[SentenceT5 | MadeElsewhere, stored_blocks.Source]:
-  """What embeds a corpus as the flags say, and what it reads."""
+def _embedder(namespace: argparse.Namespace, corpus: Corpus) -> SentenceT5 | MadeElsewhere:
+  """Returns what embeds a corpus as the flags say."""
   if namespace.embeddings is not None:
     for name in ("vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
       if getattr(namespace, name) not in (None, 1):
@@ -149,34 +139,8 @@ def _embedder(namespace: argparse.Namespace, corpus: Corpus) -> tuple[SentenceT5
         f"with, and name it by --embedding_name={storage.base_name(namespace.embeddings)}"
       )
     files = embedding_files.find(namespace.embeddings, list(corpus.shards))
-    return MadeElsewhere(files, namespace.embedding_dtype), sources.TextsWithEmbeddings(corpus.texts, files)
-  _check_devices(namespace)
-  return sentence_t5(namespace), corpus.texts
-
-
-def _plan_density(namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool) -> ScoringJob:
-  name = namespace.name or stage.named(f"density_{_embedder_name(namespace)}")
-  folder = _store_folder(namespace, "name", name)
-  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
-  if embedding.folder == folder:
-    raise WinnowError(f"--name={name} and --embedding_name are the same; give each store a name of its own")
-  embeddings = stored_blocks.StoredEmbeddings(
-    embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors
-  )
-  scorer = Density(
-    sketch_path=storage.join(folder, score_store.SKETCH_FOLDER, sketching.SKETCH_FILE),
-    embeddings=embeddings,
-    kernel=namespace.kernel,
-    bandwidth=namespace.bandwidth,
-    hashes=namespace.hashes,
-    rows=namespace.sketch_rows,
-    counters=namespace.sketch_counters,
-    seed=namespace.sketch_seed,
-    correct_collisions=namespace.correct_collisions,
-  )
-  plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
-  job = plan(scorer, folder, corpus=embedding.corpus, source=embeddings, before=(embedding,))
-  return dataclasses.replace(job, sketch=sketching.SketchConfig(scorer, job.config.store))
+    return MadeElsewhere(files, namespace.embedding_dtype)
+  return sentence_t5.describe(namespace)
 
 
 def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> ScoringJob:
@@ -194,7 +158,7 @@ def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> S
     raise WinnowError(f"the store of embeddings {folder} is not complete; run its winnow embed command again")
   request = fingerprints.read_json(store.request_path)
   corpus = Corpus(store.shards(), blocks.Fields(**request["fields"]), request["block_rows"])
-  embeddings = stored_blocks.StoredEmbeddings(store, request["embedding_dtype"])
+  embeddings = StoredEmbeddings(store, request["embedding_dtype"])
   return _plan_clustering(namespace, launcher, corpus, embeddings, Stage())
 
 
@@ -202,7 +166,7 @@ def _plan_clustering(
   namespace: argparse.Namespace,
   launcher: launch.Launcher,
   corpus: Corpus,
-  embeddings: stored_blocks.StoredEmbeddings,
+  embeddings: StoredEmbeddings,
   stage: Stage,
   *,
   spare: bool = False,
@@ -217,7 +181,7 @@ def _plan_clustering(
     folder = inputs.absolute(namespace.clusters).rstrip("/")
   if folder == of:
     raise WinnowError(f"--clusters={namespace.clusters} is the store of the embeddings; give each a folder of its own")
-  path = storage.join(folder, score_store.CENTROIDS_FOLDER, clustering.CENTROIDS_FILE)
+  path = storage.join(folder, clustering.FOLDER, clustering.CENTROIDS_FILE)
   if before:  # else they are what the command is to make
 
     def asked(wanted: argparse.Namespace) -> dict[str, Any]:
@@ -226,9 +190,7 @@ def _plan_clustering(
     _adopt(namespace, folder, _OF_CLUSTERS, asked)
   scorer = Cluster(path, embeddings, _k_means(namespace))
   plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
-  job = plan(scorer, folder, corpus=corpus, source=embeddings, before=before)
-  centroids = clustering.ClusteringConfig(scorer, job.config.store)
-  return dataclasses.replace(job, centroids=centroids)
+  return plan(scorer, folder, corpus=corpus, preparation=CentroidsPreparation, before=before)
 
 
 def _k_means(namespace: argparse.Namespace) -> kmeans.KMeansConfig:
@@ -239,57 +201,6 @@ def _k_means(namespace: argparse.Namespace) -> kmeans.KMeansConfig:
     lloyd_iterations=namespace.lloyd_iterations,
     seed=namespace.kmeans_seed,
   )
-
-
-def _plan_by_clusters(
-  namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool
-) -> ScoringJob:
-  name = namespace.name or stage.named(f"{namespace.scorer}_{_embedder_name(namespace)}")
-  folder = _store_folder(namespace, "name", name)
-  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
-  embeddings = stored_blocks.StoredEmbeddings(
-    embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors
-  )
-  clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
-  if folder in (embedding.folder, clusters.folder):
-    raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
-  stored = stored_blocks.StoredBlocks(clusters.config.store)
-  scorer: Prototypes | SemDeDup = Prototypes(stored)
-  if namespace.scorer == scorer_names.SEMDEDUP:
-    assert clusters.centroids is not None
-    scorer = SemDeDup(
-      stored,
-      embeddings,
-      keep=namespace.keep,
-      config=clusters.centroids.scorer.config,
-      max_cluster_pairs=namespace.max_cluster_pairs,
-      split_path=storage.join(folder, score_store.SPLIT_FILE),
-    )
-  plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
-  job = plan(scorer, folder, corpus=embedding.corpus, source=stored, before=(clusters,))
-  if not isinstance(scorer, SemDeDup):
-    return job
-  compared = layout.ComparingConfig(scorer, job.config.store)
-  source = comparing.ComparedBlocks(stored.store, compared)
-  return dataclasses.replace(job, compared=compared, config=dataclasses.replace(job.config, source=source))
-
-
-def _plan_minhash(namespace: argparse.Namespace, launcher: launch.Launcher, stage: Stage, *, spare: bool) -> ScoringJob:
-  config = minhash.MinHashConfig(namespace.similarity, namespace.minhash_bands, namespace.minhash_rows)
-  folder = _store_folder(namespace, "name", namespace.name or stage.named(scorer_names.MINHASH))
-  beside = _store_folder(namespace, "name", f"signatures_{config.hashes}")
-  if folder == beside:
-    raise WinnowError(f"--name={namespace.name} is of the store of signatures; give each store a name of its own")
-  signing = planning.plan_scoring(
-    namespace, launcher, Signatures(config.hashes), beside, corpus=stage.corpus, spare=True
-  )
-  stored = stored_blocks.StoredBlocks(signing.config.store, survivors=stage.survivors)
-  scorer = MinHash(stored, config)
-  plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
-  job = plan(scorer, folder, corpus=signing.corpus, source=stored, before=(signing,))
-  joined = joining.JoiningConfig(scorer, job.config.store)
-  source = joining.JoinedBlocks(stored.store, joined, survivors=stage.survivors)
-  return dataclasses.replace(job, joined=joined, config=dataclasses.replace(job.config, source=source))
 
 
 def _adopt(
@@ -336,14 +247,3 @@ def _store_folder(namespace: argparse.Namespace, flag: str, name: str) -> str:
   if not _NAME.fullmatch(name):
     raise WinnowError(f"--{flag}={name} may hold letters, digits and underscores only")
   return storage.join(scores, name)
-
-
-def _check_devices(namespace: argparse.Namespace) -> None:
-  if namespace.devices_per_model < 1:
-    raise WinnowError(f"--devices_per_model={namespace.devices_per_model} is below 1")
-
-
-def _hold_devices(namespace: argparse.Namespace, launcher: launch.Launcher, job: ScoringJob) -> None:
-  """Tries the devices that a job's model needs, if it still has work to do."""
-  if not job.is_complete or job.starts_over:
-    launcher.hold_one_model(namespace.devices_per_model)

@@ -11,15 +11,12 @@ from pipelines.corpus import blocks, first_rows, inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
-from pipelines.flags import parsing
 from pipelines.jobs.store_job import ScoringJob, SelectingJob
+from pipelines.registry.flag import require
 from pipelines.runners import launch
-from pipelines.scorers.made_elsewhere import MadeElsewhere
-from pipelines.scorers.registry import OF_STORED
-from pipelines.scorers.t5.base import OfModel, model_bytes
-from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.scoring import scoring, stored_blocks
-from pipelines.scoring.protocol import Description
+from pipelines.scoring.description import Description
+from pipelines.scoring.preparation import Preparation
 from pipelines.selection import survivors
 from pipelines.store import score_store
 from pipelines.store.score_store import ScoreStore
@@ -103,7 +100,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
 
 def read_corpus(namespace: argparse.Namespace) -> Corpus:
   """The input that the flags name."""
-  parsing.require(namespace, "input")
+  require(namespace, "input")
   if namespace.block_rows < 1:
     raise WinnowError(f"--block_rows={namespace.block_rows} is below 1")
   fields = blocks.Fields(namespace.text_field, namespace.url_field, namespace.timestamp_field)
@@ -119,15 +116,15 @@ def plan_scoring(
   folder: str,
   *,
   corpus: Corpus | None = None,
-  source: stored_blocks.Source | None = None,
+  preparation: type[Preparation] | None = None,
   spare: bool = False,
   stage: "Stage | None" = None,
   before: tuple[Any, ...] = (),
 ) -> ScoringJob:
   """Checks all that can be checked before anything is written.
 
-  `corpus`: identified already; `source`: what the scorer reads in place of the corpus's texts; `before`: the jobs of
-  the stores that it reads; `stage`: None where all documents are scored.
+  `corpus`: identified already; `preparation`: what must be made before the scorer can read; `before`: the jobs of the
+  stores that it reads; `stage`: None where all documents are scored.
   """
   stage = stage or Stage()
   max_bad_fraction = getattr(namespace, "max_bad_fraction", 1.0)  # where a store is read, it was settled for that
@@ -138,68 +135,72 @@ def plan_scoring(
   scorer = scorer.checked()
   request = store_request(scorer, corpus, stage)
   store = ScoreStore.for_request(folder, request)
-  hints: dict[str, str] = {}
-  if isinstance(scorer, OfModel):
-    hints = launcher.fit_workers(model_bytes(scorer))
-  if source is None:
-    source = scorer.source(corpus.texts) if isinstance(scorer, Perplexity) else corpus.texts
-    source = source if stage.survivors is None else stored_blocks.Surviving(source, stage.survivors)
+  prepared = None if preparation is None else preparation.of(scorer, store)
+  source = scorer.source(corpus.texts)
+  if isinstance(source, stored_blocks.StoredBlocks):
+    source = source if prepared is None else prepared.source(source)
+  elif stage.survivors is not None and not isinstance(source, stored_blocks.Surviving):
+    source = stored_blocks.Surviving(source, stage.survivors)
   config = scoring.ScoringConfig(
     store,
     scorer,
     source,
     max_bad_fraction,
-    resource_hints=hints,
+    resource_hints={} if scorer.model_bytes is None else launcher.fit_workers(scorer.model_bytes),
     accelerator=getattr(namespace, "accelerator", None),
     number=stage.number,
     survivors=stage.survivors,
+    work=() if preparation is None else preparation.work,
   )
-  # What is known of the engine of what reads another store, that store says.
-  knows_engine = launcher.is_local or isinstance(scorer, OF_STORED)
-  if isinstance(source, stored_blocks.StoredBlocks) and not hasattr(namespace, "input"):
-    where = fingerprints.read_json_or_none(storage.join(source.store.folder, score_store.INPUT_FILE)) or {}
-  else:
-    where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
-    where[score_store.MADE_WITH] = before[0].made_with if before else made_with(namespace, scorer)
-  job = ScoringJob(
-    corpus, config, request, where, namespace.overwrite, spare, knows_engine, before=(*before, *stage.before)
-  )
+  # The store that a scorer reads says what is known of its engine.
+  knows_engine = launcher.is_local or isinstance(source, stored_blocks.StoredBlocks)
+  where = _where(namespace, scorer, source, before)
+  before = (*before, *stage.before)
+  job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine, before, prepared)
   if job.starts_over or not job.is_complete:
     storage.refuse_unwritable(folder)
     reads_all = stage.survivors is None and not isinstance(source, stored_blocks.StoredBlocks)
     if reads_all and max_bad_fraction < 1:
       first_rows.refuse_pointers(corpus.shards)
       first_rows.refuse_without_documents(corpus.shards, corpus.fields)
-  if namespace.overwrite:
-    return job
+  if not namespace.overwrite:
+    _refuse_other_scores(job)
+  if scorer.num_devices and (job.starts_over or not job.is_complete):
+    launcher.hold_one_model(scorer.num_devices)
+  return job
+
+
+def _where(
+  namespace: argparse.Namespace, scorer: Description, source: stored_blocks.Source, before: tuple[Any, ...]
+) -> dict[str, Any]:
+  """Returns where the input and the model of a store are, which is no part of its request."""
+  if isinstance(source, stored_blocks.StoredBlocks) and not hasattr(namespace, "input"):
+    return fingerprints.read_json_or_none(storage.join(source.store.folder, score_store.INPUT_FILE)) or {}
+  made_with = before[0].made_with if before else scorer.made_with(namespace)
+  where = {"input": inputs.absolute(namespace.input), "tfds_data_dir": namespace.tfds_data_dir}
+  return {**where, score_store.MADE_WITH: made_with}
+
+
+def _refuse_other_scores(job: ScoringJob) -> None:
+  """Raises WinnowError where the folder holds scores of another request, or of another engine."""
+  store = job.config.store
   if store.has_scores and not storage.exists(store.request_path):
     raise WinnowError(
-      f"{folder} holds scores, but its {fingerprints.REQUEST_FILE} is gone, so that nobody can tell of what; restore "
-      "it, choose another name, or start over with --overwrite"
+      f"{store.folder} holds scores, but its {fingerprints.REQUEST_FILE} is gone, so that nobody can tell of what; "
+      "restore it, choose another name, or start over with --overwrite"
     )
-  fingerprints.refuse_other(store.request_path, request, owner=f"the score store {folder}")
+  fingerprints.refuse_other(store.request_path, job.request, owner=f"the score store {store.folder}")
   if not job.is_complete and (difference := job.engine_difference()):
     field, there, here = difference
     raise WinnowError(
-      f"the score store {folder} was begun with {field} {there}, and here is {here}, whose scores may differ in the "
-      "last bits; go on with the same versions, or start over with --overwrite"
+      f"the score store {store.folder} was begun with {field} {there}, and here is {here}, whose scores may differ in "
+      "the last bits; go on with the same versions, or start over with --overwrite"
     )
-  return job
 
 
 def store_request(scorer: Description, corpus: Corpus, stage: Stage) -> dict[str, Any]:
   """What the store of a scorer's results belongs to; the scorer is checked already."""
   return {"format": score_store.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
-
-
-def made_with(namespace: argparse.Namespace, scorer: Description) -> dict[str, str]:
-  """What a scorer runs, by the names of flags: a hub's model with the revision that was read."""
-  if isinstance(scorer, MadeElsewhere):
-    return {"embeddings": namespace.embeddings}
-  if not isinstance(scorer, OfModel):
-    return {}
-  model = namespace.model if os.path.isdir(namespace.model) else scorer.model
-  return {"model": model} | ({} if scorer.vocabulary is None else {"vocabulary": namespace.vocabulary})
 
 
 def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:

@@ -11,11 +11,9 @@ from curation.selection import domains
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
-from pipelines.scorers.clusters import clustering
-from pipelines.scorers.density import sketching
-from pipelines.scorers.minhash import joining
-from pipelines.scorers.semdedup import comparing, layout
+from pipelines.scorers import registry
 from pipelines.scoring import scoring, stored_blocks
+from pipelines.scoring.preparation import Preparation
 from pipelines.selection import survivors, thresholds
 from pipelines.store import clearing, score_store
 from pipelines.store.score_store import ScoreStore
@@ -28,11 +26,10 @@ _GATHERED_SECOND = 200_000  # documents, by one core
 class ScoringJob:
   """One store and what is to be done in it.
 
-  `before`: the jobs of what this one reads, and may have to be made first; `sketch`, `centroids`,
-  `compared`, `joined`: what is made of all that it holds for density scores, for clusters, for SemDeDup scores, or for
-  MinHash scores.
-  `overwrite`: what is there of another request goes when the job is claimed; and all of it if it is complete, so that a
-  run with --overwrite that was killed goes on too, unless `spare`.
+  `before`: the jobs of the stores that this one reads; they may have to be made first. `preparation`: what must be made
+  of all that these hold before it can be read.
+  `overwrite`: delete results of another request when the job is claimed; and a complete result too, unless `spare`, so
+  that a run with --overwrite that was killed goes on.
   """
 
   corpus: Corpus
@@ -43,10 +40,7 @@ class ScoringJob:
   spare: bool
   knows_engine: bool  # workers have the launcher's libraries
   before: tuple["ScoringJob | SelectingJob", ...] = ()
-  sketch: sketching.SketchConfig | None = None
-  centroids: clustering.ClusteringConfig | None = None
-  compared: layout.ComparingConfig | None = None
-  joined: joining.JoiningConfig | None = None
+  preparation: Preparation | None = None
 
   @property
   def folder(self) -> str:
@@ -88,8 +82,8 @@ class ScoringJob:
 
   @property
   def is_complete(self) -> bool:
-    is_diagnosed = self.centroids is None or storage.exists(self.centroids.path(clustering.DIAGNOSTICS_FILE))
-    return is_diagnosed and self.config.store.is_complete
+    is_concluded = self.preparation is None or self.preparation.is_concluded
+    return is_concluded and self.config.store.is_complete
 
   @property
   def starts_over(self) -> bool:
@@ -114,9 +108,9 @@ class ScoringJob:
     starts_over = self.starts_over
     keep_engine = self.is_complete or self.engine_difference() is None
     if starts_over:
-      clearing.clear(store)
+      clearing.clear(store, _made_in_stores())
     elif self.overwrite:
-      clearing.clear_others(store, self.corpus.shards, keep_engine=keep_engine)
+      clearing.clear_others(store, self.corpus.shards, _made_in_stores(), keep_engine=keep_engine)
     fingerprints.claim(store.request_path, self.request, owner=f"the score store {store.folder}")
     storage.create(storage.join(store.folder, score_store.INPUT_FILE), fingerprints.to_json(self.where))
 
@@ -134,7 +128,7 @@ class ScoringJob:
 
   def tidy(self) -> None:
     """Removes what a complete store no longer needs and a run that was killed at its very end left."""
-    clearing.tidy(self.config.store, self.corpus.shards)
+    clearing.tidy(self.config.store, self.corpus.shards, self.config.work)
     self.sweep()
 
   def sweep(self) -> None:
@@ -168,19 +162,13 @@ class ScoringJob:
     number = ("" if config.number == 1 else str(config.number)) + again
     if self._stored is not None and isinstance(after, beam.Pipeline):
       after = after | f"Stored{number}" >> beam.Create([None])
-    made: list[tuple[str, Any, Any]] = [
-      ("Sketch", sketching.Sketch, self.sketch),
-      ("Train", clustering.Train, self.centroids),
-      ("Compare", comparing.Compare, self.compared),
-      ("Join", joining.Join, self.joined),
-    ]
-    for name, transform, about in made:
-      if about is not None:
-        after = after | f"{name}{number}" >> transform(dataclasses.replace(about, progress_address=address))
+    if self.preparation is not None:
+      after = after | f"{self.preparation.label}{number}" >> self.preparation.transform(address)
     waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
     divided = (stripes.divide_among(shards, parallelism, per_worker=4) for shards in (waiting, finished))
     ledger = after | label >> scoring.Score(config, *divided)
-    return ledger if self.centroids is None else ledger | f"Diagnose{number}" >> clustering.Diagnose(self.centroids)
+    conclusion = None if self.preparation is None else self.preparation.conclusion()
+    return ledger if conclusion is None else ledger | f"Diagnose{number}" >> conclusion
 
   def stages(self) -> list[progress.Stage]:
     """What there is to do, in order, as users see it."""
@@ -188,11 +176,8 @@ class ScoringJob:
     stored = count  # those of them that are not bad in the store that is read
     if self._stored is not None and self.config.survivors is None and self._stored.is_complete:
       stored = progress.Count(self._stored.summary()["scored"], is_exact=True)
-    found: list[progress.Stage] = [] if self.sketch is None else sketching.stages(self.sketch, stored)
-    found += [] if self.centroids is None else clustering.stages(self.centroids, stored)
-    found += [] if self.compared is None else comparing.stages(self.compared, stored)
-    found += [] if self.joined is None else joining.stages(self.joined, stored)
-    if loading := self.config.loading:
+    found = [] if self.preparation is None else self.preparation.stages(stored)
+    if loading := self.config.scorer.loading:
       found += [progress.Stage(loading, progress.Count(0, is_exact=False))]
     found += [progress.Stage(self.config.title, count, scorer.speed)]
     return [*found, progress.Stage(scoring.GATHERING, count, _GATHERED_SECOND)]
@@ -283,3 +268,8 @@ def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[
 
   visit(job)
   return list(found.values())
+
+
+def _made_in_stores() -> tuple[str, ...]:
+  """Returns the names of what preparations and selections make in stores."""
+  return (*registry.made_in_stores(), f"{survivors.FOLDER}/")

@@ -11,7 +11,8 @@ from typing import Any
 from curation.errors import WinnowError
 from curation.selection import selection
 from pipelines.files import fingerprints, storage
-from pipelines.output import folders, formats, tfds_metadata, writing
+from pipelines.output import folders, tfds_metadata, writing
+from pipelines.output.formats.registry import FORMATS
 from pipelines.selection import thresholds
 from pipelines.store import score_store
 
@@ -56,7 +57,7 @@ def publish(
   """
   written_shards = sorted(written_shards)
   manifest = make_manifest(config, context, plan, written_runs, written_shards)
-  if config.output_format == formats.TFRECORD:
+  if FORMATS[config.output_format].is_tfds:
     for name, content in dataset_metadata(config, manifest).items():
       storage.create(storage.join(config.output, name), content, must_agree=True)
   path = storage.join(config.output, MANIFEST_FILE)

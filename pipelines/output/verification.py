@@ -25,7 +25,9 @@ from curation.selection import hashing
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
-from pipelines.output import formats, manifests, tfds_metadata, writing
+from pipelines.output import manifests, tfds_metadata, writing
+from pipelines.output.formats.format import SCHEMA
+from pipelines.output.formats.registry import FORMATS
 from pipelines.selection import ranks, thresholds
 from pipelines.store import score_files
 from pipelines.worker import progress
@@ -78,8 +80,8 @@ def add_tallies(tallies: Iterable[Tally]) -> Tally:
 
 
 def digests(table: pa.Table, *, texts: bool) -> list[int]:
-  """Hashes each document of a table as in `formats.SCHEMA`: its source and score, or with `texts` all of it."""
-  names = formats.SCHEMA.names if texts else ["source", "score"]
+  """Hashes each document of a table as in `SCHEMA`: its source and score, or with `texts` all of it."""
+  names = SCHEMA.names if texts else ["source", "score"]
   rows = zip(*(table[name].to_pylist() for name in names), strict=True)
   return [int.from_bytes(hashlib.blake2b(orjson.dumps(row), digest_size=16).digest(), "little") for row in rows]
 
@@ -132,7 +134,7 @@ def check_launch(config: VerificationConfig) -> None:
   if extra := sorted(present - set(names)):
     path = storage.join(sampling.output, extra[0])
     raise WinnowError(f"{path} is not among the shards of {manifests.MANIFEST_FILE}")
-  if sampling.output_format == formats.TFRECORD:
+  if FORMATS[sampling.output_format].is_tfds:
     for name, content in manifests.dataset_metadata(sampling, manifest).items():
       path = storage.join(sampling.output, name)
       if not storage.exists(path) or storage.read_bytes(path) != content:
@@ -176,7 +178,7 @@ def check_output_shard(config: VerificationConfig, index: int) -> Iterator[tuple
       raise WinnowError(f"{path}: {field} is {actual}, but {claimed[field]} in {manifests.MANIFEST_FILE}")
   documents, last = 0, np.uint64(0)
   tallies: dict[str, Tally] = {}
-  for table in formats.read(path, sampling.output_format):
+  for table in FORMATS[sampling.output_format].read(path):
     if not len(table):
       continue
     sources = table["source"].to_pylist()
@@ -273,7 +275,7 @@ def refuse_difference(config: VerificationConfig, shard_name: str, difference: T
   seen = set()
   for index in range(config.num_shards):
     path = config.sampling.shard_path(index, config.num_shards)
-    for table in formats.read(path, config.sampling.output_format):
+    for table in FORMATS[config.sampling.output_format].read(path):
       for source, digest in zip(table["source"].to_pylist(), digests(table, texts=config.texts), strict=True):
         if source.rpartition("#")[0] != shard_name:
           continue

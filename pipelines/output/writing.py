@@ -15,7 +15,7 @@ from curation.selection import hashing, selection
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import damage, fingerprints, storage
-from pipelines.output import formats
+from pipelines.output.formats.registry import DEFAULT, FORMATS
 from pipelines.selection import limits, ranks, thresholds
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import block_files, score_files, score_store
@@ -47,7 +47,7 @@ class SamplingConfig:
   name: str
   fingerprint: str
   num_shards: int | None = None
-  output_format: str = formats.TFRECORD
+  output_format: str = DEFAULT
   rejected: bool = False
   """Whether to write the documents that the request rejects instead of those that it selects."""
   progress_address: progress.Address | None = None
@@ -87,7 +87,7 @@ class SamplingConfig:
 
   def shard_path(self, index: int, num_shards: int) -> str:
     """Returns the path of an output shard."""
-    return storage.join(self.output, formats.file_name(self.name, self.output_format, index, num_shards))
+    return storage.join(self.output, FORMATS[self.output_format].file_name(self.name, index, num_shards))
 
 
 def scores_place(store: str, output: str) -> str:
@@ -227,7 +227,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
         selected, tokens = select_documents(config, shard.name, block, scored, within, floor=plan.selected.floor)
         hash_N = hashing.hash_documents("place", config.request.seed, shard.name, selected["row"].to_numpy())
         shard_N = (hash_N % np.uint64(plan.num_shards)).astype(np.uint32)
-        writer.add(shard_N, hash_N, formats.encode(selected, config.output_format))
+        writer.add(shard_N, hash_N, FORMATS[config.output_format].encode(selected))
         documents += len(hash_N)
         num_tokens += tokens
         yield block.num_rows - block.not_read, None
@@ -276,7 +276,7 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
       run_writer.opened(config.run_path(stripe, plan.engine) for stripe in all_stripes) as readers,
       storage.create_file(path, must_agree=True) as file,
     ):
-      written = formats.write(reported(run_writer.merge_shard(counted(readers), index)), file, config.output_format)
+      written = FORMATS[config.output_format].write(reported(run_writer.merge_shard(counted(readers), index)), file)
       if written != documents:
         raise WinnowError(f"{path}: {written:,} of {documents:,} documents were written; run the command again")
   except FileNotFoundError as error:

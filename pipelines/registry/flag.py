@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from curation.errors import WinnowError
 from pipelines.worker import homes
 
 # In the order in which --help and a console show them.
@@ -83,3 +84,10 @@ class Flag:
       metavar=None if self.choices else self.name.upper(),
       help=(self.help + shown).replace("%", "%%"),
     )
+
+
+def require(namespace: argparse.Namespace, *names: str) -> None:
+  """Raises WinnowError naming the flags that a command cannot do without and that are not there."""
+  missing = [f"--{name}=" for name in names if getattr(namespace, name) is None]
+  if missing:
+    raise WinnowError(f"{' and '.join(missing)} must be given")

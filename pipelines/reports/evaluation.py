@@ -24,7 +24,6 @@ from curation.selection import hashing
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import tfds
 from pipelines.files import damage, fingerprints, storage
-from pipelines.flags import scorer_names
 from pipelines.jobs import find_stores
 from pipelines.reports import charts
 from pipelines.reports.figures import Figure
@@ -123,7 +122,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
   losses: dict[str, CorpusLoss] = {}
   left_out: dict[str, str] = {}
   for name, store in sorted(find_stores.find_stores(folder).stores.items()):
-    if store.scorer != scorer_names.PERPLEXITY or not store.is_complete:
+    if store.scorer != Perplexity.SCORER or not store.is_complete:
       continue
     if model_files.is_of_unfinished(name):
       left_out[name] = f"{store.folder} is left out: its checkpoint was not finished; delete the folder"

@@ -19,7 +19,7 @@ from curation.selection import hashing, metrics
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
-from pipelines.output import formats
+from pipelines.output.formats.registry import FORMATS
 from pipelines.reports.material import Output, Sources
 from pipelines.reports.passes import Sample
 from pipelines.runners import launch
@@ -175,7 +175,7 @@ def count_copies(output: Output) -> Copies:
 def _kept_texts(output: Output) -> Generator[str, None, None]:
   for path in output.first_files():
     try:
-      for table in formats.read(path, output.manifest["output_format"]):
+      for table in FORMATS[output.manifest["output_format"]].read(path):
         yield from table["text"].to_pylist()
     except FileNotFoundError as error:
       raise WinnowError(f"{path} is missing: {output.folder} is incomplete; run winnow verify on it") from error

@@ -11,10 +11,11 @@ from curation.errors import WinnowError
 from curation.selection import selection
 from pipelines.corpus import blocks, inputs
 from pipelines.files import fingerprints, storage
-from pipelines.flags import scorer_names
 from pipelines.jobs import find_stores
-from pipelines.output import folders, formats, manifests, writing
+from pipelines.output import folders, manifests, writing
+from pipelines.output.formats.registry import FORMATS
 from pipelines.runners import launch
+from pipelines.scorers.t5.ask_llm import AskLlm
 from pipelines.selection import limits, ranks
 from pipelines.store import kinds
 from pipelines.store.score_store import ScoreStore
@@ -35,7 +36,7 @@ class Output(NamedTuple):
   def first_files(self) -> list[str]:
     """Returns the paths of its shards, in order; each is a random part of it."""
     (name, kind), count = (self.manifest[field] for field in ("dataset", "output_format")), len(self.manifest["shards"])
-    return [storage.join(self.folder, formats.file_name(name, kind, index, count)) for index in range(count)]
+    return [storage.join(self.folder, FORMATS[kind].file_name(name, index, count)) for index in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +111,7 @@ def find(namespace: argparse.Namespace) -> Sources:
     left_out += [f"{name} holds a count and no scores" for name in named if name not in scored]
     named = scored
   sizes = {name: _model_bytes(complete[name]) for name in named}
-  raters = sorted(
-    (name for name in named if complete[name].scorer == scorer_names.ASK_LLM), key=lambda n: (sizes[n], n)
-  )
+  raters = sorted((name for name in named if complete[name].scorer == AskLlm.SCORER), key=lambda n: (sizes[n], n))
   ordered = [*raters, *(name for name in named if name not in raters)]
   # Stores of all documents come before those of an earlier stage's selection, since the first store defines the corpus.
   ordered.sort(key=lambda name: fingerprints.field(complete[name].request_path, "within") is not None)
@@ -166,7 +165,7 @@ def _output(folder: str, name: str, scores: str) -> Output:
 
 def _check(manifest: dict[str, Any]) -> None:
   """Raises errors for `naming_manifest` unless the fields that a report uses later are valid."""
-  if manifest["output_format"] not in formats.NAMES:
+  if manifest["output_format"] not in FORMATS:
     raise ValueError(f"the format {manifest['output_format']!r} is unknown")
   for counts in (manifest["counts"], *manifest["inputs"]):
     if not all(type(counts[name]) is int for name in ("read", "scored", "bad", "selected")):

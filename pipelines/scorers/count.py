@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from pipelines.scorers.base import Own
-from pipelines.scoring.protocol import OnBatch, Scores
+from pipelines.scoring.description import OnBatch, Own, Scores
 from pipelines.store import kinds
 
 
@@ -16,7 +15,10 @@ class Count(Own):
   """Scores nothing: finds out which documents there are, for random sampling without a score store (paper B.1)."""
 
   reads: ClassVar[str] = "text"
-  speed = 40_000.0
+
+  @property
+  def speed(self) -> float:
+    return 40_000.0
 
   def request(self) -> dict[str, Any]:
     return {"scorer": kinds.COUNT}

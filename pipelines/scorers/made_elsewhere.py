@@ -1,14 +1,14 @@
 """Embeddings that come with the documents, made elsewhere."""
 
+import argparse
 import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.corpus import embedding_files, fixed_width
-from pipelines.scorers.base import Own
-from pipelines.scoring.protocol import OnBatch, Scores
+from pipelines.corpus import embedding_files, fixed_width, sources
+from pipelines.scoring.description import OnBatch, Own, Scores
 from pipelines.store import kinds
 
 
@@ -23,6 +23,12 @@ class MadeElsewhere(Own):
   def request(self) -> dict[str, Any]:
     files = {shard: about.identity() for shard, about in self.files.items()}
     return {"scorer": kinds.EMBED, "embeddings": files, "embedding_dtype": self.embedding_dtype}
+
+  def source(self, texts: sources.Texts) -> sources.TextsWithEmbeddings:
+    return sources.TextsWithEmbeddings(texts, self.files)
+
+  def made_with(self, namespace: argparse.Namespace) -> dict[str, str]:
+    return {"embeddings": namespace.embeddings}
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return fixed_width.array(column, "float32")

@@ -1,10 +1,62 @@
-"""The scorers that there are."""
+"""The scorers that there are: a new one is a file or a folder, and a line here, or in the entry points of a package."""
 
-from pipelines.scorers.clusters.prototypes import Prototypes
-from pipelines.scorers.clusters.scorer import Cluster
-from pipelines.scorers.density.scorer import Density
-from pipelines.scorers.minhash.scorer import MinHash
-from pipelines.scorers.semdedup.scorer import SemDeDup
+import dataclasses
 
-OF_STORED = (Density, Cluster, Prototypes, SemDeDup, MinHash)
-"""Those that read another store in place of texts."""
+from pipelines.registry.entries import Registry
+from pipelines.registry.flag import Flag
+from pipelines.scorers.clusters import entry
+from pipelines.scorers.entry import CLUSTERS, EMBEDDINGS, Entry
+
+RANDOM = "random"
+"""The sampler that needs no scorer."""
+DEFAULT = "ask_llm"
+SCORERS = Registry(
+  "scorer",
+  "winnow.scorers",
+  Entry,
+  {
+    "ask_llm": "pipelines.scorers.t5.ask_llm:ENTRY",
+    "perplexity": "pipelines.scorers.t5.perplexity:ENTRY",
+    "density": "pipelines.scorers.density.entry:ENTRY",
+    "semdedup": "pipelines.scorers.semdedup.entry:ENTRY",
+    "prototypes": "pipelines.scorers.clusters.prototypes:ENTRY",
+    "minhash": "pipelines.scorers.minhash.entry:ENTRY",
+    "cluster": "pipelines.scorers.clusters.entry:ENTRY",
+  },
+)
+
+
+def choices() -> tuple[str, ...]:
+  """Returns what `--scorer` can name."""
+  return tuple(name for name, entry in SCORERS.items() if entry.describe is not None)
+
+
+def reading_embeddings() -> tuple[str, ...]:
+  """Returns the scorers that read embeddings, or clusters of them."""
+  return tuple(name for name in choices() if SCORERS[name].reads in (EMBEDDINGS, CLUSTERS))
+
+
+def running_models() -> tuple[str, ...]:
+  """Returns the scorers that run a model over texts, or read what one has made of them."""
+  return tuple(name for name in choices() if SCORERS[name].has_model or name in reading_embeddings())
+
+
+def methods(sampler: str) -> tuple[str, ...]:
+  """Returns how a sampler may draw, its default first; random sampling has no scores to draw by."""
+  return ("top_k",) if sampler == RANDOM else SCORERS[sampler].methods
+
+
+def flags() -> tuple[Flag, ...]:
+  """Returns the flags of scorers: each one's own, and those of clusters, which several read."""
+  reading_clusters = tuple(name for name in choices() if SCORERS[name].reads == CLUSTERS)
+  of_clusters = (dataclasses.replace(flag, scorers=reading_clusters) for flag in entry.FLAGS)
+  first: list[Flag] = []
+  rest: list[Flag] = []
+  for name, scorer in SCORERS.items():
+    (rest if name in reading_clusters else first).extend(scorer.flags)
+  return (*first, *of_clusters, *rest)
+
+
+def made_in_stores() -> tuple[str, ...]:
+  """Returns the names of what preparations make in stores, whatever their scorer."""
+  return tuple(name for entry in SCORERS.values() if entry.preparation for name in entry.preparation.makes)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from curation.errors import WinnowError
 from pipelines.corpus import blocks
-from pipelines.scoring.protocol import OnBatch, Scorer, Scores
+from pipelines.scoring.description import OnBatch, Scorer, Scores
 from pipelines.worker import logs
 
 REASON = "scorer_failed"

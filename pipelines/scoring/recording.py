@@ -10,7 +10,7 @@ from curation.errors import WinnowError
 from curation.selection import domains
 from pipelines.corpus import blocks
 from pipelines.files import storage
-from pipelines.scoring.protocol import Scores
+from pipelines.scoring.description import Scores
 from pipelines.store import block_files, kinds
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs

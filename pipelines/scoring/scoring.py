@@ -23,16 +23,13 @@ from pipelines.corpus import blocks, sources
 from pipelines.corpus.stripes import Spread, Stripe
 from pipelines.files import damage, fingerprints, row_bits, storage
 from pipelines.scoring import bisection, recording, stored_blocks
-from pipelines.scoring.protocol import Description, Scorer
+from pipelines.scoring.description import Description, Scorer
 from pipelines.selection.survivors import Survivors
-from pipelines.store import block_files, kinds, score_files, sealing
+from pipelines.store import block_files, kinds, score_files, score_store, sealing
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, prefetch, progress
 
 GATHERING = "gathering the results of each shard"
-LOADING = "loading the model"
-# What else takes a while to load, by the scorer that reads it.
-_LOADING = {"density": "loading the density sketch", kinds.CLUSTER: "loading the centroids"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +49,14 @@ class ScoringConfig:
   """The number of the stage, where a recipe has several; else 1."""
   survivors: Survivors | None = None
   """What the stage before has selected."""
+  work: tuple[str, ...] = ()
+  """Folders in the store that its preparation does not need once it is complete."""
 
   @property
   def stage(self) -> str:
     """What the work is called among Beam's metrics and labels."""
     name = self.store.scorer if self.store.keeps_blocks else "score"
     return name if self.number == 1 else f"{name}_{self.number}"
-
-  @property
-  def loading(self) -> str | None:
-    """What loading the scorer is called on a terminal; None where there is nothing to load."""
-    return LOADING if self.scorer.speed is None else _LOADING.get(self.store.scorer)
 
   @property
   def title(self) -> str:
@@ -240,7 +234,7 @@ class ScoreBlocks(beam.DoFn):
     return self._shared.acquire(self._load_once)
 
   def _load_once(self) -> "Loaded":
-    loading = self._config.loading
+    loading = self._config.scorer.loading
     with progress.working(self._config.progress_address, loading) if loading else contextlib.nullcontext():
       return self._load_now()
 
@@ -288,6 +282,12 @@ def _finish_shard(
     return sealing.finish_shard(config.store, stripes_done)
 
 
+def _seal(
+  config: ScoringConfig, summaries: list[score_files.ShardSummary], shards: list[blocks.Shard]
+) -> score_store.Ledger:
+  return sealing.seal(config.store, summaries, shards, max_bad_fraction=config.max_bad_fraction, work=config.work)
+
+
 class Score(beam.PTransform):
   """Pipeline, or PCollection of one element -> PCollection[stores.Ledger]: one element, when the store is complete.
 
@@ -321,5 +321,5 @@ class Score(beam.PTransform):
       (new, old.whole)
       | "Flatten" >> beam.Flatten()
       | "GatherSummaries" >> beam.combiners.ToList()
-      | "Seal" >> beam.Map(lambda summaries: sealing.seal(store, summaries, shards, config.max_bad_fraction))
+      | "Seal" >> beam.Map(lambda summaries: _seal(config, summaries, shards))
     )

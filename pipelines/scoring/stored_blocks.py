@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 
 from pipelines.corpus import blocks, sources
 from pipelines.files import fingerprints, row_bits, storage
-from pipelines.scoring import stored_blocks
 from pipelines.selection.survivors import Survivors, keep_survivors
 from pipelines.store import block_files, score_files
 from pipelines.store.groups import Group
@@ -27,7 +26,7 @@ class Surviving:
   """The documents of a corpus that a stage before has selected."""
 
   may_change: ClassVar[bool] = True
-  source: sources.Texts | sources.KeyedTexts
+  source: sources.Texts | sources.KeyedTexts | sources.TextsWithEmbeddings
   survivors: Survivors
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
@@ -115,7 +114,7 @@ class StoredEmbeddings(StoredBlocks):
 Source = sources.Texts | sources.KeyedTexts | sources.TextsWithEmbeddings | Surviving | StoredBlocks
 
 
-def documents_of(stored: stored_blocks.StoredBlocks, group: Group) -> int:
+def documents_of(stored: StoredBlocks, group: Group) -> int:
   """About how many of the documents of a complete store a group has, by its share of the rows; no block is read."""
   rows = {shard["shard"]: shard["block_rows"] for shard in stored.store.summary()["shards"]}
   shards = stored.store.shards()

@@ -26,6 +26,8 @@ from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
+FOLDER = "selected"  # in a store of scores
+
 
 @dataclasses.dataclass(frozen=True)
 class Survivors:
@@ -47,7 +49,7 @@ class Survivors:
   def folder(self) -> str:
     """The folder of the survivors, by selection and engine."""
     name = fingerprints.fingerprint([self.fingerprint, self.store.engine()])[:16]
-    return storage.join(self.store.selected_folder, name)
+    return storage.join(self.store.path(FOLDER), name)
 
   @property
   def _path(self) -> str:

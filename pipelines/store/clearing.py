@@ -1,7 +1,7 @@
 """Removal of files from a store: those of another request, and those that a complete store no longer needs."""
 
 import concurrent.futures
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from curation.errors import WinnowError
 from pipelines.corpus import blocks
@@ -9,25 +9,18 @@ from pipelines.files import fingerprints, storage
 from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore
 
-WORK_FOLDER = "work"  # a folder in some of these
-_MADE_FOLDERS = (
-  score_store.SKETCH_FOLDER,
-  score_store.CENTROIDS_FOLDER,
-  score_store.JOINED_FOLDER,
-  score_store.SELECTED_FOLDER,
-  score_store.COMPARED_FOLDER,
-)
 
+def clear(store: ScoreStore, made: Sequence[str]) -> None:
+  """Removes the content of a store, the summary first and the request last, so that the rest still has its request.
 
-def clear(store: ScoreStore) -> None:
-  """Removes the content of a store, the summary first and the request last, so that the rest still has its request."""
-  storage.delete([store.summary_path, storage.join(store.folder, score_store.SPLIT_FILE)])
-  for folder in ("blocks", "shards", "dead_letter", *_MADE_FOLDERS):
-    storage.delete_folder(storage.join(store.folder, folder))
+  `made`: the names of files and folders that preparations and selections make in stores; folders end with a slash.
+  """
+  storage.delete([store.summary_path])
+  _remove(store, ("blocks/", "shards/", "dead_letter/", *made))
   storage.delete([storage.join(store.folder, score_store.INPUT_FILE), store.engine_path, store.request_path])
 
 
-def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], *, keep_engine: bool) -> None:
+def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], made: Sequence[str], *, keep_engine: bool) -> None:
   """Removes everything except scores that this request needs, of unchanged shards and by the engine of the store.
 
   If `keep_engine` is False, the engine is about to change, so no scores stay. The store is consistent at any moment:
@@ -56,22 +49,22 @@ def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], *, keep_engi
   storage.delete([storage.join(letters, name) for name in storage.list_names(letters) if name not in kept_letters])
   storage.delete([storage.join(store.shards_folder, name) for name in names if name not in kept])
   is_ours_still = fingerprints.holds(store.request_path, store.fingerprint)
-  # The work of an earlier run of ours that had no scores yet may be continued: `sketching` checks whose work it is.
+  # The work of an earlier run of ours that had no scores yet may be continued: a preparation checks whose work it is.
   if not is_ours_still or (not keep_engine and storage.exists(store.engine_path)):
-    for folder in _MADE_FOLDERS:
-      storage.delete_folder(storage.join(store.folder, folder))
-    storage.delete([storage.join(store.folder, score_store.SPLIT_FILE)])
+    _remove(store, made)
   if not keep_engine:
     storage.delete([store.engine_path])
   if not is_ours_still:
     storage.delete([storage.join(store.folder, score_store.INPUT_FILE), store.request_path])
 
 
-def tidy(store: ScoreStore, shards: Iterable[blocks.Shard]) -> None:
-  """Removes block files that a complete store no longer needs: all, or those of other requests if it keeps its own."""
-  for folder in (store.sketch_folder, store.centroids_folder, store.joined_folder):
-    storage.delete_folder(storage.join(folder, WORK_FOLDER))
-  storage.delete_folder(storage.join(store.folder, score_store.COMPARED_FOLDER))
+def tidy(store: ScoreStore, shards: Iterable[blocks.Shard], work: Iterable[str]) -> None:
+  """Removes block files that a complete store no longer needs: all, or those of other requests if it keeps its own.
+
+  `work`: the names of folders that its preparation no longer needs either.
+  """
+  for name in work:
+    storage.delete_folder(store.path(name))
   if not store.keeps_blocks:
     storage.delete_folder(store.blocks_folder)
     return
@@ -80,3 +73,12 @@ def tidy(store: ScoreStore, shards: Iterable[blocks.Shard]) -> None:
   block_files = storage.match(storage.join(storage.escape(store.blocks_folder), "*", "*.parquet"))
   for folder in sorted({path.rsplit("/", 1)[0] for path, _ in block_files} - wanted):
     storage.delete_folder(folder)
+
+
+def _remove(store: ScoreStore, names: Iterable[str]) -> None:
+  """Removes files by their names in the store, and folders, whose names end with a slash."""
+  for name in names:
+    if name.endswith("/"):
+      storage.delete_folder(store.path(name.rstrip("/")))
+    else:
+      storage.delete([store.path(name)])

@@ -40,10 +40,8 @@ from pipelines.files import fingerprints, storage
 from pipelines.store import kinds
 
 FORMAT = 6  # of stores; stores of any other format are refused, since an old store would look damaged
-INPUT_FILE, SPLIT_FILE = "input.json", "split.json"
+INPUT_FILE = "input.json"
 MADE_WITH = "made_with"  # a field of INPUT_FILE: the names of models and embeddings, whose checksums are in the request
-SKETCH_FOLDER, CENTROIDS_FOLDER, JOINED_FOLDER = "sketch", "centroids", "joined"
-SELECTED_FOLDER, COMPARED_FOLDER = "selected", "compared"
 _COUNTS = {"read": int, "scored": int, "bad": int, "num_tokens": int | None, "text_bytes": int, "reasons": dict}
 _LEDGER = _COUNTS | {"fingerprint": str, "engine": str, "shards": list}
 _SHARD_LEDGER = _COUNTS | {"shard": str, "block_rows": list}
@@ -104,6 +102,10 @@ class ScoreStore:
     method = {key: value for key, value in request.items() if key != "inputs"}
     return cls(folder, fingerprints.fingerprint(request), fingerprints.fingerprint(method), str(request.get("scorer")))
 
+  def path(self, name: str) -> str:
+    """Returns the place of a file or folder that a preparation or a selection makes in the store."""
+    return storage.join(self.folder, name)
+
   @property
   def request_path(self) -> str:
     return storage.join(self.folder, fingerprints.REQUEST_FILE)
@@ -123,22 +125,6 @@ class ScoreStore:
   @property
   def shards_folder(self) -> str:
     return storage.join(self.folder, "shards")
-
-  @property
-  def sketch_folder(self) -> str:
-    return storage.join(self.folder, SKETCH_FOLDER)
-
-  @property
-  def centroids_folder(self) -> str:
-    return storage.join(self.folder, CENTROIDS_FOLDER)
-
-  @property
-  def joined_folder(self) -> str:
-    return storage.join(self.folder, JOINED_FOLDER)
-
-  @property
-  def selected_folder(self) -> str:
-    return storage.join(self.folder, SELECTED_FOLDER)
 
   @property
   def shard_schema(self) -> pa.Schema:

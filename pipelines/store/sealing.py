@@ -4,7 +4,7 @@ Only counts cross a shuffle: the totals and the ledger of each shard.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -72,7 +72,12 @@ def finish_shard(
 
 
 def seal(
-  store: ScoreStore, summaries: list[score_files.ShardSummary], shards: list[blocks.Shard], max_bad_fraction: float
+  store: ScoreStore,
+  summaries: list[score_files.ShardSummary],
+  shards: list[blocks.Shard],
+  *,
+  max_bad_fraction: float,
+  work: Sequence[str],
 ) -> score_store.Ledger:
   """Adds up the figures of all shards and writes the summary, which makes the store complete.
 
@@ -102,7 +107,7 @@ def seal(
   if storage.exists(store.summary_path) and store.readable_summary() is None:
     damage.remove(store.folder, store.summary_path, DamagedError(f"{store.summary_path} is damaged"))
   storage.create(store.summary_path, fingerprints.sealed(ledger), must_agree=True)
-  clearing.tidy(store, shards)
+  clearing.tidy(store, shards, work)
   return store.ledger()
 
 

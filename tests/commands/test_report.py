@@ -15,7 +15,7 @@ from running import content, run_in
 
 from pipelines import report
 from pipelines.files import fingerprints
-from pipelines.output import formats
+from pipelines.output.formats.registry import FORMATS
 from pipelines.reports import examples, figures, material, passes
 
 
@@ -42,7 +42,7 @@ def scores_of(place: pathlib.Path, store: str) -> dict[str, dict]:
 
 def documents_of(place: pathlib.Path, output: str) -> set[str]:
   manifest = json.loads((place / output / "manifest.json").read_text())
-  tables = [formats.read(str(place / output / of["file"]), manifest["output_format"]) for of in manifest["shards"]]
+  tables = [FORMATS[manifest["output_format"]].read(str(place / output / of["file"])) for of in manifest["shards"]]
   return {source for of_file in tables for table in of_file for source in table["source"].to_pylist()}
 
 
@@ -147,7 +147,7 @@ def test_copies_and_bad_documents_are_counted(made):
     texts = []
     for path in (made / name).glob("*-train*"):
       kind = json.loads((made / name / "manifest.json").read_text())["output_format"]
-      texts += [text for table in formats.read(str(path), kind) for text in table["text"].to_pylist()]
+      texts += [text for table in FORMATS[kind].read(str(path)) for text in table["text"].to_pylist()]
     assert int(duplicates[name]["documents looked at"]) == len(texts)
     assert int(duplicates[name]["exact copies of others"]) == len(texts) - len(set(texts))
   assert sum(int(row["exact copies of others"]) for row in duplicates.values()) > 0

@@ -15,7 +15,7 @@ from running import content, run_in
 
 from pipelines import status
 from pipelines.files import fingerprints
-from pipelines.output import formats
+from pipelines.output.formats.registry import FORMATS
 from pipelines.scoring import scoring
 from pipelines.store.score_store import ScoreStore
 
@@ -122,7 +122,7 @@ def test_a_document_is_explained_as_it_is(place, capsys):
   values = np.array(list(expected.values()))
   written = {}
   for path in (place / "best").glob("*-train.*"):
-    for table in formats.read(str(path), formats.TFRECORD):
+    for table in FORMATS["tfrecord"].read(str(path)):
       written |= dict.fromkeys(table["source"].to_pylist(), path.name)
   assert len(written) == 300
   for number in (0, 1, 150, 299, 300, len(ranked) - 1):

@@ -15,7 +15,9 @@ import pytest
 from running import content, run_in
 
 from pipelines.files import fingerprints, storage
-from pipelines.output import formats, manifests, tfrecords
+from pipelines.output import manifests, tfrecords
+from pipelines.output.formats.format import SCHEMA
+from pipelines.output.formats.registry import FORMATS
 
 SCORE = ["--max_input_tokens=32", "--scores=scores", "--name=tiny", "--block_rows=50"]
 SAMPLE = ["sample", "--scores=scores", "--rate=0.3", "--num_shards=3", "--direct_num_workers=1"]
@@ -30,7 +32,7 @@ def place(tmp_path_factory) -> pathlib.Path:
   corpora.write_corpus(folder / "corpus", big_rows=1_500, small_rows=200)
   reading = [f"--input={folder}/corpus/*", f"--model={folder}/model", f"--prompt_file={folder}/prompt.txt"]
   assert run_in(folder, ["score", *reading, *SCORE, "--max_bad_fraction=0.1", "--direct_num_workers=1"]) == 0
-  for output_format in formats.NAMES:
+  for output_format in FORMATS:
     arguments = ["--sampler=ask_llm", f"--output={output_format}", f"--output_format={output_format}"]
     assert run_in(folder, [*SAMPLE, *arguments]) == 0
   for name, flags in {
@@ -46,7 +48,7 @@ def place(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-@pytest.mark.parametrize("name", [*formats.NAMES, "tokens", "bottom", "above", "random", "rest", "counted"])
+@pytest.mark.parametrize("name", [*FORMATS, "tokens", "bottom", "above", "random", "rest", "counted"])
 def test_what_is_so_passes(place, name, capsys):
   before = content(place / name)
   assert run_in(place, ["verify", name, "--direct_num_workers=1"]) == 0
@@ -95,7 +97,7 @@ def test_without_the_input_all_but_texts_is_compared(place, copy, capsys):
 def rewrite(folder: pathlib.Path, change, *, shard: int = 0, also=lambda manifest: None) -> None:
   """Rewrites one output shard, and the manifest so that it agrees: whoever lies does it well."""
   path = folder / f"tfrecord/tfrecord-train.tfrecord-{shard:05d}-of-00003"
-  table = change(pa.concat_tables(formats.read(str(path), formats.TFRECORD)))
+  table = change(pa.concat_tables(FORMATS["tfrecord"].read(str(path))))
   path.write_bytes(b"".join(tfrecords.encode_examples(table).to_pylist()))
   manifest = json.loads((folder / "tfrecord/manifest.json").read_text())
   also(manifest)
@@ -138,7 +140,7 @@ def test_a_lie_in_a_document_is_named(copy, capsys, change, told):
 
 def test_a_document_in_the_wrong_shard_is_named(copy, capsys):
   path = copy / "tfrecord/tfrecord-train.tfrecord-00001-of-00003"
-  other = pa.concat_tables(formats.read(str(path), formats.TFRECORD))
+  other = pa.concat_tables(FORMATS["tfrecord"].read(str(path)))
   rewrite(copy, lambda table: pa.concat_tables([other.slice(0, 1), table.slice(1)]))
   assert verify(copy) == 1
   assert f"{other['source'][0]} belongs in another shard" in capsys.readouterr().err
@@ -147,7 +149,7 @@ def test_a_document_in_the_wrong_shard_is_named(copy, capsys):
 def test_a_document_that_is_missing_is_named(copy, capsys):
   """Counts in the manifest agree with one document less."""
   path = copy / "tfrecord/tfrecord-train.tfrecord-00000-of-00003"
-  lost = pa.concat_tables(formats.read(str(path), formats.TFRECORD))["source"][0].as_py()
+  lost = pa.concat_tables(FORMATS["tfrecord"].read(str(path)))["source"][0].as_py()
 
   def one_less(manifest: dict) -> None:
     manifest["counts"]["selected"] -= 1
@@ -233,11 +235,11 @@ def test_a_folder_that_is_no_output_is_refused(tmp_path, capsys):
 def test_other_formats_are_what_everybody_reads(place):
   """Kills the mutants: a Parquet file of another order, lines that are no JSON."""
   paths = sorted((place / "tfrecord").glob("*tfrecord-*"))
-  rows = [row for path in paths for table in formats.read(str(path), "tfrecord") for row in table.to_pylist()]
+  rows = [row for path in paths for table in FORMATS["tfrecord"].read(str(path)) for row in table.to_pylist()]
   lines = [line for path in sorted((place / "jsonl").glob("*.jsonl")) for line in path.read_text().splitlines()]
   assert [json.loads(line) for line in lines] == rows
   tables = [pq.read_table(path) for path in sorted((place / "parquet").glob("*.parquet"))]
-  assert pa.concat_tables(tables).select(formats.SCHEMA.names).to_pylist() == rows
+  assert pa.concat_tables(tables).select(SCHEMA.names).to_pylist() == rows
   assert [path.name for path in sorted((place / "jsonl").iterdir()) if path.is_file()] == [
     *(f"jsonl-train-{index:05d}-of-00003.jsonl" for index in range(3)),
     "manifest.json",
@@ -248,7 +250,7 @@ def test_rejected_documents_are_the_others(place, capsys):
   """Kills the mutants: documents in both, or in neither."""
 
   def sources(name: str) -> set[str]:
-    tables = [t for path in (place / name).glob("*tfrecord-*") for t in formats.read(str(path), "tfrecord")]
+    tables = [t for path in (place / name).glob("*tfrecord-*") for t in FORMATS["tfrecord"].read(str(path))]
     found = [source for table in tables for source in table["source"].to_pylist()]
     assert len(found) == len(set(found))
     return set(found)

@@ -12,7 +12,8 @@ import pytest
 import validation_sets
 
 from curation.errors import WinnowError
-from pipelines.output import formats, tfds_metadata
+from pipelines.output import tfds_metadata
+from pipelines.output.formats.registry import FORMATS
 from pretraining import samples
 
 LENGTHS = {"inputs": 64, "targets": 32}
@@ -51,9 +52,7 @@ def unmasked(example: dict[str, np.ndarray], vocabulary) -> list[int]:
 
 def written_texts(output: pathlib.Path) -> list[str]:
   paths = sorted(output.glob("*.tfrecord-*"))
-  return [
-    text for path in paths for table in formats.read(str(path), formats.TFRECORD) for text in table["text"].to_pylist()
-  ]
+  return [text for path in paths for table in FORMATS["tfrecord"].read(str(path)) for text in table["text"].to_pylist()]
 
 
 def test_examples_are_those_of_t5s_own_task(place, register, vocabulary):

@@ -24,7 +24,7 @@ from curation.scorers import ask_llm
 from pipelines.corpus import blocks
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints
-from pipelines.output import formats
+from pipelines.output.formats.registry import FORMATS
 from pipelines.store.score_store import ScoreStore
 
 FIELDS = blocks.Fields()
@@ -274,7 +274,7 @@ def test_strange_documents_are_scored_and_come_out_as_they_were(tmp_path, scale)
   flags = ["--rate=1", "--output=out", "--max_bad_fraction=0.5", "--max_input_tokens=512", "--direct_num_workers=1"]
   assert run_in(tmp_path, [*command, *flags]) == 0
   (path,) = (tmp_path / "out").glob("*tfrecord-*")
-  rows = pa.concat_tables(formats.read(str(path), formats.TFRECORD)).to_pylist()
+  rows = pa.concat_tables(FORMATS["tfrecord"].read(str(path))).to_pylist()
   assert {row["url"]: row["text"] for row in rows} == texts
   assert all(np.isfinite(row["score"]) for row in rows)
   (dead,) = [json.loads(line) for line in (tmp_path / "scores/s/dead_letter/a.jsonl.jsonl").read_text().splitlines()]

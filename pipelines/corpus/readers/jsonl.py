@@ -20,6 +20,7 @@ from pipelines.corpus.blocks import (
   as_string,
   records_chunk,
 )
+from pipelines.corpus.readers.reader import OpenShard, Reader
 
 _LOOKED_AT = 100  # lines that are parsed to find the names of fields
 _DEPTH = 8  # the deepest nesting of objects in which fields are named
@@ -152,3 +153,23 @@ def _unreadable(line: bytes, fields: Fields) -> BadRowError:
 def _beginning(line: bytes) -> str:
   # A character has at most 4 bytes.
   return line[: 4 * DEAD_TEXT_CHARACTERS].decode(errors="replace")
+
+
+class JSONLines(Reader):
+  """One JSON object a line."""
+
+  suffixes = ("jsonl", "json")
+  is_stream = True
+
+  def chunks(self, shard: OpenShard, fields: Fields) -> Iterator[Chunk]:
+    return jsonl_chunks(shard.pieces(), fields)
+
+  def field_names(self, shard: OpenShard) -> list[str]:
+    return field_names(next(read_lines(shard.pieces()), []))
+
+  def count(self, head: bytes, is_whole: bool) -> int:
+    *lines, last = head.split(b"\n")
+    return sum(1 for line in lines if line.strip()) + (is_whole and bool(last.strip()))
+
+
+READER = JSONLines()

@@ -23,6 +23,7 @@ from pipelines.corpus.blocks import (
   as_string,
   parsed_rows,
 )
+from pipelines.corpus.readers.reader import OpenShard, Reader
 
 _BATCH_BYTES = 4 << 20
 _MAX_BATCH_ROWS = 1024
@@ -224,3 +225,21 @@ def _as_binary(text: pa.Array) -> pa.Array:
 
 def _to_numpy(mask: pa.Array) -> np.ndarray:
   return mask.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+class Parquet(Reader):
+  """Parquet with columns of text."""
+
+  suffixes = ("parquet",)
+
+  def chunks(self, shard: OpenShard, fields: Fields) -> Iterator[Chunk]:
+    return parquet_chunks(shard.file, shard.shard.path, fields)
+
+  def field_names(self, shard: OpenShard) -> list[str]:
+    return field_names(shard.file)
+
+  def num_rows(self, shard: OpenShard) -> int:
+    return pq.ParquetFile(shard.file).metadata.num_rows
+
+
+READER = Parquet()

@@ -1,4 +1,4 @@
-"""TFRecord and ArrayRecord files of tf.train.Example, without TensorFlow."""
+"""TFRecord files of tf.train.Example, without TensorFlow."""
 
 import contextlib
 import itertools
@@ -17,27 +17,19 @@ from pipelines.corpus.blocks import (
   as_string,
   records_chunk,
 )
+from pipelines.corpus.readers.reader import OpenShard, Reader
 from pipelines.corpus.readers.tf_example import feature_values, parse_example
 
 _HEAD = struct.Struct("<QI")  # length of the data, masked CRC32C of these 8 bytes
 _CRC = struct.Struct("<I")  # masked CRC32C of the data, behind them
 _CHUNK_BYTES = 1 << 20
 _LOOKED_AT = 100  # records that are parsed to find the names of features
-# No read-ahead: its threads cost more processor time than they save (77 instead of 310 MB/s of C4), and each of them
-# has a buffer of 16 MB.
-_ARRAY_RECORD_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 def tfrecord_chunks(stream: Iterable[bytes], fields: Fields) -> Iterator[Chunk]:
   """Yields chunks of the records of a decompressed stream. Wrong data is a bad row; a broken frame is an error."""
   for frames in read_frames(stream):
     yield records_chunk(frames, lambda frame: _parse_frame(frame, fields))
-
-
-def array_record_chunks(path: str, fields: Fields) -> Iterator[Chunk]:
-  """Yields chunks of the records of a local ArrayRecord file, whose reader verifies checksums."""
-  for records in read_array_records(path):
-    yield records_chunk(records, lambda record: _parse_record(record, fields))
 
 
 def field_names(records: Iterable[bytes]) -> list[str]:
@@ -47,31 +39,6 @@ def field_names(records: Iterable[bytes]) -> list[str]:
     with contextlib.suppress(ValueError):
       names |= dict.fromkeys(sorted(parse_example(record)))
   return list(names)
-
-
-def read_array_records(path: str) -> Iterator[list[bytes]]:
-  """Yields the records of a local ArrayRecord file, about a megabyte at a time."""
-  from array_record.python.array_record_module import ArrayRecordReader
-
-  reader = ArrayRecordReader(path, _ARRAY_RECORD_OPTIONS)
-  records: list[bytes] = []
-  size = 0
-  try:
-    for _ in range(reader.num_records()):
-      # One by one, since each read of a range decodes its whole group again; a sequential read does not.
-      records.append(reader.read())
-      size += len(records[-1])
-      if size >= _CHUNK_BYTES:
-        yield records
-        records, size = [], 0
-    reader.close()  # raises the error of opening the file, which seemed empty until now
-  except RuntimeError as error:
-    raise BrokenShardError(f"it is not a complete ArrayRecord file ({error})") from error
-  finally:
-    with contextlib.suppress(RuntimeError):
-      reader.close()
-  if records:
-    yield records
 
 
 def read_frames(stream: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -115,7 +82,7 @@ def _parse_frame(frame: bytes, fields: Fields) -> tuple[str, str, str]:
     data = checked_data(frame)
   except ValueError as error:
     raise BadRowError("corrupt_record", frame[: -_CRC.size].decode(errors="replace")) from error
-  return _parse_record(data, fields)
+  return parse_record(data, fields)
 
 
 def without_checksum(frame: bytes) -> bytes:
@@ -131,7 +98,7 @@ def checked_data(frame: bytes) -> bytes:
   return data
 
 
-def _parse_record(data: bytes, fields: Fields) -> tuple[str, str, str]:
+def parse_record(data: bytes, fields: Fields) -> tuple[str, str, str]:
   try:
     features = parse_example(data)
   except ValueError as error:
@@ -163,3 +130,27 @@ def _as_string(values: list[Any]) -> str:
 def _masked_crc(data: bytes) -> int:
   crc = google_crc32c.value(data)
   return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class TFRecord(Reader):
+  """Frames with checksums, each of which holds a tf.train.Example."""
+
+  suffixes = ("tfrecord", "tfrecords")
+  is_stream = True
+
+  def chunks(self, shard: OpenShard, fields: Fields) -> Iterator[Chunk]:
+    return tfrecord_chunks(shard.pieces(), fields)
+
+  def field_names(self, shard: OpenShard) -> list[str]:
+    return field_names(map(without_checksum, next(read_frames(shard.pieces()), [])))
+
+  def count(self, head: bytes, is_whole: bool) -> int:
+    del is_whole
+    place = records = 0
+    while place + _HEAD.size <= len(head):
+      place += _HEAD.size + _CRC.size + int.from_bytes(head[place : place + 8], "little")
+      records += place <= len(head)
+    return records
+
+
+READER = TFRecord()

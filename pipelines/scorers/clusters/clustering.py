@@ -27,12 +27,13 @@ from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.scorers.clusters import centroids
 from pipelines.scorers.clusters.scorer import Cluster
 from pipelines.scoring import stored_blocks
-from pipelines.store import clearing, score_files
+from pipelines.store import score_files
 from pipelines.store.groups import Group, Numbered, group_blocks
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, memory, prefetch, progress
 
 SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
+FOLDER = "centroids"  # in the store of clusters
 CENTROIDS_FILE, DIAGNOSTICS_FILE = "centroids.safetensors", "diagnostics.json"
 # Sums take 8 * K * D bytes however few documents they are of, and a group's sample 1.5 KB a document.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
@@ -66,11 +67,11 @@ class ClusteringConfig:
     return fingerprints.fingerprint([self.store.method, self.embeddings.fingerprint_with_engine()])
 
   def path(self, name: str) -> str:
-    return storage.join(self.store.centroids_folder, name)
+    return storage.join(self.store.path(FOLDER), name)
 
   def work_path(self, what: Any) -> str:
     name = fingerprints.fingerprint([self.fingerprint, what])
-    return storage.join(self.store.centroids_folder, clearing.WORK_FOLDER, name)
+    return storage.join(self.store.path(FOLDER), "work", name)
 
   def centroids_path(self, iteration: int) -> str:
     """Where the centroids lie after so many iterations over all documents."""
@@ -224,7 +225,7 @@ def _is_whole(config: ClusteringConfig, path: str) -> bool:
   def check(path: str) -> None:
     if centroids.read(path).fingerprint != config.fingerprint:
       raise WinnowError(
-        f"{path} has the centroids of something else; delete {config.store.centroids_folder} and run the command again"
+        f"{path} has the centroids of something else; delete {config.store.path(FOLDER)} and run the command again"
       )
 
   return damage.is_whole(config.store.folder, path, check)

@@ -1,25 +1,25 @@
 """SSL Prototypes (paper B.4)."""
 
+import argparse
 import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.scorers.base import Own, engine_of
+from pipelines.scorers.clusters import entry
+from pipelines.scorers.entry import CLUSTERS, Entry, Stored
 from pipelines.scoring import stored_blocks
-from pipelines.scoring.protocol import OnBatch, Scores
+from pipelines.scoring.description import OnBatch, OverStore, Own, Scores
 
 
 @dataclasses.dataclass(frozen=True)
-class Prototypes(Own):
+class Prototypes(OverStore, Own):
   """SSL Prototypes (paper B.4): what is least like the centroid of its cluster is the best, -cosine."""
 
+  STORED: ClassVar[str] = "clusters"
   reads: ClassVar[str] = "cosine"
   clusters: stored_blocks.StoredBlocks
-
-  def engine(self) -> dict[str, Any]:
-    return engine_of("clusters", self.clusters.store)
 
   def request(self) -> dict[str, Any]:
     return {"scorer": "prototypes", "clusters": self.clusters.store.fingerprint}
@@ -29,3 +29,12 @@ class Prototypes(Own):
 
   def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     return Scores(-prepared, None, 0, 0)
+
+
+def describe(namespace: argparse.Namespace, stored: Stored) -> Prototypes:
+  del namespace
+  assert stored.clusters is not None
+  return Prototypes(stored.clusters)
+
+
+ENTRY = Entry(name="prototypes", reads=CLUSTERS, describe=describe, cost=entry.cost)

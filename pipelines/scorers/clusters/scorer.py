@@ -9,19 +9,20 @@ import pyarrow as pa
 
 from curation.coverage import kmeans
 from pipelines.corpus import fixed_width
-from pipelines.scorers.base import engine_of
 from pipelines.scorers.clusters import centroids
 from pipelines.scoring import stored_blocks
-from pipelines.scoring.protocol import OnBatch, Scorer, Scores
+from pipelines.scoring.description import OnBatch, OverStore, Scorer, Scores
 from pipelines.store import kinds
 from pipelines.worker import memory, progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
+class Cluster(OverStore):
   """The cluster of each document's embedding, and the cosine to its centroid (paper B.3, B.4)."""
 
+  STORED: ClassVar[str] = "embeddings"
   reads: ClassVar[str] = kinds.EMBEDDING
+  loading: ClassVar[str | None] = "loading the centroids"
   centroids_path: str
   embeddings: stored_blocks.StoredEmbeddings
   config: kmeans.KMeansConfig
@@ -31,9 +32,6 @@ class Cluster:
     if summary := self.embeddings.store.readable_summary():
       self.config.check_points(summary["scored"])
     return self
-
-  def engine(self) -> dict[str, Any]:
-    return engine_of("embeddings", self.embeddings.store)
 
   def request(self) -> dict[str, Any]:
     return {
@@ -48,7 +46,6 @@ class Cluster:
 
   @property
   def speed(self) -> float:
-    """Documents a second that one core is expected to do."""
     return progress.PRODUCTS / self.config.clusters
 
   def load(self) -> Scorer:

@@ -9,18 +9,19 @@ import pyarrow as pa
 
 from pipelines.corpus import fixed_width
 from pipelines.files import storage
-from pipelines.scorers.base import engine_of
 from pipelines.scoring import stored_blocks
-from pipelines.scoring.protocol import OnBatch, Scorer, Scores
+from pipelines.scoring.description import OnBatch, OverStore, Scorer, Scores
 from pipelines.store import kinds
 from pipelines.worker import memory, progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Density:
+class Density(OverStore):
   """RACE's estimate of the kernel sum around each document's embedding (paper 3.2, Algorithm 2)."""
 
+  STORED: ClassVar[str] = "embeddings"
   reads: ClassVar[str] = kinds.EMBEDDING
+  loading: ClassVar[str | None] = "loading the density sketch"
   sketch_path: str
   embeddings: stored_blocks.StoredEmbeddings
   kernel: str
@@ -46,9 +47,6 @@ class Density:
     )
     return self
 
-  def engine(self) -> dict[str, Any]:
-    return engine_of("embeddings", self.embeddings.store)
-
   def request(self) -> dict[str, Any]:
     return {
       "scorer": "density",
@@ -64,7 +62,6 @@ class Density:
 
   @property
   def speed(self) -> float:
-    """Documents a second that one core is expected to do."""
     return progress.PRODUCTS / self.rows / (self.hashes or 8)
 
   def load(self) -> Scorer:

@@ -34,6 +34,7 @@ from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
 SKETCHING, CHECKING = "building the density sketch", "checking the density sketch"
+FOLDER = "sketch"  # in the store of densities
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
 # A partial sketch takes 80 MB however few documents it counts: this many take a core longer than writing it does.
 _LEAST_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
@@ -66,10 +67,10 @@ class SketchConfig:
     return self.embeddings.store.shards()
 
   def path(self, name: str) -> str:
-    return storage.join(self.store.sketch_folder, name)
+    return storage.join(self.store.path(FOLDER), name)
 
   def work_path(self, what: Any) -> str:
-    return storage.join(self.store.sketch_folder, "work", f"{fingerprints.fingerprint(what)}.safetensors")
+    return storage.join(self.store.path(FOLDER), "work", f"{fingerprints.fingerprint(what)}.safetensors")
 
 
 class RowsOf(NamedTuple):
@@ -147,7 +148,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   with _TURN, progress.working(config.progress_address, SKETCHING):
     sketch = race.Sketch(chosen.config)
     if sketch.hashes.checksum() != chosen.hashes:
-      raise WinnowError(_OTHER_HASHES.format(config.path(KERNEL_FILE), config.store.sketch_folder))
+      raise WinnowError(_OTHER_HASHES.format(config.path(KERNEL_FILE), config.store.path(FOLDER)))
     for embeddings_ND in prefetch.prefetch(embeddings(), ahead=2):
       sketch.add(embeddings_ND)
       progress.report(config.progress_address, stage=SKETCHING, documents=len(embeddings_ND))
@@ -235,7 +236,7 @@ def load_sketch(config: SketchConfig, chosen: Chosen, num_points: int) -> race.S
   with storage.open_input(path, buffer_bytes=4 << 20) as file:
     sketch_file = race.SketchFile(file, path)
     if (sketch_file.config, sketch_file.num_points) != (chosen.config, num_points):
-      raise WinnowError(f"{path} is the sketch of something else; delete {config.store.sketch_folder} and run again")
+      raise WinnowError(f"{path} is the sketch of something else; delete {config.store.path(FOLDER)} and run again")
     return sketch_file.load()
 
 
@@ -310,10 +311,10 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
   kept = fingerprints.read_json_or_none(path)
   if not isinstance(kept, dict) or kept.get("embeddings") != embeddings:
     raise WinnowError(
-      f"{path} is damaged, or of other embeddings; delete {config.store.sketch_folder} and run the command again"
+      f"{path} is damaged, or of other embeddings; delete {config.store.path(FOLDER)} and run the command again"
     )
   if kept["config"] == found["config"] and kept["hashes"] != found["hashes"]:
-    raise WinnowError(_OTHER_HASHES.format(path, config.store.sketch_folder))
+    raise WinnowError(_OTHER_HASHES.format(path, config.store.path(FOLDER)))
   return Chosen(race.SketchConfig.from_json(kept["config"]), kept["hashes"], embeddings)
 
 

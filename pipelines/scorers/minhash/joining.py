@@ -32,12 +32,13 @@ from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, stora
 from pipelines.scorers.minhash.scorer import MinHash
 from pipelines.scoring import steps, stored_blocks
 from pipelines.sorted_runs import run_files, run_writer
-from pipelines.store import clearing, kinds
+from pipelines.store import kinds
 from pipelines.store.groups import Group, Numbered, group_blocks
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import memory, prefetch, progress
 
 LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
+FOLDER = "joined"  # in the store of scores
 NEAR_COPIES_FILE = "near_copies.json"
 # A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256
@@ -62,7 +63,7 @@ class JoiningConfig:
 
   @property
   def near_copies_path(self) -> str:
-    return storage.join(self.store.joined_folder, NEAR_COPIES_FILE)
+    return storage.join(self.store.path(FOLDER), NEAR_COPIES_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Work:
       [rows_of[shard.name] for shard in shards],
       group,
       parts,
-      storage.join(config.store.joined_folder, clearing.WORK_FOLDER, name),
+      storage.join(config.store.path(FOLDER), "work", name),
     )
 
   def path(self, folder: str, name: Any) -> str:

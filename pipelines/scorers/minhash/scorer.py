@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation.coverage import minhash
-from pipelines.scorers.base import Own, engine_of
 from pipelines.scoring import stored_blocks
-from pipelines.scoring.protocol import OnBatch, Scores
+from pipelines.scoring.description import OnBatch, OverStore, Own, Scores
 from pipelines.store import kinds
 
 
@@ -18,8 +17,11 @@ class Signatures(Own):
   """MinHash signatures of texts (Broder 1997), which are the same everywhere."""
 
   reads: ClassVar[str] = "text"
-  speed = 40_000.0
   hashes: int
+
+  @property
+  def speed(self) -> float:
+    return 40_000.0
 
   def request(self) -> dict[str, Any]:
     return {"scorer": kinds.SIGN, "hashes": self.hashes, "signature_version": minhash.SIGNATURE_VERSION}
@@ -35,15 +37,13 @@ class Signatures(Own):
 
 
 @dataclasses.dataclass(frozen=True)
-class MinHash(Own):
+class MinHash(OverStore, Own):
   """1 for a document that repeats no earlier one, 0 for its near-copies, and for theirs."""
 
+  STORED: ClassVar[str] = "signatures"
   reads: ClassVar[str] = "repeats"
   signatures: stored_blocks.StoredBlocks
   config: minhash.MinHashConfig
-
-  def engine(self) -> dict[str, Any]:
-    return engine_of("signatures", self.signatures.store)
 
   def request(self) -> dict[str, Any]:
     return {"scorer": "minhash", "signatures": self.signatures.store.fingerprint, **dataclasses.asdict(self.config)}

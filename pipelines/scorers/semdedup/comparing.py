@@ -135,7 +135,7 @@ def _by_tile(work: Work, tiles: range, merged: Iterator[merging.Batch]) -> Itera
       key_N, record_N = waiting.pop() if waiting else next(merged, _NO_BATCH)
       here = min(left, len(key_N))
       if not here or {bytes(key[:4]).ljust(4, b"\0") for key in (key_N[0], key_N[here - 1])} != {cluster}:
-        raise of_other_clusters(storage.join(clusters.centroids_folder, clustering.DIAGNOSTICS_FILE))
+        raise of_other_clusters(storage.join(clusters.path(clustering.FOLDER), clustering.DIAGNOSTICS_FILE))
       if here < len(key_N):
         waiting.append((key_N[here:], record_N[here:]))
       left -= here

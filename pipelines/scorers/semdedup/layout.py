@@ -16,11 +16,11 @@ from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.semdedup.scorer import SemDeDup
 from pipelines.sorted_runs import run_writer
-from pipelines.store import score_store
 from pipelines.store.groups import Numbered, group_blocks
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
+FOLDER, SPLIT_FILE = "compared", "split.json"  # in the store of scores
 # A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256
 _PART_DOCUMENTS, _MOST_PARTS = 1 << 17, 1024
@@ -218,12 +218,12 @@ def has_array(config: ComparingConfig, path: str) -> bool:
 
 def diagnostics_path(config: ComparingConfig) -> str:
   """The file that the sizes of the clusters are in."""
-  return storage.join(config.scorer.clusters.store.centroids_folder, clustering.DIAGNOSTICS_FILE)
+  return storage.join(config.scorer.clusters.store.path(clustering.FOLDER), clustering.DIAGNOSTICS_FILE)
 
 
 def _folder(config: ComparingConfig, cut: list) -> str:
   about = [config.store.fingerprint, config.scorer.clusters.store.fingerprint_with_engine(), cut]
-  return storage.join(config.store.folder, score_store.COMPARED_FOLDER, fingerprints.fingerprint(about)[:16])
+  return storage.join(config.store.path(FOLDER), fingerprints.fingerprint(about)[:16])
 
 
 def of_other_clusters(path: str) -> WinnowError:

@@ -8,15 +8,15 @@ import pyarrow as pa
 
 from curation.coverage import giant_clusters, kmeans, semdedup
 from pipelines.files import fingerprints
-from pipelines.scorers.base import Own, engine_of
 from pipelines.scoring import stored_blocks
-from pipelines.scoring.protocol import OnBatch, Scores
+from pipelines.scoring.description import OnBatch, OverStore, Own, Scores
 
 
 @dataclasses.dataclass(frozen=True)
-class SemDeDup(Own):
+class SemDeDup(OverStore, Own):
   """SemDeDup (paper B.3): what repeats a document that is ranked before it in its cluster is the worst, -cosine."""
 
+  STORED: ClassVar[str] = "clusters"
   reads: ClassVar[str] = "largest_cosine"
   clusters: stored_blocks.StoredBlocks
   embeddings: stored_blocks.StoredEmbeddings
@@ -34,9 +34,6 @@ class SemDeDup(Own):
     """Raises WinnowError for a limit that cannot be."""
     giant_clusters.check_limit(self.max_cluster_pairs)
     return self
-
-  def engine(self) -> dict[str, Any]:
-    return engine_of("clusters", self.clusters.store)
 
   def request(self) -> dict[str, Any]:
     return {

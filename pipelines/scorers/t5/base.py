@@ -1,16 +1,19 @@
 """What scorers that run a T5 over texts have in common."""
 
 import abc
+import argparse
 import dataclasses
+import os
 import pathlib
 import platform
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from curation.errors import WinnowError
 from pipelines.files import fingerprints, storage
+from pipelines.registry.flag import require
 from pipelines.runners import devices
 from pipelines.scorers.t5 import model_files
-from pipelines.scoring.protocol import Scorer
+from pipelines.scoring.description import Description, Scorer
 
 if TYPE_CHECKING:
   from curation.models.checkpoints import Checkpoint
@@ -20,12 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OfModel(abc.ABC):
+class OfModel(Description):
   """What runs a T5 over texts: its flags, and the model's files."""
 
   SCORER: ClassVar[str]
-  reads: ClassVar[str] = "text"
-  speed: ClassVar[float | None] = None  # which depends on the model and the device
+  loading: ClassVar[str | None] = "loading the model"
   model: str
   max_input_tokens: int | None = None
   batch_tokens: int | None = None
@@ -38,7 +40,17 @@ class OfModel(abc.ABC):
   head: str | None = None
   """`checkpoints.own_head` of the model, once checked: scores by an older Winnow, which ignored it, were others."""
 
+  @property
+  def model_bytes(self) -> int:
+    return sum(file["bytes"] for file in (self.files or {}).values())
+
+  @property
+  def num_devices(self) -> int:
+    return self.devices_per_model
+
   def checked(self) -> Self:
+    if self.devices_per_model < 1:
+      raise WinnowError(f"--devices_per_model={self.devices_per_model} is below 1")
     devices.import_jax()
     folder = model_files.local_model(self.model)
     self._check(folder)
@@ -64,6 +76,10 @@ class OfModel(abc.ABC):
       "dtype": self.dtype,
       "devices_per_model": self.devices_per_model,
     }
+
+  def made_with(self, namespace: argparse.Namespace) -> dict[str, str]:
+    model = namespace.model if os.path.isdir(namespace.model) else self.model  # a hub's with the revision that was read
+    return {"model": model} | ({} if self.vocabulary is None else {"vocabulary": namespace.vocabulary})
 
   def load(self) -> Scorer:
     from curation.models import engine
@@ -122,11 +138,6 @@ class OfModel(abc.ABC):
   def _work(self, folder: pathlib.Path, texts: list[str], batch_tokens: int) -> "Work": ...
 
 
-def model_bytes(scorer: OfModel) -> int:
-  """Of a checked scorer's files."""
-  return sum(about["bytes"] for about in (scorer.files or {}).values())
-
-
 def _refuse_other_files(model: str, at_launch: dict[str, Any] | None, here: dict[str, Any]) -> None:
   if difference := fingerprints.first_difference(at_launch, here):
     field, there, now = difference
@@ -134,3 +145,16 @@ def _refuse_other_files(model: str, at_launch: dict[str, Any] | None, here: dict
       f"--model={model} is not the same on every machine: {field} was {there} at launch and is {now} on "
       f"{platform.node()}; give a folder that does not change and that all workers share"
     )
+
+
+def common_flags(namespace: argparse.Namespace) -> dict[str, Any]:
+  """Returns what every scorer that runs --model takes from the flags."""
+  require(namespace, "model")
+  return {
+    "model": namespace.model,
+    "max_input_tokens": 512 if namespace.max_input_tokens is None else namespace.max_input_tokens,
+    "batch_tokens": namespace.batch_tokens,
+    "dtype": namespace.dtype,
+    "devices_per_model": namespace.devices_per_model,
+    "vocabulary": namespace.vocabulary,
+  }

@@ -1,16 +1,17 @@
 """Embeddings by Sentence-T5 (paper B.2)."""
 
+import argparse
 import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.scorers.t5 import model_files
-from pipelines.scoring.protocol import Scorer, Scores
+from pipelines.scorers.t5.base import OfModel
+from pipelines.scoring.description import Scorer, Scores
 from pipelines.store import kinds
 
 if TYPE_CHECKING:
   from curation.models.engine import Work
-from pipelines.scorers.t5.base import OfModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,3 +82,15 @@ class _Embedder:
     found = self._embedder.run(prepared, on_batch)
     embeddings = found.embeddings.astype(self._dtype)
     return Scores(embeddings, found.num_tokens, found.useful_tokens, found.computed_tokens)
+
+
+def describe(namespace: argparse.Namespace) -> SentenceT5:
+  return SentenceT5(
+    model=namespace.model,
+    embedding_dtype=namespace.embedding_dtype,
+    max_input_tokens=namespace.max_input_tokens,
+    batch_tokens=namespace.batch_tokens,
+    dtype=namespace.dtype,
+    devices_per_model=namespace.devices_per_model,
+    vocabulary=namespace.vocabulary,
+  )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from running import content, run_in
 
-from pipelines.flags import parsing, scorer_names
+from pipelines.flags import parsing
 from pipelines.registry import command_names
 
 READING = ["--input=corpus/*", "--embeddings=made/*", "--scores=scores", "--direct_num_workers=1"]
@@ -33,7 +33,7 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.local_runner
-@pytest.mark.parametrize("scorer", scorer_names.OF_CLUSTERS)
+@pytest.mark.parametrize("scorer", ["semdedup", "prototypes"])
 def test_clusters_that_are_there_are_used(place, capsys, scorer):
   """Kills the mutant that asks for the default of 10,000 clusters of 300 documents, with five of them there."""
   score = ["score", f"--scorer={scorer}", *READING, "--block_rows=40"]

@@ -214,10 +214,10 @@ def test_a_summary_of_another_run_is_noticed(tmp_path):
   """Kills the mutant that takes whatever completes the store: another request would speak for this one."""
   store = ScoreStore.for_request(str(tmp_path), {"model": "a"})
   summary = score_files.ShardSummary("s", [3], [0], 3, 3, 0, 9, 30, {}, [], "fingerprint", store.engine(), "")
-  sealing.seal(store, [summary], [], 0.0)
-  assert sealing.seal(store, [summary], [], 0.0) == score_store.Ledger(3, 9, 30)
+  sealing.seal(store, [summary], [], max_bad_fraction=0.0, work=())
+  assert sealing.seal(store, [summary], [], max_bad_fraction=0.0, work=()) == score_store.Ledger(3, 9, 30)
   with pytest.raises(WinnowError, match="a run of another request has written there too"):
-    sealing.seal(ScoreStore.for_request(str(tmp_path), {"model": "b"}), [summary], [], 0.0)
+    sealing.seal(ScoreStore.for_request(str(tmp_path), {"model": "b"}), [summary], [], max_bad_fraction=0.0, work=())
 
 
 def test_stripes_hold_every_block_once_however_they_are_divided():

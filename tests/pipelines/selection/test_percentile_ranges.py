@@ -12,7 +12,8 @@ from running import content, run_in
 
 from curation.selection import selection
 from pipelines.files import damage
-from pipelines.output import formats, manifests
+from pipelines.output import manifests
+from pipelines.output.formats.registry import FORMATS
 
 RANGES = {"low": "0:0.3", "middle": "0.3:0.7", "high": "0.7:1"}
 
@@ -50,7 +51,7 @@ def ranked(place: pathlib.Path) -> list[str]:
 
 
 def drawn(folder: pathlib.Path) -> list[str]:
-  tables = [table for path in folder.glob("*tfrecord-*") for table in formats.read(str(path), formats.TFRECORD)]
+  tables = [table for path in folder.glob("*tfrecord-*") for table in FORMATS["tfrecord"].read(str(path))]
   return [source for table in tables for source in table["source"].to_pylist()]
 
 

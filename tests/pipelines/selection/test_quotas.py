@@ -21,7 +21,8 @@ from curation.selection import domains, selection
 from curation.selection import quotas as arithmetic
 from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints
-from pipelines.output import formats, manifests
+from pipelines.output import manifests
+from pipelines.output.formats.registry import FORMATS
 from pipelines.selection import quotas
 from pipelines.sorted_runs import run_writer
 from pipelines.store import block_files, score_files, score_store
@@ -105,7 +106,7 @@ def expected(place: pathlib.Path, request: selection.SelectionRequest) -> list[s
 
 def sources(folder: pathlib.Path) -> list[str]:
   paths = sorted(folder.glob("*.tfrecord-*"))
-  tables = [table for path in paths for table in formats.read(str(path), "tfrecord")]
+  tables = [table for path in paths for table in FORMATS["tfrecord"].read(str(path))]
   return [source for table in tables for source in table["source"].to_pylist()]
 
 

@@ -16,6 +16,7 @@ from pipelines.store.score_store import ScoreStore
 
 S, T = (blocks.Shard(name, f"/{name}", "jsonl", "", 100, "crc32c:00000000") for name in "st")
 REQUEST = {"model": "a", "inputs": [S.identity()]}
+MADE = ("sketch/", "split.json")
 SIZES = (4, 0, 3, 5)  # rows of the blocks; the second one is all that a shard could hold and is empty
 
 
@@ -112,10 +113,10 @@ def test_starting_over_is_safe_to_interrupt(store, monkeypatch):
 
   monkeypatch.setattr(storage, "delete_folder", interrupted)
   with pytest.raises(KeyboardInterrupt):
-    clearing.clear(store)
+    clearing.clear(store, MADE)
   assert fingerprints.holds(store.request_path, store.fingerprint)
   monkeypatch.undo()
-  clearing.clear(store)
+  clearing.clear(store, MADE)
   assert storage.match(store.folder + "/**") == []
 
 
@@ -141,7 +142,7 @@ def test_scores_of_another_request_are_never_taken(store):
     score_files.read_summary(store, S)
   with pytest.raises(WinnowError, match="belongs to another request"):
     store.ledger()
-  clearing.clear_others(store, [S], keep_engine=True)
+  clearing.clear_others(store, [S], MADE, keep_engine=True)
   assert not other.has_scores
   assert store.finished_blocks(S, store.engine()) == {0, 1, 2, 3}
   assert block_files.compact_shard(store, S, num_blocks=len(SIZES), num_rows=rows).scored == 10
@@ -155,7 +156,7 @@ def test_where_an_input_file_changes_the_scores_of_the_others_stay(store):
     block_files.compact_shard(store, shard, num_blocks=len(SIZES), num_rows=write_blocks(store, shard))
   replaced = dataclasses.replace(T, checksum="crc32c:11111111")
   now = ScoreStore.for_request(store.folder, REQUEST | {"inputs": [S.identity(), replaced.identity()]})
-  clearing.clear_others(now, [S, replaced], keep_engine=True)
+  clearing.clear_others(now, [S, replaced], MADE, keep_engine=True)
   assert now.finished([S, replaced]) == [S]
   assert score_files.read_summary(now, S).scored == 10
   assert storage.exists(now.dead_letter_path(S)) and not storage.exists(now.dead_letter_path(T))
@@ -295,8 +296,8 @@ def test_scores_of_another_engine_are_never_taken(store):
   storage.create(store.engine_path, b'{"version": 2}')
   assert store.finished_blocks(T, store.engine()) == frozenset()
   with pytest.raises(WinnowError, match="the scores of s are not by the engine in"):
-    sealing.seal(store, [old], [], 1.0)
-  clearing.clear_others(store, [S], keep_engine=True)
+    sealing.seal(store, [old], [], max_bad_fraction=1.0, work=())
+  clearing.clear_others(store, [S], MADE, keep_engine=True)
   assert not store.has_scores
 
 
@@ -314,7 +315,7 @@ def test_what_cannot_be_read_just_now_is_not_removed(store, monkeypatch):
 
   monkeypatch.setattr(storage, "open_input", failing)
   with pytest.raises(storage.AccessError, match="Input/output error"):
-    clearing.clear_others(store, [S], keep_engine=True)
+    clearing.clear_others(store, [S], MADE, keep_engine=True)
   monkeypatch.undo()
   assert score_files.read_summary(store, S).scored == 10
 

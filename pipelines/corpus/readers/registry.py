@@ -1,0 +1,12 @@
+"""The readers that there are: a new one is a module, and a line here, or in the entry points of a package."""
+
+from pipelines.corpus.readers.reader import Reader
+from pipelines.registry.entries import Registry
+
+OWN = {
+  "jsonl": "pipelines.corpus.readers.jsonl:READER",
+  "parquet": "pipelines.corpus.readers.parquet:READER",
+  "tfrecord": "pipelines.corpus.readers.tfrecord:READER",
+  "array_record": "pipelines.corpus.readers.array_record:READER",
+}
+READERS = Registry("reader", "winnow.readers", Reader, OWN)

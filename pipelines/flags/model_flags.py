@@ -1,0 +1,123 @@
+"""Flags of models and embeddings, which several scorers have in common; `declarations` joins them with all others."""
+
+from pipelines.registry.command_names import CLUSTER, CURATE, EMBED, EVALUATE, SCORE
+from pipelines.registry.flag import BUCKET, Flag, path, paths
+from pipelines.runners import accelerators
+from pipelines.scorers.registry import reading_embeddings, running_models
+
+_SCORING, _MODEL = (SCORE, CURATE), (EMBED, SCORE, CURATE)
+_ENGINE = (*_MODEL, EVALUATE)
+
+FLAGS = (
+  Flag(
+    "model",
+    "Scorer",
+    _MODEL,
+    "the model: a rater, the T5 that computes perplexities, or a Sentence-T5; given as a Hugging Face folder, local or "
+    "gs://, as a name on the hub (with @REVISION for a certain revision), or, except for a Sentence-T5, as a "
+    "checkpoint_N folder of T5X",
+    type=path,
+    pattern=r"gs://.+|[\w.-]+(/[\w.-]+)?(@[\w./-]+)?",
+  ),
+  Flag(
+    "models",
+    "Scorer",
+    (EVALUATE,),
+    "the T5 models to evaluate, each given as for --model: one, several separated by commas, or globs of folders such "
+    "as 'RUN/checkpoint_*'",
+    type=paths,
+    required=(EVALUATE,),
+  ),
+  Flag(
+    "vocabulary",
+    "Scorer",
+    _ENGINE,
+    "the model's SentencePiece file, local or gs://; needed for models of T5X, which keeps it elsewhere, and of "
+    "transformers 5, which does not save it (default: spiece.model in the model's folder)",
+    type=path,
+    scorers=running_models(),
+    pattern=BUCKET,
+  ),
+  Flag(
+    "weigh_by",
+    "Scorer",
+    (EVALUATE,),
+    "for the figure of several corpora together: weigh every target token equally, as if they were one corpus, or "
+    "weigh every corpus equally",
+    default="tokens",
+    choices=("tokens", "corpus"),
+  ),
+  Flag(
+    "max_input_tokens",
+    "Scorer",
+    _ENGINE,
+    "the most tokens of one model input: for Ask-LLM, of the whole prompt, in which only the document is truncated "
+    "(default: 512); for perplexity, of the input made from each window of a document (default: 512); for embeddings, "
+    "of the text (default: the model's own limit)",
+    type=int,
+  ),
+  Flag(
+    "batch_tokens",
+    "Scorer",
+    _ENGINE,
+    "tokens per batch; smaller batches need less memory (default: depends on the device)",
+    type=int,
+  ),
+  Flag(
+    "dtype",
+    "Scorer",
+    _ENGINE,
+    "the type in which the model computes (default: float32 on CPUs, bfloat16 on accelerators)",
+    choices=("float32", "bfloat16"),
+  ),
+  Flag(
+    "devices_per_model",
+    "Scorer",
+    _ENGINE,
+    "the number of devices that share one copy of a model that is too large for a single device",
+    type=int,
+    default=1,
+  ),
+  Flag(
+    "accelerator",
+    "Scorer",
+    _ENGINE,
+    "the GPU or TPU for the stage that runs the model on Dataflow; --estimate assumes it too (default: none)",
+    choices=accelerators.names(),
+  ),
+  Flag(
+    "estimate",
+    "Scorer",
+    _MODEL,
+    "estimate documents, tokens, hours and price from a sample of the input, then exit",
+    type=bool,
+  ),
+  Flag(
+    "embeddings",
+    "Scorer",
+    (*_MODEL, CLUSTER),
+    "embeddings made elsewhere, in place of --model: a glob of .npy or .parquet files, one per shard of the input in "
+    "the order of their names, with one row per record (winnow cluster: the store that winnow embed made)",
+    type=path,
+    scorers=reading_embeddings(),
+    required=(CLUSTER,),
+    pattern=BUCKET,
+  ),
+  Flag(
+    "embedding_name",
+    "Store",
+    _SCORING,
+    "the name of the store of embeddings (default: embeddings_MODEL)",
+    scorers=reading_embeddings(),
+    pattern=r"\w+",
+  ),
+  Flag(
+    "embedding_dtype",
+    "Scorer",
+    _MODEL,
+    "the type in which embeddings are stored",
+    default="float16",
+    choices=("float16", "float32"),
+    scorers=reading_embeddings(),
+  ),
+)

@@ -1,0 +1,55 @@
+"""The sketch of a store of embeddings, as a step before its densities."""
+
+import dataclasses
+from typing import Self
+
+import apache_beam as beam
+
+from pipelines.files import fingerprints, storage
+from pipelines.scorers.density import sketching
+from pipelines.scorers.density.scorer import Density
+from pipelines.scoring.preparation import Preparation, Summary
+from pipelines.store.score_store import ScoreStore
+from pipelines.worker import progress
+
+
+@dataclasses.dataclass(frozen=True)
+class SketchPreparation(Preparation):
+  """Counts all embeddings into one RACE sketch (`sketching`)."""
+
+  label = "Sketch"
+  makes = (f"{sketching.FOLDER}/",)
+  work = (f"{sketching.FOLDER}/work",)
+  config: sketching.SketchConfig
+
+  @classmethod
+  def of(cls, scorer: Density, store: ScoreStore) -> Self:
+    return cls(sketching.SketchConfig(scorer, store))
+
+  def transform(self, address: progress.Address | None) -> beam.PTransform:
+    return sketching.Sketch(dataclasses.replace(self.config, progress_address=address))
+
+  def stages(self, count: progress.Count | None) -> list[progress.Stage]:
+    return sketching.stages(self.config, count)
+
+  def summary(self) -> Summary:
+    """The kernel of the density, how well it tells documents apart, and a verdict; warnings where it does so poorly."""
+    from curation.coverage import density
+
+    kernel = fingerprints.read_json(self.config.path(sketching.KERNEL_FILE))["config"]["kernel"]
+    diagnostics = fingerprints.read_json_or_none(self.config.path(sketching.DIAGNOSTICS_FILE)) or {}
+    width = "" if kernel["bandwidth"] is None else f"bandwidth {kernel['bandwidth']:g}, "
+    lines = [f"kernel: {kernel['name']}, {width}{kernel['hashes']} hashes a row"]
+    # The sample's figures are exact, but a small corpus has none.
+    figures = diagnostics.get("sketch", {}) | diagnostics.get("sample", {})
+    if not figures:
+      return Summary(lines, [])
+    return Summary([*lines, *density.lines(figures, kernel["name"])], density.warnings(figures, kernel["name"]))
+
+  @classmethod
+  def state(cls, store: ScoreStore) -> list[str]:
+    folder = store.path(sketching.FOLDER)
+    if sketching.SKETCH_FILE in storage.list_names(folder):
+      return ["density sketch: built"]
+    parts = len(storage.list_names(storage.join(folder, "work")))
+    return [f"density sketch: not built yet, {parts:,} partial sketches done"]

@@ -1,0 +1,69 @@
+"""MinHash as a scorer of the registry."""
+
+import argparse
+import time
+
+import pyarrow as pa
+
+from curation.coverage import minhash
+from pipelines.registry.flag import Flag
+from pipelines.scorers.entry import SCORING, Cost, Entry, Stored
+from pipelines.scorers.minhash.preparation import JoinPreparation
+from pipelines.scorers.minhash.scorer import MinHash, Signatures
+
+_MEASURED_SECONDS = 0.5
+
+
+def describe(namespace: argparse.Namespace, stored: Stored) -> MinHash:
+  assert stored.upstream is not None
+  return MinHash(stored.upstream, _config(namespace))
+
+
+def signatures(namespace: argparse.Namespace) -> tuple[str, Signatures]:
+  """Returns the name of the store of signatures, and what fills it."""
+  hashes = _config(namespace).hashes
+  return f"signatures_{hashes}", Signatures(hashes)
+
+
+def _config(namespace: argparse.Namespace) -> minhash.MinHashConfig:
+  return minhash.MinHashConfig(namespace.similarity, namespace.minhash_bands, namespace.minhash_rows)
+
+
+def cost(namespace: argparse.Namespace, documents: float, texts: list[str]) -> Cost:
+  """Measures the signatures of the texts for half a second."""
+  hashes, column = _config(namespace).hashes, pa.array(texts, pa.large_string())
+  minhash.signatures(column[:1], hashes)  # brings the compiler
+  started, rounds = time.perf_counter(), 0
+  while time.perf_counter() - started < _MEASURED_SECONDS:
+    minhash.signatures(column, hashes)
+    rounds += 1
+  speed = rounds * len(texts) / (time.perf_counter() - started)
+  return Cost("signatures", "reading not counted", core_hours=documents / speed / 3600)
+
+
+ENTRY = Entry(
+  name="minhash",
+  describe=describe,
+  upstream=signatures,
+  preparation=JoinPreparation,
+  cost=cost,
+  flags=(
+    Flag(
+      "similarity",
+      "MinHash",
+      SCORING,
+      "the least Jaccard similarity of five-word shingles at which two documents are near-copies, in (0, 1]",
+      type=float,
+      default=0.8,
+    ),
+    Flag(
+      "minhash_bands",
+      "MinHash",
+      SCORING,
+      "the number of bands per signature; two documents are compared if all hashes of at least one band agree",
+      type=int,
+      default=16,
+    ),
+    Flag("minhash_rows", "MinHash", SCORING, "the number of hashes per band", type=int, default=8),
+  ),
+)
