@@ -19,6 +19,26 @@ ALLOWED = {
   "pretraining": {"curation", "pipelines", "pretraining"},
 }
 
+# The folders of a package in the order of imports; those of one line do not import each other. The empty name stands
+# for modules beside the folders: commands in pipelines, errors and the like in curation.
+FOLDERS = {
+  "pipelines": (
+    ("worker",),
+    ("registry",),
+    ("files",),
+    ("corpus", "sorted_runs", "runners"),
+    ("store",),
+    ("selection",),
+    ("scoring", "output"),
+    ("scorers",),
+    ("flags",),
+    ("jobs",),
+    ("reports",),
+    ("",),
+  ),
+  "curation": (("",), ("selection",), ("models",), ("scorers", "coverage"), ("demo",)),
+}
+
 # Imports the modules of a package one by one and tells for each which of the watched modules it was the first to load.
 PROBE = """
 import importlib, json, sys
@@ -48,6 +68,25 @@ def imported_packages(file: pathlib.Path) -> Iterator[str]:
       yield (node.module or "").partition(".")[0]
 
 
+def imported_modules(file: pathlib.Path, known: set[str]) -> set[str]:
+  """Modules of the project that a file imports anywhere in it."""
+  found: set[str] = set()
+  for node in ast.walk(ast.parse(file.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      names = {f"{node.module}.{alias.name}" for alias in node.names}
+      found |= {name for name in names if name in known} or {node.module or ""}
+  return found & known
+
+
+def folder_of(module: str) -> str:
+  """The folder of a package that a module is in; that of one beside the folders is empty."""
+  parts = module.split(".")
+  is_folder = (PROJECT / parts[0] / parts[1]).is_dir() if len(parts) > 1 else False
+  return parts[1] if len(parts) > 1 and is_folder else ""
+
+
 def first_loaders(package: str, watched: set[str]) -> dict[str, list[str]]:
   """Modules of a package whose import, in a fresh process, loads a watched module."""
   command = [sys.executable, "-c", PROBE, json.dumps(sorted(watched)), *module_files(package)]
@@ -65,6 +104,51 @@ def test_layers_import_downwards(package):
     if (above := set(imported_packages(file)) & set(ALLOWED) - ALLOWED[package])
   }
   assert not upwards
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_folders_import_downwards(package):
+  """Kills: an import of a folder above, or of one beside, also one that hides inside a function."""
+  files, rank = module_files(package), {name: i for i, level in enumerate(FOLDERS[package]) for name in level}
+  assert {folder_of(name) for name in files} == set(rank)
+  faces = {package, *(f"{package}.{folder}" for folder in rank)}
+  upwards = [
+    f"{name} imports {other}"
+    for name, file in files.items()
+    if name not in faces  # they import when they are asked
+    for other in imported_modules(file, set(files)) - {package}
+    if folder_of(name) != folder_of(other) and rank[folder_of(other)] >= rank[folder_of(name)]
+  ]
+  assert not upwards
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_no_module_imports_itself_through_others(package):
+  """Kills: a circle, whose modules can only be understood together."""
+  files = module_files(package)
+  graph = {name: imported_modules(file, set(files)) - {name} for name, file in files.items()}
+  waiting = {name: others for name, others in graph.items() if files[name].name != "__init__.py"}
+  while free := [name for name, others in waiting.items() if not others & waiting.keys()]:
+    for name in free:
+      del waiting[name]
+  assert not waiting
+
+
+def test_files_and_folders_stay_small():
+  """400 lines are as much as one reads in a sitting, and 15 files as many as one takes in at a glance."""
+  code = [file for package in (*ALLOWED, "tests", "benchmarks") for file in (PROJECT / package).rglob("*.py")]
+  assert not [str(file) for file in code if len(file.read_text().splitlines()) > 400]
+  folders = {file.parent for file in code if file.is_relative_to(PROJECT / "pipelines") or "curation" in file.parts}
+  sizes = {str(folder): len(list(folder.glob("*.py"))) for folder in folders if "tests" not in folder.parts}
+  assert not {folder: size for folder, size in sizes.items() if size > 15}
+
+
+def test_the_command_is_found_without_what_it_needs():
+  """`winnow --help` takes a moment. Kills: an import of Beam, Arrow or NumPy at the top of what finds a command."""
+  watched = {"apache_beam", "numpy", "pyarrow"} | HEAVY
+  command = [sys.executable, "-c", PROBE, json.dumps(sorted(watched)), "pipelines.main"]
+  result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+  assert json.loads(result.stdout) == {"pipelines.main": []}
 
 
 def test_curation_never_names_beam():

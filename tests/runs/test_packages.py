@@ -97,12 +97,12 @@ def test_its_scorer_reader_and_format_are_winnows_own_to_a_user(package, place):
     n: d for n, d in undisturbed.items() if n != "input.json"
   }
 
-  drawing = ["sample", "--sampler=distinct", "--scores=scores", "--rate=0.25", "--direct_num_workers=1"]
+  drawing = ["sample", "--sampler=distinct", "--scores=scores", "--rate=0.2", "--direct_num_workers=1"]
   run(package, place, *drawing, "--output=sample", "--output_format=tsv")
   shard = next((place / "sample").glob("sample-train-*.tsv"))
   kept = [float(line.split(b"\t")[-1]) for line in shard.read_bytes().splitlines()]
   scores = np.sort(np.concatenate([pq.read_table(p)["score"].to_numpy() for p in (store / "shards").iterdir()]))
-  assert len(kept) == round(0.25 * num_documents) and np.float32(min(kept)) == scores[-len(kept)]
+  assert len(kept) == round(0.2 * num_documents) and np.float32(min(kept)) == scores[-len(kept)]
   assert "are those that the scores select, each once" in run(package, place, "verify", "sample")
   assert "distinct: distinct scores, complete" in run(package, place, "status", "scores")
   assert re.search(r"distinct: distinct [\d.]+; above", run(package, place, "explain", "1.txt#5", "--scores=scores"))
