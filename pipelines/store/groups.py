@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pipelines.store.score_store import ScoreStore
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -34,3 +36,25 @@ def group_blocks(block_rows: list[list[int]], documents: int) -> Iterator[Group]
       parts.append((shard, first, len(rows)))
   if parts:
     yield Group(tuple(parts))
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupPlan:
+  """How the blocks of a complete store are cut into groups: it follows from the store alone, not from who reads it."""
+
+  block_rows: list[list[int]]
+  """The rows of each block of each shard."""
+  documents: int
+  """A group has as many, or a few more."""
+
+  @classmethod
+  def for_store(cls, store: ScoreStore, *, least: int, largest: int, most: int) -> "GroupPlan":
+    """Cuts a store into `most` groups or fewer, of `least` to `largest` documents each. Reads its summary."""
+    summary = store.summary()
+    rows = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
+    block_rows = [rows[shard.name] for shard in store.shards()]
+    return cls(block_rows, min(max(summary["read"] // most, least), largest))
+
+  def groups(self) -> list[Numbered]:
+    """Returns the groups in order."""
+    return [Numbered(*each) for each in enumerate(group_blocks(self.block_rows, self.documents))]

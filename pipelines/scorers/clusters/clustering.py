@@ -24,11 +24,12 @@ from curation.errors import WinnowError
 from curation.selection import hashing
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.scorers import work_files
 from pipelines.scorers.clusters import centroids
 from pipelines.scorers.clusters.scorer import Cluster
 from pipelines.scoring import stored_blocks
 from pipelines.store import score_files
-from pipelines.store.groups import Group, Numbered, group_blocks
+from pipelines.store.groups import Group, GroupPlan, Numbered
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, memory, prefetch, progress
 
@@ -104,12 +105,9 @@ def plan_groups(config: ClusteringConfig) -> list[Numbered]:
   """
   if _is_whole(config, config.path(CENTROIDS_FILE)):
     return []
-  summary = config.embeddings.store.summary()
   config.scorer.config.check_points(config.embeddings.documents())
-  by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
-  size = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
-  groups = group_blocks([by_name[shard.name] for shard in config.shards], size)
-  return [Numbered(number, group) for number, group in enumerate(groups)]
+  store = config.embeddings.store
+  return GroupPlan.for_store(store, least=_GROUP, largest=_LARGEST_GROUP, most=_GROUPS).groups()
 
 
 def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -126,7 +124,7 @@ def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np
 def write_sample(config: ClusteringConfig, numbered: Numbered, documents: int) -> tuple[int, str]:
   """Makes durable what a group has of the sample, float16 [N, D] in order; returns the group's number and a path."""
   path = config.work_path(["sample", _identity(config, numbered.group)])
-  if _has_arrays(config, path, 1):
+  if work_files.has_arrays(config.store, path, 1):
     resumed = stored_blocks.documents_of(config.embeddings, numbered.group)
     progress.report(config.progress_address, stage=SAMPLING, resumed=resumed)
     return numbered.number, path
@@ -168,7 +166,7 @@ def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str,
   held = centroids.load_centroids(centroids_path)
   path = config.work_path(["sums", _identity(config, numbered.group), held.file.checksum])
   report = functools.partial(progress.report, config.progress_address, stage=_refining(config, iteration))
-  if _has_arrays(config, path, 3):
+  if work_files.has_arrays(config.store, path, 3):
     report(resumed=stored_blocks.documents_of(config.embeddings, numbered.group))
   else:
     memory.return_large_arrays()
@@ -185,7 +183,7 @@ def merge_sums(config: ClusteringConfig, paths: Iterable[str]) -> str:
   """Adds up the sums in some files into another, unless it is on record; returns its path."""
   paths = sorted(paths)
   path = config.work_path(["merged", [storage.base_name(path) for path in paths]])
-  if not _has_arrays(config, path, 3):
+  if not work_files.has_arrays(config.store, path, 3):
     sealed_arrays.write(path, *vars(_merged(paths)).values())
   return path
 
@@ -229,10 +227,6 @@ def _is_whole(config: ClusteringConfig, path: str) -> bool:
       )
 
   return damage.is_whole(config.store.folder, path, check)
-
-
-def _has_arrays(config: ClusteringConfig, path: str, count: int) -> bool:
-  return damage.is_whole(config.store.folder, path, lambda path: sealed_arrays.read(path, count))
 
 
 def tally_shard(config: ClusteringConfig, shard: blocks.Shard) -> np.ndarray:

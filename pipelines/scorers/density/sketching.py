@@ -25,10 +25,11 @@ from curation.errors import WinnowError
 from curation.selection import hashing
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.scorers import work_files
 from pipelines.scorers.density.scorer import Density
 from pipelines.scoring import stored_blocks
 from pipelines.store import score_files
-from pipelines.store.groups import Group, group_blocks
+from pipelines.store.groups import Group, GroupPlan
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, memory, prefetch, progress
 
@@ -118,12 +119,11 @@ def plan_groups(config: SketchConfig) -> list[Group]:
   """
   if _is_whole_sketch(config, config.path(SKETCH_FILE)):
     return []
-  summary = config.embeddings.store.summary()
   if (documents := config.embeddings.documents()) > race.MAX_POINTS:
     raise WinnowError(f"a sketch holds at most {race.MAX_POINTS:,} documents, and there are {documents:,}")
-  by_name = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
-  size = min(max(summary["read"] // _GROUPS, _LEAST_GROUP), _LARGEST_GROUP)
-  return list(group_blocks([by_name[shard.name] for shard in config.shards], size))
+  store = config.embeddings.store
+  plan = GroupPlan.for_store(store, least=_LEAST_GROUP, largest=_LARGEST_GROUP, most=_GROUPS)
+  return [group for _, group in plan.groups()]
 
 
 def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
@@ -168,11 +168,6 @@ def _is_whole_sketch(config: SketchConfig, path: str) -> bool:
   return damage.is_whole(config.store.folder, path, check)
 
 
-def _has_arrays(config: SketchConfig, path: str, count: int) -> bool:
-  """Tells whether a file of so many arrays is on record."""
-  return damage.is_whole(config.store.folder, path, lambda path: sealed_arrays.read(path, count))
-
-
 def slices_of(config: race.SketchConfig) -> Iterator[tuple[int, int]]:
   """Runs of rows of about 2 MB."""
   step = max(1, _SLICE_COUNTERS // config.counters)
@@ -213,7 +208,7 @@ def write_slice(
 ) -> tuple[tuple[int, int], str]:
   """Makes merged rows durable; returns which they are, and their path."""
   path = config.work_path([rows, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
-  if not _has_arrays(config, path, 1):
+  if not work_files.has_arrays(config.store, path, 1):
     sealed_arrays.write(path, counts_RB)
   return rows, path
 
@@ -272,7 +267,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
   """
   about, embeddings = config.shards[shard], config.embeddings
   path = config.work_path(["sample", about.identity(), embeddings.fingerprint_with_engine(), config.scorer.seed])
-  if _has_arrays(config, path, 2):
+  if work_files.has_arrays(config.store, path, 2):
     return path
   summary = score_files.read_summary(embeddings.store, about)
   starts = np.cumsum([0, *summary.block_rows])

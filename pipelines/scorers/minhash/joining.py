@@ -29,11 +29,12 @@ from curation.coverage import minhash
 from curation.errors import DamagedError
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.scorers import work_files
 from pipelines.scorers.minhash.scorer import MinHash
 from pipelines.scoring import steps, stored_blocks
 from pipelines.sorted_runs import run_files, run_writer
 from pipelines.store import kinds
-from pipelines.store.groups import Group, Numbered, group_blocks
+from pipelines.store.groups import Group, GroupPlan, Numbered
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import memory, prefetch, progress
 
@@ -74,8 +75,7 @@ class Work:
   shards: tuple[blocks.Shard, ...]
   starts: np.ndarray
   """The number of each shard's first document, and of all: int64."""
-  block_rows: list[list[int]]
-  group_documents: int
+  plan: GroupPlan
   num_parts: int
   folder: str
 
@@ -83,17 +83,15 @@ class Work:
   def of(cls, config: JoiningConfig) -> "Work":
     signatures, shards = config.scorer.signatures.store, config.shards
     summary = signatures.summary()
-    rows_of = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
-    group = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
+    plan = GroupPlan.for_store(signatures, least=_GROUP, largest=_LARGEST_GROUP, most=_GROUPS)
     parts = min(max(1, -(-summary["read"] * config.scorer.config.bands // _PART_KEYS)), _MOST_PARTS)
     signed = config.scorer.signatures.fingerprint_with_engine()
-    name = fingerprints.fingerprint([config.store.fingerprint, signed, group, parts])[:16]
+    name = fingerprints.fingerprint([config.store.fingerprint, signed, plan.documents, parts])[:16]
     return cls(
       config,
       shards,
-      np.cumsum([0, *(sum(rows_of[shard.name]) for shard in shards)]),
-      [rows_of[shard.name] for shard in shards],
-      group,
+      np.cumsum([0, *map(sum, plan.block_rows)]),
+      plan,
       parts,
       storage.join(config.store.path(FOLDER), "work", name),
     )
@@ -105,12 +103,12 @@ class Work:
     return self.path(folder, f"{number:05d}.run")
 
   def groups(self) -> list[Numbered]:
-    return [Numbered(*each) for each in enumerate(group_blocks(self.block_rows, self.group_documents))]
+    return self.plan.groups()
 
   def group_starts(self) -> np.ndarray:
     """The number of each group's first document: int64."""
     firsts = (group.parts[0] for _, group in self.groups())
-    return np.array([self.starts[shard] + sum(self.block_rows[shard][:first]) for shard, first, _ in firsts])
+    return np.array([self.starts[shard] + sum(self.plan.block_rows[shard][:first]) for shard, first, _ in firsts])
 
   def parts_of(self, keys_M: np.ndarray) -> np.ndarray:
     return (keys_M % np.uint64(self.num_parts)).astype(np.uint32)
@@ -118,17 +116,11 @@ class Work:
   def merged(self) -> range:
     return range(-(-self.num_parts // _MERGED_AT_ONCE))
 
-  def is_whole_run(self, path: str) -> bool:
-    return damage.is_whole(self.config.store.folder, path, run_writer.check)
-
-  def has_array(self, path: str) -> bool:
-    return damage.is_whole(self.config.store.folder, path, lambda path: sealed_arrays.read(path, 1))
-
 
 def is_joined(config: JoiningConfig) -> bool:
   """Tells whether it is on record of all shards which of their documents repeat another."""
   work = Work.of(config)
-  has_all = all(work.has_array(work.path("repeats", shard.file_name)) for shard in work.shards)
+  has_all = all(work_files.has_arrays(config.store, work.path("repeats", shard.file_name)) for shard in work.shards)
   return _is_told(config) and has_all
 
 
@@ -155,7 +147,7 @@ def key_group(config: JoiningConfig, numbered: Numbered) -> None:
   """Sorts the keys of a group of blocks by part into a run."""
   work = Work.of(config)
   path = work.run_path("keyed", numbered.number)
-  if work.is_whole_run(path):
+  if work_files.is_whole_run(config.store, path):
     resumed = stored_blocks.documents_of(config.scorer.signatures, numbered.group)
     progress.report(config.progress_address, stage=LOOKING, resumed=resumed)
     return
@@ -183,7 +175,7 @@ def meet_part(config: JoiningConfig, part: int) -> None:
   """Picks the documents of a part of the keys that share one with another, into a run by group."""
   work = Work.of(config)
   path = work.run_path("met", part)
-  if work.is_whole_run(path):
+  if work_files.is_whole_run(config.store, path):
     return
   _be_lean()
   starts_G = work.group_starts()
@@ -205,7 +197,7 @@ def sign_group(config: JoiningConfig, numbered: Numbered) -> None:
   """Sends the signatures of a group's documents that share keys to the parts of those keys, in a run."""
   work = Work.of(config)
   path = work.run_path("signed", numbered.number)
-  if work.is_whole_run(path):
+  if work_files.is_whole_run(config.store, path):
     return
   _be_lean()
   met = (work.run_path("met", part) for part in range(work.num_parts))
@@ -251,7 +243,7 @@ def join_part(config: JoiningConfig, part: int) -> None:
   """Joins what is alike of the documents that share keys of a part, into edges."""
   work = Work.of(config)
   path = work.path("edges", part)
-  if work.has_array(path):
+  if work_files.has_arrays(config.store, path):
     return
   _be_lean()
   buckets = minhash.Buckets(config.scorer.config)
@@ -278,7 +270,7 @@ def merge_edges(config: JoiningConfig, index: int) -> None:
   """Connects the edges of some parts."""
   work = Work.of(config)
   path = work.path("merged", index)
-  if work.has_array(path):
+  if work_files.has_arrays(config.store, path):
     return
   first = index * _MERGED_AT_ONCE
   parts = range(first, min(first + _MERGED_AT_ONCE, work.num_parts))
@@ -293,7 +285,7 @@ def settle(config: JoiningConfig) -> None:
   borders = np.searchsorted(repeats_C, work.starts)
   for place, shard in enumerate(work.shards):
     path = work.path("repeats", shard.file_name)
-    if work.has_array(path):
+    if work_files.has_arrays(config.store, path):
       continue
     is_repeat_N = np.zeros(work.starts[place + 1] - work.starts[place], bool)
     is_repeat_N[repeats_C[borders[place] : borders[place + 1]] - work.starts[place]] = True

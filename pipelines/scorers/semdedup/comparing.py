@@ -31,6 +31,7 @@ from curation.errors import WinnowError
 from curation.selection import hashing
 from pipelines.corpus import blocks
 from pipelines.files import sealed_arrays, storage
+from pipelines.scorers import work_files
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.semdedup import splitting
 from pipelines.scorers.semdedup.layout import ComparingConfig, Share, Span, Work, of_other_clusters
@@ -56,7 +57,9 @@ _TURN = threading.Lock()
 def is_compared(config: ComparingConfig) -> bool:
   """Tells whether the cosines of all shards are on record."""
   work = Work.settled(config)
-  return work is not None and all(work.has_array(work.cosines_path(shard)) for shard in config.shards)
+  return work is not None and all(
+    work_files.has_arrays(config.store, work.cosines_path(shard)) for shard in config.shards
+  )
 
 
 def stages(config: ComparingConfig, count: progress.Count | None) -> list[progress.Stage]:
@@ -77,7 +80,7 @@ def move_group(config: ComparingConfig, numbered: Numbered) -> int:
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
   path = work.path("moved", f"{numbered.number:05d}.run")
-  if work.is_whole_run(path):
+  if work_files.is_whole_run(work.config.store, path):
     resumed = stored_blocks.documents_of(config.scorer.clusters, numbered.group)
     progress.report(config.progress_address, stage=MOVING, resumed=resumed)
     return 0
@@ -114,7 +117,7 @@ def gather_part(config: ComparingConfig, part: int) -> int:
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
   path, tiles = work.part_path(part), work.tiles.tiles_of_part(part)
-  if not work.is_whole_run(path):
+  if not work_files.is_whole_run(work.config.store, path):
     with (
       run_writer.opened(work.moved_paths(), buffer_bytes=_RANGE_BYTES) as readers,
       storage.create_file(path) as file,
@@ -148,7 +151,7 @@ def compare_share(config: ComparingConfig, share: Share) -> Share:
   """Makes durable the largest cosines that a share of a part's tile pairs gives its documents; returns the share."""
   work = Work.of(config)
   path = work.share_path(share)
-  if work.has_array(path):
+  if work_files.has_arrays(work.config.store, path):
     pairs_X2 = work.tiles.pairs(share.start, share.stop)
     tiles = pairs_X2[pairs_X2[:, 0] == pairs_X2[:, 1], 0].tolist()
     places = [work.tiles.places(range(tile, tile + 1)) for tile in tiles]
@@ -196,7 +199,7 @@ def return_span(config: ComparingConfig, span: Span) -> Span:
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
   path = work.span_path(span)
-  if work.is_whole_run(path):
+  if work_files.is_whole_run(work.config.store, path):
     return span
   largest_N, tiles = _combined(work, span), work.tiles.tiles_of_part(span.part)
   with (
@@ -234,7 +237,7 @@ def gather_shard(config: ComparingConfig, index: int) -> int:
   """Gathers the largest cosines of a shard's documents; returns how many."""
   work, shard = Work.of(config), config.shards[index]
   summary, path = score_files.read_summary(config.scorer.clusters.store, shard), work.cosines_path(shard)
-  if not work.has_array(path):
+  if not work_files.has_arrays(work.config.store, path):
     cosines_N = np.full(summary.num_rows, np.nan, np.float32)
     with run_writer.opened(map(work.span_path, work.spans()), buffer_bytes=_RANGE_BYTES) as readers:
       for reader in readers:

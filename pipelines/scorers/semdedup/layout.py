@@ -12,11 +12,10 @@ import numpy as np
 from curation.coverage import cluster_tiles, giant_clusters, semdedup
 from curation.errors import WinnowError
 from pipelines.corpus import blocks
-from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.files import fingerprints, sealed_arrays, storage
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.semdedup.scorer import SemDeDup
-from pipelines.sorted_runs import run_writer
-from pipelines.store.groups import Numbered, group_blocks
+from pipelines.store.groups import GroupPlan, Numbered
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
@@ -64,7 +63,7 @@ class Splitting:
 
   config: ComparingConfig
   pieces: giant_clusters.Pieces
-  group_documents: int
+  plan: GroupPlan
   folder: str
 
   @classmethod
@@ -76,8 +75,9 @@ class Splitting:
     pieces = giant_clusters.Pieces(np.array(sizes, np.int64), config.scorer.max_cluster_pairs, config.scorer.config)
     if pieces.sizes_K.sum() != summary["scored"]:
       raise of_other_clusters(path)
-    group = min(max(summary["read"] // _GROUPS, _GROUP), _LARGEST_GROUP)
-    return cls(config, pieces, group, _folder(config, [sizes, group]))
+    store = config.scorer.clusters.store
+    plan = GroupPlan.for_store(store, least=_GROUP, largest=_LARGEST_GROUP, most=_GROUPS)
+    return cls(config, pieces, plan, _folder(config, [sizes, plan.documents]))
 
   def path(self, folder: str, name: str) -> str:
     return storage.join(self.folder, folder, name)
@@ -96,9 +96,7 @@ class Splitting:
     return self.path("pieces", f"{centroids[:16]}-{number:05d}")
 
   def groups(self) -> list[Numbered]:
-    by_name = {shard["shard"]: shard["block_rows"] for shard in self.config.scorer.clusters.store.summary()["shards"]}
-    rows = [by_name[shard.name] for shard in self.config.shards]
-    return [Numbered(*each) for each in enumerate(group_blocks(rows, self.group_documents))]
+    return self.plan.groups()
 
   def settled(self) -> "Settled | None":
     """The pieces as they are on record; None where they are not."""
@@ -150,7 +148,7 @@ class Work:
     sizes_P, centroids = settled
     tiles = cluster_tiles.Tiles(sizes_P, max(_PART_DOCUMENTS, -(-int(sizes_P.sum()) // _MOST_PARTS)))
     share = max(_SHARE_PAIRS, -(-int(tiles.pair_starts[-1]) // _MOST_SHARES))
-    group = splitting.group_documents
+    group = splitting.plan.documents
     cut = [sizes_P.tolist(), centroids, tiles.part_documents, group, share, _SPAN_TILES, semdedup.TILE_ROWS]
     return cls(config, splitting, centroids, tiles, share, _folder(config, cut))
 
@@ -200,20 +198,6 @@ class Work:
       starts = every[::_SPAN_TILES]
       found += [Span(part, start, min(start + _SPAN_TILES, every.stop)) for start in starts]
     return found
-
-  def is_whole_run(self, path: str) -> bool:
-    return is_whole_run(self.config, path)
-
-  def has_array(self, path: str) -> bool:
-    return has_array(self.config, path)
-
-
-def is_whole_run(config: ComparingConfig, path: str) -> bool:
-  return damage.is_whole(config.store.folder, path, run_writer.check)
-
-
-def has_array(config: ComparingConfig, path: str) -> bool:
-  return damage.is_whole(config.store.folder, path, lambda path: sealed_arrays.read(path, 1))
 
 
 def diagnostics_path(config: ComparingConfig) -> str:

@@ -25,12 +25,11 @@ from curation.coverage import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
 from pipelines.corpus import fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.scorers import work_files
 from pipelines.scorers.semdedup.layout import (
   ComparingConfig,
   Splitting,
   diagnostics_path,
-  has_array,
-  is_whole_run,
   of_other_clusters,
 )
 from pipelines.scoring import stored_blocks
@@ -91,7 +90,7 @@ def sample_group(config: ComparingConfig, numbered: Numbered) -> int:
   splitting = Splitting.of(config)
   memory.use_lean_arrow_pool()
   path = splitting.sampled_path(numbered.number)
-  if is_whole_run(config, path):
+  if work_files.is_whole_run(config.store, path):
     resumed = stored_blocks.documents_of(config.scorer.clusters, numbered.group)
     progress.report(config.progress_address, stage=SAMPLING, resumed=resumed)
     return numbered.number
@@ -145,7 +144,7 @@ def assign_group(config: ComparingConfig, numbered: Numbered) -> int:
   with _TURN:
     files = _read_centroids(splitting)
     path = splitting.pieces_path(numbered.number, _fingerprint(files))
-    if has_array(config, path):
+    if work_files.has_arrays(config.store, path):
       resumed = stored_blocks.documents_of(config.scorer.clusters, numbered.group)
       progress.report(config.progress_address, stage=ASSIGNING, resumed=resumed)
       return numbered.number
