@@ -1,12 +1,12 @@
-"""Which characters show nothing: a text of these alone is empty, however long it is."""
+"""Finds texts of invisible characters alone, which are empty however long they are."""
 
 import re
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# White space, controls, and what Unicode calls default ignorable (soft hyphen, joiners, marks of direction, byte order
-# mark, Hangul fillers, selectors of variants, tags), with the empty Braille pattern and the annotation marks.
+# White space, controls, and Unicode's default ignorable characters (soft hyphen, joiners, direction marks, byte order
+# mark, Hangul fillers, variation selectors, tags), with the empty Braille pattern and the annotation marks.
 BLANK_RANGES = (
   *((0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x1680, 0x1680)),
   *((0x17B4, 0x17B5), (0x180B, 0x180F), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F), (0x2800, 0x2800)),
@@ -23,5 +23,5 @@ def is_blank(text: str) -> bool:
 
 
 def are_blank(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-  """`is_blank` of strings of any Arrow type: bool [N], null for a null."""
+  """Applies `is_blank` to strings of any Arrow type: bool [N], null for a null."""
   return pc.invert(pc.match_substring_regex(texts, _VISIBLE_RE2))

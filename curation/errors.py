@@ -1,18 +1,18 @@
-"""The errors that a user is meant to read."""
+"""Errors that a user is meant to read."""
 
 
 class WinnowError(Exception):
-  """Something that the user can mend, told in one sentence.
+  """An error that the user can fix.
 
-  The message says what is wrong, where (file, row) and what to do. The command line prints it alone, without
-  a traceback, and exits with status 2 if nothing was written yet, 1 otherwise.
+  Its message is one sentence that says what is wrong, where (file, row) and what to do. The command line prints the
+  message without a traceback, and exits with status 2 if nothing was written yet, otherwise with 1.
   """
 
 
 class DamagedError(WinnowError):
-  """A file of ours does not hold what was written into it: a run may remove it and make it again."""
+  """A file of Winnow's own that no longer holds what was written to it. A run may delete it and make it again."""
 
 
 def first_line(error: BaseException) -> str:
-  """The first line of an error's message, or the name of its type where it has none."""
+  """Returns the first line of an error's message, or the name of its type if it has none."""
   return str(error).splitlines()[0] if str(error) else type(error).__name__

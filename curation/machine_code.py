@@ -1,7 +1,7 @@
-"""Loops over arrays in machine code, which is kept on disk: compiling takes seconds, in each of many worker processes.
+"""Compiles loops over arrays to machine code and caches it on disk, since each worker process would take seconds.
 
-It lies in `__pycache__` beside the source or, where that is not writable, in the user's cache folder. As with Python's
-own files in `__pycache__`, whoever may write there decides what is run.
+The cache is `__pycache__` beside the source or, if that is not writable, the user's cache folder. As with Python's own
+files in `__pycache__`, whoever may write there decides what is run.
 """
 
 import contextlib
@@ -18,27 +18,28 @@ from numba.core import caching, serialize
 
 
 class _Files:
-  """The compiled forms of one loop, a file for each: its name is a hash of all that the machine code depends on.
+  """Files with the compiled forms of one loop, each named by a hash of everything that the machine code depends on.
 
-  numba's own files have numbers, which an index gives them: after a crash between the two, or with two processes at
-  once, one form may lie in another's file.
+  numba numbers its own files and keeps the numbers in an index. After a crash between writing the two, or with two
+  processes at once, one form may end up in another's file.
   """
 
   def __init__(self, folder: str, name: str, source: str):
     self._folder, self._name = pathlib.Path(folder), name
-    # The compiler's options are in this file and in its variables.
+    # The compiler's options are in this file and in numba's environment variables.
     sources = [hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in (source, __file__)]
     variables = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
     self._stamp = (numba.__version__, *sources, *variables)
 
   def load(self, key: tuple) -> Any:
-    """What was kept for types, processor and byte code; None if nothing was."""
+    """Returns the form cached for these types, processor and byte code; None if there is none."""
     try:
       return pickle.loads(self._path(key).read_bytes())
     except FileNotFoundError:
       return None
 
   def save(self, key: tuple, data: Any) -> None:
+    """Caches a form; readers see the whole file or none."""
     path = self._path(key)
     partial = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
@@ -53,14 +54,14 @@ class _Files:
 
 
 class _Cache(caching.FunctionCache):
-  """A loop's place on disk. Where it cannot be read or written, the loop is compiled anew."""
+  """One loop's cache on disk. A loop is compiled anew where the cache cannot be read or written."""
 
   def __init__(self, loop: Callable[..., Any]):
     super().__init__(loop)
     self._cache_file = _Files(self._cache_path, self._impl.filename_base, loop.__code__.co_filename)
 
   def load_overload(self, *arguments):
-    with contextlib.suppress(Exception):  # whatever a damaged file ends with
+    with contextlib.suppress(Exception):  # a damaged file may raise anything
       return super().load_overload(*arguments)
     return None
 
@@ -70,9 +71,9 @@ class _Cache(caching.FunctionCache):
 
 
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-  """A loop in machine code, which lets other threads run. It may call only loops of its own file.
+  """Compiles a loop with numba, releasing Python's lock while it runs.
 
-  A change of another file would not be noticed.
+  It may call only loops of its own file, since the cache would not notice a change of another file.
   """
   dispatcher: Any = numba.njit(nogil=True)(loop)
   with contextlib.suppress(RuntimeError, OSError):  # no folder is writable, or there is no source

@@ -44,7 +44,7 @@ def choose_kernel(
   """
   if name == "angular" and hashes is None:
     median = np.array(_median_distance(sample_ND, name, "--hashes"))
-    of_one_hash = np.clip(kernels.Kernel(name, bandwidth).of_distances(median), 1e-9, 1 - 1e-9)
+    of_one_hash = np.clip(kernels.Kernel(name, bandwidth).at_distances(median), 1e-9, 1 - 1e-9)
     hashes = int(np.clip(np.rint(np.log(_KERNEL_AT_MEDIAN) / np.log(of_one_hash)), 1, 64))
   hashes = DEFAULT_HASHES if hashes is None else hashes
   if name in ("l2", "l1") and bandwidth is None:
@@ -199,7 +199,7 @@ def _bandwidth_at_one(name: str, hashes: int) -> float:
 
   def excess(log_bandwidth: float) -> float:
     kernel = kernels.Kernel(name, float(np.exp(log_bandwidth)), hashes)
-    return float(kernel.of_distances(np.array(1.0))) - _KERNEL_AT_MEDIAN
+    return float(kernel.at_distances(np.array(1.0))) - _KERNEL_AT_MEDIAN
 
   return float(np.exp(scipy.optimize.brentq(excess, np.log(1e-6), np.log(1e6))))
 

@@ -71,13 +71,13 @@ class Pieces:
     pieces_K[self.giants] = self._pieces_of(self.sizes_K[self.giants])
     return np.concatenate([[0], np.cumsum(pieces_K)])
 
-  def of_cluster(self, cluster: int) -> slice:
+  def cluster_pieces(self, cluster: int) -> slice:
     """The pieces of a cluster."""
     return slice(*self.starts[cluster : cluster + 2].tolist())
 
   def kmeans_config(self, cluster: int) -> kmeans.KMeansConfig:
     """How a giant is split: as the clusters were found."""
-    pieces = self.of_cluster(cluster)
+    pieces = self.cluster_pieces(cluster)
     return dataclasses.replace(self.config, clusters=pieces.stop - pieces.start, lloyd_iterations=0)
 
   def sample(self, clusters_N: np.ndarray, shard: str, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,7 +104,7 @@ class Pieces:
 
   def figures(self, sizes_P: np.ndarray) -> dict[str, Any]:
     """What is to be known of a split into pieces of such sizes, for JSON: of giants alone."""
-    of_giants = [sizes_P[self.of_cluster(cluster)] for cluster in self.giants.tolist()]
+    of_giants = [sizes_P[self.cluster_pieces(cluster)] for cluster in self.giants.tolist()]
     sizes = np.concatenate(of_giants)
     compared = _count_pairs(sizes)
     return {

@@ -39,7 +39,7 @@ class Kernel:
     elif not isinstance(self.bandwidth, float) or not 0 < self.bandwidth < np.inf:
       raise WinnowError(f"--bandwidth={self.bandwidth} is not a number above 0")
 
-  def of_distances(self, distances: np.ndarray) -> np.ndarray:
+  def at_distances(self, distances: np.ndarray) -> np.ndarray:
     """k at distances >= 0 in the kernel's own measure (L2, L1, angle in radians): float64, same shape."""
     import scipy.special  # which takes a while
 
@@ -70,7 +70,7 @@ class Kernel:
   def sums(self, queries_MD: np.ndarray, points_ND: np.ndarray) -> np.ndarray:
     """The exact kernel sum of each query over all points: float64 [M]; some hundred queries at a time."""
     parts = [
-      self.of_distances(self.distances(queries_MD[i : i + _QUERIES], points_ND)).sum(axis=1)
+      self.at_distances(self.distances(queries_MD[i : i + _QUERIES], points_ND)).sum(axis=1)
       for i in range(0, len(queries_MD), _QUERIES)
     ]
     return np.concatenate(parts) if parts else np.zeros(0)

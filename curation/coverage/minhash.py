@@ -7,7 +7,7 @@ with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman 2014, section 3
 signatures agree in enough places are joined, and of each connected component the first document is kept.
 
 A job over a corpus numbers its documents in their order, and needs no text after the first step: `signatures` of each
-block; their `band_keys`, sorted, of which `meetings` picks those that more than one document has; `Buckets` joins
+block; their `band_keys`, sorted, of which `shared_keys` picks those that more than one document has; `Buckets` joins
 those, once their signatures are there, to edges; and `components` of all edges, in parts and then together, since it
 gives edges again, at most one a document.
 
@@ -63,7 +63,7 @@ class MinHashConfig:
   def hashes(self) -> int:
     return self.bands * self.rows
 
-  def meeting_probability(self, similarity: float) -> float:
+  def candidate_probability(self, similarity: float) -> float:
     """The probability that two documents of a similarity are compared at all."""
     return 1 - (1 - similarity**self.rows) ** self.bands
 
@@ -88,7 +88,7 @@ def signatures(texts: pa.Array | pa.ChunkedArray, hashes: int) -> np.ndarray:
     text_B = np.frombuffer(bytes_, np.uint8) if bytes_ else np.zeros(0, np.uint8)
     drawn_H = hashing.hash_documents("minhash", 0, "", np.arange(hashes))
     multipliers_H, offsets_H = (drawn_H >> np.uint64(32)).astype(np.uint32) | np.uint32(1), drawn_H.astype(np.uint32)
-    minhash_loops.sign(text_B, starts_N, _codes(), multipliers_H, offsets_H, signatures_NH)
+    minhash_loops.compute_signatures(text_B, starts_N, _codes(), multipliers_H, offsets_H, signatures_NH)
   return signatures_NH
 
 
@@ -163,7 +163,7 @@ def from_order(order_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return both_M2[:, 0].astype(np.uint64), both_M2[:, 1].astype(np.int64)
 
 
-def meetings(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def shared_keys(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
   """Of keys and numbers (`to_order`) that come sorted in batches, those whose key is not theirs alone: S16 [M] each."""
   last, has_met = np.empty(0, "S16"), False  # the last one so far may meet the next
   for order_M in batches:
@@ -228,7 +228,7 @@ def near_copies(texts: Sequence[str], config: MinHashConfig | None = None) -> np
 
 @functools.cache
 def _codes() -> np.ndarray:
-  """What `minhash_loops.sign` wants to know of each code point: uint32 [U]. What lies beyond is a letter.
+  """What `minhash_loops.compute_signatures` wants to know of each code point: uint32 [U]. What lies beyond is a letter.
 
   By Unicode 3.2, which Python keeps for domain names: another Python, of a later Unicode, sees the same words. What is
   younger than that counts as a letter without case; emoji are letters.

@@ -47,7 +47,7 @@ def _add_shingle(joined, multipliers_H, offsets_H, signature_H):
 
 
 @compiled
-def _sign_text(text_B, place, stop, codes_U, taken, multipliers_H, offsets_H, signature_H, last_words):
+def _add_text(text_B, place, stop, codes_U, taken, multipliers_H, offsets_H, signature_H, last_words):
   """Takes the shingles of one text into a signature; how many words have a letter, and the kinds of other characters.
 
   A word is hashed by FNV-1a, and a run of them by a polynomial that rolls on from word to word. Characters of the kinds
@@ -92,7 +92,7 @@ def _sign_text(text_B, place, stop, codes_U, taken, multipliers_H, offsets_H, si
 
 
 @compiled
-def sign(text_B, starts_N, codes_U, multipliers_H, offsets_H, signatures_NH):
+def compute_signatures(text_B, starts_N, codes_U, multipliers_H, offsets_H, signatures_NH):
   """MinHash signatures of texts that lie end to end, into `signatures_NH`, which holds the largest number.
 
   `codes_U`: of each code point, lower case with the bit of its kind, `LETTER`, `MARK`, `SYMBOL` or `PUNCTUATION`; 0
@@ -102,7 +102,7 @@ def sign(text_B, starts_N, codes_U, multipliers_H, offsets_H, signatures_NH):
   for n in range(len(starts_N) - 1):
     taken = np.uint32(0)
     while True:
-      lettered, others = _sign_text(
+      lettered, others = _add_text(
         text_B,
         starts_N[n],
         starts_N[n + 1],

@@ -1,1 +1,1 @@
-"""T5 in JAX: its arithmetic, its batches, its vocabulary, and the checkpoints that it is read from."""
+"""T5 in JAX: arithmetic, batching, vocabulary, checkpoints and training steps."""

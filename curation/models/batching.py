@@ -1,8 +1,8 @@
-"""Fixed shapes: which bucket a text goes to, and which texts share a batch. Pure NumPy.
+"""Batches of fixed shapes: assigns each text to a bucket and plans which texts share a batch. Pure NumPy.
 
-A text of L tokens always goes to the same bucket, and every batch of a bucket has the same number of rows (filled with
-dummy rows), so a text always meets the same compiled program, whoever its neighbours are (DESIGN.md, invariant 1). What
-is a pair for a model with a decoder, an input and a target, has buckets of two lengths.
+A text of L tokens always goes to the same bucket. Every batch of a bucket has the same number of rows, filled up with
+dummy rows. So a text always runs through the same compiled program, whatever its neighbours are (DESIGN.md, invariant
+1). A model with a decoder takes pairs of an input and a target, and its buckets have two lengths.
 """
 
 import dataclasses
@@ -16,15 +16,16 @@ from curation.errors import WinnowError
 
 MAX_BUCKETS = 16
 
-# Bucket lengths are multiples of this: aligned rows for the CPU's vectors and an accelerator's tiles.
+# Bucket lengths are multiples of this, so that rows are aligned for the CPU's vectors and an accelerator's tiles.
 _MULTIPLE = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class BucketTable:
-  """Lengths in tokens, ascending, and the rows of a batch of each; together they are the shapes that get compiled.
+  """The shapes that get compiled: bucket lengths in tokens, ascending, and the rows of each bucket's batches.
 
-  Of pairs `lengths` are those of inputs, `targets` those of targets, and what ascends are the sums of both.
+  For pairs, `lengths` are the lengths of inputs and `targets` the lengths of targets; the sums of both ascend.
+  Raises ValueError unless there are 1 to 16 buckets of positive sizes in order.
   """
 
   lengths: tuple[int, ...]
@@ -33,25 +34,28 @@ class BucketTable:
 
   def __post_init__(self):
     if not 1 <= len(self.lengths) <= MAX_BUCKETS or len(self.rows) != len(self.lengths):
-      raise ValueError(f"1 to {MAX_BUCKETS} buckets with as many row counts, not {self}")
+      raise ValueError(f"needs 1 to {MAX_BUCKETS} buckets with a row count each, not {self}")
     if self.targets and len(self.targets) != len(self.lengths):
-      raise ValueError(f"as many targets as inputs, not {self}")
+      raise ValueError(f"needs as many targets as inputs, not {self}")
     sizes = self.sizes()
     ascend = all(a < b or (self.targets and a == b) for a, b in itertools.pairwise(sizes))
     if min(self.lengths + self.rows + self.targets) < 1 or not ascend:
       raise ValueError(f"lengths must ascend, and lengths and rows be positive, not {self}")
 
   def sizes(self) -> tuple[int, ...]:
-    """Tokens of a row of each bucket."""
+    """Returns the tokens in a row of each bucket, inputs and targets together."""
     return tuple(map(sum, zip(self.lengths, self.targets, strict=True))) if self.targets else self.lengths
 
   def to_json(self) -> dict[str, Any]:
-    """For fingerprints: two tables that differ give a text another shape."""
+    """Returns the table as JSON types for fingerprints, since another table pads a text to another shape."""
     pairs = {"targets": list(self.targets)} if self.targets else {}
     return {"lengths": list(self.lengths), "rows": list(self.rows), **pairs}
 
-  def bucket_of(self, lengths_N: np.ndarray, targets_N: np.ndarray | None = None) -> np.ndarray:
-    """The smallest bucket that holds each length, or pair of lengths: int64 [N]. Raises ValueError if none does."""
+  def find_buckets(self, lengths_N: np.ndarray, targets_N: np.ndarray | None = None) -> np.ndarray:
+    """Returns the smallest bucket that holds each length, or pair of lengths: int64 [N].
+
+    Raises ValueError if a length fits into no bucket.
+    """
     lengths_N = np.asarray(lengths_N)
     fits_NK = lengths_N[:, None] <= np.array(self.lengths)
     if targets_N is not None:
@@ -64,35 +68,36 @@ class BucketTable:
 
 
 class Batch(NamedTuple):
-  """Texts that are computed together; the rows beyond `indices` are dummies."""
+  """Texts that are computed together. Rows beyond `indices` are dummies."""
 
   length: int
   rows: int
   indices: np.ndarray
-  """Places of the texts in the block: int64 [n], 1 <= n <= rows."""
+  """Positions of the texts in the block: int64 [n], 1 <= n <= rows."""
   target: int = 0
-  """Of pairs: the targets' length."""
+  """The targets' length for pairs, otherwise 0."""
 
 
 class Padding(NamedTuple):
-  """What is computed, in tokens: dummy rows count as padding."""
+  """Token counts of a plan; dummy rows count as padding."""
 
   useful_tokens: int
   computed_tokens: int
 
 
 def bucket_table(shortest: int, longest: int, batch_tokens: int) -> BucketTable:
-  """A table for inputs of `shortest` to `longest` tokens with about `batch_tokens` tokens in a batch.
+  """Returns a table for inputs of `shortest` to `longest` tokens with about `batch_tokens` tokens in a batch.
 
-  Buckets are equally far apart, which suits web text that is cut at `longest`: of C4, 2.4% of the tokens computed at
-  1,024 a batch are padding, and geometric steps are no better. A batch has at least one row, however long the text.
+  Buckets are evenly spaced, which suits web text that is cut at `longest`: on C4, with 1,024 tokens a batch, 2.4% of
+  the tokens computed are padding, and geometric steps are no better. A batch has at least one row, however long the
+  text. Raises WinnowError for `batch_tokens` below 1, and ValueError unless 1 <= shortest <= longest.
   """
   lengths = bucket_lengths(shortest, longest)
   return BucketTable(lengths=lengths, rows=_rows(lengths, batch_tokens))
 
 
 def bucket_lengths(shortest: int, longest: int) -> tuple[int, ...]:
-  """Equally far apart, the last of them `longest` or a little more."""
+  """Returns evenly spaced bucket lengths; the last one is `longest` or slightly more."""
   if not 1 <= shortest <= longest:
     raise ValueError(f"needs 1 <= shortest <= longest, not {shortest} and {longest}")
   steps = np.linspace(shortest - 1, longest, MAX_BUCKETS + 1)[1:]
@@ -100,19 +105,19 @@ def bucket_lengths(shortest: int, longest: int) -> tuple[int, ...]:
 
 
 def pair_table(shapes: Iterable[tuple[int, int]], batch_tokens: int) -> BucketTable:
-  """A table of these lengths of inputs and targets with about `batch_tokens` tokens of both in a batch."""
+  """Returns a table of these (input, target) lengths with about `batch_tokens` tokens of both in a batch."""
   lengths, targets = zip(*sorted(set(shapes), key=lambda shape: (sum(shape), shape)), strict=True)
   sizes = tuple(map(sum, zip(lengths, targets, strict=True)))
   return BucketTable(lengths, _rows(sizes, batch_tokens), targets)
 
 
 def plan(lengths_N: np.ndarray, table: BucketTable, targets_N: np.ndarray | None = None) -> list[Batch]:
-  """Groups the texts of one block into batches, longest first; ties keep the block's order.
+  """Groups the texts of one block into batches, longest first. Ties keep the block's order.
 
-  Longest first, so that the last batches, for which some devices wait, are the cheapest.
+  The last batches, which leave some devices waiting, are thus the cheapest.
   """
   lengths_N = np.asarray(lengths_N)
-  bucket_N = table.bucket_of(lengths_N, targets_N)
+  bucket_N = table.find_buckets(lengths_N, targets_N)
   order_N = np.lexsort((-(lengths_N if targets_N is None else lengths_N + targets_N), -bucket_N))
   bucket_N = bucket_N[order_N]
   batches = []
@@ -125,7 +130,7 @@ def plan(lengths_N: np.ndarray, table: BucketTable, targets_N: np.ndarray | None
 
 
 def padding(lengths_N: np.ndarray, batches: list[Batch]) -> Padding:
-  """Accounts for a plan: useful tokens are those of the texts, computed ones include padding and dummy rows."""
+  """Counts the tokens of a plan: those of the texts, and those computed with padding and dummy rows."""
   return Padding(int(np.sum(lengths_N)), sum(batch.rows * (batch.length + batch.target) for batch in batches))
 
 

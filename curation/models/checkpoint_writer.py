@@ -1,4 +1,4 @@
-"""Writes a T5 in Hugging Face's layout, and a Sentence-T5 in sentence-transformers': the inverse of reading them."""
+"""Writes a T5 in Hugging Face's layout and a Sentence-T5 in sentence-transformers' layout."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,10 @@ from curation.models import t5
 def write_checkpoint(
   folder: str | Path, config: t5.T5Config, params: t5.Params, *, vocabulary: bytes, dtype: str = "float16"
 ) -> Path:
-  """`write_tensors` of a model's parameters in `dtype`; raises OverflowError if a weight is finite no more in it."""
+  """Writes a model's parameters in `dtype` with `write_tensors`; returns the folder.
+
+  Raises OverflowError if a weight does not stay finite in `dtype`.
+  """
   return write_tensors(folder, config, _rounded(to_tensors(params, config), dtype), vocabulary=vocabulary)
 
 
@@ -25,13 +28,13 @@ def write_sentence_t5(
   max_seq_length: int,
   dtype: str = "float16",
 ) -> Path:
-  """As `write_checkpoint` an encoder with `dense_OD`, which `curation.scorers.sentence_t5` reads again."""
+  """Writes an encoder with `dense_OD` as `write_checkpoint` does, for `curation.scorers.sentence_t5` to read."""
   write_sentence_head(folder, _rounded({"dense_OD": params["dense_OD"]}, dtype)["dense_OD"], max_seq_length)
   return write_checkpoint(folder, config, params, vocabulary=vocabulary, dtype=dtype)
 
 
 def write_sentence_head(folder: str | Path, dense_OD: np.ndarray, max_seq_length: int) -> None:
-  """Writes what Sentence-T5 has beside an encoder: its modules, the limit on tokens, the mean and the projection."""
+  """Writes what a Sentence-T5 has besides its encoder: modules, token limit, mean pooling and dense projection."""
   out, width = dense_OD.shape
   kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
   modules = [
@@ -67,9 +70,9 @@ def write_sentence_head(folder: str | Path, dense_OD: np.ndarray, max_seq_length
 def write_tensors(
   folder: str | Path, config: t5.T5Config, tensors: dict[str, np.ndarray], *, vocabulary: bytes
 ) -> Path:
-  """Writes config.json, model.safetensors and spiece.model; the same input gives the same bytes.
+  """Writes config.json, model.safetensors and spiece.model. The same input gives the same bytes.
 
-  `tensors` are under Hugging Face's names. Returns the folder, which is made if need be.
+  `tensors` have Hugging Face's names. Returns the folder, which is created if missing.
   """
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,7 @@ def write_tensors(
 
 
 def hugging_face_config(config: t5.T5Config) -> dict:
-  """The config.json that transformers would write."""
+  """Returns the config.json that transformers would write."""
   sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
   names = (*sizes, "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon")
   return {
@@ -97,7 +100,10 @@ def hugging_face_config(config: t5.T5Config) -> dict:
 
 
 def to_tensors(params: t5.Params, config: t5.T5Config) -> dict[str, np.ndarray]:
-  """Hugging Face's tensors from the tree of `curation.models.t5`; those of an encoder where the tree has no decoder."""
+  """Returns Hugging Face's tensors by name from a parameter tree of `curation.models.t5`.
+
+  A tree without a decoder gives an encoder's tensors alone.
+  """
   tensors = {"shared.weight": np.asarray(params["embedding_VD"])}
   if "head_VD" in params:
     tensors["lm_head.weight"] = np.asarray(params["head_VD"])
@@ -132,9 +138,10 @@ def to_tensors(params: t5.Params, config: t5.T5Config) -> dict[str, np.ndarray]:
 
 
 def _rounded(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+  """Casts tensors to `dtype`; raises OverflowError if a value does not stay finite."""
   with np.errstate(over="ignore"):
     rounded = {name: np.ascontiguousarray(value, dtype) for name, value in tensors.items()}
   for name, value in rounded.items():
     if not np.isfinite(value).all():
-      raise OverflowError(f"{name} does not fit into {dtype}")
+      raise OverflowError(f"{name} has values that overflow {dtype}")
   return rounded

@@ -1,8 +1,8 @@
 """Runs a T5 over token sequences of any length, on all local devices, in batches of a few fixed shapes.
 
-A sequence may be a pair, an input and a target. What is computed for it does not depend on its neighbours: see
+A sequence may be a pair of an input and a target. Its result does not depend on its neighbours: see
 `curation.models.batching`. Shape suffixes as in `curation.models.t5`; N sequences of a block, B rows of a batch, L its
-bucket's length, n rows that are no dummies.
+bucket's length, n rows that are not dummies.
 """
 
 import concurrent.futures
@@ -20,27 +20,28 @@ from curation.errors import WinnowError
 from curation.models import batching, t5
 from curation.models.vocabulary import usable_cores
 
-# Part of every fingerprint: raise it with any change that may change a result's bits.
+# Part of every fingerprint: increment it with any change that may change a result's bits.
 ENGINE_VERSION = 1
 
 # On the CPU, with a batch on every core, 1,024 tokens a batch are as fast as 2,048 (T5-base: 0.88-0.94 of sgemm against
 # 0.90-0.92), and the half-empty last batches of 16 buckets cost half as much.
 BATCH_TOKENS_CPU = 1_024
 BATCH_TOKENS_ACCELERATOR = 8_192
-# Batches under way on every accelerator: one computes, the others' inputs and results travel.
+# Batches in flight on every accelerator: one computes while the others' inputs and results are transferred.
 _IN_FLIGHT_ACCELERATOR = 3
 
 Program = Callable[..., jax.Array]
-"""(parameters, ids int32 [B, L], lengths int32 [B]) -> float32 [B, ...], compiled; each row from itself alone.
+"""A compiled function (parameters, ids int32 [B, L], lengths int32 [B]) -> float32 [B, ...].
 
-Of pairs the targets follow, ids int32 [B, T] and lengths int32 [B].
+Each row of the result depends on its own input row alone. For pairs, two more arguments follow: the targets' ids int32
+[B, T] and lengths int32 [B].
 """
 
 OnBatch = Callable[[np.ndarray, int], None]
-"""Called with the places of a batch's sequences, int64 [n], and how many tokens they have, once it is computed."""
+"""A callback for each computed batch, with the positions of its sequences, int64 [n], and their number of tokens."""
 
 _Part = tuple[np.ndarray, np.ndarray]
-"""A batch's ids, int32 [B, L], and the lengths of the rows that are no dummies, int32 [n]."""
+"""A batch's ids, int32 [B, L], and the lengths of the rows that are not dummies, int32 [n]."""
 
 
 class Prepared(NamedTuple):
@@ -52,20 +53,21 @@ class Prepared(NamedTuple):
   lengths_N: np.ndarray
   """Tokens of every sequence: int32 [N]."""
   targets: Sequence[np.ndarray] = ()
-  """Of pairs, the same of their targets."""
+  """For pairs, one int32 [B, T] of target ids for every batch of the plan."""
   target_lengths_N: np.ndarray | None = None
 
   @property
   def tokens_N(self) -> np.ndarray:
-    """Tokens of every sequence, of a pair those of both: int32 [N]."""
+    """Tokens of every sequence, input and target together for a pair: int32 [N]."""
     return self.lengths_N if self.target_lengths_N is None else self.lengths_N + self.target_lengths_N
 
   def padding(self) -> batching.Padding:
+    """Counts the tokens of the block, with and without padding."""
     return batching.padding(self.tokens_N, self.plan)
 
 
 class PreparedTexts(NamedTuple):
-  """The same of a block of texts, which may have been cut."""
+  """A block of texts, possibly cut to the model's limit, ready for the devices."""
 
   batches: Prepared
   num_tokens_N: np.ndarray
@@ -73,20 +75,21 @@ class PreparedTexts(NamedTuple):
 
 
 class Work(NamedTuple):
-  """What N texts would take."""
+  """The work that scoring N texts would take."""
 
   num_tokens_N: np.ndarray
-  """Of whole texts."""
+  """Tokens of the whole texts."""
   lengths_N: np.ndarray
-  """Of what the model is given of each."""
+  """Tokens that the model reads of each text."""
   flops_N: np.ndarray
+  """Floating-point operations for each text, without padding."""
   table: batching.BucketTable
   pairs: tuple[np.ndarray, np.ndarray] | None = None
-  """Lengths of the inputs and targets that the texts become, where they become pairs."""
+  """Lengths of the inputs and of the targets, if the texts become pairs."""
 
 
 def block_padding(work: Sequence[Work], texts: int) -> batching.Padding:
-  """Of a block of at least so many texts: those of `work`, over and over."""
+  """Returns the padding of a block of at least `texts` texts, made by repeating those of `work`."""
   times = -(-texts // sum(len(each.lengths_N) for each in work))
   inputs = np.tile(np.concatenate([each.lengths_N if each.pairs is None else each.pairs[0] for each in work]), times)
   if work[0].pairs is None:
@@ -96,10 +99,10 @@ def block_padding(work: Sequence[Work], texts: int) -> batching.Padding:
 
 
 class Engine:
-  """One program on all local devices, with parameters held once on each, or on each few of them.
+  """One program on all local devices, with one copy of the parameters on each device or each group of devices.
 
-  `prepare` needs only the host and may run in other threads while `run` computes; both may be called from several
-  threads, whose blocks are computed one after the other: more batches at once than `warm_up` tried might not fit.
+  `prepare` needs only the host and may run in other threads while `run` computes. Both may be called from several
+  threads. Their blocks are computed one after the other, since more batches at once than `warm_up` tried might not fit.
   """
 
   def __init__(
@@ -113,16 +116,18 @@ class Engine:
     batch_tokens: int | None = None,
     devices_per_model: int = 1,
   ):
-    """`buckets` makes the table for so many tokens a batch; `row_shape` of one row's result.
+    """Puts the parameters on the devices.
 
-    `devices_per_model` devices hold one model together (`t5.shardings`); it must divide the number of local devices.
+    `buckets` returns the bucket table for a number of tokens per batch; `row_shape` is the shape of one row's result.
+    `devices_per_model` devices hold one model together (`t5.shardings`), which must divide the number of local devices.
+    Raises WinnowError if the model cannot be divided that way or does not fit into memory.
     """
     t5.check_division(config, devices_per_model)
     self._program, self._row_shape, self._dtype = program, row_shape, config.dtype
     self._groups = _device_groups(devices_per_model)
     self._device_kind = jax.local_devices()[0].device_kind
     on_cpu = jax.local_devices()[0].platform == "cpu"
-    # XLA gives one batch all cores, but what it does between the products leaves most of them idle.
+    # XLA gives one batch all cores, but its work between matrix products leaves most of them idle.
     self._in_flight = usable_cores() if on_cpu else _IN_FLIGHT_ACCELERATOR * len(self._groups)
     self._dispatching, self._turn = threading.Lock(), threading.Lock()
     if batch_tokens is None:
@@ -130,15 +135,15 @@ class Engine:
     self.table = buckets(batch_tokens)
     params = t5.cast(params, config.dtype)
     with _out_of_memory(
-      f"The model does not fit into the memory of {devices_per_model} device(s): let more hold it together "
-      "(--devices_per_model), or take a smaller one."
+      f"The model does not fit into the memory of {devices_per_model} device(s): raise --devices_per_model, or take a "
+      "smaller model."
     ):
       self.params = [
         jax.block_until_ready(jax.device_put(params, t5.shardings(params, group))) for group in self._groups
       ]
 
   def prepare(self, sequences: Sequence[np.ndarray], targets: Sequence[np.ndarray] | None = None) -> Prepared:
-    """Plans the batches of a block: N sequences of int32 ids, which with `targets` are the inputs of pairs."""
+    """Plans and pads the batches of a block of N int32 sequences; with `targets`, they are the inputs of pairs."""
     lengths_N = np.fromiter(map(len, sequences), np.int32, len(sequences))
     if targets is None:
       plan = batching.plan(lengths_N, self.table)
@@ -149,9 +154,9 @@ class Engine:
     return Prepared(plan, ids, lengths_N, [_padded(targets, batch, batch.target) for batch in plan], target_lengths_N)
 
   def run(self, prepared: Prepared, on_batch: OnBatch | None = None) -> np.ndarray:
-    """Computes a block, float32 [N, ...]; every model gets every n-th batch, several batches at a time.
+    """Computes a block: float32 [N, ...]. Models take batches in turn, several at a time.
 
-    `on_batch` is called in this thread, batch after batch, while others are computed.
+    `on_batch` is called in this thread, batch by batch, while later batches are computed.
     """
     parts: list[tuple[_Part, ...]] = [
       ((ids_BL, prepared.lengths_N[batch.indices]),) for batch, ids_BL in zip(prepared.plan, prepared.ids, strict=True)
@@ -167,9 +172,10 @@ class Engine:
     return results
 
   def warm_up(self) -> None:
-    """Compiles every shape for every model and runs it, longest first, so that lack of memory shows here.
+    """Compiles and runs every shape on every model, longest first, so that a lack of memory shows at once.
 
-    The largest run as often at once as `run` would have it. Raises WinnowError that names the flag to turn.
+    The largest shapes run as many times in parallel as `run` would run them. Raises WinnowError that names the flag to
+    change.
     """
     table = self.table
     shapes = list(zip(table.lengths, table.rows, table.targets or (0,) * len(table.lengths), strict=True))
@@ -187,9 +193,9 @@ class Engine:
           list(self._compute([dummy] * self._in_flight))
 
   def describe(self) -> dict[str, Any]:
-    """Everything of the engine that decides a result, for a fingerprint; JSON types only."""
+    """Returns the engine's settings that decide a result, for a fingerprint; JSON types only."""
     return {
-      **about(),
+      **versions(),
       "dtype": self._dtype,
       "buckets": self.table.to_json(),
       "device_kind": self._device_kind,
@@ -197,12 +203,12 @@ class Engine:
     }
 
   def _compute(self, batches: Sequence[tuple[_Part, ...]]) -> Iterator[np.ndarray]:
-    """Results of many batches in their order, `_in_flight` of them at a time."""
+    """Yields the results of batches in their order, computing `_in_flight` of them at a time."""
     with self._turn, concurrent.futures.ThreadPoolExecutor(self._in_flight, "winnow-batch") as pool:
       yield from pool.map(self._compute_batch, range(len(batches)), batches)
 
   def _compute_batch(self, i: int, parts: tuple[_Part, ...]) -> np.ndarray:
-    """The result of batch i, by its model: float32 [B, ...]; rows beyond the lengths given are dummies of one token."""
+    """Computes batch i on its model: float32 [B, ...]. Rows beyond the lengths given are dummies of one token."""
     place = i % len(self._groups)
     group = self._groups[place]
     inputs: list[np.ndarray] = []
@@ -211,29 +217,30 @@ class Engine:
       lengths_B[: len(lengths_n)] = lengths_n
       inputs += [ids_BL, lengths_B]
     on_device = jax.device_put(tuple(inputs), NamedSharding(group, PartitionSpec()))
-    # Devices that sum together must all see the batches in one order, or each waits for another's batch for ever.
+    # Devices that sum together must all get the batches in one order, or each waits for another's batch for ever.
     with self._dispatching if group.size > 1 else contextlib.nullcontext():
       result = self._program(self.params[place], *on_device)
     return jax.device_get(result)
 
 
-def about() -> dict[str, Any]:
-  """What of `Engine.describe` is known without a model or a device."""
+def versions() -> dict[str, Any]:
+  """Returns the part of `Engine.describe` that is known without a model or a device."""
   return {"engine_version": ENGINE_VERSION, "jax": jax.__version__}  # JAX's compiler decides the last bits
 
 
 def enable_compilation_cache(folder: str | Path) -> None:
   """Keeps compiled programs in `folder` (local or gs://), so that the next process need not compile them again.
 
-  Holds for the whole process; call it before the first program is compiled.
+  Applies to the whole process; call it before the first program is compiled.
   """
   jax.config.update("jax_compilation_cache_dir", str(folder))
-  # By default only what took a second or more is kept; a worker of small models compiles 16 that take half of that.
+  # By default JAX keeps programs that took a second or more; a worker compiles 16 for a small model in half of that.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _padded(sequences: Sequence[np.ndarray], batch: batching.Batch, length: int) -> np.ndarray:
+  """Returns a batch's sequences padded with 0: int32 [B, L]."""
   ids_BL = np.zeros((batch.rows, length), np.int32)
   for row, i in enumerate(batch.indices):
     ids_BL[row, : len(sequences[i])] = sequences[i]
@@ -241,7 +248,7 @@ def _padded(sequences: Sequence[np.ndarray], batch: batching.Batch, length: int)
 
 
 def _device_groups(size: int) -> list[Mesh]:
-  """The local devices in groups of `size`, neighbours together."""
+  """Returns the local devices in groups of `size` neighbours; raises WinnowError if `size` does not divide them."""
   devices = jax.local_devices()
   if len(devices) % size != 0:
     raise WinnowError(f"--devices_per_model={size} must divide the {len(devices)} devices of a worker.")
@@ -250,7 +257,7 @@ def _device_groups(size: int) -> list[Mesh]:
 
 @contextlib.contextmanager
 def _out_of_memory(message: str) -> Iterator[None]:
-  """Turns a device's or the host's lack of memory into a WinnowError with this message."""
+  """Raises WinnowError with this message where a device or the host runs out of memory."""
   try:
     yield
   except MemoryError as error:

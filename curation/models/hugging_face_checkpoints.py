@@ -1,4 +1,4 @@
-"""Opens a T5 in a Hugging Face folder: config.json, and safetensors in one file or in shards with an index."""
+"""Opens a T5 in a Hugging Face folder: config.json, with safetensors in one file or in shards with an index."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ _INDEX = "model.safetensors.index.json"
 _MAX_JSON_BYTES = 64 << 20
 
 _EMBEDDING, _HEAD = "shared.weight", "lm_head.weight"
-# Copies of the embedding that some writers keep, or keep instead of it.
+# Copies of the embedding that some writers store besides it, or instead of it.
 _EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _NOT_ENCODER = ("decoder.", "lm_head.")
 _SAYS_TIED = ("tie_word_embeddings", "scale_decoder_outputs")
@@ -25,9 +25,10 @@ _ROWS_AT_ONCE = 4_096
 
 
 def open_tensors(folder: Path, dtype: str, *, encoder_only: bool) -> tuple[t5.T5Config, dict[str, np.ndarray]]:
-  """The config, and all tensors that it calls for, by name, as read-only views of the mapped files.
+  """Returns the config and, by name, the tensors that it calls for, as read-only views of the mapped files.
 
-  Reads weights only to compare embeddings and head where the files hold several of them.
+  Reads weights only to compare embeddings and head where the files hold several of them. Raises WinnowError if the
+  files are not those of a T5 of that config.
   """
   settings, tensors = read_json(folder / _CONFIG), _map_tensors(folder)
   config = t5.T5Config.from_hugging_face(settings, dtype)
@@ -43,7 +44,7 @@ def open_tensors(folder: Path, dtype: str, *, encoder_only: bool) -> tuple[t5.T5
 
 
 def own_head(folder: Path) -> str | None:
-  """The name of the tensor that gives the logits, where config.json is silent and only the tensors tell so."""
+  """Returns the head's name if only the tensors, not config.json, tell that it gives the logits; otherwise None."""
   settings = read_json(folder / _CONFIG)
   if any(settings.get(name) is not None for name in _SAYS_TIED):
     return None
@@ -52,7 +53,7 @@ def own_head(folder: Path) -> str | None:
 
 
 def model_files(folder: Path) -> list[Path]:
-  """Config and weights, with the index if there is one; WinnowError where one of them is missing."""
+  """Returns config and weights, with the index if there is one; raises WinnowError if one of them is missing."""
   if not (folder / _CONFIG).is_file():
     raise WinnowError(f"{folder} has no config.json: give a folder in Hugging Face's layout, or T5X's checkpoint_N.")
   if (folder / _SINGLE).is_file():
@@ -75,7 +76,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def expected_shapes(config: t5.T5Config, *, encoder_only: bool = False) -> dict[str, tuple[int, ...]]:
-  """Hugging Face's names and shapes of every tensor that a model of this config has, or its encoder."""
+  """Returns the shape of every tensor of a model of this config, or of its encoder, by Hugging Face's names."""
   width, joined = config.d_model, config.num_heads * config.d_kv
   projections = {"q": (joined, width), "k": (joined, width), "v": (joined, width), "o": (width, joined)}
   gates = ("wi_0", "wi_1") if config.gated else ("wi",)
@@ -106,7 +107,7 @@ def expected_shapes(config: t5.T5Config, *, encoder_only: bool = False) -> dict[
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """The JSON object in a model's file; WinnowError where it is too large, or none."""
+  """Reads the JSON object in a model's file; raises WinnowError if it is too large or not a JSON object."""
   if path.stat().st_size > _MAX_JSON_BYTES:
     raise WinnowError(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB, too large for such a file.")
   try:
@@ -119,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-  """The index's map of tensor names to file names, each of which is a plain name in the index's folder."""
+  """Reads the index's map of tensor names to file names, and checks that each is a plain name in the index's folder."""
   weight_map = read_json(path).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
     raise WinnowError(f"{path} has no weight_map of tensors to files: download it again.")
@@ -143,7 +144,7 @@ def _map_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _drop_copies(folder: Path, tensors: dict[str, np.ndarray]) -> None:
-  """Leaves one embedding in `tensors`; raises WinnowError where copies of it differ, for a T5 has one."""
+  """Leaves one embedding in `tensors`; raises WinnowError if its copies differ, since a T5 has one embedding."""
   for copy in _EMBEDDING_COPIES:
     if copy in tensors and not _is_same(tensors.setdefault(_EMBEDDING, tensors[copy]), tensors.pop(copy)):
       raise WinnowError(
@@ -155,10 +156,10 @@ def _drop_copies(folder: Path, tensors: dict[str, np.ndarray]) -> None:
 def _settle_head(
   folder: Path, tensors: dict[str, np.ndarray], config: t5.T5Config, settings: dict[str, Any]
 ) -> t5.T5Config:
-  """The config with logits from the head or the embedding, as the tensors have it.
+  """Returns the config with logits from the head or from the embedding, as the tensors have it.
 
-  A head of its own is never scaled (T5 1.1), the embedding always is (T5 1.0), but in what transformers 5 calls
-  scale_decoder_outputs=false: there the embedding is the head. Raises WinnowError where config and tensors contradict.
+  A separate head is never scaled (T5 1.1). The embedding as a head always is (T5 1.0), except under what transformers 5
+  calls scale_decoder_outputs=false. Raises WinnowError if config and tensors contradict each other.
   """
   head, embedding = tensors.get(_HEAD), tensors.get(_EMBEDDING)
   if not config.tie_word_embeddings:
@@ -171,14 +172,14 @@ def _settle_head(
   for name in _SAYS_TIED:
     if settings.get(name) is not None:
       raise WinnowError(
-        f"{folder} holds {_HEAD}, which differs from {_EMBEDDING}, though config.json says {name}=true, one matrix for "
-        f"both: set it to false there if the head was trained, or remove {_HEAD}."
+        f"{folder} holds {_HEAD}, which differs from {_EMBEDDING}, though config.json says {name}=true, which "
+        f"means one matrix for both: set it to false there if the head was trained, or remove {_HEAD}."
       )
   return dataclasses.replace(config, tie_word_embeddings=False)
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
-  """Tells whether two matrices hold the same numbers, a few rows at a time; of one dtype, the same bits."""
+  """Tells whether two matrices hold the same numbers (the same bits if of one dtype), a few rows at a time."""
   if one.shape != other.shape:
     return False
   if one.dtype == other.dtype:
@@ -188,7 +189,7 @@ def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _check_tensors(folder: Path, tensors: dict[str, np.ndarray], config: t5.T5Config, *, encoder_only: bool) -> None:
-  """Raises WinnowError unless `tensors` are those that the config calls for; removes one that no T5 uses."""
+  """Raises WinnowError unless `tensors` are those that the config calls for; drops a table that no T5 uses."""
   # Early conversions kept this table; transformers ignores it as well.
   tensors.pop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", None)
   expected = expected_shapes(config, encoder_only=encoder_only)

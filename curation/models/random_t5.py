@@ -1,4 +1,4 @@
-"""Writes a small T5 with random weights and its own vocabulary, for tests and benchmarks: its scores mean nothing."""
+"""Writes a small T5 with random weights and its own vocabulary, for tests and benchmarks. Its scores mean nothing."""
 
 import io
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ import sentencepiece
 from curation.models import checkpoint_writer, t5
 from curation.models.hugging_face_checkpoints import expected_shapes
 
-# T5's sentinels; SentencePiece does not know them, the embedding table has rows for them.
+# T5's sentinels, which have rows in the embedding table but are unknown to SentencePiece.
 _EXTRA_IDS = 100
 ANSWERS = ("▁yes", "▁no")
 
@@ -30,8 +30,8 @@ def write_random_checkpoint(
 ) -> Path:
   """Trains SentencePiece on `texts` and writes it with a random T5 (1.1 if `gated`, else 1.0) in Hugging Face's layout.
 
-  `pieces` is a wish: few texts give fewer. `▁yes` and `▁no` are always single pieces. The same arguments give the same
-  bytes. Returns the folder, which is made if need be.
+  `pieces` is an upper limit, since few texts give fewer. `▁yes` and `▁no` are always single pieces. The same arguments
+  give the same bytes. Returns the folder, which is created if missing.
   """
   model = train_vocabulary(texts, pieces)
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -50,7 +50,7 @@ def write_random_checkpoint(
 
 
 def train_vocabulary(texts: Iterable[str], pieces: int) -> bytes:
-  """A SentencePiece unigram model with T5's conventions: pad 0, eos 1, unk 2, no bos."""
+  """Trains a SentencePiece unigram model with T5's conventions (pad 0, eos 1, unk 2, no bos); returns its bytes."""
   from sentencepiece import sentencepiece_model_pb2
 
   out = io.BytesIO()
@@ -69,14 +69,17 @@ def train_vocabulary(texts: Iterable[str], pieces: int) -> bytes:
   )
   model = sentencepiece_model_pb2.ModelProto.FromString(out.getvalue())
   known = {piece.piece for piece in model.pieces}
-  for answer in ANSWERS:  # training does not always keep them whole, however often it sees them
+  for answer in ANSWERS:  # training does not always keep them as single pieces, however often it sees them
     if answer not in known:
       model.pieces.add(piece=answer, score=max(piece.score for piece in model.pieces[3:]))
   return model.SerializeToString(deterministic=True)
 
 
 def random_tensors(config: t5.T5Config, seed: int) -> dict[str, np.ndarray]:
-  """Tensors under Hugging Face's names, scaled so that attention is peaked and answers differ between documents."""
+  """Returns random float32 tensors under Hugging Face's names.
+
+  They are scaled so that attention is peaked and answers differ between documents.
+  """
   generator = np.random.default_rng(seed)
   tensors = {}
   for name, shape in expected_shapes(config).items():

@@ -4,8 +4,8 @@ Shape suffixes: B batch, L encoder positions, T decoder positions, M positions a
 head's width, E = H * K, 3 query, key and value, F feed-forward width, G 2 if gated, else 1, V vocabulary, N layers, R
 position buckets.
 
-The tree (weights are [out, in] as Hugging Face stores them, which XLA multiplies as fast as [in, out]; matrices in the
-compute dtype, the rest float32):
+The parameter tree follows. Weights are [out, in] as Hugging Face stores them, which XLA multiplies as fast as [in,
+out]. Matrices are in the compute dtype, all else in float32.
 
     embedding_VD, head_VD (absent if tied)
     encoder: position_RH, final_norm_D, layers: norm_ND, qkv_N3ED, out_NDE, mlp_norm_ND, wi_NGFD, wo_NDF
@@ -15,10 +15,12 @@ compute dtype, the rest float32):
 Models that T5X trained with scanned layers have a position table for each layer: position_NRH among the layers, in
 place of the stack's position_RH.
 
-Layers are stacked and scanned: on the CPU as fast as unrolled (ratio 1.00 +- 0.03), and one layer is compiled, not 24.
+Layers are stacked and scanned, so that one layer is compiled instead of 24. On the CPU this is as fast as unrolled
+layers (ratio 1.00 +- 0.03).
 
-Where one device has no room for the tree, several hold it together, each some of the heads and of the feed-forward
-width (`shardings`); XLA adds one sum over them to attention and one to the feed-forward block (Shoeybi et al. 2019).
+Where the tree does not fit on one device, several devices hold it together, each with some of the heads and of the
+feed-forward width (`shardings`). XLA then adds one sum over the devices to attention and one to the feed-forward block
+(Shoeybi et al. 2019).
 """
 
 import dataclasses
@@ -38,7 +40,7 @@ Params = dict[str, Any]
 MODEL_AXIS = "model"
 _SPLIT = "EFH"
 
-# Finite, so that a row whose every position is masked gives a mean and not NaN; exp() of it is exactly 0.
+# Finite, so that a row with all positions masked gives a mean and not NaN; exp() of it is exactly 0.
 _MASKED = -1e30
 
 _LIMITS = {
@@ -56,11 +58,11 @@ _LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-  """Sizes and kind of one T5, under Hugging Face's names; hashable, so it is a static argument of compiled functions.
+  """Sizes and kind of one T5, under Hugging Face's names. Hashable, so that it can be a static argument of jax.jit.
 
-  `gated` is the tanh-GELU gate of T5 1.1, else ReLU. `tie_word_embeddings` means logits from the embedding table,
-  scaled by d_model**-0.5, as T5 1.0 has it. `dtype` ('float32' or 'bfloat16') is that of matrix products; norms,
-  softmax, logits and the residual stream are always float32. Raises WinnowError for anything else.
+  `gated` selects the tanh-GELU gate of T5 1.1 instead of ReLU. `tie_word_embeddings` takes the logits from the
+  embedding table, scaled by d_model**-0.5, as T5 1.0 does. `dtype` ('float32' or 'bfloat16') is the dtype of matrix
+  products; norms, softmax, logits and the residual stream are always float32. Raises WinnowError for invalid values.
   """
 
   vocab_size: int = 32_128
@@ -102,7 +104,10 @@ class T5Config:
 
   @classmethod
   def from_hugging_face(cls, config: dict[str, Any], dtype: str = "float32") -> "T5Config":
-    """Reads a config.json; keys that old files lack get the defaults of transformers' T5Config."""
+    """Converts the content of a config.json. Keys that old files lack get the defaults of transformers' T5Config.
+
+    Raises WinnowError for a model that is not a T5 1.0 or 1.1.
+    """
     if config.get("model_type", "t5") != "t5":
       raise WinnowError(f"T5 config: model_type is {config['model_type']!r}, and Winnow reads 't5' only.")
     if config.get("decoder_start_token_id") not in (0, None):
@@ -114,7 +119,7 @@ class T5Config:
     known.setdefault("num_decoder_layers", known.get("num_layers", cls.num_layers))
     tied = config.get("tie_word_embeddings")
     tied = True if tied is None else tied
-    # transformers 5 writes tie_word_embeddings=true for every T5; what it used to say is in scale_decoder_outputs.
+    # transformers 5 writes tie_word_embeddings=true for every T5; scale_decoder_outputs has the former meaning.
     if tied is True and config.get("scale_decoder_outputs") is False:
       tied = False
     return cls(
@@ -127,17 +132,17 @@ class T5Config:
 
 
 def default_dtype() -> str:
-  """The dtype for this process's devices: bfloat16 on accelerators; on the CPU float32, which is faster there."""
+  """Returns the dtype for this process's devices: bfloat16 on accelerators, the faster float32 on the CPU."""
   return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def matrix_dtype(config: T5Config) -> np.dtype:
-  """NumPy's dtype of the matrices in the tree."""
+  """Returns the NumPy dtype of the matrices in the tree."""
   return jnp.dtype(config.dtype)
 
 
 def cast(params: Params, dtype: str) -> Params:
-  """The same tree with its matrices in `dtype`."""
+  """Returns the tree with its matrices in `dtype`."""
 
   def leaf(name: str, value):
     if isinstance(value, dict):
@@ -148,9 +153,9 @@ def cast(params: Params, dtype: str) -> Params:
 
 
 def shardings(params: Params, mesh: Mesh) -> Params:
-  """How the mesh's one axis, `MODEL_AXIS`, divides the tree: a tree of NamedSharding.
+  """Returns a tree of NamedSharding that divides the parameters over the mesh's one axis, `MODEL_AXIS`.
 
-  Arrays with heads or feed-forward width are split along it, the rest (embeddings, norms) is on every device.
+  Arrays with a heads or feed-forward dimension are split along it. All others (embeddings, norms) are replicated.
   """
 
   def leaf(name: str, value):
@@ -163,7 +168,7 @@ def shardings(params: Params, mesh: Mesh) -> Params:
 
 
 def check_division(config: T5Config, devices: int) -> None:
-  """Raises WinnowError where this number of devices cannot hold one model together."""
+  """Raises WinnowError if one model cannot be divided over this number of devices."""
   for name in ("num_heads", "d_ff"):
     size = getattr(config, name)
     if devices < 1 or size % devices != 0:
@@ -171,9 +176,9 @@ def check_division(config: T5Config, devices: int) -> None:
 
 
 def useful_flops(config: T5Config, lengths_N: np.ndarray, *, encoder_only: bool = False) -> np.ndarray:
-  """Floating-point operations for each of N texts of these lengths, without padding: float64 [N].
+  """Counts the floating-point operations for each of N texts of these lengths, without padding: float64 [N].
 
-  The encoder, and one decoder step with folded cross-attention. A product of m x k by k x n is 2mkn operations.
+  Counts the encoder and one decoder step with folded cross-attention. A product of m x k by k x n is 2mkn operations.
   """
   joined = config.num_heads * config.d_kv
   attention, feed_forward = 4 * config.d_model * joined, (3 if config.gated else 2) * config.d_model * config.d_ff
@@ -181,17 +186,17 @@ def useful_flops(config: T5Config, lengths_N: np.ndarray, *, encoder_only: bool 
   encoder_N = config.num_layers * (2 * (attention + feed_forward) * tokens_N + 4 * joined * tokens_N**2)
   if encoder_only:
     return encoder_N
-  # Scores and a weighted mean over states of width d_model, for each head.
+  # Attention scores and a weighted mean over states of width d_model, for each head.
   cross_N = 4 * config.num_decoder_layers * config.num_heads * config.d_model * tokens_N
   step = config.num_decoder_layers * (2 * attention + feed_forward) + config.vocab_size * config.d_model
   return encoder_N + cross_N + 2 * step
 
 
 def relative_buckets(positions: np.ndarray, *, bidirectional: bool, config: T5Config) -> np.ndarray:
-  """Buckets of (memory position - query position): int32, same shape, in [0, R).
+  """Returns the buckets of relative positions (memory - query): int32 of the same shape, in [0, R).
 
-  Half of the buckets are exact distances, the rest grow logarithmically up to the maximum distance (Raffel et al. 2020,
-  section 2.1). In float32 as in the reference, for its rounding decides borders.
+  Half of the buckets are exact distances; the others grow logarithmically up to the maximum distance (Raffel et al.
+  2020, section 2.1). Computed in float32 like the reference, whose rounding decides the borders.
   """
   buckets = config.relative_attention_num_buckets
   positions = np.asarray(positions, np.int32)
@@ -210,7 +215,7 @@ def relative_buckets(positions: np.ndarray, *, bidirectional: bool, config: T5Co
 
 
 def encode(params: Params, ids_BL: jax.Array, mask_BL: jax.Array, config: T5Config) -> jax.Array:
-  """Runs the encoder: float32 states [B, L, D], meaningless where `mask_BL` (bool) is false."""
+  """Runs the encoder on int32 ids: float32 states [B, L, D], meaningless where `mask_BL` (bool) is false."""
   encoder = params["encoder"]
   position_bias = functools.partial(_position_bias, length=ids_BL.shape[1], bidirectional=True, config=config)
   shared_HLM = position_bias(encoder["position_RH"]) if "position_RH" in encoder else None
@@ -234,8 +239,8 @@ def encode(params: Params, ids_BL: jax.Array, mask_BL: jax.Array, config: T5Conf
 def first_step_logits(params: Params, states_BLD: jax.Array, mask_BL: jax.Array, config: T5Config) -> jax.Array:
   """Runs one decoder step on decoder input [0]: float32 logits [B, V].
 
-  Self-attention over one position is its value. The cross-attention has a single query, so W_k is folded into it and
-  W_v into the output: (q W_k) . s instead of q . (W_k s), which saves two projections of every encoder position.
+  Self-attention over one position is its value. The cross-attention has a single query, so W_k is folded into the query
+  and W_v into the output. Computing (q W_k) . s instead of q . (W_k s) saves two projections of every encoder position.
   """
   decoder = params["decoder"]
   states_BLD = states_BLD.astype(config.dtype)
@@ -300,11 +305,14 @@ def nll_per_token(
   target_mask_BT: jax.Array,
   config: T5Config,
 ) -> jax.Array:
-  """Negative log-likelihood of every target token given the encoder's input: float32 [B, T], 0 where masked."""
+  """Computes the negative log-likelihood of every target token, in nats: float32 [B, T], 0 where masked.
+
+  `states_BLD` and `mask_BL` are the encoder's states and mask; `targets_BT` is int32, `target_mask_BT` bool.
+  """
   inputs_BT = jnp.pad(targets_BT[:, :-1], ((0, 0), (1, 0)))
   decoded_BTD = decode(params, states_BLD, mask_BL, inputs_BT, config)
 
-  def one_row(row):  # logits of one row at a time: [B, T, V] would be the largest array of all
+  def one_row(row):  # one row at a time, since logits of [B, T, V] would be the largest array of all
     decoded_TD, targets_T = row
     log_p_TV = jax.nn.log_softmax(_logits(params, decoded_TD, config))
     return -jnp.take_along_axis(log_p_TV, targets_T[:, None], axis=1)[:, 0]
@@ -313,7 +321,7 @@ def nll_per_token(
 
 
 def product(spec: str, x: jax.Array, weights: jax.Array, config: T5Config, out=None) -> jax.Array:
-  """An einsum in the compute dtype; the result has it too, or is `out`."""
+  """Computes an einsum in the compute dtype. The result has dtype `out`, by default the compute dtype."""
   # Without HIGHEST an accelerator would multiply float32 in TF32 or bfloat16 passes.
   precision = jax.lax.Precision.HIGHEST if config.dtype == "float32" else None
   out = out or config.dtype
@@ -323,7 +331,7 @@ def product(spec: str, x: jax.Array, weights: jax.Array, config: T5Config, out=N
 
 
 def _norm(x: jax.Array, scale_D: jax.Array, config: T5Config) -> jax.Array:
-  """Root mean square layer norm, no mean subtracted and no bias (Zhang and Sennrich 2019)."""
+  """Applies root mean square layer norm, without mean subtraction or bias (Zhang and Sennrich 2019)."""
   return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + config.layer_norm_epsilon) * scale_D
 
 
@@ -336,10 +344,13 @@ def _additive(mask: jax.Array | np.ndarray) -> jax.Array:
 
 
 def _position_bias(position_RH: jax.Array, length: int, *, bidirectional: bool, config: T5Config) -> jax.Array:
-  """float32 [H, length, length], the bias of (memory - query), later positions masked unless `bidirectional`."""
+  """Returns the bias of each (query, memory) pair: float32 [H, length, length].
+
+  Later positions are masked unless `bidirectional`.
+  """
   buckets = relative_buckets(np.arange(1 - length, length), bidirectional=bidirectional, config=config)
   by_distance = position_RH.astype(jnp.float32).T[:, buckets]  # [H, 2 * length - 1]
-  # Indices are computed on the device: as a constant they would weigh 4 L^2 bytes in every compiled program.
+  # Indices are computed on the device, since as a constant they would take 4 L^2 bytes in every compiled program.
   index_LM = jnp.arange(length)[None, :] - jnp.arange(length)[:, None] + (length - 1)
   bias_HLM = by_distance[:, index_LM]
   return bias_HLM if bidirectional else bias_HLM + _additive(np.tri(length, dtype=bool))
@@ -348,17 +359,17 @@ def _position_bias(position_RH: jax.Array, length: int, *, bidirectional: bool, 
 def _attend(
   q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, bias_HLM: jax.Array, mask_BM: jax.Array, config: T5Config
 ) -> jax.Array:
-  """Softmax attention, not scaled by K**-0.5 (T5 folds that into its initialisation): [B, L, E], compute dtype.
+  """Computes softmax attention without the factor K**-0.5, which is in T5's initialisation: [B, L, E], compute dtype.
 
-  `bias_HLM` broadcasts over L and M. On the CPU one head at a time, so that scores stay in the cache: so a T5-base
-  layer of 8 x 512 tokens runs at 0.97-1.0 of the machine's sgemm; with all heads at once, at 0.81.
+  `bias_HLM` broadcasts over L and M. The CPU computes one head at a time, so that scores stay in the cache. A T5-base
+  layer of 8 x 512 tokens then runs at 0.97-1.0 of the machine's sgemm; with all heads at once, at 0.81.
   """
   q, k, v = (x.transpose(2, 0, 1, 3) for x in (q_BLHK, k_BMHK, v_BMHK))
 
   def one_head(q_BLK, k_BMK, v_BMK, bias_LM):
     scores_BLM = product("blk,bmk->blm", q_BLK, k_BMK, config, jnp.float32) + bias_LM + mask_BM[:, None, :]
     weights_BLM = jnp.exp(scores_BLM - jnp.max(scores_BLM, -1, keepdims=True))
-    # Divided after the product with the values: one pass less over the largest array.
+    # Dividing after the product with the values saves a pass over the largest array.
     a_BLK = product("blm,bmk->blk", weights_BLM, v_BMK, config, jnp.float32)
     return (a_BLK / jnp.sum(weights_BLM, -1)[..., None]).astype(config.dtype)
 

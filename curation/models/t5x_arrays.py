@@ -1,11 +1,11 @@
-"""Opens the arrays of a T5X checkpoint's model, by name; the optimizer's state is passed over.
+"""Opens the arrays of a T5X checkpoint's model by name, and skips the optimizer's state.
 
     checkpoint, target.NAME/                      the first layout: an index in msgpack, and a zarr array in each folder
     state/ (manifest.ocdbt, d/, ocdbt.process_N/) Orbax's: the same zarr arrays as keys of an OCDBT database
 
-An array of the index may also lie in the index itself (github.com/google/flax, serialization.py; zarr's version 2
-specification). tensorstore decodes a chunk as a stream, straight into the memory that the array's shape calls for: one
-that would become larger is refused, not unpacked (measured: 2 GB of zeros in 9 MB take no memory). Nor does it follow a
+The index may also hold an array inline (github.com/google/flax, serialization.py; zarr's version 2 specification).
+tensorstore decodes a chunk as a stream, straight into the memory that the array's shape calls for. It refuses a chunk
+that would become larger without unpacking it (measured: 2 GB of zeros in 9 MB take no memory). Nor does it follow a
 database out of its folder.
 """
 
@@ -35,18 +35,18 @@ _MAX_INDEX_ENTRIES = 1_000_000
 _MAX_DEPTH = 16
 _MAX_METADATA_BYTES = 1 << 16
 _MAX_RANK = 8
-_MAX_CAUSE = 500  # characters: messages repeat what a file says
-# A folder's name in an index, which older checkpoints give without the slash.
+_MAX_CAUSE = 500  # characters, since messages quote the file
+# A folder's name in an index; older checkpoints write it without the slash.
 _PLACE = re.compile(r"target\.[\w.-]+/?", re.ASCII)
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 _ARRAY_EXTENSION = 1
-# Those that are decoded as a stream.
+# The compressors that tensorstore decodes as a stream.
 _COMPRESSORS = (None, "gzip", "zlib", "zstd")
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """One array, of a shape and dtype that its file claims; `read` raises WinnowError where the file lies."""
+  """One array, with the shape and dtype that its file claims. `read` raises WinnowError if the claim is false."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -58,27 +58,27 @@ class Array:
 
 
 def array_files(folder: Path) -> list[Path]:
-  """The files that the model's arrays lie in: of Orbax's database all, since it cannot be cut."""
+  """Returns the files that hold the model's arrays: all files of Orbax's database, since it cannot be divided."""
   if not (folder / STATE).is_dir():
     return [folder / INDEX, *(path for path in folder.glob(f"{_PREFIX}*/**/*") if path.is_file())]
   manifest = folder / STATE / _MANIFEST
   if not manifest.is_file():
-    raise WinnowError(f"{manifest} is missing: give a whole checkpoint, saved by Orbax with OCDBT.")
+    raise WinnowError(f"{manifest} is missing: give a complete checkpoint that Orbax saved with OCDBT.")
   places = ("d/**/*", "ocdbt.process_*/**/*")
   return [manifest, *(path for place in places for path in (folder / STATE).glob(place) if path.is_file())]
 
 
 def open_arrays(folder: Path) -> dict[str, Array]:
-  """The arrays by name, such as `encoder.encoder_norm.scale`; none is read yet, but for those in the index itself.
+  """Opens the arrays by name, such as `encoder.encoder_norm.scale`, and reads only those inside the index.
 
-  Raises WinnowError for whatever is damaged, leads out of the folder, or has another dtype than float32, float16 and
-  bfloat16.
+  Raises WinnowError for anything damaged, for a path that leads out of the folder, and for a dtype other than float32,
+  float16 and bfloat16.
   """
   import tensorstore as ts
 
   root = folder.resolve()  # tensorstore takes no path with `..` in it
   if (folder / STATE).is_dir():
-    with _told(folder / STATE):
+    with _tensorstore_errors(folder / STATE):
       base = {"driver": "file", "path": f"{root / STATE}/"}
       store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result()
       # Keys are target.NAME/.zarray and target.NAME/CHUNK; "/" follows "." in ASCII.
@@ -91,40 +91,40 @@ def open_arrays(folder: Path) -> dict[str, Array]:
 
 
 def _open_stored(folder: Path, store: Any, places: dict[str, str]) -> dict[str, Array]:
-  """zarr arrays by name, from their folders in a key-value store; `folder` is where it lies."""
+  """Opens zarr arrays by name from their folders in a key-value store, which is in `folder`."""
   import tensorstore as ts
 
   context = ts.Context()
   for place in places.values():
-    head = folder / place / ".zarray"  # in a database a value is as large as the database at most
+    head = folder / place / ".zarray"  # a file only in the first layout; a value is smaller than its database
     if head.is_file() and head.stat().st_size > _MAX_METADATA_BYTES:
       raise WinnowError(f"{head} has {head.stat().st_size:,} bytes, too many for such a file.")
   heads = {name: store.read(f"{place}/.zarray") for name, place in places.items()}
   for name, head in heads.items():
     path = folder / places[name] / ".zarray"
-    with _told(path):
-      found = head.result()
-    if found.state != "value":
+    with _tensorstore_errors(path):
+      entry = head.result()
+    if entry.state != "value":
       raise WinnowError(f"{path} is missing: copy the checkpoint again.")
-    if len(found.value) > _MAX_METADATA_BYTES:
-      raise WinnowError(f"{path} has {len(found.value):,} bytes, too many for such a file.")
+    if len(entry.value) > _MAX_METADATA_BYTES:
+      raise WinnowError(f"{path} has {len(entry.value):,} bytes, too many for such a file.")
   opening = {}
   for name, place in places.items():
     spec = {"driver": "zarr", "kvstore": (store / f"{place}/").spec().to_json()}
-    # T5X names no fill value, so that no chunk is left out: one that is missing was not copied.
+    # T5X sets no fill value, so it writes every chunk: a missing one was not copied.
     spec["fill_missing_data_reads"] = _fills(heads[name].result().value)
     opening[name] = ts.open(spec, context=context, open=True, read=True)
   arrays = {}
   for name, future in opening.items():
     path = folder / places[name]
-    with _told(path):
+    with _tensorstore_errors(path):
       stored = future.result()
     dtype, shape, chunk = stored.dtype.name, tuple(stored.shape), list(stored.chunk_layout.read_chunk.shape or ())
     _check_claims(path, dtype, shape)
     compressor = (stored.spec().to_json()["metadata"]["compressor"] or {}).get("id")
     if compressor not in _COMPRESSORS:
-      raise WinnowError(f"{path} is compressed by {compressor}: save the checkpoint with gzip or zstd, as T5X does.")
-    # A chunk is decoded whole, however little of it the array has.
+      raise WinnowError(f"{path} is compressed with {compressor}: save the checkpoint with gzip or zstd, as T5X does.")
+    # A chunk is decoded whole, however little of it belongs to the array.
     if any(part is None or part > max(size, 1) for part, size in zip(chunk, shape, strict=True)):
       raise WinnowError(f"{path} has chunks of {chunk}, larger than its shape {list(shape)}.")
     arrays[name] = Array(shape, _DTYPES[dtype], _reader(path, stored))
@@ -132,28 +132,28 @@ def _open_stored(folder: Path, store: Any, places: dict[str, str]) -> dict[str, 
 
 
 def _fills(head: bytes) -> bool:
-  """Tells whether an array's metadata say what is where a chunk is absent."""
+  """Tells whether an array's metadata give a fill value for absent chunks."""
   try:
     metadata = json.loads(head)
-  except (ValueError, RecursionError):  # told as tensorstore tells it
+  except (ValueError, RecursionError):  # left to tensorstore to report
     return True
   return isinstance(metadata, dict) and metadata.get("fill_value") is not None
 
 
 def _reader(path: Path, stored: Any) -> Callable[[], np.ndarray]:
   def read() -> np.ndarray:
-    with _told(path):
+    with _tensorstore_errors(path):
       return stored.read(order="C").result()
 
   return read
 
 
 def _read_index(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-  """Of the model's arrays by name: those that lie in the index, and the folders of the others."""
+  """Reads the index: the model's arrays that it holds, and the folders of the others, both by name."""
   import msgpack
 
   target = None
-  with _msgpack_told(path):
+  with _msgpack_errors(path):
     size = path.stat().st_size
     if size > _MAX_INDEX_BYTES:
       raise WinnowError(f"{path} has {size:,} bytes, too many for an index.")
@@ -187,7 +187,7 @@ def _read_index(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 
 def _counted(limit: int) -> dict[str, Callable]:
-  """Hooks for msgpack that count the entries of maps and arrays: a byte of a file can be an object of a hundred."""
+  """Returns hooks for msgpack that limit the entries of maps and arrays: one byte can become an object of a hundred."""
   left = limit
 
   def count(values: list) -> list:
@@ -216,7 +216,7 @@ def _leaves(path: Path, tree: dict, above: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def _place(path: Path, name: str, spec: dict) -> str:
-  """The folder of an array that tensorstore wrote. Only its name is used: driver and bucket are the writer's."""
+  """Returns the folder of an array that tensorstore wrote. Only its name counts: driver and bucket are the writer's."""
   kvstore = spec["kvstore"]
   place = kvstore.get("path", spec.get("path")) if isinstance(kvstore, dict) else None
   if spec.get("driver") != "zarr" or not isinstance(place, str) or not _PLACE.fullmatch(place):
@@ -227,13 +227,13 @@ def _place(path: Path, name: str, spec: dict) -> str:
 
 
 def _inline(path: Path, name: str, leaf: Any) -> Array:
-  """An array that flax packed: an extension of (shape, dtype, bytes)."""
+  """Unpacks an array that flax packed as an extension of (shape, dtype, bytes)."""
   import msgpack
 
   if not isinstance(leaf, msgpack.ExtType) or leaf.code != _ARRAY_EXTENSION:
     kind = f"extension {leaf.code}" if isinstance(leaf, msgpack.ExtType) else type(leaf).__name__
-    raise WinnowError(f"{path} has {name} as {kind}, which is no array.")
-  with _msgpack_told(path):
+    raise WinnowError(f"{path} has {name} as {kind}, which is not an array.")
+  with _msgpack_errors(path):
     limits = {"max_array_len": _MAX_RANK, "max_map_len": 0, "max_ext_len": 0, "max_str_len": 64}
     packed = msgpack.unpackb(leaf.data, **limits)
     if not isinstance(packed, list) or len(packed) != 3:
@@ -250,14 +250,14 @@ def _inline(path: Path, name: str, leaf: Any) -> Array:
 
 def _check_claims(where: Path | str, dtype: Any, shape: Any) -> None:
   if not isinstance(dtype, str) or dtype not in _DTYPES:
-    raise WinnowError(f"{where} is of {dtype!r}: save the checkpoint in float32, bfloat16 or float16.")
+    raise WinnowError(f"{where} has dtype {dtype!r}: save the checkpoint in float32, bfloat16 or float16.")
   if len(shape) > _MAX_RANK:
     raise WinnowError(f"{where} has {len(shape)} dimensions, more than any array of a T5.")
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-  """Tells what tensorstore found wrong in one sentence."""
+def _tensorstore_errors(path: Path) -> Iterator[None]:
+  """Raises WinnowError with the cause where tensorstore raises an error."""
   try:
     yield
   except (ValueError, KeyError, RuntimeError, NotImplementedError, MemoryError) as error:
@@ -267,7 +267,8 @@ def _told(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _msgpack_told(path: Path) -> Iterator[None]:
+def _msgpack_errors(path: Path) -> Iterator[None]:
+  """Raises WinnowError with the cause where the index is not valid msgpack."""
   import msgpack
 
   try:

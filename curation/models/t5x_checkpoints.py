@@ -1,12 +1,13 @@
-"""Opens a T5 in a checkpoint_N folder of T5X, under the names of Hugging Face: T5 1.0 and 1.1, layers scanned or not.
+"""Opens a T5 in a T5X checkpoint_N folder under Hugging Face's names: T5 1.0 and 1.1, with or without scanned layers.
 
-Names and shapes as T5X's networks have them (github.com/google-research/t5x, t5x/examples/t5 and scalable_t5). Kernels
-are [in, out], so the transposes of Hugging Face's; with scanned layers one array holds all layers, on axis 1, and keeps
-heads apart. Such models have a position table for each layer, which goes by the name that Hugging Face would give it.
+Names and shapes are those of T5X's networks (github.com/google-research/t5x, t5x/examples/t5 and scalable_t5). Kernels
+are [in, out], the transposes of Hugging Face's. With scanned layers one array holds all layers, on axis 1, and has
+heads as a dimension of its own. Such models have a position table for each layer, which gets the name that Hugging Face
+would give it.
 
-Nothing in such a folder is trusted; see `curation.models.t5x_arrays`. The model's shape is inferred from the arrays'
-shapes, heads among it, from the position table; every array must then have the shape that follows, and what all of them
-claim is held against what their files hold, before any is read.
+Nothing in such a folder is trusted; see `curation.models.t5x_arrays`. The config is inferred from the arrays' shapes;
+the number of heads comes from the position table. Every array must then have the shape that follows from the config.
+Before any array is read, the total size that all of them claim is compared with the size of their files.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ _WHOLE = {
   "decoder.final_layer_norm": "decoder.decoder_norm.scale",
 }
 _ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
-# What Hugging Face numbers within a layer: attention, cross-attention, feed-forward.
+# The sublayers that Hugging Face numbers within a layer: attention, cross-attention, feed-forward.
 _SUBLAYERS = {
   "encoder": (("attention", "pre_attention_layer_norm"), ("mlp", "pre_mlp_layer_norm")),
   "decoder": (
@@ -41,18 +42,18 @@ _LAYER_TENSOR = re.compile(r"(encoder|decoder)\.block\.(\d+)\.layer\.(\d)\.(?:\w
 _POSITION = "relative_attention_bias"
 _TABLE = "relpos_bias.rel_embedding"
 
-# Weights hardly compress: what arrays may claim for each byte of their files, and beyond that.
+# Weights hardly compress. So arrays may claim this many bytes for each byte of their files, and these bytes beyond.
 _MAX_RATIO = 32
 _SPARE_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """One of Hugging Face's tensors, read and turned when NumPy asks for it."""
+  """One of Hugging Face's tensors, read and transposed when NumPy asks for it."""
 
   shape: tuple[int, ...]
   read: Callable[[], np.ndarray]
-  """T5X's array, which may hold the tensors of all layers."""
+  """Reads T5X's array, which may hold the tensors of all layers."""
   layer: int | None
   transposed: bool
 
@@ -65,18 +66,21 @@ class Tensor:
 
 
 def is_checkpoint(folder: Path) -> bool:
-  """Tells whether a folder is T5X's and not Hugging Face's."""
+  """Tells whether a folder is a T5X checkpoint and not one of Hugging Face's."""
   is_t5x = (folder / t5x_arrays.INDEX).is_file() or (folder / t5x_arrays.STATE).is_dir()
   return is_t5x and not (folder / "config.json").is_file()
 
 
 def model_files(folder: Path) -> list[Path]:
-  """The files that hold the model's arrays; WinnowError where the first of them is missing."""
+  """Returns the files that hold the model's arrays; raises WinnowError if the first of them is missing."""
   return t5x_arrays.array_files(folder)
 
 
 def open_tensors(folder: Path, dtype: str, *, encoder_only: bool) -> tuple[t5.T5Config, dict[str, Tensor]]:
-  """The config, and every tensor that a model of it has, by Hugging Face's name; none is read yet."""
+  """Returns the config and, by Hugging Face's names, every tensor of its model. Tensors are read on demand.
+
+  Raises WinnowError if the folder does not hold the arrays of a T5.
+  """
   arrays = t5x_arrays.open_arrays(folder)
   scanned = any(name.startswith("encoder.encoder.") for name in arrays)
   config = _infer_config(folder, arrays, scanned, dtype)
@@ -85,7 +89,7 @@ def open_tensors(folder: Path, dtype: str, *, encoder_only: bool) -> tuple[t5.T5
   _check_names(folder, arrays, {source for source, _ in sources.values()})
   if encoder_only:
     expected = _expected_shapes(config, scanned, encoder_only=True)
-  read = functools.lru_cache(maxsize=1)(lambda source: arrays[source].read())  # layers of one array follow each other
+  read = functools.lru_cache(maxsize=1)(lambda source: arrays[source].read())  # one array's layers come in sequence
   tensors = {}
   for name, shape in expected.items():
     source, layer = sources[name]
@@ -93,7 +97,7 @@ def open_tensors(folder: Path, dtype: str, *, encoder_only: bool) -> tuple[t5.T5
     if arrays[source].shape != stored:
       raise WinnowError(
         f"{folder} has target.{source} with shape {list(arrays[source].shape)} where its other arrays call for "
-        f"{list(stored)}: it is no T5, or damaged."
+        f"{list(stored)}: it is damaged, or not a T5."
       )
     tensors[name] = Tensor(shape, functools.partial(read, source), layer, transposed=name != "shared.weight")
   claimed = sum(arrays[source].nbytes for source in {sources[name][0] for name in tensors})
@@ -107,13 +111,13 @@ def open_tensors(folder: Path, dtype: str, *, encoder_only: bool) -> tuple[t5.T5
 
 
 def _infer_config(folder: Path, arrays: dict[str, t5x_arrays.Array], scanned: bool, dtype: str) -> t5.T5Config:
-  """Sizes from shapes; maximum distance and epsilon are constants of T5X's networks."""
+  """Infers the sizes from the arrays' shapes; maximum distance and epsilon are constants of T5X's networks."""
 
   def shape(name: str, rank: int) -> tuple[int, ...]:
     if name not in arrays:
       raise WinnowError(f"{folder} has no target.{name}, which every T5 has: give T5X's checkpoint of a T5 1.0 or 1.1.")
     if len(arrays[name].shape) != rank:
-      raise WinnowError(f"{folder} has target.{name} with {len(arrays[name].shape)} dimensions and not {rank}.")
+      raise WinnowError(f"{folder} has target.{name} with {len(arrays[name].shape)} dimensions instead of {rank}.")
     return arrays[name].shape
 
   def layers(stack: str) -> int:
@@ -127,10 +131,10 @@ def _infer_config(folder: Path, arrays: dict[str, t5x_arrays.Array], scanned: bo
   *_, d_ff = shape(f"{first}.mlp.{'wi_0' if gated else 'wi'}.kernel", 3 if scanned else 2)
   num_heads, *_, buckets = shape(f"encoder.encoder.{_TABLE}", 3) if scanned else shape(f"encoder.{_TABLE}", 2)
   if scanned:
-    d_kv, odd = shape(f"{first}.attention.query.kernel", 4)[3], 0
+    d_kv, remainder = shape(f"{first}.attention.query.kernel", 4)[3], 0
   else:
-    d_kv, odd = divmod(shape(f"{first}.attention.query.kernel", 2)[1], num_heads or 1)
-  if odd:
+    d_kv, remainder = divmod(shape(f"{first}.attention.query.kernel", 2)[1], num_heads or 1)
+  if remainder:
     raise WinnowError(f"{folder} has {num_heads} heads in its position table, which do not divide its queries' width.")
   try:
     return t5.T5Config(
@@ -151,7 +155,7 @@ def _infer_config(folder: Path, arrays: dict[str, t5x_arrays.Array], scanned: bo
 
 
 def _expected_shapes(config: t5.T5Config, scanned: bool, *, encoder_only: bool = False) -> dict[str, tuple[int, ...]]:
-  """Hugging Face's names and shapes, with a position table for each layer if scanned."""
+  """Returns Hugging Face's names and shapes, with a position table for each layer if scanned."""
   shapes = expected_shapes(config, encoder_only=encoder_only)
   if not scanned:
     return shapes
@@ -166,13 +170,13 @@ def _expected_shapes(config: t5.T5Config, scanned: bool, *, encoder_only: bool =
 
 
 def _source(name: str, scanned: bool) -> tuple[str, int | None]:
-  """The array of T5X that holds a tensor of Hugging Face's, and which of its layers if it holds all."""
+  """Returns the T5X array that holds a tensor of Hugging Face's, and the layer if the array holds all layers."""
   name = name.removesuffix(".weight")
   if name in _WHOLE:
     return _WHOLE[name], None
-  found = _LAYER_TENSOR.fullmatch(name)
-  assert found is not None
-  stack, layer, sublayer, part = found.groups()
+  match = _LAYER_TENSOR.fullmatch(name)
+  assert match is not None
+  stack, layer, sublayer, part = match.groups()
   block, norm = _SUBLAYERS[stack][int(sublayer)]
   if part == _POSITION:
     source = _TABLE
@@ -184,12 +188,12 @@ def _source(name: str, scanned: bool) -> tuple[str, int | None]:
 
 
 def _stored_shape(name: str, shape: tuple[int, ...], config: t5.T5Config, scanned: bool) -> tuple[int, ...]:
-  """The shape of T5X's array that holds a tensor of this name and shape."""
-  found = _LAYER_TENSOR.fullmatch(name.removesuffix(".weight"))
+  """Returns the shape of the T5X array that holds a tensor of this name and shape."""
+  match = _LAYER_TENSOR.fullmatch(name.removesuffix(".weight"))
   stored = shape if name == "shared.weight" else shape[::-1]
-  if not scanned or found is None:
+  if not scanned or match is None:
     return stored
-  stack, _, _, part = found.groups()
+  stack, _, _, part = match.groups()
   heads = (config.num_heads, config.d_kv)
   if part in _ATTENTION:
     stored = (*heads, config.d_model) if part == "o" else (config.d_model, *heads)

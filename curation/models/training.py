@@ -1,4 +1,4 @@
-"""What every training here has in common: where weights start, optimisers, and the steps.
+"""Training steps of a T5, its initial weights and its optimisers, for the demo's models and `pretraining`.
 
 Shape suffixes as in `curation.models.t5`.
 """
@@ -18,10 +18,11 @@ from curation.models import hugging_face_checkpoints, t5
 def random_tensors(
   model: t5.T5Config, generator: np.random.Generator, *, added: float, encoder_only: bool = False
 ) -> dict[str, np.ndarray]:
-  """Tensors under Hugging Face's names, float32: random by fan-in; norms are 1, an untied head and positions 0.
+  """Draws initial float32 tensors under Hugging Face's names.
 
-  An embedding that is the head, too, has T5's standard deviation of 1. What is added to the residual stream is `added`
-  times as large, to be small beside the embedding.
+  Matrices are scaled by fan-in. Norms are 1; an untied head and the position tables are 0. A tied embedding has T5's
+  standard deviation of 1. Projections back to the residual stream are multiplied by `added`, so that they start small
+  beside the embedding.
   """
   tensors = {}
   for name, shape in hugging_face_checkpoints.expected_shapes(model, encoder_only=encoder_only).items():
@@ -42,15 +43,16 @@ def random_tensors(
 
 
 def adamw(learning_rate: float, steps: int, *, weight_decay: float) -> optax.GradientTransformation:
-  """AdamW with clipped gradients, a warm-up and a cosine decay to 0; only matrices decay."""
+  """Returns AdamW with clipped gradients, a warm-up and a cosine decay to 0. Weight decay applies to matrices only."""
   schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps)
   return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay, mask=_matrices))
 
 
 def adafactor(learning_rate: float, steps: int) -> optax.GradientTransformation:
-  """T5's optimiser (Shazeer and Stern 2018), whose rate is a share of each matrix's size, with `adamw`'s schedule.
+  """Returns Adafactor, T5's optimiser (Shazeer and Stern 2018), with the schedule of `adamw`.
 
-  T5's own, the inverse square root of the step, is made for a million of them.
+  The learning rate is relative to each matrix's scale. T5's own schedule, the inverse square root of the step, suits a
+  million steps.
   """
   schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps)
   return optax.chain(
@@ -65,23 +67,23 @@ def train_steps(
   optimiser: optax.GradientTransformation,
   batches: Iterable[Any],
 ) -> Iterator[tuple[t5.Params, jax.Array]]:
-  """One step for each batch: yields the parameters after it, and the second part of its loss, not waited for.
+  """Takes one step for each batch; yields the parameters after it and the reported loss, without waiting for them.
 
-  `loss` is a function of (parameters, batch): what is to become small, and what is told of it. The parameters are on
-  the device, and the next step overwrites them.
+  `loss` is a function of (parameters, batch) that returns the loss to minimise and the loss to report. The parameters
+  are on the device, and the next step overwrites them.
   """
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(params, state, batch):
-    (_, told), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
+    (_, reported), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
     updates, state = optimiser.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, told
+    return optax.apply_updates(params, updates), state, reported
 
   params = jax.tree.map(jnp.asarray, params)
   state = optimiser.init(params)
   for batch in batches:
-    params, state, told = step(params, state, batch)
-    yield params, told
+    params, state, reported = step(params, state, batch)
+    yield params, reported
 
 
 def _matrices(params: t5.Params) -> t5.Params:

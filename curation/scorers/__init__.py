@@ -1,1 +1,1 @@
-"""What a T5 says of texts: Ask-LLM, perplexity, embeddings."""
+"""Scores and embeddings of texts by a T5: Ask-LLM, perplexity and Sentence-T5."""

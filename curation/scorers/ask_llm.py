@@ -34,45 +34,50 @@ OPTIONS:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """The question: a template with one `{document}`, and the answer whose probability is the score."""
+  """The question: a template with one `{document}`, and the answer whose probability is the score.
+
+  Raises WinnowError for a template without exactly one `{document}`, and for an empty answer.
+  """
 
   template: str = TEMPLATE
   yes_token: str = "yes"
 
   def __post_init__(self):
-    found = self.template.count("{document}")
-    if found != 1:
+    count = self.template.count("{document}")
+    if count != 1:
       raise WinnowError(
-        f"The prompt must hold {{document}} exactly once, where the text goes, but holds it {found} times."
+        f"The prompt must hold {{document}} exactly once, where the text goes, but holds it {count} times."
       )
     if not self.yes_token.strip():
-      raise WinnowError("The answer whose probability is asked for (--yes_token) is empty: give a word, such as yes.")
+      raise WinnowError("--yes_token, the answer whose probability is the score, is empty: give a word, such as yes.")
 
   @property
   def prefix(self) -> str:
+    """The template before the document."""
     return self.template.partition("{document}")[0]
 
   @property
   def suffix(self) -> str:
+    """The template after the document."""
     return self.template.partition("{document}")[2]
 
 
 class Scores(NamedTuple):
-  """What one block gave, in its own order."""
+  """The results of one block, in its order of documents."""
 
   scores: np.ndarray
   """log P(yes): float32 [N]; NaN where the model gave NaN."""
   num_tokens: np.ndarray
-  """Tokens of the whole text: int32 [N]."""
+  """Tokens of each whole text: int32 [N]."""
   useful_tokens: int
-  """Tokens of all inputs (instruction and eos included)."""
+  """Tokens of all inputs, instruction and eos included."""
   computed_tokens: int
-  """The same with padding and dummy rows."""
+  """Tokens of all inputs, with padding and dummy rows."""
   batches: int
 
 
 class AskLlmScorer:
-  """Scores blocks of texts with an `engine.Engine`, whose threads and devices it uses.
+  """Scores blocks of texts with an `engine.Engine`, whose rules on threads and devices apply.
 
   Raises WinnowError if the prompt does not suit the model's vocabulary or `max_input_tokens`.
   """
@@ -87,9 +92,10 @@ class AskLlmScorer:
     dtype: str | None = None,
     devices_per_model: int = 1,
   ):
-    """`max_input_tokens` counts the whole prompt with its eos; `dtype` is the checkpoint's unless given.
+    """Puts the checkpoint on the devices.
 
-    `batch_tokens` and `devices_per_model` as for `engine.Engine`.
+    `max_input_tokens` limits the whole prompt with its eos. `dtype` defaults to the checkpoint's. `batch_tokens` and
+    `devices_per_model` are those of `engine.Engine`.
     """
     self.prompt = prompt or Prompt()
     self.max_input_tokens = max_input_tokens
@@ -106,23 +112,23 @@ class AskLlmScorer:
     )
 
   def prepare(self, texts: pa.Array) -> engine.PreparedTexts:
-    """Tokenises a block (Arrow strings [N], no nulls), cuts documents that are too long, and plans the batches."""
+    """Tokenises a block (Arrow strings [N], no nulls), truncates documents that are too long, and plans the batches."""
     if texts.null_count:
-      raise ValueError("texts hold nulls")
+      raise ValueError("texts must not be null")
     inputs, num_tokens_N = self._tokenise(texts.to_pylist())
     return engine.PreparedTexts(self.engine.prepare(inputs), num_tokens_N)
 
   def run(self, prepared: engine.PreparedTexts, on_batch: engine.OnBatch | None = None) -> Scores:
-    """Computes a prepared block; `on_batch` as for `engine.Engine.run`."""
+    """Scores a prepared block; `on_batch` is that of `engine.Engine.run`."""
     scores_N = self.engine.run(prepared.batches, on_batch)
     return Scores(scores_N, prepared.num_tokens_N, *prepared.batches.padding(), batches=len(prepared.batches.plan))
 
   def warm_up(self) -> None:
-    """As `engine.Engine.warm_up`."""
+    """Compiles and tries every shape: see `engine.Engine.warm_up`."""
     self.engine.warm_up()
 
   def describe(self) -> dict[str, Any]:
-    """Everything beside weights and vocabulary that decides a score, for a fingerprint; JSON types only."""
+    """Returns what decides a score besides weights and vocabulary, for a fingerprint; JSON types only."""
     return {
       **self.engine.describe(),
       **self._vocabulary.describe(),
@@ -132,24 +138,25 @@ class AskLlmScorer:
     }
 
   def _tokenise(self, texts: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
-    """The models' inputs, cut to `max_input_tokens`, and the number of tokens of every whole text: int32 [N].
+    """Returns the model's inputs, at most `max_input_tokens` long, and the tokens of every whole text: int32 [N].
 
-    The prompt is tokenised joined where it fits, as any reader of the whole prompt would; where it does not, its parts
-    are tokenised apart and the END of the document is cut. A text of over twice the limit need not be tried.
+    A prompt that fits is tokenised as one string, as any reader of the whole prompt would do. For a prompt that does
+    not fit, the parts are tokenised separately and the END of the document is truncated. A text of more than twice the
+    limit is not tried as one string.
     """
     documents = self._vocabulary.encode(texts)
     num_tokens_N = documents.lengths()
-    maybe = np.flatnonzero(num_tokens_N <= 2 * self.max_input_tokens)
-    joined = self._vocabulary.encode([self.prompt.prefix + texts[i] + self.prompt.suffix for i in maybe])
-    inputs = [self._prompt_ids(documents.of(i)) for i in range(len(texts))]
-    for place, i in enumerate(maybe):
-      full = joined.of(place)
+    candidates = np.flatnonzero(num_tokens_N <= 2 * self.max_input_tokens)
+    joined = self._vocabulary.encode([self.prompt.prefix + texts[i] + self.prompt.suffix for i in candidates])
+    inputs = [self._prompt_ids(documents[i]) for i in range(len(texts))]
+    for position, i in enumerate(candidates):
+      full = joined[position]
       if len(full) < self.max_input_tokens:
         inputs[i] = np.append(full, np.int32(EOS_ID))
     return inputs, num_tokens_N.astype(np.int32)
 
   def _prompt_ids(self, document: np.ndarray) -> np.ndarray:
-    """The prompt around as much of the document as there is room for."""
+    """Returns the ids of the prompt around as much of the document as fits."""
     room = self.max_input_tokens - 1 - len(self._prefix) - len(self._suffix)
     return np.concatenate([self._prefix, document[:room], self._suffix, [EOS_ID]], dtype=np.int32)
 
@@ -163,7 +170,7 @@ def check_request(
   batch_tokens: int | None = None,
   devices_per_model: int = 1,
 ) -> None:
-  """Raises what an AskLlmScorer would for these arguments, without a model or a device."""
+  """Raises the WinnowError that an AskLlmScorer would raise for these arguments, without a model or a device."""
   t5.check_division(config, devices_per_model)
   _, prefix, suffix = _question(prompt, vocabulary, max_input_tokens)
   tokens = engine.BATCH_TOKENS_CPU if batch_tokens is None else batch_tokens
@@ -179,7 +186,10 @@ def work(
   max_input_tokens: int,
   batch_tokens: int,
 ) -> engine.Work:
-  """What scoring N texts would take, without a model: lengths to within the piece that joining a prompt may save."""
+  """Returns the work of scoring N texts, without a model.
+
+  Lengths may be off by the piece that tokenising a prompt as one string saves.
+  """
   _, prefix, suffix = _question(prompt, vocabulary, max_input_tokens)
   around = len(prefix) + len(suffix) + 1
   num_tokens_N = vocabulary.encode(texts).lengths()
@@ -189,7 +199,10 @@ def work(
 
 
 def _question(prompt: Prompt, vocabulary: Vocabulary, max_input_tokens: int) -> tuple[int, np.ndarray, np.ndarray]:
-  """The answer's id, and the ids before and behind the document; WinnowError where no document would fit between."""
+  """Returns the answer's id, and the ids before and after the document.
+
+  Raises WinnowError if these leave no room for a document.
+  """
   yes_id = vocabulary.answer_id(prompt.yes_token)
   affixes = vocabulary.encode([prompt.prefix, prompt.suffix])
   instruction = len(affixes.ids) + 1
@@ -198,14 +211,14 @@ def _question(prompt: Prompt, vocabulary: Vocabulary, max_input_tokens: int) -> 
       f"The instruction alone takes {instruction} tokens, so --max_input_tokens must be at least {instruction + 1}, "
       f"not {max_input_tokens}."
     )
-  return yes_id, affixes.of(0), affixes.of(1)
+  return yes_id, affixes[0], affixes[1]
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _log_probability(
   params: t5.Params, ids_BL: jax.Array, lengths_B: jax.Array, token_id: int, config: t5.T5Config
 ) -> jax.Array:
-  """log P(token) at the first decoder step, over the whole vocabulary: float32 [B]."""
+  """Computes log P(token) at the first decoder step, over the whole vocabulary: float32 [B]."""
   mask_BL = jnp.arange(ids_BL.shape[1])[None, :] < lengths_B[:, None]
   states_BLD = t5.encode(params, ids_BL, mask_BL, config)
   logits_BV = t5.first_step_logits(params, states_BLD, mask_BL, config)

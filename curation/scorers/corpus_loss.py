@@ -1,7 +1,7 @@
 """The perplexity of a model on a whole corpus (paper, C.1): exp of the mean negative log-likelihood of a target token.
 
-A corpus's mean is over its tokens, so that a long document counts for more than a short one, and a mixture's over the
-tokens of all its parts. What adds up is sums, never means. N documents.
+The mean is over the tokens of a corpus, so a long document counts for more than a short one. The mean of a mixture is
+over the tokens of all its parts. So sums are added up, never means. Shape suffix: N documents.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class CorpusLoss(NamedTuple):
-  """What adds up over documents, and over the parts of a mixture."""
+  """Sums over documents, which add up over the parts of a mixture."""
 
   documents: int
   target_tokens: int
@@ -42,24 +42,25 @@ class MeanLoss(NamedTuple):
     return _perplexity(self.nll_per_token)
 
 
-def of_scores(scores_N: np.ndarray, targets_N: np.ndarray) -> CorpusLoss:
-  """Of documents with these scores, -(mean NLL of a target token) in float32, and numbers of target tokens (int64).
+def from_scores(scores_N: np.ndarray, targets_N: np.ndarray) -> CorpusLoss:
+  """Computes the loss of N documents from their scores and their numbers of target tokens.
 
-  Each product is what was divided to within float32's rounding of the quotient, a relative 2^-24; since all are of one
-  sign, their sum is, too: within 6e-8 of the sum of the NLL themselves.
+  A score is -(mean NLL of a target token), float32 [N]; `targets_N` is int64 [N]. The product of both recovers a
+  document's NLL to within float32's rounding of the quotient, a relative 2^-24. All products have one sign, so their
+  sum is within a relative 6e-8 of the sum of the NLL.
   """
   return CorpusLoss(len(scores_N), int(targets_N.sum()), float(np.sum(-scores_N.astype(np.float64) * targets_N)))
 
 
 def total(parts: Iterable[CorpusLoss]) -> CorpusLoss:
-  """The sum of parts; the same in whatever order they come, for it is rounded once."""
+  """Adds up parts. The result does not depend on their order, since it is rounded once."""
   parts = list(parts)
   documents, target_tokens = sum(part.documents for part in parts), sum(part.target_tokens for part in parts)
   return CorpusLoss(documents, target_tokens, math.fsum(part.nll for part in parts))
 
 
 def mean(parts: Iterable[CorpusLoss]) -> MeanLoss:
-  """The mean of the parts' losses per token; the same in whatever order they come."""
+  """Averages the losses per token of parts. The result does not depend on their order."""
   parts = list(parts)
   whole = total(parts)
   nll_per_token = math.fsum(part.nll_per_token for part in parts) / len(parts)
@@ -69,5 +70,5 @@ def mean(parts: Iterable[CorpusLoss]) -> MeanLoss:
 def _perplexity(nll_per_token: float) -> float:
   try:
     return math.exp(nll_per_token)
-  except OverflowError:  # of a model that diverged
+  except OverflowError:  # the model diverged
     return math.inf

@@ -1,9 +1,9 @@
-"""Perplexity: how well a T5 predicts a document by the objective that it was pre-trained with (paper, section B.5).
+"""Perplexity: scores a document by how well a T5 predicts it under its pre-training objective (paper, section B.5).
 
-A document's score is minus the mean negative log-likelihood of its target tokens: the higher, the lower its perplexity.
-Documents become pairs as `curation.scorers.span_corruption` has it, and nothing of a long one is left out: the sums of
-its windows are divided by the tokens of all of them. Shape suffixes as in `curation.models.t5`; N documents of a block,
-W windows, B rows of a batch, L and T its bucket's lengths.
+A document's score is minus the mean negative log-likelihood of its target tokens, so a higher score means a lower
+perplexity. `curation.scorers.span_corruption` turns documents into pairs of input and target. A long document is cut
+into windows and nothing of it is left out: the sum over its windows is divided by the tokens of all of them. Shape
+suffixes as in `curation.models.t5`; N documents of a block, W windows, B rows of a batch, L and T its bucket's lengths.
 """
 
 import dataclasses
@@ -22,9 +22,10 @@ from curation.models.checkpoints import Checkpoint
 from curation.models.vocabulary import Vocabulary
 from curation.scorers import span_corruption
 
-# What is held of a block while its pairs are made is some 100 bytes a token of these.
+# Making pairs takes some 100 bytes for each token of this many windows.
 _WINDOWS_AT_ONCE = 1_024
-# Of prefix LM: buckets of the longest windows, whose inputs and targets add up to one number, and of the shorter ones.
+# For prefix LM: the number of buckets for the longest windows, whose inputs and targets have one total length, and the
+# longest of the other windows as a share of that length.
 _LONGEST_BUCKETS, _SHORT_SHARE = 11, 0.4
 
 
@@ -33,26 +34,26 @@ class PreparedDocuments(NamedTuple):
 
   batches: engine.Prepared
   document_W: np.ndarray
-  """The document that each pair is a part of: int64 [W]."""
+  """The document that each pair belongs to: int64 [W]."""
   num_tokens_N: np.ndarray
-  """Tokens of every document's whole text: int32 [N]."""
+  """Tokens of every whole text: int32 [N]."""
 
 
 class Scores(NamedTuple):
-  """What one block gave, in its own order."""
+  """The results of one block, in its order of documents."""
 
   scores: np.ndarray
   """-(mean negative log-likelihood per target token): float32 [N]; NaN where the model gave NaN."""
   num_tokens: np.ndarray
-  """Tokens of the whole text: int32 [N]."""
+  """Tokens of each whole text: int32 [N]."""
   useful_tokens: int
-  """Of all pairs, eos included."""
+  """Tokens of all pairs, eos included."""
   computed_tokens: int
-  """The same with padding and dummy rows."""
+  """Tokens of all pairs, with padding and dummy rows."""
 
 
 class PerplexityScorer:
-  """Scores blocks of texts with an `engine.Engine`, whose threads and devices it uses.
+  """Scores blocks of texts with an `engine.Engine`, whose rules on threads and devices apply.
 
   Raises WinnowError if the objective does not suit the model's vocabulary or `max_input_tokens`.
   """
@@ -67,9 +68,10 @@ class PerplexityScorer:
     dtype: str | None = None,
     devices_per_model: int = 1,
   ):
-    """`max_input_tokens` counts a window's input with its eos; `dtype` is the checkpoint's unless given.
+    """Puts the checkpoint on the devices.
 
-    `batch_tokens` (of inputs and targets) and `devices_per_model` as for `engine.Engine`.
+    `max_input_tokens` limits a window's input with its eos. `dtype` defaults to the checkpoint's. `batch_tokens`, of
+    inputs and targets together, and `devices_per_model` are those of `engine.Engine`.
     """
     self.objective, self.max_input_tokens = objective, max_input_tokens
     self._vocabulary = checkpoint.vocabulary
@@ -86,13 +88,13 @@ class PerplexityScorer:
     )
 
   def prepare(self, texts: pa.Array, keys_N: np.ndarray) -> PreparedDocuments:
-    """Tokenises a block (Arrow strings [N], no nulls), makes its pairs by the documents' keys, plans the batches.
+    """Tokenises a block (Arrow strings [N], no nulls), makes its pairs by the documents' keys, and plans the batches.
 
-    Keys are hashes (uint64 [N]); a document's score is a function of its text and its key. A text of no tokens is a
-    pair of two eos.
+    Keys are hashes (uint64 [N]). A document's score is a function of its text and its key. A text without tokens
+    becomes a pair of two eos.
     """
     if texts.null_count:
-      raise ValueError("texts hold nulls")
+      raise ValueError("texts must not be null")
     tokens = self._vocabulary.encode(texts.to_pylist())
     windows = span_corruption.cut_windows(tokens.lengths(), keys_N, self._window)
     inputs: list[np.ndarray] = []
@@ -113,9 +115,9 @@ class PerplexityScorer:
     return PreparedDocuments(batches, windows.document_W, tokens.lengths().astype(np.int32))
 
   def run(self, prepared: PreparedDocuments, on_batch: engine.OnBatch | None = None) -> Scores:
-    """Computes a prepared block.
+    """Scores a prepared block.
 
-    `on_batch` as for `engine.Engine.run`, with the documents whose last pair is in the batch.
+    `on_batch` is that of `engine.Engine.run`, but gets the documents whose last pair is in the batch.
     """
     assert prepared.batches.target_lengths_N is not None
     left_N = np.bincount(prepared.document_W, minlength=len(prepared.num_tokens_N))
@@ -127,7 +129,7 @@ class PerplexityScorer:
       on_batch(documents[left_N[documents] == 0], tokens)
 
     nll_W = self.engine.run(prepared.batches, None if on_batch is None else on_pairs)
-    # bincount adds one after the other, so that a document's sum is that of its windows in their order.
+    # bincount adds values one after the other, so that a document's windows are added in their order.
     documents = len(prepared.num_tokens_N)
     nll_N = np.bincount(prepared.document_W, nll_W.astype(np.float64), documents)
     targets_N = np.bincount(prepared.document_W, prepared.batches.target_lengths_N, documents)
@@ -135,11 +137,11 @@ class PerplexityScorer:
     return Scores(scores_N, prepared.num_tokens_N, *prepared.batches.padding())
 
   def warm_up(self) -> None:
-    """As `engine.Engine.warm_up`."""
+    """Compiles and tries every shape: see `engine.Engine.warm_up`."""
     self.engine.warm_up()
 
   def describe(self) -> dict[str, Any]:
-    """Everything beside weights, vocabulary and keys that decides a score, for a fingerprint; JSON types only."""
+    """Returns what decides a score besides weights, vocabulary and keys, for a fingerprint; JSON types only."""
     return {
       **self.engine.describe(),
       **self._vocabulary.describe(),
@@ -157,7 +159,7 @@ def check_request(
   batch_tokens: int | None = None,
   devices_per_model: int = 1,
 ) -> None:
-  """Raises what a PerplexityScorer would for these arguments, without a model or a device."""
+  """Raises the WinnowError that a PerplexityScorer would raise for these arguments, without a model or a device."""
   t5.check_division(config, devices_per_model)
   _checked_window(objective, config, vocabulary, max_input_tokens)
   buckets(objective, max_input_tokens, engine.BATCH_TOKENS_CPU if batch_tokens is None else batch_tokens)
@@ -172,7 +174,10 @@ def work(
   max_input_tokens: int,
   batch_tokens: int,
 ) -> engine.Work:
-  """What scoring N texts would take, without a model; prefixes end where they do in documents of other keys."""
+  """Returns the work of scoring N texts, without a model.
+
+  Documents get made-up keys, which decide where prefix LM cuts a window in two.
+  """
   num_tokens_N = vocabulary.encode(texts).lengths()
   window = span_corruption.window_length(objective, max_input_tokens)
   windows = span_corruption.cut_windows(num_tokens_N, np.arange(len(texts), dtype=np.uint64), window)
@@ -188,11 +193,12 @@ def work(
 
 
 def buckets(objective: str, max_input_tokens: int, batch_tokens: int) -> batching.BucketTable:
-  """The shapes of an objective's pairs.
+  """Returns the shapes of an objective's pairs.
 
-  Under span corruption a target's length follows from the input's, and buckets are equally far apart as in
-  `batching.bucket_table`: of C4 at 1,024 tokens a batch 4% of the tokens computed are padding. Under prefix LM any two
-  lengths may meet, and 16 shapes leave 28%: two staircases, of the longest windows and of shorter ones.
+  Under span corruption a target's length follows from its input's, and buckets are evenly spaced as in
+  `batching.bucket_table`. On C4, with 1,024 tokens a batch, 4% of the tokens computed are padding. Under prefix LM any
+  two lengths may occur together, and 16 shapes leave 28% of padding: they form two staircases, one for the longest
+  windows and one for shorter ones.
   """
   window = span_corruption.window_length(objective, max_input_tokens)
   if objective == span_corruption.PREFIX_LM:
@@ -202,21 +208,21 @@ def buckets(objective: str, max_input_tokens: int, batch_tokens: int) -> batchin
     return batching.pair_table(shapes, batch_tokens)
   inputs_W, targets_W = span_corruption.pair_lengths(np.arange(window + 1))
   lengths = batching.bucket_lengths(1, max_input_tokens)
-  # The longest target of the windows whose input fits.
+  # The longest target among the windows whose input fits.
   longest = targets_W[np.searchsorted(inputs_W, lengths, side="right") - 1]
   return batching.pair_table(zip(lengths, map(int, longest), strict=True), batch_tokens)
 
 
 def useful_flops(config: t5.T5Config, inputs_W: np.ndarray, targets_W: np.ndarray) -> np.ndarray:
-  """Floating-point operations for each of W pairs of these lengths, without padding: float64 [W].
+  """Counts the floating-point operations for each of W pairs of these lengths, without padding: float64 [W].
 
-  The encoder, the decoder over all positions of the target, and their logits. A product of m x k by k x n is 2mkn
-  operations; of the decoder's attention to itself the half that is not masked counts.
+  Counts the encoder, the decoder over all positions of the target, and their logits. A product of m x k by k x n is
+  2mkn operations. Only the half of the decoder's self-attention that is not masked counts.
   """
   joined = config.num_heads * config.d_kv
   projection, feed_forward = config.d_model * joined, (3 if config.gated else 2) * config.d_model * config.d_ff
   inputs_W, targets_W = np.asarray(inputs_W, np.float64), np.asarray(targets_W, np.float64)
-  # Four projections of its own attention and two of the cross-attention, whose keys and values are of the inputs.
+  # Four projections of the self-attention and two of the cross-attention, whose keys and values come from the inputs.
   layer_W = 2 * (6 * projection + feed_forward) * targets_W + 2 * 2 * projection * inputs_W
   layer_W += 4 * joined * targets_W * (inputs_W + (targets_W + 1) / 2)
   logits_W = 2 * config.vocab_size * config.d_model * targets_W
@@ -232,7 +238,10 @@ def negative_log_likelihood(
   target_lengths_B: jax.Array,
   config: t5.T5Config,
 ) -> jax.Array:
-  """Of each target given its input, in nats, summed over its tokens: float32 [B]."""
+  """Computes the negative log-likelihood of each target given its input, in nats: float32 [B], sums over tokens.
+
+  `ids_BL` and `targets_BT` are int32, of which the first `lengths_B` and `target_lengths_B` count.
+  """
   mask_BL = jnp.arange(ids_BL.shape[1])[None, :] < lengths_B[:, None]
   target_mask_BT = jnp.arange(targets_BT.shape[1])[None, :] < target_lengths_B[:, None]
   states_BLD = t5.encode(params, ids_BL, mask_BL, config)
@@ -243,8 +252,9 @@ def negative_log_likelihood(
 
 
 def _checked_window(objective: str, config: t5.T5Config, vocabulary: Vocabulary, max_input_tokens: int) -> int:
+  """Returns the tokens of the longest window; raises WinnowError if the objective does not suit the model."""
   if objective not in span_corruption.OBJECTIVES:
-    raise WinnowError(f"--objective={objective} is none of {' and '.join(span_corruption.OBJECTIVES)}.")
+    raise WinnowError(f"--objective={objective} is unknown: take {' or '.join(span_corruption.OBJECTIVES)}.")
   window = span_corruption.window_length(objective, max_input_tokens)
   if objective == span_corruption.SPAN_CORRUPTION:
     span_corruption.check_sentinels(vocabulary, config.vocab_size, max_input_tokens)
@@ -252,7 +262,7 @@ def _checked_window(objective: str, config: t5.T5Config, vocabulary: Vocabulary,
 
 
 def _staircase(total: int, count: int) -> list[tuple[int, int]]:
-  """Shapes that hold all pairs of windows of up to `total` tokens, wherever these are cut, with eos on both sides."""
+  """Returns shapes that hold windows of up to `total` tokens, wherever they are cut in two, with eos on both sides."""
   ends = np.unique(np.linspace(0, total, count + 1).astype(int))
   # A window of one token has no prefix.
   return [(int(stop) + 1, max(total - int(start), 2)) for start, stop in itertools.pairwise(ends)]

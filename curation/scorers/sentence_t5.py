@@ -1,7 +1,7 @@
-"""Sentence-T5: a text as a unit vector (Ni et al. 2021; paper, section B.2), from sentence-transformers' layout.
+"""Sentence-T5: embeds a text as a unit vector (Ni et al. 2021; paper, section B.2), from sentence-transformers' layout.
 
-The mean of the encoder's states over a text's tokens, a dense projection without bias, and L2 normalisation. Shape
-suffixes as in `curation.models.t5`; N documents of a block, O dimensions of an embedding.
+An embedding is the mean of the encoder's states over a text's tokens, after a dense projection without bias and L2
+normalisation. Shape suffixes as in `curation.models.t5`; N documents of a block, O dimensions of an embedding.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ _SETTINGS, _TOKENIZER = "sentence_bert_config.json", "tokenizer_config.json"
 _LINEAR = "linear.weight"
 _IDENTITY = "torch.nn.modules.linear.Identity"
 _MAX_JSON_BYTES = 1 << 20
-# The shortest bucket; texts of fewer tokens are rare.
+# The shortest bucket, since texts of fewer tokens are rare.
 _SHORTEST = 16
 _MOST_TOKENS = 1 << 16
-# transformers writes 10**30 where a tokenizer has no limit, and takes whatever is above this for none.
+# transformers writes 10**30 if a tokenizer has no limit, and takes any limit above this one for none.
 _NO_LIMIT = 10**20
 
 
@@ -44,22 +44,25 @@ class SentenceT5:
 
   @property
   def dimensions(self) -> int:
+    """The dimensions of an embedding."""
     return self.params["dense_OD"].shape[0]
 
 
 class Embeddings(NamedTuple):
-  """What one block gave, in its own order."""
+  """The results of one block, in its order of documents."""
 
   embeddings: np.ndarray
   """Unit vectors: float32 [N, O]; NaN where the model gave NaN."""
   num_tokens: np.ndarray
-  """Tokens of the whole text: int32 [N]."""
+  """Tokens of each whole text: int32 [N]."""
   useful_tokens: int
+  """Tokens of all inputs, eos included."""
   computed_tokens: int
+  """Tokens of all inputs, with padding and dummy rows."""
 
 
 class SentenceT5Embedder:
-  """Embeds blocks of texts with an `engine.Engine`, whose threads and devices it uses."""
+  """Embeds blocks of texts with an `engine.Engine`, whose rules on threads and devices apply."""
 
   def __init__(
     self,
@@ -68,7 +71,7 @@ class SentenceT5Embedder:
     batch_tokens: int | None = None,
     devices_per_model: int = 1,
   ):
-    """`batch_tokens` and `devices_per_model` as for `engine.Engine`."""
+    """Puts the model on the devices; `batch_tokens` and `devices_per_model` are those of `engine.Engine`."""
     self.max_input_tokens = model.max_input_tokens
     self._vocabulary = model.vocabulary
     self.engine = engine.Engine(
@@ -82,25 +85,25 @@ class SentenceT5Embedder:
     )
 
   def prepare(self, texts: pa.Array) -> engine.PreparedTexts:
-    """Tokenises a block (Arrow strings [N], no nulls), cuts the ends of texts that are too long, plans the batches."""
+    """Tokenises a block (Arrow strings [N], no nulls), truncates texts that are too long, and plans the batches."""
     if texts.null_count:
-      raise ValueError("texts hold nulls")
+      raise ValueError("texts must not be null")
     tokens = self._vocabulary.encode(texts.to_pylist())
     room = self.max_input_tokens - 1
-    inputs = [np.append(tokens.of(i)[:room], np.int32(EOS_ID)) for i in range(len(texts))]
+    inputs = [np.append(tokens[i][:room], np.int32(EOS_ID)) for i in range(len(texts))]
     return engine.PreparedTexts(self.engine.prepare(inputs), tokens.lengths().astype(np.int32))
 
   def run(self, prepared: engine.PreparedTexts, on_batch: engine.OnBatch | None = None) -> Embeddings:
-    """Computes a prepared block; `on_batch` as for `engine.Engine.run`."""
+    """Embeds a prepared block; `on_batch` is that of `engine.Engine.run`."""
     embeddings_NO = self.engine.run(prepared.batches, on_batch)
     return Embeddings(embeddings_NO, prepared.num_tokens_N, *prepared.batches.padding())
 
   def warm_up(self) -> None:
-    """As `engine.Engine.warm_up`."""
+    """Compiles and tries every shape: see `engine.Engine.warm_up`."""
     self.engine.warm_up()
 
   def describe(self) -> dict[str, Any]:
-    """Everything beside weights and vocabulary that decides an embedding, for a fingerprint; JSON types only."""
+    """Returns what decides an embedding besides weights and vocabulary, for a fingerprint; JSON types only."""
     return {**self.engine.describe(), **self._vocabulary.describe(), "max_input_tokens": self.max_input_tokens}
 
 
@@ -111,10 +114,10 @@ def load(
   max_input_tokens: int | None = None,
   vocabulary: str | Path | None = None,
 ) -> SentenceT5:
-  """Reads a folder in sentence-transformers' layout, as `checkpoints.load_checkpoint` does its part of it.
+  """Reads a folder in sentence-transformers' layout; `checkpoints.load_checkpoint` reads the encoder in it.
 
-  `max_input_tokens` replaces the folder's own limit. Raises WinnowError in one sentence for anything missing, misshapen
-  or unknown, such as another kind of pooling.
+  `max_input_tokens` replaces the folder's own limit. Raises WinnowError for anything missing, misshapen or unknown,
+  such as another kind of pooling.
   """
   folder = Path(folder)
   limit, dense_OD = _read_head(folder, vocabulary)
@@ -135,7 +138,7 @@ def check(
   devices_per_model: int = 1,
   vocabulary: str | Path | None = None,
 ) -> None:
-  """Raises what `load` and a SentenceT5Embedder would, without reading a weight or waking a device."""
+  """Raises the WinnowError that `load` or a SentenceT5Embedder would raise, without reading weights or a device."""
   folder = Path(folder)
   limit, dense_OD = _read_head(folder, vocabulary)
   config, _ = checkpoints.check_checkpoint(folder, encoder_only=True, vocabulary=vocabulary)
@@ -156,7 +159,7 @@ def work(
   batch_tokens: int,
   vocabulary: str | Path | None = None,
 ) -> engine.Work:
-  """What embedding N texts would take, without reading a weight."""
+  """Returns the work of embedding N texts, without reading weights."""
   limit, _ = _read_head(Path(folder), vocabulary)
   config, pieces = checkpoints.check_checkpoint(folder, encoder_only=True, vocabulary=vocabulary)
   longest = _longest(Path(folder), limit, max_input_tokens)
@@ -167,9 +170,9 @@ def work(
 
 
 def model_files(folder: str | Path, vocabulary: str | Path | None = None) -> list[Path]:
-  """The files that define the model, sorted by name. Raises WinnowError if one of them is missing.
+  """Returns the files that define the model, sorted by name; raises WinnowError if one of them is missing.
 
-  tokenizer_config.json is one of them only where it holds the limit on tokens.
+  tokenizer_config.json is one of them only if it holds the limit on tokens.
   """
   folder = Path(folder)
   places = _places(folder)
@@ -186,7 +189,8 @@ def model_files(folder: str | Path, vocabulary: str | Path | None = None) -> lis
       raise WinnowError(
         f"{file} is missing"
         + (
-          ", though there is a pickle of it, which could run code when read: convert it with safetensors.torch."
+          ", and pytorch_model.bin beside it is a pickle, which could run code when read: convert it with "
+          "safetensors.torch."
           if pickled
           else ": give a folder in sentence-transformers' layout."
         )
@@ -197,7 +201,7 @@ def model_files(folder: str | Path, vocabulary: str | Path | None = None) -> lis
 
 
 def _places(folder: Path) -> dict[str, Path]:
-  """The modules' folders by their kinds."""
+  """Returns the modules' folders by module type; raises WinnowError unless they are those of Sentence-T5."""
   path = folder / "modules.json"
   if not path.is_file():
     raise WinnowError(f"{folder} has no modules.json: give a folder in sentence-transformers' layout.")
@@ -213,14 +217,14 @@ def _places(folder: Path) -> dict[str, Path]:
     raise WinnowError(f"{path} names the modules {', '.join(kinds)}, but Sentence-T5 has {', '.join(_MODULES)}.")
   for place in places:
     if not isinstance(place, str) or len(place) > 100 or any(c in place for c in "/\\:\0") or place == "..":
-      raise WinnowError(f"{path} names the folder {place!r}, but modules lie in folders beside it.")
+      raise WinnowError(f"{path} names the folder {place!r}, but modules must be in folders beside it.")
   if places[0]:
-    raise WinnowError(f"{path} puts the transformer into {places[0]!r}, but it must lie beside it.")
+    raise WinnowError(f"{path} puts the transformer into {places[0]!r}, but its files must be beside {path.name}.")
   return {kind: folder / place for kind, place in zip(kinds, places, strict=True)}
 
 
 def _read_head(folder: Path, vocabulary: str | Path | None) -> tuple[int | None, np.ndarray]:
-  """The limit on tokens, if there is one, and the dense projection [O, D] as the mapped file has it."""
+  """Returns the limit on tokens, if there is one, and the dense projection [O, D] as a view of the mapped file."""
   model_files(folder, vocabulary)
   places = _places(folder)
   limit = _read_limit(folder)
@@ -229,7 +233,7 @@ def _read_head(folder: Path, vocabulary: str | Path | None) -> tuple[int | None,
 
 
 def _own_limit(folder: Path) -> Any:
-  """What sentence_bert_config.json says of the limit on tokens; None where it leaves that to the tokenizer.
+  """Returns the limit on tokens in sentence_bert_config.json; None if that is left to the tokenizer.
 
   sentence-transformers before 5.4 wrote it there.
   """
@@ -237,12 +241,12 @@ def _own_limit(folder: Path) -> Any:
 
 
 def _read_limit(folder: Path) -> int | None:
-  """The limit on tokens, eos included, as sentence-transformers finds it; None where the folder has none."""
+  """Returns the limit on tokens, eos included, as sentence-transformers determines it; None if the folder has none."""
   settings = read_json(folder / _SETTINGS)
   if settings.get("do_lower_case"):
-    raise WinnowError(f"{folder / _SETTINGS} asks for lower case, but Sentence-T5 has both.")
+    raise WinnowError(f"{folder / _SETTINGS} sets do_lower_case, but Sentence-T5 is case-sensitive.")
   if settings.get("processing_kwargs"):
-    raise WinnowError(f"{folder / _SETTINGS} has processing_kwargs, which Winnow does not follow: remove them.")
+    raise WinnowError(f"{folder / _SETTINGS} has processing_kwargs, which Winnow does not support: remove them.")
   path, name = folder / _SETTINGS, "max_seq_length"
   limit: Any = _own_limit(folder)
   if limit is None and (folder / _TOKENIZER).is_file():
@@ -258,45 +262,46 @@ def _read_limit(folder: Path) -> int | None:
 
 
 def _longest(folder: Path, limit: int | None, max_input_tokens: int | None) -> int:
-  """Returns the flag's limit on tokens, or else the model's own. Raises WinnowError where neither has one."""
+  """Returns the flag's limit on tokens, or else the model's own; raises WinnowError if there is neither."""
   longest = limit if max_input_tokens is None else max_input_tokens
   if longest is None:
     raise WinnowError(
-      f"{folder} limits the tokens of a text neither in {_SETTINGS} (max_seq_length) nor in {_TOKENIZER} "
+      f"{folder} has no limit on the tokens of a text, neither in {_SETTINGS} (max_seq_length) nor in {_TOKENIZER} "
       "(model_max_length): give --max_input_tokens."
     )
   return longest
 
 
 def _check_pooling(path: Path) -> None:
-  """Raises WinnowError for other pooling than the mean, which sentence-transformers names since 5.4 and flagged before.
+  """Raises WinnowError unless the pooling is the mean.
 
-  Where both are there, it ignores the flags.
+  sentence-transformers names the pooling since 5.4, and set one of several flags before. It ignores the flags if there
+  is a name.
   """
-  about = read_json(path)
-  if (named := about.get("pooling_mode")) is None:
-    found = [name for name, value in about.items() if name.startswith("pooling_mode_") and value is True]
-    is_mean = found == ["pooling_mode_mean_tokens"]
+  settings = read_json(path)
+  if (named := settings.get("pooling_mode")) is None:
+    modes = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value is True]
+    is_mean = modes == ["pooling_mode_mean_tokens"]
   else:
-    found = list(map(str, named)) if isinstance(named, list) else [str(named)]
-    is_mean = found == ["mean"]
+    modes = list(map(str, named)) if isinstance(named, list) else [str(named)]
+    is_mean = modes == ["mean"]
   if not is_mean:
-    raise WinnowError(f"{path} asks for {', '.join(found) or 'no pooling'}, but Sentence-T5 pools by the mean.")
+    raise WinnowError(f"{path} asks for {', '.join(modes) or 'no pooling'}, but Sentence-T5 pools by the mean.")
 
 
 def _read_dense(folder: Path) -> np.ndarray:
-  """The dense projection [O, D] as the mapped file has it."""
+  """Returns the dense projection [O, D] as a view of the mapped file."""
   config, weights = folder / "config.json", folder / "model.safetensors"
-  about = read_json(config)
-  if about.get("bias") is not False or about.get("activation_function", _IDENTITY) != _IDENTITY:
-    raise WinnowError(f"{config}: Sentence-T5's projection has neither bias nor activation.")
-  if about.get("use_residual"):
-    raise WinnowError(f"{config} asks for use_residual, but Sentence-T5's projection adds nothing to its result.")
+  settings = read_json(config)
+  if settings.get("bias") is not False or settings.get("activation_function", _IDENTITY) != _IDENTITY:
+    raise WinnowError(f"{config} asks for a bias or an activation, but Sentence-T5's projection has neither.")
+  if settings.get("use_residual"):
+    raise WinnowError(f"{config} asks for use_residual, but Sentence-T5's projection has no residual connection.")
   tensors = safetensors_files.open_tensors(weights)
   if tensors.keys() != {_LINEAR} or tensors[_LINEAR].ndim != 2:
     raise WinnowError(f"{weights} must hold one matrix, {_LINEAR}, and nothing else.")
-  if list(tensors[_LINEAR].shape) != [about.get("out_features"), about.get("in_features")]:
-    raise WinnowError(f"{weights} holds {list(tensors[_LINEAR].shape)}, which is not what {config} says.")
+  if list(tensors[_LINEAR].shape) != [settings.get("out_features"), settings.get("in_features")]:
+    raise WinnowError(f"{weights} holds a matrix of {list(tensors[_LINEAR].shape)}, which is not what {config} says.")
   return tensors[_LINEAR]
 
 
@@ -310,7 +315,7 @@ def _check_width(folder: Path, dense_OD: np.ndarray, config: t5.T5Config) -> Non
 
 @functools.partial(jax.jit, static_argnames="config")
 def embed(params: t5.Params, ids_BL: jax.Array, lengths_B: jax.Array, config: t5.T5Config) -> jax.Array:
-  """Unit vectors of ids (int32 [B, L]) whose first `lengths_B` count: float32 [B, O]."""
+  """Embeds ids (int32 [B, L]), of which the first `lengths_B` count, as unit vectors: float32 [B, O]."""
   mask_BL = jnp.arange(ids_BL.shape[1])[None, :] < lengths_B[:, None]
   states_BLD = t5.encode(params, ids_BL, mask_BL, config)
   mean_BD = jnp.sum(states_BLD * mask_BL[..., None], axis=1) / lengths_B[:, None]

@@ -1,11 +1,11 @@
 """T5's pre-training objectives as (input, target) pairs: span corruption and prefix LM (Raffel et al. 2020, section 3).
 
-A document is cut into windows as long as a model's input allows, the last one shorter, and every window becomes a pair,
-each side ending in eos. t5's own preprocessors (t5.data.preprocessors 0.9.4) draw from random streams; here a mask is a
-function of its window's key, a 64-bit hash, and has the same distribution. Tokens lie end to end (`vocabulary.Tokens`),
-and nothing loops over windows.
+A document is cut into windows as long as a model's input allows; the last one may be shorter. Every window becomes a
+pair, whose sides both end in eos. t5's own preprocessors (t5.data.preprocessors 0.9.4) draw from random streams. Here a
+mask is a function of its window's key, a 64-bit hash, and has the same distribution. Tokens are stored end to end
+(`vocabulary.Tokens`), and no code loops over windows.
 
-Shape suffixes: N documents, W windows, X tokens of all windows, S their spans, I places where a span may begin.
+Shape suffixes: N documents, W windows, X tokens of all windows, S their spans, I positions where a span may begin.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from curation.selection import hashing
 SPAN_CORRUPTION, PREFIX_LM = "span_corruption", "prefix_lm"
 OBJECTIVES = (SPAN_CORRUPTION, PREFIX_LM)
 
-# t5's defaults, with which all published T5 were trained.
+# t5's defaults, with which all published T5 models were trained.
 NOISE_DENSITY = 0.15
 MEAN_SPAN_LENGTH = 3.0
 
@@ -27,28 +27,28 @@ _NO_HASH = np.uint64(2**64 - 1)
 
 
 class Windows(NamedTuple):
-  """Consecutive parts of documents: those of a document in its order, the documents in theirs."""
+  """Consecutive parts of documents, in order within each document and in the order of documents."""
 
   document_W: np.ndarray
-  """The document that each is a part of: int64 [W]."""
+  """The document that each window belongs to: int64 [W]."""
   lengths_W: np.ndarray
-  """In tokens, eos not counted: int64 [W]; 0 for the one window of a document without tokens."""
+  """The tokens of each window without eos: int64 [W]; 0 for the one window of a document without tokens."""
   keys_W: np.ndarray
-  """uint64 [W]."""
+  """The key of each window, a hash: uint64 [W]."""
 
 
 class Pairs(NamedTuple):
-  """W pairs, eos included."""
+  """W pairs of an input and a target, eos included."""
 
   inputs: Tokens
   targets: Tokens
 
 
 def noise_counts(lengths_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Noise tokens and noise spans of windows of these lengths, at least one each: int64 [W].
+  """Counts the noise tokens and noise spans of windows of these lengths, at least one each: int64 [W].
 
-  In float32 and rounded to even, as t5's random_spans_noise_mask has it; a window of fewer than two tokens counts as
-  one of two, of which the second is noise.
+  Computed in float32 and rounded to even, as in t5's random_spans_noise_mask. A window of fewer than two tokens counts
+  as one of two tokens, of which the second is noise.
   """
   lengths_W = np.maximum(lengths_W, 2)
   noise_W = np.round(lengths_W.astype(np.float32) * np.float32(NOISE_DENSITY)).astype(np.int64)
@@ -58,65 +58,65 @@ def noise_counts(lengths_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pair_lengths(lengths_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens of inputs and targets, eos included, that span corruption makes of windows of these lengths: int64 [W]."""
+  """Counts the tokens of inputs and targets that span corruption makes of such windows, eos included: int64 [W]."""
   lengths_W = np.asarray(lengths_W, np.int64)
   noise_W, spans_W = noise_counts(lengths_W)
   inputs_W, targets_W = lengths_W - noise_W + spans_W + 1, noise_W + spans_W + 1
-  # The noise of the shortest lies behind them, and without tokens there is no sentinel either.
+  # The noise of the shortest windows lies beyond their end, and a window without tokens has no sentinel either.
   short_W = lengths_W < 2
   return np.where(short_W, lengths_W + 1, inputs_W), np.where(short_W, lengths_W + 1, targets_W)
 
 
 def prefix_lengths(lengths_W: np.ndarray, keys_W: np.ndarray) -> np.ndarray:
-  """Tokens before the cut of prefix LM: int64 [W], from 1 to all but one, each number equally likely.
+  """Returns the tokens before the cut of prefix LM: int64 [W], from 1 to all but one, each number equally likely.
 
-  As t5's prefix_lm; of a window of one token or none it is 0.
+  The distribution is that of t5's prefix_lm. A window of one token or none has a prefix of 0.
   """
   choices_W = np.maximum(lengths_W - 1, 0)
   return np.floor(hashing.to_uniforms(keys_W) * choices_W).astype(np.int64) + (choices_W > 0)
 
 
 def target_lengths(objective: str, lengths_N: np.ndarray, keys_N: np.ndarray, max_input_tokens: int) -> np.ndarray:
-  """Tokens of all targets of documents of these lengths and keys, eos included: int64 [N].
+  """Counts the tokens of all targets of documents of these lengths and keys, eos included: int64 [N].
 
-  What a model is asked to predict of a document, known without its text.
+  These are the tokens that a model has to predict, and no text is needed to count them.
   """
   windows = cut_windows(lengths_N, keys_N, window_length(objective, max_input_tokens))
   if objective == PREFIX_LM:
     targets_W = windows.lengths_W - prefix_lengths(windows.lengths_W, windows.keys_W) + 1
   else:
     _, targets_W = pair_lengths(windows.lengths_W)
-  # Those of a document lie together, and it has one at least.
+  # A document's windows are consecutive, and it has at least one.
   starts_N = np.searchsorted(windows.document_W, np.arange(len(lengths_N)))
   return np.add.reduceat(targets_W, starts_N) if len(starts_N) else np.zeros(0, np.int64)
 
 
 def window_length(objective: str, max_input_tokens: int) -> int:
-  """Tokens of the longest window whose input has at most `max_input_tokens`, eos included: 568 for T5's 512.
+  """Returns the tokens of the longest window whose input has at most `max_input_tokens` with eos: 568 for T5's 512.
 
-  Raises WinnowError where it has room for no token.
+  Raises WinnowError if an input has no room for a token.
   """
   if max_input_tokens < 2:
     raise WinnowError(f"--max_input_tokens must be at least 2, a token and its end, not {max_input_tokens}.")
   if objective == PREFIX_LM:
     return max_input_tokens - 1
-  # Inputs never get shorter with their window, and have over 0.8 of its tokens.
+  # Inputs never get shorter as their window gets longer, and they have over 0.8 of its tokens.
   inputs_W, _ = pair_lengths(np.arange(2 * max_input_tokens))
   return int(np.searchsorted(inputs_W, max_input_tokens, side="right")) - 1
 
 
 def check_sentinels(vocabulary: Vocabulary, vocab_size: int, max_input_tokens: int) -> None:
-  """Raises WinnowError where a model has fewer sentinels than a window may have spans."""
+  """Raises WinnowError if a model has fewer sentinels than a window may have spans."""
   if int(vocabulary.sentinel_ids()[0]) >= vocab_size:
     raise WinnowError(
-      f"The model embeds {vocab_size:,} pieces, and span corruption needs {NUM_SENTINELS} sentinels behind the "
-      f"vocabulary's {len(vocabulary):,}: take a T5 that was pre-trained so, or --objective=prefix_lm."
+      f"The model embeds {vocab_size:,} pieces, but span corruption needs {NUM_SENTINELS} sentinels behind the "
+      f"vocabulary's {len(vocabulary):,}: take a T5 that was pre-trained with them, or --objective=prefix_lm."
     )
   _, spans_W = noise_counts(np.array([window_length(SPAN_CORRUPTION, max_input_tokens)]))
-  # A target that begins with a sentinel has as many as there are spans.
+  # A target begins with a sentinel and has as many sentinels as there are spans.
   if spans_W[0] > NUM_SENTINELS:
     raise WinnowError(
-      f"--max_input_tokens={max_input_tokens:,} makes windows of {spans_W[0]} corrupted spans, and T5 has "
+      f"--max_input_tokens={max_input_tokens:,} makes windows of {spans_W[0]} corrupted spans, but T5 has "
       f"{NUM_SENTINELS} sentinels: take at most {_longest_inputs():,}."
     )
 
@@ -132,10 +132,10 @@ def cut_windows(lengths_N: np.ndarray, keys_N: np.ndarray, window: int) -> Windo
 
 
 def noise_mask(lengths_W: np.ndarray, keys_W: np.ndarray) -> np.ndarray:
-  """Which tokens span corruption takes away: bool [X].
+  """Draws the mask of the tokens that span corruption removes: bool [X].
 
-  As many spans of noise as of what stays, alternating, beginning with what stays; subject to that and `noise_counts`
-  all masks are equally likely.
+  Spans alternate between kept tokens and noise, beginning with kept tokens, and there are equally many of both. Among
+  the masks with the counts of `noise_counts`, all are equally likely.
   """
   noise_W, spans_W = noise_counts(lengths_W)
   drawn_W = np.maximum(lengths_W, 2)
@@ -147,9 +147,9 @@ def noise_mask(lengths_W: np.ndarray, keys_W: np.ndarray) -> np.ndarray:
 
 
 def corrupt_spans(ids_X: np.ndarray, lengths_W: np.ndarray, mask_X: np.ndarray, sentinels: np.ndarray) -> Pairs:
-  """Pairs of windows under a mask: inputs have a sentinel for each span of noise, targets for each of the others.
+  """Makes pairs of windows under a mask: inputs have a sentinel for each noise span, targets for each kept span.
 
-  As t5's noise_span_to_unique_sentinel and nonnoise_span_to_unique_sentinel, and eos behind both.
+  Follows t5's noise_span_to_unique_sentinel and nonnoise_span_to_unique_sentinel, and appends eos to both.
   """
   return Pairs(
     _with_sentinels(ids_X, lengths_W, mask_X, sentinels), _with_sentinels(ids_X, lengths_W, ~mask_X, sentinels)
@@ -157,21 +157,21 @@ def corrupt_spans(ids_X: np.ndarray, lengths_W: np.ndarray, mask_X: np.ndarray, 
 
 
 def split_prefixes(ids_X: np.ndarray, lengths_W: np.ndarray, keys_W: np.ndarray) -> Pairs:
-  """Pairs of windows cut in two: `prefix_lengths` of a window's tokens are input, the others the target."""
+  """Cuts windows in two: the first `prefix_lengths` tokens of a window are the input, the others the target."""
   prefix_W = prefix_lengths(lengths_W, keys_W)
   is_input_X = _places(lengths_W) < np.repeat(prefix_W, lengths_W)
   return Pairs(_with_eos(ids_X[is_input_X], prefix_W), _with_eos(ids_X[~is_input_X], lengths_W - prefix_W))
 
 
 def _random_segments(items_W: np.ndarray, segments_W: np.ndarray, keys_W: np.ndarray) -> np.ndarray:
-  """Cuts `items` tokens into `segments` runs of at least one, each way equally likely: their lengths, int64 [S].
+  """Cuts `items` tokens into `segments` runs of at least one, each way equally likely; returns lengths, int64 [S].
 
-  A run begins at the first token and at those of the others that have the smallest hashes.
+  A run begins at the first token, and at the other tokens with the smallest hashes.
   """
   place_I = np.arange(max(int(items_W.max(initial=1)), 1))
   hashes_WI = hashing.hash_numbers(keys_W[:, None], place_I)
   is_item_WI = place_I < items_W[:, None]
-  # Hashes of one key differ, so that exactly as many are at most the last one that is taken.
+  # Hashes of one key all differ, so that exactly `segments` of them are at most the last one that is taken.
   hashes_WI[~is_item_WI] = _NO_HASH
   hashes_WI[:, 0] = 0
   last_W1 = np.take_along_axis(np.sort(hashes_WI, axis=1), segments_W[:, None] - 1, axis=1)
@@ -180,34 +180,35 @@ def _random_segments(items_W: np.ndarray, segments_W: np.ndarray, keys_W: np.nda
 
 
 def _with_sentinels(ids_X: np.ndarray, lengths_W: np.ndarray, mask_X: np.ndarray, sentinels: np.ndarray) -> Tokens:
-  """Each run of masked tokens becomes one sentinel, the window's first its first."""
+  """Replaces each run of masked tokens by one sentinel, in order within each window, and appends eos."""
   before_X = np.roll(mask_X, 1)
   before_X[_places(lengths_W) == 0] = False
   is_first_X = mask_X & ~before_X
-  # Of window w, the runs before it are not its own.
+  # Number the runs within each window.
   run_X = np.cumsum(is_first_X)
   ends_W = np.cumsum(lengths_W)
   runs_before_W = np.append(0, run_X)[ends_W - lengths_W]
   number_X = run_X - np.repeat(runs_before_W, lengths_W) - 1
   kept_X = ~(mask_X & before_X)
-  found_X = np.where(is_first_X, sentinels[number_X], ids_X)
+  replaced_X = np.where(is_first_X, sentinels[number_X], ids_X)
   kept_before = np.append(0, np.cumsum(kept_X))
-  return _with_eos(found_X[kept_X], kept_before[ends_W] - kept_before[ends_W - lengths_W])
+  return _with_eos(replaced_X[kept_X], kept_before[ends_W] - kept_before[ends_W - lengths_W])
 
 
 def _with_eos(ids: np.ndarray, lengths_W: np.ndarray) -> Tokens:
+  """Appends eos to each of W sequences."""
   ends_W = np.cumsum(lengths_W)
   offsets = np.append(0, ends_W + np.arange(1, len(ends_W) + 1)).astype(np.int64)
   return Tokens(np.insert(ids, ends_W, EOS_ID).astype(np.int32, copy=False), offsets)
 
 
 def _places(lengths_W: np.ndarray) -> np.ndarray:
-  """Each token's place in its window: int64 [X]."""
+  """Returns each token's position in its window: int64 [X]."""
   return np.arange(lengths_W.sum()) - np.repeat(np.cumsum(lengths_W) - lengths_W, lengths_W)
 
 
 def _longest_inputs() -> int:
-  """The largest `max_input_tokens` whose windows have a sentinel for every span."""
+  """Returns the largest `max_input_tokens` whose windows have a sentinel for every span."""
   lengths_W = np.arange(10_000)
   _, spans_W = noise_counts(lengths_W)
   return int(pair_lengths(lengths_W[spans_W <= NUM_SENTINELS])[0].max())

@@ -1,1 +1,1 @@
-"""Which documents are selected, exactly and in any order of reading."""
+"""Exact selection of documents, independent of the order in which they are read, and measures of scores."""

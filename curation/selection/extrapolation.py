@@ -1,7 +1,7 @@
-"""Totals over all shards of a corpus from a sample of some rows of some shards, with their standard errors.
+"""Estimates totals over all shards of a corpus from some rows of some shards, with standard errors.
 
-A ratio estimate in two stages (Cochran, Sampling Techniques, chapters 6 and 11): shards by their size in bytes, and
-rows within each.
+The ratio estimate has two stages (Cochran, Sampling Techniques, chapters 6 and 11): shards by their size in bytes, and
+rows within each shard.
 """
 
 from collections.abc import Sequence
@@ -11,25 +11,28 @@ import numpy as np
 
 
 class ShardSample(NamedTuple):
-  """What is known of one sampled shard."""
+  """The measurements of one sampled shard."""
 
   size: float
-  """Bytes."""
+  """Its size in bytes."""
   documents: float
+  """Its number of documents, counted or estimated."""
   documents_error: float
-  """Standard error of `documents`; 0 where all were counted."""
+  """Standard error of `documents`; 0 if all were counted."""
   values_M: np.ndarray
-  """A quantity of M of its documents: float64 [M], M >= 1."""
+  """The quantity to sum up, for M of its documents: float64 [M], M >= 1."""
 
 
 class Total(NamedTuple):
+  """An estimated total and its standard error."""
+
   value: float
   error: float
   """Standard error."""
 
 
 def total(samples: Sequence[ShardSample], *, num_shards: int, size: float) -> Total:
-  """The quantity over all `num_shards` shards, which have `size` bytes together, of which some are sampled."""
+  """Estimates the total over `num_shards` shards of `size` bytes together from the sampled ones."""
   sizes_S = np.array([sample.size for sample in samples], float)
   means_S = np.array([sample.values_M.mean() for sample in samples])
   documents_S = np.array([sample.documents for sample in samples], float)
@@ -45,7 +48,7 @@ def total(samples: Sequence[ShardSample], *, num_shards: int, size: float) -> To
   if 1 < len(samples) < num_shards:
     residuals_S = values_S - values_S.sum() / sizes_S.sum() * sizes_S
     between = len(samples) * (1 - len(samples) / num_shards) * float((residuals_S**2).sum()) / (len(samples) - 1)
-  # What differs between sampled shards differs for the rows that they were judged by as well, so that of the rows' own
-  # error only the share of sampled shards is added.
+  # The rows' sampling error also contributes to the differences between sampled shards. So only the share of sampled
+  # shards of it is added.
   within *= len(samples) / num_shards
   return Total(float(values_S.sum() * scale), float(scale * np.sqrt(within + between)))

@@ -1,7 +1,7 @@
 """Randomness as a function: a named 64-bit hash of (seed, shard, row), never a stream.
 
-The hash of a document depends on nothing but its identity and the seed, so that samples, ties and output places are
-the same on every runner. Golden values are in the tests: changing this file changes every sample ever drawn.
+The hash of a document depends on its identity and the seed alone. So samples, ties and output positions are the same on
+every runner. The tests hold golden values: changing a hash changes every sample ever drawn.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 def hash_documents(purpose: str, seed: int, shard: str, rows_N: np.ndarray) -> np.ndarray:
   """Hashes the documents of one shard: uint64 [N], uniform over all 64 bits.
 
-  `purpose` names the use ('tie', 'random', 'place', ...): hashes of two purposes are independent. `rows_N` are row
-  numbers, any integer dtype. The purpose, seed and shard name give a 64-bit key (BLAKE2b), to which SplitMix64 (Steele,
-  Lea and Flood 2014) adds the row: for one key the map from rows to hashes is a bijection, so documents of one shard
+  `purpose` names the use ('tie', 'random', 'place', ...); hashes for two purposes are independent. `rows_N` are row
+  numbers of any integer dtype. Purpose, seed and shard name give a 64-bit key (BLAKE2b), to which SplitMix64 (Steele,
+  Lea and Flood 2014) adds the row. For one key the map from rows to hashes is a bijection, so documents of one shard
   never collide.
   """
   identity = "\0".join((purpose, str(seed), shard)).encode()
@@ -27,15 +27,15 @@ def hash_documents(purpose: str, seed: int, shard: str, rows_N: np.ndarray) -> n
 
 
 def hash_numbers(keys: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-  """Hashes numbers from 0 on under keys, which are hashes themselves: uint64, in the shape that both broadcast to.
+  """Hashes numbers >= 0 under keys, which are hashes themselves: uint64, in the shape that both broadcast to.
 
-  For one key a bijection, as `hash_documents` is for its rows.
+  For one key this is a bijection, as `hash_documents` is for its rows.
   """
   return _finalise((np.asarray(numbers).astype(np.uint64) + np.uint64(1)) * _GOLDEN_RATIO + keys)
 
 
 def mix(state_N: np.ndarray) -> np.ndarray:
-  """SplitMix64's step for any states: uint64 [N], a bijection."""
+  """Applies one step of SplitMix64, a bijection, to states: uint64 [N]."""
   return _finalise(state_N + _GOLDEN_RATIO)
 
 
@@ -46,10 +46,10 @@ def _finalise(state_N: np.ndarray) -> np.ndarray:
 
 
 def uniforms(purpose: str, seed: int, start: int, stop: int) -> np.ndarray:
-  """Numbers in (0, 1), evenly spread, number `start` to `stop` of a purpose and seed: float64 [stop - start]."""
+  """Returns uniform numbers in (0, 1), those from `start` to `stop` of a purpose and seed: float64 [stop - start]."""
   return to_uniforms(hash_documents(purpose, seed, "", np.arange(start, stop)))
 
 
 def to_uniforms(hashes_N: np.ndarray) -> np.ndarray:
-  """The numbers in (0, 1) that hashes stand for: float64 [N]."""
+  """Maps hashes (uint64) to numbers in (0, 1): float64 [N]."""
   return ((hashes_N >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

@@ -1,10 +1,10 @@
-"""Measures of scorers and of what was trained on their samples: the paper's sections 4.3 and 4.7, D.1 and Appendix E.
+"""Measures of scorers and of models trained on their samples (paper, sections 4.3 and 4.7, D.1 and Appendix E).
 
-Scores are numbers without NaN, which scoring dead-letters; whatever is handed a NaN raises ValueError. Infinite ones
-have their place in every order. What a corpus does not fit in memory for comes in parts that add up: `histogram` and
-`count_ranks`.
+Scores are numbers without NaN, since scoring dead-letters NaN. Functions raise ValueError for a NaN; infinite scores
+are ordered like any others. For a corpus that does not fit in memory, `histogram` and `count_ranks` give parts that add
+up.
 
-Shape suffixes: N documents, S scorers, Q scores that are asked for, E edges of histogram bins.
+Shape suffixes: N documents, S scorers, Q queried scores, E edges of histogram bins.
 """
 
 import collections
@@ -18,7 +18,7 @@ from curation.errors import WinnowError
 
 FULL = "full"
 MOST_PAIRED = (1 << 31) - 1
-"""Documents that a rank correlation can be of: their pairs are counted in 63 bits."""
+"""The most documents of a rank correlation, whose pairs are counted in 63 bits."""
 
 
 class TaskResult(NamedTuple):
@@ -31,40 +31,42 @@ class TaskResult(NamedTuple):
 
 
 def over_scaling(results: Iterable[TaskResult], sizes: Sequence[str]) -> dict[tuple[str, str], float]:
-  """How much of the way to the next larger model a sample brings, in percent, by (size, data) (paper, section 4.3).
+  """Computes how far a sample takes a model towards the next larger one, in percent (paper, section 4.3).
 
-  For each size but the largest of `sizes`, which ascend, and for each sample that it was trained on: the mean over all
-  tasks of 100 * (sampled - full) / (next larger on full - full). 0: as good as training on everything; 100: as good as
-  the next larger model on everything. Tasks of which less is better, such as perplexity, need no sign: it cancels out.
+  Returns, by (size, data), the mean over all tasks of 100 * (sampled - full) / (next larger on full - full). Covers all
+  of `sizes`, which ascend, but the largest, and each sample that a size was trained on. 0 means as good as training on
+  everything, 100 as good as the next larger model on everything. The sign cancels out for tasks where less is better,
+  such as perplexity.
 
-  Raises WinnowError where a result is missing, given twice or no finite number, and where the larger model is no
-  different from the smaller one on a task, so that there is no way to measure.
+  Raises WinnowError if a result is missing, given twice or not finite, or if both models have the same result in a
+  task, so that there is nothing to measure by.
   """
   tables: dict[tuple[str, str], dict[str, float]] = collections.defaultdict(dict)
   for row in results:
     if row.size not in sizes:
       raise WinnowError(f"the size {row.size} is none of {', '.join(sizes)}; name all sizes, the smallest first")
     if not math.isfinite(row.result):
-      raise WinnowError(f"{_named(*row[:3])} is {row.result}, which is no result; leave its task out everywhere")
+      raise WinnowError(f"{_named(*row[:3])} is {row.result}, which is not finite; leave its task out everywhere")
     if row.task in tables[row.size, row.data]:
       raise WinnowError(f"{_named(*row[:3])} is given twice; leave one out")
     tables[row.size, row.data][row.task] = row.result
   return {
-    (size, data): _over_scaling_of(tables, size, sizes[place + 1], data)
+    (size, data): _mean_share(tables, size, sizes[place + 1], data)
     for place, size in enumerate(sizes[:-1])
-    for data in dict.fromkeys(data for of_size, data in tables if of_size == size)
+    for data in dict.fromkeys(data for trained_size, data in tables if trained_size == size)
   }
 
 
-def _over_scaling_of(tables: dict[tuple[str, str], dict[str, float]], size: str, larger: str, data: str) -> float:
-  compared = ((size, data), (size, FULL), (larger, FULL))
-  tasks = sorted(set().union(*(tables.get(of, {}) for of in compared)))
-  for of in compared:
-    if missing := [task for task in tasks if task not in tables.get(of, {})]:
-      raise WinnowError(f"{_named(*of, missing[0])} is missing; give it, or leave its task out everywhere")
+def _mean_share(tables: dict[tuple[str, str], dict[str, float]], size: str, larger: str, data: str) -> float:
+  """Computes the over-scaling of one (size, data), in percent."""
+  models = ((size, data), (size, FULL), (larger, FULL))
+  tasks = sorted(set().union(*(tables.get(model, {}) for model in models)))
+  for model in models:
+    if missing := [task for task in tasks if task not in tables.get(model, {})]:
+      raise WinnowError(f"{_named(*model, missing[0])} is missing; give it, or leave its task out everywhere")
   shares = []
   for task in tasks:
-    sampled, full, next_full = (tables[of][task] for of in compared)
+    sampled, full, next_full = (tables[model][task] for model in models)
     if next_full == full:
       raise WinnowError(f"{size} and {larger} on {FULL} have the same result in {task}; leave the task out everywhere")
     shares.append(100 * (sampled - full) / (next_full - full))
@@ -76,19 +78,20 @@ def _named(size: str, data: str, task: str) -> str:
 
 
 def kendall_tau(x_N: np.ndarray, y_N: np.ndarray) -> float:
-  """Kendall's rank correlation of two columns of scores, tau-b, which takes account of ties (Kendall 1945).
+  """Computes Kendall's tau-b of two columns of scores, the rank correlation that accounts for ties (Kendall 1945).
 
-  (concordant - discordant pairs) / sqrt(pairs not tied in x * pairs not tied in y). NaN where a column is constant, or
-  shorter than two: it has no order to compare. In O(N log N) by Knight's way (1966): sort by x, and y among equal x;
-  then the discordant pairs are the inversions of y. Counts are exact, the last bits those of scipy.stats.kendalltau.
+  tau-b = (concordant - discordant pairs) / sqrt(pairs not tied in x * pairs not tied in y). NaN if a column is constant
+  or shorter than two, since it has no order to compare. Takes O(N log N) by Knight's method (1966): after sorting by x,
+  and by y among equal x, the discordant pairs are the inversions of y. Counts are exact, and the last bits are those of
+  scipy.stats.kendalltau. Raises ValueError for columns of different lengths, for NaN, and beyond `MOST_PAIRED`.
   """
   return _tau(_dense_ranks(x_N), _dense_ranks(y_N))
 
 
 def tau_matrix(scores_SN: np.ndarray) -> np.ndarray:
-  """Kendall's tau of every two of several scorers over the same documents: float64 [S, S] (paper, Figure 7).
+  """Computes Kendall's tau for every two of several scorers over the same documents: float64 [S, S] (paper, Figure 7).
 
-  Symmetric, 1 on the diagonal; NaN in the row and column of a scorer whose scores are all the same.
+  Symmetric, with 1 on the diagonal. NaN in the row and column of a scorer whose scores are all equal.
   """
   ranks = [_dense_ranks(scores_N) for scores_N in scores_SN]
   matrix_SS = np.empty((len(ranks), len(ranks)))
@@ -100,10 +103,12 @@ def tau_matrix(scores_SN: np.ndarray) -> np.ndarray:
 
 
 class _Ranks(NamedTuple):
-  """`dense_N`: how many different scores are smaller, uint32 [N]; and how many pairs of documents are tied."""
+  """The ranks of a column of scores."""
 
   dense_N: np.ndarray
+  """The number of different scores that are smaller: uint32 [N]."""
   tied_pairs: int
+  """The number of pairs of documents with equal scores."""
 
   @property
   def pairs(self) -> int:
@@ -111,21 +116,21 @@ class _Ranks(NamedTuple):
 
   @property
   def is_constant(self) -> bool:
-    """There is no order in it."""
+    """Tells whether all scores are equal, so that there is no order."""
     return self.pairs == self.tied_pairs
 
 
 def _dense_ranks(scores_N: np.ndarray) -> _Ranks:
   scores_N = np.asarray(scores_N)
   if scores_N.ndim != 1 or len(scores_N) > MOST_PAIRED:
-    raise ValueError(f"scores of shape {scores_N.shape} are no column of at most {MOST_PAIRED} documents")
+    raise ValueError(f"scores must be a column of at most {MOST_PAIRED} documents, not of shape {scores_N.shape}")
   _refuse_nan(scores_N)
   _, dense_N, counts = np.unique(scores_N, return_inverse=True, return_counts=True)
   return _Ranks(dense_N.astype(np.uint32), _pairs(counts))
 
 
 def _pairs(counts: np.ndarray) -> int:
-  """How many pairs there are within groups of these sizes."""
+  """Counts the pairs within groups of these sizes."""
   counts = counts.astype(np.int64)
   return int((counts * (counts - 1) // 2).sum())
 
@@ -138,7 +143,7 @@ def _tau(x: _Ranks, y: _Ranks) -> float:
     return math.nan
   from curation.selection import rank_loops
 
-  # One sort of 64-bit numbers orders by x, and by y among equal x, so that pairs tied in x are no inversions.
+  # One sort of 64-bit numbers orders by x, and by y among equal x, so that pairs tied in x are not inversions.
   both_N = np.sort(x.dense_N.astype(np.uint64) << np.uint64(32) | y.dense_N)
   starts = np.flatnonzero(np.concatenate([[True], both_N[1:] != both_N[:-1]]))
   tied_in_both = _pairs(np.diff(np.append(starts, size)))
@@ -150,12 +155,12 @@ def _tau(x: _Ranks, y: _Ranks) -> float:
 
 
 def bin_edges(low: float, high: float, bins: int) -> np.ndarray:
-  """Edges of equally wide bins over what is finite of [low, high], float64 [bins + 1], however narrow that is.
+  """Returns edges of equally wide bins over the finite part of [low, high]: float64 [bins + 1].
 
-  Raises ValueError where low > high, or one is NaN.
+  A range without width is widened a little. Raises ValueError if low > high, or if either is NaN.
   """
   if not low <= high:
-    raise ValueError(f"{low} to {high} is no range")
+    raise ValueError(f"{low} to {high} is not a range")
   largest = float(np.finfo(np.float32).max)
   low, high = (min(max(value, -largest), largest) for value in (low, high))
   if low >= high:
@@ -165,10 +170,10 @@ def bin_edges(low: float, high: float, bins: int) -> np.ndarray:
 
 
 def histogram(values_N: np.ndarray, edges_E: np.ndarray) -> np.ndarray:
-  """How many values each bin has: int64 [E - 1], which adds up over parts of a corpus.
+  """Counts the values in each bin: int64 [E - 1]. Histograms of parts of a corpus add up.
 
-  A bin has its lower edge and not its upper one, but for the last. What lies outside is counted in the first and last
-  bin, so that every document is counted once.
+  A bin includes its lower edge but not its upper one; the last bin includes both. Values outside all bins are counted
+  in the first or last bin, so that every document is counted once.
   """
   _refuse_nan(values_N)
   bin_N = np.clip(np.searchsorted(edges_E, values_N, side="right") - 1, 0, len(edges_E) - 2)
@@ -176,14 +181,14 @@ def histogram(values_N: np.ndarray, edges_E: np.ndarray) -> np.ndarray:
 
 
 def count_ranks(queries_Q: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
-  """How many of the scores are less than each query, and how many are equal to it: int64 [2, Q].
+  """Counts the scores that are less than each query, and those equal to it: int64 [2, Q].
 
-  Adds up over parts of a corpus: `to_percentiles` makes percentiles of the sum.
+  Counts of parts of a corpus add up, and `to_percentiles` turns the sum into percentiles.
   """
   _refuse_nan(queries_Q)
   _refuse_nan(scores_N)
   sorted_Q, place_Q = np.unique(queries_Q, return_inverse=True)
-  # The scores are looked up among the queries, which are few, and not the other way round: nothing long is sorted.
+  # Looking up the scores among the few queries, and not the other way round, avoids sorting the scores.
   up_to = np.bincount(np.searchsorted(sorted_Q, scores_N, side="left"), minlength=len(sorted_Q) + 1)
   below = np.bincount(np.searchsorted(sorted_Q, scores_N, side="right"), minlength=len(sorted_Q) + 1)
   counted_less, counted_up_to = np.cumsum(below)[:-1], np.cumsum(up_to)[:-1]
@@ -191,18 +196,19 @@ def count_ranks(queries_Q: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
 
 
 def to_percentiles(counts_2Q: np.ndarray, total: int) -> np.ndarray:
-  """The percentiles of scores among `total` documents, by `count_ranks`: float64 [Q], 0 to 100.
+  """Returns the percentiles of scores among `total` documents from the sum of `count_ranks`: float64 [Q], 0 to 100.
 
-  By mid-ranks: 100 * (less + equal / 2) / total. So a score that all documents share is at 50, the mean over a whole
-  corpus is 50 with any ties, and the percentile of the opposite order is 100 minus it.
+  Uses mid-ranks: 100 * (less + equal / 2) / total. So a score that all documents share is at 50, the mean over a whole
+  corpus is 50 whatever the ties, and reversing the order gives 100 minus the percentile. Raises ValueError for a total
+  below 1.
   """
   if total < 1:
-    raise ValueError("there are no documents to stand among")
+    raise ValueError(f"percentiles need at least one document, not {total}")
   return 100 * (counts_2Q[0] + counts_2Q[1] / 2) / total
 
 
 def percentiles(scores_N: np.ndarray) -> np.ndarray:
-  """The quality percentile of each document among all of them (paper, Appendix E), by mid-ranks: float64 [N]."""
+  """Returns the quality percentile of each document among all (paper, Appendix E), by mid-ranks: float64 [N]."""
   _refuse_nan(scores_N)
   _, place_N, counts = np.unique(scores_N, return_inverse=True, return_counts=True)
   less = np.cumsum(counts) - counts
@@ -211,4 +217,4 @@ def percentiles(scores_N: np.ndarray) -> np.ndarray:
 
 def _refuse_nan(values_N: np.ndarray) -> None:
   if np.isnan(values_N).any():
-    raise ValueError("a NaN has no place in an order")
+    raise ValueError("scores must not be NaN, which has no order")

@@ -1,4 +1,4 @@
-"""The loop of `metrics` in machine code; apart, since the compiler takes half a second and 50 MB to load."""
+"""The compiled loop of `metrics`, in its own module since the compiler takes half a second and 50 MB to load."""
 
 import numpy as np
 
@@ -7,9 +7,9 @@ from curation.machine_code import compiled
 
 @compiled
 def count_inversions(values_N):
-  """How many pairs stand in the wrong order, i < j with values[i] > values[j]; equal ones do not. Sorts `values_N`.
+  """Counts the inversions, pairs i < j with values[i] > values[j]. Overwrites `values_N`.
 
-  A merge sort from the bottom up: whoever moves before what is left of the other run passes all of it.
+  Runs a bottom-up merge sort. A value taken from the right run passes everything that remains of the left run.
   """
   size = len(values_N)
   source_N, target_N = values_N, np.empty_like(values_N)

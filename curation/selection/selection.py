@@ -1,11 +1,11 @@
-"""Keys per document, and the exact threshold above which the selection lies: a radix search, no sort, no gather.
+"""Computes a key per document and finds the exact selection threshold by a radix search, without a sort or a gather.
 
-A document's rank is its 128-bit number (key, tie): the 64-bit key orders by what a sampler wants, the 64-bit hash
-breaks ties. Selected is the longest prefix, from the largest rank down, whose weights fit an amount: with weight 1 and
-amount k the k documents with the largest keys, with tokens as weights those before the first that would exceed a token
-budget. (To skip that one and go on with shorter ones would prefer short documents, a larger budget would drop some that
-a smaller one has, and each skip would take a search of its own.) Each pass of the search fixes 16 bits of the first
-rank that no longer fits, from one histogram; histograms add up.
+A document's rank is the 128-bit number (key, tie). The 64-bit key orders documents as a sampler wants, and the 64-bit
+hash breaks ties. The selection is the longest prefix, from the largest rank down, whose weights fit an amount. With
+weight 1 and amount k these are the k documents with the largest keys. With tokens as weights these are the documents
+before the first one that would exceed a token budget. (Skipping that one and going on with shorter ones would prefer
+short documents, a larger budget would drop some that a smaller one has, and each skip would take another search.) Each
+pass of the search fixes 16 bits of the first rank that no longer fits, from one histogram; histograms add up.
 
 Shape suffixes: N documents, H = 65,536 histogram bins.
 """
@@ -27,14 +27,17 @@ NUM_BINS = 1 << PASS_BITS
 
 @dataclasses.dataclass(frozen=True)
 class SelectionRequest:
-  """Which documents are wanted: one sampler, and one of `rate`, `num_examples`, `num_tokens`, `threshold` and
-  `percentile_range`.
+  """A sampler and an amount: one of `rate`, `num_examples`, `num_tokens`, `threshold` and `percentile_range`.
 
-  `group_by` sets each group a quota, `group_rate` or `group_max`, and only documents within it can be selected; all of
-  them are where nothing else says how many. Rates are text, as typed, so that 0.1 means one tenth. `temperature` is for
-  `ips` alone. `percentile_range` is LOW:HIGH, of scores from the lowest, 0, to the highest, 1: of the N documents in
-  order those from number floor(LOW × N + 1/2) on and before number floor(HIGH × N + 1/2), so that ranges with a common
-  end part a corpus. Raises WinnowError where the parts do not fit together.
+  `group_by` sets a quota for each group, `group_rate` or `group_max`. Only documents within the quotas can be selected,
+  and all of them are selected if there is no other amount. Rates are strings, as typed, so that 0.1 means one tenth.
+  `temperature` applies to `ips` only.
+
+  `percentile_range` is LOW:HIGH, fractions of the documents ordered from the lowest score to the highest. It selects
+  the documents from number floor(LOW × N + 1/2) up to, but not including, number floor(HIGH × N + 1/2) of N. So
+  adjacent ranges divide a corpus without overlap.
+
+  Raises WinnowError if the fields do not fit together.
   """
 
   sampler: str
@@ -52,25 +55,25 @@ class SelectionRequest:
 
   def __post_init__(self):
     if self.sampler == "random" and self.method != "top_k":
-      raise WinnowError(f"--sampler=random has no scores, so --method={self.method} does not fit it; leave it out")
+      raise WinnowError(f"--method={self.method} does not fit --sampler=random, which has no scores; leave it out")
     if self.method not in METHODS:
       raise WinnowError(f"--method={self.method} is none of {', '.join(METHODS)}")
     if not 0 < self.temperature < np.inf:
       raise WinnowError(f"--temperature={self.temperature} is not a number above 0")
     if self.temperature != 1 and self.method != "ips":
-      raise WinnowError(f"--temperature is for --method=ips, and this is {self.method}; leave it out")
+      raise WinnowError(f"--temperature is for --method=ips only, and this is --method={self.method}; leave it out")
     given = [n for n in _AMOUNTS if getattr(self, n) is not None]
     self._check_groups()
     if len(given) != 1 and (given or self.group_by is None):
-      said = " and ".join(f"--{name}" for name in given) or "none of them"
+      typed = " and ".join(f"--{name}" for name in given) or "none"
       wanted = ", ".join(f"--{name}" for name in _AMOUNTS[:-1])
-      raise WinnowError(f"give one of {wanted} and --{_AMOUNTS[-1]}; there is {said}")
+      raise WinnowError(f"give one of {wanted} and --{_AMOUNTS[-1]}; you gave {typed}")
     self._check_percentiles()
     if (self.method == "threshold") != (self.threshold is not None):
       raise WinnowError("--method=threshold and --threshold=SCORE go together")
     for name in ("rate", "group_rate"):
-      if (typed := getattr(self, name)) is not None and not 0 < _fraction(name, typed) <= 1:
-        raise WinnowError(f"--{name}={typed} is not in (0, 1]; type --{name}=0.2 to keep a fifth")
+      if (rate := getattr(self, name)) is not None and not 0 < _fraction(name, rate) <= 1:
+        raise WinnowError(f"--{name}={rate} is not in (0, 1]; type --{name}=0.2 to keep a fifth")
     for name in ("num_examples", "num_tokens", "group_max"):
       if (value := getattr(self, name)) is not None and value < 1:
         raise WinnowError(f"--{name}={value} selects nothing; type a number above 0")
@@ -80,22 +83,22 @@ class SelectionRequest:
   def _check_groups(self) -> None:
     quotas = [f"--{name}" for name in ("group_rate", "group_max") if getattr(self, name) is not None]
     if self.group_by is None and quotas:
-      raise WinnowError(f"{quotas[0]} is a quota of each group; say of which ones: --group_by=domain")
+      raise WinnowError(f"{quotas[0]} is a quota for each group, but there are no groups; add --group_by=domain")
     if self.group_by is not None and len(quotas) != 1:
-      said = " and ".join(quotas) or "none of them"
-      raise WinnowError(f"--group_by={self.group_by} wants one of --group_rate and --group_max; there is {said}")
+      typed = " and ".join(quotas) or "none"
+      raise WinnowError(f"--group_by={self.group_by} needs one of --group_rate and --group_max; you gave {typed}")
 
   def _check_percentiles(self) -> None:
     if self.percentile_range is None:
       return
     if self.sampler == "random" or self.method != "top_k" or self.group_by is not None:
       raise WinnowError(
-        f"--percentile_range is of scores from the lowest up: it goes with no --sampler=random, no --group_by, and no "
-        f"--method but top_k; this is --sampler={self.sampler} --method={self.method}"
+        "--percentile_range orders documents by score, so it does not go with --sampler=random, --group_by, or a "
+        f"--method other than top_k; this is --sampler={self.sampler} --method={self.method}"
       )
     low, high = self._percentiles()
     if not 0 <= low < high <= 1:
-      raise WinnowError(f"--percentile_range={self.percentile_range} is no range in [0, 1]; the middle is 0.3:0.7")
+      raise WinnowError(f"--percentile_range={self.percentile_range} is not a range in [0, 1]; the middle is 0.3:0.7")
 
   def _percentiles(self) -> tuple[fractions.Fraction, fractions.Fraction]:
     low, mark, high = (self.percentile_range or "").partition(":")
@@ -104,14 +107,15 @@ class SelectionRequest:
     return _fraction("percentile_range", low), _fraction("percentile_range", high)
 
   def num_above(self, num_documents: int) -> int:
-    """How many documents lie above the percentiles that are wanted."""
+    """Counts the documents above `percentile_range`, among `num_documents`."""
     return num_documents - _rounded(self._percentiles()[1] * num_documents)
 
   def exact_group_rate(self) -> fractions.Fraction:
+    """Returns `group_rate` as the exact fraction that was typed."""
     return _fraction("group_rate", self.group_rate)
 
-  def about(self, num_documents: int) -> int | None:
-    """About how many of so many documents are selected; None where that depends on scores or tokens."""
+  def expected_documents(self, num_documents: int) -> int | None:
+    """Returns how many of `num_documents` will be selected; None if that depends on scores, tokens or quotas."""
     if self.rate is not None:
       return _rounded(_fraction("rate", self.rate) * num_documents)
     if self.num_examples is not None:
@@ -122,44 +126,45 @@ class SelectionRequest:
     return None
 
   def search_above(self, num_documents: int) -> "RadixSearch":
-    """Begins the search for the documents above the percentiles that are wanted."""
+    """Begins the search for the documents above `percentile_range`."""
     above = self.num_above(num_documents)
     return RadixSearch(above) if above else RadixSearch(0, floor=1 << 128, done=True)
 
   def search(self, num_documents: int, num_tokens: int | None, within: int | None = None) -> "RadixSearch":
     """Begins the search among `num_documents` scored documents of `num_tokens` tokens in all.
 
-    A rate means exactly k = floor(rate × N + 1/2) documents. `within`: those that are within their groups' quotas;
-    None: all, or nobody knows yet. Raises WinnowError where the request cannot be met.
+    A rate selects exactly k = floor(rate × N + 1/2) documents. `within` is the number of documents within their groups'
+    quotas, or None if there are no quotas or the number is not known yet. Raises WinnowError if the request cannot be
+    met.
     """
     if self.threshold is not None:
       return RadixSearch(0, floor=int(order_key(np.array([self.threshold]))[0]) << 64, done=True)
     if self.num_tokens is not None:
       if num_tokens is None:
-        raise WinnowError("--num_tokens needs a store with token counts, and this one has none; use --num_examples")
+        raise WinnowError("--num_tokens needs token counts, which this store does not have; use --num_examples")
       return RadixSearch(self.num_tokens, by_count=False)
     if all(getattr(self, name) is None for name in _AMOUNTS):
       return RadixSearch(0, done=True)
     if self.percentile_range is not None:
       low, high = (_rounded(percentile * num_documents) for percentile in self._percentiles())
       if low == high:
-        asked = f"--percentile_range={self.percentile_range}"
-        raise WinnowError(f"{asked} of {num_documents:,} documents is none; widen it")
-      return RadixSearch(high - low)  # among those that are not above
+        typed = f"--percentile_range={self.percentile_range}"
+        raise WinnowError(f"{typed} of {num_documents:,} documents is none; widen it")
+      return RadixSearch(high - low)  # among the documents that are not above
     if self.rate is not None:
-      asked, k = f"--rate={self.rate}", _rounded(_fraction("rate", self.rate) * num_documents)
+      typed, k = f"--rate={self.rate}", _rounded(_fraction("rate", self.rate) * num_documents)
       if not k:
-        raise WinnowError(f"{asked} of {num_documents:,} documents is none; use a larger rate")
+        raise WinnowError(f"{typed} of {num_documents:,} documents is none; use a larger rate")
     else:
       assert self.num_examples is not None
-      asked, k = f"--num_examples={self.num_examples}", self.num_examples
+      typed, k = f"--num_examples={self.num_examples}", self.num_examples
     if k > num_documents:
-      raise WinnowError(f"{asked} is more than the {num_documents:,} documents there are")
+      raise WinnowError(f"{typed} is more than the {num_documents:,} documents there are; ask for fewer")
     if within is not None and k > within:
       quota = f"--group_max={self.group_max}" if self.group_max is not None else f"--group_rate={self.group_rate}"
       raise WinnowError(
-        f"{asked} of {num_documents:,} documents is {k:,}, and {quota} leaves {within:,}; ask for fewer, raise the "
-        f"quota, or leave --{asked[2:].partition('=')[0]} out to take all of them"
+        f"{typed} of {num_documents:,} documents is {k:,}, but {quota} leaves only {within:,}; ask for fewer, raise "
+        f"the quota, or leave --{typed[2:].partition('=')[0]} out to take all of them"
       )
     return RadixSearch(k)
 
@@ -176,28 +181,28 @@ def _fraction(name: str, typed: str | None) -> fractions.Fraction:
 
 
 def order_key(values_N: np.ndarray) -> np.ndarray:
-  """Maps floats to uint64 [N] in the same order (-0.0 and 0.0 to one key); ValueError on NaN."""
+  """Maps floats to uint64 [N] in the same order, -0.0 and 0.0 to one key. Raises ValueError for NaN."""
   values_N = np.asarray(values_N, np.float64) + 0.0
   if np.isnan(values_N).any():
-    raise ValueError("a NaN has no place in an order")
+    raise ValueError("scores must not be NaN, which has no order")
   bits_N = values_N.view(np.uint64)
   negative_N = bits_N >> np.uint64(63) == 1
   return np.where(negative_N, ~bits_N, bits_N | np.uint64(1 << 63))
 
 
 def from_order_key(key: int) -> float:
-  """The float that `order_key` maps to `key`."""
+  """Returns the float that `order_key` maps to `key`."""
   bits = key ^ (1 << 63) if key >> 63 else ~key & (1 << 64) - 1
   return float(np.array([bits], np.uint64).view(np.float64)[0])
 
 
 def document_keys(request: SelectionRequest, shard: str, rows_N: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
-  """The key of each document of one shard, uint64 [N]; larger is better (DESIGN: key = f(score, seed, document)).
+  """Computes the key f(score, seed, document) of each document of one shard: uint64 [N], larger is better.
 
-  `random`: a uniform hash (paper B.1). Every other sampler: the score for `top_k` and `threshold`, its negative for
-  `bottom_k` (paper 3.3); for `ips` a Gumbel variable minus the logarithm of the document's propensity, whose k largest
-  are k draws without replacement with probability proportional to 1 / propensity (paper 3.3; Efraimidis and Spirakis
-  2006; Vieira 2014). A propensity of 0 is drawn first.
+  The sampler `random` has a uniform hash (paper B.1). Every other sampler has the score for `top_k` and `threshold`,
+  and its negative for `bottom_k` (paper 3.3). For `ips` it has a Gumbel variable minus the logarithm of the document's
+  propensity. The k largest of these are k draws without replacement with probability proportional to 1 / propensity
+  (paper 3.3; Efraimidis and Spirakis 2006; Vieira 2014). A propensity of 0 is drawn first.
   """
   if request.sampler == "random":
     return hashing.hash_documents("random", request.seed, shard, rows_N)
@@ -209,10 +214,10 @@ def document_keys(request: SelectionRequest, shard: str, rows_N: np.ndarray, sco
 
 
 def log_propensities(sampler: str, scores_N: np.ndarray) -> np.ndarray:
-  """The logarithm of what `ips` draws by the inverse of, float64 [N] (paper 3.3).
+  """Returns the logarithms of the propensities, by whose inverse `ips` draws: float64 [N] (paper 3.3).
 
-  A density is the propensity itself. Perplexity's score is a logarithm already: the mean log-likelihood of a token, so
-  that the propensity is exp(score), the geometric mean of the tokens' probabilities, and its inverse the perplexity.
+  A density is the propensity itself. Perplexity's score is already a logarithm, the mean log-likelihood of a token. So
+  the propensity is exp(score), the geometric mean of the tokens' probabilities, and its inverse is the perplexity.
   """
   scores_N = np.asarray(scores_N, np.float64)
   if sampler == "perplexity":
@@ -222,21 +227,20 @@ def log_propensities(sampler: str, scores_N: np.ndarray) -> np.ndarray:
 
 
 def tie_hashes(seed: int, shard: str, rows_N: np.ndarray) -> np.ndarray:
-  """The lower 64 bits of each document's rank, uint64 [N]."""
+  """Returns the lower 64 bits of each document's rank: uint64 [N]."""
   return hashing.hash_documents("tie", seed, shard, rows_N)
 
 
 @dataclasses.dataclass(frozen=True)
 class RadixSearch:
-  """How far the search has come: `passes` × 16 leading bits of the first rank that no longer fits are known.
-
-  `remaining`: what is left of the amount for documents that share the known bits. `by_count`: every weight is 1.
-  `floor` (128 bits): once `done`, selected are the documents of rank ≥ `floor`; before, the known bits, then zeros.
-  """
+  """The state of the search, which knows `passes` × 16 leading bits of the first rank that no longer fits."""
 
   remaining: int
+  """The part of the amount that is left for documents that share the known bits."""
   by_count: bool = True
+  """Whether every weight is 1."""
   floor: int = 0
+  """128 bits: the known bits followed by zeros. Once `done`, the documents of rank ≥ `floor` are selected."""
   passes: int = 0
   done: bool = False
 
@@ -244,9 +248,9 @@ class RadixSearch:
 def histogram(
   search: RadixSearch, key_N: np.ndarray, tie_N: np.ndarray, *, weight_N: np.ndarray | None = None
 ) -> np.ndarray:
-  """Sums the weights (None: 1 each) of documents that share the known bits, by their next 16 bits: int64 [H].
+  """Sums the weights of documents that share the known bits, by their next 16 bits: int64 [H].
 
-  Exact while one call's weights sum to less than 2^53.
+  Without `weight_N`, every weight is 1. Sums are exact while the weights of one call sum to less than 2^53.
   """
   column_N = key_N if search.passes < 4 else tie_N
   known_bits = PASS_BITS * (search.passes % 4)
@@ -262,9 +266,9 @@ def histogram(
 
 
 def refine(search: RadixSearch, weights_H: np.ndarray) -> RadixSearch:
-  """Goes one pass further, given the histogram of all documents.
+  """Advances the search by one pass, given the histogram of all documents.
 
-  Raises ValueError if two documents of equal rank stand at the threshold of a count (their 64-bit hashes collide).
+  Raises ValueError if two documents of equal rank, whose 64-bit hashes collide, are at the threshold of a count.
   """
   if search.done:
     return search
@@ -275,14 +279,14 @@ def refine(search: RadixSearch, weights_H: np.ndarray) -> RadixSearch:
   remaining = search.remaining - (int(from_top_H[fitting - 1]) if fitting else 0)
   shift = 128 - PASS_BITS * (search.passes + 1)
   first_unfit = search.floor | (NUM_BINS - 1 - fitting) << shift
-  found = dataclasses.replace(search, remaining=remaining, passes=search.passes + 1)
+  refined = dataclasses.replace(search, remaining=remaining, passes=search.passes + 1)
   if search.by_count and remaining == 0:
-    return dataclasses.replace(found, floor=first_unfit + (1 << shift), done=True)
+    return dataclasses.replace(refined, floor=first_unfit + (1 << shift), done=True)
   if shift:
-    return dataclasses.replace(found, floor=first_unfit)
+    return dataclasses.replace(refined, floor=first_unfit)
   if search.by_count:
-    raise ValueError("two documents of equal key and equal tie hash stand at the threshold")
-  return dataclasses.replace(found, floor=first_unfit + 1, done=True)
+    raise ValueError("two documents of equal key and equal tie hash are at the threshold")
+  return dataclasses.replace(refined, floor=first_unfit + 1, done=True)
 
 
 def is_selected(floor: int, key_N: np.ndarray, tie_N: np.ndarray) -> np.ndarray:
@@ -294,11 +298,12 @@ def is_selected(floor: int, key_N: np.ndarray, tie_N: np.ndarray) -> np.ndarray:
 
 
 def _half(search: RadixSearch) -> int:
+  """Returns the 64 bits of `floor` that the next pass looks at: the key's, then the tie hash's."""
   return search.floor >> 64 if search.passes < 4 else search.floor & (1 << 64) - 1
 
 
 def smallest_rank(key_N: np.ndarray, tie_N: np.ndarray) -> int | None:
-  """The smallest of the documents' ranks, as one 128-bit number; None where there are no documents."""
+  """Returns the smallest of the documents' ranks as a 128-bit number; None if there are no documents."""
   if not len(key_N):
     return None
   key = key_N.min()

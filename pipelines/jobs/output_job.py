@@ -127,7 +127,7 @@ class SamplingJob:
       scored = progress.Count(summary["scored"], is_exact=True)
       rows = sum(sum(shard["block_rows"]) for shard in summary["shards"])
       read = progress.Count(rows - summary["blank"], is_exact=True)  # also what a stage before has left out
-    selected = None if scored is None else request.about(scored.documents)
+    selected = None if scored is None else request.expected_documents(scored.documents)
     written = None
     if scored is not None and selected is not None:
       written = progress.Count(scored.documents - selected if self.config.rejected else selected, scored.is_exact)

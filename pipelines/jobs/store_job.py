@@ -236,7 +236,7 @@ class SelectingJob:
     if self.is_complete and (documents := self.survivors.documents) is not None:
       return progress.Count(documents, is_exact=False)  # for what reads a store some of them may be bad
     before = self.scoring.count
-    about = None if before is None else self.survivors.request.about(before.documents)
+    about = None if before is None else self.survivors.request.expected_documents(before.documents)
     return None if about is None else progress.Count(about, is_exact=False)
 
   def stages(self) -> list[progress.Stage]:

@@ -110,7 +110,7 @@ def _read_block(scores: score_files.ScoreFile, index: int, shard: blocks.Shard, 
   targets_N = span_corruption.target_lengths(
     request["objective"], num_tokens_N.astype(np.int64), keys_N, request["max_input_tokens"]
   )
-  return corpus_loss.of_scores(scores_N, targets_N)
+  return corpus_loss.from_scores(scores_N, targets_N)
 
 
 def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss], dict[str, str]]:

@@ -50,7 +50,7 @@ def batches(
       chosen.add(next(drawn))
     pairs = [_pair(text, edited, generator) for text in sorted(chosen)]
     tokens = vocabulary.encode([left for left, _ in pairs] + [right for _, right in pairs])
-    yield pack([tokens.of(i) for i in range(2 * number)], shapes)
+    yield pack([tokens[i] for i in range(2 * number)], shapes)
 
 
 def pack(sequences: list[np.ndarray], shapes: tuple[tuple[int, int], ...]) -> PairBatch:

@@ -186,7 +186,7 @@ def meet_part(config: JoiningConfig, part: int) -> None:
     run_writer.RunWriter(num_shards=len(starts_G)) as writer,
   ):
     sorted_M = (order_M for order_M, _ in run_writer.merge_shard(readers, part))
-    for met_M in minhash.meetings(sorted_M):
+    for met_M in minhash.shared_keys(sorted_M):
       keys_M, numbers_M = minhash.from_order(met_M)
       group_M = (np.searchsorted(starts_G, numbers_M, side="right") - 1).astype(np.uint32)
       writer.add(group_M, minhash.to_order(numbers_M, keys_M), _nothing(len(keys_M)))

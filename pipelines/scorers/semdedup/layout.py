@@ -108,7 +108,7 @@ class Splitting:
     sizes_P = np.zeros(self.pieces.starts[-1], np.int64)
     sizes_P[self.pieces.starts[:-1]] = self.pieces.sizes_K
     for cluster in split["clusters"]:
-      sizes_P[self.pieces.of_cluster(cluster["cluster"])] = cluster["pieces"]
+      sizes_P[self.pieces.cluster_pieces(cluster["cluster"])] = cluster["pieces"]
     return Settled(sizes_P, split["centroids"])
 
 

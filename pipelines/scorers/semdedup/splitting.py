@@ -186,7 +186,7 @@ def settle(config: ComparingConfig, what: str) -> str:
   if not np.array_equal(np.add.reduceat(sizes_P, pieces.starts[:-1]), pieces.sizes_K):
     raise of_other_clusters(diagnostics_path(config))
   giants = pieces.giants.tolist()
-  clusters = [{"cluster": giant, "pieces": sizes_P[pieces.of_cluster(giant)].tolist()} for giant in giants]
+  clusters = [{"cluster": giant, "pieces": sizes_P[pieces.cluster_pieces(giant)].tolist()} for giant in giants]
   figures = pieces.figures(sizes_P)
   told = {"fingerprint": config.scorer.split_fingerprint(), "centroids": centroids, "figures": figures}
   storage.create(config.scorer.split_path, fingerprints.sealed(told | {"clusters": clusters}), must_agree=True)
@@ -221,7 +221,7 @@ def _fingerprint(files: list[centroid_files.CentroidFile]) -> str:
 
 def _is_whole(splitting: Splitting, cluster: int) -> bool:
   """Tells whether the centroids of a giant's pieces are on record."""
-  pieces, wanted = splitting.pieces.of_cluster(cluster), splitting.config.scorer.split_fingerprint()
+  pieces, wanted = splitting.pieces.cluster_pieces(cluster), splitting.config.scorer.split_fingerprint()
 
   def check(path: str) -> None:
     found = _read_file(path)

@@ -65,7 +65,7 @@ class OfModel(Description):
   def engine(self) -> dict[str, Any]:
     from curation.models import engine
 
-    return engine.about()
+    return engine.versions()
 
   def request(self) -> dict[str, Any]:
     return {

@@ -50,7 +50,7 @@ def test_far_documents_share_a_bucket_once_in_a_thousand_times(name, hashes):
   points_ND, _ = mixture(500)
   kernel = density.choose_kernel(points_ND, name, hashes)
   assert kernel.hashes == (hashes or 8)
-  assert kernel.of_distances(np.median(pairs(kernel, points_ND))) == pytest.approx(1e-3, rel=0.05)
+  assert kernel.at_distances(np.median(pairs(kernel, points_ND))) == pytest.approx(1e-3, rel=0.05)
   assert kernel.bandwidth == float(f"{kernel.bandwidth:.3g}")
 
 
@@ -61,7 +61,7 @@ def test_angles_take_the_number_of_hashes():
   close_ND = points_ND + np.eye(1, 64, dtype=np.float32) * 3
   kernel = density.choose_kernel(close_ND, "angular")
   assert 20 < kernel.hashes < 60
-  assert kernel.of_distances(np.median(pairs(kernel, close_ND))) == pytest.approx(1e-3, rel=0.1)
+  assert kernel.at_distances(np.median(pairs(kernel, close_ND))) == pytest.approx(1e-3, rel=0.1)
   assert density.choose_kernel(points_ND, "angular", 3).hashes == 3
   with pytest.raises(WinnowError, match="has no --bandwidth"):
     density.choose_kernel(points_ND, "angular", bandwidth=0.5)
@@ -93,7 +93,7 @@ def test_a_large_sample_is_looked_at_from_end_to_end():
   sample_ND = np.concatenate([mixture(3_000, scale)[0] * scale for scale in (0.01, 1.0)])
   whole = np.median(pairs(kernels.Kernel("l2", 1.0), sample_ND[::3]))
   kernel = density.choose_kernel(sample_ND)
-  assert kernel.of_distances(whole) == pytest.approx(1e-3, rel=0.1)
+  assert kernel.at_distances(whole) == pytest.approx(1e-3, rel=0.1)
 
 
 @pytest.mark.parametrize("number", [0, 1, 50])

@@ -36,7 +36,7 @@ def test_giants_have_more_pairs_and_all_pieces_numbers_of_their_own(sizes, limit
   assert pieces.giants.tolist() == giants
   numbers = []
   for cluster, size in enumerate(sizes):
-    own = range(*pieces.of_cluster(cluster).indices(1 << 30))
+    own = range(*pieces.cluster_pieces(cluster).indices(1 << 30))
     numbers += own
     if cluster not in giants:
       assert len(own) == 1

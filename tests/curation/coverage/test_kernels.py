@@ -21,8 +21,8 @@ def by_integral(name: str, distance: float) -> float:
 def test_collision_probabilities_are_their_integrals(name, distance):
   """Kills: a lost factor of two, the variance in place of the standard deviation."""
   kernel = kernels.Kernel(name, WIDTH)
-  assert kernel.of_distances(distance) == pytest.approx(by_integral(name, distance), rel=1e-7, abs=1e-9)
-  assert kernels.Kernel(name, WIDTH, 3).of_distances(distance) == pytest.approx(kernel.of_distances(distance) ** 3)
+  assert kernel.at_distances(distance) == pytest.approx(by_integral(name, distance), rel=1e-7, abs=1e-9)
+  assert kernels.Kernel(name, WIDTH, 3).at_distances(distance) == pytest.approx(kernel.at_distances(distance) ** 3)
 
 
 def test_angular_kernel_is_the_share_of_equal_signs():
@@ -31,7 +31,7 @@ def test_angular_kernel_is_the_share_of_equal_signs():
   kernel = kernels.Kernel("angular")
   signs_P2 = generator.standard_normal((400_000, 5)) @ np.stack([x, 3 * y], axis=1) >= 0
   shares = np.mean(signs_P2[:, 0] == signs_P2[:, 1])
-  assert kernel.of_distances(kernel.distances(x[None], y[None])) == pytest.approx(shares, abs=4 * 0.5 / 400_000**0.5)
+  assert kernel.at_distances(kernel.distances(x[None], y[None])) == pytest.approx(shares, abs=4 * 0.5 / 400_000**0.5)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_sums_are_those_of_a_double_loop(kernel):
       return np.arccos(np.clip(x @ y / np.linalg.norm(x) / np.linalg.norm(y), -1, 1))
     return np.abs(x - y).sum() if kernel.name == "l1" else np.sqrt(((x - y) ** 2).sum())
 
-  expected = [sum(float(kernel.of_distances(distance(x, y))) for y in points_ND) for x in queries_MD]
+  expected = [sum(float(kernel.at_distances(distance(x, y))) for y in points_ND) for x in queries_MD]
   np.testing.assert_allclose(kernel.sums(queries_MD, points_ND), expected, rtol=1e-6)
   assert kernel.sums(queries_MD[:0], points_ND).shape == (0,)
 
@@ -56,7 +56,7 @@ def test_sums_are_those_of_a_double_loop(kernel):
 def test_kernels_fall_from_one_to_nought(kernel):
   """Kills: 0 / 0 at distance 0, and an overflow at tiny ones."""
   distances = np.concatenate([[0.0], np.geomspace(1e-30, 1e30 if kernel.name != "angular" else np.pi, 500)])
-  values = kernel.of_distances(distances)
+  values = kernel.at_distances(distances)
   assert values[0] == pytest.approx(1, abs=1e-8)
   assert np.isfinite(values).all() and (np.diff(values) <= 1e-12).all() and values[-1] < 1e-6
 

@@ -329,9 +329,9 @@ def test_near_copies_are_those_of_an_earlier_text():
 
 def test_the_probability_of_meeting_is_as_documented():
   config = minhash.MinHashConfig()
-  probabilities = [round(config.meeting_probability(similarity), 2) for similarity in (0.5, 0.67, 0.8)]
+  probabilities = [round(config.candidate_probability(similarity), 2) for similarity in (0.5, 0.67, 0.8)]
   assert probabilities == [float(p) for p in re.findall(r"0\.06|0\.48|0\.95", str(minhash.MinHashConfig.__doc__))]
-  assert f"{config.meeting_probability(0.9):.4f}" == "0.9999"
+  assert f"{config.candidate_probability(0.9):.4f}" == "0.9999"
 
 
 @pytest.mark.parametrize(

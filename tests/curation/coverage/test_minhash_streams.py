@@ -32,7 +32,7 @@ def test_meetings_are_those_whose_key_another_has(keys, places):
   """Kills: one that is lost where batches meet; the last one forgotten; one that is returned twice."""
   keys_M, numbers_M = np.sort(np.array(keys, np.uint64)), np.arange(len(keys))
   batches = in_batches(minhash.to_order(keys_M, numbers_M), places)
-  found = [minhash.from_order(met_M)[1].tolist() for met_M in minhash.meetings(iter(batches))]
+  found = [minhash.from_order(met_M)[1].tolist() for met_M in minhash.shared_keys(iter(batches))]
   expected = [n for n in range(len(keys)) if (keys_M == keys_M[n]).sum() > 1]
   assert list(itertools.chain(*found)) == expected
 

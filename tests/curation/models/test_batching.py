@@ -35,7 +35,7 @@ def test_plans_hold_every_text_once_and_in_its_own_bucket(table, data):
   batches = batching.plan(lengths_N, table)
   everyone = np.concatenate([batch.indices for batch in batches]) if batches else np.zeros(0, int)
   assert sorted(everyone) == list(range(len(lengths_N)))
-  bucket_N = table.bucket_of(lengths_N)
+  bucket_N = table.find_buckets(lengths_N)
   for batch in batches:
     bucket = table.lengths.index(batch.length)
     assert batch.rows == table.rows[bucket] and 1 <= len(batch.indices) <= batch.rows

@@ -221,7 +221,7 @@ def test_missing_files(folder, tmp_path):
   assert "is not a folder" in refusal(tmp_path / "absent")
   (folder / "spiece.model").rename(tmp_path / "aside")
   assert "has no spiece.model" in refusal(folder)
-  assert "only a tokenizer.json" in refusal(folder) and "by --vocabulary" in refusal(folder)
+  assert "only a tokenizer.json" in refusal(folder) and "with --vocabulary" in refusal(folder)
   checkpoints.check_checkpoint(folder, vocabulary=tmp_path / "aside")
   (tmp_path / "aside").rename(folder / "spiece.model")
   (folder / WEIGHTS).unlink()

@@ -191,13 +191,13 @@ def test_the_named_files_are_all_that_is_read(sound, arrays, tmp_path, layout):
 
 
 def test_the_vocabulary(sound, legacy, tmp_path):
-  with pytest.raises(WinnowError, match=r"checkpoint_7 is of T5X, .* by --vocabulary\.$"):
+  with pytest.raises(WinnowError, match=r"checkpoint_7 is a T5X checkpoint, .* with --vocabulary\.$"):
     checkpoints.load_checkpoint(legacy, "float32")
-  with pytest.raises(WinnowError, match="nowhere is not there"):
+  with pytest.raises(WinnowError, match="nowhere does not exist"):
     checkpoints.load_checkpoint(legacy, "float32", vocabulary=tmp_path / "nowhere")
   letters = ["".join(chr(0x4E00 + 20 * i + j) for j in range(20)) for i in range(20)]
   (tmp_path / "larger").write_bytes(random_t5.train_vocabulary(letters, 500))
-  with pytest.raises(WinnowError, match="do not belong together"):
+  with pytest.raises(WinnowError, match="own vocabulary"):
     checkpoints.load_checkpoint(legacy, "float32", vocabulary=tmp_path / "larger")
   shutil.copy(sound / "spiece.model", legacy)
   assert same(checkpoints.load_checkpoint(legacy, "float32"), load(legacy, sound))
@@ -280,7 +280,7 @@ def model_of(target: bytes) -> bytes:
     (set_metadata(EMBEDDING, shape=[1 << 40, 32], chunks=[1 << 30, 32]), "T5 config: vocab_size must be"),
     (claim_a_large_vocabulary, "claims 2,304,"),
     (set_metadata(EMBEDDING, shape=[0, 32], chunks=[1, 32]), "vocab_size must be"),
-    (set_metadata(EMBEDDING, shape=[400], chunks=[400]), "target.token_embedder.embedding with 1 dimensions and not 2"),
+    (set_metadata(EMBEDDING, shape=[400], chunks=[400]), "token_embedder.embedding with 1 dimensions instead of 2"),
     (set_metadata(KERNEL, shape=[48, 33], chunks=[48, 33]), "layers_0.mlp.wo.kernel with shape [48, 33]"),
     (set_metadata(KERNEL, shape=[48, 32, 1], chunks=[48, 32, 1]), "wo.kernel with shape [48, 32, 1]"),
     (set_metadata(KERNEL, shape=[1] * 20, chunks=[1] * 20), "20 dimensions"),

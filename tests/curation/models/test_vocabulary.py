@@ -34,7 +34,7 @@ def test_blocks_give_sentencepieces_own_ids(model, monkeypatch):
     tokens = words.encode(texts, num_threads=threads)
     assert tokens.ids.dtype == np.int32 and len(tokens.offsets) == len(texts) + 1
     for i, text in enumerate(texts):
-      assert tokens.of(i).tolist() == processor.encode(text)
+      assert tokens[i].tolist() == processor.encode(text)
     assert tokens.lengths().tolist() == [len(processor.encode(text)) for text in texts]
 
 
@@ -131,11 +131,11 @@ def test_long_texts_are_cut_at_spaces_and_give_the_same_ids(model, monkeypatch):
   tokens = words.encode(texts)
   assert max(map(len, texts)) > 200
   for i, text in enumerate(texts):
-    assert tokens.of(i).tolist() == processor.encode(text), text
+    assert tokens[i].tolist() == processor.encode(text), text
   # Without a space it is cut nevertheless, and nothing else suffers.
   tokens = words.encode(["short", "x" * 1_000, "the river"])
-  assert tokens.of(0).tolist() == processor.encode("short") and tokens.of(2).tolist() == processor.encode("the river")
-  assert len(tokens.of(1)) >= len(processor.encode("x" * 1_000))
+  assert tokens[0].tolist() == processor.encode("short") and tokens[2].tolist() == processor.encode("the river")
+  assert len(tokens[1]) >= len(processor.encode("x" * 1_000))
 
 
 def test_real_texts_are_cut_the_same_but_for_ties(shared, monkeypatch):
@@ -147,4 +147,4 @@ def test_real_texts_are_cut_the_same_but_for_ties(shared, monkeypatch):
   monkeypatch.setattr(vocabulary, "_LONGEST_CHARACTERS", 100)
   tokens, expected = words.encode(texts), [processor.encode(text) for text in texts]
   assert tokens.lengths().tolist() == list(map(len, expected))
-  assert sum(tokens.of(i).tolist() == ids for i, ids in enumerate(expected)) > 0.97 * len(texts)
+  assert sum(tokens[i].tolist() == ids for i, ids in enumerate(expected)) > 0.97 * len(texts)

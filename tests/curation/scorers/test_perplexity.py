@@ -109,8 +109,8 @@ def test_scores_are_those_of_every_window_alone(scorer, checkpoint):
     expected = span_corruption.split_prefixes(tokens.ids, windows.lengths_W, windows.keys_W)
   prepared = scorer.prepare(pa.array(texts), keys(len(texts)))
   pairs = pairs_of(prepared.batches)
-  assert [inputs for inputs, _ in pairs] == [expected.inputs.of(i).tolist() for i in range(len(pairs))]
-  assert [targets for _, targets in pairs] == [expected.targets.of(i).tolist() for i in range(len(pairs))]
+  assert [inputs for inputs, _ in pairs] == [expected.inputs[i].tolist() for i in range(len(pairs))]
+  assert [targets for _, targets in pairs] == [expected.targets[i].tolist() for i in range(len(pairs))]
   sums, counts = np.zeros(len(texts)), np.zeros(len(texts))
   for document, (inputs, targets) in zip(windows.document_W, pairs, strict=True):
     sums[document] += nll(checkpoint, inputs, targets)
@@ -189,7 +189,7 @@ def test_a_bucket_holds_every_pair(objective, max_input_tokens):
     windows, cuts = np.meshgrid(lengths_W, lengths_W)
     is_pair = (cuts < windows) & ((cuts > 0) | (windows < 2)) | (windows == 0) & (cuts == 0)
     inputs_W, targets_W = (cuts + 1)[is_pair], (windows - cuts + 1)[is_pair]
-  bucket_W = table.bucket_of(inputs_W, targets_W)
+  bucket_W = table.find_buckets(inputs_W, targets_W)
   assert (inputs_W <= np.array(table.lengths)[bucket_W]).all()
   assert (targets_W <= np.array(table.targets)[bucket_W]).all()
   assert len(table.lengths) <= batching.MAX_BUCKETS and max(table.lengths) < max_input_tokens + 8

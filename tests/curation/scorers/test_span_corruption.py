@@ -102,7 +102,7 @@ def test_pairs_of_a_mask_are_theirs(theirs):
       (targets, theirs.nonnoise_span_to_unique_sentinel),
     ):
       expected = function(ids, mask, Sizes, None).numpy()
-      assert ours.of(i).tolist() == [*expected, EOS_ID]
+      assert ours[i].tolist() == [*expected, EOS_ID]
 
 
 @given(st.lists(st.integers(0, 80), min_size=1, max_size=20), st.integers(0, 1000))
@@ -114,8 +114,8 @@ def test_a_pair_says_its_whole_window(lengths, seed):
   pairs = span_corruption.corrupt_spans(ids_X, lengths_W, mask_X, SENTINELS)
   said: list[int] = []
   for i in range(len(lengths)):
-    *kept, kept_end = pairs.inputs.of(i).tolist()
-    *noise, noise_end = pairs.targets.of(i).tolist()
+    *kept, kept_end = pairs.inputs[i].tolist()
+    *noise, noise_end = pairs.targets[i].tolist()
     assert kept_end == noise_end == EOS_ID
     spans: dict[int, list[int]] = {}
     for token in noise:
@@ -203,10 +203,10 @@ def test_prefixes_are_theirs(theirs):
   ids_X = tokens(lengths_W)
   inputs, targets = span_corruption.split_prefixes(ids_X, lengths_W, keys(len(LENGTHS)))
   for i, stop in enumerate(np.cumsum(lengths_W)):
-    ids, cut = ids_X[stop - lengths_W[i] : stop], len(inputs.of(i)) - 1
+    ids, cut = ids_X[stop - lengths_W[i] : stop], len(inputs[i]) - 1
     mask = np.arange(len(ids)) < cut
-    assert inputs.of(i).tolist() == [*theirs.drop_nonnoise_tokens(ids, mask, None, None).numpy(), EOS_ID]
-    assert targets.of(i).tolist() == [*theirs.drop_noise_tokens(ids, mask, None, None).numpy(), EOS_ID]
+    assert inputs[i].tolist() == [*theirs.drop_nonnoise_tokens(ids, mask, None, None).numpy(), EOS_ID]
+    assert targets[i].tolist() == [*theirs.drop_noise_tokens(ids, mask, None, None).numpy(), EOS_ID]
     assert cut == 0 if len(ids) < 2 else 1 <= cut < len(ids)
   assert theirs.random_prefix_noise_mask(1, 0.5, np.array([[1, 2]], np.int32)).numpy().tolist() == [False]
 
@@ -237,7 +237,7 @@ def test_limits_that_do_not_fit_are_refused():
   span_corruption.check_sentinels(words, len(words) + 100, 512)
   with pytest.raises(WinnowError, match="needs 100 sentinels behind the vocabulary's"):
     span_corruption.check_sentinels(words, len(words) + 99, 512)
-  with pytest.raises(WinnowError, match=r"of \d+ corrupted spans, and T5 has 100 sentinels: take") as e:
+  with pytest.raises(WinnowError, match=r"of \d+ corrupted spans, but T5 has 100 sentinels: take") as e:
     span_corruption.check_sentinels(words, len(words) + 100, 4_096)
   most = int(str(e.value).rpartition(" ")[2].strip(".").replace(",", ""))
   span_corruption.check_sentinels(words, len(words) + 100, most)

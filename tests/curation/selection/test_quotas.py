@@ -81,9 +81,12 @@ def test_smaller_rates_lie_within_larger_ones_and_seeds_differ():
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
-    ({"group_by": "domain", "rate": "0.1"}, "--group_by=domain wants one of --group_rate and --group_max; there is n"),
-    ({"group_by": "domain", "group_max": 1, "group_rate": "0.1"}, "there is --group_rate and --group_max"),
-    ({"group_max": 3, "rate": "0.1"}, "--group_max is a quota of each group; say of which ones: --group_by=domain"),
+    ({"group_by": "domain", "rate": "0.1"}, "--group_by=domain needs one of --group_rate and --group_max; you gave n"),
+    ({"group_by": "domain", "group_max": 1, "group_rate": "0.1"}, "you gave --group_rate and --group_max"),
+    (
+      {"group_max": 3, "rate": "0.1"},
+      "--group_max is a quota for each group, but there are no groups; add --group_by=domain",
+    ),
     ({"group_by": "domain", "group_max": 0}, "--group_max=0 selects nothing"),
     ({"group_by": "domain", "group_rate": "1.5"}, r"--group_rate=1.5 is not in \(0, 1\]"),
     ({"group_by": "domain", "group_rate": "many"}, "--group_rate=many is not a number"),

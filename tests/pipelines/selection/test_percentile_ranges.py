@@ -98,14 +98,17 @@ def test_two_processes_and_a_run_that_was_interrupted_give_the_same_bytes(place,
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (["--sampler=ask_llm", "--percentile_range=0.7:0.3"], "is no range in [0, 1]"),
+    (["--sampler=ask_llm", "--percentile_range=0.7:0.3"], "is not a range in [0, 1]"),
     (["--sampler=ask_llm", "--percentile_range=0.5"], "is not LOW:HIGH"),
     (["--sampler=ask_llm", "--percentile_range=a:b"], "is not a number"),
     (["--sampler=ask_llm", "--percentile_range=0.5:0.50001"], "documents is none; widen it"),
     (["--sampler=ask_llm", "--percentile_range=0:0.5", "--rate=0.1"], "give one of --rate"),
     (["--sampler=random", "--percentile_range=0:0.5"], "--sampler=random"),
     (["--sampler=ask_llm", "--method=bottom_k", "--percentile_range=0:0.5"], "--method=bottom_k"),
-    (["--sampler=ask_llm", "--percentile_range=0:0.5", "--group_by=domain", "--group_max=1"], "no --group_by"),
+    (
+      ["--sampler=ask_llm", "--percentile_range=0:0.5", "--group_by=domain", "--group_max=1"],
+      "does not go with --sampler=random, --group_by",
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused(place, capsys, flags, message):

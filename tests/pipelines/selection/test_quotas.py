@@ -178,7 +178,7 @@ def test_what_quotas_leave_must_be_enough(drawn, capsys):
   assert "--num_examples=2000 of 7" in message and "is 2,000, and --group_max=1 leaves 33; ask for fewer" in message
   assert not (drawn / "few/manifest.json").exists()
   assert run_in(drawn, [*command, "--group_max=1", "--rate=0.1"]) == 2
-  assert "say of which ones: --group_by=domain" in capsys.readouterr().err
+  assert "add --group_by=domain" in capsys.readouterr().err
   # The flags are part of the request.
   assert run_in(drawn, [*command, *groups]) == 2
   assert "selection.num_examples" in capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undistu
 
   def counted(config, part):
     work = layout.Work.of(config)
-    giant = work.splitting.pieces.of_cluster(int(work.splitting.pieces.sizes_K.argmax()))
+    giant = work.splitting.pieces.cluster_pieces(int(work.splitting.pieces.sizes_K.argmax()))
     first, stop = work.tiles.part_clusters[part : part + 2].tolist()
     (gathered / f"{part}-{len(work.groups())}-{first < giant.stop and giant.start < stop}").touch()
     return gather(config, part)

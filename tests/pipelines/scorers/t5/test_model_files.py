@@ -83,7 +83,7 @@ def test_a_sentence_t5_of_today_is_fetched_whole(tmp_path, bucket, monkeypatch, 
   (tmp_path / "corpus.jsonl").write_text('{"text": "the river"}\n{"text": "a stone"}\n')
   command = ["embed", f"--model={there}", "--input=corpus.jsonl", "--scores=scores", "--name=of"]
   assert run_in(tmp_path, command) == 2
-  assert "has no spiece.model (transformers 5" in (told := capsys.readouterr().err) and "by --vocabulary" in told
+  assert "has no spiece.model (transformers 5" in (told := capsys.readouterr().err) and "with --vocabulary" in told
   assert not (tmp_path / "scores").exists()
   assert run_in(tmp_path, [*command, "--vocabulary=t5.model"]) == 0
   request = json.loads((tmp_path / "scores/of/request.json").read_text())

@@ -58,11 +58,11 @@ def test_the_command_scores_as_with_hugging_faces_copy(place, capsys):
   capsys.readouterr()
 
   assert score("orbax", "orbax/checkpoint_7") == 2
-  assert "name its file by --vocabulary" in capsys.readouterr().err
+  assert "name its file with --vocabulary" in capsys.readouterr().err
   assert score("orbax", "orbax", "--vocabulary=vocabulary/t5.model") == 2
   assert "checkpoint_N" in capsys.readouterr().err
   assert score("orbax", "orbax/checkpoint_7", "--vocabulary=nowhere") == 2
-  assert "nowhere is not there" in capsys.readouterr().err
+  assert "nowhere does not exist" in capsys.readouterr().err
 
   (place / "vocabulary/t5.model").write_bytes((place / "vocabulary/t5.model").read_bytes() + b"\x98\x3f\x01")
   assert score("orbax", "orbax/checkpoint_7", "--vocabulary=vocabulary/t5.model") == 2
