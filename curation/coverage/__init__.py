@@ -1,1 +1,1 @@
-"""What embeddings and signatures say of a corpus: density, clusters, near-copies."""
+"""Coverage of a corpus by embeddings and signatures: density, clusters and near-copies."""

@@ -1,4 +1,4 @@
-"""What a clustering is worth: how large its clusters are, how tight, and whether more or fewer would be better.
+"""Diagnoses a clustering: the sizes of its clusters, how tight they are, and whether more or fewer would be better.
 
 Shape suffixes: K clusters.
 """
@@ -7,32 +7,35 @@ from typing import Any
 
 import numpy as np
 
-_GIANT = 20  # times the mean; of web texts the largest of 10,000 clusters has some ten
+_GIANT = 20  # times the mean size; on web texts the largest of 10,000 clusters has some ten times the mean
 _MOST_GIANT_SHARE = 0.05
 _LEAST_DOCUMENTS = 10
-_LEAST_SAMPLE = 39  # points a centroid, as faiss warns
+_LEAST_SAMPLE = 39  # points per centroid, below which faiss warns
 _MOST_EMPTY_SHARE = 0.01
 _MOST_LATE_GAIN = 0.005
 _UNIT = 2.0**-24
 
 
 def tally(clusters_N: np.ndarray, cosines_N: np.ndarray, clusters: int) -> np.ndarray:
-  """How many documents each cluster has, and the sum of their cosines: float64 [2, K]; tallies add up, in any order.
+  """Counts the documents of each cluster and sums their cosines: float64 [2, K]. Tallies add up in any order.
 
-  Cosines are rounded to units of 2^-24, of which float64 adds 2^29 up exactly.
+  Cosines are rounded to units of 2^-24, of which float64 adds up 2^29 exactly.
   """
   whole_N = np.rint(cosines_N.astype(np.float64) / _UNIT) * _UNIT
   return np.stack([np.bincount(clusters_N, weights_N, clusters) for weights_N in (np.ones(len(whole_N)), whole_N)])
 
 
 def diagnose(counts_K: np.ndarray, cosines_K: np.ndarray, training: dict[str, Any]) -> dict[str, Any]:
-  """Figures of a finished clustering, for JSON: `counts_K` documents in each cluster, `cosines_K` the sums of theirs.
+  """Computes the figures of a finished clustering, for JSON.
 
-  - `inertia`: the mean of 2 - 2 cosine to the own centroid, over all documents;
-  - `sizes`: of every cluster; `smallest`, `median` and `largest` of them;
-  - `empty`, `giant`: clusters without documents, and with more than 20 times the mean; `giant_share`: of documents;
-  - `pairs`: of documents within clusters, which SemDeDup compares, unless it splits giants (`giant_clusters`);
-  - `training`: what `kmeans.train` tells, and `lloyd_inertia`, of each iteration over all documents.
+  `counts_K` are the documents of each cluster and `cosines_K` the sums of their cosines, as `tally` returns them.
+
+  - `inertia`: the mean over all documents of 2 - 2 cosine to the own centroid;
+  - `sizes`: the documents of every cluster, with their `smallest`, `median` and `largest`;
+  - `empty`, `giant`: the number of clusters without documents, and with more than 20 times the mean size;
+  - `giant_share`: the share of all documents that are in giant clusters;
+  - `pairs`: pairs of documents within clusters, which SemDeDup compares unless it splits giants (`giant_clusters`);
+  - `training`: the figures of `kmeans.train`, and `lloyd_inertia`, the inertia of each iteration over all documents.
   """
   documents, giants_K = int(counts_K.sum()), counts_K > _GIANT * counts_K.mean()
   sizes_K = np.asarray(counts_K, np.int64)
@@ -53,36 +56,36 @@ def diagnose(counts_K: np.ndarray, cosines_K: np.ndarray, training: dict[str, An
 
 
 def warnings(diagnostics: dict[str, Any]) -> list[str]:
-  """Sentences on why a clustering would not do, and which flag to turn; mostly none."""
+  """Returns sentences on why a clustering is poor and which flag to change; usually none."""
   documents, clusters, training = diagnostics["documents"], diagnostics["clusters"], diagnostics["training"]
   flag, inertia = "kmeans_iterations", training["inertia"]
-  if training.get("lloyd_inertia"):  # of all documents, so that it is not to be compared with the sample's
+  if training.get("lloyd_inertia"):  # over all documents, so it does not compare with the sample's
     flag, inertia = "lloyd_iterations", training["lloyd_inertia"]
-  found = []
+  warned = []
   if documents < _LEAST_DOCUMENTS * clusters:
     fewer = max(1, round(documents**0.5))
     advice = f"use fewer clusters, such as --num_clusters={fewer}" if fewer < clusters else "cluster a larger corpus"
-    found.append(
+    warned.append(
       f"a cluster has {documents / clusters:.2g} of the {documents:,} documents on average, so many are near their "
       f"centroid only because they are nearly alone: {advice}"
     )
   elif training["sample_points"] < _LEAST_SAMPLE * clusters and training["sample_points"] < documents:
-    found.append(
+    warned.append(
       f"centroids were trained on {training['sample_points'] / clusters:.2g} points each: take a larger --kmeans_sample"
     )
   if diagnostics["empty"] > _MOST_EMPTY_SHARE * clusters:
-    found.append(
-      f"{diagnostics['empty']:,} of {clusters:,} clusters are empty, as where there are many copies: take fewer "
+    warned.append(
+      f"{diagnostics['empty']:,} of {clusters:,} clusters are empty, as happens with many copies: take a smaller "
       "--num_clusters"
     )
   if diagnostics["giant_share"] > _MOST_GIANT_SHARE:
-    found.append(
+    warned.append(
       f"{diagnostics['giant']:,} clusters of more than {_GIANT} times the mean size have "
-      f"{diagnostics['giant_share']:.0%} of the documents, which SemDeDup takes long for: take more --num_clusters, or "
-      "leave out what is there a thousand times"
+      f"{diagnostics['giant_share']:.0%} of the documents, for which SemDeDup takes long: take a larger "
+      "--num_clusters, or leave out documents that occur a thousand times"
     )
   if len(inertia) > 1 and inertia[-2] - inertia[-1] > _MOST_LATE_GAIN * inertia[-2]:
-    found.append(
+    warned.append(
       f"the last iteration still lowered the inertia by {1 - inertia[-1] / inertia[-2]:.1%}: take more --{flag}"
     )
-  return found
+  return warned

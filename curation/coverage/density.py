@@ -1,8 +1,8 @@
-"""How density sampling finds its bandwidth, and what says whether the densities are worth anything (paper, 3.2, B.2).
+"""Chooses the bandwidth for density sampling, and diagnoses whether densities are meaningful (paper, 3.2, B.2).
 
-A kernel that is too wide calls every document a neighbour of every other, one that is too narrow calls each alone;
-both weight all documents alike, which is random sampling. Shape suffixes: N points of a sample, M held-out points, D
-dimensions.
+Under a kernel that is too wide every document is a neighbour of every other; under one that is too narrow none has a
+neighbour. Both weight all documents alike, which is random sampling. Shape suffixes: N points of a sample, M held-out
+points, D dimensions.
 """
 
 from typing import Any
@@ -14,15 +14,16 @@ from curation.coverage import kernels, race
 from curation.errors import WinnowError
 
 DEFAULT_HASHES = 8
-# The kernel at the median distance of two documents. Well above 1/20,000, the kernel that chance collisions add, and
-# so small that a far document weighs nothing beside a near one; measured in benchmarks/RESULTS.md.
+# The kernel's value at the median distance of two documents. It is well above 1/20,000, which chance collisions add,
+# and so small that a far document weighs nothing beside a near one. Measured in benchmarks/RESULTS.md.
 _KERNEL_AT_MEDIAN = 1e-3
 _MOST_FOR_PAIRS = 2_000
 _MOST_IN_SKETCH = 10_000
 _MOST_HELD_OUT = 1_000
 
-# Between what the default and what bandwidths ten times off gave on text embeddings and mixtures: neighbours 2 to 200
-# and under 0.001 (too narrow); 0.1% to 4% of the corpus, and 57% with weights that differ by 1% to 9% (too wide).
+# Limits between what the default bandwidth gave, on text embeddings and mixtures, and what bandwidths ten times off
+# gave: 2 to 200 neighbours against under 0.001 (too narrow); neighbours of 0.1% to 4% of the corpus against 57%, with
+# weights that differ by 1% to 9% (too wide).
 _LEAST_NEIGHBOURS = 0.1
 _MOST_NEIGHBOURS_SHARE = 0.1
 LEAST_VARIATION = 0.2
@@ -35,17 +36,17 @@ _MOST_COLLISIONS = 0.5
 def choose_kernel(
   sample_ND: np.ndarray, name: str = "l2", hashes: int | None = None, bandwidth: float | None = None
 ) -> kernels.Kernel:
-  """The kernel of that name, with what is None chosen for a sample of the corpus, float [N, D].
+  """Returns the kernel of that name, choosing what is None by a sample of the corpus, float [N, D].
 
-  Two points at the median distance of all pairs that are not copies share a bucket once in 1,000 times. `l2` and `l1`
-  join 8 hashes and take the bandwidth that gives this, to 3 digits; `angular` has none, and takes the number of hashes.
-  A function of at most 2,000 evenly spaced rows; it does not depend on the size of the corpus, nor do a few copies in
-  the sample move it. Raises WinnowError where a choice is needed and no two points differ.
+  The choice makes two points at the median distance (of all pairs that are not copies) share a bucket once in 1,000
+  times. `l2` and `l1` join 8 hashes and choose the bandwidth, to 3 digits; `angular` has no bandwidth and chooses the
+  number of hashes. The choice depends on at most 2,000 evenly spaced rows, but not on the size of the corpus, and a few
+  copies in the sample do not change it. Raises WinnowError if a choice is needed and no two points differ.
   """
   if name == "angular" and hashes is None:
     median = np.array(_median_distance(sample_ND, name, "--hashes"))
-    of_one_hash = np.clip(kernels.Kernel(name, bandwidth).at_distances(median), 1e-9, 1 - 1e-9)
-    hashes = int(np.clip(np.rint(np.log(_KERNEL_AT_MEDIAN) / np.log(of_one_hash)), 1, 64))
+    one_hash = np.clip(kernels.Kernel(name, bandwidth).at_distances(median), 1e-9, 1 - 1e-9)
+    hashes = int(np.clip(np.rint(np.log(_KERNEL_AT_MEDIAN) / np.log(one_hash)), 1, 64))
   hashes = DEFAULT_HASHES if hashes is None else hashes
   if name in ("l2", "l1") and bandwidth is None:
     exact = _median_distance(sample_ND, name, "--bandwidth") * _bandwidth_at_one(name, hashes)
@@ -62,22 +63,25 @@ def diagnose(
   held_out_MD: np.ndarray,
   num_points: int,
 ) -> dict[str, Any]:
-  """Compares a sketch of a sample with exact kernel sums, at points held out of it, and looks ahead to the corpus.
+  """Compares a sketch of a sample with exact kernel sums at held-out points, and extrapolates to the corpus.
 
-  Both float [_, D] and finite, of length 1 at most; 10,000 and 1,000 evenly spaced rows are used. Every held-out point
-  counts as one more document of the sample, so its density is at least 1. What is returned goes into JSON:
+  Both sets of points are float [_, D], finite and of length 1 at most; 10,000 and 1,000 evenly spaced rows are used.
+  Every held-out point counts as one more document of the sample, so its density is at least 1. Raises WinnowError for
+  fewer than two points in either set. Returns figures for JSON:
 
-  - `median_relative_error`, `median_relative_standard_error`: of the estimates beside the expected mean count (the
-    exact sum and chance collisions), and what the estimates themselves say;
+  - `median_relative_error`: that of the estimates against the expected mean count (exact sum plus chance collisions);
+  - `median_relative_standard_error`: the relative error that the estimates themselves predict;
   - `error_over_standard_error`: the root of the mean square of their ratio, 1 if errors are as predicted;
-  - `rank_correlation`: Spearman's, of estimates and exact kernel sums;
+  - `rank_correlation`: Spearman's, between estimates and exact kernel sums;
   - `neighbours`: the median of the exact kernel sums without the document itself, for a corpus of `num_points`;
   - `weights_variation`: the coefficient of variation of the exact weights 1/S in that corpus;
-  - `collisions_share`: the share of the mean count that chance collisions have there.
+  - `collisions_share`: the share of the mean count that is due to chance collisions in that corpus.
   """
   sample_ND, held_out_MD = _thinned(sample_ND, _MOST_IN_SKETCH), _thinned(held_out_MD, _MOST_HELD_OUT)
   if len(sample_ND) < 2 or len(held_out_MD) < 2:
-    raise WinnowError("the density cannot be checked on fewer than two documents and two more beside them")
+    raise WinnowError(
+      "density cannot be checked on fewer than two documents and two held-out ones: give more documents"
+    )
   radius = float(max(1.0, *(np.linalg.norm(x, axis=1).max() for x in (sample_ND, held_out_MD))))
   sketch = race.Sketch(race.SketchConfig(sample_ND.shape[1], kernel, rows, counters, radius, seed))
   sketch.add(sample_ND)
@@ -85,7 +89,7 @@ def diagnose(
   others_M = kernel.sums(held_out_MD, sample_ND)
   expected_M = 1 + others_M + (len(sample_ND) - others_M) / counters
   errors_M, estimates_M = estimate.mean + 1 - expected_M, estimate.mean + 1
-  predicted_M = np.maximum(estimate.standard_error, 1 / rows)  # one point in one row: what rows that agree may hide
+  predicted_M = np.maximum(estimate.standard_error, 1 / rows)  # rows that agree may still miss one point in one row
   in_corpus_M = 1 + others_M * num_points / len(sample_ND)
   return {
     "num_points": num_points,
@@ -102,13 +106,15 @@ def diagnose(
 
 
 def resolution(sketch: race.Sketch, sample_ND: np.ndarray) -> dict[str, Any]:
-  """What a corpus's sketch can tell apart, at a sample of documents that are in it, float [N, D], N > 0; for JSON.
+  """Measures how well a corpus's sketch tells documents apart, at a sample of its documents, float [N, D], N > 0.
 
-  - `occupied_share`: of the counters, those above 0;
+  Returns figures for JSON:
+
+  - `occupied_share`: the share of the counters that are above 0;
   - `neighbours`: the median density without collisions and without the document itself;
   - `weights_variation`: the coefficient of variation of the weights 1/S, noise included;
-  - `collisions_share`: the share of the mean count that chance collisions have, N/B of all N points;
-  - `median_relative_standard_error`: of the densities.
+  - `collisions_share`: the share of the mean count that is due to chance collisions, N/B for all N points;
+  - `median_relative_standard_error`: that of the densities.
   """
   mean_N, error_N = sketch.density(_thinned(sample_ND, _MOST_IN_SKETCH))
   return {
@@ -122,9 +128,10 @@ def resolution(sketch: race.Sketch, sample_ND: np.ndarray) -> dict[str, Any]:
 
 
 def warnings(diagnostics: dict[str, Any], name: str = "l2") -> list[str]:
-  """Sentences on why the densities of `diagnose` or `resolution` would not do, and which flag to turn; mostly none.
+  """Returns sentences on why densities are poor and which flag to change, usually none.
 
-  `name`: of the kernel, for the angular one has no bandwidth to turn.
+  `diagnostics` are those of `diagnose` or `resolution`. `name` is the kernel's, since the angular
+  kernel has no bandwidth to change.
   """
   wider, narrower = "take a larger --bandwidth or fewer --hashes", "take a smaller --bandwidth or more --hashes"
   if name == "angular":
@@ -132,43 +139,43 @@ def warnings(diagnostics: dict[str, Any], name: str = "l2") -> list[str]:
   neighbours, num_points = diagnostics["neighbours"], diagnostics["num_points"]
   variation, error = diagnostics["weights_variation"], diagnostics["median_relative_standard_error"]
   correlation = diagnostics.get("rank_correlation")
-  found = []
+  warned = []
   if neighbours < _LEAST_NEIGHBOURS:
-    found.append(
+    warned.append(
       f"most documents have no neighbours (the median kernel sum of all others is {neighbours:.2g}), so that only "
       f"close copies are thinned: {wider}"
     )
   elif neighbours > _MOST_NEIGHBOURS_SHARE * num_points and variation < LEAST_VARIATION:
-    found.append(
+    warned.append(
       f"the kernel is so wide that {neighbours / num_points:.0%} of the corpus are neighbours of a document, and the "
       f"weights differ by only {variation:.1%}, almost random sampling: {narrower}"
     )
   elif variation < LEAST_VARIATION:
-    # Of text embeddings and of made ones both raise it by a tenth to a half; L1 lowers it (bench_density_contrast.py).
+    # On text embeddings and made-up ones, both raise it by a tenth to a half; L1 lowers it (bench_density_contrast.py).
     advice = "" if name == "angular" else "take more --hashes (16), or --kernel=angular; if that does not help, "
-    found.append(
+    warned.append(
       f"the weights differ by only {variation:.1%}, less than {LEAST_VARIATION:.0%}, which is nearly random sampling: "
       f"{advice}embed with a model that tells documents apart better, such as a larger one"
     )
   elif correlation is not None and correlation < _LEAST_RANK_CORRELATION:
-    found.append(
+    warned.append(
       f"estimated densities follow the exact ones poorly (rank correlation {correlation:.2f}): take more --sketch_rows"
     )
   elif correlation is None and error > _MOST_NOISE * variation:
-    found.append(
+    warned.append(
       f"most of what the weights differ by, {variation:.1%}, is noise of {error:.1%}: take more --sketch_rows"
     )
   collisions = diagnostics["collisions_share"]
   if collisions > _MOST_COLLISIONS:
-    found.append(
+    warned.append(
       f"{collisions:.0%} of a mean count are other documents that share a counter by chance: take more "
       "--sketch_counters, or a larger --bandwidth"
     )
-  return found
+  return warned
 
 
 def lines(diagnostics: dict[str, Any], name: str = "l2") -> list[str]:
-  """What `diagnose` or `resolution` has found, in a few sentences, of which the last is a verdict."""
+  """Summarises the figures of `diagnose` or `resolution` in a few lines; the last one is a verdict."""
   correlation = diagnostics.get("rank_correlation")
   ranks = "" if correlation is None else f"; estimates rank documents as exact sums do, correlation {correlation:.2f}"
   is_good = not warnings(diagnostics, name)
@@ -182,20 +189,20 @@ def lines(diagnostics: dict[str, Any], name: str = "l2") -> list[str]:
 
 
 def _median_distance(sample_ND: np.ndarray, name: str, flag: str) -> float:
-  """Of all pairs that differ, in the kernel's measure. Raises WinnowError if none does."""
+  """Returns the median distance, in the kernel's measure, of all pairs that differ; raises WinnowError if none does."""
   sample_ND = _thinned(sample_ND, _MOST_FOR_PAIRS)
   measure = kernels.Kernel(name, None if name == "angular" else 1.0)
   distances = measure.distances(sample_ND, sample_ND)[np.triu_indices(len(sample_ND), 1)]
   distances = distances[distances > 1e-6 * distances.max(initial=0)]
   if not len(distances):
     raise WinnowError(
-      f"no two of {len(sample_ND):,} sampled embeddings differ, so {flag} must be given, with --overwrite"
+      f"no two of {len(sample_ND):,} sampled embeddings differ, so {flag} cannot be chosen: give it, with --overwrite"
     )
   return float(np.median(distances))
 
 
 def _bandwidth_at_one(name: str, hashes: int) -> float:
-  """The bandwidth at which the kernel at distance 1 has the value that is wanted at the median."""
+  """Returns the bandwidth at which the kernel at distance 1 has the value wanted at the median distance."""
 
   def excess(log_bandwidth: float) -> float:
     kernel = kernels.Kernel(name, float(np.exp(log_bandwidth)), hashes)
@@ -205,7 +212,7 @@ def _bandwidth_at_one(name: str, hashes: int) -> float:
 
 
 def _thinned(points_ND: np.ndarray, most: int) -> np.ndarray:
-  """At most so many of the rows, evenly spaced."""
+  """Returns at most `most` of the rows, evenly spaced."""
   points_ND = np.asarray(points_ND)
   if len(points_ND) <= most:
     return points_ND
@@ -217,13 +224,13 @@ def _variation(weights_N: np.ndarray) -> float:
 
 
 def _rank_correlation(x_M: np.ndarray, y_M: np.ndarray) -> float:
-  """Spearman's; 0 where one is constant and it has no value."""
+  """Computes Spearman's rank correlation; returns 0 where it is undefined since one side is constant."""
   if np.ptp(x_M) == 0 or np.ptp(y_M) == 0:
     return 0.0
   return float(np.corrcoef(_ranks(x_M), _ranks(y_M))[0, 1])
 
 
 def _ranks(x_M: np.ndarray) -> np.ndarray:
-  """Equal numbers share the mean of their ranks; scipy.stats has this too, for 23 MB of every worker's memory."""
+  """Ranks numbers; equal ones share their mean rank. (scipy.stats would take 23 MB of every worker's memory.)"""
   _, place_M, counts = np.unique(x_M, return_inverse=True, return_counts=True)
   return (np.cumsum(counts) - (counts - 1) / 2)[place_M]

@@ -1,27 +1,27 @@
-"""Embeddings in float16, as stores keep them, to float32: five times as fast as NumPy does it, to the same bits."""
+"""Converts embeddings from float16, as stored, to float32: five times as fast as NumPy, and to the same bits."""
 
 import numpy as np
 
 from curation.machine_code import compiled
 
-_BATCH = 1 << 15  # that stay in a cache between two loops
+_BATCH = 1 << 15  # numbers that stay in the cache between two loops
 
 
 def to_float32(points: np.ndarray) -> np.ndarray:
-  """Float arrays of any shape as float32, contiguous, in a copy."""
+  """Copies a float array of any shape to contiguous float32."""
   if points.dtype != np.float16:
     return np.array(points, np.float32, order="C")
-  found = np.empty(points.shape, np.float32)
-  halves_N, found_N = np.ascontiguousarray(points).reshape(-1).view(np.uint16), found.reshape(-1)
-  for start in range(0, len(found_N), _BATCH):
-    _convert(halves_N[start : start + _BATCH], found_N[start : start + _BATCH].view(np.uint32))
-    _convert_small(halves_N[start : start + _BATCH], found_N[start : start + _BATCH])
-  return found
+  converted = np.empty(points.shape, np.float32)
+  halves_N, values_N = np.ascontiguousarray(points).reshape(-1).view(np.uint16), converted.reshape(-1)
+  for start in range(0, len(values_N), _BATCH):
+    _convert(halves_N[start : start + _BATCH], values_N[start : start + _BATCH].view(np.uint32))
+    _convert_small(halves_N[start : start + _BATCH], values_N[start : start + _BATCH])
+  return converted
 
 
 @compiled
 def _convert(halves_N, bits_N):
-  """The bits of all but subnormal numbers: an exponent of 5 bits becomes one of 8, the largest one the largest."""
+  """Converts all but subnormal numbers: widens the exponent from 5 bits to 8, and maps the largest to the largest."""
   rebias = np.uint32(112 << 23)
   for n in range(halves_N.size):
     half = np.uint32(halves_N[n])
@@ -32,7 +32,7 @@ def _convert(halves_N, bits_N):
 
 @compiled
 def _convert_small(halves_N, values_N):
-  """Zeros and subnormal numbers, which are multiples of 2^-24."""
+  """Converts zeros and subnormal numbers, which are multiples of 2^-24."""
   for n in range(halves_N.size):
     half = np.int32(halves_N[n])
     size = half & np.int32(0x7FFF)

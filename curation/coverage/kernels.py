@@ -1,8 +1,8 @@
-"""The kernels that locality-sensitive hashes stand for, in closed form, and exact kernel sums (paper, section 3.2).
+"""The kernels of locality-sensitive hashes in closed form, and exact kernel sums (paper, section 3.2).
 
-A kernel is the probability that two points fall into one bucket of a random hash, to the power of the hashes that are
-joined. It is what a RACE sketch estimates, so these are the reference of its tests and diagnostics. Shape suffixes: M
-queries, N points, D dimensions.
+A kernel is the probability that two points fall into one bucket of a random hash, to the power of the number of hashes
+that are joined. A RACE sketch estimates sums of it, so this module is the reference for the sketch's tests and
+diagnostics. Shape suffixes: M queries, N points, D dimensions.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ _QUERIES = 256
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """One kernel: k(x, y) = p(x, y) ** hashes.
+  """A kernel k(x, y) = p(x, y) ** hashes, where p is a collision probability.
 
-  `l2` and `l1`: p is the collision probability of p-stable hashes with buckets of width `bandwidth` (Datar et al. 2004,
-  section 3.2). `angular`: of the signs of random projections, 1 - angle / pi (Charikar 2002); it has no bandwidth.
-  Raises WinnowError for anything else.
+  For `l2` and `l1`, p is that of p-stable hashes with buckets of width `bandwidth` (Datar et al. 2004, section 3.2).
+  For `angular`, p is that of the signs of random projections, 1 - angle / pi (Charikar 2002), and there is no
+  bandwidth. Raises WinnowError for invalid values.
   """
 
   name: str = "l2"
@@ -30,18 +30,18 @@ class Kernel:
 
   def __post_init__(self):
     if self.name not in NAMES:
-      raise WinnowError(f"--kernel={self.name} is none of {', '.join(NAMES)}")
+      raise WinnowError(f"--kernel={self.name} is none of {', '.join(NAMES)}; type one of them")
     if type(self.hashes) is not int or not 1 <= self.hashes <= 64:
       raise WinnowError(f"--hashes={self.hashes} is not between 1 and 64")
     if self.name == "angular":
       if self.bandwidth is not None:
-        raise WinnowError("--kernel=angular has no --bandwidth: it looks at angles alone; turn --hashes")
+        raise WinnowError("--kernel=angular has no --bandwidth, since it depends on angles alone: change --hashes")
     elif not isinstance(self.bandwidth, float) or not 0 < self.bandwidth < np.inf:
       raise WinnowError(f"--bandwidth={self.bandwidth} is not a number above 0")
 
   def at_distances(self, distances: np.ndarray) -> np.ndarray:
-    """k at distances >= 0 in the kernel's own measure (L2, L1, angle in radians): float64, same shape."""
-    import scipy.special  # which takes a while
+    """Computes k at distances >= 0 in the kernel's own measure (L2, L1, angle in radians): float64, same shape."""
+    import scipy.special  # slow to import
 
     distances = np.asarray(distances, np.float64)
     if self.name == "angular":
@@ -55,7 +55,7 @@ class Kernel:
     return np.clip(p, 0, 1) ** self.hashes
 
   def distances(self, queries_MD: np.ndarray, points_ND: np.ndarray) -> np.ndarray:
-    """Distances in the kernel's own measure: float64 [M, N]."""
+    """Computes distances in the kernel's own measure: float64 [M, N]."""
     import scipy.spatial.distance
 
     queries_MD, points_ND = (np.asarray(x, np.float64) for x in (queries_MD, points_ND))
@@ -63,12 +63,12 @@ class Kernel:
       return scipy.spatial.distance.cdist(queries_MD, points_ND, "cityblock")
     if self.name == "l2":
       return scipy.spatial.distance.cdist(queries_MD, points_ND)
-    # From the chord between unit vectors, which is exact for small angles too, where the arc cosine is not.
+    # The chord between unit vectors gives small angles exactly, unlike the arc cosine.
     unit_MD, unit_ND = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries_MD, points_ND))
     return 2 * np.arcsin(np.minimum(scipy.spatial.distance.cdist(unit_MD, unit_ND) / 2, 1))
 
   def sums(self, queries_MD: np.ndarray, points_ND: np.ndarray) -> np.ndarray:
-    """The exact kernel sum of each query over all points: float64 [M]; some hundred queries at a time."""
+    """Computes the exact kernel sum of each query over all points, a few hundred queries at a time: float64 [M]."""
     parts = [
       self.at_distances(self.distances(queries_MD[i : i + _QUERIES], points_ND)).sum(axis=1)
       for i in range(0, len(queries_MD), _QUERIES)

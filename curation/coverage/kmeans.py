@@ -1,9 +1,9 @@
-"""Spherical k-means over embeddings: centroids from a sample, and every point's own (paper B.3, B.4).
+"""Spherical k-means over embeddings: trains centroids on a sample and assigns points to them (paper B.3, B.4).
 
-Only a point's direction counts: centroids have length 1, a point belongs to the one of the largest cosine, and what is
-minimised is the mean of the squared chords 2 - 2 cosine, the *inertia* (Dhillon and Modha 2001). Training on a sample
-is faiss's, from seeds drawn here; iterations over a whole corpus add up `Sums` of its parts, exactly, in any order.
-Shape suffixes: N points, D dimensions, K centroids, S points that seeds are drawn from, B points of a batch, C
+Only a point's direction counts. Centroids have length 1, and a point belongs to the centroid with the largest cosine.
+k-means minimises the *inertia*, the mean of the squared chords 2 - 2 cosine (Dhillon and Modha 2001). faiss trains on a
+sample, from seeds that this module draws. Iterations over a whole corpus add up `Sums` of its parts, exactly and in any
+order. Shape suffixes: N points, D dimensions, K centroids, S points that seeds are drawn from, B points of a batch, C
 candidates for a seed.
 """
 
@@ -17,28 +17,29 @@ from curation.selection import hashing
 
 MAX_CLUSTERS = 1_000_000
 _MAX_NUMBERS = 1 << 30
-_SEEDING_POINTS = 16  # a centroid
+_SEEDING_POINTS = 16  # per centroid
 _MOST_AT_ONCE = 512
 _TRIALS = 3
 _SEEDING_BATCH = 4_096
 _MOST_DECODED_BYTES = 2 << 30
 _BATCH, _BATCH_NUMBERS = 1_024, 1 << 24
-_UNIT = 2.0**-24  # of sums: all that float16 holds of a unit vector, and float64 adds 2^29 of them up exactly
+_UNIT = 2.0**-24  # of sums: float16 holds unit vectors in such units, and float64 adds up 2^29 of them exactly
 _SPLIT = 2.0**-10
 _SILHOUETTE_POINTS = 10_000
-_SLACK = 0.01  # unit vectors in float16 are a little shorter or longer than 1
+_SLACK = 0.01  # since unit vectors in float16 are slightly shorter or longer than 1
 
 
 @dataclasses.dataclass(frozen=True)
 class KMeansConfig:
-  """What centroids follow from, beside the points. Raises WinnowError for what cannot be."""
+  """Settings that decide the centroids of a set of points. Raises WinnowError for values out of range."""
 
   clusters: int = 10_000
   points_per_cluster: int = 256
-  """Of the sample that centroids are trained on."""
+  """Size of the sample that centroids are trained on, divided by `clusters`."""
   iterations: int = 20
+  """Iterations over the sample."""
   lloyd_iterations: int = 0
-  """Further ones, over all points."""
+  """Further iterations, over all points."""
   seed: int = 0
 
   def __post_init__(self):
@@ -52,7 +53,7 @@ class KMeansConfig:
         raise WinnowError(f"--{flag}={value} is not between {low:,} and {high:,}")
 
   def check_points(self, num_points: int) -> None:
-    """Raises WinnowError where there are fewer points than clusters."""
+    """Raises WinnowError if there are fewer points than clusters."""
     if num_points < self.clusters:
       raise WinnowError(
         f"--num_clusters={self.clusters} is more than the {num_points:,} documents that have an embedding; take "
@@ -60,9 +61,9 @@ class KMeansConfig:
       )
 
   def sample_limit(self, num_points: int) -> int:
-    """Points whose hash is at most this make the sample: `points_per_cluster` x `clusters` of them, or a few more.
+    """Returns the largest hash of a point in the sample of `points_per_cluster` x `clusters` points, or a few more.
 
-    The number of points below a limit is binomial; it is short of what is wanted once in a billion times.
+    The number of points below a limit is binomial, and falls short of the wanted number once in a billion times.
     """
     wanted = self.points_per_cluster * self.clusters
     expected = wanted + 6 * wanted**0.5 + 60
@@ -70,14 +71,14 @@ class KMeansConfig:
 
 
 class Assigned(NamedTuple):
-  """The clusters of N points: int32 [N], and the cosines to their centroids, float32 [N]."""
+  """The clusters of N points, int32 [N], and the cosines to their centroids, float32 [N]."""
 
   clusters: np.ndarray
   cosines: np.ndarray
 
 
 class Trained(NamedTuple):
-  """Centroids, float32 [K, D] of length 1, and what is known of their training, for JSON."""
+  """Centroids, float32 [K, D] of length 1, and figures of their training, for JSON."""
 
   centroids_KD: np.ndarray
   training: dict[str, Any]
@@ -90,17 +91,17 @@ class Centroids:
     self.centroids_KD = np.ascontiguousarray(centroids_KD, np.float32)
     clusters, dimensions = self.centroids_KD.shape
     self._batch = min(_BATCH, max(64, _BATCH_NUMBERS // clusters))
-    # Twice what float32 can be off a cosine, however a library orders its terms (Higham 2002, section 3.1).
+    # Twice the largest float32 error of a cosine, however a library orders its terms (Higham 2002, section 3.1).
     self._margin = np.float32(2 * (dimensions + 2) * 2.0**-24)
 
   def assign(self, points_ND: np.ndarray) -> Assigned:
-    """The nearest centroid of each point, float [N, D] of any length; of equally near ones the first.
+    """Returns the nearest centroid of each point, float [N, D] of any length; the first of equally near ones.
 
-    A point's result is a function of it and the centroids alone, to the last bit: one matrix product in float32 leaves
-    the few centroids that may be the nearest, and their cosines are computed again in float64, row by row. Raises
-    WinnowError for a point without a direction, or that is not finite.
+    A point's result depends on the point and the centroids alone, to the last bit. One matrix product in float32 leaves
+    the few centroids that may be the nearest, whose cosines are computed again in float64, row by row. Raises
+    WinnowError for a point that is zero or not finite.
     """
-    from curation.coverage import halves, kmeans_loops  # which bring the compiler
+    from curation.coverage import halves, kmeans_loops  # these load the compiler
 
     points_ND = self._checked(points_ND)
     clusters_N, cosines_N = np.empty(len(points_ND), np.int32), np.empty(len(points_ND), np.float32)
@@ -110,7 +111,7 @@ class Centroids:
       lengths_B = kmeans_loops.lengths(batch_BD)
       if (odd_B := ~((lengths_B > 0) & np.isfinite(lengths_B))).any():
         raise WinnowError(
-          f"point {start + int(odd_B.argmax())} of a block is zero or not finite, and has no nearest centroid: leave "
+          f"point {start + int(odd_B.argmax())} of a block is zero or not finite, so it has no nearest centroid: leave "
           "such embeddings out"
         )
       products_BK = np.matmul(batch_BD, self.centroids_KD.T, out=products_BK[: len(batch_BD)])
@@ -121,10 +122,10 @@ class Centroids:
     return Assigned(clusters_N, cosines_N)
 
   def silhouette(self, points_ND: np.ndarray) -> float | None:
-    """How well clusters part at some points, unit vectors [N, D], N > 0: the mean of (b - a) / b, in [0, 1].
+    """Computes the simplified silhouette of unit vectors [N, D], N > 0: the mean of (b - a) / b, in [0, 1].
 
-    a and b are 1 - cosine to the own and to the next centroid (Hruschka et al. 2004), the silhouette that costs no
-    pairs of points. None where there is one cluster.
+    a and b are 1 - cosine to the own and to the next centroid (Hruschka et al. 2004), so that no pairs of points are
+    compared. Returns None if there is one cluster.
     """
     if len(self.centroids_KD) == 1:
       return None
@@ -145,10 +146,10 @@ class Centroids:
 
 @dataclasses.dataclass
 class Sums:
-  """Sums of the points of each cluster as unit vectors, of their number and their cosines: a Lloyd iteration's half.
+  """Sums over the points of each cluster, from which a Lloyd iteration computes the next centroids.
 
-  float64 [K, D], int64 [K], float64 [K], all whole numbers of small units that add up exactly, so that the sums of a
-  corpus are those of its parts in any order.
+  The points as unit vectors, float64 [K, D], their number, int64 [K], and their cosines, float64 [K]. All are whole
+  numbers of small units, which add up exactly: the sums of a corpus are those of its parts in any order.
   """
 
   points_KD: np.ndarray
@@ -157,6 +158,7 @@ class Sums:
 
   @classmethod
   def empty(cls, clusters: int, dimensions: int) -> "Sums":
+    """Returns the sums of no points."""
     return cls(np.zeros((clusters, dimensions)), np.zeros(clusters, np.int64), np.zeros(clusters))
 
   def add(self, points_ND: np.ndarray, assigned: Assigned) -> None:
@@ -178,57 +180,64 @@ class Sums:
 
   @property
   def inertia(self) -> float:
+    """The mean of 2 - 2 cosine over all points."""
     return float(2 - 2 * self.cosines_K.sum() / self.counts_K.sum())
 
   def centroids(self, before_KD: np.ndarray) -> np.ndarray:
-    """The means of the clusters at length 1: float32 [K, D].
+    """Returns the means of the clusters, scaled to length 1: float32 [K, D].
 
-    A cluster without points gets half of the largest one, as in faiss: both have its centroid, moved a little to either
-    side. One whose points cancel out keeps its centroid, `before_KD`.
+    A cluster without points gets half of the largest one, as in faiss: both get the largest one's centroid, moved
+    slightly to either side. A cluster whose points cancel out keeps its previous centroid, in `before_KD`.
     """
     lengths_K = np.linalg.norm(self.points_KD, axis=1)
     has_direction_K = lengths_K > _UNIT * np.maximum(self.counts_K, 1)
-    found_KD = np.where(has_direction_K[:, None], self.points_KD, before_KD)
-    counts_K, sides_D = self.counts_K.astype(np.float64), np.where(np.arange(found_KD.shape[1]) % 2, _SPLIT, -_SPLIT)
-    found_KD = found_KD / np.linalg.norm(found_KD, axis=1, keepdims=True)
+    centroids_KD = np.where(has_direction_K[:, None], self.points_KD, before_KD)
+    counts_K, sides_D = (
+      self.counts_K.astype(np.float64),
+      np.where(np.arange(centroids_KD.shape[1]) % 2, _SPLIT, -_SPLIT),
+    )
+    centroids_KD = centroids_KD / np.linalg.norm(centroids_KD, axis=1, keepdims=True)
     for cluster in np.flatnonzero(self.counts_K == 0):
       largest = int(counts_K.argmax())
-      found_KD[cluster] = found_KD[largest] * (1 + sides_D)
-      found_KD[largest] *= 1 - sides_D
+      centroids_KD[cluster] = centroids_KD[largest] * (1 + sides_D)
+      centroids_KD[largest] *= 1 - sides_D
       counts_K[cluster] = counts_K[largest] = counts_K[largest] / 2
-    return _unit(found_KD)
+    return _unit(centroids_KD)
 
 
 def train(sample_ND: np.ndarray, config: KMeansConfig) -> Trained:
-  """Centroids of a sample of unit vectors, float16 [N, D] in an order that follows from the corpus.
+  """Trains centroids on a sample of unit vectors, float16 [N, D], in an order that follows from the corpus.
 
-  A function of both, on one machine. It holds 16 points a centroid in float32 beside the sample, and the sample itself
-  up to 2 GB; a larger one faiss decodes batch by batch, which takes it a quarter longer and gives the same centroids.
-  Raises WinnowError for too few points, and for one that is not finite or not of length 1.
+  The result depends on the sample and the config alone, on one machine. Besides the sample, it holds 16 points per
+  centroid in float32, and the whole sample in float32 if that takes up to 2 GB. faiss decodes a larger sample batch by
+  batch, which takes a quarter longer and gives the same centroids. Raises WinnowError for too few points, and for
+  points that are not finite or not of length 1.
   """
-  import faiss  # which takes a while
+  import faiss  # slow to import
 
   config.check_points(len(sample_ND))
   sample_ND = np.ascontiguousarray(sample_ND, np.float16)
   _check_units(sample_ND)
   points, dimensions = sample_ND.shape
   if config.clusters * dimensions > _MAX_NUMBERS:
-    raise WinnowError(f"--num_clusters={config.clusters} of {dimensions} dimensions are too many for a worker's memory")
+    raise WinnowError(
+      f"--num_clusters={config.clusters} of {dimensions} dimensions do not fit into a worker's memory: take fewer"
+    )
   seeds_KD = choose_seeds(sample_ND, config.clusters, config.seed)
   clustering = faiss.Clustering(dimensions, config.clusters)
   clustering.niter, clustering.spherical = config.iterations, True
-  clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, points  # no sample of the sample
+  clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, points  # or faiss samples the sample
   faiss.copy_array_to_vector(seeds_KD.ravel(), clustering.centroids)
   if 4 * sample_ND.size <= _MOST_DECODED_BYTES:
     clustering.train(sample_ND.astype(np.float32), faiss.IndexFlatIP(dimensions))
   else:
     codec = faiss.IndexScalarQuantizer(dimensions, faiss.ScalarQuantizer.QT_fp16)
     clustering.train_encoded(sample_ND.view(np.uint8), codec, faiss.IndexFlatIP(dimensions))
-  found_KD = faiss.vector_to_array(clustering.centroids).reshape(config.clusters, dimensions).astype(np.float64)
-  has_direction_K = np.abs(np.linalg.norm(found_KD, axis=1) - 1) < _SLACK
-  centroids_KD = _unit(np.where(has_direction_K[:, None], found_KD, seeds_KD))
-  told: Any = clustering.iteration_stats
-  passes = [told.at(i) for i in range(told.size())]
+  centroids_KD = faiss.vector_to_array(clustering.centroids).reshape(config.clusters, dimensions).astype(np.float64)
+  has_direction_K = np.abs(np.linalg.norm(centroids_KD, axis=1) - 1) < _SLACK
+  centroids_KD = _unit(np.where(has_direction_K[:, None], centroids_KD, seeds_KD))
+  stats: Any = clustering.iteration_stats
+  passes = [stats.at(i) for i in range(stats.size())]
   training = {
     "sample_points": points,
     "inertia": [2 - 2 * each.obj / points for each in passes],
@@ -239,11 +248,12 @@ def train(sample_ND: np.ndarray, config: KMeansConfig) -> Trained:
 
 
 def choose_seeds(sample_ND: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-  """Points of the sample to begin with, float32 [K, D]: greedy k-means++ in rounds, on 16 points a centroid.
+  """Chooses the initial centroids, float32 [K, D], by greedy k-means++ in rounds, on 16 points per centroid.
 
-  Points are drawn with a probability proportional to the squared distance to the seeds so far (Arthur and Vassilvitskii
-  2007), three for each seed that is wanted, of which those stay that leave the least inertia. A round draws an eighth
-  of the seeds there are, 512 at most, so that nearly all is matrix products: a quarter of an iteration in all.
+  Candidates are drawn with a probability proportional to the squared distance to the seeds so far (Arthur and
+  Vassilvitskii 2007). A round draws three candidates for each seed wanted, and keeps those that leave the least
+  inertia. It adds an eighth of the present number of seeds, at most 512, so that nearly all of the work is matrix
+  products: a quarter of an iteration in all.
   """
   order_N = np.argsort(hashing.hash_documents("kmeans seeding", seed, "", np.arange(len(sample_ND))), kind="stable")
   points_SD = sample_ND[order_N[: _SEEDING_POINTS * clusters]].astype(np.float32)
@@ -253,7 +263,7 @@ def choose_seeds(sample_ND: np.ndarray, clusters: int, seed: int) -> np.ndarray:
   while len(chosen) < clusters:
     wanted = min(max(1, len(chosen) // 8), _MOST_AT_ONCE, clusters - len(chosen))
     cumulated_S = np.cumsum(distances_S)
-    if not cumulated_S[-1] > 0:  # all others are copies
+    if not cumulated_S[-1] > 0:  # all other points are copies of a seed
       others = np.setdiff1d(np.arange(len(points_SD)), chosen)
       chosen += others[: clusters - len(chosen)].tolist()
       break
@@ -270,7 +280,7 @@ def choose_seeds(sample_ND: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def _potentials(points_SD: np.ndarray, candidates_CD: np.ndarray, distances_S: np.ndarray) -> np.ndarray:
-  """What the inertia would be with each candidate as one more seed: float64 [C]."""
+  """Computes the inertia that each candidate would give as one more seed: float64 [C]."""
   total_C = np.zeros(len(candidates_CD))
   for start in range(0, len(points_SD), _SEEDING_BATCH):
     batch = slice(start, start + _SEEDING_BATCH)
@@ -280,14 +290,16 @@ def _potentials(points_SD: np.ndarray, candidates_CD: np.ndarray, distances_S: n
 
 
 def _nearest(points_SD: np.ndarray, seeds_CD: np.ndarray, distances_S: np.ndarray) -> np.ndarray:
-  """1 - cosine to the nearest seed, these and those before: float64 [S]."""
-  found_S = np.empty(len(points_SD))
+  """Returns 1 - cosine to the nearest seed, given the new seeds and the distances to earlier ones: float64 [S]."""
+  nearest_S = np.empty(len(points_SD))
   for start in range(0, len(points_SD), _SEEDING_BATCH):
-    found_S[start : start + _SEEDING_BATCH] = 1 - (points_SD[start : start + _SEEDING_BATCH] @ seeds_CD.T).max(axis=1)
-  return np.clip(found_S, 0, distances_S)
+    stop = start + _SEEDING_BATCH
+    nearest_S[start:stop] = 1 - (points_SD[start:stop] @ seeds_CD.T).max(axis=1)
+  return np.clip(nearest_S, 0, distances_S)
 
 
 def _check_units(points_ND: np.ndarray) -> None:
+  """Raises WinnowError for points that are not finite or not of length 1."""
   for start in range(0, len(points_ND), _BATCH):
     batch_BD = points_ND[start : start + _BATCH].astype(np.float32)
     is_unit_B = np.abs(np.linalg.norm(batch_BD, axis=1) - 1) < _SLACK  # NaN is not
@@ -299,16 +311,16 @@ def _check_units(points_ND: np.ndarray) -> None:
 
 
 def _unit(rows_KD: np.ndarray) -> np.ndarray:
-  """Rows at length 1, float32."""
+  """Scales rows to length 1: float32 [K, D]."""
   rows_KD = rows_KD.astype(np.float64)
   return (rows_KD / np.linalg.norm(rows_KD, axis=1, keepdims=True)).astype(np.float32)
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
-  """Rounded to units that float64 adds up exactly."""
+  """Rounds to units that float64 adds up exactly."""
   return np.rint(values / _UNIT) * _UNIT
 
 
 def _thinned(points_ND: np.ndarray, most: int) -> np.ndarray:
-  """At most so many of the rows, evenly spaced."""
+  """Returns at most `most` of the rows, evenly spaced."""
   return points_ND[np.arange(min(most, len(points_ND))) * len(points_ND) // min(most, len(points_ND))]

@@ -1,4 +1,4 @@
-"""The loops of `kmeans` in machine code; apart, since the compiler takes half a second and 50 MB to load.
+"""The compiled loops of `kmeans`, in their own module since the compiler takes half a second and 50 MB to load.
 
 Shape suffixes: B points of a batch, D dimensions, K centroids.
 """
@@ -10,7 +10,7 @@ from curation.machine_code import compiled
 
 @compiled
 def _dot(left_D, right_D):
-  """In float64, in an order of its own that no machine changes."""
+  """Computes a dot product in float64, in an order that is the same on every machine."""
   a = b = c = d = e = f = g = h = 0.0
   whole = len(left_D) - len(left_D) % 8
   for i in range(0, whole, 8):
@@ -29,16 +29,19 @@ def _dot(left_D, right_D):
 
 @compiled
 def lengths(points_BD):
-  """Of rows: float64 [B]."""
-  found_B = np.empty(len(points_BD))
+  """Computes the lengths of rows: float64 [B]."""
+  lengths_B = np.empty(len(points_BD))
   for b in range(len(points_BD)):
-    found_B[b] = np.sqrt(_dot(points_BD[b], points_BD[b]))
-  return found_B
+    lengths_B[b] = np.sqrt(_dot(points_BD[b], points_BD[b]))
+  return lengths_B
 
 
 @compiled
 def nearest(points_BD, centroids_KD, products_BK, least_B):
-  """Of the centroids whose product is `least_B` or more the first with the largest dot product, and that: [B] each."""
+  """Returns the first centroid with the largest dot product, int32 [B], and that product, float64 [B].
+
+  Considers the centroids whose product in `products_BK` is at least `least_B`.
+  """
   clusters_B, dots_B = np.empty(len(points_BD), np.int32), np.empty(len(points_BD))
   for b in range(len(points_BD)):
     least, best, largest = least_B[b], -1, -np.inf

@@ -1,15 +1,18 @@
-"""MinHash: documents that repeat another almost word for word (Broder 1997), found without comparing all pairs.
+"""MinHash: finds documents that repeat another almost word for word (Broder 1997), without comparing all pairs.
 
-A document is the set of its runs of five words, and its signature the smallest value of each of H hash functions over
-that set: the share of equal places in two signatures estimates the sets' Jaccard similarity s, with a standard
-deviation of sqrt(s (1 - s) / H). Documents meet in a bucket if all r places of one of b bands are equal, which happens
-with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman 2014, section 3.4); of those that do, pairs whose
-signatures agree in enough places are joined, and of each connected component the first document is kept.
+A document is the set of its runs of five words. Its signature is the smallest value of each of H hash functions over
+that set. The share of equal positions in two signatures estimates the sets' Jaccard similarity s, with a standard
+deviation of sqrt(s (1 - s) / H). Two documents share a bucket if all r positions of one of b bands are equal, which
+happens with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman 2014, section 3.4). Documents of a bucket whose
+signatures agree in enough positions are joined, and the first document of each connected component is kept.
 
-A job over a corpus numbers its documents in their order, and needs no text after the first step: `signatures` of each
-block; their `band_keys`, sorted, of which `shared_keys` picks those that more than one document has; `Buckets` joins
-those, once their signatures are there, to edges; and `components` of all edges, in parts and then together, since it
-gives edges again, at most one a document.
+A job over a corpus numbers its documents in order, and needs no text after the first step:
+
+1. `signatures` of each block;
+2. their `band_keys`, sorted, of which `shared_keys` picks those of more than one document;
+3. edges, as `Buckets` joins the documents of those keys by their signatures;
+4. `components` of all edges, of parts first and then together, since the result is edges again, at most one per
+   document.
 
 Shape suffixes: N texts or documents, H hash functions, B bands, M members of buckets, E edges, C documents that are not
 the first of their component, U code points.
@@ -29,20 +32,21 @@ from curation import blanks
 from curation.errors import WinnowError
 from curation.selection import hashing
 
-SIGNATURE_VERSION = 2  # of what the words and the hashes of a text are: stores of another one are refused
+SIGNATURE_VERSION = 2  # of the words and hashes of a text; stores of another version are refused
 _LARGEST = np.uint32(0xFFFFFFFF)
 _CODE_POINTS = 0x10000
 _MOST_HASHES = 4_096
-_MOST_COMPARED = 1_000  # 20 µs a document, where many meet in one bucket and no two have the same signature
+_MOST_COMPARED = 1_000  # takes 20 µs per document if many share one bucket and no two have the same signature
 _MOST_EDGES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class MinHashConfig:
-  """How similar documents must be to be joined, and how they meet: in one of `bands` bands of `rows` hashes each.
+  """The Jaccard similarity from which documents are joined, and the `bands` bands of `rows` hashes that find pairs.
 
-  The defaults, 16 x 8 = 128 hashes, have pairs meet with probability 0.06 at a Jaccard similarity of 0.5, 0.48 at 0.67,
-  0.95 at 0.8 and 0.9999 at 0.9; those below `similarity` are told apart then. Raises WinnowError for what cannot be.
+  With the defaults, 16 x 8 = 128 hashes, a pair shares a bucket with probability 0.06 at a Jaccard similarity of 0.5,
+  0.48 at 0.67, 0.95 at 0.8 and 0.9999 at 0.9. Comparing signatures then rejects pairs below `similarity`. Raises
+  WinnowError for values out of range.
   """
 
   similarity: float = 0.8
@@ -51,32 +55,33 @@ class MinHashConfig:
 
   def __post_init__(self):
     if not 0 < self.similarity <= 1:
-      raise WinnowError(f"near-copies have a similarity above 0 and at most 1, not {self.similarity!r}: give 0.8, say")
+      raise WinnowError(f"the similarity of near-copies must be in (0, 1], not {self.similarity!r}: give 0.8, say")
     for name in ("bands", "rows"):
       value = getattr(self, name)
       if type(value) is not int or value < 1:
-        raise WinnowError(f"the {name} of MinHash must be a whole number from 1 on, not {value!r}")
+        raise WinnowError(f"the {name} of MinHash must be a whole number of at least 1, not {value!r}")
     if self.hashes > _MOST_HASHES:
       raise WinnowError(f"{self.bands} bands of {self.rows} rows are more than {_MOST_HASHES:,} hashes: take fewer")
 
   @property
   def hashes(self) -> int:
+    """The number of hash functions."""
     return self.bands * self.rows
 
   def candidate_probability(self, similarity: float) -> float:
-    """The probability that two documents of a similarity are compared at all."""
+    """Returns the probability that two documents of this similarity share a bucket, and so are compared."""
     return 1 - (1 - similarity**self.rows) ** self.bands
 
 
 def signatures(texts: pa.Array | pa.ChunkedArray, hashes: int) -> np.ndarray:
-  """MinHash signatures: uint32 [N, H], of strings of any Arrow type; a null is an empty text.
+  """Computes MinHash signatures of strings of any Arrow type: uint32 [N, H]. A null counts as an empty text.
 
-  Words are runs of letters, marks and digits (see `_codes`); neither case nor anything between words counts. In a text
-  of fewer than five words, though, each symbol is a word as well, and in one without any letter or digit each
-  punctuation mark too: it has nothing else to be told apart by. What is then still of fewer than five words is one
-  shingle, an empty text too. The first places do not depend on H. The same everywhere.
+  Words are runs of letters, marks and digits (see `_codes`). Case and characters between words are ignored. In a text
+  of fewer than five words, each symbol is a word as well. In a text without any letter or digit, so is each punctuation
+  mark, since nothing else tells such texts apart. A text that still has fewer than five words, or none, is one shingle.
+  The first values of a signature do not depend on H. Signatures are the same on every machine.
   """
-  from curation.coverage import minhash_loops  # brings the compiler
+  from curation.coverage import minhash_loops  # loads the compiler
 
   strings = pc.fill_null(texts.cast(pa.large_string()), "")
   if isinstance(strings, pa.ChunkedArray):
@@ -93,7 +98,7 @@ def signatures(texts: pa.Array | pa.ChunkedArray, hashes: int) -> np.ndarray:
 
 
 def band_keys(signatures_NH: np.ndarray, config: MinHashConfig) -> np.ndarray:
-  """The buckets that documents fall into, one of each band: uint64 [N, B]; no bucket belongs to two bands."""
+  """Returns the buckets of documents, one per band: uint64 [N, B]. No bucket belongs to two bands."""
   bands_NBR = signatures_NH[:, : config.hashes].reshape(len(signatures_NH), config.bands, config.rows)
   keys_NB = np.broadcast_to(hashing.mix(np.arange(config.bands, dtype=np.uint64)), bands_NBR.shape[:2])
   for row in range(config.rows):
@@ -104,12 +109,12 @@ def band_keys(signatures_NH: np.ndarray, config: MinHashConfig) -> np.ndarray:
 def bucket_edges(
   keys_M: np.ndarray, rows_M: np.ndarray, signatures_NH: np.ndarray, config: MinHashConfig
 ) -> np.ndarray:
-  """Joins documents that met in these buckets and are as similar as `config` asks: edges, int64 [C, 2].
+  """Joins documents that share a bucket and are as similar as `config` asks; returns edges, int64 [C, 2].
 
   Member m of the buckets has the key `keys_M[m]`, of `band_keys`, and the signature in row `rows_M[m]`. An edge goes
-  from a row to the first of its component, as `components` has it. In a bucket of many a document is compared with the
-  last 1,000 before it that differ from one another: whole buckets, and rows in the documents' order, then give the same
-  everywhere.
+  from a row to the first row of its component, as in `components`. In a large bucket, a document is compared with the
+  last 1,000 before it that differ from one another. So the result depends on whole buckets being given, with rows in
+  the order of documents.
   """
   from curation.coverage import minhash_loops
 
@@ -124,10 +129,11 @@ def bucket_edges(
 
 
 def components(edges_E2: np.ndarray) -> np.ndarray:
-  """Connected components of a graph of numbered documents: each document but the first of its own, and that first.
+  """Finds the connected components of a graph of numbered documents, from edges int64 [E, 2].
 
-  Both int64 [E, 2] and [C, 2], sorted. The result is edges of the same components, so parts of a graph may be connected
-  first and then together, in any grouping: a CombineFn whose accumulators hold 16 bytes for each near-copy.
+  Returns each document that is not the first of its component, with that first document: int64 [C, 2], sorted. The
+  result is again edges of the same components. So parts of a graph may be connected first and then together, in any
+  grouping: a CombineFn whose accumulators hold 16 bytes per near-copy.
   """
   from curation.coverage import minhash_loops
 
@@ -140,7 +146,7 @@ def components(edges_E2: np.ndarray) -> np.ndarray:
 
 
 def connected(parts: Iterable[np.ndarray]) -> np.ndarray:
-  """`components` of edges that come in parts, in memory for two or three times as many as documents are joined."""
+  """Computes `components` of edges that come in parts, in memory for two or three edges per joined document."""
   total_C2 = np.empty((0, 2), np.int64)
   pending: list[np.ndarray] = []
   for part_E2 in parts:
@@ -151,37 +157,37 @@ def connected(parts: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def to_order(high_M: np.ndarray, low_M: np.ndarray) -> np.ndarray:
-  """What sorts by one number and then by another, both of 64 bits: S16 [M]."""
+  """Returns keys that sort by one 64-bit number and then by another: S16 [M]."""
   both_M2 = np.empty((len(high_M), 2), ">u8")
   both_M2[:, 0], both_M2[:, 1] = high_M, low_M
   return both_M2.reshape(-1).view("S16")
 
 
 def from_order(order_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The numbers that `to_order` was given, uint64 and int64 [M]."""
+  """Returns the numbers that `to_order` was given: uint64 and int64 [M]."""
   both_M2 = np.ascontiguousarray(order_M).view(">u8").reshape(-1, 2)
   return both_M2[:, 0].astype(np.uint64), both_M2[:, 1].astype(np.int64)
 
 
 def shared_keys(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-  """Of keys and numbers (`to_order`) that come sorted in batches, those whose key is not theirs alone: S16 [M] each."""
-  last, has_met = np.empty(0, "S16"), False  # the last one so far may meet the next
+  """Yields the keys and numbers (`to_order`) whose key occurs more than once, from sorted batches: S16 [M] each."""
+  last, is_shared = np.empty(0, "S16"), False  # the last one may share its key with the next batch
   for order_M in batches:
     order_M = np.concatenate([last, order_M])
     if not len(order_M):
       continue
     keys_M, _ = from_order(order_M)
     is_as_next_M = np.append(keys_M[1:] == keys_M[:-1], False)
-    has_met_M = is_as_next_M | np.append(has_met, is_as_next_M[:-1])
-    last, has_met = order_M[-1:], bool(has_met_M[-1])
-    yield order_M[:-1][has_met_M[:-1]]
-  yield last if has_met else last[:0]
+    is_shared_M = is_as_next_M | np.append(is_shared, is_as_next_M[:-1])
+    last, is_shared = order_M[-1:], bool(is_shared_M[-1])
+    yield order_M[:-1][is_shared_M[:-1]]
+  yield last if is_shared else last[:0]
 
 
 class Buckets:
-  """Joins documents that met, whose keys, numbers and signatures come in batches, sorted by key and then by number.
+  """Joins documents that share buckets, given in batches of keys, numbers and signatures, sorted by key and number.
 
-  Holds at most 1,000 members of the last bucket, and 16 bytes for each document that was joined.
+  Holds at most 1,000 members of the last bucket, and 16 bytes per joined document.
   """
 
   def __init__(self, config: MinHashConfig):
@@ -191,6 +197,7 @@ class Buckets:
     self._edges: list[np.ndarray] = []
 
   def add(self, keys_M: np.ndarray, numbers_M: np.ndarray, signatures_MH: np.ndarray) -> None:
+    """Adds a batch: keys uint64 [M], document numbers int64 [M] and signatures uint32 [M, H]."""
     from curation.coverage import minhash_loops
 
     keys_M, numbers_M = np.concatenate([self._keys_M, keys_M]), np.concatenate([self._numbers_M, numbers_M])
@@ -202,20 +209,20 @@ class Buckets:
     self._edges.append(edges_C2)
     if sum(map(len, self._edges)) > max(_MOST_EDGES, 2 * len(self._edges[0])):
       self._edges = [self.edges()]
-    # What of the last bucket the next members would still be compared with.
+    # Keep the members of the last bucket that the next members will be compared with.
     start = int(np.searchsorted(keys_M, keys_M[-1]))
     last_M = start + minhash_loops.latest_different(signatures_MH[start:], _MOST_COMPARED)
     self._keys_M, self._numbers_M, self._signatures_MH = keys_M[last_M], numbers_M[last_M], signatures_MH[last_M]
 
   def edges(self) -> np.ndarray:
-    """As `components`, of all that was added: int64 [C, 2]."""
+    """Returns the edges of all batches, in the form of `components`: int64 [C, 2]."""
     return components(np.concatenate([np.empty((0, 2), np.int64), *self._edges]))
 
 
 def near_copies(texts: Sequence[str], config: MinHashConfig | None = None) -> np.ndarray:
-  """Which texts are near-copies of an earlier one, or of a near-copy of it: bool [N]; what could be left out of them.
+  """Tells which texts are near-copies of an earlier text, or of a near-copy of it: bool [N].
 
-  In memory: 1.2 KB a text with the default configuration.
+  Takes 1.2 KB of memory per text with the default configuration.
   """
   config = config or MinHashConfig()
   signatures_NH = signatures(pa.array(texts, pa.large_string()), config.hashes)
@@ -228,10 +235,10 @@ def near_copies(texts: Sequence[str], config: MinHashConfig | None = None) -> np
 
 @functools.cache
 def _codes() -> np.ndarray:
-  """What `minhash_loops.compute_signatures` wants to know of each code point: uint32 [U]. What lies beyond is a letter.
+  """Returns the code that `minhash_loops.compute_signatures` needs for each code point below U: uint32 [U].
 
-  By Unicode 3.2, which Python keeps for domain names: another Python, of a later Unicode, sees the same words. What is
-  younger than that counts as a letter without case; emoji are letters.
+  Code points from U on are letters. Codes follow Unicode 3.2, which Python keeps for domain names, so that a Python
+  with a later Unicode sees the same words. Younger characters count as letters without case; so do emoji.
   """
   from curation.coverage import minhash_loops
 

@@ -1,14 +1,14 @@
-"""RACE sketches: how dense a set of points is around any point, from R x B counters (paper, section 3.2, Algorithm 2).
+"""RACE sketches estimate how dense a set of points is around any point, from R x B counters (paper, 3.2, Algorithm 2).
 
-Every row of the sketch has its own locality-sensitive hash from points to B counters. A point adds 1 to one counter
-of each row; the density of a point is the mean, over the rows, of the counters that it falls into: an estimate of its
-kernel sum over all points that were added, itself included (Coleman and Shrivastava 2020). Sketches of parts of a
-corpus add up to the sketch of the whole, to the last count.
+Every row of the sketch has its own locality-sensitive hash from points to B counters. A point adds 1 to one counter of
+each row. The density of a point is the mean, over the rows, of the counters that it falls into. It estimates the kernel
+sum over all points that were added, itself included (Coleman and Shrivastava 2020). Sketches of parts of a corpus add
+up to the sketch of the whole, to the last count.
 
-Points and projections are whole numbers of small units, so few of them that float32 holds each sum of their products
-exactly, whatever the order of its terms. So a point falls into the same counters whoever its neighbours are, on every
-machine and device. Shape suffixes: N points, D dimensions, R rows, H hashes that are joined in a row, P = R * H
-projections, B counters of a row, C chunks of rows.
+Points and projections are rounded to whole numbers of units, so few of them that float32 holds each sum of their
+products exactly, whatever the order of its terms. So a point falls into the same counters whatever its neighbours are,
+on every machine and device. Shape suffixes: N points, D dimensions, R rows, H hashes that are joined in a row, P = R *
+H projections, B counters of a row, C chunks of rows.
 """
 
 import concurrent.futures
@@ -33,11 +33,11 @@ MAX_POINTS = 2**31 - 1
 _MAX_NUMBERS = 1 << 28
 _BATCH = 1_024
 _CHUNKS = 16
-# Units of the projections' numbers, which are of size 1: fine beside their own randomness.
+# Unit of the projections' numbers, whose size is about 1: rounding is small beside their randomness.
 _PROJECTION_UNIT = 2.0**-6
-_SLACK = 1.001  # unit vectors in float16 are a little longer than 1
-_LARGEST_CAUCHY = 1e9  # beyond lie 6 numbers in 10^10
-# A projection is off by rounding the point; buckets shall be this many times wider than the standard deviation of that.
+_SLACK = 1.001  # since unit vectors in float16 are slightly longer than 1
+_LARGEST_CAUCHY = 1e9  # exceeded by 6 numbers in 10^10
+# Rounding a point makes a projection inexact; buckets must be this many times wider than that standard deviation.
 _BUCKET_IN_ERRORS = 8.0
 _METADATA, _TENSOR = "winnow_sketch", "counts"
 _MAX_HEADER_BYTES = 1 << 16
@@ -46,10 +46,10 @@ _ROWS_AT_ONCE = 16
 
 @dataclasses.dataclass(frozen=True)
 class SketchConfig:
-  """What decides which counters a point falls into, and so which sketches belong together.
+  """Settings that decide which counters a point falls into. Only sketches of equal settings add up.
 
-  `rows` and `counters` are R and B of the paper's [1,000 x 20,000] (B.2); `radius` is the length that no point exceeds.
-  Raises WinnowError for what cannot be.
+  `rows` and `counters` are R and B, [1,000 x 20,000] in the paper (B.2). `radius` is the length that no point exceeds.
+  Raises WinnowError for values out of range.
   """
 
   dimensions: int
@@ -76,32 +76,34 @@ class SketchConfig:
         raise WinnowError(f"a sketch's {what} would take {size:,} numbers, more than {_MAX_NUMBERS:,}: take fewer rows")
 
   def to_json(self) -> dict[str, Any]:
+    """Returns the fields as JSON types."""
     return dataclasses.asdict(self)
 
   @classmethod
   def from_json(cls, fields: dict[str, Any]) -> "SketchConfig":
-    """Raises TypeError, KeyError or WinnowError for fields that `to_json` did not write."""
+    """Reads what `to_json` wrote; raises TypeError, KeyError or WinnowError for other fields."""
     return cls(**{**fields, "kernel": kernels.Kernel(**fields["kernel"])})
 
 
 class Density(NamedTuple):
-  """The density of N points. Both float64 [N]."""
+  """The density around N points."""
 
   mean: np.ndarray
-  """The mean count over the rows: Algorithm 2's score, an estimate of the kernel sum plus what B counters add to it."""
+  """The mean count over the rows, Algorithm 2's score: estimates the kernel sum plus chance collisions; float64 [N]."""
   standard_error: np.ndarray
-  """Of that mean: the counts' standard deviation over the rows, by the root of R."""
+  """The standard error of that mean, the counts' standard deviation over the rows by the root of R: float64 [N]."""
 
 
 class Hashes:
-  """The hashes of a sketch's rows, a function of its configuration alone: 3 MB per 1,000 projections of 768 dimensions.
+  """The hashes of a sketch's rows, which depend on its configuration alone.
 
-  Projections are 2-stable for L2 and angles, 1-stable for L1 (Datar et al. 2004, section 3.1), whose largest numbers
-  need float64. Raises WinnowError where the bandwidth is too small for what is left of a point after rounding.
+  They take 3 MB per 1,000 projections of 768 dimensions. Projections are 2-stable for L2 and angles, and 1-stable for
+  L1 (Datar et al. 2004, section 3.1), whose largest numbers need float64. Raises WinnowError if the bandwidth is too
+  small for the precision that rounding leaves of a point.
   """
 
   def __init__(self, config: SketchConfig):
-    import scipy.special  # which takes a while
+    import scipy.special  # slow to import
 
     self.config, kernel = config, config.kernel
     is_l1 = kernel.name == "l1"
@@ -133,14 +135,14 @@ class Hashes:
     self._multipliers_RH = hashing.hash_documents("race multiplier", config.seed, "", numbers).reshape(config.rows, -1)
 
   def checksum(self) -> str:
-    """Tells whether another machine or version makes the same hashes."""
+    """Returns a checksum by which machines and versions can tell whether they make the same hashes."""
     digest = hashlib.blake2b(digest_size=16)
     for array in (self._projections_PD, self._offsets_P, self._multipliers_RH, np.array([self._units])):
       digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
     return digest.hexdigest()
 
   def check(self, points_ND: np.ndarray) -> None:
-    """Raises WinnowError for points that are longer than the radius, or not finite."""
+    """Raises WinnowError for points that are longer than the radius or not finite."""
     longest = np.sqrt(np.max([0, *(_squares(part_ND).max() for part_ND in _parts(points_ND))]))  # NaN if any is
     if not longest <= _SLACK * self.config.radius:
       raise WinnowError(
@@ -148,12 +150,12 @@ class Hashes:
       )
 
   def project(self, points_ND: np.ndarray) -> np.ndarray:
-    """Projections in their units, exact whole numbers: float32 (L1: float64) [P, N]."""
+    """Computes projections in whole units, exactly: float32 (L1: float64) [P, N]."""
     whole_ND = points_ND * self._dtype(self._units)
     return self._projections_PD @ np.rint(whole_ND, out=whole_ND).T
 
   def arguments(self, chunk: slice) -> tuple[Any, ...]:
-    """What the compiled loops need beside projections, for some of the rows."""
+    """Returns the arguments of the compiled loops besides projections, for a chunk of rows."""
     joined = self.config.kernel.hashes
     offsets_P = self._offsets_P[chunk.start * joined : chunk.stop * joined]
     signs = self.config.kernel.name == "angular"
@@ -161,7 +163,7 @@ class Hashes:
 
 
 class Sketch:
-  """Counts of `num_points` points: int32 [R, B]. Not for several threads at once; each call uses all cores itself."""
+  """Counts of `num_points` points: int32 [R, B]. Not thread-safe; each call uses all cores itself."""
 
   def __init__(self, config: SketchConfig, counts_RB: np.ndarray | None = None, num_points: int = 0):
     self.config, self.num_points = config, num_points
@@ -173,13 +175,17 @@ class Sketch:
 
   @property
   def hashes(self) -> Hashes:
+    """The hashes of the rows, made on first use."""
     if self._hashes is None:
       self._hashes = Hashes(self.config)
     return self._hashes
 
   def add(self, points_ND: np.ndarray) -> None:
-    """Counts points, float [N, D], finite; in place. Raises WinnowError beyond 2^31 - 1 points, and for any
-    that is longer than the radius, and then has counted none."""
+    """Counts points, float [N, D], in place.
+
+    Raises WinnowError beyond 2^31 - 1 points, and for points that are not finite or longer than the radius; it has then
+    counted none.
+    """
     if self.num_points + len(points_ND) > MAX_POINTS:
       raise WinnowError(f"a sketch holds at most {MAX_POINTS:,} points: take one for each part of the corpus")
 
@@ -193,7 +199,7 @@ class Sketch:
     self.num_points += len(points_ND)
 
   def density(self, points_ND: np.ndarray) -> Density:
-    """The density around points, float [N, D], whether they were added or not."""
+    """Returns the density around points, float [N, D], whether they were added or not."""
     from curation.coverage import race_loops
 
     def look_up(projected_PN: np.ndarray, chunk: slice) -> np.ndarray:
@@ -210,7 +216,7 @@ class Sketch:
     return Density(mean_N, np.sqrt(variance_N / rows))
 
   def without_collisions(self, mean_N: np.ndarray) -> np.ndarray:
-    """Mean counts of points that were added, without the 1/B of all others that share a counter by chance; at least 1.
+    """Removes chance collisions, 1/B of all other points, from the mean counts of points that were added; at least 1.
 
     E[mean] = S + (N - S) / B for a kernel sum S over N points (Coleman and Shrivastava 2020, Theorem 1's rehashing).
     """
@@ -224,14 +230,14 @@ class Sketch:
     for field in dataclasses.fields(SketchConfig):
       ours, theirs = getattr(self.config, field.name), getattr(other.config, field.name)
       if ours != theirs:
-        raise WinnowError(f"sketches of another {field.name} do not add up: {theirs} and {ours}")
+        raise WinnowError(f"sketches of different {field.name}, {theirs} and {ours}, do not add up: take one setting")
     if self.num_points + other.num_points > MAX_POINTS:
       raise WinnowError(f"a sketch holds at most {MAX_POINTS:,} points: take one for each part of the corpus")
     self.counts_RB += other.counts_RB
     self.num_points += other.num_points
 
   def _batches(self, points_ND: np.ndarray, work):
-    """What `work` gives for each batch and each chunk of rows, [batches][C]; chunks run side by side."""
+    """Yields the results of `work` for each batch, one per chunk of rows; chunks run in parallel."""
     points_ND = np.asarray(points_ND)
     if points_ND.ndim != 2 or points_ND.shape[1] != self.config.dimensions:
       raise ValueError(f"points must be [N, {self.config.dimensions}], not {list(points_ND.shape)}")
@@ -247,19 +253,20 @@ class Sketch:
 
 
 def _parts(points_ND: np.ndarray) -> Iterator[np.ndarray]:
-  """The points in float32, a batch at a time, for a block in float16 takes half the memory."""
+  """Yields the points in float32, batch by batch, since a block in float16 takes half the memory."""
   for start in range(0, len(points_ND), _BATCH):
     yield points_ND[start : start + _BATCH].astype(np.float32, copy=False)
 
 
 def _squares(points_ND: np.ndarray) -> np.ndarray:
+  """Computes the squared lengths of points: [N]."""
   return np.einsum("nd,nd->n", points_ND, points_ND)
 
 
 def unit_vectors(points_ND: np.ndarray) -> np.ndarray:
-  """The points at length 1: float32 [N, D]; zeros stay zeros, and what is not finite stays so."""
+  """Scales points to length 1: float32 [N, D]. Zeros stay zeros, and points that are not finite stay so."""
   points_ND = np.asarray(points_ND, np.float32)
-  # By the largest number first, so that no square overflows.
+  # Dividing by the largest number first keeps squares from overflowing.
   largest_N1 = np.abs(points_ND).max(axis=1, keepdims=True, initial=0)
   with np.errstate(invalid="ignore"):
     scaled_ND = points_ND / np.where(largest_N1 > 0, largest_N1, 1)

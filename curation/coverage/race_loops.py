@@ -1,4 +1,4 @@
-"""The loops of `race` in machine code; apart, since the compiler takes half a second and 50 MB to load.
+"""The compiled loops of `race`, in their own module since the compiler takes half a second and 50 MB to load.
 
 Shape suffixes: N points, P projections, R rows, H hashes that are joined in a row, B counters of a row.
 """
@@ -10,10 +10,10 @@ from curation.machine_code import compiled
 
 @compiled
 def _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N):
-  """The counters of one row that the points fall into, as uint64, into `mixed_N`.
+  """Writes the counters of one row that the points fall into to `mixed_N`, uint64 [N].
 
-  Joined hashes go to 32 bits by a strongly universal multilinear hash (Lemire and Kaser 2014), and from there to
-  [0, B) by a product.
+  A strongly universal multilinear hash (Lemire and Kaser 2014) maps joined hashes to 32 bits, and a product maps these
+  to [0, B).
   """
   joined, points = multipliers_RH.shape[1] - 1, projected_PN.shape[1]
   for n in range(points):
@@ -33,6 +33,7 @@ def _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, sign
 
 @compiled
 def count(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, counts_RB):
+  """Adds 1 to the counter of each point in each row of `counts_RB`."""
   mixed_N = np.empty(projected_PN.shape[1], np.uint64)
   for row in range(counts_RB.shape[0]):
     _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N)
@@ -42,6 +43,7 @@ def count(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, count
 
 @compiled
 def look_up(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, counts_RB, sums_2N):
+  """Adds each point's counts and their squares, over the rows of `counts_RB`, to `sums_2N`."""
   mixed_N = np.empty(projected_PN.shape[1], np.uint64)
   for row in range(counts_RB.shape[0]):
     _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N)

@@ -1,14 +1,21 @@
-"""SemDeDup: how closely a document repeats another of its cluster (paper, B.3; Abbas et al. 2023, section 3).
+"""SemDeDup: scores how closely a document repeats another of its cluster (paper, B.3; Abbas et al. 2023, section 3).
 
 The documents of a cluster are ranked, and a document's score is -(its largest cosine to any that is ranked before it).
-To keep scores above -(1 - epsilon) is SemDeDup at that epsilon: it keeps a document unless one before it is as similar.
+Keeping scores above -(1 - epsilon) is SemDeDup at that epsilon: it keeps a document unless an earlier one is as
+similar.
 
-A cluster's pairs are worked off in tiles of `TILE_ROWS` ranked documents, each by each tile before it and by itself.
-Such a tile pair is the unit of work, so that a giant cluster divides over workers and fits into the memory of any. A
-job for one cluster: `rank_documents`; share out `range(count_tile_pairs(size))`; for each of `tile_pairs(start, stop)`
-load the documents that `tile_places` names, and take `largest_cosines` of their `unit_vectors`; combine what belongs to
-the same documents by `np.maximum`, from `NOTHING_BEFORE` on; then `to_scores`. That is what `score_cluster` does alone.
-On one kind of processor the scores are the same to the last bit for any sharing and any number of threads.
+The documents of a cluster are compared in tiles of `TILE_ROWS` ranked documents, each with each earlier tile and with
+itself. Such a tile pair is the unit of work, so a giant cluster divides over workers and fits into any worker's memory.
+A job for one cluster has these steps, which `score_cluster` does alone:
+
+1. `rank_documents`;
+2. divide `range(count_tile_pairs(size))` among workers;
+3. for each of `tile_pairs(start, stop)`, load the documents that `tile_places` names, and compute `largest_cosines` of
+   their `unit_vectors`;
+4. combine the results for the same documents by `np.maximum`, starting from `NOTHING_BEFORE`;
+5. `to_scores`.
+
+On one kind of processor the scores are the same to the last bit for any division and any number of threads.
 
 Shape suffixes: N documents of a cluster, D dimensions, P tile pairs; R documents of a tile, C of an earlier one.
 """
@@ -21,34 +28,34 @@ import numpy as np
 from curation.errors import WinnowError
 
 Keep = Literal["nearest", "farthest", "random"]
-"""Which documents of a cluster are ranked first, and so kept: the nearest to the centroid, as this paper's baseline has
-it, the farthest, which Abbas et al. write, or any."""
+"""The documents of a cluster that are ranked first, and so kept: the nearest to the centroid, as in this paper's
+baseline, the farthest, as Abbas et al. write, or random ones."""
 
 TILE_ROWS = 1_024
 HASH_PURPOSE = "semdedup"
-"""Of the hashes that ranks are decided by: `hashing.hash_documents(HASH_PURPOSE, seed, shard, rows_N)`."""
+"""The purpose of the hashes that break ties of ranks: `hashing.hash_documents(HASH_PURPOSE, seed, shard, rows_N)`."""
 NOTHING_BEFORE = np.float32(-1)
-"""The largest cosine of a document that none is ranked before: what `np.maximum` changes nothing with."""
+"""The largest cosine of a document that no other is ranked before; neutral under `np.maximum`."""
 
-# OpenBLAS adds up longer products in parts, whose borders differ with the number of threads, and then the last bits do.
+# OpenBLAS adds up longer products in parts, whose borders, and so the last bits, depend on the number of threads.
 _TERMS_AT_ONCE = 256
 _HELD_TILES = 8
 _CORNER_ROWS = 128
 _NOT_BEFORE = ~np.tri(_CORNER_ROWS, k=-1, dtype=bool)
-_CACHE_LINE = 16  # numbers; but for these, rows of 4 KB would crowd a column into few lines of the cache
+_CACHE_LINE = 16  # numbers of padding, since rows of exactly 4 KB would crowd a column into few lines of the cache
 _thread = threading.local()
 
 
 def rank_documents(cosines_N: np.ndarray, hashes_N: np.ndarray, keep: Keep = "nearest") -> np.ndarray:
-  """The documents of a cluster as they are ranked, first to last: int64 [N], places in the arrays given.
+  """Ranks the documents of a cluster: int64 [N], positions in the arrays given, first to last.
 
-  `cosines_N` are those to the centroid, float32; equal ones, and all if `keep` is random, fall by `hashes_N`, uint64
-  (see `HASH_PURPOSE`). Raises WinnowError for NaN and for another `keep`.
+  `cosines_N` are the cosines to the centroid, float32. Ties, and all documents if `keep` is random, are ordered by
+  `hashes_N`, uint64 (see `HASH_PURPOSE`). Raises WinnowError for NaN and for another `keep`.
   """
   if len(cosines_N) != len(hashes_N):
     raise ValueError(f"{len(cosines_N)} cosines and {len(hashes_N)} hashes are not of the same documents")
   if keep not in get_args(Keep):
-    raise WinnowError(f"{keep!r} does not say which documents of a cluster to keep: give {' or '.join(get_args(Keep))}")
+    raise WinnowError(f"cannot keep the {keep!r} documents of a cluster: give {' or '.join(get_args(Keep))}")
   if np.isnan(cosines_N).any():
     place = int(np.flatnonzero(np.isnan(cosines_N))[0])
     raise WinnowError(f"document {place} of the cluster has NaN as its cosine to the centroid: assign clusters again")
@@ -58,55 +65,56 @@ def rank_documents(cosines_N: np.ndarray, hashes_N: np.ndarray, keep: Keep = "ne
 
 
 def unit_vectors(embeddings_ND: np.ndarray) -> np.ndarray:
-  """The embeddings scaled to length 1, in any float dtype: float32 [N, D], row by row, so the same in any company.
+  """Scales embeddings of any float dtype to length 1: float32 [N, D], row by row, whatever the other rows are.
 
-  Raises WinnowError for those that have no cosine: NaN, infinite, zero, or longer than float32 can tell.
+  Raises WinnowError for embeddings without a cosine: NaN, infinite, zero, or with a length beyond float32.
   """
-  from curation.coverage import halves  # which brings the compiler
+  from curation.coverage import halves  # loads the compiler
 
   return _scale(halves.to_float32(np.asarray(embeddings_ND)))
 
 
 def _scale(vectors_ND: np.ndarray) -> np.ndarray:
-  """Scales in place: memory that is had anew for every tile costs more than the arithmetic."""
+  """Scales rows to length 1 in place, since allocating memory for every tile costs more than the arithmetic."""
   lengths_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))
   if (wrong_N := ~((lengths_N > 0) & (lengths_N < np.inf))).any():
     place = int(np.flatnonzero(wrong_N)[0])
     raise WinnowError(
-      f"embedding {place} of {len(vectors_ND)} has the length {lengths_N[place]}, so that there is no cosine to it: "
-      "leave its document out, or embed it again"
+      f"embedding {place} of {len(vectors_ND)} has length {lengths_N[place]}, so its cosines are undefined: leave its "
+      "document out, or embed it again"
     )
   vectors_ND /= lengths_N[:, None]
   return vectors_ND
 
 
 def count_tile_pairs(size: int) -> int:
-  """How many tile pairs a cluster of `size` documents has; any range of their numbers is a share of the work."""
+  """Counts the tile pairs of a cluster of `size` documents. Any range of their numbers is a share of the work."""
   tiles = -(-size // TILE_ROWS)
   return tiles * (tiles + 1) // 2
 
 
 def tile_pairs(start: int, stop: int) -> np.ndarray:
-  """The tile pairs with the numbers from `start` to `stop`: int64 [P, 2], a tile and one before it, or itself.
+  """Returns the tile pairs numbered from `start` up to `stop`: int64 [P, 2], a tile and an earlier one or itself.
 
-  The same for clusters of every size: (0, 0), (1, 0), (1, 1), (2, 0), ... So neighbours mostly share their first tile.
+  Clusters of every size have the same sequence: (0, 0), (1, 0), (1, 1), (2, 0), ... So neighbours mostly share their
+  first tile.
   """
   numbers_P = np.arange(start, stop, dtype=np.int64)
-  # Exact below 2**50, in clusters of 10**10 documents: until then float64 tells the roots of 8 P + 1 apart.
+  # Exact below 2**50, clusters of 10**10 documents, since float64 can tell the roots of 8 P + 1 apart.
   tiles_P = ((np.sqrt(8 * numbers_P + 1) - 1) / 2).astype(np.int64)
   return np.stack([tiles_P, numbers_P - tiles_P * (tiles_P + 1) // 2], axis=1)
 
 
 def tile_places(tile: int, size: int) -> slice:
-  """The places in rank order that the documents of a tile have in a cluster of `size`."""
+  """Returns the positions in rank order of a tile's documents, in a cluster of `size`."""
   return slice(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, size))
 
 
 def largest_cosines(tile_RD: np.ndarray, earlier_CD: np.ndarray | None = None) -> np.ndarray:
-  """The largest cosine of each document of a tile to any of an earlier tile: float32 [R], at least -1.
+  """Computes each document's largest cosine to any document of an earlier tile: float32 [R], at least -1.
 
-  Without an earlier tile: to those of its own tile that are ranked before it, `NOTHING_BEFORE` for the first. Both are
-  `unit_vectors` in rank order, `TILE_ROWS` at most. Takes 8 MB beside them.
+  Without an earlier tile, computes the largest cosine to the documents ranked before it in its own tile, which is
+  `NOTHING_BEFORE` for the first. Both tiles are `unit_vectors` in rank order, at most `TILE_ROWS`. Takes 8 MB besides.
   """
   if earlier_CD is not None:
     return np.maximum(np.max(_cosines(tile_RD, earlier_CD), axis=1), NOTHING_BEFORE)
@@ -119,17 +127,17 @@ def largest_cosines(tile_RD: np.ndarray, earlier_CD: np.ndarray | None = None) -
 
 
 def to_scores(largest_N: np.ndarray) -> np.ndarray:
-  """Scores of documents by their largest cosine to one ranked before: float32 [N] in [-1, 1], +1 for the first."""
-  return -np.minimum(largest_N, np.float32(1))  # the product of unit vectors may be a little more
+  """Returns the scores for largest cosines to earlier documents: float32 [N] in [-1, 1], +1 for the first document."""
+  return -np.minimum(largest_N, np.float32(1))  # the product of unit vectors may slightly exceed 1
 
 
 def score_cluster(
   embeddings_ND: np.ndarray, cosines_N: np.ndarray, hashes_N: np.ndarray, *, keep: Keep = "nearest"
 ) -> np.ndarray:
-  """The scores of all documents of a cluster, in their own order: float32 [N].
+  """Scores all documents of a cluster, in the order given: float32 [N].
 
-  Takes 40 MB beside the embeddings (768 dimensions), whatever their number: of any float dtype, in memory or mapped.
-  `cosines_N`, `hashes_N` and errors: see `rank_documents` and `unit_vectors`.
+  The embeddings may have any float dtype, in memory or mapped. Takes 40 MB besides them (at 768 dimensions), whatever
+  their number. See `rank_documents` and `unit_vectors` for `cosines_N`, `hashes_N` and errors.
   """
   if len(embeddings_ND) != len(cosines_N):
     raise ValueError(f"{len(embeddings_ND)} embeddings and {len(cosines_N)} cosines are not of the same documents")
@@ -140,7 +148,7 @@ def score_cluster(
     return unit_vectors(embeddings_ND[order_N[tile_places(tile, size)]])
 
   tiles = -(-size // TILE_ROWS)
-  for first in range(0, tiles, _HELD_TILES):  # an earlier tile, once it is there, serves as many as are held
+  for first in range(0, tiles, _HELD_TILES):  # each earlier tile is loaded once for all tiles that are held
     held = {tile: load(tile) for tile in range(first, min(first + _HELD_TILES, tiles))}
     for earlier in range(first + len(held)):
       earlier_CD = held[earlier] if earlier in held else load(earlier)
@@ -153,22 +161,22 @@ def score_cluster(
 
 
 def _cosines(left_RD: np.ndarray, right_CD: np.ndarray) -> np.ndarray:
-  """All cosines of two tiles, float32 [R, C], which stand until the thread's next call."""
+  """Computes all cosines of two tiles: float32 [R, C], valid until the thread's next call."""
   sums_RC, terms_RC = _buffers()[:, : len(left_RD), : len(right_CD)]
   for start in range(0, left_RD.shape[1], _TERMS_AT_ONCE):
-    some = slice(start, start + _TERMS_AT_ONCE)
-    np.matmul(left_RD[:, some], right_CD[:, some].T, out=terms_RC if start else sums_RC)
+    terms = slice(start, start + _TERMS_AT_ONCE)
+    np.matmul(left_RD[:, terms], right_CD[:, terms].T, out=terms_RC if start else sums_RC)
     if start:
       np.add(sums_RC, terms_RC, out=sums_RC)
   return sums_RC
 
 
 def _triangle_of_cosines(tile_RD: np.ndarray) -> np.ndarray:
-  """Those of a tile's documents and the ones before, float32 [R, R], until the thread's next call; above it is nothing.
+  """Computes the cosines of a tile's documents to earlier ones: float32 [R, R], valid until the thread's next call.
 
-  NumPy would copy the triangle to the other side, which takes half as long as to compute it.
+  Only the lower triangle is computed. NumPy would copy it to the other side, which takes half as long as computing it.
   """
-  import scipy.linalg.blas  # which takes a while
+  import scipy.linalg.blas  # slow to import
 
   size = len(tile_RD)
   upper_RR = _buffers()[0].ravel()[: size * size].reshape(size, size).T  # upper as Fortran sees it
@@ -179,7 +187,7 @@ def _triangle_of_cosines(tile_RD: np.ndarray) -> np.ndarray:
 
 
 def _buffers() -> np.ndarray:
-  """Memory for two tile pairs, kept for the thread: to get it anew for each takes a fifth of the product's time."""
+  """Returns the thread's memory for two tile pairs; allocating it for each would take a fifth of the product's time."""
   if not hasattr(_thread, "buffers"):
     _thread.buffers = np.empty((2, TILE_ROWS, TILE_ROWS + _CACHE_LINE), np.float32)
   return _thread.buffers

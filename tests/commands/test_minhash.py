@@ -184,8 +184,8 @@ def test_what_a_killed_run_left_is_used_unless_it_is_damaged(corpus, signed, und
 @pytest.mark.parametrize(
   ("more", "told"),
   [
-    (["--similarity=0"], "near-copies have a similarity above 0 and at most 1, not 0.0"),
-    (["--minhash_bands=0"], "bands of MinHash must be a whole number from 1 on, not 0"),
+    (["--similarity=0"], "the similarity of near-copies must be in (0, 1], not 0.0"),
+    (["--minhash_bands=0"], "bands of MinHash must be a whole number of at least 1, not 0"),
     (["--minhash_bands=1000"], "1000 bands of 8 rows are more than 4,096 hashes"),
     (["--similarity=0.7"], "minhash belongs to another request: similarity is 0.8 there and 0.7 now"),
     (["--name=signatures_128"], "--name=signatures_128 is of the store of signatures"),

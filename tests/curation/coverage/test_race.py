@@ -187,7 +187,7 @@ def test_sketches_of_other_hashes_do_not_merge():
   assert set(others) == {field.name for field in dataclasses.fields(race.SketchConfig)}
   for field, config in others.items():
     before = sketch.counts_RB.copy()
-    with pytest.raises(WinnowError, match=f"another {field}"):
+    with pytest.raises(WinnowError, match=f"different {field}"):
       sketch.merge(race.Sketch(config))
     np.testing.assert_array_equal(sketch.counts_RB, before)
 

@@ -172,9 +172,9 @@ def test_embeddings_without_a_cosine_are_refused(wrong):
   """Kills: NaN that loses every comparison, so that the copies of a document all get +1."""
   embeddings_ND, cosines_N, hashes_N = cluster(1_500, 8, 1)
   embeddings_ND[70] = wrong
-  with pytest.raises(WinnowError, match=r"embedding 70 of 1500 has the length (nan|inf|0\.0), .* or embed it again"):
+  with pytest.raises(WinnowError, match=r"embedding 70 of 1500 has length (nan|inf|0\.0), .* or embed it again"):
     semdedup.unit_vectors(embeddings_ND)
-  with pytest.raises(WinnowError, match="so that there is no cosine to it"):
+  with pytest.raises(WinnowError, match="so its cosines are undefined"):
     semdedup.score_cluster(embeddings_ND, cosines_N, hashes_N)
 
 
