@@ -1,1 +1,1 @@
-"""The demo's models and documents, which are Winnow's own."""
+"""Models and documents of the demo, which are Winnow's own."""

@@ -1,8 +1,8 @@
 """The demo's corpus: documents that any machine with Winnow has, written as shards of C4 records.
 
-Readmes and licences of the installed packages, docstrings of the standard library and of a few packages, and Python's
-own help topics. Nothing is imported or fetched to get them, and nothing is cleaned: the copies of one licence, the
-one-line docstrings and the readmes that say UNKNOWN are what a curation has to find.
+The documents are readmes and licences of the installed packages, docstrings of the standard library and of a few
+packages, and Python's own help topics. Nothing is imported or fetched to get them, and nothing is cleaned. Curation has
+to find the copies of one licence, the one-line docstrings and the readmes that say UNKNOWN.
 """
 
 import ast
@@ -26,15 +26,17 @@ import pyarrow as pa
 import zstandard
 from pyarrow import parquet
 
-# Winnow needs these, so they are there; with the standard library they give some thousands of docstrings.
+# Winnow needs these, so they are installed. With the standard library they give some thousands of docstrings.
 PACKAGES = ("huggingface_hub", "numpy", "pyarrow", "rich", "zstandard")
 LICENCE_NAME = re.compile(r"(licen[cs]e|copying|notice|authors)", re.IGNORECASE)
-# Parts of the standard library that are test data or toys, and large.
+# Large parts of the standard library that are test data or toys.
 SKIPPED_MODULES = {"idlelib", "lib2to3", "test", "turtledemo"}
 TEST_FOLDERS = {"test", "tests", "testing", "_pyinstaller"}
 
 
 class Document(NamedTuple):
+  """A document of the corpus."""
+
   source: str  # readme, licence, docstring or topic
   url: str
   text: str
@@ -42,7 +44,7 @@ class Document(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DemoCorpus:
-  """What `write_demo_corpus` wrote.
+  """A corpus that `write_demo_corpus` wrote.
 
   `pattern` is the glob of all shards; `sources` counts the documents of each kind.
   """
@@ -54,11 +56,11 @@ class DemoCorpus:
 
 
 def write_demo_corpus(folder: str | os.PathLike[str], *, shards: int = 8) -> DemoCorpus:
-  """Writes the corpus as `demo-00000-of-00008.json.gz` and so on into a local folder, which is made if need be.
+  """Writes the corpus as `demo-00000-of-00008.json.gz` and so on into a local folder, which is created if missing.
 
   Documents go to the shards in turn. The last shard is Parquet and the one before it JSON Lines under zstd, so that the
-  demo reads mixed input. The bytes depend on the interpreter and the installed packages alone: a second call replaces
-  each shard by the same bytes. ValueError for fewer than 3 shards.
+  demo reads mixed input. The bytes depend on the interpreter and the installed packages alone, so a second call
+  replaces each shard by the same bytes. Raises ValueError for fewer than 3 shards.
   """
   if shards < 3:
     raise ValueError(f"the demo's corpus has one shard of each of 3 formats, so shards={shards} is too few")
@@ -76,12 +78,12 @@ def write_demo_corpus(folder: str | os.PathLike[str], *, shards: int = 8) -> Dem
 
 
 def read_documents(library: pathlib.Path | None = None, packages: pathlib.Path | None = None) -> Iterator[Document]:
-  """All documents that have text, always in the same order on one machine; no two have one url.
+  """Yields all documents that have text, always in the same order on one machine, each with its own url.
 
-  `library` is the folder of the standard library, `packages` the one that packages are installed into.
+  `library` is the folder of the standard library, `packages` the folder that packages are installed into.
   """
   library = library or pathlib.Path(sysconfig.get_paths()["stdlib"])
-  # Where a package that Winnow needs has been found: sys.path would also show what the current folder holds.
+  # The folder of a package that Winnow needs, since sys.path would include the current folder.
   packages = packages or pathlib.Path(pa.__file__).parents[1]
   own = sorted(sys.stdlib_module_names - SKIPPED_MODULES)
   seen = set()
@@ -108,7 +110,7 @@ def _package_texts(packages: pathlib.Path) -> Iterator[Document]:
   for distribution in sorted(importlib.metadata.distributions(path=[str(packages)]), key=_canonical_name):
     for file in sorted(distribution.files or [], key=str):
       path = packages / file
-      # Only what stands in the metadata folder: files of scripts and data begin with `..`.
+      # Take only files of the metadata folder: paths of scripts and data begin with `..`.
       if not file.parts[0].endswith((".dist-info", ".egg-info")) or not path.is_file():
         continue
       url = "/".join(["package:/", _canonical_name(distribution), *file.parts[1:]])
@@ -136,7 +138,7 @@ def _docstrings(root: pathlib.Path, modules: Iterable[str]) -> Iterator[Document
 
 
 def _module_docstrings(file: pathlib.Path, module: str) -> Iterator[Document]:
-  """The docstrings of a module and of its functions and classes; methods would be thousands of one-liners more."""
+  """Yields the docstrings of a module, its functions and its classes; methods would add thousands of one-liners."""
   try:
     tree = ast.parse(file.read_bytes())
   except (SyntaxError, ValueError):  # a template, or code for another Python
@@ -174,7 +176,7 @@ _FORMATS = {-1: ("parquet", _parquet), -2: ("jsonl.zst", _zstd)}
 
 
 def _replace(path: pathlib.Path, data: bytes) -> None:
-  # Not storage.create_file, whose first writer wins: after an upgrade of a package the corpus is another one.
+  """Writes a file atomically over an older one, since the corpus changes when a package is upgraded."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:

@@ -163,7 +163,7 @@ class SelectionRequest:
     if within is not None and k > within:
       quota = f"--group_max={self.group_max}" if self.group_max is not None else f"--group_rate={self.group_rate}"
       raise WinnowError(
-        f"{typed} of {num_documents:,} documents is {k:,}, but {quota} leaves only {within:,}; ask for fewer, raise "
+        f"{typed} of {num_documents:,} documents is {k:,}, and {quota} leaves {within:,}; ask for fewer, raise "
         f"the quota, or leave --{typed[2:].partition('=')[0]} out to take all of them"
       )
     return RadixSearch(k)

@@ -1,6 +1,6 @@
-"""Light edits of a text, for the demo embedder: what makes one document the near-copy of another.
+"""Light edits of a text for the demo embedder, such as make one document a near-copy of another.
 
-Pure functions of (text, generator).
+All are pure functions of (text, generator).
 """
 
 import re
@@ -24,27 +24,27 @@ _BODIES = (
   "Project",
   "University",
 )
-_MOST = 0.08  # of the words are dropped or replaced
+_MOST = 0.08  # the largest share of the words that is dropped or replaced
 
 
 def edit(text: str, generator: np.random.Generator) -> str:
-  """Names another holder and other years, and drops or replaces up to one word in twelve, one at least."""
+  """Changes the copyright holder and all years, and drops or replaces up to one word in twelve, at least one."""
   return edit_words(edit_notice(text, generator), generator)
 
 
 def edit_notice(text: str, generator: np.random.Generator) -> str:
-  """Changes all years, and whoever follows the word copyright; where nobody does, a notice may come first."""
+  """Changes all years and the holder after the word copyright; a text without a holder may get a notice."""
   shift = int(generator.integers(1, 20))
   text = _YEAR.sub(lambda year: str(1990 + (int(year[0]) - 1990 + shift) % 37), text)
   holder = _holder(generator)
-  text, found = _HOLDER.subn(lambda notice: notice[0].removesuffix(notice[1]) + " " + holder, text)
-  if not found and generator.random() < 0.2:
+  text, replaced = _HOLDER.subn(lambda notice: notice[0].removesuffix(notice[1]) + " " + holder, text)
+  if not replaced and generator.random() < 0.2:
     text = f"Copyright (c) {int(generator.integers(1990, 2027))} {holder} {text}"
   return text
 
 
 def edit_words(text: str, generator: np.random.Generator) -> str:
-  """Drops words and puts others from the text in the place of some; parts words by single spaces."""
+  """Drops some words and replaces others by words of the text; separates words by single spaces."""
   words = text.split()
   number = max(1, int(len(words) * _MOST * generator.random()))
   for place in generator.permutation(len(words))[:number]:
@@ -53,6 +53,7 @@ def edit_words(text: str, generator: np.random.Generator) -> str:
 
 
 def _holder(generator: np.random.Generator) -> str:
+  """Makes up a copyright holder."""
   names = [_NAMES[i] for i in generator.integers(len(_NAMES), size=int(generator.integers(1, 3)))]
   if generator.random() < 0.6:
     names.append(_BODIES[int(generator.integers(len(_BODIES)))])

@@ -1,4 +1,4 @@
-"""What the demo embedder is shown: pairs of excerpts of one document, and of an excerpt and its light edit."""
+"""Training examples of the demo embedder: pairs of excerpts of one document, or of an excerpt and its light edit."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,19 +9,19 @@ from curation.demo.embedder import edits
 from curation.demo.training import texts
 from curation.models.vocabulary import EOS_ID, Vocabulary
 
-MIN_WORDS = 24  # a text's, for two excerpts of it to say something
-_LONGEST = 160  # words of the stretch that both excerpts are from
+MIN_WORDS = 24  # of a text that two meaningful excerpts can be taken from
+_LONGEST = 160  # words of the passage that both excerpts are from
 
 
 class Group(NamedTuple):
-  """Rows of one shape: ids int32 [R, L], lengths int32 [R]."""
+  """R rows of one shape: ids int32 [R, L], lengths int32 [R]."""
 
   ids_RL: np.ndarray
   lengths_R: np.ndarray
 
 
 class PairBatch(NamedTuple):
-  """Pairs p of rows p and P + p, once the rows of all groups are put to their `places_B` (int32 [2 P])."""
+  """P pairs: after the rows of all groups are ordered by `places_B` (int32 [2 P]), pair p is rows p and P + p."""
 
   groups: tuple[Group, ...]
   places_B: np.ndarray
@@ -36,10 +36,10 @@ def batches(
   edited: float,
   seed: int,
 ) -> Iterator[PairBatch]:
-  """`steps` batches of pairs of texts from the pools in equal parts, no text twice in one; `edited` of them are edits.
+  """Yields `steps` batches of pairs of texts from the pools in equal parts, with no text twice in a batch.
 
-  `shapes` are the rows and the length of each group, ascending: the shortest rows go to the first, and so on, and what
-  is too long for its group is cut.
+  `edited` is the share of pairs with an edit. `shapes` are the rows and the length of each group, in ascending order.
+  The shortest rows go to the first group, and so on; a row that is too long for its group is truncated.
   """
   generator = np.random.default_rng([seed, 1])
   drawn = texts.draw(pools, generator)
@@ -54,7 +54,7 @@ def batches(
 
 
 def pack(sequences: list[np.ndarray], shapes: tuple[tuple[int, int], ...]) -> PairBatch:
-  """Token ids without end of sequence, as rows with it."""
+  """Packs token ids without end of sequence into rows with it."""
   order_B = np.argsort([len(ids) for ids in sequences], kind="stable")
   groups, start = [], 0
   for rows, length in shapes:
@@ -69,14 +69,14 @@ def pack(sequences: list[np.ndarray], shapes: tuple[tuple[int, int], ...]) -> Pa
 
 
 def halves(text: str) -> tuple[str, str]:
-  """The first and the second half of the words."""
+  """Returns the first and the second half of the words."""
   words = text.split()
   return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
 
 
 def _pair(text: str, edited: float, generator: np.random.Generator) -> tuple[str, str]:
-  stretch = texts.excerpt(text, generator, shortest=MIN_WORDS, longest=_LONGEST)
+  passage = texts.excerpt(text, generator, shortest=MIN_WORDS, longest=_LONGEST)
   if generator.random() < edited:
-    return stretch, edits.edit(stretch, generator)
-  left, right = halves(stretch)
+    return passage, edits.edit(passage, generator)
+  left, right = halves(passage)
   return (left, right) if generator.random() < 0.5 else (right, left)

@@ -1,6 +1,6 @@
-"""Where the demo embedder's training starts: an encoder that already is a latent semantic analysis.
+"""Initial weights of the demo embedder: an encoder that already computes a latent semantic analysis.
 
-From random weights the few hundred steps that this embedder is trained for do not get as far as counting words does.
+This embedder is trained for a few hundred steps, which from random weights do not get as far as counting words does.
 
 Shape suffixes as in `curation.models.t5`; N texts, F factors, O dimensions of an embedding.
 """
@@ -12,13 +12,13 @@ import scipy.sparse.linalg
 from curation.models import checkpoints, t5, training
 from curation.models.vocabulary import Tokens
 
-# A mean has no logarithm of the counts, so common tokens need less weight than in TF-IDF: halves of held-out documents
-# found each other 53% of the time, 44% at a power of 1, before any training.
+# A mean does not take the logarithm of counts, so common tokens need less weight than in TF-IDF. Before any training,
+# 53% of the halves of held-out documents matched, and 44% at a power of 1.
 _IDF_POWER = 1.5
 
 
 def random_params(model: t5.T5Config, dimensions: int, seed: int) -> t5.Params:
-  """Random weights, float32: the tree of an encoder and `dense_OD`."""
+  """Draws random float32 weights: the tree of an encoder with `dense_OD`."""
   generator = np.random.default_rng([seed, 2])
   tensors = training.random_tensors(model, generator, added=0.1, encoder_only=True)
   tensors["shared.weight"] *= np.float32(model.d_model**0.5)
@@ -27,10 +27,10 @@ def random_params(model: t5.T5Config, dimensions: int, seed: int) -> t5.Params:
 
 
 def initial_params(model: t5.T5Config, tokens: Tokens, seed: int) -> t5.Params:
-  """As `random_params`, with D dimensions, but for the embedding and the projection.
+  """Returns `random_params` of D dimensions with another embedding and projection.
 
-  A token's embedding has its factors, and in the last channel what is missing to the length of the longest, so that the
-  encoder's final norm leaves a rare token larger than a common one; the projection drops that channel.
+  A token's embedding holds its factors. Its last channel pads it to the length of the longest embedding, so that the
+  encoder's final norm leaves a rare token larger than a common one. The projection drops that channel.
   """
   params = random_params(model, model.d_model, seed)
   factors_VF = token_factors(tokens, model.vocab_size, factors=model.d_model - 1)
@@ -45,10 +45,11 @@ def initial_params(model: t5.T5Config, tokens: Tokens, seed: int) -> t5.Params:
 
 
 def token_factors(tokens: Tokens, size: int, *, factors: int) -> np.ndarray:
-  """Factors of the tokens of some texts, their mean over a text being the text's: float64 [V, F].
+  """Computes factors of tokens, whose mean over a text is the text's factors: float64 [V, F].
 
-  The right singular vectors of the texts' TF-IDF (Deerwester et al. 1990), by inverse document frequency and divided
-  by the roots of their singular values, so that the few topics that all share do not outweigh the rest.
+  The factors are the right singular vectors of the texts' TF-IDF (Deerwester et al. 1990). They are multiplied by
+  inverse document frequency and divided by the roots of the singular values, so that the few topics that all texts
+  share do not outweigh the others.
   """
   lengths_N = tokens.lengths()
   rows = np.repeat(np.arange(len(lengths_N)), lengths_N)

@@ -1,7 +1,7 @@
-"""Ways to spoil a text, for the demo rater: what a crawl brings that nobody can learn from.
+"""Ways to damage a text for the demo rater, like the useless pages that a crawl brings.
 
-Every kind is a pure function of (text, generator). The result has about as many words as the text, so that length tells
-nothing, and differs from a text of `MIN_WORDS` different words or more.
+Every kind is a pure function of (text, generator). The result has about as many words as the text, so that its length
+reveals nothing. It differs from any text of at least `MIN_WORDS` different words.
 """
 
 import itertools
@@ -35,7 +35,7 @@ _FRAGMENT_JOINTS = ("", " ", "... ", " ")
 
 
 def shuffle_words(text: str, generator: np.random.Generator) -> str:
-  """Puts the words into random order, within windows of 6 words up to the whole text."""
+  """Shuffles the words within windows of 6 words up to the whole text."""
   words = text.split()
   window = _log_uniform(6, max(6, len(words)), generator)
   places_N = np.arange(len(words)) // window
@@ -45,7 +45,7 @@ def shuffle_words(text: str, generator: np.random.Generator) -> str:
 
 
 def repeat(text: str, generator: np.random.Generator) -> str:
-  """Says one short part of the text again and again, three times at least."""
+  """Repeats one short part of the text, at least three times."""
   words = text.split()
   span = _log_uniform(1, max(1, min(40, len(words) // 3)), generator)
   start = int(generator.integers(len(words) - span + 1)) if words else 0
@@ -54,7 +54,7 @@ def repeat(text: str, generator: np.random.Generator) -> str:
 
 
 def list_keywords(text: str, generator: np.random.Generator) -> str:
-  """Leaves a list of the text's longer words, some of them many times, in no order."""
+  """Makes a list of the text's longer words in no order, some of them many times."""
   words = text.split()
   stripped = (word.strip(".,;:!?()[]{}<>\"'`*_=#-|") for word in words)
   keywords = list(dict.fromkeys(word for word in stripped if len(word) > 3)) or words
@@ -63,22 +63,22 @@ def list_keywords(text: str, generator: np.random.Generator) -> str:
   if not keywords:
     return "keywords"
   kept = generator.permutation(len(keywords))[: _log_uniform(min(3, len(keywords)), len(keywords), generator)]
-  size = max(1, min(3, _log_uniform(1, 4, generator)))  # words of one keyword
-  joint = _one_of(_KEYWORD_JOINTS, generator)
+  size = max(1, min(3, _log_uniform(1, 4, generator)))  # words per keyword
+  joint = _choose(_KEYWORD_JOINTS, generator)
   chosen = [keywords[i] for i in generator.choice(kept, max(4, len(words)))]
   return joint.join(" ".join(chosen[i : i + size]) for i in range(0, len(chosen), size))
 
 
 def make_menu(text: str, generator: np.random.Generator) -> str:
-  """Makes the frame of a web page: links and legal notices, between them titles from the text."""
+  """Makes the frame of a web page: links and legal notices, mixed with titles from the text."""
   words = text.split()
-  joint = _one_of(_MENU_JOINTS, generator)
+  joint = _choose(_MENU_JOINTS, generator)
   share = generator.uniform(0, 0.7)
   items: list[str] = []
   size = 0
   while size < max(4, len(words)):
     title = words and generator.random() < share
-    item = _part(words, 1, 4, generator).title() if title else _one_of(_MENU, generator)
+    item = _part(words, 1, 4, generator).title() if title else _choose(_MENU, generator)
     items.append(item)
     size += len(item.split())
   return joint.join(items)
@@ -90,28 +90,28 @@ def ask(text: str, generator: np.random.Generator) -> str:
   parts: list[str] = []
   size = 0
   while size < max(4, len(words)):
-    part = f"{_one_of(_QUESTIONS, generator)} {_part(words, 1, 8, generator).strip('.,;:!?')}?"
+    part = f"{_choose(_QUESTIONS, generator)} {_part(words, 1, 8, generator).strip('.,;:!?')}?"
     if generator.random() < 0.15:
-      part += " " + _one_of(_PLEAS, generator)
+      part += " " + _choose(_PLEAS, generator)
     parts.append(part)
     size += len(part.split())
   return " ".join(parts)
 
 
 def glue_fragments(text: str, generator: np.random.Generator) -> str:
-  """Glues fragments of 8 to 60 characters, most of them cut within a word, in random order; a fifth is lost."""
+  """Joins fragments of 8 to 60 characters, most of them cut within a word, in random order; a fifth is lost."""
   text = " ".join(text.split())
   size = _log_uniform(8, 40, generator)
   starts = np.cumsum(generator.integers(size, size + size // 2 + 2, 2 + len(text) // size))
   borders = [0, *(int(start) for start in starts if start < len(text)), len(text)]
   fragments = [text[a:b] for a, b in itertools.pairwise(borders)]
   order = generator.permutation(len(fragments))[: max(2, round(0.8 * len(fragments)))]
-  glued = _one_of(_FRAGMENT_JOINTS, generator).join(fragments[i] for i in order)
+  glued = _choose(_FRAGMENT_JOINTS, generator).join(fragments[i] for i in order)
   return glued if glued.split() != text.split() else text[1:]
 
 
 def mix(text: str, generator: np.random.Generator) -> str:
-  """Spoils two to four parts of the text in different ways."""
+  """Damages two to four parts of the text in different ways."""
   words = text.split()
   number = int(generator.integers(2, 5))
   kinds = [_SINGLE[i] for i in generator.permutation(len(_SINGLE))[:number]]
@@ -134,31 +134,31 @@ def scramble_letters(text: str, generator: np.random.Generator) -> str:
 
 _SINGLE: list[Damage] = [shuffle_words, repeat, list_keywords, make_menu, ask, glue_fragments]
 KINDS: dict[str, Damage] = {kind.__name__: kind for kind in (*_SINGLE, mix)}
-# Never trained on: they show what the rater makes of damage that it does not know.
+# Never trained on, to show how the rater scores damage that it does not know.
 UNSEEN_KINDS: dict[str, Damage] = {kind.__name__: kind for kind in (reverse_words, scramble_letters)}
 
 
 def spoil_part(text: str, generator: np.random.Generator) -> tuple[str, float]:
-  """Spoils a quarter to three quarters of the text, at one place, and says how much: (text, share of its words)."""
+  """Damages one passage of a quarter to three quarters of the text; returns the text and the share of its words."""
   words = text.split()
   size = max(1, round(generator.uniform(0.25, 0.75) * len(words)))
   start = int(generator.integers(len(words) - size + 1)) if words else 0
-  kind = _one_of(list(KINDS.values()), generator)
+  kind = _choose(list(KINDS.values()), generator)
   spoilt = kind(" ".join(words[start : start + size]), generator)
   return " ".join([*words[:start], spoilt, *words[start + size :]]), size / max(1, len(words))
 
 
 def _log_uniform(low: int, high: int, generator: np.random.Generator) -> int:
-  """A whole number from `low` to `high`, small ones more often; 1 <= low."""
+  """Draws a whole number from `low` to `high`, small ones more often; 1 <= low."""
   return min(high, int(low * math.exp(generator.random() * math.log((high + 1) / low))))
 
 
-def _one_of(choices, generator: np.random.Generator):
+def _choose(choices, generator: np.random.Generator):
   return choices[int(generator.integers(len(choices)))]
 
 
 def _part(words: list[str], shortest: int, longest: int, generator: np.random.Generator) -> str:
-  """A run of `shortest` to `longest` words; fewer if there are no more."""
+  """Draws a run of `shortest` to `longest` words, or fewer if there are no more."""
   size = min(len(words), int(generator.integers(shortest, longest + 1)))
   start = int(generator.integers(len(words) - size + 1))
   return " ".join(words[start : start + size])

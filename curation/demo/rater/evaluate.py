@@ -1,4 +1,4 @@
-"""How well a rater tells held-out texts from spoilt ones: `python -m curation.demo.rater.evaluate --input=FOLDER`."""
+"""Measures how well a rater tells texts from damaged ones: `python -m curation.demo.rater.evaluate --input=FOLDER`."""
 
 import argparse
 import json
@@ -19,32 +19,32 @@ LABELLED_FILE = "labelled/dclm_majority_499.jsonl"
 
 
 def area_under_curve(above: np.ndarray, below: np.ndarray) -> float:
-  """The probability that one of `above` is larger than one of `below`, ties counted half (Mann and Whitney 1947)."""
+  """Returns the probability that one of `above` exceeds one of `below`, ties counted half (Mann and Whitney 1947)."""
   below = np.sort(below)
   places = np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")
   return float(np.mean(places) / (2 * len(below)))
 
 
-def score_texts(scorer: ask_llm.AskLlmScorer, some: list[str]) -> np.ndarray:
-  """log P(yes): float32 [N]."""
-  return scorer.run(scorer.prepare(pa.array(some, pa.string()))).scores
+def score_texts(scorer: ask_llm.AskLlmScorer, documents: list[str]) -> np.ndarray:
+  """Computes log P(yes) of texts: float32 [N]."""
+  return scorer.run(scorer.prepare(pa.array(documents, pa.string()))).scores
 
 
 def damage_areas(
   scorer: ask_llm.AskLlmScorer, real: list[str], kinds: dict[str, damage.Damage], *, seed: int
 ) -> dict[str, float]:
-  """The area under the curve of real texts against themselves, spoilt: by kind, and 'all' for all kinds as one."""
+  """Computes the area under the curve of texts against damaged ones, by kind of damage and for 'all' kinds together."""
   real_N = score_texts(scorer, real)
-  spoilt = {}
+  damaged = {}
   for name, kind in kinds.items():
     generator = np.random.default_rng([seed, 4])
-    spoilt[name] = score_texts(scorer, [kind(text, generator) for text in real])
-  areas = {name: area_under_curve(real_N, scores_N) for name, scores_N in spoilt.items()}
-  return areas | {"all": area_under_curve(real_N, np.concatenate(list(spoilt.values())))}
+    damaged[name] = score_texts(scorer, [kind(text, generator) for text in real])
+  areas = {name: area_under_curve(real_N, scores_N) for name, scores_N in damaged.items()}
+  return areas | {"all": area_under_curve(real_N, np.concatenate(list(damaged.values())))}
 
 
 def held_out_texts(pool: list[str], *, limit: int, seed: int) -> list[str]:
-  """Up to `limit` texts that are never trained on and long enough for every kind of damage, in random order."""
+  """Returns up to `limit` texts, never trained on and long enough for every kind of damage, in random order."""
   fit = [text for text, out in zip(pool, texts.held_out(pool), strict=True) if out]
   fit = [text for text in fit if len(set(text.split())) >= damage.MIN_WORDS]
   return [fit[i] for i in np.random.default_rng([seed, 5]).permutation(len(fit))[:limit]]
@@ -58,7 +58,7 @@ def evaluate(
   seed: int,
   log: Callable[[str], None] = print,
 ) -> None:
-  """Prints areas by pool and kind of damage, and where the scores of the pool's held-out texts lie."""
+  """Prints areas by pool and kind of damage, and quantiles of the scores of each pool's held-out texts."""
   for name, pool in pools.items():
     real = held_out_texts(pool, limit=limit, seed=seed)
     log(f"{name}: {len(real):,} held-out texts; log P(yes) at 5, 25, 50, 75 and 95%:")

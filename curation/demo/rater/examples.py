@@ -1,4 +1,4 @@
-"""What the demo rater is shown: excerpts of texts, as they are and spoilt, as batches of the scorer's own inputs."""
+"""Training examples of the demo rater: excerpts, original and damaged, in batches of the scorer's own inputs."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from curation.demo.training import texts
 from curation.models import batching
 from curation.scorers import ask_llm
 
-_SMOOTHING = 0.02  # what the targets keep away from 0 and 1, so that scores spread and do not tie at log P = 0
-_ROUND = 2_048  # examples that are tokenised and sorted into batches together
+_SMOOTHING = 0.02  # distance of the targets from 0 and 1, so that scores spread and do not tie at log P = 0
+_ROUND = 2_048  # examples that are tokenised and batched together
 
 
 class TrainBatch(NamedTuple):
-  """Rows of one bucket: ids int32 [B, L], lengths int32 [B], P(yes) wanted and weight (0 for dummies) float32 [B]."""
+  """Rows of one bucket: ids int32 [B, L], lengths int32 [B], target P(yes) and weight (0 for dummies) float32 [B]."""
 
   ids_BL: np.ndarray
   lengths_B: np.ndarray
@@ -27,13 +27,14 @@ class TrainBatch(NamedTuple):
 def batches(
   pools: list[list[str]], scorer: ask_llm.AskLlmScorer, *, steps: int, batch_tokens: int, seed: int
 ) -> Iterator[TrainBatch]:
-  """`steps` batches of texts from the pools in equal parts, tokenised as the scorer does, in random order.
+  """Yields `steps` batches of texts from the pools in equal parts, tokenised as the scorer does, in random order.
 
-  Excerpts have up to 80 words in the first two thirds of the steps, which are twice as fast, and up to 300 afterwards.
+  Excerpts have up to 80 words in the first two thirds of the steps, which are then twice as fast, and up to 300
+  afterwards.
   """
   generator = np.random.default_rng([seed, 1])
   drawn = texts.draw(pools, generator)
-  # Fewer shapes than the scorer's, for each takes long to compile here.
+  # Fewer shapes than the scorer's, since each takes long to compile for training.
   shortest = scorer.engine.table.lengths[0]
   lengths = np.unique(np.geomspace(shortest, scorer.max_input_tokens, 6).astype(int))[1:]
   table = batching.BucketTable(tuple(int(n) for n in lengths), tuple(max(1, batch_tokens // int(n)) for n in lengths))
@@ -70,7 +71,7 @@ def batches(
 
 
 def _examples(real: str, generator: np.random.Generator) -> list[tuple[str, float]]:
-  """An excerpt as it is and spoilt, half of the time spoilt in part as well: (text, P(yes) wanted)."""
+  """Makes (text, target P(yes)) of an excerpt: as it is, damaged, and half of the time damaged in part as well."""
   kind = list(damage.KINDS.values())[int(generator.integers(len(damage.KINDS)))]
   examples = [(real, 1.0), (kind(real, generator), 0.0)]
   if generator.random() < 0.5 and len(real.split()) >= 2 * damage.MIN_WORDS:

@@ -1,8 +1,8 @@
 """Trains the demo rater: `python -m curation.demo.rater.train --input=FOLDER --output=FOLDER`.
 
-It learns to answer the Ask-LLM prompt with yes for an excerpt of a real text and with no for the same excerpt spoilt;
-for one that is spoilt in part, with the share that is not. Inputs are the scorer's own, to the token. The same texts,
-settings and machine give the same bytes. Shape suffixes as in `curation.models.t5`.
+It learns to answer the Ask-LLM prompt with yes for an excerpt of a real text and with no for the same excerpt damaged.
+For an excerpt damaged in part, P(yes) is to be the share that is intact. Inputs are the scorer's own, to the token. The
+same texts, settings and machine give the same bytes. Shape suffixes as in `curation.models.t5`.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class TrainConfig:
   learning_rate: float = 7e-4
   weight_decay: float = 0.02
   probe: float = 1.0
-  """The weight of the probe's loss beside the answer's."""
+  """The weight of the probe's loss relative to the answer's."""
   seed: int = 0
 
 
@@ -47,7 +47,7 @@ def train(
 ) -> tuple[checkpoints.Checkpoint, list[float]]:
   """Trains on `own` texts and, half of the time, on `others`; returns the model and the loss of every step.
 
-  The vocabulary is learnt from `own` and the prompt alone. Held-out texts are left out here.
+  The vocabulary is learnt from `own` and the prompt alone. Held-out texts are left out.
   """
   own, others = texts.not_held_out(own), texts.not_held_out(others)
   vocabulary = Vocabulary(train_vocabulary(own, config.pieces))
@@ -77,25 +77,25 @@ def train(
     losses_2 = _losses(params, batch, answers, model)
     return losses_2[0] + config.probe * losses_2[1], losses_2[0]
 
-  # Only one step of a decoder is trained, which sees all tokens at once: it learns where to look much sooner when every
-  # token's state must tell the answer by itself. This probe is no part of the model.
+  # Training covers a single decoder step, which sees all tokens at once. It learns where to look much sooner if every
+  # token's state must predict the answer by itself, through a probe that is not part of the model.
   params = params | {"probe_D": np.zeros(config.d_model, np.float32)}
-  shown = examples.batches(
+  example_batches = examples.batches(
     [own, others], scorer, steps=config.steps, batch_tokens=config.batch_tokens, seed=config.seed
   )
-  params, losses = loop.optimise(loss, params, optimiser, shown, log)
+  params, losses = loop.optimise(loss, params, optimiser, example_batches, log)
   del params["probe_D"]
   return checkpoints.Checkpoint(model, params, vocabulary), losses
 
 
 def train_vocabulary(own: list[str], pieces: int) -> bytes:
-  """A vocabulary with T5's conventions, learnt from `own` and the prompt; often, so that it is short."""
+  """Trains a vocabulary with T5's conventions on `own` and the prompt, repeated so that it takes few tokens."""
   prompt = ask_llm.Prompt()
   return random_t5.train_vocabulary([*own, *[prompt.prefix + prompt.suffix] * max(20, len(own) // 20)], pieces)
 
 
 def _scale_updates() -> optax.GradientTransformation:
-  """Slows the embedding and hurries what starts at 0: Adam moves all numbers alike, however much they matter."""
+  """Scales updates down for the embedding and up for weights that start at 0, since Adam moves all weights alike."""
   factors = {"embedding_VD": 0.3, "head_VD": 4.0, "probe_D": 4.0}
 
   def update(updates, state, params=None):
@@ -105,7 +105,7 @@ def _scale_updates() -> optax.GradientTransformation:
 
 
 def _losses(params: t5.Params, batch: examples.TrainBatch, answers: tuple[int, int], model: t5.T5Config) -> jax.Array:
-  """Cross-entropy of the answer, over the whole vocabulary, and of the probe, in nats a row: float32 [2]."""
+  """Computes the cross-entropy of the answer, over all pieces, and of the probe, in nats per row: float32 [2]."""
   mask_BL = jnp.arange(batch.ids_BL.shape[1])[None, :] < batch.lengths_B[:, None]
   states_BLD = t5.encode(params, jnp.asarray(batch.ids_BL), mask_BL, model)
   log_p_BV = jax.nn.log_softmax(t5.first_step_logits(params, states_BLD, mask_BL, model))
@@ -117,7 +117,7 @@ def _losses(params: t5.Params, batch: examples.TrainBatch, answers: tuple[int, i
 
 
 def main(argv: Sequence[str] | None = None, config: TrainConfig | None = None) -> int:
-  """Trains and writes the checkpoint; the exit status is 2 where the input does not suit."""
+  """Trains and writes the checkpoint; returns exit status 2 if the input is not suitable, otherwise 0."""
   return loop.run_command(argv, config or TrainConfig(), "rater", train=train, write=_write)
 
 

@@ -1,1 +1,1 @@
-"""What the trainings of the demo's models have in common: their texts, the loop, the commands."""
+"""Texts, training loop and commands that the trainings of the demo's models share."""

@@ -1,4 +1,4 @@
-"""The training loop and the command around it, for a model of any kind."""
+"""The training loop and its command, for a model of any kind."""
 
 import argparse
 import dataclasses
@@ -24,13 +24,13 @@ def optimise(
   batches: Iterable[Any],
   log: Callable[[str], None],
 ) -> tuple[t5.Params, list[float]]:
-  """All of `training.train_steps`: the parameters as NumPy arrays, and what is told of the loss of every step."""
+  """Runs `training.train_steps` to its end; returns the parameters as NumPy arrays and the loss of each step."""
   losses: list[float] = []
   started = time.monotonic()
   trained = params
   for step in training.train_steps(loss, params, optimiser, batches):
-    trained, told = step
-    losses.append(float(told))
+    trained, reported = step
+    losses.append(float(reported))
     if len(losses) % 50 == 0:
       log(f"step {len(losses):5d}  loss {np.mean(losses[-50:]):.4f}  {time.monotonic() - started:6.0f} s")
   return jax.tree.map(np.asarray, trained), losses
@@ -44,16 +44,16 @@ def run_command(
   train: Callable[..., tuple[Any, list[float]]],
   write: Callable[[str, Any], object],
 ) -> int:
-  """Trains the demo's `name` (rater or embedder) as the arguments say and writes it; returns the exit status.
+  """Trains the demo's `name` (rater or embedder) by the arguments and writes it; returns the exit status.
 
-  `train` takes the texts of --input and of --shared, the config with its `steps` and `seed`, and where to log to. The
-  status is 2 where the input does not suit.
+  `train` takes the texts of --input, those of --shared, the config, and a function to log with. The config needs
+  `steps` and `seed`. The status is 2 if the input is not suitable, otherwise 0.
   """
   parser = argparse.ArgumentParser(
     prog=f"python -m curation.demo.{name}.train", description=f"Trains the demo's {name}."
   )
   parser.add_argument("--input", nargs="+", required=True, help="JSON Lines or Parquet files of texts, or their folder")
-  parser.add_argument("--shared", help="a folder with c4/c4_en_1445.jsonl.gz, which is then half of what is shown")
+  parser.add_argument("--shared", help="a folder with c4/c4_en_1445.jsonl.gz, which then gives half of the texts")
   parser.add_argument("--output", required=True, help="the folder to write the checkpoint to")
   parser.add_argument("--steps", type=int, default=config.steps)
   parser.add_argument("--seed", type=int, default=config.seed)

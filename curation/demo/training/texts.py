@@ -1,4 +1,4 @@
-"""The texts of the demo's models: where they are read from, which are held out, and what is cut from them."""
+"""Texts of the demo's models: reads them, holds some out, and draws excerpts."""
 
 import gzip
 import pathlib
@@ -21,22 +21,22 @@ _READERS = {
   ".zst": lambda path: _json_lines(zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())),
   ".parquet": lambda path: parquet.read_table(path, columns=["text"])["text"].to_pylist(),
 }
-_HELD_OUT_SHARE = 8  # one in so many
+_HELD_OUT_SHARE = 8  # one text in this many
 _WORD = re.compile(r"\w+")
 _RUN_WORDS = 5
-_OF_HELD_OUT = np.uint64(0x9E3779B97F4A7C15)
+_HELD_OUT_KEY = np.uint64(0x9E3779B97F4A7C15)
 _SHARED_FILES = ("c4/c4_en_1445.jsonl.gz",)
 
 
 def read_texts(paths: Iterable[str | pathlib.Path]) -> list[str]:
-  """The `text` of all records of JSON Lines (plain, gzip, zstd) and Parquet files; a folder stands for those in it.
+  """Reads the `text` of all records of JSON Lines (plain, gzip, zstd) and Parquet files, or of such files in folders.
 
-  Reads everything into memory. Raises WinnowError if a path is neither, or there is no text.
+  Reads everything into memory. Raises WinnowError if a path does not exist, or if there is no text.
   """
   texts: list[str] = []
   for path in map(pathlib.Path, paths):
     if not path.exists():
-      raise WinnowError(f"{path} is not here: give files of JSON Lines or Parquet, or a folder of them.")
+      raise WinnowError(f"{path} does not exist: give files of JSON Lines or Parquet, or a folder of them.")
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     for file in files:
       if file.suffix in _READERS:
@@ -47,39 +47,43 @@ def read_texts(paths: Iterable[str | pathlib.Path]) -> list[str]:
 
 
 def read_shared(folder: str | pathlib.Path | None) -> list[str]:
-  """The texts of C4 in a folder that holds c4/c4_en_1445.jsonl.gz; none where there is no folder."""
+  """Reads the texts of C4 in a folder that holds c4/c4_en_1445.jsonl.gz; returns none without a folder."""
   return read_texts([pathlib.Path(folder, name) for name in _SHARED_FILES]) if folder else []
 
 
 def held_out(texts: list[str]) -> np.ndarray:
-  """Which texts are never trained on: bool [N], about one in 8, from each text alone.
+  """Tells which texts are never trained on: bool [N], about one in 8, decided by each text alone.
 
-  Decided by one MinHash, so a near-copy falls on the same side with the probability that is its similarity, and a
-  document whose text changed a little between two versions of a package mostly stays on its side.
+  One MinHash decides, so a near-copy falls on the same side with a probability equal to its similarity. A document
+  whose text changed slightly between two versions of a package mostly stays on its side.
   """
   return np.array([_min_hash(text) for text in texts], np.uint64) % np.uint64(_HELD_OUT_SHARE) == 0
 
 
 def _min_hash(text: str) -> np.uint64:
-  """The smallest hash of a text's runs of five words; not one of `coverage.minhash`, since models are trained by it."""
-  # A loop over texts in Python: 0.25 ms each, of some thousands.
+  """Returns the smallest hash of a text's runs of five words.
+
+  Kept apart from `coverage.minhash`, since another hash would change which texts the shipped models were trained on.
+  """
+  # A Python loop over some thousands of texts, of 0.25 ms each.
   words_W = np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in _WORD.findall(text.lower())], np.uint64)
   runs = max(1, len(words_W) - _RUN_WORDS + 1)
   hashed_R = np.zeros(runs, np.uint64)
   for place in range(min(_RUN_WORDS, len(words_W))):
     hashed_R = hashing.mix(hashed_R + words_W[place : place + runs])
-  return hashing.mix(hashed_R + _OF_HELD_OUT).min()
+  return hashing.mix(hashed_R + _HELD_OUT_KEY).min()
 
 
 def not_held_out(pool: list[str]) -> list[str]:
-  """The texts that may be trained on."""
+  """Returns the texts that may be trained on."""
   return [text for text, out in zip(pool, held_out(pool), strict=True) if not out]
 
 
 def draw(pools: list[list[str]], generator: np.random.Generator) -> Iterator[str]:
-  """Texts without end, from the pools in equal parts; long ones more often, so that one-liners do not crowd them out.
+  """Yields texts without end, from the pools in equal parts.
 
-  The probability of a text is as the square root of its length.
+  The probability of a text is proportional to the square root of its length, so that one-liners do not crowd out long
+  texts.
   """
   weighted = []
   for pool in pools:
@@ -92,9 +96,9 @@ def draw(pools: list[list[str]], generator: np.random.Generator) -> Iterator[str
 
 
 def excerpt(text: str, generator: np.random.Generator, *, shortest: int = 8, longest: int = 300) -> str:
-  """A stretch of a text of `shortest` to `longest` words, short ones more often; a shorter text whole.
+  """Draws a passage of `shortest` to `longest` words, short ones more often; returns a shorter text whole.
 
-  It begins with the text or with a sentence, and ends with a sentence if one ends near.
+  The passage begins with the text or with a sentence, and ends with a sentence if one ends nearby.
   """
   words = text.split()
   size = int(shortest * (longest / shortest) ** generator.random())

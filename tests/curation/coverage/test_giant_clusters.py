@@ -17,7 +17,9 @@ def test_a_limit_is_in_range_or_refused():
   for pairs in (giant_clusters.LEAST_PAIRS, 10**11, 10**18):
     giant_clusters.check_limit(pairs)
   for pairs in (-1, 0, giant_clusters.LEAST_PAIRS - 1, 10**18 + 1):
-    with pytest.raises(WinnowError, match=f"--max_cluster_pairs={pairs} is not between 523,776, which 1,024 doc"):
+    with pytest.raises(
+      WinnowError, match=f"--max_cluster_pairs={pairs} is not between 523,776, the pairs of 1,024 doc"
+    ):
       giant_clusters.check_limit(pairs)
 
 

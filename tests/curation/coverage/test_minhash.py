@@ -339,5 +339,5 @@ def test_the_probability_of_meeting_is_as_documented():
   [{"similarity": 0}, {"similarity": 1.1}, {"similarity": float("nan")}, {"bands": 0}, {"rows": 2.0}, {"bands": 999}],
 )
 def test_wrong_configurations_are_refused(wrong):
-  with pytest.raises(WinnowError, match=r"give 0\.8|whole number from 1 on|take fewer"):
+  with pytest.raises(WinnowError, match=r"give 0\.8|whole number of at least 1|take fewer"):
     minhash.MinHashConfig(**wrong)

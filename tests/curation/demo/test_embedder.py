@@ -75,7 +75,7 @@ def test_halves_of_a_text_find_each_other(embedder, model, held_out):
   left, right = zip(*map(examples.halves, held_out), strict=True)
 
   def share(some) -> float:
-    return evaluate.found(evaluate.embed_texts(some, list(left)) @ evaluate.embed_texts(some, list(right)).T)
+    return evaluate.matched_share(evaluate.embed_texts(some, list(left)) @ evaluate.embed_texts(some, list(right)).T)
 
   assert share(embedder) > 0.5
   assert share(sentence_t5.SentenceT5Embedder(evaluate.untrained(model, 0))) < 0.3
@@ -199,7 +199,7 @@ def test_tf_idf_weighs_rare_words_and_forgets_unknown_ones():
 
 
 def test_found_counts_rows_whose_own_column_is_alone_at_the_top():
-  assert evaluate.found(np.array([[3, 1, 2], [4, 4, 0], [0, 5, 1]])) == pytest.approx(1 / 3)
+  assert evaluate.matched_share(np.array([[3, 1, 2], [4, 4, 0], [0, 5, 1]])) == pytest.approx(1 / 3)
 
 
 def test_rare_documents_are_drawn_by_the_inverse_of_their_sums():

@@ -250,7 +250,7 @@ def test_describe_is_json_and_names_what_decides_a_score(checkpoint):
 
 def test_what_does_not_fit_is_refused_by_launcher_and_worker(checkpoint):
   for request, told in (
-    ({"objective": "mlm"}, "--objective=mlm is none of span_corruption and prefix_lm"),
+    ({"objective": "mlm"}, "--objective=mlm is unknown: take span_corruption or prefix_lm"),
     ({"max_input_tokens": 1}, "--max_input_tokens must be at least 2"),
     ({"max_input_tokens": 4_096}, "T5 has 100 sentinels: take at most"),
     ({"batch_tokens": 0}, "--batch_tokens must be at least 1"),

@@ -295,7 +295,7 @@ def test_a_split_of_something_else_is_not_taken(place, clustered, undisturbed):
 @pytest.mark.parametrize(
   ("more", "told"),
   [
-    (["--max_cluster_pairs=523775"], "--max_cluster_pairs=523775 is not between 523,776, which 1,024 documents have"),
+    (["--max_cluster_pairs=523775"], "--max_cluster_pairs=523775 is not between 523,776, the pairs of 1,024 documents"),
     (["--max_cluster_pairs=-1"], "--max_cluster_pairs=-1 is not between"),
     (["--max_cluster_pairs=1e9"], "argument --max_cluster_pairs: invalid int value: '1e9'"),
     (["--max_cluster_pairs=600001"], "belongs to another request: max_cluster_pairs is 600000 there and 600001 now"),
