@@ -1,4 +1,4 @@
-"""What `winnow score` costs beside the bare scorer: Beam, stores, start-up, compiling cold and warm, and memory."""
+"""The cost of `winnow score` beyond the bare scorer: Beam, stores, start-up, compiling cold and warm, and memory."""
 
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ BLOCK_ROWS = 512
 
 
 def command(folder: pathlib.Path, corpus: str, name: str, workers: int) -> tuple[float, float, int]:
-  """Runs `winnow score`: seconds of the whole process, of its pipeline by its log; bytes of its tree's peak memory."""
+  """Runs `winnow score`; returns the seconds of the process and of its pipeline, and its tree's peak memory."""
   arguments = [f"--input={corpus}", f"--model={folder / 'model'}", f"--scores={folder / 'scores'}", f"--name={name}"]
   flags = [f"--block_rows={BLOCK_ROWS}", f"--direct_num_workers={workers}"]
   started = time.perf_counter()
@@ -45,7 +45,7 @@ def command(folder: pathlib.Path, corpus: str, name: str, workers: int) -> tuple
 
 
 def bare(model: pathlib.Path, cache: pathlib.Path, corpus: str) -> tuple[float, float, float]:
-  """Seconds of loading and warming up, of `prepare` and of `run`, over the same blocks in this process."""
+  """Returns the seconds of loading and warming up, of `prepare` and of `run`, over the same blocks in this process."""
   engine.enable_compilation_cache(cache / "programs")
   started = time.perf_counter()
   scorer = ask_llm.AskLlmScorer(checkpoints.load_checkpoint(model))
@@ -84,12 +84,12 @@ def bench() -> None:
       print(
         f"one document, {what} compilation cache: {seconds:.1f} s, of which the pipeline {pipeline:.1f} s", flush=True
       )
-    # The bare scorer before and after, as a shared machine drifts.
+      # The bare scorer runs before and after, since the speed of a shared machine drifts.
     first = bare(folder / "model", folder / "cache", f"{folder}/corpus/*")
     whole, _, peak = command(folder, f"{folder}/corpus/*", "all", 1)
     second = bare(folder / "model", folder / "cache", f"{folder}/corpus/*")
     loading, preparing, running = ((a + b) / 2 for a, b in zip(first, second, strict=True))
-    scoring = whole - seconds  # a warm start of the whole command is what the documents do not cost
+    scoring = whole - seconds  # without a warm start of the whole command, which no document causes
     print(f"limit: bare scorer, run alone {running:.1f} s; prepare {preparing:.1f} s; load and warm up {loading:.1f} s")
     print(f"winnow score, one process: {whole:.1f} s; without a warm start {scoring:.1f} s")
     print(f"throughput of winnow score: {running / scoring:.2f} of run alone")

@@ -1,8 +1,8 @@
-"""What each coverage sampler keeps of the demo's corpus: figures of coverage, and a map of the embeddings.
+"""The coverage of the demo's corpus by each sampler: figures, and a map of the embeddings.
 
-A fifth is drawn by each sampler through `winnow curate`, with the demo embedder. Figures are of the embeddings in all
-their dimensions; the map is their projection by t-SNE, the same for all. Cells are clusters of another seed and finer
-than those that SemDeDup and Prototypes look at.
+Each sampler draws a fifth through `winnow curate`, with the demo embedder. The figures use the embeddings in all their
+dimensions. The map is one projection by t-SNE for all samplers. Cells are clusters from another seed, finer than those
+that SemDeDup and Prototypes use.
 
 Shape suffixes: N documents, M kept ones, D dimensions.
 """
@@ -39,7 +39,7 @@ SAMPLERS = {
   "prototypes": ["--scorer=prototypes", *_CLUSTERS],
   "d4": [f"--recipe={_FOLDER}/d4.yaml", *_CLUSTERS],
 }
-"""What `winnow curate` gets, beside corpus, number and folders, for each panel and row."""
+"""The arguments of `winnow curate` for each panel and row, besides corpus, number and folders."""
 TITLES = {
   "random": "Random",
   "density": "Density",
@@ -49,13 +49,13 @@ TITLES = {
   "d4": "D4",
 }
 EVERYTHING = "all"
-# Of colours that people who do not see red or green tell apart.
+# Colours that people who do not see red or green can tell apart.
 _COLOURS = {"docstring": "#0072b2", "licence": "#d55e00", "readme": "#009e73", "topic": "#cc79a7"}
 _PLURALS = {"docstring": "docstrings", "licence": "licences", "readme": "readmes", "topic": "help topics"}
 
 
 class Corpus(NamedTuple):
-  """The documents in one order: where they are, `shard#row`; kinds; texts; unit vectors, float32 [N, D]; cells [N]."""
+  """The documents in one order: sources (`shard#row`), kinds, texts, unit vectors (float32 [N, D]) and cells [N]."""
 
   sources: list[str]
   kinds: np.ndarray
@@ -65,22 +65,24 @@ class Corpus(NamedTuple):
 
 
 class Coverage(NamedTuple):
-  """Of a sample: the share of cells with a kept document; the mean distance of any document to the nearest kept one,
-  of unit vectors, in [0, 2]; the share of near-copies of an earlier kept one (MinHash) among the kept; its share of the
-  corpus's words."""
+  """The coverage of a sample."""
 
   documents: int
   cells: float
+  """The share of cells with a kept document."""
   distance: float
+  """The mean distance of any document to the nearest kept one, between unit vectors, in [0, 2]."""
   near_copies: float
+  """The share of kept documents that are near-copies of an earlier kept one (MinHash)."""
   words: float
+  """The sample's share of the corpus's words."""
 
 
 def draw(folder: pathlib.Path) -> tuple[Corpus, dict[str, np.ndarray]]:
-  """Runs the commands in the folder; the corpus, and by sampler the places of its documents: int64 [M], sorted."""
+  """Runs the commands in the folder; returns the corpus, and by sampler its documents' sorted positions, int64 [M]."""
   written = demo_corpus.write_demo_corpus(folder / "corpus")
   reading = [f"--input={written.pattern}", f"--scores={folder / 'scores'}"]
-  # The shipped recipe, but for how much its last stage keeps.
+  # The shipped recipe without the rate of its last stage.
   recipe = yaml.safe_load((common.PROJECT / "recipes/d4.yaml").read_text())
   del recipe["stages"][-1]["rate"]
   (folder / "d4.yaml").write_text(yaml.safe_dump(recipe))
@@ -104,7 +106,7 @@ def draw(folder: pathlib.Path) -> tuple[Corpus, dict[str, np.ndarray]]:
 
 
 def measure(corpus: Corpus, kept_M: np.ndarray) -> Coverage:
-  """The figures of a sample."""
+  """Computes the coverage of a sample."""
   nearest_N = np.max(corpus.embeddings @ corpus.embeddings[kept_M].T, axis=1)
   copies_M = minhash.near_copies([corpus.texts[place] for place in kept_M])
   return Coverage(
@@ -117,14 +119,14 @@ def measure(corpus: Corpus, kept_M: np.ndarray) -> Coverage:
 
 
 def project(embeddings_ND: np.ndarray) -> np.ndarray:
-  """A map of the embeddings by t-SNE, float64 [N, 2]: neighbours stay neighbours; sizes and gaps say little."""
+  """Maps the embeddings by t-SNE: float64 [N, 2]. Neighbours stay neighbours, but sizes and gaps mean little."""
   from sklearn import manifold
 
   return manifold.TSNE(metric="cosine", init="pca", perplexity=30, random_state=0).fit_transform(embeddings_ND)
 
 
 def to_markdown(corpus: Corpus, samples: dict[str, np.ndarray], figures: dict[str, Coverage]) -> str:
-  """A row for the whole corpus and one for each sample, with the shares of the kinds of documents."""
+  """Returns a table with a row for the whole corpus and one for each sample, with the shares of kinds of documents."""
   kinds = list(_COLOURS)
   lines = [
     f"| sampler | documents | cells kept | distance to the nearest kept | near-copies | words kept | "
@@ -132,11 +134,10 @@ def to_markdown(corpus: Corpus, samples: dict[str, np.ndarray], figures: dict[st
     "|---" * (6 + len(kinds)) + "|",
   ]
   for name, kept_M in samples.items():
-    of, found = figures[name], [f"{np.mean(corpus.kinds[kept_M] == kind):.1%}" for kind in kinds]
+    coverage, shares = figures[name], [f"{np.mean(corpus.kinds[kept_M] == kind):.1%}" for kind in kinds]
     lines.append(
-      f"| {name} | {of.documents:,} | {of.cells:.1%} | {of.distance:.3f} | {of.near_copies:.1%} | "
-      f"{of.words:.1%} | "
-      f"{' | '.join(found)} |"
+      f"| {name} | {coverage.documents:,} | {coverage.cells:.1%} | {coverage.distance:.3f} | "
+      f"{coverage.near_copies:.1%} | {coverage.words:.1%} | {' | '.join(shares)} |"
     )
   return "\n".join(lines)
 
@@ -144,7 +145,7 @@ def to_markdown(corpus: Corpus, samples: dict[str, np.ndarray], figures: dict[st
 def paint(
   map_N2: np.ndarray, kinds_N: np.ndarray, samples: dict[str, np.ndarray], figures: dict[str, Coverage], path
 ) -> None:
-  """A panel for each sample, its documents in the colours of their kinds above all others in grey."""
+  """Draws a panel for each sample: its documents in the colours of their kinds, above all others in grey."""
   from matplotlib import figure, lines, rc_context
 
   columns = 3 if len(samples) <= 6 else 4
@@ -165,12 +166,12 @@ def paint(
       axes.spines[:].set_color("0.8")
       title = "All documents" if is_all else TITLES[name]
       axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
-      of = figures[name]
-      axes.set_title(f"{of.documents:,}", loc="right", fontsize=9)
-      told = [f"{of.near_copies:.1%} near-copies"]
+      coverage = figures[name]
+      axes.set_title(f"{coverage.documents:,}", loc="right", fontsize=9)
+      caption = [f"{coverage.near_copies:.1%} near-copies"]
       if not is_all:
-        told[:0] = [f"{of.cells:.0%} of the cells kept", f"nearest kept at {of.distance:.2f}"]
-      axes.set_xlabel("\n".join(told), fontsize=9)
+        caption[:0] = [f"{coverage.cells:.0%} of the cells kept", f"nearest kept at {coverage.distance:.2f}"]
+      axes.set_xlabel("\n".join(caption), fontsize=9)
     handles = [
       lines.Line2D([], [], color=colour, marker="o", linestyle="", markersize=6, label=_PLURALS[kind])
       for kind, colour in _COLOURS.items()
@@ -205,26 +206,27 @@ def bench() -> None:
 
 
 def _read(written: demo_corpus.DemoCorpus, embedded: pathlib.Path, cells: pathlib.Path) -> Corpus:
+  """Reads the corpus with its embeddings and cells."""
   # The documents went to the shards in turn.
   names = [pathlib.Path(path).name for path in written.paths]
   documents = {
     f"{names[place % len(names)]}#{place // len(names)}": document
     for place, document in enumerate(demo_corpus.read_documents())
   }
-  found, vectors, cell_parts = [], [], []
+  sources, vectors, cell_parts = [], [], []
   store = ScoreStore.at(str(embedded))
   assert store is not None
   for shard in store.shards():
     for block in stored_blocks.StoredEmbeddings(store, "float16").read(shard, lambda _: True):
       assert block.documents is not None
-      found += [f"{shard.name}#{row}" for row in block.documents["row"].to_pylist()]
+      sources += [f"{shard.name}#{row}" for row in block.documents["row"].to_pylist()]
       vectors.append(race.unit_vectors(fixed_width.array(block.documents["embedding"], "float16")))
     cell_parts.append(
       pq.read_table(cells / f"shards/{shard.file_name}.parquet", columns=["cluster"])["cluster"].to_numpy()
     )
-  kinds = np.array([documents[source].source for source in found])
-  texts = [documents[source].text for source in found]
-  return Corpus(found, kinds, texts, np.concatenate(vectors), np.concatenate(cell_parts))
+  kinds = np.array([documents[source].source for source in sources])
+  texts = [documents[source].text for source in sources]
+  return Corpus(sources, kinds, texts, np.concatenate(vectors), np.concatenate(cell_parts))
 
 
 if __name__ == "__main__":

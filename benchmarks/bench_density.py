@@ -1,4 +1,4 @@
-"""What a RACE sketch resolves: errors, ranks and contrast by rows and counters, default and worse; Theorem A.2.
+"""The resolution of RACE sketches: errors, ranks and contrast by rows, counters and kernel; and Theorem A.2.
 
 Shape suffixes: N points, M of them at which densities are looked up, D dimensions, K clusters.
 """
@@ -20,11 +20,11 @@ ROWS = (50, 100, 200, 500, 1_000)
 COUNTERS = (200, 2_000, 20_000)
 CLUSTERS = 10
 RATE = 0.2
-DOCUMENTS = 1_445  # all of the shared C4 sample, where it is
+DOCUMENTS = 1_445  # the size of the shared C4 sample
 
 
 def mixture(number: int, dimensions: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
-  """Unit vectors around ten random centres, the k-th with weight 1/k: float32 [N, D], and the centre of each."""
+  """Makes unit vectors around ten random centres, the k-th with weight 1/k: float32 [N, D], and their centres."""
   generator = np.random.default_rng(0)
   centres_KD = generator.standard_normal((CLUSTERS, dimensions))
   centres_KD /= np.linalg.norm(centres_KD, axis=1, keepdims=True)
@@ -36,13 +36,13 @@ def mixture(number: int, dimensions: int, spread: float) -> tuple[np.ndarray, np
 
 
 def embed_documents(number: int) -> np.ndarray:
-  """Embeddings of as many documents of the benchmarks' corpus by the demo embedder: float32 [N, D]."""
+  """Embeds `number` documents of the benchmarks' corpus by the demo embedder: float32 [N, D]."""
   embedder = sentence_t5.SentenceT5Embedder(sentence_t5.load(demo_embedder.folder()))
   return embedder.run(embedder.prepare(pa.array(list(common.documents(number))))).embeddings
 
 
 def settings(points_ND: np.ndarray) -> dict[str, kernels.Kernel]:
-  """The default first."""
+  """Returns the kernels to compare, the default first."""
   default = density.choose_kernel(points_ND)
   assert default.bandwidth is not None
   return {
@@ -56,21 +56,21 @@ def settings(points_ND: np.ndarray) -> dict[str, kernels.Kernel]:
   }
 
 
-def sketch_of(points_ND: np.ndarray, kernel: kernels.Kernel, rows: int, counters: int, seed: int) -> race.Sketch:
+def make_sketch(points_ND: np.ndarray, kernel: kernels.Kernel, rows: int, counters: int, seed: int) -> race.Sketch:
   sketch = race.Sketch(race.SketchConfig(points_ND.shape[1], kernel, rows, counters, seed=seed))
   sketch.add(points_ND)
   return sketch
 
 
 def variation(density_M: np.ndarray) -> float:
-  """The coefficient of variation of the weights."""
+  """Computes the coefficient of variation of the weights."""
   return np.std(1 / density_M) / np.mean(1 / density_M)
 
 
 def print_table(points_ND: np.ndarray, kernel: kernels.Kernel, seeds: int, *, whole: bool) -> None:
-  """Errors (root mean squares) are against the mean count that the exact sum and 1/B collisions make one expect.
+  """Prints a row for each sketch size, or for the largest one unless `whole`.
 
-  Not `whole`: of the largest sketch alone.
+  Errors (root mean squares) are relative to the mean count expected from the exact sum and 1/B collisions.
   """
   queries_MD = points_ND[np.random.default_rng(0).permutation(len(points_ND))[:1_000]]
   exact_M = kernel.sums(queries_MD, points_ND)
@@ -81,10 +81,10 @@ def print_table(points_ND: np.ndarray, kernel: kernels.Kernel, seeds: int, *, wh
   for rows in ROWS if whole else ROWS[-1:]:
     for counters in COUNTERS if whole else COUNTERS[-1:]:
       expected_M = exact_M + (len(points_ND) - exact_M) / counters
-      found = []
+      measured = []
       for seed in range(seeds):
-        mean_M, error_M = sketch_of(points_ND, kernel, rows, counters, seed).density(queries_MD)
-        found.append(
+        mean_M, error_M = make_sketch(points_ND, kernel, rows, counters, seed).density(queries_MD)
+        measured.append(
           (
             np.mean((mean_M - expected_M) ** 2) / np.mean(error_M**2),
             np.mean((mean_M / expected_M - 1) ** 2),
@@ -92,7 +92,7 @@ def print_table(points_ND: np.ndarray, kernel: kernels.Kernel, seeds: int, *, wh
             variation(mean_M),
           )
         )
-      ratio, relative, correlation, contrast = np.mean(found, axis=0)
+      ratio, relative, correlation, contrast = np.mean(measured, axis=0)
       print(
         f"    {rows:>5,}{counters:>8,}{ratio**0.5:>19.2f}{relative**0.5:>16.4f}{correlation:>18.3f}{contrast:>15.3f}",
         flush=True,
@@ -100,14 +100,17 @@ def print_table(points_ND: np.ndarray, kernel: kernels.Kernel, seeds: int, *, wh
 
 
 def distance_to_even(cluster_N: np.ndarray, density_N: np.ndarray, seeds: int) -> float:
-  """Total variation of the clusters' shares to even ones in samples with probability ∝ 1 / density; mean of seeds."""
-  number, found = len(cluster_N), []
+  """Returns the total variation between the clusters' shares and even ones, in samples with probability ∝ 1 / density.
+
+  The result is a mean over seeds.
+  """
+  number, measured = len(cluster_N), []
   for seed in range(seeds):
     gumbel_N = -np.log(-np.log(hashing.uniforms("bench draw", seed, 0, number)))
     drawn_N = np.argsort(np.log(density_N) - gumbel_N)[: round(RATE * number)]
     shares_K = np.bincount(cluster_N[drawn_N], minlength=CLUSTERS) / len(drawn_N)
-    found.append(np.abs(shares_K - 1 / CLUSTERS).sum() / 2)
-  return float(np.mean(found))
+    measured.append(np.abs(shares_K - 1 / CLUSTERS).sum() / 2)
+  return float(np.mean(measured))
 
 
 def bench() -> None:
@@ -139,11 +142,10 @@ def bench() -> None:
   print(f"Theorem A.2: {RATE:.0%} of the mixture; total variation of the clusters' shares to even ones")
   print(f"  random sampling {random:.3f}; limit, a third of it: {random / 3:.3f}")
   for setting, kernel in settings(mixture_ND).items():
-    mean_N = sketch_of(mixture_ND, kernel, 1_000, 20_000, 0).density(mixture_ND).mean
-    found = [distance_to_even(cluster_N, x_N, namespace.seeds) for x_N in (mean_N, kernel.sums(mixture_ND, mixture_ND))]
-    print(
-      f"  {setting:<14} sketch {found[0]:.3f} = {found[0] / random:.2f} of random, exact kernel sums {found[1]:.3f}"
-    )
+    mean_N = make_sketch(mixture_ND, kernel, 1_000, 20_000, 0).density(mixture_ND).mean
+    exact_N = kernel.sums(mixture_ND, mixture_ND)
+    sketched, exact = (distance_to_even(cluster_N, density_N, namespace.seeds) for density_N in (mean_N, exact_N))
+    print(f"  {setting:<14} sketch {sketched:.3f} = {sketched / random:.2f} of random, exact kernel sums {exact:.3f}")
 
 
 if __name__ == "__main__":

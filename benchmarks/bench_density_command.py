@@ -1,6 +1,6 @@
-"""`winnow score --scorer=density` of embeddings made elsewhere: peak memory and time for a small and a large corpus.
+"""`winnow score --scorer=density` on given embeddings: peak memory and time for a small and a large corpus.
 
-And how long a block takes to be read as Winnow keeps it, and as lists of numbers.
+Also measures how long it takes to read a block as Winnow stores it, and as lists of numbers.
 """
 
 import argparse
@@ -26,7 +26,7 @@ STAGES = ("embed", "sketch", "score")
 
 
 def write_corpus(folder: pathlib.Path, documents: int, dimensions: int, shards: int) -> None:
-  """Short texts, and float16 unit vectors in clusters for them."""
+  """Writes short texts, and clustered float16 unit vectors for them."""
   folder.mkdir()
   generator = np.random.default_rng(0)
   centres = generator.standard_normal((100, dimensions), np.float32)
@@ -42,7 +42,7 @@ def write_corpus(folder: pathlib.Path, documents: int, dimensions: int, shards: 
 
 
 def seconds_to_read(dimensions: int, column: str, repeats: int = 10) -> float:
-  """Seconds to read a block of embeddings from Parquet in memory, as `binary` values or as `list`s of numbers."""
+  """Returns the seconds to read a block of embeddings from Parquet in memory, as `binary` values or as `list`s."""
   points_ND = np.random.default_rng(0).standard_normal((4_096, dimensions)).astype(np.float16)
   lists = pa.FixedSizeListArray.from_arrays(pa.array(points_ND.ravel()), dimensions)
   table = pa.table({"embedding": fixed_width.column(points_ND) if column == "binary" else lists})
@@ -54,8 +54,8 @@ def seconds_to_read(dimensions: int, column: str, repeats: int = 10) -> float:
   return (time.perf_counter() - started) / repeats
 
 
-def peak_of_tree(command: list[str]) -> int:
-  """Runs a command to its end; the largest sum of the resident memory of it and its workers, in bytes."""
+def measure_peak(command: list[str]) -> int:
+  """Runs a command to its end; returns the peak resident memory of it and its workers together, in bytes."""
   process = subprocess.Popen(command, cwd=common.PROJECT)
   root, peak = psutil.Process(process.pid), 0
   while process.poll() is None:
@@ -88,7 +88,7 @@ def bench() -> None:
         f"--scores={folder}/scores",
       ]
       started = time.perf_counter()
-      peaks.append(peak_of_tree([*command, f"--direct_num_workers={namespace.workers}"]))
+      peaks.append(measure_peak([*command, f"--direct_num_workers={namespace.workers}"]))
       seconds = time.perf_counter() - started
       log = json.loads(next((folder / "scores/density/log").iterdir()).read_text())
       counted = ", ".join(f"{stage} {sum(log['documents_by_process'][stage].values()):,}" for stage in STAGES)

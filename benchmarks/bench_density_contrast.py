@@ -1,8 +1,8 @@
-"""How far the weights 1 / density of different embeddings differ, and which flag makes them differ more.
+"""Measures how much the weights 1 / density of different embeddings vary, and which flag makes them vary more.
 
-By exact kernel sums, without a sketch: a property of embeddings and kernel. Embeddings are the demo embedder's, of the
-shared C4 sample where there is one, and synthetic ones whose pairs have a mean cosine of 0.7 or 0.9, as large encoders
-give: topics and noise in 768 dimensions. Shape suffixes: N points, D dimensions.
+Kernel sums are exact, without a sketch, so the result is a property of embeddings and kernel. The embeddings are the
+demo embedder's, of the shared C4 sample if available, and synthetic ones: topics and noise in 768 dimensions, whose
+pairs have a mean cosine of 0.7 or 0.9, as large encoders give. Shape suffixes: N points, D dimensions.
 """
 
 import argparse
@@ -18,10 +18,10 @@ TOPICS = 200
 
 
 def concentrated(number: int, *, cosine: float, topics: float, effective: int) -> np.ndarray:
-  """Unit vectors whose pairs have this mean cosine: float32 [N, 768].
+  """Makes unit vectors whose pairs have this mean cosine: float32 [N, 768].
 
-  All have a common part. Of the rest, `topics` is the share of a topic's centre, of which the k-th has weight 1/k; what
-  is left is noise in `effective` dimensions, the fewer the more its lengths and angles vary.
+  All vectors have a common part. `topics` is the share of a topic's centre in the rest; the k-th topic has weight 1/k.
+  The remainder is noise in `effective` dimensions, whose lengths and angles vary more the fewer these are.
   """
   generator = np.random.default_rng(0)
   weights_K = 1 / np.arange(1, TOPICS + 1)
@@ -36,6 +36,7 @@ def concentrated(number: int, *, cosine: float, topics: float, effective: int) -
 
 
 def settings(points_ND: np.ndarray) -> dict[str, kernels.Kernel]:
+  """Returns the kernels to compare, the default first."""
   default = density.choose_kernel(points_ND)
   assert default.bandwidth is not None
 
@@ -72,13 +73,13 @@ def main() -> None:
     for name, kernel in settings(points_ND).items():
       queries_MD = points_ND - points_ND.mean(axis=0) if name.endswith("centred") else points_ND
       others_M = kernel.sums(queries_MD[: len(queries_MD) // 5], queries_MD[len(queries_MD) // 5 :])
-      told = []
+      results = []
       for corpus in CORPORA:
         scale = (corpus or len(points_ND)) / (len(points_ND) * 4 / 5)
-        found_M = 1 + others_M * scale
-        told.append(f"neighbours {np.median(found_M) - 1:,.3g}, weights vary by {variation(found_M):.3f}")
+        density_M = 1 + others_M * scale
+        results.append(f"neighbours {np.median(density_M) - 1:,.3g}, weights vary by {variation(density_M):.3f}")
       width = "" if kernel.bandwidth is None else f", bandwidth {kernel.bandwidth:.3g}"
-      print(f"    {name:<20} ({kernel.hashes} hashes{width}): {told[0]}; of 1,000,000: {told[1]}")
+      print(f"    {name:<20} ({kernel.hashes} hashes{width}): {results[0]}; of 1,000,000: {results[1]}")
 
 
 if __name__ == "__main__":

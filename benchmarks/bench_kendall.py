@@ -1,4 +1,4 @@
-"""Kendall's tau of two columns of scores on one core, beside scipy.stats.kendalltau in the same run."""
+"""Kendall's tau of two columns of scores on one core, compared with scipy.stats.kendalltau in the same run."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ SCORERS = 5
 
 
 def columns(kind: str, size: int) -> np.ndarray:
-  """Scores of several scorers that agree in part: float32 [S, N]."""
+  """Returns scores of several scorers that agree in part: float32 [S, N]."""
   generator = np.random.default_rng(0)
   scores_SN = generator.standard_normal((SCORERS, size)) + generator.standard_normal(size)
   if kind == "34,000 values":
@@ -34,18 +34,18 @@ def bench() -> None:
   for kind in ("all different", "34,000 values", "half equal"):
     scores_SN = columns(kind, namespace.documents)
     started = time.perf_counter()
-    found = metrics.kendall_tau(scores_SN[0], scores_SN[1])
+    tau = metrics.kendall_tau(scores_SN[0], scores_SN[1])
     seconds = time.perf_counter() - started
     started = time.perf_counter()
     expected = float(scipy.stats.kendalltau(scores_SN[0], scores_SN[1]).statistic)
     beside = time.perf_counter() - started
     started = time.perf_counter()
     metrics.tau_matrix(scores_SN)
-    of_pair = (time.perf_counter() - started) / (SCORERS * (SCORERS - 1) // 2)
-    equal = "as scipy has it" if found == expected else f"NOT AS SCIPY HAS IT, {expected!r}"
+    pair_seconds = (time.perf_counter() - started) / (SCORERS * (SCORERS - 1) // 2)
+    equal = "as scipy has it" if tau == expected else f"NOT AS SCIPY HAS IT, {expected!r}"
     print(
-      f"{namespace.documents:,} documents, {kind}: {seconds:.3f} s, {of_pair:.3f} s a pair of a matrix of {SCORERS} "
-      f"(bar 1); scipy {beside:.3f} s; tau {found!r}, {equal}",
+      f"{namespace.documents:,} documents, {kind}: {seconds:.3f} s, {pair_seconds:.3f} s a pair of a matrix of "
+      f"{SCORERS} (bar 1); scipy {beside:.3f} s; tau {tau!r}, {equal}",
       flush=True,
     )
 

@@ -1,7 +1,7 @@
-"""K-means of a synthetic mixture, 1M x 768: training beside faiss's own on the same sample, assignment beside the GEMM.
+"""K-means of a synthetic mixture, 1M x 768: training compared with faiss's own, and assignment with the GEMM.
 
-Inertia is of the sample, from the final centroids, by one measure for both; times are interleaved. The whole mixture is
-never in memory: blocks of it are made as they are assigned.
+Both train on the same sample. Inertia is that of the sample with the final centroids, measured alike for both, and runs
+alternate. The whole mixture is never in memory, since its blocks are made as they are assigned.
 """
 
 import argparse
@@ -18,7 +18,7 @@ BLOCK = 4_096
 
 
 def mixture(centres_CD: np.ndarray, points: int, seed: int) -> np.ndarray:
-  """Unit vectors around centres of very uneven weight and width: float16 [N, D]."""
+  """Makes unit vectors around centres of very uneven weight and width: float16 [N, D]."""
   generator = np.random.default_rng(seed)
   centres, dimensions = centres_CD.shape
   weights_C = 1 / np.arange(1, centres + 1) ** 0.8
@@ -31,7 +31,7 @@ def mixture(centres_CD: np.ndarray, points: int, seed: int) -> np.ndarray:
 
 
 def blocks(centres_CD: np.ndarray, points: int):
-  """The mixture by blocks; a few dozen are made and come again, for making them takes longer than assigning them."""
+  """Yields the mixture in blocks. A few dozen blocks are reused, since making one takes longer than assigning it."""
   made = [mixture(centres_CD, BLOCK, seed) for seed in range(min(32, -(-points // BLOCK)))]
   for place in range(-(-points // BLOCK)):
     yield made[place % len(made)]
@@ -40,7 +40,7 @@ def blocks(centres_CD: np.ndarray, points: int):
 def train_by_faiss(sample_ND: np.ndarray, clusters: int, iterations: int, seed: int) -> np.ndarray:
   import faiss
 
-  found = faiss.Kmeans(
+  trainer = faiss.Kmeans(
     sample_ND.shape[1],
     clusters,
     niter=iterations,
@@ -49,8 +49,8 @@ def train_by_faiss(sample_ND: np.ndarray, clusters: int, iterations: int, seed: 
     max_points_per_centroid=len(sample_ND),
     min_points_per_centroid=1,
   )
-  found.train(sample_ND.astype(np.float32))
-  return found.centroids
+  trainer.train(sample_ND.astype(np.float32))
+  return trainer.centroids
 
 
 def inertia(sample_ND: np.ndarray, centroids_KD: np.ndarray) -> float:
@@ -91,7 +91,7 @@ def bench() -> None:
   ratios = np.median(np.array(rows["ours"]) / np.array(rows["faiss"]), axis=0)
   print(f"inertia {ratios[0]:.4f} x faiss's (bar: {BAR_INERTIA}), time {ratios[1]:.2f} x (bar: {BAR_TIME})")
   centroids = kmeans.Centroids(centroids_KD)
-  centroids.assign(sample_ND[:BLOCK])  # brings the compiler, once a process
+  centroids.assign(sample_ND[:BLOCK])  # loads the compiler, once per process
   float32 = [block_ND.astype(np.float32) for block_ND in blocks(centres_CD, 8 * BLOCK)]
   products_BK, speeds = np.empty((1_024, namespace.clusters), np.float32), []
   for _ in range(namespace.rounds):

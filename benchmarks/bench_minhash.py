@@ -1,6 +1,6 @@
-"""MinHash of web text: documents/s beside datasketch, and recall and precision of planted near-copies.
+"""MinHash of web text: documents/s compared with datasketch, and recall and precision on planted near-copies.
 
-datasketch runs in .venv-peers, which `make bench-peers` makes; without it there is Winnow alone.
+datasketch runs in .venv-peers, which `make bench-peers` makes; without it only Winnow is measured.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SIMILARITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 
 
 def plant(texts: list[str], generator: np.random.Generator) -> list[str]:
-  """A copy of each text in which runs of words are replaced, up to half of them: similarities of all sizes."""
+  """Copies each text and replaces runs of words, up to half of them, which gives similarities of all sizes."""
   planted = []
   for text in texts:
     words = text.split()
@@ -37,14 +37,14 @@ def plant(texts: list[str], generator: np.random.Generator) -> list[str]:
 
 
 def exact_similarities(texts: list[str]) -> scipy.sparse.coo_matrix:
-  """The Jaccard similarity of all pairs of which it is not 0, the later first."""
+  """Computes the Jaccard similarity of all pairs where it is not 0, the later text first."""
   sets = []
   for text in texts:
     words = "".join(character.lower() if character.isalnum() else " " for character in text).split()
     sets.append({" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))})
   places = {shingle: place for place, shingle in enumerate(dict.fromkeys(itertools.chain.from_iterable(sets)))}
-  columns = [places[shingle] for some in sets for shingle in some]
-  sizes_N = np.array([len(some) for some in sets])
+  columns = [places[shingle] for shingles in sets for shingle in shingles]
+  sizes_N = np.array([len(shingles) for shingles in sets])
   incidence = scipy.sparse.csr_matrix((np.ones(len(columns)), columns, np.cumsum([0, *sizes_N])))
   shared = scipy.sparse.tril(incidence @ incidence.T, -1).tocoo()
   shared.data /= sizes_N[shared.row] + sizes_N[shared.col] - shared.data
@@ -52,16 +52,16 @@ def exact_similarities(texts: list[str]) -> scipy.sparse.coo_matrix:
 
 
 def print_recall(texts: list[str], config: minhash.MinHashConfig) -> None:
-  """Of pairs by their exact similarity, how many are in one component; what the others in components have."""
+  """Prints the share of pairs in one component by their exact similarity, and recall and precision."""
   similar = exact_similarities(texts)
   signatures_NH = minhash.signatures(pa.array(texts), config.hashes)
   edges_C2 = edges(signatures_NH, config)
   label_N = np.arange(len(texts))
   label_N[edges_C2[:, 0]] = edges_C2[:, 1]
   together = label_N[similar.row] == label_N[similar.col]
-  some = similar.data >= SIMILARITIES[0]
-  agreeing = np.mean(signatures_NH[similar.row[some]] == signatures_NH[similar.col[some]], axis=1)
-  error = np.sqrt(np.mean(np.square(agreeing - similar.data[some])))
+  is_high = similar.data >= SIMILARITIES[0]
+  agreeing = np.mean(signatures_NH[similar.row[is_high]] == signatures_NH[similar.col[is_high]], axis=1)
+  error = np.sqrt(np.mean(np.square(agreeing - similar.data[is_high])))
   print(f"{len(texts):,} texts with planted near-copies: standard error of similarities from 0.5 on {error:.3f}")
   print(f"{'exact similarity':<20}{'pairs':>8}{'joined':>10}")
   for low, high in itertools.pairwise((*SIMILARITIES, np.inf)):
@@ -78,15 +78,16 @@ def print_recall(texts: list[str], config: minhash.MinHashConfig) -> None:
 
 
 def edges(signatures_NH: np.ndarray, config: minhash.MinHashConfig) -> np.ndarray:
+  """Joins documents by their signatures; returns edges, int64 [C, 2]."""
   keys_NB = minhash.band_keys(signatures_NH, config)
   rows_M = np.repeat(np.arange(len(keys_NB)), config.bands)
   return minhash.bucket_edges(keys_NB.ravel(), rows_M, signatures_NH, config)
 
 
-def of_datasketch(texts: list[str], config: minhash.MinHashConfig) -> dict | str:
-  """Its seconds and pairs, or why there are none; on one core, as Winnow runs here."""
+def run_datasketch(texts: list[str], config: minhash.MinHashConfig) -> dict | str:
+  """Returns datasketch's seconds and pairs on one core, as Winnow runs, or why there are none."""
   if not PEERS_PYTHON.exists():
-    return f"{PEERS_PYTHON.parent.parent.name} is not there: make bench-peers"
+    return f"{PEERS_PYTHON.parent.parent.name} does not exist: run make bench-peers"
   with tempfile.TemporaryDirectory(prefix="winnow-minhash-") as folder:
     task, result = Path(folder, "task.json"), Path(folder, "result.json")
     task.write_text(
@@ -112,14 +113,14 @@ def of_datasketch(texts: list[str], config: minhash.MinHashConfig) -> dict | str
 
 
 def print_memory(near_copies: int, files: int = 32) -> None:
-  """What one worker takes to connect the edges of a corpus, of which a copy has some in most of the files."""
+  """Prints the memory that one worker takes to connect the edges of a corpus, where a copy has edges in most files."""
   generator = np.random.default_rng(0)
   parts = [np.sort(generator.choice(near_copies, near_copies * 2 // 5, replace=False)) + 1 for _ in range(files)]
   tracemalloc.start()
-  found = minhash.connected(np.stack([part_C, part_C // 4 * 4], axis=1) for part_C in parts)
+  copies = minhash.connected(np.stack([part_C, part_C // 4 * 4], axis=1) for part_C in parts)
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
-  print(f"connecting edges in {files} files: {peak / len(found):,.0f} bytes for each of {len(found):,} near-copies")
+  print(f"connecting edges in {files} files: {peak / len(copies):,.0f} bytes for each of {len(copies):,} near-copies")
 
 
 def bench() -> None:
@@ -143,20 +144,20 @@ def bench() -> None:
     f"Winnow, {len(texts):,} documents: signatures {len(texts) / signed:,.0f} documents/s "
     f"({column.nbytes / signed / 1e6:.0f} MB/s), with components {len(texts) / whole:,.0f}; {copies:,} near-copies"
   )
-  some = texts[: namespace.beside]
-  beside = of_datasketch(some, config)
+  compared = texts[: namespace.beside]
+  beside = run_datasketch(compared, config)
   if isinstance(beside, str):
     print(f"beside: datasketch is not available: {beside}")
   else:
     started = time.perf_counter()
-    ours = minhash.near_copies(some, config)
+    is_copy = minhash.near_copies(compared, config)
     seconds = time.perf_counter() - started
-    theirs, found = {pair[0] for pair in beside["pairs"]}, set(np.flatnonzero(ours).tolist())
+    theirs, ours = {pair[0] for pair in beside["pairs"]}, set(np.flatnonzero(is_copy).tolist())
     print(
-      f"beside, {len(some):,} documents: datasketch signatures {len(some) / beside['sign']:,.0f} documents/s, with LSH "
-      f"and verification {len(some) / beside['all']:,.0f}; Winnow {len(some) / seconds:,.0f}, "
-      f"{beside['all'] / seconds:.0f} times as many; near-copies {len(theirs):,} and {len(found):,}, "
-      f"{len(theirs & found):,} in common"
+      f"beside, {len(compared):,} documents: datasketch signatures {len(compared) / beside['sign']:,.0f} documents/s, "
+      f"with LSH and verification {len(compared) / beside['all']:,.0f}; Winnow {len(compared) / seconds:,.0f}, "
+      f"{beside['all'] / seconds:.0f} times as many; near-copies {len(theirs):,} and {len(ours):,}, "
+      f"{len(theirs & ours):,} in common"
     )
   print_memory(40 * namespace.documents)
   real = list(dict.fromkeys(common.documents(namespace.planted)))

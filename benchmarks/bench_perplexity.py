@@ -14,14 +14,14 @@ from curation.scorers import perplexity, span_corruption
 from curation.selection import hashing
 from pipelines.corpus import blocks
 
-# T5's own table, whatever the pieces below: the logits are a good part of the decoder's work.
+# T5's own size, whatever the number of pieces, since the logits are a good part of the decoder's work.
 VOCABULARY_SIZE = 32_128
-# Characters of C4 that make a token of T5's vocabulary.
+# Characters of C4 per token of T5's vocabulary.
 CHARACTERS_A_TOKEN = 4.3
 
 
 def model(size: str) -> checkpoints.Checkpoint:
-  """T5 1.1 of this size with random weights, and a vocabulary that is trained on the documents."""
+  """Makes a T5 1.1 of this size with random weights, and a vocabulary trained on the documents."""
   sizes = dict(bench_scoring.SIZES[size])
   config = t5.T5Config(
     vocab_size=VOCABULARY_SIZE,
@@ -36,11 +36,12 @@ def model(size: str) -> checkpoints.Checkpoint:
 
 
 def keys(count: int) -> np.ndarray:
+  """Returns keys of documents: uint64 [count]."""
   return hashing.hash_documents("mask", 0, "bench", np.arange(count))
 
 
 def planned_padding(objective: str, count: int) -> float:
-  """Of a block of C4's lengths under T5's vocabulary, by its plan at the CPU's tokens a batch."""
+  """Returns the share of padding in the plan of a block of C4's lengths, with T5's vocabulary and the CPU's batches."""
   window = span_corruption.window_length(objective, 512)
   lengths_N = np.array([len(text) / CHARACTERS_A_TOKEN for text in common.documents(count)]).astype(int)
   windows = span_corruption.cut_windows(lengths_N, keys(count), window)

@@ -1,9 +1,9 @@
-"""Copies planted among web texts: what SemDeDup and MinHash find of them over their thresholds, as tables and a plot.
+"""Copies planted among web texts: which ones SemDeDup and MinHash find at each threshold, as tables and a plot.
 
-Every document of the C4 sample but for one in four gets one copy, of one of three kinds: exact, with small edits, or a
-cut as a paraphrase would be. A pair is found where one of its two is removed; precision is the share of the removed
-documents that this took. Scores are those of `winnow score`; SemDeDup's are by the demo embedder, which was taught to
-find such edits, on these texts among others: its best case.
+Three documents in four of the C4 sample get one copy, of one of three kinds: exact, with small edits, or cut like a
+paraphrase. A pair is found if one of the two is removed. Precision is the number of pairs found by removed document.
+Scores are those of `winnow score`. SemDeDup uses the demo embedder, which was trained to find such edits, on these
+texts among others: its best case.
 
 Shape suffixes: N documents, P planted pairs, T thresholds.
 """
@@ -37,12 +37,12 @@ _CORPUS = "planted.jsonl"
 _SENTENCE_WORDS = 25
 _KEPT_SENTENCES = 2 / 3
 _CHANGED_WORDS = 0.15
-# Of colours that people who do not see red or green tell apart; the shapes differ as well.
+# Colours that people who do not see red or green can tell apart; the shapes differ as well.
 _LINES = (("#0072b2", "o"), ("#e69f00", "s"), ("#009e73", "^"))
 
 
 def cut(text: str, generator: np.random.Generator) -> str:
-  """What a paraphrase leaves: two sentences in three, some in their neighbour's place, and most of their words."""
+  """Cuts a text like a paraphrase: keeps two sentences in three, swaps some neighbours, and changes some words."""
   words, sentences = text.split(), [[]]
   for word in words:
     if sentences[-1] and (sentences[-1][-1][-1] in ".!?" or len(sentences[-1]) == _SENTENCE_WORDS):
@@ -66,16 +66,19 @@ KINDS: dict[str, Callable[[str, np.random.Generator], str]] = {
 
 
 class Planted(NamedTuple):
-  """Texts in a mixed order, and of each planted pair the places of its two and the place of its kind: int64 [P]."""
+  """Shuffled texts with planted copies."""
 
   texts: list[str]
   originals_P: np.ndarray
+  """The position of each pair's original: int64 [P]."""
   copies_P: np.ndarray
+  """The position of each pair's copy: int64 [P]."""
   kinds_P: np.ndarray
+  """The position of each pair's kind in KINDS: int64 [P]."""
 
 
 class Curve(NamedTuple):
-  """Removed documents, int64 [T]; the share of pairs found, float64 [T, kinds]; the precision, float64 [T]."""
+  """Removed documents, int64 [T]; the share of pairs found, float64 [T, kinds]; and the precision, float64 [T]."""
 
   removed: np.ndarray
   recall: np.ndarray
@@ -83,7 +86,7 @@ class Curve(NamedTuple):
 
 
 def plant(texts: Sequence[str], seed: int) -> Planted:
-  """Plants a copy of each text but for one in four; the kinds take turns over a random order."""
+  """Plants copies of three texts in four; the kinds take turns over a random order."""
   generator = np.random.default_rng(seed)
   originals, kinds, copies = [], [], []
   for turn, place in enumerate(generator.permutation(len(texts))):
@@ -93,14 +96,14 @@ def plant(texts: Sequence[str], seed: int) -> Planted:
       kinds.append(kind)
       copies.append(list(KINDS.values())[kind](texts[place], generator))
   mixed = generator.permutation(len(texts) + len(copies))
-  places_N = np.argsort(mixed)  # where each went
+  places_N = np.argsort(mixed)  # the new position of each text
   everything = [*texts, *copies]
   originals_P = places_N[np.array(originals, np.int64)]
   return Planted([everything[i] for i in mixed], originals_P, places_N[len(texts) :], np.array(kinds, np.int64))
 
 
 def measure(planted: Planted, removed_TN: np.ndarray) -> Curve:
-  """What is found where these documents are removed: bool [T, N]."""
+  """Computes the curve for documents removed at each threshold: bool [T, N]."""
   found_TP = removed_TN[:, planted.originals_P] | removed_TN[:, planted.copies_P]
   recall_TK = np.stack([found_TP[:, planted.kinds_P == kind].mean(axis=1) for kind in range(len(KINDS))], axis=1)
   removed_T = removed_TN.sum(axis=1)
@@ -108,16 +111,16 @@ def measure(planted: Planted, removed_TN: np.ndarray) -> Curve:
   return Curve(removed_T, recall_TK, precision_T)
 
 
-def of_semdedup(planted: Planted, folder: pathlib.Path, clusters: int, cosines_T: np.ndarray) -> Curve:
-  """SemDeDup at thresholds, by one `winnow score` of the folder's corpus."""
+def semdedup_curve(planted: Planted, folder: pathlib.Path, clusters: int, cosines_T: np.ndarray) -> Curve:
+  """Computes SemDeDup's curve over thresholds, from one `winnow score` of the folder's corpus."""
   where = [f"--model={demo_embedder.folder()}", f"--clusters={folder}/scores/clusters_{clusters}"]
   name = f"semdedup_{clusters}"
   scores_N = _score(folder, name, "--scorer=semdedup", *where, f"--num_clusters={clusters}", f"--name={name}")
   return measure(planted, -scores_N > cosines_T[:, None])
 
 
-def of_minhash(planted: Planted, folder: pathlib.Path, similarities_T: np.ndarray) -> Curve:
-  """MinHash at similarities, by a `winnow score` each, which all read one store of signatures."""
+def minhash_curve(planted: Planted, folder: pathlib.Path, similarities_T: np.ndarray) -> Curve:
+  """Computes MinHash's curve over similarities, from a `winnow score` each; all read one store of signatures."""
   removed_TN = []
   for similarity in similarities_T:
     name = f"minhash_{100 * similarity:.0f}"
@@ -127,9 +130,10 @@ def of_minhash(planted: Planted, folder: pathlib.Path, similarities_T: np.ndarra
 
 
 def by_exact_similarity(planted: Planted, similarities_T: np.ndarray) -> tuple[Curve, np.ndarray]:
-  """What MinHash would find if it compared every pair exactly; its own recall and precision beside that, [T, 2].
+  """Computes the curve that MinHash would have if it compared every pair exactly, and its own recall and precision.
 
-  The latter are of pairs of any documents: those in one component, against those that are as similar by exact Jaccard.
+  The latter, [T, 2], are over pairs of any documents: pairs in one component against pairs of that exact Jaccard
+  similarity.
   """
   similar = bench_minhash.exact_similarities(planted.texts)
   signatures_NH = minhash.signatures(pa.array(planted.texts, pa.large_string()), minhash.MinHashConfig().hashes)
@@ -140,8 +144,8 @@ def by_exact_similarity(planted: Planted, similarities_T: np.ndarray) -> tuple[C
     graph = scipy.sparse.coo_matrix((at_least, (similar.row, similar.col)), (len(everything_N), len(everything_N)))
     graph.eliminate_zeros()
     _, component_N = scipy.sparse.csgraph.connected_components(graph, directed=False)
-    _, first_of_each = np.unique(component_N, return_index=True)
-    removed_TN.append(~np.isin(everything_N, first_of_each))
+    _, firsts = np.unique(component_N, return_index=True)
+    removed_TN.append(~np.isin(everything_N, firsts))
     firsts_N = everything_N.copy()
     edges_C2 = bench_minhash.edges(signatures_NH, minhash.MinHashConfig(similarity=float(similarity)))
     firsts_N[edges_C2[:, 0]] = edges_C2[:, 1]
@@ -152,12 +156,13 @@ def by_exact_similarity(planted: Planted, similarities_T: np.ndarray) -> tuple[C
 
 
 def write(planted: Planted, folder: pathlib.Path) -> None:
+  """Writes the texts as the folder's corpus."""
   lines = (orjson.dumps({"text": text}, option=orjson.OPT_APPEND_NEWLINE) for text in planted.texts)
   (folder / _CORPUS).write_bytes(b"".join(lines))
 
 
 def _score(folder: pathlib.Path, name: str, *flags: str) -> np.ndarray:
-  """The scores that a `winnow score` of the folder's corpus leaves in the store of that name, row by row."""
+  """Runs `winnow score` on the folder's corpus; returns the scores in the store of that name, row by row."""
   common.winnow("score", f"--input={folder / _CORPUS}", f"--scores={folder / 'scores'}", *flags)
   table = pq.read_table(folder / f"scores/{name}/shards/{_CORPUS}.parquet", columns=["row", "score"])
   assert table["row"].to_pylist() == list(range(len(table)))  # no document was refused
@@ -165,7 +170,7 @@ def _score(folder: pathlib.Path, name: str, *flags: str) -> np.ndarray:
 
 
 def table(title: str, thresholds_T: np.ndarray, shown: Sequence[float], curve: Curve, every_pair: Curve) -> list[str]:
-  """Markdown rows of some thresholds; in brackets what a comparison of every pair has."""
+  """Returns Markdown rows for some thresholds; figures in brackets are those of comparing every pair."""
   lines = [f"| {title} | removed | {' | '.join(KINDS)} | precision |", "|---" * (len(KINDS) + 3) + "|"]
   for value in shown:
     place = int(np.argmin(np.abs(thresholds_T - value)))
@@ -183,7 +188,7 @@ def table(title: str, thresholds_T: np.ndarray, shown: Sequence[float], curve: C
 
 
 def paint(panels: Sequence[tuple[str, str, np.ndarray, Curve, Curve]], path: pathlib.Path) -> None:
-  """Recall by kind and precision over the threshold, a panel for each method: (title, axis, thresholds, its two)."""
+  """Plots recall by kind and precision; a panel is (title, axis label, thresholds, curve, curve of every pair)."""
   from matplotlib import figure, lines, rc_context, ticker
 
   with rc_context({"svg.fonttype": "none", "svg.hashsalt": "planted_copies", "font.size": 10}):
@@ -242,20 +247,20 @@ def bench() -> None:
   with tempfile.TemporaryDirectory(prefix="winnow-copies-") as name:
     folder = pathlib.Path(name)
     write(planted, folder)
-    by_cosine = [of_semdedup(planted, folder, count, COSINES) for count in (namespace.clusters, 1)]
-    found = of_minhash(planted, folder, SIMILARITIES)
+    by_cosine = [semdedup_curve(planted, folder, count, COSINES) for count in (namespace.clusters, 1)]
+    by_similarity = minhash_curve(planted, folder, SIMILARITIES)
   exact, pairs = by_exact_similarity(planted, SIMILARITIES)
   print(f"\nSemDeDup in {namespace.clusters} clusters; in brackets in one")
   print("\n".join(table("cosine above", COSINES, SHOWN_COSINES, *by_cosine)))
   print("\nMinHash, 16 bands of 8; in brackets by exact similarities")
-  print("\n".join(table("similarity from", SIMILARITIES, SHOWN_SIMILARITIES, found, exact)))
+  print("\n".join(table("similarity from", SIMILARITIES, SHOWN_SIMILARITIES, by_similarity, exact)))
   print("\nMinHash against exact Jaccard, pairs of any documents: at a similarity recall, precision")
   for similarity, (recall, precision) in zip(SIMILARITIES, pairs, strict=True):
     print(f"{similarity:.2f}  {recall:.3f}  {precision:.3f}")
   if namespace.figure:
     panels = (
       ("SemDeDup", "removed above this cosine to an earlier document", COSINES, *by_cosine),
-      ("MinHash", "joined from this Jaccard similarity on (--similarity)", SIMILARITIES, found, exact),
+      ("MinHash", "joined from this Jaccard similarity on (--similarity)", SIMILARITIES, by_similarity, exact),
     )
     paint(panels, namespace.figure)
 

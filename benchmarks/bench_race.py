@@ -1,4 +1,4 @@
-"""RACE sketches of 768-d embeddings, 1,000 x 20,000: building and scoring, beside the projection alone and NumPy."""
+"""RACE sketches of 768-d embeddings, 1,000 x 20,000: building and scoring, compared with the projection and NumPy."""
 
 import argparse
 import time
@@ -11,7 +11,7 @@ from curation.coverage import kernels, race
 
 
 def rate(work: Callable[[], object], points: int, seconds: float) -> float:
-  """Points per second of repeated calls, after one that is not timed."""
+  """Returns the points per second of repeated calls, after one call that is not timed."""
   work()
   started, count = time.perf_counter(), 0
   while time.perf_counter() - started < seconds:
@@ -21,7 +21,7 @@ def rate(work: Callable[[], object], points: int, seconds: float) -> float:
 
 
 def plain(hashes: race.Hashes, counts_RB: np.ndarray, points_ND: np.ndarray, *, add: bool) -> np.ndarray:
-  """The same counts, in whole arrays and without compiled loops."""
+  """Counts or looks up as a sketch does, in whole arrays and without compiled loops."""
   config = hashes.config
   joined = config.kernel.hashes
   projected_NP = hashes.project(points_ND).T * hashes._scale + hashes._offsets_P
@@ -65,12 +65,12 @@ def bench() -> None:
       "beside: plain NumPy, add": lambda s=sketch, c=counts_RB: plain(s.hashes, c, points_ND[:512], add=True),
       "beside: plain NumPy, density": lambda s=sketch, c=counts_RB: plain(s.hashes, c, points_ND[:512], add=False),
     }
-    found: dict[str, list[float]] = {what: [] for what in rows}
+    measured: dict[str, list[float]] = {what: [] for what in rows}
     for _ in range(namespace.rounds):
       for what, work in rows.items():
-        found[what].append(rate(work, 512 if "NumPy" in what else len(points_ND), namespace.seconds))
-    limit = np.array(next(iter(found.values())))
-    for what, rates in found.items():
+        measured[what].append(rate(work, 512 if "NumPy" in what else len(points_ND), namespace.seconds))
+    limit = np.array(next(iter(measured.values())))
+    for what, rates in measured.items():
       share = np.median(np.array(rates) / limit)
       print(f"  {what:<32}{np.median(rates):>10,.0f} embeddings/s{share:>8.2f} of the projection", flush=True)
 

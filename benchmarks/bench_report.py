@@ -33,9 +33,9 @@ OUTPUTS = {
 
 
 def write_store(folder: pathlib.Path, number: int, read: dict[blocks.Shard, list[blocks.Block]], pattern: str) -> None:
-  """A complete store as `winnow score` leaves it: scores that agree in part, log-normal lengths, many domains."""
+  """Writes a complete store as `winnow score` does: partly agreeing scores, log-normal lengths, many domains."""
   name = folder.name
-  of_corpus, of_store = np.random.default_rng(0), np.random.default_rng(1 + number)
+  shared, own = np.random.default_rng(0), np.random.default_rng(1 + number)
   corpus = Corpus(tuple(read), blocks.Fields(), blocks.BLOCK_ROWS).request()
   model = {"model.safetensors": {"bytes": 10 ** (8 + number), "checksum": ""}}
   request = {"format": score_store.FORMAT, "scorer": SCORERS[name], "model": model, **corpus}
@@ -45,12 +45,12 @@ def write_store(folder: pathlib.Path, number: int, read: dict[blocks.Shard, list
   where = {"input": pattern, "tfds_data_dir": None}
   (folder / score_store.INPUT_FILE).write_bytes(fingerprints.to_json(where))
   summaries = []
-  for shard, of_shard in read.items():
-    for block in of_shard:
+  for shard, shard_blocks in read.items():
+    for block in shard_blocks:
       size = block.num_rows
-      quality_N, lengths_N = of_corpus.standard_normal(size), of_corpus.lognormal(5.6, 1.0, size)
-      domains = [f"site-{number}.example.org" for number in of_corpus.zipf(1.3, size) % NUM_DOMAINS]
-      score_N = -np.exp(0.5 * quality_N + of_store.standard_normal(size))
+      quality_N, lengths_N = shared.standard_normal(size), shared.lognormal(5.6, 1.0, size)
+      domains = [f"site-{number}.example.org" for number in shared.zipf(1.3, size) % NUM_DOMAINS]
+      score_N = -np.exp(0.5 * quality_N + own.standard_normal(size))
       columns = {
         "row": np.arange(block.first_row, block.first_row + size),
         "score": (-score_N if name == "density" else score_N).astype(np.float32),
@@ -62,23 +62,25 @@ def write_store(folder: pathlib.Path, number: int, read: dict[blocks.Shard, list
       table = pa.table(columns, schema=block_files.BLOCK_SCHEMA)
       file = block_files.BlockFile(table, block.text_bytes, block.checksum)
       block_files.write_block(store, shard, block.index, file, engine=store.engine())
-    num_rows = sum(block.num_rows for block in of_shard)
-    summary = block_files.compact_shard(store, shard, num_blocks=len(of_shard), num_rows=num_rows)
+    num_rows = sum(block.num_rows for block in shard_blocks)
+    summary = block_files.compact_shard(store, shard, num_blocks=len(shard_blocks), num_rows=num_rows)
     counts = {name: getattr(summary, name) for name in ("read", "scored", "bad", "num_tokens", "text_bytes")}
     summaries.append({"shard": shard.name, "block_rows": summary.block_rows, "reasons": {}, **counts})
-  total = {name: sum(of[name] for of in summaries) for name in ("read", "scored", "bad", "num_tokens", "text_bytes")}
+  total = {
+    name: sum(summary[name] for summary in summaries) for name in ("read", "scored", "bad", "num_tokens", "text_bytes")
+  }
   ledger = {"fingerprint": store.fingerprint, "engine": store.engine(), "shards": summaries, "reasons": {}, **total}
   pathlib.Path(store.summary_path).write_bytes(fingerprints.to_json(ledger))
 
 
 def make_all(place: pathlib.Path, documents: int, shards: int) -> None:
-  """The corpus, its stores, and two outputs."""
+  """Makes the corpus, its stores, and two outputs."""
   common.write_corpus(place / "corpus", count=documents, shards=shards)
   pattern = f"{place}/corpus/*.json.gz"
   read = {}
   for shard in inputs.identify(inputs.find_shards(pattern)):
-    of_shard = reading.read_blocks(shard, blocks.Fields())
-    read[shard] = [dataclasses.replace(block, documents=None) for block in of_shard]
+    shard_blocks = reading.read_blocks(shard, blocks.Fields())
+    read[shard] = [dataclasses.replace(block, documents=None) for block in shard_blocks]
   for number, name in enumerate(SCORERS):
     write_store(place / "scores" / name, number, read, pattern)
   for name, flags in OUTPUTS.items():
@@ -87,7 +89,7 @@ def make_all(place: pathlib.Path, documents: int, shards: int) -> None:
 
 
 def run_report(place: pathlib.Path) -> tuple[float, float, float]:
-  """Seconds, peak memory in MB and the page's MB; in a process of its own, from the imports on."""
+  """Returns the seconds, the peak memory in MB and the page's MB, from the imports of a new process on."""
   started = time.perf_counter()
   outputs = ",".join(f"{place}/{name}" for name in OUTPUTS)
   assert main.main(["report", f"--scores={place}/scores", f"--report={place}/report", f"--output={outputs}"]) == 0
@@ -97,6 +99,7 @@ def run_report(place: pathlib.Path) -> tuple[float, float, float]:
 
 
 def apart() -> concurrent.futures.ProcessPoolExecutor:
+  """Returns a pool of one new process."""
   return concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 

@@ -1,4 +1,4 @@
-"""What a run that goes on costs: blocks scored twice after a kill, and how soon it works again on many block files."""
+"""The cost of resuming a run: blocks scored twice after a kill, and the time to the first new block."""
 
 import argparse
 import collections
@@ -25,7 +25,7 @@ from pipelines.scorers.count import Count
 from pipelines.store import block_files
 
 BLOCK_ROWS = 64
-# In worker processes, by way of PYTHONPATH: a line for each block whose scores are there, before they are on record.
+# Runs in worker processes by way of PYTHONPATH, and writes a line for each block before its scores are recorded.
 _WITNESS = """
 import os, sys
 if sys.argv[0].endswith("sdk_worker_main.py") or "sdk_worker_main" in " ".join(sys.orig_argv):
@@ -40,6 +40,7 @@ if sys.argv[0].endswith("sdk_worker_main.py") or "sdk_worker_main" in " ".join(s
 
 
 def command(folder: pathlib.Path, workers: int) -> list[str]:
+  """Returns the command that scores the folder's corpus."""
   arguments = [f"--input={folder}/corpus/*", f"--model={folder}/model", f"--scores={folder}/scores", "--name=resumed"]
   return [
     *(sys.executable, "-m", "pipelines.score", *arguments),
@@ -48,11 +49,12 @@ def command(folder: pathlib.Path, workers: int) -> list[str]:
 
 
 def on_record(store: pathlib.Path) -> set[tuple[str, int]]:
+  """Returns the recorded blocks as (shard, index)."""
   return {(path.parent.name.rpartition("-")[0], int(path.stem)) for path in store.glob("blocks/*/*.parquet")}
 
 
 def scored_twice(folder: pathlib.Path, documents: int, workers: int) -> None:
-  """Kills the whole command when half of the blocks are on record, and runs it again."""
+  """Kills the whole command when half of the blocks are recorded, and runs it again."""
   common.write_corpus(folder / "corpus", count=documents, shards=2)
   random_t5.write_random_checkpoint(
     folder / "model", common.documents(1_445), pieces=2_000, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4
@@ -85,7 +87,7 @@ def scored_twice(folder: pathlib.Path, documents: int, workers: int) -> None:
 
 
 def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> None:
-  """A store of a scorer that costs nothing, a block of each shard not on record, and the same command again."""
+  """Makes a store of a scorer that costs nothing, without one block of each shard, and runs the command again."""
   per_shard = block_files_ // shards + 1
   corpus = folder / "many"
   corpus.mkdir()
@@ -127,8 +129,8 @@ def first_new_block(folder: pathlib.Path, block_files_: int, shards: int) -> Non
     seconds = time.perf_counter() - started
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    told = f"first new block after {seconds:.1f} s (bar: 30)"
-    print(f"{written:,} block files in {shards} shards, {workers} worker(s): {told}", flush=True)
+    result = f"first new block after {seconds:.1f} s (bar: 30)"
+    print(f"{written:,} block files in {shards} shards, {workers} worker(s): {result}", flush=True)
 
 
 def bench() -> None:

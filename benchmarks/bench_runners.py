@@ -1,7 +1,7 @@
-"""One scoring job on every runner that is here, and with one and two workers of one core each: throughput side by side.
+"""One scoring job on every available runner, with one and with two workers of one core each: compares throughput.
 
-Prism where `make test-all` built it; Flink where `make cluster-up` runs and FLINK_JOB_SERVER_JAR names Beam's server.
-A worker is held to one core, so that two of them are twice the machine that one is.
+Prism is available where `make test-all` built it, Flink where `make cluster-up` runs and FLINK_JOB_SERVER_JAR names
+Beam's job server. Each worker is limited to one core, so that two workers are twice the machine.
 """
 
 import argparse
@@ -22,24 +22,24 @@ SHARDS, BLOCK_ROWS = 4, 64
 
 
 def runners() -> dict[str, tuple[list[str], int]]:
-  """Flags and number of cores of each runner, the local one with two workers first."""
-  found = {
+  """Returns the flags and the number of cores of each runner, the local one with two workers first."""
+  available = {
     "local, 2 processes": (["--direct_num_workers=2"], 2),
     "local, 1 process": (["--direct_num_workers=1"], 1),
   }
   if (ENGINES / "prism").exists():
-    found["Prism, threads of the launcher"] = (["--runner=PrismRunner", f"--prism_location={ENGINES / 'prism'}"], 2)
+    available["Prism, threads of the launcher"] = (["--runner=PrismRunner", f"--prism_location={ENGINES / 'prism'}"], 2)
   state, jar = ENGINES / "cluster" / "state.json", os.environ.get("FLINK_JOB_SERVER_JAR")
   if state.exists() and jar:
     cluster = json.loads(state.read_text())
     where = [f"--flink_master={cluster['master']}", f"--environment_config={cluster['pool']}"]
     flags = ["--runner=FlinkRunner", "--environment_type=EXTERNAL", "--parallelism=2", *where]
-    found["Flink, 2 TaskManagers"] = ([*flags, f"--flink_job_server_jar={jar}"], 2)
-  return found
+    available["Flink, 2 TaskManagers"] = ([*flags, f"--flink_job_server_jar={jar}"], 2)
+  return available
 
 
 def seconds_in_pipeline(folder: pathlib.Path, corpus: str, name: str, flags: list[str], cores: int) -> float:
-  """Runs `winnow score` with so many cores; seconds of its pipeline by its log."""
+  """Runs `winnow score` on `cores` cores; returns the seconds of its pipeline, by its log."""
   arguments = [f"--input={corpus}", f"--model={folder / 'model'}", f"--scores={folder / 'scores'}", f"--name={name}"]
   subprocess.run(
     [sys.executable, "-m", "pipelines.score", *arguments, f"--block_rows={BLOCK_ROWS}", *flags],
@@ -68,14 +68,14 @@ def bench() -> None:
     print("| runner | cores | documents/s without a start | of the local runner's on as many cores | start, s |")
     print("|---|---|---|---|---|")
     seconds_in_pipeline(folder, f"{folder}/one/*", "cache", ["--direct_num_workers=1"], 2)
-    of_local: dict[int, float] = {}
+    local_rates: dict[int, float] = {}
     for index, (name, (flags, cores)) in enumerate(runners().items()):
       start = seconds_in_pipeline(folder, f"{folder}/one/*", f"start_{index}", flags, cores)
       whole = seconds_in_pipeline(folder, f"{folder}/corpus/*", f"all_{index}", flags, cores)
       rate = namespace.documents / (whole - start)
-      share = rate / of_local.setdefault(cores, rate)
+      share = rate / local_rates.setdefault(cores, rate)
       print(f"| {name} | {cores} | {rate:.1f} | {share:.2f} | {start:.1f} |", flush=True)
-    print(f"two workers: {of_local[2] / of_local[1]:.2f} times the throughput of one")
+    print(f"two workers: {local_rates[2] / local_rates[1]:.2f} times the throughput of one")
 
 
 if __name__ == "__main__":

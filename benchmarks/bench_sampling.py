@@ -1,4 +1,4 @@
-"""The sampling pass, JSONL.gz to TFRecord, against gunzip alone and reading alone; and a scorer that costs nothing."""
+"""The sampling pass, JSONL.gz to TFRecord, compared with gunzip alone and reading alone; and a free scorer."""
 
 import argparse
 import json
@@ -19,7 +19,8 @@ from pipelines.registry import command_names
 from pipelines.scorers.count import Count
 
 
-def seconds_of(function) -> float:
+def time_call(function) -> float:
+  """Returns the seconds of a call."""
   started = time.perf_counter()
   function()
   return time.perf_counter() - started
@@ -41,7 +42,7 @@ def read_blocks(folder: pathlib.Path) -> None:
 
 
 def score_nothing(source: str, folder: pathlib.Path) -> float:
-  """Seconds of `winnow score`'s pipeline with the scorer that only finds out which documents there are."""
+  """Returns the seconds of `winnow score`'s pipeline with the scorer that only counts documents."""
   arguments = [source, f"--scores={folder.parent}", "--direct_num_workers=1"]
   namespace, beam_arguments = parsing.parse(command_names.SCORE, arguments)
   launcher = planning.make_launcher(namespace, beam_arguments)
@@ -51,13 +52,13 @@ def score_nothing(source: str, folder: pathlib.Path) -> float:
 
 
 def run(arguments: list[str], folder: pathlib.Path) -> float:
-  """Seconds of a command's pipeline: without imports, with the runner."""
+  """Runs a command; returns the seconds of its pipeline, without imports and with the runner."""
   assert main.main([*arguments, "--direct_num_workers=1"]) == 0
   return logged_seconds(folder)
 
 
 def logged_seconds(folder: pathlib.Path) -> float:
-  """What the last run into a folder took, by its own log."""
+  """Returns the seconds of the last run into a folder, by its own log."""
   logs = sorted((folder / "log").iterdir(), key=lambda path: path.stat().st_mtime)
   return json.loads(logs[-1].read_text())["seconds"]
 
@@ -75,8 +76,8 @@ def bench() -> None:
     def show(what: str, seconds: float) -> None:
       print(f"{what:<44} {seconds:7.2f} s {num_bytes / 1e6 / seconds:8.0f} MB of text/s", flush=True)
 
-    show("limit: gunzip alone (isal)", seconds_of(lambda: gunzip(folder / "corpus")))
-    show("limit: reading blocks alone", seconds_of(lambda: read_blocks(folder / "corpus")))
+    show("limit: gunzip alone (isal)", time_call(lambda: gunzip(folder / "corpus")))
+    show("limit: reading blocks alone", time_call(lambda: read_blocks(folder / "corpus")))
     source = f"--input={folder}/corpus/*"
     show("score, with a scorer that costs nothing", score_nothing(source, folder / "scores/count"))
     for rate in ("0.2", "0.8"):

@@ -1,4 +1,4 @@
-"""The exact threshold over a score store, as `winnow sample` finds it, beside numpy.argpartition on keys in memory."""
+"""The exact threshold over a score store, as `winnow sample` finds it, compared with numpy.argpartition in memory."""
 
 import argparse
 import concurrent.futures
@@ -27,7 +27,7 @@ from pipelines.store import block_files, score_files, score_store
 from pipelines.store.score_store import ScoreStore
 
 RATE = "0.2"
-# Scores of every document: hardly a tie, one value for half of them, some hundred ties each, and all the same.
+# Scores: hardly a tie, one value for half of the documents, some hundred ties each, and all the same.
 SCORES = {
   "all different": lambda generator, size: generator.standard_normal(size),
   "half equal": lambda generator, size: np.where(generator.random(size) < 0.5, 0, generator.standard_normal(size)),
@@ -42,19 +42,20 @@ SCORES[f"all different, {QUOTA}"] = SCORES["all different"]
 NUM_DOMAINS = 2_000_000
 
 
-def request_of(kind: str) -> selection.SelectionRequest:
-  """A fifth of all, or what is within the quotas of domains."""
+def make_request(kind: str) -> selection.SelectionRequest:
+  """Asks for a fifth of all documents, or for all within the quotas of domains."""
   if QUOTA in kind:
     return selection.SelectionRequest("ask_llm", group_by="domain", group_max=GROUP_MAX)
   return selection.SelectionRequest("ask_llm", rate=RATE)
 
 
-def domains_of(numbers: np.ndarray) -> pa.Array:
+def domain_names(numbers: np.ndarray) -> pa.Array:
+  """Returns a domain for each number."""
   return pc.binary_join_element_wise("site-", pa.array(numbers).cast(pa.string()), ".example.org", "")
 
 
 def write_store(folder: pathlib.Path, kind: str, keys: int, shards: int) -> tuple[ScoreStore, list[blocks.Shard]]:
-  """A store as `winnow score` leaves it: blocks of 4,096 documents, compacted into one file a shard."""
+  """Writes a store as `winnow score` does: blocks of 4,096 documents, compacted into one file per shard."""
   generator = np.random.default_rng(0)
   written = [blocks.Shard(f"shard-{i:05d}", "", "jsonl", "", 0) for i in range(shards)]
   request = {"kind": kind, "keys": keys, "inputs": [shard.identity() for shard in written]}
@@ -71,7 +72,7 @@ def write_store(folder: pathlib.Path, kind: str, keys: int, shards: int) -> tupl
           "row": np.arange(start, start + size),
           "score": SCORES[kind](generator, size).astype(np.float32),
           "num_tokens": generator.integers(1, 2_000, size, np.int32),
-          "domain": domains_of(generator.zipf(1.2, size) % NUM_DOMAINS) if QUOTA in kind else nothing,
+          "domain": domain_names(generator.zipf(1.2, size) % NUM_DOMAINS) if QUOTA in kind else nothing,
           "reason": nothing,
           "text": nothing,
         },
@@ -85,7 +86,7 @@ def write_store(folder: pathlib.Path, kind: str, keys: int, shards: int) -> tupl
 def find_threshold(
   store: ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest, keys: int, workers: int
 ) -> thresholds.Selected:
-  """The pipeline's answer, by way of a file, for it may come from another process."""
+  """Runs the pipeline; returns its result by way of a file, since it may come from another process."""
   with tempfile.TemporaryDirectory() as place:
     answer = pathlib.Path(place) / "selected.json"
     settled = quotas.Quotas(store, request, place, place, "bench")
@@ -109,7 +110,7 @@ def find_threshold(
 def by_sorting(
   store: ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest
 ) -> tuple[thresholds.Selected, float]:
-  """What is within quotas with NumPy, all ranks in memory, and the seconds without reading."""
+  """Finds the documents within quotas by NumPy with all ranks in memory; returns also the seconds without reading."""
   parts, groups = [], []
   for shard in shards:
     with score_files.ScoreFile(store, shard) as scores:
@@ -132,7 +133,7 @@ def by_sorting(
 def by_partition(
   store: ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest, k: int
 ) -> tuple[int, float]:
-  """The rank of the k-th document with NumPy, all keys in memory, and the seconds without reading."""
+  """Finds the rank of the k-th document by NumPy with all keys in memory; returns also the seconds without reading."""
   parts = [part for shard in shards for part in ranks.read(store, shard, request)]
   key_N, tie_N = np.concatenate([part.keys for part in parts]), np.concatenate([part.ties for part in parts])
   started = time.perf_counter()
@@ -144,7 +145,7 @@ def by_partition(
 
 
 class Peak:
-  """A context manager: `megabytes` of the largest of this process and, where they do the work, its workers'."""
+  """A context manager that measures `megabytes`, the peak memory of the largest of this process and its workers."""
 
   def __init__(self, workers: int, others: set[int]):
     self._workers, self._others, self.megabytes = workers, others, 0.0
@@ -183,14 +184,14 @@ def bench() -> None:
     small = apart.submit(write_store, pathlib.Path(place) / "small", "all equal", 100_000, 2).result()
     others = {child.pid for child in psutil.Process().children(recursive=True)}
     with Peak(namespace.workers, others) as idle:
-      find_threshold(*small, request_of(""), 100_000, namespace.workers)
+      find_threshold(*small, make_request(""), 100_000, namespace.workers)
     for number, kind in enumerate(namespace.kinds):
-      request = request_of(kind)
+      request = make_request(kind)
       folder = pathlib.Path(place) / str(number)
       store, shards = apart.submit(write_store, folder, kind, namespace.keys, namespace.shards).result()
       started = time.perf_counter()
       with Peak(namespace.workers, others) as peak:
-        found = find_threshold(store, shards, request, namespace.keys, namespace.workers)
+        selected = find_threshold(store, shards, request, namespace.keys, namespace.workers)
       seconds = time.perf_counter() - started
       grown = peak.megabytes - idle.megabytes
       print(
@@ -201,12 +202,14 @@ def bench() -> None:
       if QUOTA in kind:
         expected, seconds = apart.submit(by_sorting, store, shards, request).result()
         print(f"  beside: numpy.lexsort on all ranks in memory {namespace.keys / seconds / 1e6:.1f} M keys/s")
-        print(f"  {found.documents:,} selected, {'as NumPy has it' if found == expected else 'NOT AS NUMPY HAS IT'}")
+        print(
+          f"  {selected.documents:,} selected, {'as NumPy has it' if selected == expected else 'NOT AS NUMPY HAS IT'}"
+        )
         continue
-      floor, seconds = apart.submit(by_partition, store, shards, request, found.documents).result()
+      floor, seconds = apart.submit(by_partition, store, shards, request, selected.documents).result()
       print(f"  beside: numpy.argpartition on keys in memory {namespace.keys / seconds / 1e6:.1f} M keys/s")
-      exact = found.floor == floor and found.documents == request.search(namespace.keys, None).remaining
-      print(f"  {found.documents:,} selected, {'as NumPy has it' if exact else 'NOT AS NUMPY HAS IT'}", flush=True)
+      exact = selected.floor == floor and selected.documents == request.search(namespace.keys, None).remaining
+      print(f"  {selected.documents:,} selected, {'as NumPy has it' if exact else 'NOT AS NUMPY HAS IT'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SemDeDup of 768-d clusters: time per pair beside one plain matrix product, and the pairs beside brute force."""
+"""SemDeDup of 768-d clusters: time per pair compared with one plain matrix product, and scores with brute force."""
 
 import argparse
 import concurrent.futures
@@ -17,7 +17,7 @@ PLAIN_ROWS = 2_048
 
 
 def cluster(number: int, size: int, dimensions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Embeddings around one centre, float32 [N, D], a tenth of them near an earlier one; cosines to it; hashes."""
+  """Makes embeddings around one centre, float32 [N, D], a tenth of them near an earlier one; cosines to it; hashes."""
   generator = np.random.default_rng(number)
   embeddings_ND = generator.standard_normal((size, dimensions), np.float32)
   centre_D = 0.7 * generator.standard_normal(dimensions, np.float32)
@@ -32,16 +32,16 @@ def cluster(number: int, size: int, dimensions: int) -> tuple[np.ndarray, np.nda
 
 
 def plain_seconds(embeddings_ND: np.ndarray) -> float:
-  """Seconds that one product of two matrices takes for each number of its result."""
-  some_ND = embeddings_ND[:PLAIN_ROWS]
-  other_ND, out_NN = some_ND.copy(), np.zeros((len(some_ND), len(some_ND)), np.float32)
+  """Returns the seconds that one product of two matrices takes for each number of its result."""
+  left_ND = embeddings_ND[:PLAIN_ROWS]
+  right_ND, out_NN = left_ND.copy(), np.zeros((len(left_ND), len(left_ND)), np.float32)
   started = time.perf_counter()
-  np.matmul(some_ND, other_ND.T, out=out_NN)
+  np.matmul(left_ND, right_ND.T, out=out_NN)
   return (time.perf_counter() - started) / out_NN.size
 
 
 def largest_share(size: int, workers: int) -> float:
-  """The pairs of the worker that has most, over the mean, when a cluster's tile pairs are shared out evenly."""
+  """Returns the pairs of the busiest worker over the mean, when a cluster's tile pairs are divided evenly."""
   borders = semdedup.count_tile_pairs(size) * np.arange(workers + 1) // workers
   pairs_W = np.zeros(workers)
   for worker in range(workers):
@@ -53,9 +53,9 @@ def largest_share(size: int, workers: int) -> float:
   return float(pairs_W.max() / pairs_W.mean())
 
 
-def check(scores_N: np.ndarray, some: tuple[np.ndarray, np.ndarray, np.ndarray]) -> str:
-  """The scores beside brute force in float64, in words; by it, which documents SemDeDup removes at some epsilons."""
-  embeddings_ND, cosines_N, hashes_N = some
+def check(scores_N: np.ndarray, made: tuple[np.ndarray, np.ndarray, np.ndarray]) -> str:
+  """Compares the scores with brute force in float64, in words, and the documents removed at some epsilons."""
+  embeddings_ND, cosines_N, hashes_N = made
   order_N = np.lexsort((hashes_N, -cosines_N))
   unit_ND = embeddings_ND[order_N].astype(np.float64)
   unit_ND /= np.linalg.norm(unit_ND, axis=1, keepdims=True)
@@ -71,23 +71,23 @@ def check(scores_N: np.ndarray, some: tuple[np.ndarray, np.ndarray, np.ndarray])
 
 
 def measure(sizes: list[int], dimensions: int) -> tuple[float, float, int, float]:
-  """Seconds, those of the plain product for as many numbers as there are pairs, pairs, and the process's peak in MB."""
+  """Returns the seconds, those of the plain product for as many numbers as pairs, the pairs, and the peak in MB."""
   seconds, limit, pairs = 0.0, 0.0, 0
   for number, size in enumerate(sizes):
-    some = cluster(number, size, dimensions)
-    before = plain_seconds(some[0])
+    made = cluster(number, size, dimensions)
+    before = plain_seconds(made[0])
     started = time.perf_counter()
-    semdedup.score_cluster(*some)
+    semdedup.score_cluster(*made)
     seconds += time.perf_counter() - started
-    of_cluster = size * (size - 1) // 2
-    limit += of_cluster * (before + plain_seconds(some[0])) / 2
-    pairs += of_cluster
-  status = pathlib.Path("/proc/self/status").read_text()  # getrusage would tell the peak of the process that started it
+    cluster_pairs = size * (size - 1) // 2
+    limit += cluster_pairs * (before + plain_seconds(made[0])) / 2
+    pairs += cluster_pairs
+  status = pathlib.Path("/proc/self/status").read_text()  # getrusage would give the parent process's peak
   return seconds, limit, pairs, int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def bench() -> None:
-  import common  # brings Beam, which the measured processes are without
+  import common  # imports Beam, which the measured processes do without
 
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--points", type=int, default=200_000)
@@ -96,8 +96,8 @@ def bench() -> None:
   parser.add_argument("--checked", type=int, default=3_000, help="points of a cluster that brute force is run on")
   namespace = parser.parse_args()
   common.print_machine()
-  some = cluster(0, namespace.checked, namespace.dimensions)
-  print(f"{namespace.checked:,} points beside brute force in float64: {check(semdedup.score_cluster(*some), some)}")
+  made = cluster(0, namespace.checked, namespace.dimensions)
+  print(f"{namespace.checked:,} points beside brute force in float64: {check(semdedup.score_cluster(*made), made)}")
   half, others = namespace.points // 2, namespace.clusters - 1
   for what, sizes in (
     ("of one size", [namespace.points // namespace.clusters] * namespace.clusters),

@@ -1,7 +1,8 @@
-"""What crosses the shuffle, per million documents, and the largest element and side input, of each real pipeline.
+"""Bytes that cross the shuffle per million documents, and the largest element and side input, of each real pipeline.
 
-Each command runs on the local runner in this process, whose buffers between stages are looked into; once on a corpus
-and once on one with four times the shards, so that what grows with documents is told from what is there anyway.
+Each command runs on the local runner in this process, and the benchmark inspects the runner's buffers between stages.
+It runs once on a corpus and once on a corpus with four times the shards, which separates bytes that grow with documents
+from a fixed amount.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SKETCH_BYTES = 80e6
 
 
 class Crossed:
-  """Bytes by kind, `shuffle` and `side input`, and the largest single element of each."""
+  """Bytes by kind, `shuffle` or `side input`, and the largest single element of each kind."""
 
   def __init__(self):
     self.bytes: collections.Counter[str] = collections.Counter()
@@ -34,6 +35,7 @@ class Crossed:
 
   @contextlib.contextmanager
   def watching(self) -> Iterator[None]:
+    """Counts what crosses Beam's buffers within the context."""
     grouping, windowed = execution.GroupingBuffer, execution.WindowGroupingBuffer
     append, append_windowed = grouping.append, windowed.append
 
@@ -60,6 +62,7 @@ class Crossed:
 
 
 def write_corpus(folder: pathlib.Path, shards: int) -> None:
+  """Writes short texts, and embeddings for them."""
   (folder / "corpus").mkdir(parents=True)
   (folder / "made").mkdir()
   texts = list(common.documents(1_445))

@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine in words, and a corpus of C4's length distribution."""
+"""Shared code of the benchmarks: describes the machine, and makes a corpus with C4's length distribution."""
 
 import gzip
 import itertools
@@ -20,7 +20,7 @@ SHARED_C4 = pathlib.Path(os.environ.get("WINNOW_SHARED", PROJECT.parent / "share
 
 
 def print_machine() -> None:
-  """Date, commit, processor and versions, so that a figure can be told from another machine's."""
+  """Prints date, commit, processor and versions, so that figures of different machines can be told apart."""
   commit = subprocess.run(
     ["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True, check=False
   ).stdout.strip()
@@ -33,7 +33,7 @@ def print_machine() -> None:
 
 
 def winnow(*arguments: str) -> None:
-  """Runs a command in a process of its own, from the project's folder; SystemExit tells why one failed."""
+  """Runs a command in a process of its own, from the project's folder; raises SystemExit with the cause if it fails."""
   done = subprocess.run(
     [sys.executable, "-m", "pipelines.main", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False
   )
@@ -42,7 +42,7 @@ def winnow(*arguments: str) -> None:
 
 
 def documents(count: int, seed: int = 0) -> Iterator[str]:
-  """Texts with C4's lengths (median 1,065 characters): the shared sample repeated where it is, else random words."""
+  """Yields texts with C4's lengths (median 1,065 characters): the shared sample, repeated, or else random words."""
   if SHARED_C4.exists():
     with gzip.open(SHARED_C4) as file:
       texts = [orjson.loads(line)["text"] for line in file]
@@ -56,6 +56,7 @@ def documents(count: int, seed: int = 0) -> Iterator[str]:
 
 
 def corpus_name() -> str:
+  """Says which texts `documents` yields."""
   return "the shared C4 sample, repeated" if SHARED_C4.exists() else "random words with C4's lengths"
 
 

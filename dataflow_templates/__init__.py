@@ -1,1 +1,1 @@
-"""Flex Templates of Dataflow: one folder each, and the image that they and their workers run in."""
+"""Flex Templates for Dataflow, one folder each, and the image that templates and workers run in."""

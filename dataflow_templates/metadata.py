@@ -1,4 +1,4 @@
-"""Writes metadata.json of every template: what a console asks for, by the declaration of the flags.
+"""Writes every template's metadata.json, which tells a console what to ask for, from the declaration of the flags.
 
 python -m dataflow_templates.metadata
 """
@@ -20,12 +20,12 @@ TEMPLATES = (
   command_names.CURATE,
 )
 _FOLDERS = ("scores", "output")
-_OF_A_TERMINAL = ("estimate",)  # a launcher that starts no job has failed
+_TERMINAL_ONLY = ("estimate",)  # a launcher that starts no job has failed
 
 
 def metadata(command: str) -> dict[str, Any]:
-  """A command as google.dataflow.v1beta3.TemplateMetadata in JSON."""
-  known = [flag for flag in declarations.FLAGS if command in flag.commands and flag.name not in _OF_A_TERMINAL]
+  """Returns a command as google.dataflow.v1beta3.TemplateMetadata in JSON."""
+  known = [flag for flag in declarations.FLAGS if command in flag.commands and flag.name not in _TERMINAL_ONLY]
   in_order = [flag for group in GROUPS for flag in known if flag.group == group]
   names = {flag.name for flag in known}
   return {
@@ -36,8 +36,8 @@ def metadata(command: str) -> dict[str, Any]:
 
 
 def parameter(flag: Flag, command: str, has_scorer: bool) -> dict[str, Any]:
-  """One flag as google.dataflow.v1beta3.ParameterMetadata in JSON."""
-  found: dict[str, Any] = {
+  """Returns one flag as google.dataflow.v1beta3.ParameterMetadata in JSON."""
+  fields: dict[str, Any] = {
     "name": flag.name,
     "label": flag.name.replace("_", " ").capitalize(),
     "helpText": _sentence(flag.help),
@@ -46,14 +46,14 @@ def parameter(flag: Flag, command: str, has_scorer: bool) -> dict[str, Any]:
     "paramType": _type(flag, command),
   }
   if flag.choices:
-    found["enumOptions"] = [{"value": choice, "label": choice.replace("_", " ")} for choice in flag.choices]
+    fields["enumOptions"] = [{"value": choice, "label": choice.replace("_", " ")} for choice in flag.choices]
   if flag.pattern:
-    found["regexes"] = [f"^({flag.pattern})$"]
+    fields["regexes"] = [f"^({flag.pattern})$"]
   if flag.default is not None:
-    found["defaultValue"] = str(flag.default).lower() if flag.type is bool else str(flag.default)
+    fields["defaultValue"] = str(flag.default).lower() if flag.type is bool else str(flag.default)
   if flag.scorers and has_scorer:
-    found |= {"parentName": "scorer", "parentTriggerValues": list(flag.scorers)}
-  return found
+    fields |= {"parentName": "scorer", "parentTriggerValues": list(flag.scorers)}
+  return fields
 
 
 def _type(flag: Flag, command: str) -> str:
@@ -71,6 +71,7 @@ def _sentence(text: str) -> str:
 
 
 def to_json(command: str) -> str:
+  """Returns the content of a command's metadata.json."""
   return json.dumps(metadata(command), indent=2) + "\n"
 
 

@@ -1,1 +1,1 @@
-"""Pre-training of T5 on what was selected: seqio tasks, T5X's settings, and how many epochs a sample makes."""
+"""Pre-training of T5 on samples that Winnow selected: seqio tasks, T5X's settings, and epochs per sample."""

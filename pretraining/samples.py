@@ -1,4 +1,4 @@
-"""Outputs of Winnow as training data: what a manifest says of one, and whether its shards are there."""
+"""Reads outputs of Winnow as training data: checks an output's shards against its manifest."""
 
 import dataclasses
 
@@ -14,21 +14,21 @@ class Sample:
   """A complete output of TFRecords."""
 
   output: str
-  """The folder, absolute where it is local."""
+  """The folder, as an absolute path if local."""
   name: str
-  """The dataset's: lower-case letters, digits and underscores."""
+  """The dataset's name: lower-case letters, digits and underscores."""
   pattern: str
-  """The glob that names its shards and no other file."""
+  """The glob that matches its shards and no other file."""
   num_shards: int
   documents: int
   tokens: int | None
-  """Those of whole documents, as the scorer counted them; None where it counted none."""
+  """Tokens of the whole documents, as the scorer counted them; None if it counted none."""
 
 
 def read(output: str) -> Sample:
-  """Reads the manifest of an output and compares the names and sizes of its shards, in one listing.
+  """Reads the manifest of an output and checks the names and sizes of its shards with one listing.
 
-  Raises WinnowError where the output is not complete, not of TFRecords, empty, or not as its manifest says.
+  Raises WinnowError if the output is incomplete, empty, not of TFRecords, or not as its manifest says.
   """
   output = inputs.absolute(output)
   manifest = manifests.read(output)
@@ -42,16 +42,16 @@ def read(output: str) -> Sample:
     documents, tokens = int(manifest["counts"]["selected"]), manifest["tokens"]["selected"]
     tokens = None if tokens is None else int(tokens)
   if not documents or tokens == 0:
-    raise WinnowError(f"{output} holds no text: there is nothing to train on; draw a larger sample")
-  # One glob, for one listing of an object store: a thousand names would be a request each.
+    raise WinnowError(f"{output} holds no text to train on; draw a larger sample")
+  # One glob takes one listing of an object store, whereas a thousand names would take a request each.
   files = tfds_metadata.shard_file_name(name, 0, len(shards)).replace("-00000-of-", "-*-of-")
   pattern = storage.join(storage.escape(output), files)
-  found = {storage.base_name(path): size for path, size in storage.match(pattern)}
-  for file in sorted(shards.keys() | found.keys()):
-    if shards.get(file) != found.get(file):
-      here, wanted = (f"{sizes[file]:,} bytes" if file in sizes else "absent" for sizes in (found, shards))
+  listed = {storage.base_name(path): size for path, size in storage.match(pattern)}
+  for file in sorted(shards.keys() | listed.keys()):
+    if shards.get(file) != listed.get(file):
+      actual, expected = (f"{sizes[file]:,} bytes" if file in sizes else "absent" for sizes in (listed, shards))
       raise WinnowError(
-        f"{storage.join(output, file)} is {here} and by {manifests.MANIFEST_FILE} {wanted}; restore it, or draw the "
-        "sample again"
+        f"{storage.join(output, file)} is {actual}, but {expected} in {manifests.MANIFEST_FILE}; restore it, or "
+        "draw the sample again"
       )
   return Sample(output, name, pattern, len(shards), documents, tokens)

@@ -1,6 +1,6 @@
 """seqio tasks of T5's span corruption: for an output of Winnow, for C4, and for the paper's validation sets.
 
-What is registered may be registered again, as gin does for every setting that names it.
+A task may be registered again, since gin registers it for every setting that names it.
 """
 
 import functools
@@ -23,8 +23,8 @@ _VALIDATION_SPLIT = "validation"
 def register_sample(output: str, name: str | None = None, vocabulary: seqio.Vocabulary | None = None) -> str:
   """Registers a complete output of Winnow, a local or gs:// folder, as the task `winnow_<name>`; returns that name.
 
-  `name` is the dataset's own by default, and `vocabulary`, which must be the model's, T5's. The one split is `train`.
-  Raises WinnowError where the output cannot be trained on, or the name is taken by another task.
+  `name` defaults to the dataset's own. `vocabulary`, which must be the model's, defaults to T5's. The only split is
+  `train`. Raises WinnowError if the output cannot be trained on, or if another task has the name.
   """
   sample = samples.read(output)
   source = seqio.TFExampleDataSource(
@@ -36,19 +36,19 @@ def register_sample(output: str, name: str | None = None, vocabulary: seqio.Voca
 
 
 def register_c4(c4_version: str = C4_VERSION, vocabulary: seqio.Vocabulary | None = None) -> str:
-  """Registers whole C4 as TFDS has it, train and validation, as the task `winnow_c4_en`; returns that name."""
+  """Registers all of C4 as TFDS has it, train and validation, as the task `winnow_c4_en`; returns that name."""
   splits = {split: split for split in (tfds_metadata.SPLIT, _VALIDATION_SPLIT)}
   return _register("winnow_c4_en", seqio.TfdsDataSource(f"c4/en:{c4_version}", splits=splits), vocabulary)
 
 
 def register_validation(c4_version: str = C4_VERSION, vocabulary: seqio.Vocabulary | None = None) -> str:
-  """Registers what the paper's perplexities are of; returns `winnow_validation`, the mixture of all five tasks.
+  """Registers the paper's validation sets; returns `winnow_validation`, the mixture of all five tasks.
 
-  C.1 is the validation split of `winnow_c4_en`. The four sets of C.2, as TFDS has them, are the mixture
-  `winnow_hq_validation`, which draws equally from each. T5X evaluates a mixture's tasks one by one; `winnow evaluate`
-  computes the HQ perplexity over all their tokens.
+  C.1 is the validation split of `winnow_c4_en`. The four sets of C.2, as TFDS has them, form the mixture
+  `winnow_hq_validation`, which draws equally from each. T5X evaluates a mixture's tasks one by one, whereas `winnow
+  evaluate` computes the HQ perplexity over all their tokens.
   """
-  # LM1B has no split named validation: what was held out is its test.
+  # LM1B has no split named validation; its test split is the held-out one.
   hq = [
     _register("winnow_wiki40b_en", _held_out("wiki40b/en:1.3.0"), vocabulary),
     _register("winnow_c4_realnewslike", _held_out(f"c4/realnewslike:{c4_version}"), vocabulary),
@@ -62,6 +62,7 @@ def register_validation(c4_version: str = C4_VERSION, vocabulary: seqio.Vocabula
 
 
 def _held_out(tfds_name: str, split: str = _VALIDATION_SPLIT) -> seqio.TfdsDataSource:
+  """Returns a TFDS split as the validation split."""
   return seqio.TfdsDataSource(tfds_name, splits={_VALIDATION_SPLIT: split})
 
 

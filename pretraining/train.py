@@ -1,9 +1,9 @@
 """Trains a small T5 on one machine: `python -m pretraining.train OUTPUT --model_dir=FOLDER --vocabulary=FILE`.
 
-For comparing samples, not for models that anybody uses: it reads what T5X reads, by the same seqio task, and runs the
-engine that scores. A step is a batch of T5's span corruption; the objective is the mean negative log-likelihood of a
-target token. The same sample, settings, versions and machine give the same weights. It is short, and does not go on
-after an end: checkpoints have no optimiser's state.
+The models are for comparing samples, and nobody should use them otherwise. Training reads what T5X reads, by the same
+seqio task, and runs the T5 that scores. A step takes a batch of T5's span corruption, and the loss is the mean negative
+log-likelihood of a target token. The same sample, settings, versions and machine give the same weights. Training is
+short and cannot be resumed: checkpoints have no optimiser state.
 
 Shape suffixes: B batch, L input positions, T target positions.
 """
@@ -31,15 +31,15 @@ from pipelines.registry import flag
 from pipelines.runners import commands
 from pipelines.scorers.t5 import model_files
 
-# Over this many steps a loss is told.
-_TOLD_STEPS = 50
-# What is added to the residual stream, beside an embedding of 1.
+# Steps that a logged loss is averaged over.
+_LOGGED_STEPS = 50
+# Scale of the projections to the residual stream, relative to an embedding of 1.
 _ADDED = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """The sizes of a T5 1.0, without its vocabulary, and of its training."""
+  """Sizes of a T5 1.0, without its vocabulary, and of its training."""
 
   d_model: int = 64
   d_kv: int = 16
@@ -55,6 +55,7 @@ class TrainConfig:
   seed: int = 0
 
   def model(self, vocabulary: Vocabulary) -> t5.T5Config:
+    """Returns the model's config for a vocabulary and its sentinels."""
     return t5.T5Config(
       vocab_size=len(vocabulary) + NUM_SENTINELS,
       d_model=self.d_model,
@@ -67,24 +68,25 @@ class TrainConfig:
 
 
 class TrainBatch(NamedTuple):
-  """int32 [B, L] and [B, T], eos included, 0 behind it."""
+  """Inputs int32 [B, L] and targets int32 [B, T], with eos and padded with 0."""
 
   inputs_BL: jax.Array | np.ndarray
   targets_BT: jax.Array | np.ndarray
 
 
 def batches(task: str, vocabulary: Vocabulary, config: TrainConfig) -> Iterator[TrainBatch]:
-  """`config.steps` batches of a registered seqio task, whose data are repeated with new masks as often as it takes.
+  """Yields `config.steps` batches of a registered seqio task, repeating its data with new masks as needed.
 
-  Both depend on the sample and `config.seed` alone. Raises WinnowError where the task's vocabulary has another size.
+  Data and masks depend on the sample and `config.seed` alone. Raises WinnowError if the task's vocabulary has another
+  size.
   """
   import seqio
 
   pieces = seqio.get_mixture_or_task(task).output_features["targets"].vocabulary
   if pieces.vocab_size != len(vocabulary) + NUM_SENTINELS:
     raise WinnowError(
-      f"the task {task} has {pieces.vocab_size:,} pieces with its sentinels and the vocabulary "
-      f"{len(vocabulary) + NUM_SENTINELS:,}; register it with the same"
+      f"the task {task} has {pieces.vocab_size:,} pieces with its sentinels, but the vocabulary has "
+      f"{len(vocabulary) + NUM_SENTINELS:,}; register it with the same vocabulary"
     )
   window = span_corruption.window_length(span_corruption.SPAN_CORRUPTION, config.input_tokens)
   _, targets = span_corruption.pair_lengths(np.array([window]))
@@ -102,7 +104,7 @@ def batches(task: str, vocabulary: Vocabulary, config: TrainConfig) -> Iterator[
 
 
 def mean_nll(params: t5.Params, batch: TrainBatch, model: t5.T5Config) -> jax.Array:
-  """Negative log-likelihood of a target token, in nats, over all of a batch: float32."""
+  """Computes the mean negative log-likelihood of a target token over a batch, in nats: float32."""
   inputs_BL, targets_BT = jnp.asarray(batch.inputs_BL), jnp.asarray(batch.targets_BT)
   mask_BL, mask_BT = inputs_BL > 0, targets_BT > 0
   states_BLD = t5.encode(params, inputs_BL, mask_BL, model)
@@ -118,7 +120,10 @@ def train(
   save: Callable[[int, checkpoints.Checkpoint], None],
   log: Callable[[str], None] = print,
 ) -> None:
-  """Trains a T5 of random weights on a task; hands each checkpoint and its step to `save`, the last one at the end."""
+  """Trains a T5 from random weights on a task; passes each checkpoint with its step to `save`, the last at the end.
+
+  Raises JobError if the loss does not stay finite.
+  """
   model = config.model(vocabulary)
   generator = np.random.default_rng([config.seed, 0])
   params = checkpoints.build_params(training.random_tensors(model, generator, added=_ADDED), model)
@@ -131,9 +136,9 @@ def train(
   period = config.checkpoint_steps or config.steps
   losses, started = [], time.monotonic()
   steps = training.train_steps(loss, params, optimiser, batches(task, vocabulary, config))
-  for step, (trained, told) in enumerate(steps, start=1):
-    losses.append(told)
-    if step % _TOLD_STEPS == 0 or step == config.steps:
+  for step, (trained, nll) in enumerate(steps, start=1):
+    losses.append(nll)
+    if step % _LOGGED_STEPS == 0 or step == config.steps:
       mean = np.mean(jax.device_get(losses))
       losses.clear()
       if not np.isfinite(mean):
@@ -144,7 +149,7 @@ def train(
 
 
 def write_checkpoint(model_dir: pathlib.Path, step: int, checkpoint: checkpoints.Checkpoint) -> None:
-  """Writes `checkpoint-STEP` in Hugging Face's layout, float32, whole or not at all."""
+  """Writes `checkpoint-STEP` in Hugging Face's layout, in float32, as a whole or not at all."""
   temporary = model_dir / f"checkpoint-{step}.tmp-{os.getpid()}"
   checkpoint_writer.write_checkpoint(
     temporary, checkpoint.config, checkpoint.params, vocabulary=checkpoint.vocabulary.model, dtype="float32"
@@ -153,6 +158,7 @@ def write_checkpoint(model_dir: pathlib.Path, step: int, checkpoint: checkpoints
 
 
 def run(argv: Sequence[str]) -> None:
+  """Trains as the arguments say; raises WinnowError if they do not fit together."""
   parser = argparse.ArgumentParser(prog="python -m pretraining.train", description="Trains a small T5 on one machine.")
   parser.add_argument("output", type=flag.path, metavar="OUTPUT", help="an output of winnow sample, local or gs://")
   folder = "a local folder, for checkpoint-STEP in Hugging Face's layout"
@@ -167,7 +173,7 @@ def run(argv: Sequence[str]) -> None:
   config = TrainConfig(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(TrainConfig)})
   _check(config)
   pieces = model_files.local_vocabulary(namespace.vocabulary)
-  assert pieces is not None  # for it was given
+  assert pieces is not None  # the flag is required
   try:
     vocabulary = checkpoints.read_vocabulary(pieces)
   except OSError as error:
@@ -194,7 +200,7 @@ def _check(config: TrainConfig) -> None:
   for name in ("input_tokens", "batch_size", "steps", "checkpoint_steps"):
     value = getattr(config, name)
     if value is not None and value < (2 if name == "input_tokens" else 1):
-      raise WinnowError(f"--{name}={value} is too small")
+      raise WinnowError(f"--{name}={value} is too small; type {2 if name == 'input_tokens' else 1} or more")
   if not (0 < config.learning_rate < 1 and 0 <= config.seed < 2**31):
     raise WinnowError("--learning_rate must be between 0 and 1, and --seed from 0 to 2,147,483,647")
 
@@ -206,7 +212,7 @@ def _register(output: str, vocabulary: str) -> str:
     from pretraining import tasks
   except ModuleNotFoundError as error:
     raise WinnowError(
-      f"{error.name} is not installed, which training needs: pip install 'winnow-curation[t5]' and then "
+      f"training needs {error.name}, which is not installed: pip install 'winnow-curation[t5]' and then "
       "pip install --no-deps 't5>=0.9.4,<0.10'"
     ) from error
   return tasks.register_sample(

@@ -45,10 +45,10 @@ def test_the_corpus_has_known_parts(benchmark):
 
 def test_intervals_are_students(benchmark):
   """Kills: a normal quantile, and a standard deviation that divides by n."""
-  mean = benchmark("results").Mean.of([4.0, 4.1, 4.4])
+  mean = benchmark("results").Mean.from_values([4.0, 4.1, 4.4])
   # t(0.975, 2) = 4.302653, s = 0.208167
   assert mean.value == pytest.approx(4.1666667) and mean.half_width == pytest.approx(0.5171156, rel=1e-5)
-  assert math.isnan(benchmark("results").Mean.of([1.0]).half_width)
+  assert math.isnan(benchmark("results").Mean.from_values([1.0]).half_width)
 
 
 def test_the_table_and_the_plot_show_every_row(benchmark, tmp_path):
@@ -56,7 +56,7 @@ def test_the_table_and_the_plot_show_every_row(benchmark, tmp_path):
   generator = np.random.default_rng(0)
 
   def row(sampler: str, rate: int):
-    values = {name: results.Mean.of(list(4 + 0.1 * generator.random(3))) for name in ("c4", "documentation")}
+    values = {name: results.Mean.from_values(list(4 + 0.1 * generator.random(3))) for name in ("c4", "documentation")}
     shares = {"whole": 0.6, "copy": 0.2, "damaged": 0.2}
     beside = dict.fromkeys(values, results.Mean(-0.0123, 0.01))
     return results.Row(sampler, rate, 100, 12_345, shares, values, beside)

@@ -1,9 +1,9 @@
-"""The corpus of the experiment: real text, of which a known part is damaged and a known part is there again.
+"""The corpus of the experiment: real text, of which a known part is damaged and a known part is copied.
 
-Real text is the shared C4 sample, where it is, and this machine's own documentation, without near-copies. One document
-in eight is held out, undamaged; near-copies of it stay on its side. Of the others a quarter is replaced by what
-`demo_rater.damage` makes of it, and a third of what is whole is there a second time or more: 60% of the corpus are
-whole documents, 20% damaged ones, 20% copies. A document's url says which it is; no sampler looks at it.
+Real text is the shared C4 sample, if available, and this machine's own documentation, without near-copies. One document
+in eight is held out undamaged, and its near-copies with it. A quarter of the others is damaged by
+`curation.demo.rater.damage`, and a third as many copies are added as there are whole documents. So 60% of the corpus
+are whole documents, 20% damaged ones and 20% copies. A document's url says which it is; no sampler looks at it.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from curation.models import random_t5
 SHARDS = 8
 DAMAGED_SHARE = 0.25
 COPIES_SHARE = 1 / 3
-# Copies are of so many of the whole documents, of the first most, as the second's place is to the first's (Zipf).
+# This share of the whole documents is copied, the first ones most often (Zipf's law).
 COPIED_SHARE = 0.1
 EDITED_SHARE = 0.5
 MIN_WORDS = 20
@@ -32,7 +32,7 @@ KINDS = ("whole", "copy", "damaged")
 
 
 class Corpus(NamedTuple):
-  """Texts by what they are from, all held out; and those of the corpus, in order, with their urls."""
+  """Held-out texts by source, and the texts of the corpus, in order, with their urls."""
 
   held_out: dict[str, list[str]]
   texts: list[str]
@@ -40,12 +40,12 @@ class Corpus(NamedTuple):
 
 
 def kind_of(url: str) -> str:
-  """One of KINDS."""
+  """Returns the kind of a document, one of KINDS."""
   return url.partition("://")[0]
 
 
 def read_pools(c4: pathlib.Path | None) -> dict[str, list[str]]:
-  """The texts that there are, by what they are from."""
+  """Reads the available texts by source."""
   pools = {} if c4 is None else {"c4": texts.read_texts([c4])}
   return {**pools, "documentation": [document.text for document in demo_corpus.read_documents()]}
 
@@ -80,7 +80,7 @@ def build(pools: dict[str, list[str]], seed: int) -> Corpus:
 
 
 def write(corpus: Corpus, folder: pathlib.Path) -> None:
-  """Writes corpus/, held_out/NAME.json.gz and spiece.model, which is learnt from all of the corpus."""
+  """Writes corpus/, held_out/NAME.json.gz and spiece.model, which is trained on the whole corpus."""
   for shard in range(SHARDS):
     rows = zip(corpus.texts[shard::SHARDS], corpus.urls[shard::SHARDS], strict=True)
     _write_shard(folder / f"corpus/mixed-{shard:05d}-of-{SHARDS:05d}.json.gz", list(rows))

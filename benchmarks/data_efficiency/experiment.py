@@ -1,8 +1,8 @@
 """The paper's main experiment in miniature: `make data-efficiency`.
 
-Which sample of a corpus makes the better T5, at equal compute? The corpus is scored by every sampler with the real
-commands and sampled at every rate; a tiny T5 is trained on each sample for the same number of steps; `winnow evaluate`
-says its perplexity on clean text that was held out. Run again in the same --folder, it goes on where it was.
+Which sample of a corpus makes the better T5, at equal compute? The real commands score the corpus by every sampler and
+sample it at every rate. A tiny T5 is trained on each sample for the same number of steps, and `winnow evaluate`
+measures its perplexity on clean held-out text. Run again in the same --folder, the experiment resumes.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from pipelines.output import manifests
 
 RATES = (20, 40, 60)
 SCORERS = ("density", "perplexity", "ask_llm")
-# What is drawn anew for each seed; of the others a seed changes the training alone.
+# Samplers that draw a new sample for each seed; for the others a seed changes the training alone.
 DRAWN = (ALL, "random", "density")
-RATER_SEED = 1_000  # its sample and its training are none of those that are compared
+RATER_SEED = 1_000  # neither its sample nor its training is among those compared
 
 
 class Run(NamedTuple):
-  """One training."""
+  """One training run."""
 
   sampler: str
   rate: int
@@ -42,14 +42,18 @@ class Run(NamedTuple):
 
   @property
   def name(self) -> str:
+    """The folder of the run's model."""
     return f"{self.sampler}_{self.rate}_{self.seed}"
 
   @property
   def sample(self) -> str:
+    """The folder of the run's sample."""
     return self.name if self.sampler in DRAWN else f"{self.sampler}_{self.rate}"
 
 
 class Settings(NamedTuple):
+  """The settings of an experiment."""
+
   folder: pathlib.Path
   steps: int
   batch_size: int
@@ -66,31 +70,32 @@ class Settings(NamedTuple):
 
 
 def runs(seeds: int) -> list[Run]:
-  """All trainings that are compared; those of one seed come before those of the next."""
+  """Returns all runs to compare, ordered by seed."""
   return [
     Run(*kind, seed) for seed in range(seeds) for kind in [(ALL, 100), *itertools.product(("random", *SCORERS), RATES)]
   ]
 
 
 def command(name: str, log: pathlib.Path, arguments: Iterable[str], **environment: str) -> None:
-  """Runs `python -m NAME`; SystemExit names the log of one that failed."""
+  """Runs `python -m NAME`; raises SystemExit that names the log if it failed."""
   log.parent.mkdir(exist_ok=True)
-  found = {**os.environ, "PYTHONPATH": str(common.PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+  variables = {**os.environ, "PYTHONPATH": str(common.PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
   with open(log, "a") as file:
     status = subprocess.run(
-      [sys.executable, "-m", name, *arguments], stdout=file, stderr=file, env=found, check=False
+      [sys.executable, "-m", name, *arguments], stdout=file, stderr=file, env=variables, check=False
     ).returncode
   if status:
     raise SystemExit(f"{name} ended with status {status}; {log} says why")
 
 
 def winnow(settings: Settings, log: str, *arguments: str) -> None:
+  """Runs a command of Winnow, with a log of its own."""
   print(f"winnow {' '.join(arguments[:1])}: {log}", flush=True)
   command("pipelines.main", settings.folder / f"logs/{log}.log", arguments)
 
 
 def draw(settings: Settings, run: Run) -> None:
-  """The sample of a run, which others of the same sampler may have drawn."""
+  """Draws the sample of a run, unless another run of the same sampler has drawn it."""
   output = settings.folder / "samples" / run.sample
   if (output / manifests.MANIFEST_FILE).exists():
     return
@@ -101,7 +106,7 @@ def draw(settings: Settings, run: Run) -> None:
 
 
 def train(settings: Settings, run: Run, core: int) -> None:
-  """Trains on one core, so that as many runs as there are cores go on side by side."""
+  """Trains on one core, so that as many runs as there are cores train in parallel."""
   folder = settings.folder / "models" / run.name
   if (folder / f"checkpoint-{settings.steps}").exists():
     return
@@ -120,6 +125,7 @@ def train(settings: Settings, run: Run, core: int) -> None:
 
 
 def train_all(settings: Settings, chosen: list[Run]) -> None:
+  """Trains the runs in parallel, one on each core."""
   cores: queue.SimpleQueue[int] = queue.SimpleQueue()
   for core in sorted(os.sched_getaffinity(0)):
     cores.put(core)
@@ -137,7 +143,7 @@ def train_all(settings: Settings, chosen: list[Run]) -> None:
 
 
 def run_experiment(settings: Settings) -> None:
-  """All parts, each of which is left alone where it is done."""
+  """Runs all parts of the experiment, except those that are done."""
   folder = settings.folder
   if not (folder / "spiece.model").exists():
     pools = corpus.read_pools(common.SHARED_C4 if common.SHARED_C4.exists() else None)
@@ -146,12 +152,12 @@ def run_experiment(settings: Settings) -> None:
   winnow(settings, "ask_llm", "score", *scoring, f"--model={demo_rater.folder()}", "--name=ask_llm_demo")
   embedder = f"--model={demo_embedder.folder()}"
   winnow(settings, "density", "score", "--scorer=density", *scoring, embedder, "--name=density_demo")
-  # Perplexity filtering (B.5): by a T5 that was trained on the whole corpus, damage and all, as the paper's on C4.
+  # Perplexity filtering (B.5) by a T5 trained on the whole corpus, damage included, like the paper's on C4.
   rater = Run(ALL, 100, RATER_SEED)
   draw(settings, rater)
   train_all(settings, [rater])
   model = f"{folder}/models/{rater.name}/checkpoint-{settings.steps}"
-  windows = "--max_input_tokens=128"  # as they are trained
+  windows = "--max_input_tokens=128"  # the length that they are trained with
   how = ["--scorer=perplexity", f"--model={model}", windows, "--name=perplexity_tiny"]
   winnow(settings, "perplexity", "score", *how, *scoring)
   chosen = runs(settings.seeds)
@@ -188,9 +194,9 @@ def main() -> None:
 
 
 def _refuse_other(path: pathlib.Path, settings: dict) -> None:
-  """Results of one folder are of one experiment."""
+  """Raises SystemExit if the folder has results of other settings."""
   if path.exists() and json.loads(path.read_text()) != settings:
-    raise SystemExit(f"{path} is of other settings; choose another --folder")
+    raise SystemExit(f"{path} holds other settings; choose another --folder")
   path.write_text(json.dumps(settings))
 
 

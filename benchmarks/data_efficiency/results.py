@@ -1,7 +1,7 @@
-"""What came out: figures of every run, their means over seeds with confidence intervals, the table and the plot.
+"""Results of the experiment: means over seeds with confidence intervals, the table and the plot.
 
-A perplexity is exp of the mean NLL of a target token. Means, intervals and differences are of the NLL, in which seeds
-are paired: the runs of one seed start from the same weights.
+A perplexity is exp of the mean NLL of a target token. Means, intervals and differences are those of the NLL. Seeds are
+paired, since the runs of one seed start from the same weights.
 """
 
 import collections
@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 PAGE = common.PROJECT / "docs/data_efficiency.md"
 FIGURE = common.PROJECT / "docs/data_efficiency.svg"
 _TABLE = "<!-- table -->\n", "<!-- /table -->"
-# Of colours that people who do not see red or green tell apart; the shapes differ as well.
+# Colours that people who do not see red or green can tell apart; the shapes differ as well.
 _LINES = {
   "random": ("#666666", "o"),
   "density": ("#0072b2", "s"),
@@ -34,13 +34,14 @@ _LINES = {
 
 
 class Mean(NamedTuple):
-  """Of values of several seeds, and half of the width of its confidence interval (Student's t), NaN of one seed."""
+  """The mean over seeds, and half of the width of its confidence interval (Student's t), NaN for one seed."""
 
   value: float
   half_width: float
 
   @classmethod
-  def of(cls, values: Sequence[float]) -> "Mean":
+  def from_values(cls, values: Sequence[float]) -> "Mean":
+    """Computes the mean of one value per seed."""
     if len(values) < 2:
       return cls(float(np.mean(values)), math.nan)
     quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
@@ -48,7 +49,7 @@ class Mean(NamedTuple):
 
 
 class Row(NamedTuple):
-  """One sampler at one rate. Shares are of documents, means over the samples that were drawn."""
+  """One sampler at one rate. Shares are shares of documents, averaged over the samples drawn."""
 
   sampler: str
   rate: int
@@ -56,26 +57,26 @@ class Row(NamedTuple):
   tokens: int
   shares: dict[str, float]
   nll: dict[str, Mean]
-  """By held-out corpus."""
+  """The NLL by held-out corpus."""
   beside_all: dict[str, Mean]
-  """NLL less that of the run on the whole corpus of the same seed."""
+  """The NLL minus that of the run on the whole corpus with the same seed."""
 
 
 def read(folder: pathlib.Path, chosen: Iterable[Any], sample_of: Callable[[Any], str]) -> list[Row]:
-  """Rows in the order of the runs, (sampler, rate, seed) each; `sample_of` says which sample one was trained on."""
+  """Reads rows in the order of the runs, (sampler, rate, seed) each; `sample_of` names the sample of a run."""
   evaluated = json.loads((folder / "evaluation/evaluation.json").read_text())["models"]
   nll = {
-    model["run"]: {_short(name): of["nll_per_token"] for name, of in model["corpora"].items() if name != ALL}
+    model["run"]: {_short(name): loss["nll_per_token"] for name, loss in model["corpora"].items() if name != ALL}
     for model in evaluated
   }
   corpora = list(next(iter(nll.values())))
   vocabulary = Vocabulary((folder / "spiece.model").read_bytes())
-  of_row = collections.defaultdict(list)
+  grouped = collections.defaultdict(list)
   for run in chosen:
-    of_row[run[0], run[1]].append(run)
+    grouped[run[0], run[1]].append(run)
   rows = []
-  for (sampler, rate), of in of_row.items():
-    samples = sorted({sample_of(run) for run in of})
+  for (sampler, rate), runs in grouped.items():
+    samples = sorted({sample_of(run) for run in runs})
     kinds, tokens = _content([folder / "samples" / name for name in samples], vocabulary)
     rows.append(
       Row(
@@ -84,14 +85,18 @@ def read(folder: pathlib.Path, chosen: Iterable[Any], sample_of: Callable[[Any],
         round(kinds.total() / len(samples)),
         round(tokens / len(samples)),
         {kind: kinds[kind] / kinds.total() for kind in corpus.KINDS},
-        {name: Mean.of([nll[_name(run)][name] for run in of]) for name in corpora},
-        {name: Mean.of([nll[_name(r)][name] - nll[_name((ALL, 100, r[2]))][name] for r in of]) for name in corpora},
+        {name: Mean.from_values([nll[_name(run)][name] for run in runs]) for name in corpora},
+        {
+          name: Mean.from_values([nll[_name(run)][name] - nll[_name((ALL, 100, run[2]))][name] for run in runs])
+          for name in corpora
+        },
       )
     )
   return rows
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
+  """Returns the table."""
   corpora = list(rows[0].nll)
   head = ["sampler", "rate", "documents", "tokens", "whole", "copies", "damaged"]
   head += [column for name in corpora for column in (f"perplexity, {name}", f"NLL beside all, {name}")]
@@ -117,7 +122,7 @@ def write(rows: Sequence[Row]) -> None:
 
 
 def paint(rows: Sequence[Row], path: pathlib.Path) -> None:
-  """Perplexity by rate for each sampler, a panel for each held-out corpus, with the whole corpus as a line across."""
+  """Plots perplexity by rate for each sampler, a panel per held-out corpus, with the whole corpus as a line across."""
   from matplotlib import figure, rc_context, ticker
 
   with rc_context({"svg.fonttype": "none", "svg.hashsalt": "data_efficiency", "font.size": 9}):
@@ -128,10 +133,10 @@ def paint(rows: Sequence[Row], path: pathlib.Path) -> None:
       axes.axhspan(*_interval(whole), color="0.9")
       axes.axhline(math.exp(whole.value), color="0.3", linewidth=1, linestyle="--", label="all of the corpus")
       for place, (sampler, (colour, marker)) in enumerate(_LINES.items()):
-        of = [row for row in rows if row.sampler == sampler]
-        rates = [row.rate + 0.6 * (place - 1.5) for row in of]  # side by side
-        middle = np.array([math.exp(row.nll[name].value) for row in of])
-        bars = np.abs(np.array([_interval(row.nll[name]) for row in of]).T - middle)
+        points = [row for row in rows if row.sampler == sampler]
+        rates = [row.rate + 0.6 * (place - 1.5) for row in points]  # side by side
+        middle = np.array([math.exp(row.nll[name].value) for row in points])
+        bars = np.abs(np.array([_interval(row.nll[name]) for row in points]).T - middle)
         axes.errorbar(
           rates, middle, bars, color=colour, marker=marker, markersize=4, linewidth=1.3, capsize=2, label=sampler
         )
@@ -150,7 +155,7 @@ def _interval(mean: Mean) -> tuple[float, float]:
 
 
 def _short(corpus_name: str) -> str:
-  """As the corpus calls it what an evaluation calls by folder and file."""
+  """Returns the experiment's name for a corpus that an evaluation names by folder and file."""
   return corpus_name.removeprefix("held_out_").removesuffix("_json_gz")
 
 
@@ -159,7 +164,7 @@ def _name(run: tuple[str, int, int]) -> str:
 
 
 def _content(samples: Iterable[pathlib.Path], vocabulary: Vocabulary) -> tuple[collections.Counter, int]:
-  """The documents of samples by what they are, one of KINDS, and the tokens of all."""
+  """Counts the documents of samples by kind, one of KINDS, and all their tokens."""
   import tensorflow as tf
 
   kinds, tokens = collections.Counter(), 0
@@ -168,7 +173,7 @@ def _content(samples: Iterable[pathlib.Path], vocabulary: Vocabulary) -> tuple[c
     name = json.loads((sample / manifests.MANIFEST_FILE).read_text())["dataset"]
     records = tf.data.TFRecordDataset(sorted(map(str, sample.glob(f"{name}-{tfds_metadata.SPLIT}.tfrecord-*"))))
     for examples in records.batch(1_024).as_numpy_iterator():
-      found = tf.io.parse_example(examples, features)
-      kinds.update(corpus.kind_of(url.decode()) for url in found["url"].numpy())
-      tokens += len(vocabulary.encode([text.decode() for text in found["text"].numpy()]).ids)
+      parsed = tf.io.parse_example(examples, features)
+      kinds.update(corpus.kind_of(url.decode()) for url in parsed["url"].numpy())
+      tokens += len(vocabulary.encode([text.decode() for text in parsed["text"].numpy()]).ids)
   return kinds, tokens

@@ -1,4 +1,4 @@
-"""`python -m data_efficiency.train_on_core CORE …`: pretraining.train on one core, from its first import on."""
+"""`python -m data_efficiency.train_on_core CORE …`: runs pretraining.train on one core, from its first import on."""
 
 import os
 import sys

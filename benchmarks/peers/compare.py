@@ -1,6 +1,6 @@
-"""Ask-LLM by Winnow and by its peers: one checkpoint, the same documents, one run, each in a process of its own.
+"""Compares Ask-LLM in Winnow and its peers: one checkpoint, the same documents, one run, each in its own process.
 
-`make bench-peers` installs the peers into .venv-peers and runs this; ARGS='--size=small' and the like go to it.
+`make bench-peers` installs the peers into .venv-peers and runs this; ARGS='--size=small' passes arguments to it.
 """
 
 import argparse
@@ -22,15 +22,18 @@ from curation.scorers import ask_llm
 
 PEERS_PYTHON = common.PROJECT / ".venv-peers/bin/python"
 MAX_INPUT_TOKENS = 512
-# For the peers; Winnow has its own. For CTranslate2 and transformers as fast as any (T5-small, 2 cores, up to 8,192).
+# For the peers, since Winnow has its own. No other value up to 8,192 is faster for CTranslate2 and transformers
+# (T5-small, 2 cores).
 BATCH_TOKENS = 2_048
 
 
 class Row(NamedTuple):
+  """A row of the table: an engine and the packages that it is made of."""
+
   name: str
   packages: tuple[str, ...] = ()
   exact: bool = True
-  """Whether the scores should be Winnow's to float32's rounding."""
+  """Whether the scores should equal Winnow's to within float32's rounding."""
 
 
 ROWS = {
@@ -41,14 +44,15 @@ ROWS = {
   "ctranslate2_int8": Row("CTranslate2 int8", ("ctranslate2",), exact=False),
 }
 NOTES = """\
-Every row: text in, log P(yes) out, tokenising included, float32 but for int8, one thread a core. Median of the rounds.
-Peers but nano-askllm tokenise with SentencePiece in whole blocks and cut documents as Winnow does. nano-askllm takes
-"###" out of documents, and tokenises anew what it has cut: its scores are held against the documents without either.
-of sgemm: the same useful operations (without padding, cross-attention folded as Winnow does) for every row."""
+Every row: text in, log P(yes) out, tokenising included, float32 except for int8, one thread a core. Median of rounds.
+All peers except nano-askllm tokenise with SentencePiece in whole blocks and truncate documents as Winnow does.
+nano-askllm removes "###" from documents, and tokenises truncated ones again: its scores are compared on documents that
+need neither.
+of sgemm: the same useful operations (without padding, cross-attention folded as in Winnow) for every row."""
 
 
 def write_task(folder: Path, texts: list[str], size: str) -> None:
-  """The checkpoint, the documents and the question, as files."""
+  """Writes the checkpoint, the documents and the question as files."""
   vocabulary_texts = list(itertools.islice(common.documents(1_445), 1_445))
   checkpoint = random_t5.write_random_checkpoint(
     folder / "checkpoint", vocabulary_texts, pieces=bench_scoring.PIECES, **bench_scoring.SIZES[size]
@@ -69,7 +73,7 @@ def write_task(folder: Path, texts: list[str], size: str) -> None:
 
 
 def run(engine: str, folder: Path) -> dict | str:
-  """One engine's result, or why there is none; the process has ended when this returns."""
+  """Runs one engine in a process; returns its result, or why there is none."""
   module, python = ("run_winnow", Path(sys.executable)) if engine == "winnow" else ("run_peer", PEERS_PYTHON)
   if not python.exists():
     return f"{python.relative_to(common.PROJECT)} is not installed"
@@ -104,7 +108,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def agreement(scores_N: np.ndarray, winnow_N: np.ndarray, *, exact: bool) -> str:
-  """What a reader needs to trust or distrust the scores, in words."""
+  """Says in words how well the scores agree with Winnow's."""
   difference = f"max |difference| {np.abs(scores_N - winnow_N).max():.1e}"
   if exact:
     return f"{difference} over {len(scores_N):,} documents"
@@ -154,9 +158,9 @@ def print_table(
   whole_N = (lengths_N < MAX_INPUT_TOKENS) & np.array(["###" not in text for text in texts])
   winnow_N = np.array(results["winnow"][0]["scores"])
   seconds = {
-    engine: float(np.median([one["seconds"] for one in several])) for engine, several in results.items() if several
+    engine: float(np.median([result["seconds"] for result in rounds])) for engine, rounds in results.items() if rounds
   }
-  limit = float(np.median([one["sgemm"] for one in results["winnow"]]))
+  limit = float(np.median([result["sgemm"] for result in results["winnow"]]))
   print(
     f"T5-{size} size, random weights, {len(texts):,} documents ({common.corpus_name()}), {lengths_N.sum():,} tokens"
   )

@@ -1,6 +1,6 @@
-"""datasketch's MinHash and LSH over texts, in the peers' environment and in a process of its own: nothing of Winnow.
+"""Times datasketch's MinHash and LSH over texts, in the peers' environment and in its own process, without Winnow.
 
-TEXTS RESULT: TEXTS is JSON with texts, hashes, similarity; RESULT gets seconds and which text met which earlier one.
+Arguments: TEXTS RESULT. TEXTS is JSON with texts, hashes and similarity; RESULT gets the seconds and the pairs found.
 """
 
 import json
@@ -28,8 +28,8 @@ def main() -> None:
   index = datasketch.MinHashLSH(num_perm=task["hashes"], params=(task["bands"], task["rows"]))
   pairs = []
   for number, minhash in enumerate(minhashes):
-    met = index.query(minhash)
-    pairs += [(number, other) for other in met if minhash.jaccard(minhashes[other]) >= task["similarity"]]
+    candidates = index.query(minhash)
+    pairs += [(number, other) for other in candidates if minhash.jaccard(minhashes[other]) >= task["similarity"]]
     index.insert(number, minhash, check_duplication=False)
   result = {"sign": signed - started, "all": time.perf_counter() - started, "pairs": pairs}
   Path(sys.argv[2]).write_text(json.dumps(result))

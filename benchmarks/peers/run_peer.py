@@ -1,4 +1,4 @@
-"""Times one peer's scoring, in the peers' environment and in a process of its own: imports nothing of Winnow.
+"""Times one peer's scoring, in the peers' environment and in its own process, without importing Winnow.
 
 The folder that compare.py wrote holds task.json and the checkpoint in Hugging Face's layout. Shape suffixes: N
 documents, B rows of a batch, L its length, V pieces.
@@ -19,11 +19,11 @@ EOS_ID = 1
 
 Task = dict[str, Any]
 Score = Callable[[list[str]], np.ndarray]
-"""log P(yes) of every text: float64 [N]."""
+"""A function that returns log P(yes) of every text: float64 [N]."""
 
 
 def tokenise(texts: list[str], folder: Path, task: Task, kind: type) -> list[list]:
-  """The prompts as SentencePiece cuts them, the end of a document cut to fit: ids, or pieces if `kind` is str."""
+  """Tokenises the prompts with SentencePiece, truncating documents to fit; returns ids, or pieces if `kind` is str."""
   import sentencepiece
 
   processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "checkpoint/spiece.model"))
@@ -42,7 +42,7 @@ def tokenise(texts: list[str], folder: Path, task: Task, kind: type) -> list[lis
 
 
 def sorted_batches(inputs: list[list], batch_tokens: int) -> Iterator[list[int]]:
-  """Places of the inputs, longest first, in batches of at most `batch_tokens` tokens with padding."""
+  """Yields positions of the inputs, longest first, in batches of at most `batch_tokens` tokens with padding."""
   order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]), reverse=True)
   while order:
     rows = max(1, batch_tokens // len(inputs[order[0]]))
@@ -59,7 +59,7 @@ def load_t5(folder: Path, task: Task):
 
 
 def transformers_sorted(folder: Path, task: Task) -> Score:
-  """One forward of the encoder and one decoder step a batch, batches sorted by length."""
+  """Runs the encoder and one decoder step for each batch, with batches sorted by length."""
   import torch
 
   model = load_t5(folder, task)
@@ -82,7 +82,7 @@ def transformers_sorted(folder: Path, task: Task) -> Score:
 
 
 def nano_askllm(folder: Path, task: Task) -> Score:
-  """As its README uses it, in batches of 8 in the documents' order; asked for "yes" alone, as the paper is."""
+  """Runs nano-askllm as in its README, in batches of 8 in the documents' order; asks for "yes" as the paper does."""
   import nano_askllm
   import transformers
 
@@ -105,7 +105,7 @@ def nano_askllm(folder: Path, task: Task) -> Score:
 
 
 def ctranslate2_as(compute_type: str) -> Callable[[Path, Task], Score]:
-  """Its `score_batch`, sorted and batched by itself; one translator a core is faster than one on all cores."""
+  """Runs CTranslate2's `score_batch`, which sorts and batches; a translator per core beats one on all cores."""
 
   def load(folder: Path, task: Task) -> Score:
     import ctranslate2
@@ -127,7 +127,7 @@ def ctranslate2_as(compute_type: str) -> Callable[[Path, Task], Score]:
 
 
 def convert(folder: Path, _: Task) -> Score:
-  """Writes the checkpoint for CTranslate2, float32; scores nothing."""
+  """Writes the checkpoint for CTranslate2 in float32; scores nothing."""
   import ctranslate2
 
   ctranslate2.converters.TransformersConverter(str(folder / "checkpoint")).convert(str(folder / "ctranslate2"))
@@ -144,7 +144,7 @@ ENGINES: dict[str, Callable[[Path, Task], Score]] = {
 
 
 def main(engines: dict[str, Callable[[Path, Task], Score]]) -> None:
-  """ENGINE FOLDER RESULT: scores the task's texts, tokenising included, after a few of them to warm up."""
+  """Times scoring of the task's texts, tokenising included, after a warm-up; arguments: ENGINE FOLDER RESULT."""
   engine, folder, result = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
   task = json.loads((folder / "task.json").read_text())
   score = engines[engine](folder, task)

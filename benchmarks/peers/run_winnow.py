@@ -23,7 +23,7 @@ def winnow(folder: Path, task: run_peer.Task) -> run_peer.Score:
   def score(texts: list[str]) -> np.ndarray:
     return scorer.run(scorer.prepare(pa.array(texts))).scores
 
-  # What only Winnow's process can tell: the work in these texts, and which of them the limit cuts.
+  # Only Winnow's process knows the work in these texts, and which of them the limit truncates.
   lengths_N = scorer.prepare(pa.array(task["texts"])).batches.lengths_N
   work = {"lengths": lengths_N.tolist(), "flops": float(t5.useful_flops(scorer.config, lengths_N).sum())}
   (folder / "work.json").write_text(json.dumps(work))

@@ -1,1 +1,1 @@
-"""Settings of T5X as gin files: gin finds them by the package's name, wherever it is installed."""
+"""Settings of T5X as gin files, which gin finds by the package's name, wherever it is installed."""

@@ -28,7 +28,7 @@ def test_a_text_of_characters_that_show_nothing_is_blank(texts, expected):
 
 
 def test_the_characters_are_white_space_controls_and_those_that_unicode_lets_ignore():
-  """Of all characters. Kills: a range that is off by one, or another in Arrow than in Python."""
+  """Checks all characters. Kills: a range that is off by one, or another in Arrow than in Python."""
   blank = [blanks.is_blank(character) for character in EVERY]
   assert blanks.are_blank(pa.array(EVERY)).to_pylist() == blank
   spaces_and_controls = [c.isspace() or unicodedata.category(c) == "Cc" for c in EVERY]

@@ -33,7 +33,7 @@ def folder(tmp_path) -> pathlib.Path:
 
 
 def run(folder: pathlib.Path, max_bytes: int = 1 << 30, stride: int = 1, **variables: str) -> str:
-  """The sum and, if machine code was taken from the disk, a 1."""
+  """Returns the sum and, if machine code was loaded from disk, a 1."""
   result = subprocess.run(
     [sys.executable, "-c", PROGRAM, str(max_bytes), str(stride)],
     env=os.environ | {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"} | variables,

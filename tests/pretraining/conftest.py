@@ -47,7 +47,7 @@ def vocabulary(place) -> Any:
 
 @pytest.fixture(autouse=True)
 def registries():
-  """What a test registers with seqio is gone after it."""
+  """Removes what a test registers with seqio."""
   yield
   import seqio
 

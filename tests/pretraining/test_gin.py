@@ -1,4 +1,4 @@
-"""The gin files, read as T5X reads them, beside what they use of T5X."""
+"""The gin files, read as T5X reads them, together with what they use of T5X."""
 
 import importlib
 import sys
@@ -12,7 +12,7 @@ from pretraining import plan
 
 @pytest.fixture(scope="module", autouse=True)
 def t5x(tmp_path_factory):
-  """T5X where Python finds it."""
+  """Puts T5X where Python finds it."""
   folder = tmp_path_factory.mktemp("t5x")
   t5x_stand_in.write(folder)
   with pytest.MonkeyPatch.context() as patch:
@@ -38,7 +38,7 @@ def configure(place):
 
 
 def dataset_config(scope: str):
-  """What T5X's `@train/utils.DatasetConfig()` comes to."""
+  """Returns the value of T5X's `@train/utils.DatasetConfig()`."""
   import gin
 
   with gin.config_scope(scope):
@@ -100,20 +100,23 @@ def test_what_gin_registers_is_trained_on_with_the_models_vocabulary(configure, 
 
 
 def model_vocabulary():
-  """What T5X takes for the model's: the macro VOCABULARY of its gin files."""
+  """Returns the model's vocabulary for T5X, the macro VOCABULARY of its gin files."""
   import gin
 
   return gin.get_configurable("seqio.SentencePieceVocabulary")()
 
 
 def test_model_sample_and_t5s_own_tasks_have_one_vocabulary(output):
-  """By seqio's equality, for T5X refuses a task with another one. Kills: the one of T5X's gin files for the model."""
+  """seqio's equality counts, since T5X refuses a task with another vocabulary.
+
+  Kills: the one of T5X's gin files for the model.
+  """
   import gin
   import seqio
 
   from pretraining import tasks
 
-  importlib.import_module("t5.data.tasks")  # which registers GLUE's
+  importlib.import_module("t5.data.tasks")  # registers GLUE's tasks
   try:
     gin.parse_config_files_and_bindings(
       ["pretraining/gin/t5_small.gin"], [f"SAMPLE = '{output}'", "MODEL_DIR = '/run'"]
@@ -129,7 +132,7 @@ def test_model_sample_and_t5s_own_tasks_have_one_vocabulary(output):
 
 @pytest.mark.parametrize("is_bound", [True, False])
 def test_a_model_of_t5xs_gin_files_is_fine_tuned_with_t5s_tasks(is_bound):
-  """As docs/pretraining.md says: one file more. Without it they differ, which is what T5X then says."""
+  """One more gin file is needed, as docs/pretraining.md says. Without it T5X reports that vocabularies differ."""
   import gin
   import seqio
 

@@ -1,4 +1,4 @@
-"""`python -m pretraining.plan`: its figures, and a command line that names what is there."""
+"""`python -m pretraining.plan`: its figures, and a command line that names existing files."""
 
 import ast
 import json
@@ -11,19 +11,19 @@ import validation_sets
 
 from pretraining import plan, samples
 
-# What 20% of C4 would be: its 184B tokens are section 4.2's.
+# A sample of 20% of C4, whose 184B tokens are from section 4.2.
 FIFTH_OF_C4 = samples.Sample("gs://b/c4_20", "c4_20", "", 192, 72_973_779, 36_800_000_000)
 
 
 def test_figures_are_the_papers():
   """Section 4.2: 524B positions for all; by hand 1e6 * 1024 * 568 / 36.8e9 epochs of a fifth, 3.2 of all of C4."""
-  told = "\n".join(plan.describe(FIFTH_OF_C4, "t5_large", "gs://b/run"))
-  assert "c4_20: 72,973,779 documents in 192 shards" in told and "36,800,000,000" in told
-  assert "T5-Large, 1,000,000 steps of 1,024 sequences of 512: 524.3 billion positions" in told
-  assert "581.6 billion tokens of text" in told
-  assert "epochs     15.81\n" in told
+  description = "\n".join(plan.describe(FIFTH_OF_C4, "t5_large", "gs://b/run"))
+  assert "c4_20: 72,973,779 documents in 192 shards" in description and "36,800,000,000" in description
+  assert "T5-Large, 1,000,000 steps of 1,024 sequences of 512: 524.3 billion positions" in description
+  assert "581.6 billion tokens of text" in description
+  assert "epochs     15.81\n" in description
   assert plan.epochs(184 * 10**9) == pytest.approx(3.161, abs=1e-3)
-  assert "hosts      1, 2, 4, 8, 16, 32, 64:" in told
+  assert "hosts      1, 2, 4, 8, 16, 32, 64:" in description
 
 
 @pytest.mark.parametrize("num_shards", [1, 6, 7, 192, 1_000, 1_024, 4_096])
@@ -34,17 +34,17 @@ def test_hosts_share_batch_and_shards_evenly(num_shards):
 
 def run(arguments: list[str], capsys) -> tuple[str, list[str]]:
   assert plan.main(arguments) == 0
-  *told, command = capsys.readouterr().out.splitlines()
-  return "\n".join(told), shlex.split(command)
+  *lines, command = capsys.readouterr().out.splitlines()
+  return "\n".join(lines), shlex.split(command)
 
 
 @pytest.mark.parametrize("model", plan.MODELS)
 def test_the_command_line_names_what_is_there(output, capsys, model):
   """Kills: a gin file that is there in a checkout's folder alone, an output that the shell or gin takes apart."""
-  told, command = run([str(output), f"--model={model}"], capsys)
+  description, command = run([str(output), f"--model={model}"], capsys)
   manifest = json.loads((output / "manifest.json").read_text())
-  assert f"{manifest['counts']['selected']:,} documents in 6 shards" in told
-  assert f"{manifest['tokens']['selected']:,}" in told
+  assert f"{manifest['counts']['selected']:,} documents in 6 shards" in description
+  assert f"{manifest['tokens']['selected']:,}" in description
   assert command[:3] == ["python", "-m", "t5x.train"]
   flags = dict(flag.split("=", 1) for flag in command[3:])
   gin_file = pathlib.Path(flags.pop("--gin_file"))
@@ -61,8 +61,10 @@ def test_a_folder_for_the_run_may_be_named(output, capsys, monkeypatch):
 
 
 def test_without_a_count_of_tokens_it_says_where_one_comes_from(place, capsys):
-  told, command = run([str(place / "uncounted")], capsys)
-  assert "tokens     not counted" in told and "epochs     not known" in told and "--scores=" in told
+  description, command = run([str(place / "uncounted")], capsys)
+  assert (
+    "tokens     not counted" in description and "epochs     not known" in description and "--scores=" in description
+  )
   assert command
 
 

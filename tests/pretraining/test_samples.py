@@ -1,4 +1,4 @@
-"""Outputs as training data: what is read from a manifest, and what is refused."""
+"""Outputs as training data: manifests that are read, and outputs that are refused."""
 
 import json
 import pathlib
@@ -45,11 +45,11 @@ def change(folder: pathlib.Path, how: str) -> None:
 @pytest.mark.parametrize(
   ("how", "words"),
   [
-    ("missing", "tfrecord-00002-of-00006 is absent and by manifest.json "),
+    ("missing", "tfrecord-00002-of-00006 is absent, but "),
     ("cut", "tfrecord-00002-of-00006 is "),
-    ("stray", " bytes and by manifest.json absent; restore it"),
+    ("stray", " bytes, but absent in manifest.json; restore it"),
     ("incomplete", "is an incomplete output, since it has no manifest.json"),
-    ("empty", "there is nothing to train on"),
+    ("empty", "holds no text to train on"),
     ("damaged", "is damaged (KeyError: 'shards')"),
   ],
 )
@@ -57,9 +57,9 @@ def test_what_is_not_whole_is_refused(output, tmp_path, how, words):
   """Kills: the glob alone, with which seqio trains on whatever shards there are."""
   shutil.copytree(output, tmp_path / "copy")
   change(tmp_path / "copy", how)
-  with pytest.raises(WinnowError) as told:
+  with pytest.raises(WinnowError) as caught:
     samples.read(str(tmp_path / "copy"))
-  assert words in str(told.value)
+  assert words in str(caught.value)
 
 
 def test_files_that_seqio_cannot_read_are_refused(place):

@@ -1,4 +1,4 @@
-"""What T5X asks seqio for: T5's examples, every text once over all hosts, the paper's validation sets."""
+"""The data that T5X gets from seqio: T5's examples, every text once over all hosts, the paper's validation sets."""
 
 import collections
 import dataclasses
@@ -21,14 +21,14 @@ LENGTHS = {"inputs": 64, "targets": 32}
 
 @pytest.fixture
 def register(vocabulary):
-  """`register_sample` with the vocabulary of the tests."""
+  """Calls `register_sample` with the vocabulary of the tests."""
   from pretraining import tasks
 
   return functools.partial(tasks.register_sample, vocabulary=vocabulary)
 
 
 def packed(name: str, host: int, hosts: int, *, split: str = "train") -> list[dict[str, np.ndarray]]:
-  """The call of T5X, for one epoch."""
+  """Calls seqio as T5X does, for one epoch."""
   import seqio
 
   examples = seqio.get_dataset(
@@ -45,7 +45,7 @@ def packed(name: str, host: int, hosts: int, *, split: str = "train") -> list[di
 
 
 def unmasked(example: dict[str, np.ndarray], vocabulary) -> list[int]:
-  """The tokens of text in both halves of a packed example: without padding, ends, and sentinels."""
+  """Returns the tokens of text in both halves of a packed example, without padding, ends and sentinels."""
   tokens = [*example["encoder_input_tokens"].tolist(), *example["decoder_target_tokens"].tolist()]
   return [token for token in tokens if 1 < token < vocabulary.vocab_size - vocabulary.extra_ids]
 
@@ -89,15 +89,15 @@ def test_hosts_train_on_every_token_once(output, register, vocabulary, hosts):
   """
   name = register(str(output))
   assert name == "winnow_half_50"
-  found: collections.Counter[int] = collections.Counter()
+  counts: collections.Counter[int] = collections.Counter()
   for host in range(hosts):
     examples = packed(name, host, hosts)
     assert examples
     for example in examples:
       assert example["encoder_input_tokens"].shape == (64,) and example["decoder_target_tokens"].shape == (32,)
-      found.update(unmasked(example, vocabulary))
+      counts.update(unmasked(example, vocabulary))
   expected = collections.Counter(token for text in written_texts(output) for token in vocabulary.encode(text))
-  assert found == expected
+  assert counts == expected
   assert expected.total() == samples.read(str(output)).tokens  # what the rater counted, which epochs are reckoned from
 
 

@@ -33,10 +33,10 @@ def test_batches_are_t5s_pairs(output, vocabulary, pieces):
   """Kills: batches of documents that are cut and not concatenated, and one epoch's masks in the next."""
   task = tasks.register_sample(str(output), vocabulary=vocabulary)
   config = dataclasses.replace(CONFIG, steps=40)
-  found = list(train.batches(task, pieces, config))
-  assert len(found) == 40
-  inputs = np.concatenate([batch.inputs_BL for batch in found])
-  targets = np.concatenate([batch.targets_BT for batch in found])
+  result = list(train.batches(task, pieces, config))
+  assert len(result) == 40
+  inputs = np.concatenate([batch.inputs_BL for batch in result])
+  targets = np.concatenate([batch.targets_BT for batch in result])
   window = span_corruption.window_length(span_corruption.SPAN_CORRUPTION, 64)
   _, (longest,) = span_corruption.pair_lengths(np.array([window]))
   assert inputs.shape == (320, 64) and targets.shape == (320, longest)
@@ -44,23 +44,23 @@ def test_batches_are_t5s_pairs(output, vocabulary, pieces):
   first_sentinel = len(pieces) + NUM_SENTINELS - 1
   assert (targets[:, 0] == first_sentinel).all() and inputs.max() == first_sentinel
   assert len(np.unique(inputs, axis=0)) == 320
-  for again, before in zip(train.batches(task, pieces, config), found, strict=True):
+  for again, before in zip(train.batches(task, pieces, config), result, strict=True):
     assert np.array_equal(again.inputs_BL, before.inputs_BL) and np.array_equal(again.targets_BT, before.targets_BT)
   other = next(train.batches(task, pieces, dataclasses.replace(config, seed=1)))
-  assert not np.array_equal(other.inputs_BL, found[0].inputs_BL)
+  assert not np.array_equal(other.inputs_BL, result[0].inputs_BL)
 
 
 def test_a_checkpoint_is_the_model_after_its_step(output, vocabulary, pieces):
   """Kills: a checkpoint of the step before, and one whose arrays the next step overwrites."""
   task = tasks.register_sample(str(output), vocabulary=vocabulary)
   config = dataclasses.replace(CONFIG, steps=51, checkpoint_steps=50)
-  saved, told = {}, []
-  train.train(task, pieces, config, save=saved.__setitem__, log=told.append)
-  assert list(saved) == [50, 51] and len(told) == 2
+  saved, log = {}, []
+  train.train(task, pieces, config, save=saved.__setitem__, log=log.append)
+  assert list(saved) == [50, 51] and len(log) == 2
   *_, last = train.batches(task, pieces, config)
   before = saved[50]
   loss = float(train.mean_nll(before.params, last, before.config))
-  assert f"step     51  loss {loss:.4f}" in told[1]
+  assert f"step     51  loss {loss:.4f}" in log[1]
 
 
 def test_the_command_learns_and_writes_what_evaluation_reads(output, place, tmp_path, capfd):
@@ -79,7 +79,7 @@ def test_the_command_learns_and_writes_what_evaluation_reads(output, place, tmp_
 
 
 @pytest.mark.parametrize(
-  "flag, told",
+  "flag, message",
   [
     ("--steps=0", "--steps=0 is too small"),
     ("--learning_rate=nan", "--learning_rate must be"),
@@ -88,9 +88,9 @@ def test_the_command_learns_and_writes_what_evaluation_reads(output, place, tmp_
     ("--vocabulary=/nowhere/spiece.model", "--vocabulary=/nowhere/spiece.model cannot be read"),
   ],
 )
-def test_what_cannot_be_trained_is_refused(output, place, tmp_path, capfd, flag, told):
+def test_what_cannot_be_trained_is_refused(output, place, tmp_path, capfd, flag, message):
   assert run(output, place, tmp_path / "new", flag) == 2
-  assert told in capfd.readouterr().err
+  assert message in capfd.readouterr().err
   assert not (tmp_path / "new").exists()
 
 

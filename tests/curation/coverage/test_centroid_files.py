@@ -1,4 +1,4 @@
-"""Centroids in files: what is read is what was written, and nothing else is taken for it."""
+"""Centroid files: reading returns what was written, and refuses anything else."""
 
 import io
 import json
@@ -14,9 +14,9 @@ TRAINING = {"inertia": [0.5, 0.25], "sample_points": 9, "silhouette": None}
 
 
 def centroids() -> centroid_files.CentroidFile:
-  found_KD = np.random.default_rng(0).standard_normal((7, 5))
-  found_KD /= np.linalg.norm(found_KD, axis=1, keepdims=True)
-  return centroid_files.CentroidFile(found_KD.astype(np.float32), "whose", TRAINING)
+  vectors_KD = np.random.default_rng(0).standard_normal((7, 5))
+  vectors_KD /= np.linalg.norm(vectors_KD, axis=1, keepdims=True)
+  return centroid_files.CentroidFile(vectors_KD.astype(np.float32), "whose", TRAINING)
 
 
 def written(what: centroid_files.CentroidFile) -> bytes:
@@ -26,11 +26,11 @@ def written(what: centroid_files.CentroidFile) -> bytes:
 
 
 def test_what_is_read_is_what_was_written():
-  """By the safetensors library too. Kills: a header that other readers do not take."""
+  """The safetensors library reads the same. Kills: a header that other readers do not take."""
   data = written(centroids())
-  found = centroid_files.load(io.BytesIO(data), "c")
-  np.testing.assert_array_equal(found.centroids_KD, centroids().centroids_KD)
-  assert (found.fingerprint, found.training, found.checksum) == ("whose", TRAINING, centroids().checksum)
+  loaded = centroid_files.load(io.BytesIO(data), "c")
+  np.testing.assert_array_equal(loaded.centroids_KD, centroids().centroids_KD)
+  assert (loaded.fingerprint, loaded.training, loaded.checksum) == ("whose", TRAINING, centroids().checksum)
   np.testing.assert_array_equal(safetensors.numpy.load(data)["centroids"], centroids().centroids_KD)
   assert data == written(centroids())
 
@@ -42,12 +42,12 @@ def test_a_turned_bit_is_told(place):
   place %= len(data)
   data[place] ^= 4
   try:
-    found = centroid_files.load(io.BytesIO(bytes(data)), "folder/c")
+    loaded = centroid_files.load(io.BytesIO(bytes(data)), "folder/c")
   except DamagedError as error:
     assert str(error).startswith("folder/c holds no centroids, or is damaged (") and "\n" not in str(error)
   else:
     assert place < len(data) - 7 * 5 * 4
-    np.testing.assert_array_equal(found.centroids_KD, centroids().centroids_KD)
+    np.testing.assert_array_equal(loaded.centroids_KD, centroids().centroids_KD)
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100, -1])

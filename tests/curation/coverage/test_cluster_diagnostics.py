@@ -1,4 +1,4 @@
-"""What a clustering's figures say, and when they warn."""
+"""Figures of a clustering, and their warnings."""
 
 import json
 import re
@@ -18,12 +18,12 @@ def diagnosed(counts: list[int], **training) -> dict:
 
 def test_figures_are_those_of_the_clusters():
   """Kills: pairs that count twice, a mean over clusters in place of documents."""
-  found = diagnosed([4, 0, 1, 5])
-  assert found["inertia"] == pytest.approx(0.5)
-  assert (found["documents"], found["clusters"], found["empty"], found["largest"]) == (10, 4, 1, 5)
-  assert (found["smallest"], found["median"], found["sizes"]) == (0, 2.5, [4, 0, 1, 5])
-  assert found["pairs"] == 6 + 0 + 0 + 10
-  assert json.loads(json.dumps(found)) == found
+  result = diagnosed([4, 0, 1, 5])
+  assert result["inertia"] == pytest.approx(0.5)
+  assert (result["documents"], result["clusters"], result["empty"], result["largest"]) == (10, 4, 1, 5)
+  assert (result["smallest"], result["median"], result["sizes"]) == (0, 2.5, [4, 0, 1, 5])
+  assert result["pairs"] == 6 + 0 + 0 + 10
+  assert json.loads(json.dumps(result)) == result
 
 
 def test_tallies_add_up_in_any_order():
@@ -39,13 +39,13 @@ def test_tallies_add_up_in_any_order():
 
 
 @pytest.mark.parametrize(
-  ("counts", "training", "told"),
+  ("counts", "training", "expected"),
   [
     ([40] * 100, {}, []),
     ([3] * 100, {}, ["3 of the 300 documents on average, .* use fewer clusters, such as --num_clusters=17"]),
-    ([7] * 4, {}, ["cluster a larger corpus"]),  # of which fewer would not be the square root
+    ([7] * 4, {}, ["cluster a larger corpus"]),  # the square root is not fewer
     ([400] * 100, {"sample_points": 3_000}, ["trained on 30 points each: take a larger --kmeans_sample"]),
-    ([30] * 100, {"sample_points": 3_000}, []),  # all that there are
+    ([30] * 100, {"sample_points": 3_000}, []),  # the sample is the corpus
     ([100] * 98 + [0, 0], {}, ["2 of 100 clusters are empty"]),
     ([40] * 99 + [6_000], {}, ["1 clusters of more than 20 times the mean size have 60%"]),
     ([40] * 100, {"inertia": [0.9, 0.6, 0.5]}, ["lowered the inertia by 16.7%: take more --kmeans_iterations"]),
@@ -54,8 +54,8 @@ def test_tallies_add_up_in_any_order():
     ([40] * 100, {"inertia": [0.9]}, []),
   ],
 )
-def test_warnings_name_the_flag_to_turn(counts, training, told):
-  found = cluster_diagnostics.warnings(diagnosed(counts, **training))
-  assert len(found) == len(told) and all(
-    re.search(words, sentence) for words, sentence in zip(told, found, strict=True)
+def test_warnings_name_the_flag_to_turn(counts, training, expected):
+  result = cluster_diagnostics.warnings(diagnosed(counts, **training))
+  assert len(result) == len(expected) and all(
+    re.search(words, sentence) for words, sentence in zip(expected, result, strict=True)
   )

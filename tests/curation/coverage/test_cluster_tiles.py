@@ -40,15 +40,15 @@ def test_ranges_of_pairs_are_all_pairs_of_every_cluster(sizes, part_documents, s
     expected += [(tile + a, tile + b) for a in range(count) for b in range(a + 1)]
     places += [(place + start, place + min(start + TILE, size)) for start in range(0, size, TILE)]
     tile, place = tile + count, place + size
-  found, of_parts = [], []
+  result, part_tiles = [], []
   for part in range(tiles.num_parts):
     pairs, own = tiles.pairs_of_part(part), tiles.tiles_of_part(part)
-    of_parts += list(own)
+    part_tiles += list(own)
     for start in range(pairs.start, pairs.stop, step):
       share = [tuple(pair) for pair in tiles.pairs(start, min(start + step, pairs.stop)).tolist()]
       assert all(number in own for pair in share for number in pair)
-      found += share
-  assert found == expected and of_parts == list(range(tile))
+      result += share
+  assert result == expected and part_tiles == list(range(tile))
   for number, (start, stop) in enumerate(places):
     assert tiles.places(range(number, number + 1)) == slice(start, stop)
     assert tiles.first_pair(number) == next(i for i, pair in enumerate(expected) if pair[0] == number)

@@ -1,4 +1,4 @@
-"""How the kernel of density sampling is chosen, what says that it resolves nothing, and Theorem A.2 measured.
+"""Density sampling: the choice of its kernel, its diagnostics and warnings, and Theorem A.2 measured.
 
 Shape suffixes as in the module; K clusters, S seeds.
 """
@@ -107,12 +107,12 @@ def test_points_that_are_all_equal_leave_the_choice_to_the_user(number, name, fl
 def test_the_default_resolves_mixtures(spread):
   points_ND, _ = mixture(2_500, spread)
   kernel = density.choose_kernel(points_ND[:2_000])
-  found = density.diagnose(kernel, 1_000, 20_000, 0, points_ND[:2_000], points_ND[2_000:], 10**9)
-  assert density.warnings(found) == []
-  assert found["rank_correlation"] > 0.95
-  assert found["median_relative_error"] < 0.05
-  assert found["collisions_share"] < 0.05
-  assert json.loads(json.dumps(found)) == found
+  result = density.diagnose(kernel, 1_000, 20_000, 0, points_ND[:2_000], points_ND[2_000:], 10**9)
+  assert density.warnings(result) == []
+  assert result["rank_correlation"] > 0.95
+  assert result["median_relative_error"] < 0.05
+  assert result["collisions_share"] < 0.05
+  assert json.loads(json.dumps(result)) == result
   sketch = race.Sketch(race.SketchConfig(64, kernel))
   sketch.add(points_ND)
   assert density.warnings(density.resolution(sketch, points_ND[::5])) == []
@@ -123,14 +123,14 @@ def test_the_default_resolves_mixtures(spread):
   ("factor", "sentence"), [(0.1, "no neighbours.*larger --bandwidth"), (10, "so wide.*smaller --bandwidth")]
 )
 def test_bandwidths_ten_times_off_are_told(spread, factor, sentence):
-  """By the sample, and by the sketch of a corpus."""
+  """The sample shows it, and so does the sketch of a corpus."""
   points_ND, _ = mixture(2_500, spread)
   chosen = density.choose_kernel(points_ND)
   kernel = dataclasses.replace(chosen, bandwidth=chosen.bandwidth * factor)
-  found = density.diagnose(kernel, 1_000, 20_000, 0, points_ND[:2_000], points_ND[2_000:], 2_500)
+  result = density.diagnose(kernel, 1_000, 20_000, 0, points_ND[:2_000], points_ND[2_000:], 2_500)
   sketch = race.Sketch(race.SketchConfig(64, kernel))
   sketch.add(points_ND)
-  for diagnostics in (found, density.resolution(sketch, points_ND[::5])):
+  for diagnostics in (result, density.resolution(sketch, points_ND[::5])):
     (warning,) = density.warnings(diagnostics)
     assert re.search(sentence, warning)
 
@@ -141,11 +141,11 @@ def test_weights_that_hardly_differ_are_told(name, variation, is_told):
   """A real encoder gave 0.07. Kills: the least that is good 0.05; advice to take the kernel that there is."""
   figures = {"num_points": 10_000, "neighbours": 3.0, "weights_variation": variation, "collisions_share": 0.01}
   figures |= {"median_relative_standard_error": 0.01, "rank_correlation": 0.99}
-  found = density.warnings(figures, name)
-  assert len(found) == is_told
+  result = density.warnings(figures, name)
+  assert len(result) == is_told
   if is_told:
-    assert f"differ by only {variation:.1%}, less than 20%" in found[0] and "embed with a model" in found[0]
-    assert ("--kernel=angular" in found[0]) == (name == "l2")
+    assert f"differ by only {variation:.1%}, less than 20%" in result[0] and "embed with a model" in result[0]
+    assert ("--kernel=angular" in result[0]) == (name == "l2")
   verdict = density.lines(figures, name)[-1]
   assert verdict == f"verdict: density tells these documents apart {'poorly' if is_told else 'well'}"
   page = (pathlib.Path(__file__).parents[3] / "docs/density.md").read_text()
@@ -157,19 +157,19 @@ def test_what_cannot_be_resolved_is_told():
   points_ND, _ = mixture(2_500, 1.3)
   sample_ND, held_out_MD = points_ND[:2_000], points_ND[2_000:]
 
-  def told(kernel, rows=1_000, counters=20_000):
+  def find_warnings(kernel, rows=1_000, counters=20_000):
     sketch = race.Sketch(race.SketchConfig(64, kernel, rows, counters))
     sketch.add(points_ND)
     by_sample = density.diagnose(kernel, rows, counters, 0, sample_ND, held_out_MD, len(points_ND))
-    return [density.warnings(found) for found in (by_sample, density.resolution(sketch, points_ND))]
+    return [density.warnings(result) for result in (by_sample, density.resolution(sketch, points_ND))]
 
   default = density.choose_kernel(points_ND)
-  for (warning,) in told(density.choose_kernel(points_ND, hashes=1)):
+  for (warning,) in find_warnings(density.choose_kernel(points_ND, hashes=1)):
     assert "nearly random sampling: take more --hashes" in warning
-  for (warning,) in told(default, rows=10):
+  for (warning,) in find_warnings(default, rows=10):
     assert "--sketch_rows" in warning
-  for found in told(default, counters=100):
-    assert "take more --sketch_counters" in found[-1]
+  for result in find_warnings(default, counters=100):
+    assert "take more --sketch_counters" in result[-1]
 
 
 def test_estimates_are_looked_up_at_points_that_are_not_in_the_sketch():
@@ -177,22 +177,22 @@ def test_estimates_are_looked_up_at_points_that_are_not_in_the_sketch():
   points_ND, _ = mixture(300)
   sample_ND, held_out_MD = points_ND[:200], points_ND[200:]
   kernel = density.choose_kernel(sample_ND)
-  found = density.diagnose(kernel, 200, 400, 7, sample_ND, held_out_MD, 6_000)
+  result = density.diagnose(kernel, 200, 400, 7, sample_ND, held_out_MD, 6_000)
   sketch = race.Sketch(race.SketchConfig(64, kernel, 200, 400, seed=7))
   sketch.add(sample_ND)
   sums_M = np.array([kernel.sums(x[None], sample_ND)[0] for x in held_out_MD])
   mean_M, error_M = sketch.density(held_out_MD)
   expected_M = 1 + sums_M + (200 - sums_M) / 400
-  assert found["median_relative_error"] == pytest.approx(np.median(np.abs(1 + mean_M - expected_M) / expected_M))
-  assert found["median_relative_standard_error"] == pytest.approx(np.median(error_M / (1 + mean_M)))
+  assert result["median_relative_error"] == pytest.approx(np.median(np.abs(1 + mean_M - expected_M) / expected_M))
+  assert result["median_relative_standard_error"] == pytest.approx(np.median(error_M / (1 + mean_M)))
   ratio = np.sqrt(np.mean(((1 + mean_M - expected_M) / error_M) ** 2))
-  assert found["error_over_standard_error"] == pytest.approx(ratio)
-  assert found["neighbours"] == pytest.approx(np.median(sums_M) * 30)
+  assert result["error_over_standard_error"] == pytest.approx(ratio)
+  assert result["neighbours"] == pytest.approx(np.median(sums_M) * 30)
   weights_M = 1 / (1 + sums_M * 30)
-  assert found["weights_variation"] == pytest.approx(weights_M.std() / weights_M.mean())
-  assert found["collisions_share"] == pytest.approx(15 / (15 + np.mean(1 / weights_M)))
+  assert result["weights_variation"] == pytest.approx(weights_M.std() / weights_M.mean())
+  assert result["collisions_share"] == pytest.approx(15 / (15 + np.mean(1 / weights_M)))
   assert len(np.unique(mean_M)) < 100, "equal estimates share a rank"
-  assert found["rank_correlation"] == pytest.approx(scipy.stats.spearmanr(mean_M, sums_M).statistic, abs=1e-12)
+  assert result["rank_correlation"] == pytest.approx(scipy.stats.spearmanr(mean_M, sums_M).statistic, abs=1e-12)
   with pytest.raises(WinnowError, match="fewer than two documents"):
     density.diagnose(kernel, 200, 400, 7, sample_ND, held_out_MD[:1], 201)
 
@@ -202,26 +202,26 @@ def test_resolution_is_the_sketchs():
   sketch = race.Sketch(race.SketchConfig(64, density.choose_kernel(points_ND), 50, 300))
   sketch.add(points_ND)
   mean_N, error_N = sketch.density(points_ND)
-  found = density.resolution(sketch, points_ND)
-  assert found["occupied_share"] == np.mean(sketch.counts_RB > 0)
-  assert found["weights_variation"] == pytest.approx(np.std(1 / mean_N) / np.mean(1 / mean_N))
-  assert found["collisions_share"] == pytest.approx(400 / 300 / mean_N.mean())
-  assert found["median_relative_standard_error"] == pytest.approx(np.median(error_N / mean_N))
-  assert found["neighbours"] == pytest.approx(np.median((mean_N - 400 / 300) / (1 - 1 / 300)) - 1)
-  assert json.loads(json.dumps(found)) == found
+  result = density.resolution(sketch, points_ND)
+  assert result["occupied_share"] == np.mean(sketch.counts_RB > 0)
+  assert result["weights_variation"] == pytest.approx(np.std(1 / mean_N) / np.mean(1 / mean_N))
+  assert result["collisions_share"] == pytest.approx(400 / 300 / mean_N.mean())
+  assert result["median_relative_standard_error"] == pytest.approx(np.median(error_N / mean_N))
+  assert result["neighbours"] == pytest.approx(np.median((mean_N - 400 / 300) / (1 - 1 / 300)) - 1)
+  assert json.loads(json.dumps(result)) == result
 
 
 def test_errors_are_as_predicted_and_fall_with_the_root_of_the_rows():
-  """Issue's bound: within 1.2 times the standard error; over seeds, as the errors of one sketch go together."""
+  """Errors are within 1.2 times the standard error, over seeds, since the errors of one sketch are correlated."""
   points_ND, _ = mixture(2_500, 0.8)
   sample_ND, held_out_MD = points_ND[:2_000], points_ND[2_000:]
   kernel = density.choose_kernel(sample_ND)
   errors = {}
   for rows in (60, 240, 960):
-    found = [density.diagnose(kernel, rows, 20_000, seed, sample_ND, held_out_MD, 2_500) for seed in range(6)]
-    ratio = np.sqrt(np.mean([one["error_over_standard_error"] ** 2 for one in found]))
+    result = [density.diagnose(kernel, rows, 20_000, seed, sample_ND, held_out_MD, 2_500) for seed in range(6)]
+    ratio = np.sqrt(np.mean([one["error_over_standard_error"] ** 2 for one in result]))
     assert 0.8 < ratio < 1.2
-    errors[rows] = np.mean([one["median_relative_error"] for one in found])
+    errors[rows] = np.mean([one["median_relative_error"] for one in result])
   assert errors[60] / errors[240] == pytest.approx(2, rel=0.25)
   assert errors[240] / errors[960] == pytest.approx(2, rel=0.25)
 
@@ -253,11 +253,11 @@ def test_copies_are_drawn_as_often_as_exact_sums_say():
   expected_N = exact_N + (number - exact_N) / 20_000
 
   def inclusion(densities, seeds) -> np.ndarray:
-    found = []
+    result = []
     for density_N, seed in zip(densities, seeds, strict=True):
       drawn_N = np.bincount(draw(density_N, number // 5, seed), minlength=number)
-      found.append([drawn_N[copies_N == copies].mean() for copies in (1, 10, 100)])
-    return np.array(found)
+      result.append([drawn_N[copies_N == copies].mean() for copies in (1, 10, 100)])
+    return np.array(result)
 
   predicted_S3 = inclusion([expected_N] * 200, range(1_000, 1_200))
   estimates = []

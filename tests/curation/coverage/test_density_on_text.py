@@ -1,4 +1,4 @@
-"""The accuracy of sketches of real embeddings: C4's texts, by the embedder that comes with Winnow."""
+"""Accuracy of sketches of real embeddings: C4's texts, embedded by the shipped embedder."""
 
 import gzip
 import json
@@ -34,11 +34,11 @@ def errors(points_ND: np.ndarray, rows: int) -> tuple[float, float, float]:
     config = race.SketchConfig(points_ND.shape[1], kernel, rows=rows, seed=seed)
     sketch = race.Sketch(config)
     sketch.add(points_ND)
-    found = sketch.density(points_ND)
+    result = sketch.density(points_ND)
     expected_N = exact_N + (len(points_ND) - exact_N) / config.counters
-    over.append(np.mean(((found.mean - expected_N) / found.standard_error) ** 2))
-    relative.append(np.mean((found.mean / expected_N - 1) ** 2))
-    ranks.append(np.corrcoef(*(np.argsort(np.argsort(x)) for x in (found.mean, exact_N)))[0, 1])
+    over.append(np.mean(((result.mean - expected_N) / result.standard_error) ** 2))
+    relative.append(np.mean((result.mean / expected_N - 1) ** 2))
+    ranks.append(np.corrcoef(*(np.argsort(np.argsort(x)) for x in (result.mean, exact_N)))[0, 1])
   return np.sqrt(np.mean(over)), np.sqrt(np.mean(relative)), float(np.mean(ranks))
 
 
@@ -53,7 +53,7 @@ def test_errors_are_as_predicted_and_fall_with_the_root_of_the_rows(points_ND):
 def test_the_default_weighs_texts_apart(points_ND):
   """Kills: a default with one hash, or a bandwidth at which all texts are neighbours or none are."""
   kernel = density.choose_kernel(points_ND)
-  found = density.diagnose(kernel, 1_000, 20_000, 0, points_ND[300:], points_ND[:300], len(points_ND))
-  assert density.warnings(found) == []
-  assert found["rank_correlation"] > 0.9
-  assert found["weights_variation"] > 0.1
+  result = density.diagnose(kernel, 1_000, 20_000, 0, points_ND[300:], points_ND[:300], len(points_ND))
+  assert density.warnings(result) == []
+  assert result["rank_correlation"] > 0.9
+  assert result["weights_variation"] > 0.1

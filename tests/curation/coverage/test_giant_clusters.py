@@ -1,4 +1,4 @@
-"""Giant clusters: which ones are, how their pieces are numbered, and which of their documents are looked at."""
+"""Giant clusters: their size, the numbers of their pieces, and the sample that pieces are found on."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -81,14 +81,14 @@ def test_documents_get_the_nearest_piece_of_their_own_cluster():
   centroids = [generator.standard_normal((count, 6)) for count in (8, 12)]
   centroids = [(rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32) for rows in centroids]
   clusters_N, points_ND = generator.integers(0, 3, 500).astype(np.int32), generator.standard_normal((500, 6))
-  found_N = pieces.assign(clusters_N, points_ND, [kmeans.Centroids(each) for each in centroids])
+  pieces_N = pieces.assign(clusters_N, points_ND, [kmeans.Centroids(each) for each in centroids])
   expected_N = np.select(
     [clusters_N == 0, clusters_N == 1],
     [np.argmax(points_ND @ centroids[0].T, axis=1), 8],
     9 + np.argmax(points_ND @ centroids[1].T, axis=1),
   )
-  np.testing.assert_array_equal(found_N, expected_N)
-  assert found_N.dtype == np.int32
+  np.testing.assert_array_equal(pieces_N, expected_N)
+  assert pieces_N.dtype == np.int32
 
 
 def test_figures_are_of_giants_alone():

@@ -1,4 +1,4 @@
-"""Embeddings in float16 to float32."""
+"""Conversion of embeddings from float16 to float32."""
 
 import numpy as np
 import pytest
@@ -19,6 +19,10 @@ def test_the_result_is_a_contiguous_copy(dtype):
   """Kills: strides that are not heeded; the caller's own array given back; the last of several batches left out."""
   points_ND = np.random.default_rng(0).standard_normal((300, 700)).astype(dtype)
   for given_ND in (points_ND, points_ND.T, points_ND[::3, 1::2], points_ND[:0]):
-    found_ND = halves.to_float32(given_ND)
-    assert found_ND.dtype == np.float32 and found_ND.flags.c_contiguous and not np.shares_memory(found_ND, given_ND)
-    np.testing.assert_array_equal(found_ND, given_ND.astype(np.float32))
+    converted_ND = halves.to_float32(given_ND)
+    assert (
+      converted_ND.dtype == np.float32
+      and converted_ND.flags.c_contiguous
+      and not np.shares_memory(converted_ND, given_ND)
+    )
+    np.testing.assert_array_equal(converted_ND, given_ND.astype(np.float32))

@@ -43,11 +43,11 @@ def trained() -> kmeans.Trained:
 def test_assignment_is_the_nearest_by_brute_force(trained, number, dtype):
   """Kills: a last batch that is short, lengths that are not taken off the cosine."""
   points_ND = (mixture(number, seed=1).astype(np.float32) * 3).astype(dtype)
-  found = kmeans.Centroids(trained.centroids_KD).assign(points_ND)
+  result = kmeans.Centroids(trained.centroids_KD).assign(points_ND)
   clusters_N, cosines_N = brute_force(points_ND, trained.centroids_KD)
-  np.testing.assert_array_equal(found.clusters, clusters_N)
-  np.testing.assert_allclose(found.cosines, cosines_N, atol=1e-7)
-  assert found.clusters.dtype == np.int32 and found.cosines.dtype == np.float32
+  np.testing.assert_array_equal(result.clusters, clusters_N)
+  np.testing.assert_allclose(result.cosines, cosines_N, atol=1e-7)
+  assert result.clusters.dtype == np.int32 and result.cosines.dtype == np.float32
 
 
 def test_what_float32_cannot_part_is_parted_and_of_equals_the_first_wins():
@@ -55,11 +55,11 @@ def test_what_float32_cannot_part_is_parted_and_of_equals_the_first_wins():
   generator = np.random.default_rng(0)
   base_D = generator.standard_normal(300)
   near_KD = kmeans._unit(base_D + 1e-6 * generator.standard_normal((40, 300)))
-  centroids_KD = np.concatenate([near_KD, near_KD[::-1]])  # each is there twice
+  centroids_KD = np.concatenate([near_KD, near_KD[::-1]])  # each occurs twice
   points_ND = kmeans._unit(base_D + 1e-3 * generator.standard_normal((2_000, 300)))
-  found = kmeans.Centroids(centroids_KD).assign(points_ND)
-  np.testing.assert_array_equal(found.clusters, brute_force(points_ND, near_KD)[0])
-  assert ((points_ND @ near_KD.T).argmax(axis=1) != found.clusters).any()
+  result = kmeans.Centroids(centroids_KD).assign(points_ND)
+  np.testing.assert_array_equal(result.clusters, brute_force(points_ND, near_KD)[0])
+  assert ((points_ND @ near_KD.T).argmax(axis=1) != result.clusters).any()
 
 
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(0, 2_500), max_size=6))
@@ -81,24 +81,24 @@ def test_sums_of_parts_are_the_sums_of_the_whole_to_the_last_bit(trained, cuts, 
   centroids = kmeans.Centroids(trained.centroids_KD)
 
   def sums(part_ND: np.ndarray) -> kmeans.Sums:
-    found = kmeans.Sums.empty(*trained.centroids_KD.shape)
-    found.add(part_ND, centroids.assign(part_ND))
-    return found
+    result = kmeans.Sums.empty(*trained.centroids_KD.shape)
+    result.add(part_ND, centroids.assign(part_ND))
+    return result
 
   borders = [0, *sorted(cuts), *([1_500] * (6 - len(cuts)))]
   parts = [sums(points_ND[a:b]) for a, b in itertools.pairwise(borders)]
   merged, whole = kmeans.Sums.empty(*trained.centroids_KD.shape), sums(points_ND)
   for place in order:
     merged.merge(parts[place])
-  for found, expected in zip(vars(merged).values(), vars(whole).values(), strict=True):
-    np.testing.assert_array_equal(found, expected)
+  for result, expected in zip(vars(merged).values(), vars(whole).values(), strict=True):
+    np.testing.assert_array_equal(result, expected)
   assert merged.counts_K.sum() == 1_500
 
 
 def test_an_iteration_over_all_points_is_lloyds():
   """Against means by hand. Kills: counts in place of lengths, empty clusters that stay."""
   points_ND, start_KD = mixture(3_000), kmeans._unit(np.random.default_rng(5).standard_normal((30, DIMENSIONS)))
-  start_KD[7] = start_KD[3]  # of equals the first has all points
+  start_KD[7] = start_KD[3]  # the first of two equal centroids gets all points
   inertia, counts_K = [], np.zeros(30)
   centroids_KD = start_KD
   for _ in range(15):
@@ -131,16 +131,16 @@ def test_points_that_cancel_out_leave_their_centroid_where_it_was():
 def test_inertia_is_as_low_as_that_of_faiss(seed):
   """Its own k-means on the same points with as many iterations. Kills: seeds that are the first points; no training."""
   points_ND = mixture(8_000, centres=150, seed=seed, noise=0.15)
-  found = kmeans.train(points_ND, kmeans.KMeansConfig(clusters=100, iterations=20, seed=seed))
+  result = kmeans.train(points_ND, kmeans.KMeansConfig(clusters=100, iterations=20, seed=seed))
   theirs = faiss.Kmeans(DIMENSIONS, 100, niter=20, spherical=True, seed=seed + 1, max_points_per_centroid=10_000)
   theirs.train(points_ND.astype(np.float32))
-  inertia = [2 - 2 * brute_force(points_ND, c)[1].mean() for c in (found.centroids_KD, theirs.centroids)]
+  inertia = [2 - 2 * brute_force(points_ND, c)[1].mean() for c in (result.centroids_KD, theirs.centroids)]
   assert inertia[0] <= 1.01 * inertia[1]
-  told = found.training["inertia"]
-  assert len(told) == 20 and told[-1] == pytest.approx(inertia[0], rel=0.01)
-  assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(told))
-  assert 0 < found.training["silhouette"] < 1 and found.training["sample_points"] == 8_000
-  np.testing.assert_allclose(np.linalg.norm(found.centroids_KD, axis=1), 1, atol=1e-6)
+  message = result.training["inertia"]
+  assert len(message) == 20 and message[-1] == pytest.approx(inertia[0], rel=0.01)
+  assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(message))
+  assert 0 < result.training["silhouette"] < 1 and result.training["sample_points"] == 8_000
+  np.testing.assert_allclose(np.linalg.norm(result.centroids_KD, axis=1), 1, atol=1e-6)
 
 
 def test_a_large_sample_is_trained_on_as_it_is_kept(trained, monkeypatch):
@@ -183,17 +183,17 @@ def test_training_is_repeatable_and_another_seed_gives_others(trained):
 def test_copies_and_as_many_clusters_as_points(clusters):
   """Kills: seeding that never ends where fewer points differ than seeds are wanted; centroids of NaN."""
   points_ND = np.repeat(mixture(6, seed=4), 5, axis=0)
-  found = kmeans.train(points_ND, kmeans.KMeansConfig(clusters=clusters))
-  assert found.centroids_KD.shape == (clusters, DIMENSIONS) and np.isfinite(found.centroids_KD).all()
-  assigned = kmeans.Centroids(found.centroids_KD).assign(points_ND)
+  result = kmeans.train(points_ND, kmeans.KMeansConfig(clusters=clusters))
+  assert result.centroids_KD.shape == (clusters, DIMENSIONS) and np.isfinite(result.centroids_KD).all()
+  assigned = kmeans.Centroids(result.centroids_KD).assign(points_ND)
   if clusters > 1:
     assert assigned.cosines.min() > 0.999
   else:
-    assert found.training["silhouette"] is None
+    assert result.training["silhouette"] is None
 
 
 @pytest.mark.parametrize(
-  ("options", "told"),
+  ("options", "message"),
   [
     ({"clusters": 0}, "--num_clusters=0 is not between 1 and 1,000,000"),
     ({"clusters": -3}, "--num_clusters=-3 is not between"),
@@ -204,8 +204,8 @@ def test_copies_and_as_many_clusters_as_points(clusters):
     ({"clusters": 101}, "--num_clusters=101 is more than the 100 documents that have an embedding"),
   ],
 )
-def test_numbers_that_cannot_be_are_refused(options, told):
-  with pytest.raises(WinnowError, match=told):
+def test_numbers_that_cannot_be_are_refused(options, message):
+  with pytest.raises(WinnowError, match=message):
     kmeans.train(mixture(100), kmeans.KMeansConfig(**options))
 
 

@@ -103,13 +103,13 @@ def test_columns_of_all_kinds_and_cuts_give_the_same():
 @pytest.mark.parametrize("cut", [b"\xf0\x9f\x8e", b"\xe4\xb8", b"\xc3", b"\xff", b"\x80"])
 def test_damaged_text_reads_nothing_of_the_next(cut):
   """Kills: a character that is read beyond its text, or beyond the last byte of all."""
-  found = []
+  result = []
   for following in (b"", b"\x88 following", b"\xbf\xbf"):
     offsets = np.array([0, 5 + len(cut), 5 + len(cut) + len(following)], np.int64)
     data = pa.py_buffer(b"some " + cut + following)
     column = pa.Array.from_buffers(pa.large_string(), 2, [None, pa.py_buffer(offsets), data])
-    found.append(minhash.signatures(column, 4)[0].tolist())
-  assert found[0] == found[1] == found[2]
+    result.append(minhash.signatures(column, 4)[0].tolist())
+  assert result[0] == result[1] == result[2]
 
 
 def test_band_keys_are_equal_where_all_rows_of_the_band_are():
@@ -188,11 +188,11 @@ def test_workers_that_hold_some_buckets_each_find_the_same_together(family, work
   parts = []
   for worker in range(workers):
     mine_M = keys_M % np.uint64(workers) == worker
-    there, local_M = np.unique(rows_M[mine_M], return_inverse=True)
-    parts.append(numbers_N[there][minhash.bucket_edges(keys_M[mine_M], local_M, signatures_NH[there], config)])
-  found = as_dict(minhash.components(np.concatenate(parts)))
+    rows_N, local_M = np.unique(rows_M[mine_M], return_inverse=True)
+    parts.append(numbers_N[rows_N][minhash.bucket_edges(keys_M[mine_M], local_M, signatures_NH[rows_N], config)])
+  result = as_dict(minhash.components(np.concatenate(parts)))
   expected = {int(numbers_N[n]): int(numbers_N[first]) for n, first in brute_force(signatures_NH, config).items()}
-  assert found == expected
+  assert result == expected
 
 
 edge_lists = st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), max_size=40)
@@ -235,10 +235,10 @@ def test_in_a_bucket_of_many_a_document_is_compared_with_the_last_ones(monkeypat
   config = minhash.MinHashConfig(bands=1, rows=8)
   generator = np.random.default_rng(0)
   different_NH = generator.integers(0, 2**32, (6, 8), dtype=np.uint32)
-  for before, found in ((2, True), (3, False), (5, False)):
+  for before, result in ((2, True), (3, False), (5, False)):
     signatures_NH = np.concatenate([different_NH[: before + 1], different_NH[:1]])
     edges_E2 = minhash.bucket_edges(np.zeros(before + 2, np.uint64), np.arange(before + 2), signatures_NH, config)
-    assert edges_E2.tolist() == ([[before + 1, 0]] if found else [])
+    assert edges_E2.tolist() == ([[before + 1, 0]] if result else [])
   copies_NH = different_NH[[0, 1, 2, 2, 2, 2, 0]]
   edges_E2 = minhash.bucket_edges(np.zeros(7, np.uint64), np.arange(7), copies_NH, config)
   assert edges_E2.tolist() == [[3, 2], [4, 2], [5, 2], [6, 0]]

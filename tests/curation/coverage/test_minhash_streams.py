@@ -23,8 +23,8 @@ def test_orders_sort_by_one_number_and_then_the_other(pairs):
   """Kills: little-endian numbers; a number that loses its trailing zero bytes."""
   high_M, low_M = np.array([high for high, _ in pairs], np.uint64), np.array([low for _, low in pairs], np.int64)
   order_M = np.sort(minhash.to_order(high_M, low_M))
-  found = [column.tolist() for column in minhash.from_order(order_M)]
-  assert list(zip(*found, strict=True)) == sorted(pairs)
+  result = [column.tolist() for column in minhash.from_order(order_M)]
+  assert list(zip(*result, strict=True)) == sorted(pairs)
 
 
 @hypothesis.given(st.lists(st.integers(0, 12), max_size=60), cuts)
@@ -32,9 +32,9 @@ def test_meetings_are_those_whose_key_another_has(keys, places):
   """Kills: one that is lost where batches meet; the last one forgotten; one that is returned twice."""
   keys_M, numbers_M = np.sort(np.array(keys, np.uint64)), np.arange(len(keys))
   batches = in_batches(minhash.to_order(keys_M, numbers_M), places)
-  found = [minhash.from_order(met_M)[1].tolist() for met_M in minhash.shared_keys(iter(batches))]
+  result = [minhash.from_order(shared_M)[1].tolist() for shared_M in minhash.shared_keys(iter(batches))]
   expected = [n for n in range(len(keys)) if (keys_M == keys_M[n]).sum() > 1]
-  assert list(itertools.chain(*found)) == expected
+  assert list(itertools.chain(*result)) == expected
 
 
 @st.composite
@@ -50,10 +50,10 @@ def members(draw):
 
 
 @hypothesis.given(members(), st.sampled_from([1, 2, 3, 1_000]))
-def test_buckets_in_batches_join_what_whole_ones_do(found, most):
+def test_buckets_in_batches_join_what_whole_ones_do(result, most):
   """`most`: how many earlier ones are compared. Kills: a bucket that is cut where batches end; members that are held
   in place of those that a later one would be compared with; edges of rows in place of numbers."""
-  key_batches, number_batches, signatures_NH = found
+  key_batches, number_batches, signatures_NH = result
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(minhash, "_MOST_COMPARED", most)
     all_of = [np.concatenate(batches) if batches else np.empty(0, int) for batches in (key_batches, number_batches)]
@@ -70,8 +70,8 @@ def test_edges_in_parts_connect_as_all_together(parts):
   edges = [np.array(part, np.int64).reshape(-1, 2) for part in parts]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(minhash, "_MOST_EDGES", 5)
-    found = minhash.connected(iter(edges))
-  assert found.tolist() == minhash.components(np.concatenate([np.empty((0, 2), np.int64), *edges])).tolist()
+    result = minhash.connected(iter(edges))
+  assert result.tolist() == minhash.components(np.concatenate([np.empty((0, 2), np.int64), *edges])).tolist()
 
 
 def test_edges_that_are_many_are_held_once_for_each_document(monkeypatch):

@@ -104,7 +104,7 @@ for kernel in (test_race.kernels.Kernel("l2", 0.03, 1), test_race.kernels.Kernel
   digest.update(sketch.density(points_ND).mean)
 print(digest.hexdigest())
 """
-  found = set()
+  outputs = set()
   for settings in (
     {},
     {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_NUM_THREADS": "1"},
@@ -112,8 +112,8 @@ print(digest.hexdigest())
   ):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])} | settings
     command = [sys.executable, "-c", program]
-    found.add(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
-  assert len(found) == 1
+    outputs.add(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+  assert len(outputs) == 1
 
 
 @hypothesis.settings(max_examples=25)
@@ -255,33 +255,33 @@ def load(path):
     return race.SketchFile(file, str(path)).load()
 
 
-def damaged(tensors, about, how):
+def damaged(tensors, metadata, how):
   if how == "version":
-    about["version"] = 99
+    metadata["version"] = 99
   elif how == "seed":
-    about["config"]["seed"] = 7
+    metadata["config"]["seed"] = 7
   elif how == "rows":
-    about["config"]["rows"] = 41
+    metadata["config"]["rows"] = 41
   elif how == "too many rows":
-    about["config"]["rows"] = 10**9
+    metadata["config"]["rows"] = 10**9
   elif how == "huge hashes":
-    about["config"] |= {"dimensions": 16_384, "kernel": {"name": "l2", "bandwidth": 0.8, "hashes": 64}}
-    about["config"] |= {"rows": 100_000, "counters": 1}
+    metadata["config"] |= {"dimensions": 16_384, "kernel": {"name": "l2", "bandwidth": 0.8, "hashes": 64}}
+    metadata["config"] |= {"rows": 100_000, "counters": 1}
   elif how == "half a hash":
-    about["config"]["kernel"]["hashes"] = 1.5
+    metadata["config"]["kernel"]["hashes"] = 1.5
   elif how == "no hashes":
-    del about["hashes"]
+    del metadata["hashes"]
   elif how == "points":
-    about["num_points"] = 499
+    metadata["num_points"] = 499
   elif how == "negative":
     tensors["counts"][3, :2] += np.array([-1_000, 1_000], np.int32)
   elif how == "kernel":
-    about["config"]["kernel"] = {"name": "l2", "bandwidth": "wide"}
+    metadata["config"]["kernel"] = {"name": "l2", "bandwidth": "wide"}
   elif how == "field":
-    about["config"]["more"] = 1
+    metadata["config"]["more"] = 1
   elif how == "dtype":
     tensors["counts"] = tensors["counts"].astype(np.int64)
-  return tensors, about
+  return tensors, metadata
 
 
 @pytest.mark.parametrize(
@@ -315,13 +315,13 @@ def test_files_that_are_no_sketch_are_refused(tmp_path, how):
   elif how == "empty":
     path.write_bytes(b"")
   else:
-    about = {
+    metadata = {
       "version": race.FORMAT_VERSION,
       "config": sketch.config.to_json(),
       "num_points": 500,
       "hashes": sketch.hashes.checksum(),
     }
-    tensors, about = damaged({"counts": sketch.counts_RB.copy()}, about, how)
-    safetensors.numpy.save_file(tensors, path, {"winnow_sketch": json.dumps(about)})
+    tensors, metadata = damaged({"counts": sketch.counts_RB.copy()}, metadata, how)
+    safetensors.numpy.save_file(tensors, path, {"winnow_sketch": json.dumps(metadata)})
   with pytest.raises(WinnowError, match=r"sketch.safetensors .* make it anew"):
     load(path)

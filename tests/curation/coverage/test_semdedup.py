@@ -93,9 +93,9 @@ def test_any_sharing_of_tile_pairs_gives_the_same_bits(size, workers, random):
       tile_RD, earlier_CD = (
         semdedup.unit_vectors(embeddings_ND[order_N[semdedup.tile_places(some, size)]]) for some in (tile, earlier)
       )
-      found_R = semdedup.largest_cosines(tile_RD, None if tile == earlier else earlier_CD)
+      largest_R = semdedup.largest_cosines(tile_RD, None if tile == earlier else earlier_CD)
       places = semdedup.tile_places(tile, size)
-      partial_N[places] = np.maximum(partial_N[places], found_R)
+      partial_N[places] = np.maximum(partial_N[places], largest_R)
     largest_N = np.maximum(largest_N, partial_N)
   scores_N = semdedup.score_cluster(embeddings_ND, cosines_N, hashes_N)
   assert scores_N[order_N].tobytes() == semdedup.to_scores(largest_N).tobytes()
@@ -122,12 +122,12 @@ print(hashlib.sha256(found.tobytes()).hexdigest())
 
 def test_the_number_of_threads_changes_no_bit():
   """Kills: products of 700 terms in one go, which OpenBLAS adds up in other parts on two threads than on one."""
-  found = set()
+  result = set()
   for threads in "123":
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     done = subprocess.run([sys.executable, "-c", BITS], env=environment, capture_output=True, text=True, check=True)
-    found.add(done.stdout)
-  assert len(found) == 1
+    result.add(done.stdout)
+  assert len(result) == 1
 
 
 def test_of_exact_copies_one_is_kept_and_the_hash_says_which():
@@ -160,8 +160,8 @@ def test_tile_pairs_are_numbered_without_a_gap_up_to_clusters_of_billions():
   assert [tuple(pair) for pair in semdedup.tile_pairs(0, len(expected)).tolist()] == expected
   for tile in (10**5, 3 * 10**6, 2**25):
     first = tile * (tile + 1) // 2
-    found = semdedup.tile_pairs(first - 1, first + 2).tolist()
-    assert found == [[tile - 1, tile - 1], [tile, 0], [tile, 1]]
+    result = semdedup.tile_pairs(first - 1, first + 2).tolist()
+    assert result == [[tile - 1, tile - 1], [tile, 0], [tile, 1]]
   for size, pairs in ((0, 0), (1, 1), (TILE, 1), (TILE + 1, 3), (100_000, 98 * 99 // 2)):
     assert semdedup.count_tile_pairs(size) == pairs
   assert semdedup.tile_places(1, TILE + 5) == slice(TILE, TILE + 5)

@@ -103,10 +103,10 @@ def test_docstrings_of_odd_files(tmp_path):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(source if isinstance(source, bytes) else source.encode())
   documents = demo_corpus.read_documents(tmp_path / "lib", tmp_path / "site")
-  found = {d.url: d.text for d in documents if d.source == "docstring"}
+  docstrings = {d.url: d.text for d in documents if d.source == "docstring"}
   # An order taken from a folder would change from machine to machine.
-  assert list(found) == sorted(found)
-  assert found == {
+  assert list(docstrings) == sorted(docstrings)
+  assert docstrings == {
     "python://csv": "A package.",
     "python://csv.g": "A coroutine.",
     "python://json": "Half a pair: ?.",

@@ -1,4 +1,4 @@
-"""The texts of the demo's models."""
+"""Texts that the demo's models are trained on and tested with."""
 
 import re
 
@@ -33,11 +33,11 @@ def test_held_out_texts_are_those_of_the_shipped_models():
 def test_excerpts_are_runs_of_the_text():
   """Kills: an excerpt that loses a word, or always is the beginning."""
   text = " ".join(f"w{i}{'.' if i % 11 == 10 else ''}" for i in range(2_000))
-  found = [texts.excerpt(text, np.random.default_rng(seed)) for seed in range(200)]
-  assert all(excerpt in text for excerpt in found)
-  starts = [int(re.sub(r"\D", "", excerpt.split()[0])) for excerpt in found]
+  excerpts = [texts.excerpt(text, np.random.default_rng(seed)) for seed in range(200)]
+  assert all(excerpt in text for excerpt in excerpts)
+  starts = [int(re.sub(r"\D", "", excerpt.split()[0])) for excerpt in excerpts]
   assert 0.3 < np.mean(np.equal(starts, 0)) < 0.6 and all(start % 11 == 0 for start in starts)
-  sizes = [len(excerpt.split()) for excerpt in found]
+  sizes = [len(excerpt.split()) for excerpt in excerpts]
   assert min(sizes) < 20 and 200 < max(sizes) <= 330
   assert texts.excerpt("too short", np.random.default_rng(0)) == "too short"
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are written, and read again."""
+"""Checkpoints that are written and read again."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Loading checkpoints: every layout that is fine, and one sentence for each that is not."""
+"""Loading checkpoints: every valid layout, and a one-sentence error for each invalid one."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def same(first: checkpoints.Checkpoint, second: checkpoints.Checkpoint) -> bool:
 
 
 def refusal(folder) -> str:
-  """The one sentence with which loading fails."""
+  """Returns the one-sentence error of loading."""
   with pytest.raises(WinnowError) as caught:
     checkpoints.load_checkpoint(folder, "float32")
   message = str(caught.value)

@@ -25,7 +25,7 @@ def tiny(request, tmp_path_factory) -> checkpoints.Checkpoint:
 
 
 def random_inputs(config: t5.T5Config, rows: int, length: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Ids and mask: the first row is full, the others shorter."""
+  """Returns ids and mask; the first row is full, the others are shorter."""
   generator = np.random.default_rng(seed)
   lengths = generator.integers(1, length + 1, rows)
   lengths[0] = length
@@ -171,10 +171,10 @@ def test_nll_looks_back_only_and_is_zero_where_masked(tiny):
 def test_accelerators_path_of_attention_equals_the_cpus(tiny, monkeypatch):
   """All heads at once, which only other platforms run, gives what one head at a time gives."""
   ids_BL, mask_BL = random_inputs(tiny.config, 3, 24)
-  here = np.asarray(_encode(tiny.params, ids_BL, mask_BL, config=tiny.config))
+  by_head = np.asarray(_encode(tiny.params, ids_BL, mask_BL, config=tiny.config))
   monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
-  there = np.asarray(t5.encode(tiny.params, ids_BL, mask_BL, tiny.config))
-  np.testing.assert_allclose(here[mask_BL], there[mask_BL], rtol=0, atol=2e-5)
+  all_heads = np.asarray(t5.encode(tiny.params, ids_BL, mask_BL, tiny.config))
+  np.testing.assert_allclose(by_head[mask_BL], all_heads[mask_BL], rtol=0, atol=2e-5)
 
 
 def test_bfloat16_computes_float32_states_and_logits_nearby(tiny):

@@ -1,4 +1,4 @@
-"""Checkpoints of T5X: golden ones, what a Hugging Face copy gives, and one sentence for what is not sound."""
+"""T5X checkpoints: golden values, equality with a Hugging Face copy, and a one-sentence error for each defect."""
 
 import functools
 import gzip
@@ -65,7 +65,7 @@ def same(first: checkpoints.Checkpoint, second: checkpoints.Checkpoint) -> bool:
 
 
 def refusal(folder: pathlib.Path, sound: pathlib.Path) -> str:
-  """The one sentence with which loading fails."""
+  """Returns the one-sentence error of loading."""
   with pytest.raises(WinnowError) as caught:
     load(folder, sound)
   message = str(caught.value)
@@ -82,7 +82,7 @@ def test_golden_values(shared, name):
   mask_BL = np.arange(ids_BL.shape[1]) < expected["input_lengths"][:, None]
   target_mask_BT = np.arange(targets_BT.shape[1]) < expected["target_lengths"][:, None]
   states_BLD = t5.encode(checkpoint.params, ids_BL, mask_BL, checkpoint.config)
-  found = {
+  computed = {
     "encoder_mean": np.mean(states_BLD, 1, where=mask_BL[..., None]),
     "first_step_logits": t5.first_step_logits(checkpoint.params, states_BLD, mask_BL, checkpoint.config),
     "nll_per_token": t5.nll_per_token(
@@ -94,9 +94,9 @@ def test_golden_values(shared, name):
       config=checkpoint.config,
     ),
   }
-  found["nll_sum"] = np.sum(np.asarray(found["nll_per_token"]), 1, dtype=np.float64)
-  found["nll_mean"] = found["nll_sum"] / expected["target_lengths"]
-  for key, values in found.items():
+  computed["nll_sum"] = np.sum(np.asarray(computed["nll_per_token"]), 1, dtype=np.float64)
+  computed["nll_mean"] = computed["nll_sum"] / expected["target_lengths"]
+  for key, values in computed.items():
     # Sums are of up to 140 tokens and are stored in float32, whose last place is 6e-5 there.
     error = np.abs(values - expected[key]) / (expected["target_lengths"] if key == "nll_sum" else 1)
     assert error.max() < TOLERANCE, key
@@ -166,7 +166,10 @@ def test_half_precision_arrays(sound, arrays, tmp_path, layout, stored):
 
 
 def test_an_absent_chunk_is_the_fill_value_where_there_is_one(sound, legacy):
-  """T5X names none, and leaves none out. Kills the mutants: zeros for what was not copied; a fill value unheeded."""
+  """T5X sets no fill value and writes every chunk.
+
+  Kills the mutants: zeros for what was not copied; a fill value unheeded.
+  """
   (legacy / KERNEL / "0.0").unlink()
   with pytest.raises(WinnowError, match=r"cannot be read .*missing.*copy the checkpoint again"):
     load(legacy, sound)
@@ -380,7 +383,7 @@ def test_no_damage_ends_otherwise_than_in_a_sentence(sound, layout, request):
   folder = request.getfixturevalue(layout)
   files = [path for path in checkpoints.checkpoint_files(folder, sound / "spiece.model") if path.is_relative_to(folder)]
   generator = np.random.default_rng(0)
-  told = 0
+  refused = 0
   for _ in range(60):
     path = files[generator.integers(len(files))]
     content = path.read_bytes()
@@ -391,7 +394,7 @@ def test_no_damage_ends_otherwise_than_in_a_sentence(sound, layout, request):
       load(folder, sound)
     except WinnowError as error:
       assert "\n" not in str(error) and str(error).endswith(".")
-      told += 1
+      refused += 1
     path.write_bytes(content)
-  assert told > 20
+  assert refused > 20
   assert same(load(folder, sound), checkpoints.load_checkpoint(sound, "float32"))

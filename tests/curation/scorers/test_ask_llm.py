@@ -84,7 +84,7 @@ def score(scorer: ask_llm.AskLlmScorer, texts: list[str]) -> ask_llm.Scores:
 
 
 def inputs_of(prepared: engine.PreparedTexts) -> list[list[int]]:
-  """Every document's ids, padding taken off."""
+  """Returns every document's ids without padding."""
   inputs = {}
   for batch, ids_BL in zip(prepared.batches.plan, prepared.batches.ids, strict=True):
     for row, i in enumerate(batch.indices):
@@ -214,7 +214,7 @@ def test_empty_block_and_empty_text(scorer):
 
 
 def on_four_devices(folder: Path, devices_per_model: int) -> tuple[np.ndarray, list[int], list[int]]:
-  """Scores of 200 texts, weights that each device holds, and the program's collectives by kind."""
+  """Returns the scores of 200 texts, the weights on each device, and the program's collectives by kind."""
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
@@ -342,7 +342,7 @@ def test_compilation_cache_keeps_programs(checkpoint, tmp_path):
 def test_batches_are_told_of_as_they_are_done(scorer):
   """Kills: what is told in one piece when the block is done; dummies that count."""
   texts = tiny_t5.make_texts(40, longest=60)
-  prepared, told = scorer.prepare(pa.array(texts)), []
-  scores = scorer.run(prepared, lambda places, tokens: told.append((places.tolist(), tokens)))
-  assert [places for places, _ in told] == [batch.indices.tolist() for batch in prepared.batches.plan]
-  assert len(told) > 4 and sum(tokens for _, tokens in told) == scores.useful_tokens
+  prepared, calls = scorer.prepare(pa.array(texts)), []
+  scores = scorer.run(prepared, lambda places, tokens: calls.append((places.tolist(), tokens)))
+  assert [places for places, _ in calls] == [batch.indices.tolist() for batch in prepared.batches.plan]
+  assert len(calls) > 4 and sum(tokens for _, tokens in calls) == scores.useful_tokens

@@ -1,4 +1,4 @@
-"""Perplexity: golden likelihoods, scores beside a direct computation, and that they depend on their document alone."""
+"""Perplexity: golden likelihoods, scores against a direct computation, and scores of one document alone."""
 
 import functools
 import gzip
@@ -51,14 +51,14 @@ def score(scorer, texts: list[str], keys_N: np.ndarray | None = None) -> perplex
 
 
 def pairs_of(batches) -> list[tuple[list[int], list[int]]]:
-  """Every pair's ids, padding taken off."""
-  found = {}
+  """Returns every pair's ids without padding."""
+  pairs = {}
   for batch, ids_BL, ids_BT in zip(batches.plan, batches.ids, batches.targets, strict=True):
     for row, i in enumerate(batch.indices):
       length, target = batches.lengths_N[i], batches.target_lengths_N[i]
-      found[int(i)] = ids_BL[row, :length].tolist(), ids_BT[row, :target].tolist()
+      pairs[int(i)] = ids_BL[row, :length].tolist(), ids_BT[row, :target].tolist()
       assert not ids_BL[row, length:].any() and not ids_BT[row, target:].any()
-  return [found[i] for i in range(len(found))]
+  return [pairs[i] for i in range(len(pairs))]
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -69,11 +69,11 @@ def logits(params, ids_BL, length, decoder_ids_BT, config):
 
 
 def nll(checkpoint, inputs: list[int], targets: list[int]) -> float:
-  """Of one pair alone, in a shape that no bucket has; softmax and sum in float64."""
+  """Computes the NLL of one pair alone, in a shape that no bucket has, with softmax and sum in float64."""
   ids, decoder_ids = np.zeros((2, 1, 50), np.int32)
   ids[0, : len(inputs)], decoder_ids[0, 1 : len(targets)] = inputs, targets[:-1]
-  found = logits(checkpoint.params, ids, len(inputs), decoder_ids, checkpoint.config)
-  rows = np.asarray(found, np.float64)[0]
+  logits_1TV = logits(checkpoint.params, ids, len(inputs), decoder_ids, checkpoint.config)
+  rows = np.asarray(logits_1TV, np.float64)[0]
   return sum(np.log(np.exp(row).sum()) - row[target] for row, target in zip(rows, targets, strict=False))
 
 
@@ -249,17 +249,17 @@ def test_describe_is_json_and_names_what_decides_a_score(checkpoint):
 
 
 def test_what_does_not_fit_is_refused_by_launcher_and_worker(checkpoint):
-  for request, told in (
+  for request, message in (
     ({"objective": "mlm"}, "--objective=mlm is unknown: take span_corruption or prefix_lm"),
     ({"max_input_tokens": 1}, "--max_input_tokens must be at least 2"),
     ({"max_input_tokens": 4_096}, "T5 has 100 sentinels: take at most"),
     ({"batch_tokens": 0}, "--batch_tokens must be at least 1"),
     ({"devices_per_model": 2}, "--devices_per_model=2 must divide"),
   ):
-    with pytest.raises(WinnowError, match=told):
+    with pytest.raises(WinnowError, match=message):
       perplexity.PerplexityScorer(checkpoint, **LIMITS | request)
     whole = {"objective": "span_corruption", **LIMITS} | request
-    with pytest.raises(WinnowError, match=told):
+    with pytest.raises(WinnowError, match=message):
       perplexity.check_request(checkpoint.config, checkpoint.vocabulary, **whole)
   # Prefix LM needs no sentinels.
   limits = {"max_input_tokens": 4_096, "batch_tokens": 64}
@@ -317,9 +317,9 @@ def test_each_document_is_told_of_once_when_its_last_pair_is_done(scorer):
   """Kills: a document that is told of with each of its windows; one of several batches that never is."""
   texts = tiny_t5.make_texts(40, longest=200)
   prepared = scorer.prepare(pa.array(texts), keys(len(texts)))
-  told: list[tuple[list[int], int]] = []
-  scores = scorer.run(prepared, lambda places, tokens: told.append((places.tolist(), tokens)))
-  assert sorted(place for places, _ in told for place in places) == list(range(len(texts)))
-  assert sum(tokens for _, tokens in told) == scores.useful_tokens
-  assert len(told) == len(prepared.batches.plan) and any(not places for places, _ in told)
+  calls: list[tuple[list[int], int]] = []
+  scores = scorer.run(prepared, lambda places, tokens: calls.append((places.tolist(), tokens)))
+  assert sorted(place for places, _ in calls for place in places) == list(range(len(texts)))
+  assert sum(tokens for _, tokens in calls) == scores.useful_tokens
+  assert len(calls) == len(prepared.batches.plan) and any(not places for places, _ in calls)
   assert scores.scores.tobytes() == scorer.run(prepared).scores.tobytes()

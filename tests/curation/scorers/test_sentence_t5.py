@@ -1,4 +1,4 @@
-"""Sentence-T5: golden embeddings, the formula on a model made here, and folders that are none."""
+"""Sentence-T5: golden embeddings, the formula on a small model, and folders that are refused."""
 
 import json
 from pathlib import Path
@@ -50,14 +50,14 @@ def test_embeddings_are_the_formulas(folder, embedder):
   texts = [*tiny_t5.make_texts(12, longest=20), ""]
   model = sentence_t5.load(folder, "float32")
   dense_OD = safetensors.numpy.load_file(folder / "2_Dense/model.safetensors")["linear.weight"]
-  found = embed(embedder, texts)
+  embedded = embed(embedder, texts)
   encode = jax.jit(t5.encode, static_argnames="config")
-  for text, embedding_O in zip(texts, found.embeddings, strict=True):
+  for text, embedding_O in zip(texts, embedded.embeddings, strict=True):
     ids = np.append(model.vocabulary.encode([text]).ids, 1)[None]
     states_LD = np.asarray(encode(model.params, ids, np.ones(ids.shape, bool), config=model.config))[0]
     projected = dense_OD.astype(np.float64) @ states_LD.astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(embedding_O, projected / np.linalg.norm(projected), atol=2e-6)
-  assert found.num_tokens.tolist() == model.vocabulary.encode(texts).lengths().tolist()
+  assert embedded.num_tokens.tolist() == model.vocabulary.encode(texts).lengths().tolist()
 
 
 def test_an_embedding_depends_on_its_text_alone(embedder):
@@ -197,7 +197,7 @@ def test_folders_that_are_no_sentence_t5_are_refused(tmp_path, how, sentence):
 
 
 def test_a_whole_t5_serves_by_its_encoder(folder, tmp_path, embedder):
-  """As some folders on the hub have it. Kills: a decoder that is kept in memory, or makes an error."""
+  """Some folders on the hub hold a whole T5. Kills: a decoder that is kept in memory, or makes an error."""
   tiny_t5.make_sentence_t5(tmp_path)
   whole = tiny_t5.make_checkpoint(tmp_path / "whole")
   (tmp_path / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes())

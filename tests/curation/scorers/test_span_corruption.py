@@ -1,4 +1,4 @@
-"""Pre-training pairs beside t5's own: the same pairs of the same mask, and masks of the same distribution."""
+"""Pre-training pairs against t5's own: the same pairs from the same mask, and masks of the same distribution."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ LENGTHS = [0, 1, 2, 3, 5, 16, 17, 18, 34, 100, 567, 568, 1, 40]
 
 
 class Sizes:
-  """All that t5's functions ask of a vocabulary."""
+  """A vocabulary with everything that t5's functions need."""
 
   vocab_size = 1_100
 
@@ -30,7 +30,7 @@ def keys(count: int, seed: int = 0) -> np.ndarray:
 
 
 def masks(length: int, count: int, seed: int = 0) -> np.ndarray:
-  """bool [count, length]."""
+  """Draws masks: bool [count, length]."""
   return span_corruption.noise_mask(np.full(count, length), keys(count, seed)).reshape(count, length)
 
 
@@ -39,7 +39,7 @@ def tokens(lengths) -> np.ndarray:
 
 
 def runs(mask: np.ndarray) -> list[int]:
-  """Lengths of the runs of True."""
+  """Returns the lengths of the runs of True."""
   return [len(list(run)) for is_noise, run in itertools.groupby(mask) if is_noise]
 
 
@@ -64,7 +64,7 @@ def their_mask(theirs, length: int, seed: int) -> np.ndarray:
 def test_windows_are_as_long_as_theirs(theirs, inputs_length):
   expected = theirs.random_spans_helper(inputs_length, 0.15, 3.0, 1, 1)
   window = span_corruption.window_length(span_corruption.SPAN_CORRUPTION, inputs_length)
-  if inputs_length > 12:  # in windows of fewer tokens it counts no span, and their mask has one all the same
+  if inputs_length > 12:  # in shorter windows it counts no span, though their mask has one
     assert (window, span_corruption.pair_lengths(np.array([window]))[1][0]) == expected
   # The longest whose input fits.
   inputs_W, _ = span_corruption.pair_lengths(np.arange(window + 2))
@@ -87,7 +87,7 @@ def test_noise_and_spans_are_as_many_as_theirs(theirs):
 
 
 def test_pairs_of_a_mask_are_theirs(theirs):
-  """Of many windows at once. Kills: sentinels counted over windows, eos counted as text, sentinels that ascend."""
+  """Checks many windows at once. Kills: sentinels counted over windows, eos counted as text, sentinels that ascend."""
   lengths_W = np.array(LENGTHS)
   mask_X, ids_X = span_corruption.noise_mask(lengths_W, keys(len(LENGTHS))), tokens(lengths_W)
   inputs, targets = span_corruption.corrupt_spans(ids_X, lengths_W, mask_X, SENTINELS)
@@ -112,7 +112,7 @@ def test_a_pair_says_its_whole_window(lengths, seed):
   ids_X = tokens(lengths)
   mask_X = span_corruption.noise_mask(lengths_W, keys(len(lengths), seed))
   pairs = span_corruption.corrupt_spans(ids_X, lengths_W, mask_X, SENTINELS)
-  said: list[int] = []
+  rebuilt: list[int] = []
   for i in range(len(lengths)):
     *kept, kept_end = pairs.inputs[i].tolist()
     *noise, noise_end = pairs.targets[i].tolist()
@@ -124,8 +124,8 @@ def test_a_pair_says_its_whole_window(lengths, seed):
         spans[last] = []
       else:
         spans[last].append(token)
-    said += [token for each in kept for token in (spans[each] if each in SENTINELS else [each])]
-  assert said == ids_X.tolist()
+    rebuilt += [token for each in kept for token in (spans[each] if each in SENTINELS else [each])]
+  assert rebuilt == ids_X.tolist()
 
 
 def test_all_masks_of_a_length_are_equally_likely(theirs):
@@ -160,10 +160,10 @@ def test_noise_lies_where_theirs_does(theirs):
 
 def test_spans_have_the_lengths_that_theory_gives():
   """85 tokens of noise in 28 spans: one is l long in C(84 - l, 26) of the C(84, 27) ways to cut them."""
-  found = np.bincount([length for mask in masks(568, 2_000) for length in runs(mask)], minlength=20)[1:13]
+  counts = np.bincount([length for mask in masks(568, 2_000) for length in runs(mask)], minlength=20)[1:13]
   likely = np.array([math.comb(84 - length, 26) / math.comb(84, 27) for length in range(1, 13)])
-  # Of one window the lengths add up to 85, so that they are a little less apart than independent ones.
-  assert chi_squared_is_small(found, likely * 2_000 * 28)
+  # The lengths of one window add up to 85, so they vary slightly less than independent ones.
+  assert chi_squared_is_small(counts, likely * 2_000 * 28)
 
 
 def test_a_mask_depends_on_its_window_alone():

@@ -66,8 +66,8 @@ def test_what_is_no_international_name_stays():
 
 def test_the_registered_domain_of_a_url():
   """Kills the mutants: the last two labels; a host with its port, its user or in capitals."""
-  found = domains.registered_domains(pa.array(list(CASES), pa.string())).to_pylist()
-  assert dict(zip(CASES, found, strict=True)) == CASES
+  result = domains.registered_domains(pa.array(list(CASES), pa.string())).to_pylist()
+  assert dict(zip(CASES, result, strict=True)) == CASES
   chunked = pa.chunked_array([pa.array(["http://a.x.org"]), pa.array(["http://b.x.org", None])])
   assert domains.registered_domains(chunked).to_pylist() == ["x.org", "x.org", ""]
 
@@ -82,15 +82,15 @@ def test_the_registered_domain_of_a_url():
 )
 def test_whatever_stands_in_a_url_has_a_domain(urls):
   """Kills the mutants: a url that ends the run; a domain of any length."""
-  found = domains.registered_domains(pa.array(urls, pa.string()))
-  assert len(found) == len(urls) and not found.null_count
-  assert all(len(name) <= domains.MOST_CHARACTERS and name == name.lower() for name in found.to_pylist())
+  result = domains.registered_domains(pa.array(urls, pa.string()))
+  assert len(result) == len(urls) and not result.null_count
+  assert all(len(name) <= domains.MOST_CHARACTERS and name == name.lower() for name in result.to_pylist())
 
 
 def test_hashes_are_these_ones():
   """Golden: another hash would give other quotas."""
-  found = domains.hash_domains(pa.array(["bbc.co.uk", "", None, "example.com", "münchen.de" * 9]))
-  assert found.tolist() == [
+  result = domains.hash_domains(pa.array(["bbc.co.uk", "", None, "example.com", "münchen.de" * 9]))
+  assert result.tolist() == [
     6454537310735873446,
     16294208416658607535,
     16294208416658607535,
@@ -103,15 +103,15 @@ def test_hashes_are_these_ones():
 def test_equal_domains_alone_have_equal_hashes(names, start):
   """Kills the mutants: zeros at the end that do not count; the words of a sliced array."""
   column = pa.array([*["x"] * start, *names], pa.string()).slice(start)
-  found = domains.hash_domains(column)
-  assert found.dtype == np.uint64 and len(found) == len(names)
-  assert len(set(found.tolist())) == len(set(names))
-  assert found.tolist() == [int(domains.hash_domains(pa.array([name]))[0]) for name in names]
+  result = domains.hash_domains(column)
+  assert result.dtype == np.uint64 and len(result) == len(names)
+  assert len(set(result.tolist())) == len(set(names))
+  assert result.tolist() == [int(domains.hash_domains(pa.array([name]))[0]) for name in names]
 
 
 def test_hashes_are_spread():
-  found = domains.hash_domains(pa.array([f"site-{number}.example" for number in range(100_000)]))
-  assert len(np.unique(found)) == 100_000
-  counts = np.bincount((found % np.uint64(97)).astype(int), minlength=97)
+  result = domains.hash_domains(pa.array([f"site-{number}.example" for number in range(100_000)]))
+  assert len(np.unique(result)) == 100_000
+  counts = np.bincount((result % np.uint64(97)).astype(int), minlength=97)
   assert counts.min() > 900 and counts.max() < 1170
-  assert np.mean(found.astype(np.float64)) == pytest.approx(2.0**63, rel=0.01)
+  assert np.mean(result.astype(np.float64)) == pytest.approx(2.0**63, rel=0.01)

@@ -1,4 +1,4 @@
-"""Totals from a sample: exact where all was seen, and within their own errors where not."""
+"""Totals from a sample: exact if everything was sampled, otherwise within their own errors."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ def shard(values, *, seen=None, size=None, error=0.0) -> extrapolation.ShardSamp
 
 def test_what_was_seen_whole_is_exact():
   """Kills the mutant without the correction for a finite population."""
-  found = extrapolation.total([shard([1, 2, 3]), shard([10, 20])], num_shards=2, size=5)
-  assert found == (pytest.approx(36), 0)
+  total = extrapolation.total([shard([1, 2, 3]), shard([10, 20])], num_shards=2, size=5)
+  assert total == (pytest.approx(36), 0)
 
 
 def test_a_count_that_is_uncertain_makes_the_total_so():
-  found = extrapolation.total([shard([2.0] * 50, error=3.0)], num_shards=1, size=50)
-  assert found == (pytest.approx(100), pytest.approx(6))
+  total = extrapolation.total([shard([2.0] * 50, error=3.0)], num_shards=1, size=50)
+  assert total == (pytest.approx(100), pytest.approx(6))
 
 
 def test_the_standard_error_is_what_estimates_vary_by():
@@ -36,8 +36,8 @@ def test_the_standard_error_is_what_estimates_vary_by():
       extrapolation.ShardSample(sizes[i], len(corpus[i]), 0.0, generator.choice(corpus[i], 30, replace=False))
       for i in chosen
     ]
-    found = extrapolation.total(samples, num_shards=60, size=sum(sizes))
-    totals.append(found.value)
-    errors.append(found.error)
+    total = extrapolation.total(samples, num_shards=60, size=sum(sizes))
+    totals.append(total.value)
+    errors.append(total.error)
   assert np.mean(totals) == pytest.approx(truth, rel=0.02)
   assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(totals), rel=0.1)

@@ -25,7 +25,7 @@ def columns(values, min_size: int = 2, max_size: int = 40):
 
 
 def tau_by_pairs(x_N: np.ndarray, y_N: np.ndarray) -> float:
-  """The definition."""
+  """Computes tau-b by its definition."""
   signs = [
     (np.sign(float(x_N[i] > x_N[j]) - float(x_N[i] < x_N[j])), np.sign(float(y_N[i] > y_N[j]) - float(y_N[i] < y_N[j])))
     for i, j in itertools.combinations(range(len(x_N)), 2)
@@ -170,7 +170,7 @@ def test_edges_of_no_range_are_refused():
 
 def table(**changed: float) -> list[TaskResult]:
   """Large is 4 better than Base in `squad` and 2 less perplexed; a sample brings Base half and three quarters of it."""
-  found = {
+  result = {
     ("base", FULL, "squad"): 80.0,
     ("base", FULL, "perplexity"): 12.0,
     ("large", FULL, "squad"): 84.0,
@@ -179,25 +179,25 @@ def table(**changed: float) -> list[TaskResult]:
     ("base", "ask_llm", "perplexity"): 10.5,
     ("large", "ask_llm", "squad"): 85.0,
   }
-  found |= {tuple(name.split("__")): value for name, value in changed.items()}  # type: ignore[misc]
-  return [TaskResult(*key, value) for key, value in found.items()]
+  result |= {tuple(name.split("__")): value for name, value in changed.items()}  # type: ignore[misc]
+  return [TaskResult(*key, value) for key, value in result.items()]
 
 
 def test_over_scaling_by_hand():
   """Kills the mutants: the gap to the largest size; a sum for a mean; a mean of gaps before they are divided; a sign
   for tasks of which less is better; the largest size measured by nothing."""
-  found = metrics.over_scaling(table(), ["base", "large"])
-  assert found == {("base", FULL): 0.0, ("base", "ask_llm"): pytest.approx((50 + 75) / 2)}
+  result = metrics.over_scaling(table(), ["base", "large"])
+  assert result == {("base", FULL): 0.0, ("base", "ask_llm"): pytest.approx((50 + 75) / 2)}
   next_of_large = [TaskResult("xl", FULL, task, result) for task, result in (("squad", 88.0), ("perplexity", 9.0))]
   results = [*table(large__ask_llm__perplexity=11.0), *next_of_large]
-  found = metrics.over_scaling(results, ["base", "large", "xl"])
-  assert found["base", "ask_llm"] == pytest.approx((50 + 75) / 2)
-  assert found["large", "ask_llm"] == pytest.approx((25 - 100) / 2) and found["large", FULL] == 0
-  assert ("xl", FULL) not in found
+  result = metrics.over_scaling(results, ["base", "large", "xl"])
+  assert result["base", "ask_llm"] == pytest.approx((50 + 75) / 2)
+  assert result["large", "ask_llm"] == pytest.approx((25 - 100) / 2) and result["large", FULL] == 0
+  assert ("xl", FULL) not in result
 
 
 @pytest.mark.parametrize(
-  ("results", "told"),
+  ("results", "message"),
   [
     (table(small__full__squad=1.0), "the size small is none of base, large"),
     (table(base__random__squad=81.0), "the result of base on random in perplexity is missing"),
@@ -208,7 +208,7 @@ def test_over_scaling_by_hand():
     ([*table(), *table()], "the result of base on full in squad is given twice"),
   ],
 )
-def test_a_table_that_cannot_be_measured_is_refused(results, told):
+def test_a_table_that_cannot_be_measured_is_refused(results, message):
   """Kills the mutants: a task that is left out in silence; a NaN or an infinite share in the mean."""
-  with pytest.raises(WinnowError, match=told):
+  with pytest.raises(WinnowError, match=message):
     metrics.over_scaling(results, ["base", "large"])

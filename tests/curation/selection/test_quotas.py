@@ -55,8 +55,8 @@ def test_sizes_are_merged_in_parts(monkeypatch):
   sizes, everything = quotas.Sizes(), np.random.default_rng(0).integers(0, 50, 1000).astype(np.uint64)
   for part in np.split(everything, range(7, 1000, 7)):
     sizes.add(part)
-  found, expected = sizes.finish(), np.unique(everything, return_counts=True)
-  assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+  result, expected = sizes.finish(), np.unique(everything, return_counts=True)
+  assert np.array_equal(result[0], expected[0]) and np.array_equal(result[1], expected[1])
 
 
 def test_a_rate_loses_no_group_for_being_small():
