@@ -86,7 +86,7 @@ def test_the_page_says_what_is_so():
   command = plan.command_line(sample, "t5_large", "gs://BUCKET/runs/ask_llm_20")
   shown = page.replace("/…/site-packages/pretraining/gin", str(plan.GIN_FOLDER))
   assert shlex.join(command) in shown.replace("\\\n      ", "")
-  read, fifth = re.findall(r"is read ([\d.]+) times, and a fifth of it ([\d.]+) times", page)[0]
+  read, fifth = re.findall(r"reads all of C4 \(184B\) ([\d.]+) times, and a fifth of it ([\d.]+)\s+times", page)[0]
   assert [read, fifth] == [f"{plan.epochs(184e9):.1f}", f"{plan.epochs(36.8e9):.1f}"]
   for name, (path, split, _) in validation_sets.SETS.items():
     assert f"| `{name}` | `{':'.join(path.rsplit('/', 1))}`, {split}" in page

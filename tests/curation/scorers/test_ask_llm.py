@@ -28,7 +28,8 @@ LIMITS: dict[str, Any] = {"max_input_tokens": 24, "batch_tokens": 64}
 
 FOUR_DEVICES = """
 import sys, jax, numpy as np, pyarrow as pa, tiny_t5
-from curation import ask_llm, checkpoints, engine, t5
+from curation.models import checkpoints
+from curation.scorers import ask_llm
 together = int(sys.argv[2])
 assert len(jax.local_devices()) == 4
 if together > 1:  # attention as accelerators have it
