@@ -1,1 +1,1 @@
-"""What `--scorer` can name: one folder for each family of scorers."""
+"""Scorers: one folder for each family, and the registry of all that `--scorer` can name."""

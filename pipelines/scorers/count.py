@@ -12,7 +12,7 @@ from pipelines.store import kinds
 
 @dataclasses.dataclass(frozen=True)
 class Count(Own):
-  """Scores nothing: finds out which documents there are, for random sampling without a score store (paper B.1)."""
+  """A pass that only finds out which documents there are, for random sampling without scores (paper B.1)."""
 
   reads: ClassVar[str] = "text"
 

@@ -1,4 +1,4 @@
-"""What a scorer says of itself: its flags, what it reads, how its scores are drawn by, and how flags describe it."""
+"""A scorer's entry in the registry: its flags, what it reads, its samplers' methods, and its description by flags."""
 
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ METHODS = ("top_k", "bottom_k", "threshold")
 
 
 class Cost(NamedTuple):
-  """What a scorer's own work takes, beside running a model."""
+  """The cost of a scorer's own work, beside running a model."""
 
   title: str
   """What takes it, such as "the sketch"."""
@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
 
 class Stored(NamedTuple):
-  """What a scorer may read: blocks of the stores that its entry's `reads` or `upstream` names, and its own folder."""
+  """The stores that a scorer may read, as its entry's `reads` and `upstream` say, and its own folder."""
 
   folder: str
   """Where its scores go."""

@@ -1,4 +1,4 @@
-"""The scorers that there are: a new one is a file or a folder, and a line here, or in the entry points of a package."""
+"""The registry of scorers: a new one is a file or a folder, and a line here, or in the entry points of a package."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ SCORERS = Registry(
 
 
 def choices() -> tuple[str, ...]:
-  """Returns what `--scorer` can name."""
+  """Returns the names that `--scorer` takes."""
   return tuple(name for name, entry in SCORERS.items() if entry.describe is not None)
 
 
@@ -37,12 +37,12 @@ def reading_embeddings() -> tuple[str, ...]:
 
 
 def running_models() -> tuple[str, ...]:
-  """Returns the scorers that run a model over texts, or read what one has made of them."""
+  """Returns the scorers that run a model over texts, or read embeddings that a model has made."""
   return tuple(name for name in choices() if SCORERS[name].has_model or name in reading_embeddings())
 
 
 def methods(sampler: str) -> tuple[str, ...]:
-  """Returns how a sampler may draw, its default first; random sampling has no scores to draw by."""
+  """Returns the methods of a sampler, its default first; random sampling has no scores to draw by."""
   return ("top_k",) if sampler == RANDOM else SCORERS[sampler].methods
 
 
@@ -58,5 +58,5 @@ def flags() -> tuple[Flag, ...]:
 
 
 def made_in_stores() -> tuple[str, ...]:
-  """Returns the names of what preparations make in stores, whatever their scorer."""
+  """Returns the names of files and folders that preparations make in stores, whatever the scorer."""
   return tuple(name for entry in SCORERS.values() if entry.preparation for name in entry.preparation.makes)

@@ -1,4 +1,4 @@
-"""Centroids as a worker holds them: one copy for all threads of a process."""
+"""Centroids in memory: one copy for all threads of a worker process."""
 
 import functools
 import threading
@@ -18,7 +18,7 @@ class Held(NamedTuple):
 
 
 def load_centroids(path: str) -> Held:
-  """The centroids in a file, which a process reads once for all its threads. Raises DamagedError."""
+  """Returns the centroids in a file, which a process reads once for all its threads. Raises DamagedError."""
   with _TURN:
     return _held(path, storage.version(path))
 

@@ -1,4 +1,4 @@
-"""Centroids of a whole store of embeddings, and what is known of the clusters in the end.
+"""Centroids of a whole store of embeddings, and the figures of the finished clusters.
 
 The sample that centroids are trained on is what hashes pick, whoever reads it: a worker makes what a fixed group of
 blocks has of it durable, and one worker reads those files and trains. Further iterations over all documents are
@@ -47,7 +47,7 @@ _TURN = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class ClusteringConfig:
-  """A store of embeddings, and for which store of clusters."""
+  """A store of embeddings, and the store of clusters that is made from it."""
 
   scorer: Cluster
   store: ScoreStore
@@ -59,12 +59,12 @@ class ClusteringConfig:
 
   @property
   def shards(self) -> tuple[blocks.Shard, ...]:
-    """Read from the store: a job's graph would have them once a stage."""
+    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
     return self.embeddings.store.shards()
 
   @property
   def fingerprint(self) -> str:
-    """Whose the centroids are: of what was asked for, and of embeddings as they were computed."""
+    """The fingerprint of the centroids: it covers the request, and the embeddings as they were computed."""
     return fingerprints.fingerprint([self.store.method, self.embeddings.fingerprint_with_engine()])
 
   def path(self, name: str) -> str:
@@ -75,13 +75,13 @@ class ClusteringConfig:
     return storage.join(self.store.path(FOLDER), "work", name)
 
   def centroids_path(self, iteration: int) -> str:
-    """Where the centroids lie after so many iterations over all documents."""
+    """Returns the path of the centroids after so many iterations over all documents."""
     is_last = iteration == self.scorer.config.lloyd_iterations
     return self.path(CENTROIDS_FILE) if is_last else self.work_path(["centroids", iteration])
 
 
 def stages(config: ClusteringConfig, count: progress.Count | None) -> list[progress.Stage]:
-  """What training shows of itself, where it has not been done."""
+  """Returns the stages of training as users see them; none if it is done."""
   if storage.exists(config.path(CENTROIDS_FILE)):
     return []
   about, passes = config.scorer.config, range(1, config.scorer.config.lloyd_iterations + 1)
@@ -99,7 +99,7 @@ def _refining(config: ClusteringConfig, iteration: int) -> str:
 
 
 def plan_groups(config: ClusteringConfig) -> list[Numbered]:
-  """The groups of a complete store of embeddings, which follow from its documents alone; none once there are centroids.
+  """Returns the groups of a complete store of embeddings, by its documents alone; none once centroids exist.
 
   Raises WinnowError where there are fewer documents than clusters.
   """
@@ -111,7 +111,7 @@ def plan_groups(config: ClusteringConfig) -> list[Numbered]:
 
 
 def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-  """The shard's name, rows int64 [N] and embeddings [N, D] of each block of a group."""
+  """Yields the shard's name, rows int64 [N] and embeddings [N, D] of each block of a group."""
   shards = config.shards
   for place, first, stop in group.parts:
     shard, wanted = shards[place], range(first, stop)
@@ -122,7 +122,7 @@ def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np
 
 
 def write_sample(config: ClusteringConfig, numbered: Numbered, documents: int) -> tuple[int, str]:
-  """Makes durable what a group has of the sample, float16 [N, D] in order; returns the group's number and a path."""
+  """Writes a group's part of the sample, float16 [N, D] in order; returns the group's number and a path."""
   path = config.work_path(["sample", _identity(config, numbered.group)])
   if work_files.has_arrays(config.store, path, 1):
     resumed = stored_blocks.documents_of(config.embeddings, numbered.group)
@@ -162,7 +162,7 @@ def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
 
 
 def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str, *, iteration: int) -> tuple[int, str]:
-  """Assigns a group and makes its sums durable, unless they are there; returns by what to merge them, and a path."""
+  """Assigns a group to centroids and writes its sums, unless they exist; returns a key to merge by, and a path."""
   held = centroids.load_centroids(centroids_path)
   path = config.work_path(["sums", _identity(config, numbered.group), held.file.checksum])
   report = functools.partial(progress.report, config.progress_address, stage=_refining(config, iteration))
@@ -230,7 +230,7 @@ def _is_whole(config: ClusteringConfig, path: str) -> bool:
 
 
 def tally_shard(config: ClusteringConfig, shard: blocks.Shard) -> np.ndarray:
-  """Documents and sums of cosines of each cluster, of one shard: float64 [2, K]."""
+  """Counts the documents and sums the cosines of each cluster in one shard: float64 [2, K]."""
   total_2K = np.zeros((2, config.scorer.config.clusters))
   with score_files.ScoreFile(config.store, shard) as file:
     for batch in file.batches(_BATCH_ROWS):
@@ -241,12 +241,12 @@ def tally_shard(config: ClusteringConfig, shard: blocks.Shard) -> np.ndarray:
 
 
 def add_tallies(many: Iterable[Any]) -> Any:
-  """The sum of tallies; of none 0. As a combiner's function it sees its own results again."""
+  """Adds up tallies; no tallies give 0. It is a combiner's function, so it also gets its own results."""
   return sum(many)
 
 
 def write_diagnostics(config: ClusteringConfig, tally_2K: np.ndarray) -> dict[str, Any]:
-  """What is known of the clusters, into the store."""
+  """Writes the figures of the clusters into the store, and returns them."""
   training = centroids.read(config.path(CENTROIDS_FILE)).training
   found = cluster_diagnostics.diagnose(tally_2K[0].astype(np.int64), tally_2K[1], training)
   storage.create(config.path(DIAGNOSTICS_FILE), fingerprints.to_json(found))

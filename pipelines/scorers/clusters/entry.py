@@ -55,7 +55,7 @@ FLAGS = (
 
 
 def cost(namespace: argparse.Namespace, documents: float, texts: list[str]) -> Cost:
-  """Counts every document beside every centroid, once and in each further iteration; and the sample in its own."""
+  """Counts the products of every document with every centroid, in each pass over all documents and over the sample."""
   del texts
   sample = min(documents, namespace.num_clusters * namespace.kmeans_sample)
   assigned = documents * (1 + namespace.lloyd_iterations) + sample * namespace.kmeans_iterations

@@ -1,4 +1,4 @@
-"""The centroids of a store of embeddings, as a step before clusters are assigned, and the figures after it."""
+"""The step before clusters are assigned, which trains centroids, and the figures after it."""
 
 import dataclasses
 from typing import Self
@@ -41,7 +41,7 @@ class CentroidsPreparation(Preparation):
     return storage.exists(self.config.path(clustering.DIAGNOSTICS_FILE))
 
   def summary(self) -> Summary:
-    """How good the clusters are; warnings where another number of them would be better."""
+    """Returns figures of the clusters, and warnings if another number of clusters would be better."""
     figures = fingerprints.read_json(self.config.path(clustering.DIAGNOSTICS_FILE))
     training = figures["training"]
     lines = []

@@ -15,7 +15,7 @@ from pipelines.scoring.description import OnBatch, OverStore, Own, Scores
 
 @dataclasses.dataclass(frozen=True)
 class Prototypes(OverStore, Own):
-  """SSL Prototypes (paper B.4): what is least like the centroid of its cluster is the best, -cosine."""
+  """SSL Prototypes (paper B.4): documents least similar to their cluster's centroid are the best, by -cosine."""
 
   STORED: ClassVar[str] = "clusters"
   reads: ClassVar[str] = "cosine"

@@ -28,7 +28,7 @@ class Cluster(OverStore):
   config: kmeans.KMeansConfig
 
   def checked(self) -> "Cluster":
-    """Raises WinnowError for more clusters than documents, where it is known how many there are."""
+    """Raises WinnowError for more clusters than documents, if their number is known."""
     if summary := self.embeddings.store.readable_summary():
       self.config.check_points(summary["scored"])
     return self

@@ -1,4 +1,4 @@
-"""The sketch of a store of embeddings, as a step before its densities."""
+"""The step before densities, which builds the sketch of a store of embeddings."""
 
 import dataclasses
 from typing import Self
@@ -33,7 +33,7 @@ class SketchPreparation(Preparation):
     return sketching.stages(self.config, count)
 
   def summary(self) -> Summary:
-    """The kernel of the density, how well it tells documents apart, and a verdict; warnings where it does so poorly."""
+    """Returns the kernel, how well it distinguishes documents, and a verdict; warnings if it does so poorly."""
     from curation.coverage import density
 
     kernel = fingerprints.read_json(self.config.path(sketching.KERNEL_FILE))["config"]["kernel"]

@@ -34,7 +34,7 @@ class Density(OverStore):
   correct_collisions: bool
 
   def checked(self) -> "Density":
-    """Raises WinnowError for a sketch that cannot be, whatever the data."""
+    """Raises WinnowError for a sketch that is impossible, whatever the data."""
     from curation.coverage import kernels, race
 
     stand_in = 1.0 if self.bandwidth is None and self.kernel != "angular" else self.bandwidth

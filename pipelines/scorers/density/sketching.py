@@ -52,7 +52,7 @@ _TURN = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class SketchConfig:
-  """A store of embeddings, and for which scorer's store."""
+  """A store of embeddings, and the store of densities that is made from it."""
 
   scorer: Density
   store: ScoreStore
@@ -64,7 +64,7 @@ class SketchConfig:
 
   @property
   def shards(self) -> tuple[blocks.Shard, ...]:
-    """Read from the store: a job's graph would have them once a stage."""
+    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
     return self.embeddings.store.shards()
 
   def path(self, name: str) -> str:
@@ -83,7 +83,7 @@ class RowsOf(NamedTuple):
 
 
 class Chosen(NamedTuple):
-  """The sketch's configuration, the checksum of its hashes, and what the fingerprint of its embeddings was."""
+  """The sketch's configuration, the checksum of its hashes, and the fingerprint of its embeddings."""
 
   config: race.SketchConfig
   hashes: str
@@ -103,7 +103,7 @@ class Sampled(NamedTuple):
 
 
 def stages(config: SketchConfig, count: progress.Count | None) -> list[progress.Stage]:
-  """What making the sketch shows of itself, where there is none."""
+  """Returns the stages of building the sketch as users see them; none if it exists."""
   if storage.exists(config.path(SKETCH_FILE)):
     return []
   return [
@@ -113,9 +113,9 @@ def stages(config: SketchConfig, count: progress.Count | None) -> list[progress.
 
 
 def plan_groups(config: SketchConfig) -> list[Group]:
-  """The groups of a complete store of embeddings: they follow from its documents alone, not from who counts them.
+  """Returns the groups of a complete store of embeddings, which follow from its documents alone.
 
-  None once the sketch is on record.
+  Returns no groups once the sketch is on record.
   """
   if _is_whole_sketch(config, config.path(SKETCH_FILE)):
     return []
@@ -169,7 +169,7 @@ def _is_whole_sketch(config: SketchConfig, path: str) -> bool:
 
 
 def slices_of(config: race.SketchConfig) -> Iterator[tuple[int, int]]:
-  """Runs of rows of about 2 MB."""
+  """Yields ranges of rows of about 2 MB."""
   step = max(1, _SLICE_COUNTERS // config.counters)
   for start in range(0, config.rows, step):
     yield start, min(start + step, config.rows)
@@ -198,7 +198,7 @@ class MergeRowsFn(beam.CombineFn):
 
 
 def read_rows(rows: RowsOf) -> np.ndarray:
-  """int32 [stop - start, B]."""
+  """Reads counts of some rows: int32 [stop - start, B]."""
   with storage.open_input(rows.path, buffer_bytes=4 << 20) as file:
     return race.SketchFile(file, rows.path).rows(rows.start, rows.stop)
 
@@ -206,7 +206,7 @@ def read_rows(rows: RowsOf) -> np.ndarray:
 def write_slice(
   config: SketchConfig, rows: tuple[int, int], counts_RB: np.ndarray, chosen: Chosen
 ) -> tuple[tuple[int, int], str]:
-  """Makes merged rows durable; returns which they are, and their path."""
+  """Writes merged rows; returns their range and their path."""
   path = config.work_path([rows, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
   if not work_files.has_arrays(config.store, path, 1):
     sealed_arrays.write(path, counts_RB)
@@ -226,7 +226,7 @@ def assemble(config: SketchConfig, slices: list[tuple[tuple[int, int], str]], ch
 
 
 def load_sketch(config: SketchConfig, chosen: Chosen, num_points: int) -> race.Sketch:
-  """The finished sketch. Raises WinnowError where it is damaged, or not of these embeddings."""
+  """Loads the finished sketch. Raises WinnowError if it is damaged, or of other embeddings."""
   path = config.path(SKETCH_FILE)
   with storage.open_input(path, buffer_bytes=4 << 20) as file:
     sketch_file = race.SketchFile(file, path)
@@ -236,7 +236,7 @@ def load_sketch(config: SketchConfig, chosen: Chosen, num_points: int) -> race.S
 
 
 def sample_rows(config: SketchConfig, shard: int) -> Iterator[Sampled]:
-  """Of each batch of a shard's embedded documents those with the smallest hashes."""
+  """Yields, for each batch of a shard's embedded documents, those with the smallest hashes."""
   about, survivors = config.shards[shard], config.embeddings.survivors
   kept = None if survivors is None else survivors.kept(about)
   with score_files.ScoreFile(config.embeddings.store, about) as file:
@@ -248,7 +248,7 @@ def sample_rows(config: SketchConfig, shard: int) -> Iterator[Sampled]:
 
 
 def merge_sampled(many: Iterable[Sampled]) -> Sampled:
-  """The documents with the smallest hashes of all; as a combiner's function it sees its own results again."""
+  """Returns the documents with the smallest hashes. It is a combiner's function, so it also gets its own results."""
   total = Sampled(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
   for sampled in many:
     total = Sampled(*(np.concatenate(pair) for pair in zip(total, sampled, strict=True))).smallest(_SAMPLED)
@@ -261,7 +261,7 @@ def by_shard(sampled: Sampled) -> Iterator[tuple[int, Sampled]]:
 
 
 def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
-  """Makes hashes and embeddings of some documents of a shard durable, and returns their path.
+  """Writes hashes and embeddings of some documents of a shard; returns the path.
 
   A file rather than an element: the whole sample is 8 MB and more, and several stages have it as a side input.
   """
@@ -285,7 +285,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
 
 
 def read_points(paths: list[str]) -> np.ndarray:
-  """The sample in the order of its hashes: float32 [N, D]."""
+  """Reads the sample in the order of its hashes: float32 [N, D]."""
   if not paths:
     raise WinnowError("there are no embeddings at all; the dead letter says why")
   hashes, points = zip(*(sealed_arrays.read(path, 2) for path in paths), strict=True)
@@ -293,7 +293,7 @@ def read_points(paths: list[str]) -> np.ndarray:
 
 
 def choose(config: SketchConfig, sample: list[str]) -> Chosen:
-  """The sketch's configuration: as asked for, the rest chosen from the sample; the first writer's holds for all."""
+  """Chooses what the request leaves open of the configuration, from the sample; the first writer decides for all."""
   from curation.coverage import density  # whose libraries take a while
 
   scorer, sample_ND = config.scorer, read_points(sample)
@@ -314,7 +314,7 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
 
 
 def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list[str]) -> dict[str, Any]:
-  """What the density resolves, into the store: of a sample against exact sums, and of the finished sketch."""
+  """Writes how well the density distinguishes documents: of a sample against exact sums, and by the finished sketch."""
   from curation.coverage import density
 
   points_ND, about = read_points(sample), chosen.config

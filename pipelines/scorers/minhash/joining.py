@@ -1,4 +1,4 @@
-"""MinHash as Beam passes: which documents repeat an earlier one, found without comparing all pairs.
+"""MinHash as Beam passes, which find the documents that repeat an earlier one without comparing all pairs.
 
 Documents are numbered in their order. The keys of all bands are sorted through runs on storage (`runs`), a part of the
 keys by one worker: who shares one goes back to its group of blocks, which sends its signatures, and only those, to the
@@ -51,7 +51,7 @@ _RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each,
 
 @dataclasses.dataclass(frozen=True)
 class JoiningConfig:
-  """A store of signatures, and for which scorer's store."""
+  """A store of signatures, and the store of scores that is made from it."""
 
   scorer: MinHash
   store: ScoreStore
@@ -59,7 +59,7 @@ class JoiningConfig:
 
   @property
   def shards(self) -> tuple[blocks.Shard, ...]:
-    """Read from the store: a job's graph would have them once a stage."""
+    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
     return self.scorer.signatures.store.shards()
 
   @property
@@ -69,7 +69,7 @@ class JoiningConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """How the work on complete signatures is cut: by their number alone, not by who does it."""
+  """The division of the work on complete signatures: it follows from their number alone."""
 
   config: JoiningConfig
   shards: tuple[blocks.Shard, ...]
@@ -106,7 +106,7 @@ class Work:
     return self.plan.groups()
 
   def group_starts(self) -> np.ndarray:
-    """The number of each group's first document: int64."""
+    """Returns the number of each group's first document: int64."""
     firsts = (group.parts[0] for _, group in self.groups())
     return np.array([self.starts[shard] + sum(self.plan.block_rows[shard][:first]) for shard, first, _ in firsts])
 
@@ -118,21 +118,21 @@ class Work:
 
 
 def is_joined(config: JoiningConfig) -> bool:
-  """Tells whether it is on record of all shards which of their documents repeat another."""
+  """Tells whether the repeats of all shards are on record."""
   work = Work.of(config)
   has_all = all(work_files.has_arrays(config.store, work.path("repeats", shard.file_name)) for shard in work.shards)
   return _is_told(config) and has_all
 
 
 def stages(config: JoiningConfig, count: progress.Count | None) -> list[progress.Stage]:
-  """What joining shows of itself, where it has not been done."""
+  """Returns the stages of joining as users see them; none if it is done."""
   if storage.exists(config.near_copies_path):
     return []
   return [progress.Stage(LOOKING, count, 60_000), progress.Stage(MATCHING, count, 100_000)]
 
 
 def read_near_copies(path: str) -> dict[str, int]:
-  """How many documents repeat others. Raises DamagedError."""
+  """Reads how many documents repeat others. Raises DamagedError."""
   found = fingerprints.read_sealed(path)
   if found is None:
     raise DamagedError(f"{path} is missing or damaged; run the same command again, which makes it again")
@@ -162,7 +162,7 @@ def key_group(config: JoiningConfig, numbered: Numbered) -> None:
 
 
 def _read_group(work: Work, group: Group) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Numbers int64 [N] and signatures uint32 [N, H] of each block of a group."""
+  """Yields numbers int64 [N] and signatures uint32 [N, H] of each block of a group."""
   about = work.config.scorer
   for place, first, stop in group.parts:
     for block in about.signatures.read(work.shards[place], range(first, stop).__contains__):
@@ -172,7 +172,7 @@ def _read_group(work: Work, group: Group) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 def meet_part(config: JoiningConfig, part: int) -> None:
-  """Picks the documents of a part of the keys that share one with another, into a run by group."""
+  """Picks the documents that share a key of a part with another document, into a run by group."""
   work = Work.of(config)
   path = work.run_path("met", part)
   if work_files.is_whole_run(config.store, path):
@@ -218,13 +218,13 @@ def sign_group(config: JoiningConfig, numbered: Numbered) -> None:
 
 
 class _Ahead:
-  """Takes what comes sorted by number, in batches, as far as it is wanted."""
+  """A reader of batches sorted by number, which takes them only as far as they are wanted."""
 
   def __init__(self, batches: Iterator[np.ndarray]):
     self._batches, self._left = batches, np.empty(0, "S16")
 
   def below(self, number: int) -> Iterator[np.ndarray]:
-    """Orders of the numbers below this one that have not been taken yet: S16 [M] each."""
+    """Yields orders of the numbers below this one that have not been taken yet: S16 [M] each."""
     while True:
       numbers_M, _ = minhash.from_order(self._left)
       stop = int(np.searchsorted(numbers_M, np.uint64(number)))
@@ -240,7 +240,7 @@ class _Ahead:
 
 
 def join_part(config: JoiningConfig, part: int) -> None:
-  """Joins what is alike of the documents that share keys of a part, into edges."""
+  """Joins the similar ones among documents that share keys of a part, into edges."""
   work = Work.of(config)
   path = work.path("edges", part)
   if work_files.has_arrays(config.store, path):
@@ -255,7 +255,7 @@ def join_part(config: JoiningConfig, part: int) -> None:
 
 
 def _together(batches: Iterator[Any], hashes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Orders S16 [M] and signatures uint32 [M, H] of some batches at a time."""
+  """Yields orders S16 [M] and signatures uint32 [M, H], some batches at a time."""
   held: list[tuple[np.ndarray, np.ndarray]] = []
   for order_M, record_M in batches:
     held.append((order_M, np.frombuffer(run_files.content(record_M), np.uint32).reshape(-1, hashes)))
@@ -278,7 +278,7 @@ def merge_edges(config: JoiningConfig, index: int) -> None:
 
 
 def settle(config: JoiningConfig) -> None:
-  """Writes down for each shard which documents are not the first of their component, and how many there are."""
+  """Writes for each shard which documents are not the first of their component, and counts them."""
   work = Work.of(config)
   components_C2 = _connected(work.path("merged", index) for index in work.merged())
   repeats_C, groups, sizes = components_C2[:, 0], *np.unique(components_C2[:, 1], return_counts=True)
@@ -301,7 +301,7 @@ def _connected(paths: Iterator[str]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class JoinedBlocks(stored_blocks.StoredBlocks):
-  """The blocks of a store of signatures with what each document is, as `scorers.MinHash` reads it."""
+  """The blocks of a store of signatures with a column that says which documents are repeats, as `MinHash` reads it."""
 
   config: JoiningConfig
 

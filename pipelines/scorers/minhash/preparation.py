@@ -1,4 +1,4 @@
-"""The join of signatures, as a step before MinHash's scores."""
+"""The step before MinHash's scores, which joins signatures."""
 
 import dataclasses
 from typing import Self
@@ -37,7 +37,7 @@ class JoinPreparation(Preparation):
     return joining.JoinedBlocks(stored.store, self.config, survivors=stored.survivors)
 
   def summary(self) -> Summary:
-    """How many documents repeat others."""
+    """Returns how many documents repeat others."""
     figures = fingerprints.read_sealed(self.config.near_copies_path)
     if figures is None:  # the scores are whole all the same
       return Summary([], [])

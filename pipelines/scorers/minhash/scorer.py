@@ -38,7 +38,7 @@ class Signatures(Own):
 
 @dataclasses.dataclass(frozen=True)
 class MinHash(OverStore, Own):
-  """1 for a document that repeats no earlier one, 0 for its near-copies, and for theirs."""
+  """Scores 1 for documents that repeat no earlier one, 0 for near-copies, and for near-copies of those."""
 
   STORED: ClassVar[str] = "signatures"
   reads: ClassVar[str] = "repeats"

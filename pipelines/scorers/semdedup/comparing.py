@@ -63,7 +63,7 @@ def is_compared(config: ComparingConfig) -> bool:
 
 
 def stages(config: ComparingConfig, count: progress.Count | None) -> list[progress.Stage]:
-  """What is shown of the work. Splitting is told of first, though it comes only where there is a giant cluster."""
+  """Returns the stages as users see them; splitting comes first, though it happens only if a cluster is giant."""
   # As if clusters were of one size, which is the least work that there can be.
   pairs = 1.0 if count is None else max(1.0, count.documents / 2 / config.scorer.config.clusters)
   return [
@@ -95,7 +95,7 @@ def move_group(config: ComparingConfig, numbered: Numbered) -> int:
 
 
 def _read_group(work: Work, numbered: Numbered) -> Iterator[tuple[np.ndarray, np.ndarray, pa.LargeBinaryArray]]:
-  """Pieces int32 [N], order S16 [N] and records of each block of a group."""
+  """Yields pieces int32 [N], order S16 [N] and records of each block of a group."""
   about, shards = work.config.scorer, work.config.shards
   every, taken = work.pieces_of_group(numbered.number), 0
   for block in splitting.read_group(work.config, numbered.group):
@@ -112,7 +112,7 @@ def _read_group(work: Work, numbered: Numbered) -> Iterator[tuple[np.ndarray, np
 
 
 def gather_part(config: ComparingConfig, part: int) -> int:
-  """Merges what all runs have of a part into a run by tile; returns the part's number."""
+  """Merges the records of a part from all runs into a run by tile; returns the part's number."""
   work = Work.of(config)
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
@@ -148,7 +148,7 @@ def _by_tile(work: Work, tiles: range, merged: Iterator[merging.Batch]) -> Itera
 
 
 def compare_share(config: ComparingConfig, share: Share) -> Share:
-  """Makes durable the largest cosines that a share of a part's tile pairs gives its documents; returns the share."""
+  """Writes the largest cosines of documents by the tile pairs of a share; returns the share."""
   work = Work.of(config)
   path = work.share_path(share)
   if work_files.has_arrays(work.config.store, path):
@@ -166,7 +166,7 @@ def compare_share(config: ComparingConfig, share: Share) -> Share:
 
 
 def _largest_of(work: Work, share: Share, load: Callable[[int], np.ndarray]) -> np.ndarray:
-  """The largest cosines of the documents of a share's tiles by its pairs alone: float32 [N]."""
+  """Computes the largest cosines of the documents of a share's tiles, by its pairs alone: float32 [N]."""
   pairs_X2 = work.tiles.pairs(share.start, share.stop)
   first, last = int(pairs_X2[0, 0]), int(pairs_X2[-1, 0])
   start = work.tiles.places(range(first, last + 1)).start
@@ -187,14 +187,14 @@ def _largest_of(work: Work, share: Share, load: Callable[[int], np.ndarray]) -> 
 
 
 def _read_tile(work: Work, reader: run_files.RunReader, part: int, tile: int) -> np.ndarray:
-  """A tile's embeddings as unit vectors: float32 [R, D]."""
+  """Reads a tile's embeddings as unit vectors: float32 [R, D]."""
   record_R = _from_binary([record_N for _, record_N in reader.batches(tile - work.tiles.tiles_of_part(part).start)])
   values = np.ascontiguousarray(record_R["embedding"]).view(work.config.scorer.embeddings.dtype)
   return semdedup.unit_vectors(values.reshape(len(record_R), -1))
 
 
 def return_span(config: ComparingConfig, span: Span) -> Span:
-  """Combines what shares have found of consecutive tiles, into a run by shard and row; returns the span."""
+  """Combines the results of shares for consecutive tiles, into a run by shard and row; returns the span."""
   work = Work.of(config)
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
@@ -219,7 +219,7 @@ def return_span(config: ComparingConfig, span: Span) -> Span:
 
 
 def _combined(work: Work, span: Span) -> np.ndarray:
-  """The largest cosines of the documents of a span: float32 [N]."""
+  """Combines the largest cosines of the documents of a span: float32 [N]."""
   places = work.tiles.places(range(span.start, span.stop))
   largest_N = np.full(places.stop - places.start, semdedup.NOTHING_BEFORE)
   pairs = range(work.tiles.first_pair(span.start), work.tiles.first_pair(span.stop))
@@ -254,7 +254,7 @@ def gather_shard(config: ComparingConfig, index: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class ComparedBlocks(stored_blocks.StoredBlocks):
-  """The blocks of a store of clusters with the largest cosine of each document, as `scorers.SemDeDup` reads it."""
+  """The blocks of a store of clusters with the largest cosine of each document, as `SemDeDup` reads it."""
 
   config: ComparingConfig
 
@@ -274,7 +274,7 @@ def _record(embedding_bytes: int) -> np.dtype:
 
 
 def _from_binary(parts: list[pa.LargeBinaryArray]) -> np.ndarray:
-  """Records of consecutive batches, of which there is one at least."""
+  """Joins the records of consecutive batches, at least one."""
   width = int(run_files.sizes(parts[0])[0])
   dtype = _record(width - _IDENTITY.itemsize)
   return np.concatenate([np.frombuffer(run_files.content(part_N), dtype) for part_N in parts])

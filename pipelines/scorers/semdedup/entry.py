@@ -24,7 +24,7 @@ def describe(namespace: argparse.Namespace, stored: Stored) -> SemDeDup:
 
 
 def cost(namespace: argparse.Namespace, documents: float, texts: list[str]) -> Cost:
-  """Adds to clusters every document beside those before it, in clusters of one size: the least that there can be."""
+  """Adds to the clusters' cost the pairs of documents in clusters of one size, which is the least possible."""
   clusters = entry.cost(namespace, documents, texts)
   pairs = documents**2 / 2 / namespace.num_clusters * 2 * DIMENSIONS
   return clusters._replace(title="the clusters and their pairs", operations=(clusters.operations or 0.0) + pairs)

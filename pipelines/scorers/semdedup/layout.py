@@ -1,4 +1,4 @@
-"""How the comparison of documents within clusters is cut into pieces of work, and where their results lie.
+"""The division of comparisons within clusters into pieces of work, and the places of their results.
 
 By the sizes of the clusters alone, and of what giant ones are split into, not by who does it: `splitting` and
 `comparing` have the steps, and say what is in the files.
@@ -29,7 +29,7 @@ _SPAN_TILES = 256
 
 @dataclasses.dataclass(frozen=True)
 class ComparingConfig:
-  """A store of clusters, and for which scorer's store."""
+  """A store of clusters, and the store of scores that is made from it."""
 
   scorer: SemDeDup
   store: ScoreStore
@@ -37,7 +37,7 @@ class ComparingConfig:
 
   @property
   def shards(self) -> tuple[blocks.Shard, ...]:
-    """Read from the store: a job's graph would have them once a stage."""
+    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
     return self.scorer.clusters.store.shards()
 
 
@@ -59,7 +59,7 @@ class Span(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Splitting:
-  """Which of the complete clusters are split, and where lies what that takes: by their sizes alone."""
+  """The clusters that are split, and the places of the files that this takes: it follows from their sizes alone."""
 
   config: ComparingConfig
   pieces: giant_clusters.Pieces
@@ -92,14 +92,14 @@ class Splitting:
     return self.path("subcentroids", f"{cluster:07d}.safetensors")
 
   def pieces_path(self, number: int, centroids: str) -> str:
-    """Of a group's documents, by the centroids with this fingerprint."""
+    """Returns the path of the pieces of a group's documents, by the centroids with this fingerprint."""
     return self.path("pieces", f"{centroids[:16]}-{number:05d}")
 
   def groups(self) -> list[Numbered]:
     return self.plan.groups()
 
   def settled(self) -> "Settled | None":
-    """The pieces as they are on record; None where they are not."""
+    """Returns the pieces on record; None if there are none."""
     if not len(self.pieces.giants):
       return Settled(self.pieces.sizes_K, None)
     split = self.config.scorer.split()
@@ -113,7 +113,7 @@ class Splitting:
 
 
 class Settled(NamedTuple):
-  """How many documents each piece has, int64 [P], and the fingerprint of the centroids; None: no cluster is split."""
+  """The number of documents of each piece, int64 [P], and the centroids' fingerprint; None: no cluster is split."""
 
   sizes_P: np.ndarray
   centroids: str | None
@@ -121,7 +121,7 @@ class Settled(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """How the work on complete clusters is cut: by the sizes of their pieces alone, not by who does it."""
+  """The division of the work on complete clusters: it follows from the sizes of their pieces alone."""
 
   config: ComparingConfig
   splitting: Splitting
@@ -132,7 +132,7 @@ class Work:
 
   @classmethod
   def of(cls, config: ComparingConfig) -> "Work":
-    """Raises WinnowError where clusters are to be split first."""
+    """Divides the work. Raises WinnowError if clusters have to be split first."""
     found = cls.settled(config)
     if found is None:
       raise WinnowError(f"{config.scorer.split_path} is missing or damaged; run the same command again")
@@ -140,7 +140,7 @@ class Work:
 
   @classmethod
   def settled(cls, config: ComparingConfig) -> "Work | None":
-    """The same; None where clusters are to be split first."""
+    """Divides the work; None if clusters have to be split first."""
     splitting = Splitting.of(config)
     settled = splitting.settled()
     if settled is None:
@@ -171,17 +171,17 @@ class Work:
     return self.splitting.groups()
 
   def pieces_of_group(self, number: int) -> np.ndarray | None:
-    """The pieces of a group's documents, int32 [N] in its order; None where they are the clusters."""
+    """Returns the pieces of a group's documents, int32 [N] in its order; None if they are the clusters."""
     if self.centroids is None:
       return None
     return sealed_arrays.read(self.splitting.pieces_path(number, self.centroids), 1)[0]
 
   def moved_paths(self) -> list[str]:
-    """Of the runs of all groups, in the order of their documents."""
+    """Returns the paths of the runs of all groups, in the order of their documents."""
     return [self.path("moved", f"{number:05d}.run") for number, _ in self.groups()]
 
   def shares(self, pairs: range, part: int) -> list[Share]:
-    """The shares of a part that have some of these of its pairs."""
+    """Yields the shares of a part that hold some of these pairs."""
     every = self.tiles.pairs_of_part(part)
     first = every.start + (pairs.start - every.start) // self.share_pairs * self.share_pairs
     starts = range(first, pairs.stop, self.share_pairs)
@@ -201,7 +201,7 @@ class Work:
 
 
 def diagnostics_path(config: ComparingConfig) -> str:
-  """The file that the sizes of the clusters are in."""
+  """Returns the path of the file with the sizes of the clusters."""
   return storage.join(config.scorer.clusters.store.path(clustering.FOLDER), clustering.DIAGNOSTICS_FILE)
 
 
@@ -211,5 +211,5 @@ def _folder(config: ComparingConfig, cut: list) -> str:
 
 
 def of_other_clusters(path: str) -> WinnowError:
-  """The refusal of sizes that another clustering has."""
+  """Returns the error for sizes of another clustering."""
   return WinnowError(f"{path} does not have the sizes of its clusters; delete it and run the same command again")

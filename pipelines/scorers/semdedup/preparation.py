@@ -1,4 +1,4 @@
-"""The comparison of documents that share a cluster, as a step before SemDeDup's scores."""
+"""The step before SemDeDup's scores, which compares documents that share a cluster."""
 
 import dataclasses
 from typing import Self
@@ -37,7 +37,7 @@ class ComparisonPreparation(Preparation):
     return comparing.ComparedBlocks(stored.store, self.config)
 
   def summary(self) -> Summary:
-    """Which pairs of giant clusters were not compared."""
+    """Returns how many pairs of giant clusters were not compared."""
     split = fingerprints.field(self.config.store.engine_path, "split")
     if not split:
       return Summary([], [])

@@ -14,7 +14,7 @@ from pipelines.scoring.description import OnBatch, OverStore, Own, Scores
 
 @dataclasses.dataclass(frozen=True)
 class SemDeDup(OverStore, Own):
-  """SemDeDup (paper B.3): what repeats a document that is ranked before it in its cluster is the worst, -cosine."""
+  """SemDeDup (paper B.3): documents most similar to one ranked before them in their cluster are the worst."""
 
   STORED: ClassVar[str] = "clusters"
   reads: ClassVar[str] = "largest_cosine"
@@ -31,7 +31,7 @@ class SemDeDup(OverStore, Own):
     return self.config.seed
 
   def checked(self) -> "SemDeDup":
-    """Raises WinnowError for a limit that cannot be."""
+    """Raises WinnowError for an impossible limit."""
     giant_clusters.check_limit(self.max_cluster_pairs)
     return self
 
@@ -45,11 +45,11 @@ class SemDeDup(OverStore, Own):
     }
 
   def split_fingerprint(self) -> str:
-    """Whose a split is: of what was asked for, and of clusters as they were computed."""
+    """Returns the fingerprint of a split: it covers the request, and the clusters as they were computed."""
     return fingerprints.fingerprint([self.request(), self.clusters.store.fingerprint_with_engine()])
 
   def split(self) -> dict[str, Any] | None:
-    """What is on record of how giant clusters were split (`splitting.settle`); None where there is nothing."""
+    """Returns the record of how giant clusters were split (`splitting.settle`); None if there is none."""
     found = fingerprints.read_sealed(self.split_path)
     return found if found is not None and found.get("fingerprint") == self.split_fingerprint() else None
 

@@ -1,4 +1,4 @@
-"""Giant clusters as Beam passes: how `giant_clusters` splits them, before `comparing` compares what is left.
+"""Beam passes that split giant clusters (`giant_clusters`) before `comparing` compares documents.
 
 Where no cluster has more than --max_cluster_pairs there is nothing to do. Else the documents of all giants that hashes
 pick are sorted by giant into a run for each group of blocks; a giant's centroids are trained by one worker on its
@@ -47,7 +47,7 @@ _TURN = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class Clustered:
-  """The documents of a block that have a cluster, and the place of their shard among all."""
+  """The documents of a block that have a cluster, and the index of their shard."""
 
   place: int
   rows_N: np.ndarray
@@ -57,7 +57,7 @@ class Clustered:
 
 
 def read_group(config: ComparingConfig, group: Group) -> Iterator[Clustered]:
-  """The blocks of a group that have documents, from the stores of embeddings and of clusters."""
+  """Yields the blocks of a group that have documents, from the stores of embeddings and of clusters."""
   about = config.scorer
   shards = config.shards
   for place, first, stop in group.parts:
@@ -79,14 +79,14 @@ def read_group(config: ComparingConfig, group: Group) -> Iterator[Clustered]:
 
 
 def plan_samples(config: ComparingConfig) -> list[Numbered]:
-  """The groups, where a giant has no centroids yet."""
+  """Returns the groups if a giant cluster has no centroids yet."""
   splitting = Splitting.of(config)
   is_trained = all(_is_whole(splitting, cluster) for cluster in splitting.pieces.giants.tolist())
   return [] if is_trained else splitting.groups()
 
 
 def sample_group(config: ComparingConfig, numbered: Numbered) -> int:
-  """Makes durable what a group has of the samples of giants; returns its number."""
+  """Writes a group's part of the samples of giant clusters; returns its number."""
   splitting = Splitting.of(config)
   memory.use_lean_arrow_pool()
   path = splitting.sampled_path(numbered.number)
@@ -108,7 +108,7 @@ def sample_group(config: ComparingConfig, numbered: Numbered) -> int:
 
 
 def plan_training(config: ComparingConfig) -> list[int]:
-  """The giant clusters."""
+  """Returns the giant clusters."""
   return Splitting.of(config).pieces.giants.tolist()
 
 
@@ -133,13 +133,13 @@ def train_giant(config: ComparingConfig, cluster: int) -> int:
 
 
 def plan_assignments(config: ComparingConfig) -> list[Numbered]:
-  """The groups, where there is a giant."""
+  """Returns the groups if there is a giant cluster."""
   splitting = Splitting.of(config)
   return splitting.groups() if len(splitting.pieces.giants) else []
 
 
 def assign_group(config: ComparingConfig, numbered: Numbered) -> int:
-  """Makes durable which pieces the documents of a group belong to; returns the group's number."""
+  """Writes the pieces that the documents of a group belong to; returns the group's number."""
   splitting = Splitting.of(config)
   with _TURN:
     files = _read_centroids(splitting)
@@ -159,12 +159,12 @@ def assign_group(config: ComparingConfig, numbered: Numbered) -> int:
 
 
 def plan_settling(config: ComparingConfig) -> list[str]:
-  """What to settle: the split, or nothing."""
+  """Returns one element if the split has to be put on record, else none."""
   return ["split"] if len(Splitting.of(config).pieces.giants) else []
 
 
 def settle(config: ComparingConfig, what: str) -> str:
-  """Counts the documents of all pieces, and puts on record how clusters are split, unless it is.
+  """Counts the documents of all pieces, and puts the split on record, unless it is there.
 
   Raises WinnowError where the store has scores by another split, as when another machine had to train again.
   """
@@ -206,7 +206,7 @@ def _is_settled(splitting: Splitting, centroids: str) -> bool:
 
 
 def _read_centroids(splitting: Splitting) -> list[centroid_files.CentroidFile]:
-  """Those of the pieces of each giant."""
+  """Reads the centroids of the pieces of each giant cluster."""
   return [_read_file(splitting.centroids_path(cluster)) for cluster in splitting.pieces.giants.tolist()]
 
 

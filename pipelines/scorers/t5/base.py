@@ -1,4 +1,4 @@
-"""What scorers that run a T5 over texts have in common."""
+"""The base of scorers that run a T5 over texts."""
 
 import abc
 import argparse
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OfModel(Description):
-  """What runs a T5 over texts: its flags, and the model's files."""
+  """A description of a scorer that runs a T5 over texts: its flags, and the model's files."""
 
   SCORER: ClassVar[str]
   loading: ClassVar[str | None] = "loading the model"
@@ -90,11 +90,11 @@ class OfModel(Description):
     return self._load(folder)
 
   def work(self, texts: list[str], batch_tokens: int) -> "Work":
-    """What scoring texts would take; reads no weights."""
+    """Estimates the work of scoring texts, without reading weights."""
     return self._work(model_files.local_model(self.model), texts, self.batch_tokens or batch_tokens)
 
   def _identity(self, folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Size and checksum of each of the model's files, by its place in the model's folder.
+    """Returns the size and checksum of each of the model's files, by its path in the model's folder.
 
     A vocabulary that was named goes by the name that it would have there, wherever it lies.
     """
@@ -148,7 +148,7 @@ def _refuse_other_files(model: str, at_launch: dict[str, Any] | None, here: dict
 
 
 def common_flags(namespace: argparse.Namespace) -> dict[str, Any]:
-  """Returns what every scorer that runs --model takes from the flags."""
+  """Returns the fields that every scorer with a --model takes from the flags."""
   require(namespace, "model")
   return {
     "model": namespace.model,

@@ -1,4 +1,4 @@
-"""Where models come from: a local folder, a folder on an object store, or a hub name, with @REVISION if need be."""
+"""Models by name: a folder, local or on an object store, or a name on the hub, with @REVISION for a certain one."""
 
 import concurrent.futures
 import glob
@@ -39,7 +39,7 @@ _MARKS_OF_WHOLE = {_COMMITTED, "checkpoint", "config.json"}
 
 
 def cache_folder() -> pathlib.Path:
-  """Where models and compiled programs are kept between runs; $WINNOW_CACHE, or the user's cache folder."""
+  """Returns the folder of models and compiled programs for later runs: $WINNOW_CACHE, or the user's cache folder."""
   base = os.environ.get("WINNOW_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "winnow"
   )
@@ -47,7 +47,7 @@ def cache_folder() -> pathlib.Path:
 
 
 def local_model(model: str) -> pathlib.Path:
-  """The local folder that holds a model, fetched first where it lies elsewhere.
+  """Returns the local folder of a model, which is fetched first if it lies elsewhere.
 
   Raises WinnowError where there is no such folder, or the hub does not know the name or cannot be reached.
   """
@@ -69,7 +69,7 @@ def local_model(model: str) -> pathlib.Path:
 
 
 def local_vocabulary(path: str | None) -> pathlib.Path | None:
-  """The local file of --vocabulary, fetched first where it lies elsewhere; WinnowError where there is none."""
+  """Returns the local file of --vocabulary, fetched first if it lies elsewhere; WinnowError if there is none."""
   if path is None or storage.is_local(path):
     return None if path is None else pathlib.Path(path)
   files = dict(storage.match(storage.escape(path)))
@@ -79,7 +79,7 @@ def local_vocabulary(path: str | None) -> pathlib.Path | None:
 
 
 def pinned(model: str, folder: pathlib.Path) -> str:
-  """The model as workers must ask for it: a hub's by the commit that `local_model` gave, for a name may move on."""
+  """Returns the model's name for workers: one on the hub gets the commit that `local_model` read, since names move."""
   if os.path.isdir(model):
     return os.path.abspath(model)  # a worker may have been started in another folder
   is_commit = _COMMIT.fullmatch(folder.name)
@@ -87,18 +87,18 @@ def pinned(model: str, folder: pathlib.Path) -> str:
 
 
 def pinned_vocabulary(path: str | None) -> str | None:
-  """The same for --vocabulary."""
+  """Returns the same for --vocabulary."""
   return os.path.abspath(path) if path is not None and storage.is_local(path) else path
 
 
 def model_name(model: str) -> str:
-  """The last part of a model's path or hub name, made of letters, digits and underscores."""
+  """Returns the last part of a model's path or hub name, as letters, digits and underscores."""
   name = model if "://" in model or os.path.isdir(model) else model.partition("@")[0]
   return re.sub(r"\W+", "_", storage.base_name(name), flags=re.ASCII).strip("_") or "model"
 
 
 def checkpoint_name(model: str) -> str:
-  """The name of one model among those of training runs, made of letters, digits and underscores.
+  """Returns the name of one model among those of training runs, as letters, digits and underscores.
 
   RUN_checkpoint_STEP for a folder that a training job calls checkpoint_STEP (T5X) or checkpoint-STEP (Hugging Face),
   where RUN is the folder around it; else `model_name`.
@@ -110,7 +110,7 @@ def checkpoint_name(model: str) -> str:
 
 
 class FoundModels(NamedTuple):
-  """The models that --models names, and the folders that its globs match and that are none."""
+  """The models that --models names, and the folders that its globs match but that hold no model."""
 
   models: dict[str, str]
   """Paths and hub names by `checkpoint_name`."""
@@ -119,7 +119,7 @@ class FoundModels(NamedTuple):
 
 
 def find_models(patterns: str) -> FoundModels:
-  """The models that paths, hub names and globs of folders mean, with commas between them.
+  """Finds the models of paths, hub names and globs of folders, with commas between them.
 
   Of a glob's folders only those called checkpoint_N or checkpoint-N count, and on an object store only whole ones.
   Raises WinnowError for a glob that means none, and for two models of one name.
@@ -150,7 +150,7 @@ def is_of_unfinished(name: str) -> bool:
 
 
 def _checkpoints(pattern: str) -> tuple[list[str], list[str]]:
-  """The folders of finished checkpoints that a glob names, and a sentence about each other folder that it names."""
+  """Returns the folders of finished checkpoints that a glob matches, and a sentence about each other folder."""
   found, reasons = [], []
   for path, is_whole in _folders(pattern):
     if not _CHECKPOINT.fullmatch(storage.base_name(path)):
@@ -163,7 +163,7 @@ def _checkpoints(pattern: str) -> tuple[list[str], list[str]]:
 
 
 def _folders(pattern: str) -> list[tuple[str, bool]]:
-  """The folders that a glob names, sorted, and whether what they hold is whole as far as their files tell."""
+  """Returns the folders that a glob matches, sorted, and whether each looks complete by its files."""
   if storage.is_local(pattern):  # where a checkpoint gets its final name once it is whole
     return [(path, True) for path in local_files.find_folders(pattern)]
   # An object store has files alone; a folder is what their names begin with.

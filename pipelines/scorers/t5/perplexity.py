@@ -31,7 +31,7 @@ class Perplexity(OfModel):
   max_input_tokens: int
 
   def source(self, texts: sources.Texts) -> sources.KeyedTexts:
-    """Where its documents come from: a mask is a function of the seed and the document."""
+    """Returns texts with keys: a document's mask is a function of the seed and the document."""
     return sources.KeyedTexts(texts, self.PURPOSE, self.mask_seed)
 
   def request(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Perplexity(OfModel):
 
 
 class _Keyed:
-  """A loaded scorer of texts and their keys, for columns of both; texts alone, of no corpus, have the key 0."""
+  """A loaded scorer for columns of texts and their keys; texts without a corpus have the key 0."""
 
   def __init__(self, scorer: Any):
     self._scorer = scorer

@@ -30,7 +30,7 @@ class SentenceT5(OfModel):
     return sentence_t5.model_files(folder, model_files.local_vocabulary(self.vocabulary))
 
   def _head(self, folder: pathlib.Path) -> None:
-    """An encoder has no head."""
+    """Returns None: an encoder has no head."""
 
   def _check(self, folder: pathlib.Path) -> None:
     from curation.scorers import sentence_t5
