@@ -40,12 +40,12 @@ def group_blocks(block_rows: list[list[int]], documents: int) -> Iterator[Group]
 
 @dataclasses.dataclass(frozen=True)
 class GroupPlan:
-  """How the blocks of a complete store are cut into groups: it follows from the store alone, not from who reads it."""
+  """A division of the blocks of a complete store into groups, which depends only on the store, not on the workers."""
 
   block_rows: list[list[int]]
   """The rows of each block of each shard."""
   documents: int
-  """A group has as many, or a few more."""
+  """The number of documents in a group; a group has these or a few more."""
 
   @classmethod
   def for_store(cls, store: ScoreStore, *, least: int, largest: int, most: int) -> "GroupPlan":

@@ -1,4 +1,4 @@
-"""What a reader is: how an open shard of one format becomes chunks of records."""
+"""The base of readers, which turn an open shard of one format into chunks of records."""
 
 import abc
 import contextlib
@@ -18,7 +18,7 @@ PIECE_BYTES = 1 << 20
 
 
 class OpenShard(contextlib.ExitStack):
-  """A shard whose file is open, a context manager. Raises WinnowError where it cannot be opened."""
+  """A shard whose file is open, a context manager. Raises WinnowError if it cannot be opened."""
 
   def __init__(self, shard: Shard, *, buffer_bytes: int = 16 << 20, piece_bytes: int = PIECE_BYTES):
     super().__init__()
@@ -51,7 +51,7 @@ class OpenShard(contextlib.ExitStack):
       raise BrokenShardError(f"its gzip stream is truncated or damaged ({error})") from error
 
   def local_path(self) -> str:
-    """Returns the path of the file, or of a local copy of it, which goes as the shard is closed."""
+    """Returns the path of the file, or of a local copy, which is removed when the shard is closed."""
     if storage.is_local(self.shard.path):
       return self.shard.path
     copy = tempfile.NamedTemporaryFile(suffix=f".{self.shard.format}")  # noqa: SIM115, closed with the shard
@@ -62,29 +62,29 @@ class OpenShard(contextlib.ExitStack):
 
 
 class Reader(abc.ABC):
-  """Reads the shards of one format. Where blocks end, and which rows are bad, must follow from the file alone."""
+  """A reader of the shards of one format. Borders of blocks and bad rows must depend only on the file."""
 
   suffixes: ClassVar[tuple[str, ...]]
-  """How names of such files end, without the dot; `-00000-of-00001` may follow."""
+  """The suffixes of such files, without the dot; `-00000-of-00001` may follow."""
   is_stream: ClassVar[bool] = False
-  """It reads decompressed bytes from beginning to end, so that `.gz` or `.zst` may follow too."""
+  """Whether it reads decompressed bytes from beginning to end, so that `.gz` or `.zst` may follow too."""
   needs_local_file: ClassVar[bool] = False
-  """Its library opens local files alone: the beginning of a remote one cannot be read without the rest."""
+  """Whether its library opens only local files, so that the beginning of a remote file cannot be read alone."""
 
   @abc.abstractmethod
   def chunks(self, shard: OpenShard, fields: Fields) -> Iterator[Chunk]:
-    """Yields the records in order (`blocks.records_chunk` makes a chunk of some). Raises BrokenShardError."""
+    """Yields chunks of the records in order (see `blocks.records_chunk`); raises BrokenShardError."""
 
   @abc.abstractmethod
   def field_names(self, shard: OpenShard) -> list[str]:
-    """Returns the fields of the first records, as `Fields` has them: for a user who has named none that is there."""
+    """Returns the fields of the first records, in the notation of `Fields`, for a message about a missing field."""
 
   def num_rows(self, shard: OpenShard) -> int | None:
-    """Returns the number of records, where the file says it without being read."""
+    """Returns the number of records if the file tells it without being read, and otherwise None."""
     del shard
     return None
 
   def count(self, head: bytes, is_whole: bool) -> int | None:
-    """Returns the number of records in the decompressed beginning of a file; None where that does not tell."""
+    """Returns the number of records in the decompressed beginning of a file; None if it does not tell."""
     del head, is_whole
     return None

@@ -1,4 +1,4 @@
-"""The readers that there are: a new one is a module, and a line here, or in the entry points of a package."""
+"""The registry of readers. A new reader is one module and one line here, or in the entry points of a package."""
 
 from pipelines.corpus.readers.reader import Reader
 from pipelines.registry.entries import Registry

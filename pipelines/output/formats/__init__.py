@@ -1,1 +1,1 @@
-"""One module for each format of output shards, `--output_format`."""
+"""The formats of output shards (`--output_format`), one module each."""

@@ -23,10 +23,10 @@ SCHEMA = pa.schema(
 
 
 class Format(abc.ABC):
-  """A format of output shards. What it writes follows from the documents and their order alone, byte for byte."""
+  """A format of output shards. Its bytes must depend only on the documents and their order."""
 
   is_tfds: bool = False
-  """TFDS and seqio read it: its shards are called as TFDS calls them, and metadata lie beside them."""
+  """Whether TFDS and seqio read it: then shards have the names of TFDS, with metadata beside them."""
 
   def __init__(self, name: str):
     self.name = name
@@ -53,4 +53,4 @@ class Format(abc.ABC):
 
   @abc.abstractmethod
   def read_tables(self, file: IO[bytes]) -> Iterator[pa.Table]:
-    """Yields the same of an open file; BrokenShardError, or an error of Arrow or of values, where it is damaged."""
+    """Yields the tables of an open file; raises BrokenShardError, or an error of Arrow or of values, on damage."""

@@ -1,4 +1,4 @@
-"""The formats that there are: a new one is a module, and a line here, or in the entry points of a package."""
+"""The registry of formats. A new format is one module and one line here, or in the entry points of a package."""
 
 from pipelines.output.formats.format import Format
 from pipelines.registry.entries import Registry
