@@ -1,7 +1,7 @@
-"""Every flag of every command, declared once; Beam's own options come after them. `options` reads them.
+"""Every flag of every command, declared once; Beam's own options come after them. `parsing` reads them.
 
-Not PipelineOptions subclasses: two of those that share a flag break every pipeline in the process, `required=True` in
-one ends unrelated pipelines, and a misspelt flag is only a warning there.
+They are not subclasses of PipelineOptions. Two of those that share a flag break every pipeline in the process,
+`required=True` in one ends unrelated pipelines, and a misspelt flag is only a warning.
 """
 
 from pipelines.flags import model_flags

@@ -1,4 +1,4 @@
-"""Flags of models and embeddings, which several scorers have in common; `declarations` joins them with all others."""
+"""Flags of models and embeddings, which several scorers share; `declarations` joins them with all others."""
 
 from pipelines.registry.command_names import CLUSTER, CURATE, EMBED, EVALUATE, SCORE
 from pipelines.registry.flag import BUCKET, Flag, path, paths

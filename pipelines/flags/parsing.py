@@ -1,4 +1,4 @@
-"""How a command line is read: Winnow's flags, as `flags` declares them, and Beam's options after them."""
+"""The parser of command lines: Winnow's flags, as `declarations` has them, and Beam's options after them."""
 
 import argparse
 import difflib
@@ -14,19 +14,19 @@ from pipelines.registry.flag import GROUPS, Flag, require
 from pipelines.scorers.registry import RANDOM
 
 _MOST_STAGES = 8
-_OF_LAST_STAGE = (
+_LAST_STAGE_FLAGS = (
   *("name", "sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "percentile_range"),
   *("group_by", "group_rate", "group_max", "rejected"),
 )
-_OF_ALL_STAGES = (  # or of the last one: no stage may have its own
+_COMMON_FLAGS = (  # for all stages, or for the last one: no stage may have its own
   *("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "max_zstd_window", "block_rows"),
   *("max_bad_fraction", "scores", "overwrite", "accelerator", "estimate", "output", "dataset_name", "output_format"),
   *("num_shards", "rejected"),
 )
-_OF_MODELS = ("model", "vocabulary", "embeddings")  # of which random sampling needs none
+_MODEL_FLAGS = ("model", "vocabulary", "embeddings")  # random sampling needs none of them
 _AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")
-_OF_THE_RUN = ("recipe", "accelerator", "estimate", "overwrite", "max_zstd_window")  # no part of the request
-_SAID_BY_STORE = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
+_RUN_FLAGS = ("recipe", "accelerator", "estimate", "overwrite", "max_zstd_window")  # no part of the request
+_READING_FLAGS = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,24 +35,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """Splits a command line into Winnow's flags and Beam's; WinnowError for what is neither."""
-  (*others, last), of_beam = parse_stages(command, argv)
+  """Splits a command line into Winnow's flags and Beam's. Raises WinnowError for what is neither."""
+  (*others, last), beam_arguments = parse_stages(command, argv)
   if others:
-    raise WinnowError(f"--recipe={last.recipe} has stages, and here is room for one")
-  return last, of_beam
+    raise WinnowError(f"--recipe={last.recipe} has several stages, and this command takes one")
+  return last, beam_arguments
 
 
 def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Namespace], list[str]]:
-  """The same for each stage of a recipe, in order: one where there are no stages, or no recipe.
+  """Splits a command line for each stage of a recipe, in order: for one where there are no stages, or no recipe.
 
-  What is typed counts more than the recipe: for every stage that it means anything to, but what is selected and how it
-  is written, for the last stage alone.
+  Flags on the command line override those of the recipe, in every stage to which they mean anything. Those that say
+  what is selected and how it is written are for the last stage alone.
   """
   own = [flag for flag in FLAGS if command in flag.commands]
-  places = [flag.name.upper() for flag in own if flag.positional]
+  positionals = [flag.name.upper() for flag in own if flag.positional]
   parser = _Parser(
     prog=f"winnow {command}",
-    usage=" ".join(["winnow", command, *places, "[flags] [options of Beam]"]),
+    usage=" ".join(["winnow", command, *positionals, "[flags] [options of Beam]"]),
     description=COMMANDS[command],
     epilog="Every Beam option (--runner, --direct_num_workers, --temp_location, ...) is accepted as well.",
     allow_abbrev=False,
@@ -64,29 +64,29 @@ def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Names
         flag.add_to(titled)
   for argument in argv:
     storage.refuse_undecodable(argument)
-  arguments = _plain(own, argv)
+  arguments = _normalised(own, argv)
   namespace, others = parser.parse_known_args(arguments)
   _refuse_unknown(command, others)
   common: list[str] = []
   stages: list[list[str]] = [[]]
   if getattr(namespace, "recipe", None) is not None:
-    common, stages = _of_recipe(namespace.recipe, own)
+    common, stages = _recipe_arguments(namespace.recipe, own)
     if len(stages) > 1 and any(argument.startswith("--scorer=") for argument in arguments):
       raise WinnowError(f"--recipe={namespace.recipe} has stages, which say their scorers: leave --scorer out")
-  found = []
+  namespaces = []
   for place, stage in enumerate(stages):
-    # What is typed comes last, and so counts.
+    # What is typed comes last, and so overrides the recipe.
     given, typed, is_last = [*common, *stage], arguments, place == len(stages) - 1
     if len(stages) > 1:
       meant = _meant_for(own, parser.parse_known_args(given)[0], is_last=is_last)
       given, typed = [*filter(meant, common), *stage], list(filter(meant, arguments))
     if is_last and _names(typed) & set(_AMOUNTS):  # one amount takes the place of another
       given = [argument for argument in given if not _names([argument]) & set(_AMOUNTS)]
-    found.append(parser.parse_known_args([*given, *typed])[0])
-    found[-1].given = _names([*given, *typed])
-    _refuse_other_scorers(command, found[-1])
-    require(found[-1], *(flag.name for flag in FLAGS if command in flag.required))
-  return found, others
+    namespaces.append(parser.parse_known_args([*given, *typed])[0])
+    namespaces[-1].given = _names([*given, *typed])
+    _refuse_other_scorers(command, namespaces[-1])
+    require(namespaces[-1], *(flag.name for flag in FLAGS if command in flag.required))
+  return namespaces, others
 
 
 def _names(arguments: Sequence[str]) -> set[str]:
@@ -94,17 +94,17 @@ def _names(arguments: Sequence[str]) -> set[str]:
 
 
 def _meant_for(own: Sequence[Flag], stage: argparse.Namespace, *, is_last: bool) -> Callable[[str], bool]:
-  """Tells whether an argument that stands for all stages means anything to one of them, of which `stage` is known."""
+  """Returns a test of whether an argument for all stages means anything to the one whose own flags are `stage`."""
   flags = {f"--{flag.name}": flag for flag in own}
 
   def is_meant(argument: str) -> bool:
     flag = flags.get(argument.partition("=")[0])
     if flag is None:
       return True
-    if stage.sampler == RANDOM and flag.name in _OF_MODELS:
+    if stage.sampler == RANDOM and flag.name in _MODEL_FLAGS:
       return False
     is_of_scorer = not flag.scorers or stage.scorer in flag.scorers
-    return is_of_scorer and (is_last or flag.name not in _OF_LAST_STAGE)
+    return is_of_scorer and (is_last or flag.name not in _LAST_STAGE_FLAGS)
 
   return is_meant
 
@@ -118,19 +118,19 @@ def _refuse_other_scorers(command: str, namespace: argparse.Namespace) -> None:
       raise WinnowError(f"--{flag.name} is for --scorer={wanted}, and this is --scorer={scorer}; leave it out")
 
 
-def _of_recipe(path: str, own: Sequence[Flag]) -> tuple[list[str], list[list[str]]]:
-  """The arguments that a recipe stands for, of all stages and of each: a mapping of flags' names to values, in YAML."""
+def _recipe_arguments(path: str, own: Sequence[Flag]) -> tuple[list[str], list[list[str]]]:
+  """Reads a recipe, a YAML mapping of flags to values, and returns the arguments for all stages and those of each."""
   recipe, stages = recipes.read(path)
   if len(stages) > _MOST_STAGES:
     raise WinnowError(f"--recipe={path} has {len(stages)} stages, and {_MOST_STAGES} are the most that one job takes")
-  for name in [name for stage in stages for name in stage if name in _OF_ALL_STAGES]:
+  for name in [name for stage in stages for name in stage if name in _COMMON_FLAGS]:
     raise WinnowError(
       f"--recipe={path}: {name} is no flag of one stage; write it above {recipes.STAGES}, for all of them"
     )
-  return _of_mapping(path, recipe, own), [_of_mapping(path, stage, own) for stage in stages]
+  return _mapping_arguments(path, recipe, own), [_mapping_arguments(path, stage, own) for stage in stages]
 
 
-def _of_mapping(path: str, recipe: Mapping[str, recipes.Value], own: Sequence[Flag]) -> list[str]:
+def _mapping_arguments(path: str, recipe: Mapping[str, recipes.Value], own: Sequence[Flag]) -> list[str]:
   known = {flag.name: flag for flag in own if flag.name != "recipe" and not flag.positional}
   arguments = []
   for name, value in recipe.items():
@@ -139,13 +139,13 @@ def _of_mapping(path: str, recipe: Mapping[str, recipes.Value], own: Sequence[Fl
       hint = f"; did you mean {near[0]}?" if near else ""
       raise WinnowError(f"--recipe={path} has {name[:80]!r}, which is no flag of this command{hint}")
     arguments.append(f"--{name}={value.truth() if known[name].type is bool else value.text}")
-  return _plain(own, arguments)
+  return _normalised(own, arguments)
 
 
-def _plain(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:
-  """The arguments as a parser takes them: a console says --overwrite=true, and --name= for what is not given.
+def _normalised(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:
+  """Returns the arguments as a parser takes them, a flag and its value in one argument.
 
-  A flag and its value are one argument each.
+  A console writes --overwrite=true, and --name= for what is not given.
   """
   by_name = {f"--{flag.name}": flag for flag in own}
   arguments: list[str] = []
@@ -169,7 +169,7 @@ def _plain(own: Sequence[Flag], argv: Sequence[str]) -> list[str]:
 
 
 def adopt(namespace: argparse.Namespace, request: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-  """Gives flags that nobody gave the values that a store was made with, so that it is used as it is; returns them."""
+  """Sets flags that nobody gave to the values that a store was made with, to use it as it is, and returns them."""
   adopted = [n for n in names if n in request and n not in namespace.given and request[n] != getattr(namespace, n)]
   for name in adopted:
     setattr(namespace, name, request[name])
@@ -177,19 +177,19 @@ def adopt(namespace: argparse.Namespace, request: Mapping[str, Any], names: Sequ
 
 
 def own_arguments(command: str, stages: Sequence[argparse.Namespace]) -> list[str]:
-  """The command line that says the same with Winnow's own flags alone, in order, without those at their defaults.
+  """Returns an equal command line of Winnow's own flags alone, in order, without those at their defaults.
 
-  It needs no recipe's file: several stages are written out in `--recipe` itself.
+  It needs no recipe file: several stages are written out in `--recipe` itself.
   """
   if len(stages) == 1:
     return ["winnow", command, *_arguments(_given(stages[0]))]
-  of_each = [{n: value for n, value in _given(stage).items() if n not in _OF_ALL_STAGES} for stage in stages]
-  of_all = {name: value for name, value in _given(stages[-1]).items() if name in _OF_ALL_STAGES}
-  return ["winnow", command, f"--recipe={recipes.inline(of_each)}", *_arguments(of_all)]
+  stage_flags = [{n: value for n, value in _given(stage).items() if n not in _COMMON_FLAGS} for stage in stages]
+  common_flags = {name: value for name, value in _given(stages[-1]).items() if name in _COMMON_FLAGS}
+  return ["winnow", command, f"--recipe={recipes.inline(stage_flags)}", *_arguments(common_flags)]
 
 
 def _given(namespace: argparse.Namespace) -> dict[str, Any]:
-  given = {flag.name: getattr(namespace, flag.name, None) for flag in FLAGS if flag.name not in _OF_THE_RUN}
+  given = {flag.name: getattr(namespace, flag.name, None) for flag in FLAGS if flag.name not in _RUN_FLAGS}
   return {flag.name: given[flag.name] for flag in FLAGS if flag.name in given and flag.is_given(given[flag.name])}
 
 
@@ -198,14 +198,14 @@ def _arguments(given: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_scoring_flags(namespace: argparse.Namespace) -> None:
-  """Raises WinnowError for flags that say how documents are read, where the score store has said it already."""
+  """Raises WinnowError for flags that say how documents are read: the score store has settled that already."""
   for flag in FLAGS:
-    if flag.name in _SAID_BY_STORE and getattr(namespace, flag.name) != flag.default:
+    if flag.name in _READING_FLAGS and getattr(namespace, flag.name) != flag.default:
       raise WinnowError(f"--{flag.name} was settled when --scores was made; leave it out")
 
 
 def reference() -> str:
-  """The tables of docs/reference.md: every command and every flag, in Markdown."""
+  """Returns the tables of docs/reference.md: every command and every flag, in Markdown."""
   lines = ["| command | what it does |", "|---|---|"]
   lines += [f"| `winnow {name}` | {text} |" for name, text in COMMANDS.items()]
   lines += ["", "| flag | commands | default | what it is |", "|---|---|---|---|"]
@@ -240,8 +240,8 @@ def _refuse_unknown(command: str, others: list[str]) -> None:
 
 
 def _subclasses(base: type) -> list[type]:
-  found: list[type] = []
+  descendants: list[type] = []
   subclasses: list[type] = type.__subclasses__(base)
   for subclass in subclasses:
-    found += [subclass, *_subclasses(subclass)]
-  return found
+    descendants += [subclass, *_subclasses(subclass)]
+  return descendants

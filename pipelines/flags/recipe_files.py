@@ -1,4 +1,4 @@
-"""The recipes that come with Winnow, and the file that `--recipe` means."""
+"""The recipes that come with Winnow, and the search for the file that `--recipe` names."""
 
 import difflib
 import os
@@ -12,17 +12,17 @@ _SUFFIX = ".yaml"
 
 
 def names() -> list[str]:
-  """The recipes that come with Winnow, such as `d4` and `paper/ask_llm_xl`, sorted."""
+  """Lists the recipes that come with Winnow, such as `d4` and `paper/ask_llm_xl`, sorted."""
   files = FOLDER.resolve().rglob(f"*{_SUFFIX}")
   return sorted(file.relative_to(FOLDER.resolve()).with_suffix("").as_posix() for file in files)
 
 
 def find(recipe: str) -> str:
-  """The path of a recipe: of a file, local or on an object store, or else of the one that comes under that name.
+  """Returns the path of a recipe: a file, local or on an object store, or else the recipe of that name in Winnow.
 
   Raises WinnowError where it is neither.
   """
-  # A pipe is a recipe too.
+  # A recipe may also come from a pipe.
   if not storage.is_local(recipe) or (os.path.exists(recipe) and not os.path.isdir(recipe)):
     return recipe
   known = names()

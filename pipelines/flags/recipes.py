@@ -20,23 +20,23 @@ _TRUTHS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": 
 
 
 class Value(NamedTuple):
-  """What a recipe has behind a flag, as it is written there."""
+  """The value of a flag in a recipe, as it is written there."""
 
   where: str
   text: str
 
   def truth(self) -> str:
-    """'true' or 'false', or '' where it is empty: of a flag that is either given or not. Raises WinnowError."""
+    """Returns 'true' or 'false', or '' for an empty value, of a boolean flag. Raises WinnowError for other values."""
     if self.text and self.text.lower() not in _TRUTHS:
       raise WinnowError(f"{self.where} is {self.text[:80]!r}; write true or false")
     return _TRUTHS.get(self.text.lower(), "")
 
 
 def read(recipe: str) -> tuple[dict[str, Value], list[dict[str, Value]]]:
-  """The flags of all stages and of each, of a file's path, of a recipe of Winnow's by its name, or of a recipe itself,
-  which starts with a brace.
+  """Reads a recipe: the flags of all stages, and those of each.
 
-  Raises WinnowError where it is none.
+  `recipe` is the path of a file, the name of a recipe that comes with Winnow, or a recipe itself, which starts with a
+  brace. Raises WinnowError if it is none of these.
   """
   import yaml
 
@@ -52,11 +52,11 @@ def read(recipe: str) -> tuple[dict[str, Value], list[dict[str, Value]]]:
     maps = stages.value if isinstance(stages, yaml.SequenceNode) else []
     if stages is not None and not (maps and all(isinstance(stage, yaml.MappingNode) for stage in maps)):
       raise WinnowError(f"{name}: {STAGES} is no list of stages, each of them lines of FLAG: VALUE")
-    entries_of = [_entries(name, loader, stage) for stage in maps]
-    if any(STAGES in found for found in entries_of):
+    stage_entries = [_entries(name, loader, stage) for stage in maps]
+    if any(STAGES in each for each in stage_entries):
       raise WinnowError(f"{name}: a stage has {STAGES!r}, which is no flag of one; write one list of stages")
-    of_each = [_values(name, found) for found in entries_of]
-    return _values(name, entries), of_each or [{}]
+    stage_values = [_values(name, each) for each in stage_entries]
+    return _values(name, entries), stage_values or [{}]
   except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
     cause = " ".join(str(error).split())
     raise WinnowError(f"{name} cannot be read: {cause}") from error
@@ -68,15 +68,15 @@ def is_inline(recipe: str) -> bool:
 
 
 def inline(stages: Sequence[Mapping[str, Any]]) -> str:
-  """The recipe of flags and their values of each stage as text that `read` takes."""
+  """Writes a recipe, the flags and values of each stage, as text that `read` takes."""
   written = [{name: value if value is True else str(value) for name, value in stage.items()} for stage in stages]
   text = json.dumps({STAGES: written}, ensure_ascii=False)
   # YAML takes these for line ends, or not at all.
-  return re.sub("[\x7f-\x9f\u2028\u2029\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+  return re.sub("[\x7f-\x9f\u2028\u2029\ufeff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _entries(name: str, loader: Any, mapping: Any) -> dict[str, Any]:
-  """The nodes of a mapping by their keys, as they are written."""
+  """Returns the nodes of a mapping by their keys, as they are written."""
   keys = [str(key.value) for key, _ in mapping.value]
   if twice := next((key for key in keys if keys.count(key) > 1), None):
     raise WinnowError(f"{name} has {twice[:80]} twice; leave one of them out")
@@ -85,7 +85,7 @@ def _entries(name: str, loader: Any, mapping: Any) -> dict[str, Any]:
 
 
 def _values(name: str, entries: Mapping[str, Any]) -> dict[str, Value]:
-  found = {}
+  values = {}
   for key, node in entries.items():
     where = f"{name}: {key[:80]}"
     if node.tag == _YAML + "null":
@@ -94,5 +94,5 @@ def _values(name: str, entries: Mapping[str, Any]) -> dict[str, Value]:
       )
     if node.tag not in _PLAIN:
       raise WinnowError(f"{where} is no text, number, true or false; write one value behind it")
-    found[key] = Value(where, node.value)
-  return found
+    values[key] = Value(where, node.value)
+  return values

@@ -1,1 +1,1 @@
-"""Commands, flags, and registries: what there is of each kind, ours and what installed packages bring."""
+"""Commands, flags, and registries: the things of each kind that Winnow and installed packages bring."""

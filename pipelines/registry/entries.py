@@ -1,4 +1,4 @@
-"""Entries by name: Winnow's own, and those that an installed package brings by an entry point of importlib.metadata."""
+"""Registries of named entries: Winnow's own, and those of installed packages, by entry points of importlib.metadata."""
 
 import functools
 import importlib
@@ -10,10 +10,10 @@ from curation.errors import WinnowError
 
 
 class Registry(Mapping[str, Any]):
-  """Things of one kind by name, in order: ours, then those of installed packages. Each is loaded when it is asked for.
+  """The entries of one kind by name: ours first, then those of installed packages. Each is loaded on its first use.
 
-  `own` says where ours are, as "package.module:NAME". Raises WinnowError where a package brings a name that is taken,
-  something that cannot be loaded, or something that is not `of` the type.
+  `own` says where ours are, as "package.module:NAME"; entries are of the type `of`. Raises WinnowError if a package
+  brings a name that is taken, something that cannot be loaded, or something of another type.
   """
 
   def __init__(self, kind: str, group: str, of: type, own: Mapping[str, str]):
@@ -25,7 +25,7 @@ class Registry(Mapping[str, Any]):
     for point in sorted(importlib.metadata.entry_points(group=self._group)):
       if places.setdefault(point.name, point.value) != point.value:
         raise WinnowError(
-          f"the package of {point.value} brings the {self._kind} {point.name}, and there is one of that name already: "
+          f"the package of {point.value} brings the {self._kind} {point.name}, but there is one of that name already: "
           f"{places[point.name]}; give it another name in the package's entry points"
         )
     return places

@@ -1,4 +1,4 @@
-"""What a flag of a command is, and how flags are grouped; `flags` declares them."""
+"""The description of one flag, and the groups of flags; `pipelines.flags` declares them."""
 
 import argparse
 import dataclasses
@@ -21,11 +21,11 @@ GROUPS = (
   "Sample",
 )
 BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
-"""A path on an object store, as a console takes it."""
+"""The pattern of a path on an object store, for a console."""
 
 
 def path(value: str) -> str:
-  """Reads a path, or a glob of paths: a leading `~` is a home folder. The type of a flag that takes one."""
+  """Reads a path, or a glob of paths; a leading `~` is a home folder. It is the type of a flag that takes one."""
   try:
     return homes.expand(value)
   except ValueError as error:
@@ -33,7 +33,7 @@ def path(value: str) -> str:
 
 
 def paths(value: str) -> str:
-  """Reads several paths with commas between them. The type of a flag that takes several in one of its commands."""
+  """Reads paths separated by commas. It is the type of a flag that takes several in one of its commands."""
   return ",".join(map(path, value.split(",")))
 
 
@@ -47,18 +47,18 @@ class Flag:
   commands: tuple[str, ...]
   help: str
   type: Any = str
-  """Reads a value: str, int, float, bool, or for what names files `path` or `paths`."""
+  """Reads a value: str, int, float or bool, or `path` or `paths` for names of files."""
   default: Any = None
   choices: tuple[str, ...] | None = None
   scorers: tuple[str, ...] = ()
-  """Those that it means anything to; none: all."""
+  """The scorers to which it means anything; empty for all."""
   required: tuple[str, ...] = ()
-  """The commands that cannot do without it."""
+  """The commands that need it."""
   pattern: str | None = None
-  """What a console takes for it: a regular expression of the whole value, where workers are other machines."""
+  """A regular expression of the whole value, for a console, where workers are other machines."""
 
   positional: bool = False
-  """Given by its place alone, without its name."""
+  """True for a flag that is given by its position, without its name."""
 
   def __post_init__(self):
     if self.group not in GROUPS:
@@ -87,7 +87,7 @@ class Flag:
 
 
 def require(namespace: argparse.Namespace, *names: str) -> None:
-  """Raises WinnowError naming the flags that a command cannot do without and that are not there."""
+  """Raises WinnowError, which names the missing flags, unless all of `names` are given."""
   missing = [f"--{name}=" for name in names if getattr(namespace, name) is None]
   if missing:
     raise WinnowError(f"{' and '.join(missing)} must be given")

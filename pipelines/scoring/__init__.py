@@ -1,1 +1,1 @@
-"""Blocks in, scores on record: what all scorers have in common, without a word about any of them."""
+"""Scoring: blocks in, scores on record. It is common to all scorers, and knows none of them."""

@@ -1,6 +1,7 @@
-"""Documents that a scorer cannot bear: found by halving their block, so that each falls alone.
+"""The search for documents that make a scorer fail: their block is halved until each of them stands alone.
 
-A score does not depend on a document's neighbours, so what is scored by halves has the bits that it would have had.
+A score does not depend on a document's neighbours, so the scores of halves have the same bits as those of a whole
+block.
 """
 
 import dataclasses
@@ -15,20 +16,20 @@ from pipelines.scoring.description import OnBatch, Scorer, Scores
 from pipelines.worker import logs
 
 REASON = "scorer_failed"
-# A text that is nothing special: where not even this can be scored, no document is to blame.
+# An ordinary text: if even this cannot be scored, no document is to blame.
 _PROBE = "The quick brown fox jumps over the lazy dog."
 _MOST_CULPRITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class _Failed:
-  """What `prepare` raised for a block, until it is the block's turn."""
+  """The exception that `prepare` raised for a block, kept until it is the block's turn."""
 
   error: Exception
 
 
 def prepare(scorer: Scorer, block: blocks.Block, reads: str) -> Any:
-  """The host's work for a block's column `reads`, for `run`."""
+  """Does the host's work for a block's column `reads`, and returns what `run` takes."""
   assert block.documents is not None
   try:
     return scorer.prepare(block.documents[reads])
@@ -39,29 +40,33 @@ def prepare(scorer: Scorer, block: blocks.Block, reads: str) -> Any:
 def run(
   scorer: Scorer, block: blocks.Block, prepared: Any, reads: str, *, on_batch: OnBatch | None = None
 ) -> tuple[blocks.Block, Scores]:
-  """A block and its scores. Documents of a text that make the scorer fail are among its bad ones then."""
+  """Returns a block and its scores. Documents that make the scorer fail join the bad ones, if the block has texts."""
   assert block.documents is not None
   try:
     if isinstance(prepared, _Failed):
       raise prepared.error
     return block, scorer.run(prepared, on_batch)
   except Exception as error:
-    if "text" not in block.documents.schema.names or _is_nobodys(error):
+    if "text" not in block.documents.schema.names or _blames_no_document(error):
       raise
-    return _without_culprits(scorer, block, error, reads)
+    return _score_without_culprits(scorer, block, error, reads)
 
 
-def _is_nobodys(error: Exception) -> bool:
-  """A WinnowError is the scorer's own refusal, memory everybody's, and what the device says is about the device."""
+def _blames_no_document(error: Exception) -> bool:
+  """Tells whether no document is to blame for an error.
+
+  A WinnowError is the scorer's own refusal, a MemoryError concerns all documents, and an error of JAX is the device's.
+  """
   return isinstance(error, WinnowError | MemoryError) or type(error).__module__.startswith("jax")
 
 
-def _without_culprits(scorer: Scorer, block: blocks.Block, error: Exception, reads: str) -> tuple[blocks.Block, Scores]:
-  """The block with the documents that make the scorer fail among its bad ones, and the scores of the others.
+def _score_without_culprits(
+  scorer: Scorer, block: blocks.Block, error: Exception, reads: str
+) -> tuple[blocks.Block, Scores]:
+  """Returns the block with the documents that make the scorer fail among its bad ones, and the scores of the others.
 
-  `error`, which scoring the whole block ended with, is raised again where the documents are not to blame: a worker in
-  which something is broken cannot score any text, and where more than a few documents fail it is the scorer that should
-  be looked at.
+  Raises `error`, with which scoring the whole block ended, again where the documents are not to blame. A broken worker
+  cannot score any text. If more than a few documents fail, the scorer is what should be examined.
   """
   documents, bad = block.documents, block.bad
   assert documents is not None and bad is not None
@@ -75,15 +80,15 @@ def _without_culprits(scorer: Scorer, block: blocks.Block, error: Exception, rea
       good.append(table)
       return
     except Exception as failure:
-      if _is_nobodys(failure):
+      if _blames_no_document(failure):
         raise
       if len(table) <= 1:
         if not len(table) or len(culprits) == _MOST_CULPRITS or not _can_score(scorer):
           raise error from None
         text = table["text"][0].as_py()[: blocks.DEAD_TEXT_CHARACTERS]
         culprits.append({"row": table["row"][0].as_py(), "reason": REASON, "text": text})
-        told = (str(failure).splitlines() or [""])[0]
-        logs.warn("scorer_failed", row=culprits[-1]["row"], error=f"{type(failure).__name__}: {told}")
+        first_line = (str(failure).splitlines() or [""])[0]
+        logs.warn("scorer_failed", row=culprits[-1]["row"], error=f"{type(failure).__name__}: {first_line}")
         return
     halve(table)
 
@@ -92,11 +97,11 @@ def _without_culprits(scorer: Scorer, block: blocks.Block, error: Exception, rea
     score(table.slice(0, half))
     score(table.slice(half))
 
-  score(documents.slice(0, 0))  # of no documents there are scores, too: all of them may be culprits
+  score(documents.slice(0, 0))  # an empty table has scores too: all documents may be culprits
   halve(documents)
-  fallen = pa.concat_tables([bad, pa.Table.from_pylist(culprits, schema=blocks.BAD_SCHEMA)]).sort_by("row")
+  all_bad = pa.concat_tables([bad, pa.Table.from_pylist(culprits, schema=blocks.BAD_SCHEMA)]).sort_by("row")
   kept = pa.concat_tables(good)
-  return dataclasses.replace(block, documents=kept, bad=fallen, text_bytes=blocks.text_bytes(kept)), _joined(parts)
+  return dataclasses.replace(block, documents=kept, bad=all_bad, text_bytes=blocks.text_bytes(kept)), _joined(parts)
 
 
 def _can_score(scorer: Scorer) -> bool:

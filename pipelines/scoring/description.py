@@ -1,7 +1,8 @@
-"""What a scorer is to the rest of Winnow, before and after it is loaded.
+"""The interface between a scorer and the rest of Winnow, before and after the scorer is loaded.
 
-The launcher calls `checked()`, which makes sure of all that is known without computing, `request()`, the scorer's part
-of a store's fingerprint, and `engine()`, what of `Scorer.describe` is known without a device. Workers call `load()`.
+The launcher calls `checked()`, which checks all that can be checked without computing; `request()`, the scorer's part
+of a store's fingerprint; and `engine()`, the part of `Scorer.describe` that is known without a device. Workers call
+`load()`.
 """
 
 import abc
@@ -21,80 +22,80 @@ class Scores(NamedTuple):
   """The results of one block, in the order of its documents."""
 
   scores: np.ndarray
-  """float32 [N]; or what another kind of store holds (`pipelines.store.kinds`)."""
+  """float32 [N], or the values that another kind of store holds (`pipelines.store.kinds`)."""
   num_tokens: np.ndarray | None = None
-  """int32 [N]: the tokens of each whole text; None where the scorer counts none."""
+  """int32 [N], the tokens of each whole text; None if the scorer does not count them."""
   useful_tokens: int = 0
   computed_tokens: int = 0
 
 
 OnBatch = Callable[[np.ndarray, int], None]
-"""Called with the places of documents in the block, and their tokens, as they are done; not after the whole block."""
+"""A callback, called as documents are done: their places in the block, and their tokens; not after the whole block."""
 
 
 class Scorer(Protocol):
-  """A scorer that is loaded, one for all threads of a process."""
+  """A loaded scorer, which all threads of a process share."""
 
   def describe(self) -> dict[str, Any]:
-    """Returns how it computes, as JSON: a store holds scores of one engine alone."""
+    """Returns how the scorer computes, as JSON: all scores of a store come from one engine."""
 
   def warm_up(self) -> None:
     """Does what must happen once before the first document."""
 
   def prepare(self, column: pa.ChunkedArray) -> Any:
-    """Does the host's work for a block, from the column of its documents that the description `reads`. Thread-safe."""
+    """Does the host's work for a block, given the column of its documents that the description `reads`. Thread-safe."""
 
   def run(self, prepared: Any, on_batch: OnBatch | None = None) -> Any:
-    """Returns the block's `Scores`, or the same fields.
+    """Returns the block's `Scores`, or an object with the same fields.
 
-    Where that takes long, calls `on_batch` now and then with the documents that are done.
+    If that takes long, it calls `on_batch` now and then with the documents that are done.
     """
 
 
 class Description(abc.ABC):
-  """What is to be scored with. A frozen dataclass, as a rule: it is pickled to the workers, which load it."""
+  """The description of a scorer, usually a frozen dataclass: it is pickled to the workers, which load the scorer."""
 
   reads: ClassVar[str] = "text"
-  """The column of a block's documents that it reads."""
+  """The column of a block's documents that the scorer reads."""
   loading: ClassVar[str | None] = None
-  """What loading is called on a terminal, where it takes a while."""
+  """The name of the loading on a terminal, if it takes a while."""
 
   @property
   def speed(self) -> float | None:
-    """Documents a second that one core is expected to do; None where that depends on a model and a device."""
+    """Returns how many documents a second one core should score; None if that depends on a model and a device."""
     return None
 
   @property
   def model_bytes(self) -> int | None:
-    """The size of the model's files, for which workers need memory; None without a model."""
+    """Returns the size of the model's files, for which workers need memory; None without a model."""
     return None
 
   @property
   def num_devices(self) -> int:
-    """The devices that one copy of the model needs; 0 without a model."""
+    """Returns how many devices one copy of the model needs; 0 without a model."""
     return 0
 
   def checked(self) -> Self:
-    """Raises WinnowError for what cannot work; returns the description with what was found out."""
+    """Returns the description with what the checks found out. Raises WinnowError for what cannot work."""
     return self
 
   @abc.abstractmethod
   def request(self) -> dict[str, Any]:
-    """Returns its part of a store's fingerprint, JSON: `scorer`, its name, and all that its scores depend on."""
+    """Returns the part of a store's fingerprint, as JSON: `scorer`, its name, and all that its scores depend on."""
 
   def engine(self) -> dict[str, Any]:
-    """Returns what of `Scorer.describe` is known at launch."""
+    """Returns the part of `Scorer.describe` that is known at launch."""
     return {}
 
   @abc.abstractmethod
   def load(self) -> Scorer: ...
 
   def source(self, texts: sources.Texts) -> stored_blocks.Source:
-    """Returns where its blocks come from."""
+    """Returns the source of the blocks that the scorer reads."""
     return texts
 
   def made_with(self, namespace: argparse.Namespace) -> dict[str, str]:
-    """Returns the model or the embeddings that it runs, by flags, for who wants to run the same again."""
+    """Returns the model or embeddings that the scorer runs, by flags, for users who want to run the same again."""
     del namespace
     return {}
 
@@ -113,7 +114,7 @@ class Own(Description):
     return self.engine()
 
   def warm_up(self) -> None:
-    """Needs nothing."""
+    """Does nothing: there is no model to warm up."""
 
   @abc.abstractmethod
   def prepare(self, column: pa.ChunkedArray) -> Any: ...
@@ -123,10 +124,10 @@ class Own(Description):
 
 
 class OverStore(Description):
-  """A description of what reads another store in place of texts."""
+  """The description of a scorer that reads another store instead of texts."""
 
   STORED: ClassVar[str]
-  """The name of the field that holds the blocks of that store, in requests too."""
+  """The name of the field that holds the blocks of that store; requests have the same name."""
 
   @property
   def stored(self) -> stored_blocks.StoredBlocks:

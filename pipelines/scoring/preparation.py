@@ -1,4 +1,4 @@
-"""What must be made of a whole store before scores can be read from it: a sketch, centroids, a join."""
+"""Preparations: what is made of a whole store before it can be scored, such as a sketch, centroids or a join."""
 
 import abc
 from typing import Any, ClassVar, NamedTuple, Self
@@ -18,12 +18,12 @@ class Summary(NamedTuple):
 
 
 class Preparation(abc.ABC):
-  """A step between the store that a scorer reads and its own store; what it makes lies in the latter."""
+  """A step between the store that a scorer reads and the scorer's own store, which holds what the step makes."""
 
   label: ClassVar[str]
   """The label of its transform."""
   makes: ClassVar[tuple[str, ...]]
-  """The names of its files in the store, and of its folders, with a slash at the end; no other preparation has them."""
+  """The names of its files and folders in the store, folders with a slash at the end. No other preparation has them."""
   work: ClassVar[tuple[str, ...]] = ()
   """Folders in the store, without a slash, that a complete store no longer needs."""
 
@@ -34,18 +34,21 @@ class Preparation(abc.ABC):
 
   @abc.abstractmethod
   def transform(self, address: progress.Address | None) -> beam.PTransform:
-    """Returns the work: PCollection of one element, once what is read is complete -> one element, once it is done."""
+    """Returns the work as a transform: PCollection of one element -> PCollection of one element.
+
+    The input has its element once the store that is read is complete, the output once the work is done.
+    """
 
   @abc.abstractmethod
   def stages(self, count: progress.Count | None) -> list[progress.Stage]:
-    """Returns what users see of the work that is not done, for so many documents."""
+    """Returns the stages of the remaining work, as users see them, for `count` documents."""
 
   def source(self, stored: StoredBlocks) -> StoredBlocks:
-    """Returns the blocks that the scorer reads, of those of the store that is read."""
+    """Returns the blocks that the scorer reads, chosen from those of the store that it reads."""
     return stored
 
   def conclusion(self) -> beam.PTransform | None:
-    """Returns work on the complete store, PCollection[Ledger] -> PCollection[Ledger]; None where there is none."""
+    """Returns a transform on the complete store, PCollection[Ledger] -> PCollection[Ledger]; None if it needs none."""
     return None
 
   @property
@@ -54,7 +57,7 @@ class Preparation(abc.ABC):
     return True
 
   def summary(self) -> Summary:
-    """Returns what a user should know of a complete store."""
+    """Returns what a user should know about a complete store."""
     return Summary([], [])
 
   @classmethod

@@ -18,9 +18,9 @@ from pipelines.worker import logs
 
 @dataclasses.dataclass(frozen=True)
 class BlockCounts:
-  """What became of one block. `scored` is None where it was skipped: on record already, or another stripe's.
+  """The counts of one block. `scored` is None if it was skipped: it is on record already, or belongs to another stripe.
 
-  `not_read`: rows that are no documents, or that a stage before has not selected (`blocks.NOT_READ`).
+  `not_read`: rows that are no documents, or that an earlier stage has not selected (`blocks.NOT_READ`).
   """
 
   index: int
@@ -36,15 +36,16 @@ class BlockCounts:
 
 
 def record(where: tuple[ScoreStore, blocks.Shard, str], block: blocks.Block, result: tuple[Scores, int]) -> BlockCounts:
-  """Makes a block's results durable; `where`: the store, the shard and the fingerprint of the engine.
+  """Makes a block's results durable, and returns its counts.
 
-  `result`: the scores, and the milliseconds that they took.
+  `where`: the store, the shard and the fingerprint of the engine. `result`: the scores, and the milliseconds that they
+  took.
   """
   store, shard, engine = where
   scores, milliseconds = result
   assert block.documents is not None
   tokens_N = scores.num_tokens
-  if tokens_N is None and "num_tokens" in block.documents.schema.names:  # of the store that the block comes from
+  if tokens_N is None and "num_tokens" in block.documents.schema.names:  # from the store that the block comes from
     column = block.documents["num_tokens"]
     tokens_N = None if column.null_count else column.to_numpy()
   table = block_table(store.kind, block, scores.scores, tokens_N)
@@ -56,7 +57,7 @@ def record(where: tuple[ScoreStore, blocks.Shard, str], block: blocks.Block, res
       raise
   counts = table["reason"].value_counts().to_pylist()
   by_reason = {count["values"]: count["counts"] for count in counts if count["values"] is not None}
-  found = BlockCounts(
+  recorded = BlockCounts(
     index=block.index,
     num_rows=block.num_rows,
     not_read=sum(by_reason.pop(reason, 0) for reason in blocks.NOT_READ),
@@ -68,8 +69,8 @@ def record(where: tuple[ScoreStore, blocks.Shard, str], block: blocks.Block, res
     milliseconds=milliseconds,
     nonstandard=block.nonstandard,
   )
-  _log_block(shard, table, found)
-  return found
+  _log_block(shard, table, recorded)
+  return recorded
 
 
 def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> None:
@@ -91,9 +92,9 @@ def _log_block(shard: blocks.Shard, table: pa.Table, counts: BlockCounts) -> Non
 
 
 def block_table(kind: kinds.Kind, block: blocks.Block, values: np.ndarray, num_tokens_N: np.ndarray | None) -> pa.Table:
-  """The rows of a block as they go on record (block_files.block_schema), good and bad in one order.
+  """Returns the rows of a block as they are recorded (block_files.block_schema), good and bad ones in order.
 
-  `values`: the results of its documents, as the kind of the store has them.
+  `values`: the results of its documents, in the form of the store's kind.
   """
   documents, unreadable = block.documents, block.bad
   assert documents is not None and unreadable is not None
@@ -102,16 +103,16 @@ def block_table(kind: kinds.Kind, block: blocks.Block, values: np.ndarray, num_t
   is_bad_N = np.logical_or.reduce([np.zeros(len(values), bool), *reasons.values()])
   tokens = pa.nulls(len(values), pa.int32()) if num_tokens_N is None else pa.array(num_tokens_N, pa.int32())
   nulls = pa.nulls(len(values), pa.string())
-  is_known = kinds.DOMAIN.name in documents.schema.names  # to the store that the block comes from
-  of_each = documents[kinds.DOMAIN.name] if is_known else domains.registered_domains(documents["url"])
-  all_rows = pa.table([documents["row"], *columns.values(), tokens, of_each, nulls, nulls], schema=schema)
+  has_domains = kinds.DOMAIN.name in documents.schema.names  # from the store that the block comes from
+  domain_column = documents[kinds.DOMAIN.name] if has_domains else domains.registered_domains(documents["url"])
+  all_rows = pa.table([documents["row"], *columns.values(), tokens, domain_column, nulls, nulls], schema=schema)
   good = all_rows.filter(pa.array(~is_bad_N))
   bad = [unreadable.select(["row", "reason", "text"])]
-  for reason, is_so_N in reasons.items():
-    without = documents.filter(pa.array(is_so_N))
-    # Blocks of a store of embeddings have no texts; nothing is wrong with their embeddings, which were looked at.
-    texts = without["text"] if "text" in without.schema.names else pa.array([""] * len(without), pa.string())
-    said = pa.array([reason] * len(without), pa.string())
-    shown = pc.utf8_slice_codeunits(texts, 0, blocks.DEAD_TEXT_CHARACTERS)
-    bad.append(pa.table({"row": without["row"], "reason": said, "text": shown}))
+  for reason, has_reason_N in reasons.items():
+    failed = documents.filter(pa.array(has_reason_N))
+    # Blocks of a store of embeddings have no texts. Nothing is wrong with their embeddings: they were checked.
+    texts = failed["text"] if "text" in failed.schema.names else pa.array([""] * len(failed), pa.string())
+    reason_column = pa.array([reason] * len(failed), pa.string())
+    beginnings = pc.utf8_slice_codeunits(texts, 0, blocks.DEAD_TEXT_CHARACTERS)
+    bad.append(pa.table({"row": failed["row"], "reason": reason_column, "text": beginnings}))
   return pa.concat_tables([good, *bad], promote_options="default").select(schema.names).sort_by("row")

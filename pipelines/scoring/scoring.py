@@ -34,7 +34,7 @@ GATHERING = "gathering the results of each shard"
 
 @dataclasses.dataclass(frozen=True)
 class ScoringConfig:
-  """What to score, with what, and to where."""
+  """The settings of one scoring pass: the documents, the scorer, and the store for the results."""
 
   store: ScoreStore
   scorer: Description
@@ -42,25 +42,25 @@ class ScoringConfig:
   max_bad_fraction: float
   progress_address: progress.Address | None = None
   resource_hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  """What the stage that computes asks of its workers."""
+  """The resource hints of the stage that computes."""
   accelerator: str | None = None
-  """What they were asked to have, so that none scores on its CPU at an accelerator's price."""
+  """The accelerator that workers should have, so that none scores on its CPU at an accelerator's price."""
   number: int = 1
   """The number of the stage, where a recipe has several; else 1."""
   survivors: Survivors | None = None
-  """What the stage before has selected."""
+  """The documents that the stage before has selected."""
   work: tuple[str, ...] = ()
-  """Folders in the store that its preparation does not need once it is complete."""
+  """Folders of the preparation in the store that are not needed once the store is complete."""
 
   @property
   def stage(self) -> str:
-    """What the work is called among Beam's metrics and labels."""
+    """Returns the name of the work in Beam's metrics and labels."""
     name = self.store.scorer if self.store.keeps_blocks else "score"
     return name if self.number == 1 else f"{name}_{self.number}"
 
   @property
   def title(self) -> str:
-    """What the work is called on a terminal."""
+    """Returns the name of the work on a terminal."""
     return self.store.kind.title
 
 
@@ -77,9 +77,9 @@ def score_blocks(
 ) -> Iterator[recording.BlockCounts]:
   """Scores the blocks of a stripe that are not on record, and makes each durable; yields every block of the shard once.
 
-  Reading and tokenising run ahead in a thread, writing behind in another, so that the device never waits for either.
-  `load` is called when the first block needs a score. Raises ChangedError, and takes back what was recorded here, where
-  the shard is not what it was at launch.
+  Reading and tokenising run ahead in one thread, and writing runs behind in another, so the device never waits for
+  either. `load` is called when the first block needs a score. If the shard is not what it was at launch, deletes what
+  this call recorded, and raises ChangedError.
   """
   store, shard = config.store, stripe.shard
   engine = store.engine()
@@ -87,7 +87,7 @@ def score_blocks(
 
   def is_wanted(index: int) -> bool:
     if index in on_record:
-      return config.source.may_change  # to be compared: what parsing takes is little beside scoring
+      return config.source.may_change  # read it again to compare: parsing takes little beside scoring
     # Another run of the same command may compact the shard meanwhile, and its block files are gone then.
     return stripe.holds(index) and not storage.exists(store.scores_path(shard))
 
@@ -100,38 +100,39 @@ def score_blocks(
       if block.documents is None or (recorded is not None and _is_same(block, recorded, config, (shard, engine), load)):
         yield block, None, None
       else:
-        if loaded is None:  # from here on the stage's clock runs: what is on record took no time of it
+        if loaded is None:  # the stage's clock starts now: what is on record took none of its time
           loaded = load()
           at_work.enter_context(progress.working(config.progress_address, config.title))
         yield block, loaded, bisection.prepare(loaded.scorer, block, config.scorer.reads)
 
-  here: list[int] = []
+  recorded_indices: list[int] = []
   try:
     with at_work:
-      yield from _score_prepared(prepared(), config, shard, here)
+      yield from _score_prepared(prepared(), config, shard, recorded_indices)
   except sources.ChangedError:
-    storage.delete([store.block_path(shard, index, store.engine()) for index in here])
+    storage.delete([store.block_path(shard, index, store.engine()) for index in recorded_indices])
     raise
 
 
 def _is_same(
   block: blocks.Block, recorded: int, config: ScoringConfig, where: tuple[blocks.Shard, str], load: Callable[[], Loaded]
 ) -> bool:
-  """Tells whether a block on record is of what is read now, and removes one that is not.
+  """Tells whether a block on record belongs to the documents that are read now, and removes it if it does not.
 
-  A run whose input was replaced may have been killed before it noticed. `recorded`: the checksum of its documents.
+  A run whose input was replaced may have been killed before it noticed. `recorded`: the checksum of the documents of
+  the block on record.
   """
   store, (shard, engine) = config.store, where
   assert block.documents is not None
   path = store.block_path(shard, block.index, engine)
   is_same = block.checksum == recorded
-  if is_same and kinds.EMBEDDING in block.documents.schema.names:  # which come as they are, so that they are compared
+  if is_same and kinds.EMBEDDING in block.documents.schema.names:  # computed elsewhere, so compare them too
     scorer = load().scorer
     scores = scorer.run(scorer.prepare(block.documents[kinds.EMBEDDING])).scores
-    with contextlib.suppress(DamagedError):  # gone since: another run has compacted the shard
+    with contextlib.suppress(DamagedError):  # the file is gone: another run has compacted the shard
       is_same = block_files.read_block(path).table.equals(recording.block_table(store.kind, block, scores, None))
   if not is_same:
-    config.source.refuse_changed(shard)  # what is read now may be what is not as it was
+    config.source.refuse_changed(shard)  # the change may be in what is read now
     damage.remove(store.folder, path, DamagedError(f"{path} is of other documents than are read now"))
   return is_same
 
@@ -140,36 +141,36 @@ def _score_prepared(
   prepared: Iterator[tuple[blocks.Block, Loaded | None, Any]],
   config: ScoringConfig,
   shard: blocks.Shard,
-  here: list[int],
+  recorded_indices: list[int],
 ) -> Iterator[recording.BlockCounts]:
-  """Scores and records blocks; `here` gets their indices."""
+  """Scores and records blocks, and adds their indices to `recorded_indices`."""
   kept = None if config.survivors is None else config.survivors.kept(shard)
   with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
     written: concurrent.futures.Future[recording.BlockCounts] | None = None
-    # A block of embeddings takes more memory than its texts would and less time to read: fewer are held.
+    # A block of embeddings takes more memory than its texts would, and less time to read: fewer are read ahead.
     is_large = config.scorer.reads == kinds.EMBEDDING
     for block, loaded, ready in prefetch.prefetch(prepared, ahead=1 if is_large else 2):
       if loaded is None:
         yield recording.BlockCounts(block.index, block.num_rows, _not_read(block, kept))
         continue
-      started, passed = time.monotonic(), progress.Block(config.progress_address, config.title)
-      block, scores = bisection.run(loaded.scorer, block, ready, config.scorer.reads, on_batch=passed.add)
+      started, block_progress = time.monotonic(), progress.Block(config.progress_address, config.title)
+      block, scores = bisection.run(loaded.scorer, block, ready, config.scorer.reads, on_batch=block_progress.add)
       milliseconds = round(1000 * (time.monotonic() - started))
-      passed.finish(block.num_rows - _not_read(block, kept), scores.useful_tokens)
+      block_progress.finish(block.num_rows - _not_read(block, kept), scores.useful_tokens)
       if written is not None:
         yield written.result()
       if is_large:
         assert block.documents is not None
         block = dataclasses.replace(block, documents=block.documents.drop_columns(config.scorer.reads))
         del ready
-      here.append(block.index)
+      recorded_indices.append(block.index)
       written = writer.submit(recording.record, (config.store, shard, loaded.engine), block, (scores, milliseconds))
     if written is not None:
       yield written.result()
 
 
 def _not_read(block: blocks.Block, kept: np.ndarray | None) -> int:
-  """How many rows of a block are no documents; of a skipped one, as far as the bits of survivors tell."""
+  """Counts the rows of a block that are no documents; in a skipped block, as far as the bits of survivors tell."""
   if block.bad is not None or kept is None:
     return block.not_read
   rows = np.arange(block.first_row, block.first_row + block.num_rows)
@@ -177,16 +178,16 @@ def _not_read(block: blocks.Block, kept: np.ndarray | None) -> int:
 
 
 class ScoreBlocks(beam.DoFn):
-  """Stripe -> (shard name, (Shard, StripeTotals)); the work is `score_blocks`, here are the model and the counters.
+  """Stripe -> (shard name, (Shard, StripeTotals)): wraps `score_blocks`, and adds the model and the counters.
 
-  Not RunInference: its elements would be blocks of text, made by another stage, without reading ahead or writing behind
-  them, and a failure would take its whole batch. The model is shared within a process by Beam's own `Shared`.
+  It is not RunInference. The elements of RunInference would be blocks of text, made by another stage. It neither reads
+  ahead nor writes behind, and a failure would take its whole batch. Beam's own `Shared` shares the model in a process.
   """
 
   def __init__(self, config: ScoringConfig):
     self._config = config
     self._shared = shared.Shared()
-    self._load_times: list[int] = []  # told by `process`: Beam drops what other threads count
+    self._load_times: list[int] = []  # reported by `process`: Beam drops what other threads count
     self._prefix = "" if config.stage == "score" else f"{config.stage}_"  # one pipeline may embed and score
     self._documents_read = self._counter("documents_read")
     self._documents_scored = self._counter("documents_scored")
@@ -240,15 +241,15 @@ class ScoreBlocks(beam.DoFn):
 
   def _load_now(self) -> "Loaded":
     started = time.monotonic()
-    release_model()  # of another stage: there may be no room for both
+    release_model()  # another stage's: there may be no room for both
     scorer = self._config.scorer.load()
-    store, within = self._config.store, self._config.survivors
+    store, survivors = self._config.store, self._config.survivors
     engine = {"method": store.method, "suffix_list": domains.suffix_list(), **scorer.describe()}
-    engine |= {} if within is None else within.engine()
+    engine |= {} if survivors is None else survivors.engine()
     if self._config.accelerator is not None and engine.get("device_kind") == "cpu":
       raise WinnowError(
-        f"--accelerator={self._config.accelerator} was asked for, and JAX finds a CPU alone on {platform.node()}: the "
-        "image is another accelerator's, or the driver was not installed; nothing was scored"
+        f"--accelerator={self._config.accelerator} was asked for, but JAX finds only a CPU on {platform.node()}: the "
+        "image is for another accelerator, or the driver was not installed; nothing was scored"
       )
     fingerprints.claim(
       store.engine_path,
@@ -264,13 +265,13 @@ class ScoreBlocks(beam.DoFn):
 
 
 class _Nothing:
-  """What can be shared in a model's place."""
+  """A placeholder to share in a model's place."""
 
 
 def release_model() -> None:
-  """Lets go of the model that this process holds, before it loads another: there may be no room for both.
+  """Releases the model that this process holds, before it loads another: there may be no room for both.
 
-  Beam's Shared keeps what was acquired last until something else is.
+  Beam's Shared keeps what was acquired last until something else is acquired.
   """
   shared.Shared().acquire(_Nothing)
 
@@ -291,8 +292,8 @@ def _seal(
 class Score(beam.PTransform):
   """Pipeline, or PCollection of one element -> PCollection[stores.Ledger]: one element, when the store is complete.
 
-  Of a PCollection it waits for the element. `stripes` are those of shards that are not compacted yet, `finished` those
-  of the others, in case that one of them proves damaged.
+  It waits for the element of a PCollection. `stripes` belong to shards that are not compacted yet. `finished` belong to
+  the other shards, in case one of them proves damaged.
   """
 
   def __init__(self, config: ScoringConfig, stripes: list[Stripe], finished: list[Stripe]):
@@ -313,7 +314,7 @@ class Score(beam.PTransform):
       (after | "Stripes" >> Spread(self._stripes), old[sealing.CheckShards.AGAIN] | "SpreadAgain" >> beam.Reshuffle())
       | "AllStripes" >> beam.Flatten()
       | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config)).with_resource_hints(**config.resource_hints)
-      # A group, not a combine: it is the moment when the last stripe of a shard is done. Its values are two numbers.
+      # A group, not a combine: it ends when the last stripe of a shard is done. Its values are two numbers.
       | "GroupStripes" >> beam.GroupByKey()
       | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: _finish_shard(config, stripes_done))
     )

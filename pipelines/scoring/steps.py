@@ -1,6 +1,6 @@
-"""Steps of work that is planned once what they need is on record: each fans out over a plan, and ends when all is done.
+"""Steps of work, each planned once its input is on record: a step fans out over its plan, and ends when all is done.
 
-What crosses a shuffle is what the plan names: numbers of groups, parts and shards.
+Only what the plan names crosses a shuffle: numbers of groups, parts and shards.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,10 @@ Work = Callable[[Any], Any]
 
 
 class Step(beam.PTransform):
-  """PCollection of one or none, after the number that is `before` -> PCollection[int]: of what is done, when all is."""
+  """PCollection of at most one element -> PCollection[int]: the number of items done, once all are.
+
+  The plan is made once `before`, the number of the step before, is there.
+  """
 
   def __init__(self, plan: Plan, work_on: Work, before: Any):
     super().__init__()
@@ -33,7 +36,7 @@ class Step(beam.PTransform):
 
 
 class Steps(beam.PTransform):
-  """PCollection of one element -> the same, after all steps, one after another; none is begun where `is_done`.
+  """PCollection of one element -> the same, after all steps, one after another. If `is_done`, no step is begun.
 
   A step is a label, the name under which users see its progress, its plan and its work.
   """
@@ -52,14 +55,14 @@ class Steps(beam.PTransform):
     wanted = element | "Missing" >> beam.Filter(lambda _: not is_done())
     done = wanted | "CountMissing" >> beam.combiners.Count.Globally()
     for label, stage, plan, work_on in self._steps:
-      done = wanted | label >> Step(plan, self._told(stage, work_on), done)
+      done = wanted | label >> Step(plan, self._report_progress(stage, work_on), done)
     return element | "WhenDone" >> beam.Map(lambda element, _: element, beam.pvalue.AsSingleton(done))
 
-  def _told(self, stage: str, work_on: Work) -> Work:
+  def _report_progress(self, stage: str, work_on: Work) -> Work:
     address = self._address
 
-    def told(item: Any) -> Any:
+    def work_in_stage(item: Any) -> Any:
       with progress.working(address, stage):
         return work_on(item)
 
-    return told
+    return work_in_stage

@@ -1,6 +1,6 @@
-"""Blocks of a store, in place of a corpus's: what scorers over embeddings, clusters or signatures read.
+"""Blocks of a store instead of a corpus: the input of scorers over embeddings, clusters or signatures.
 
-Borders of blocks and bad rows are those of the corpus that the store was made from.
+The borders of blocks and the bad rows are those of the corpus that the store was made from.
 """
 
 import concurrent.futures
@@ -23,7 +23,7 @@ _BATCH_ROWS = 1 << 18
 
 @dataclasses.dataclass(frozen=True)
 class Surviving:
-  """The documents of a corpus that a stage before has selected."""
+  """The documents of a corpus that an earlier stage has selected."""
 
   may_change: ClassVar[bool] = True
   source: sources.Texts | sources.KeyedTexts | sources.TextsWithEmbeddings
@@ -41,8 +41,10 @@ class Surviving:
 
 @dataclasses.dataclass(frozen=True)
 class StoredBlocks:
-  """What a complete store that keeps its blocks holds: row, num_tokens, domain, and `embedding`, `signature`, or
-  `cluster` and `cosine`; bad rows with their reasons. Of survivors alone where there are some.
+  """The blocks of a complete store that keeps them.
+
+  Documents have row, num_tokens, domain, and `embedding`, `signature`, or `cluster` and `cosine`. Bad rows have their
+  reasons. With `survivors`, the blocks hold those documents alone.
   """
 
   may_change: ClassVar[bool] = False  # other embeddings make another store, whose fingerprint differs
@@ -50,18 +52,18 @@ class StoredBlocks:
   survivors: Survivors | None = dataclasses.field(default=None, kw_only=True)
 
   def documents(self) -> int:
-    """How many there are."""
+    """Counts the documents."""
     if self.survivors is None:
       return self.store.summary()["scored"]
     with concurrent.futures.ThreadPoolExecutor(_COUNTING) as pool:
       return sum(pool.map(self._count, self.store.shards()))
 
   def about_documents(self) -> int:
-    """The same without reading the store: those that survive and are bad in it count too."""
+    """Estimates the number of documents without reading the store: survivors that are bad in it count too."""
     return self.store.summary()["scored"] if self.survivors is None else self.survivors.documents or 0
 
   def _count(self, shard: blocks.Shard) -> int:
-    """Those that survive may be bad in this store."""
+    """Counts the survivors of a shard that are not bad in this store."""
     assert self.survivors is not None
     kept = self.survivors.kept(shard)
     with score_files.ScoreFile(self.store, shard) as file:
@@ -69,11 +71,11 @@ class StoredBlocks:
       return sum(int(row_bits.look_up(kept, batch["row"].to_numpy()).sum()) for batch in batches)
 
   def fingerprint_with_engine(self) -> str:
-    """Identifies what is read: the store as it was computed, and what the stage before has selected by its scores."""
-    of_store = self.store.fingerprint_with_engine()
+    """Identifies what is read: the store as it was computed, and the documents that the stage before has selected."""
+    store_fingerprint = self.store.fingerprint_with_engine()
     if self.survivors is None:
-      return of_store
-    return fingerprints.fingerprint([of_store, storage.base_name(self.survivors.folder)])
+      return store_fingerprint
+    return fingerprints.fingerprint([store_fingerprint, storage.base_name(self.survivors.folder)])
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
     summary = score_files.read_summary(self.store, shard)
@@ -86,10 +88,10 @@ class StoredBlocks:
         yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0, 0)
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
-    """Needs nothing."""
+    """Does nothing: a complete store does not change."""
 
   def block(self, shard: blocks.Shard, summary: score_files.ShardSummary, index: int) -> blocks.Block:
-    """One block. Raises DamagedError that says what to do where its file is damaged."""
+    """Returns one block. Raises DamagedError, which says what to do, if its file is damaged."""
     block = self._stored(shard, summary, index)
     return block if self.survivors is None else keep_survivors(block, self.survivors.kept(shard))
 
@@ -106,7 +108,7 @@ class StoredBlocks:
 
 @dataclasses.dataclass(frozen=True)
 class StoredEmbeddings(StoredBlocks):
-  """The embeddings of a complete store of them, in the `dtype` that they were written in."""
+  """The embeddings of a complete store, in the `dtype` that they were written in."""
 
   dtype: str
 
@@ -115,8 +117,8 @@ Source = sources.Texts | sources.KeyedTexts | sources.TextsWithEmbeddings | Surv
 
 
 def documents_of(stored: StoredBlocks, group: Group) -> int:
-  """About how many of the documents of a complete store a group has, by its share of the rows; no block is read."""
+  """Estimates how many documents of a complete store a group has, by its share of the rows. Reads no block."""
   rows = {shard["shard"]: shard["block_rows"] for shard in stored.store.summary()["shards"]}
   shards = stored.store.shards()
-  of_group = sum(sum(rows[shards[shard].name][first:stop]) for shard, first, stop in group.parts)
-  return round(stored.about_documents() * of_group / max(1, sum(map(sum, rows.values()))))
+  group_rows = sum(sum(rows[shards[shard].name][first:stop]) for shard, first, stop in group.parts)
+  return round(stored.about_documents() * group_rows / max(1, sum(map(sum, rows.values()))))

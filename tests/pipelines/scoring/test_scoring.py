@@ -181,7 +181,7 @@ def test_a_worker_without_the_accelerator_that_was_asked_for_scores_nothing(plac
   scorer = AskLlm(model=str(place / "model"), template=corpora.PROMPT, yes_token="yes", max_input_tokens=48).checked()
   store = ScoreStore.for_request(str(tmp_path / "store"), {})
   config = scoring.ScoringConfig(store, scorer, sources.Texts(Fields(), 20), 0.0, accelerator="nvidia-l4")
-  with pytest.raises(WinnowError, match="--accelerator=nvidia-l4 was asked for, and JAX finds a CPU alone on"):
+  with pytest.raises(WinnowError, match="--accelerator=nvidia-l4 was asked for, but JAX finds only a CPU on"):
     list(scoring.ScoreBlocks(config).process(stripes.Stripe(shard, 0, 1)))
   assert not (tmp_path / "store").exists()
 
