@@ -1,1 +1,1 @@
-"""From flags to jobs, and from jobs to one pipeline."""
+"""Jobs: planned from flags, and run as one pipeline."""

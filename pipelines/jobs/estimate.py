@@ -1,7 +1,7 @@
-"""`--estimate`: what a scoring command would take, from a sample of its input; nothing is written.
+"""`--estimate`: the cost of a scoring command, estimated from a sample of its input; nothing is written.
 
-Documents and tokens are extrapolated from the heads of some shards by the shards' sizes. The time is measured where the
-command would run, on this machine, or reckoned from the operations and the speed of a named accelerator.
+Documents and tokens are extrapolated from the heads of some shards by the shards' sizes. The time is measured on this
+machine, if the command would run here, or computed from the operations and the speed of a named accelerator.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from pipelines.scorers.t5.base import OfModel
 
 _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
-"""Of a worker: its machine starts, its image is pulled, its model is read and its shapes are compiled."""
+"""The start of a worker: its machine boots, its image is pulled, its model is read and its shapes are compiled."""
 _WORKERS = (1, 16, 256)
 _PRODUCT_SHARE = 0.85
-"""Of the speed of matrix products alone, that a sketch and clusters are made with (benchmarks/RESULTS.md)."""
+"""The share of the speed of bare matrix products at which a sketch and clusters are made (benchmarks/RESULTS.md)."""
 
 
 class Speed(NamedTuple):
-  """Operations a second of one worker, how it is known, and what runs there."""
+  """The operations a second of one worker, the source of that figure, and the hardware."""
 
   flops: float
   source: str
@@ -45,7 +45,7 @@ class Speed(NamedTuple):
 
 
 class _Estimate(NamedTuple):
-  """The rows of the table so far, the hours of one worker that they add up to, and what that worker is."""
+  """The rows of the table so far, the hours of one worker that they add up to, and the speed of that worker."""
 
   rows: list[tuple[str, str]]
   hours: float
@@ -53,7 +53,7 @@ class _Estimate(NamedTuple):
 
 
 def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
-  """Prints the estimate of a scoring command to the standard output. Raises WinnowError for what the command would."""
+  """Prints the estimate of a scoring command to standard output. Raises WinnowError where the command itself would."""
   corpus = planning.read_corpus(namespace)
   name = getattr(namespace, "scorer", None)  # winnow embed has none
   entry = None if name is None else SCORERS[name]
@@ -62,19 +62,23 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
     first_rows.refuse_pointers(corpus.shards)
   sampled = counting.sample(list(corpus.shards), corpus.fields)
   documents = counting.total(corpus.shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])
-  found = _Estimate([("documents", _figure(documents))], 0.0, Speed(0.0, "", accelerators.smallest_machine(None), None))
+  estimate = _Estimate(
+    [("documents", _figure(documents))], 0.0, Speed(0.0, "", accelerators.smallest_machine(None), None)
+  )
   if model is not None:
-    found = _add_model(found, model, namespace, corpus, sampled)
+    estimate = _add_model(estimate, model, namespace, corpus, sampled)
   if entry is not None and entry.cost is not None:
     texts = [text for head in sampled.texts for text in head]
-    found = _add_own(found, entry.cost(namespace, documents.value, texts))
+    estimate = _add_own(estimate, entry.cost(namespace, documents.value, texts))
   elif entry is not None and model is None:
-    found.rows.append((f"time of {entry.name}", "unknown: the scorer does not estimate it"))
+    estimate.rows.append((f"time of {entry.name}", "unknown: the scorer does not estimate it"))
   for count in _workers(launcher):
-    found.rows.append((f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * found.hours / count)))
-  found.rows.append(("price", _price(namespace, found)))
+    estimate.rows.append(
+      (f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * estimate.hours / count))
+    )
+  estimate.rows.append(("price", _price(namespace, estimate)))
   table = rich.table.Table(show_header=False, box=None, pad_edge=False)
-  for row in found.rows:
+  for row in estimate.rows:
     table.add_row(*row)
   console = rich.console.Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 120)
   console.print(table)
@@ -83,7 +87,7 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
 
 
 def _model(namespace: argparse.Namespace, entry: Entry | None) -> OfModel | None:
-  """Returns the scorer that runs --model over texts, or embeds them with it; None where nothing does."""
+  """Returns the scorer that runs --model over texts, or embeds them with it; None if no scorer does."""
   if entry is not None and entry.has_model:
     assert entry.describe is not None
     scorer = entry.describe(namespace, Stored("")).checked()
@@ -98,23 +102,23 @@ def _model(namespace: argparse.Namespace, entry: Entry | None) -> OfModel | None
 
 
 def _add_model(
-  found: _Estimate, scorer: OfModel, namespace: argparse.Namespace, corpus: Corpus, sampled: counting.Sampled
+  estimate: _Estimate, scorer: OfModel, namespace: argparse.Namespace, corpus: Corpus, sampled: counting.Sampled
 ) -> _Estimate:
-  """Adds what running the model takes: measured here, or reckoned for a named accelerator."""
-  from curation.models import engine  # which imports JAX
+  """Adds the cost of running the model: measured on this machine, or computed for a named accelerator."""
+  from curation.models import engine  # imports JAX
 
   on_cpu = namespace.accelerator is None
   batch_tokens = engine.BATCH_TOKENS_CPU if on_cpu else engine.BATCH_TOKENS_ACCELERATOR
   work = [scorer.work(texts, batch_tokens) for texts in sampled.texts]
   tokens, useful, flops = (
-    counting.total(corpus.shards, sampled, [np.asarray(getattr(each, what), float) for each in work])
-    for what in ("num_tokens_N", "lengths_N", "flops_N")
+    counting.total(corpus.shards, sampled, [np.asarray(getattr(each, field), float) for each in work])
+    for field in ("num_tokens_N", "lengths_N", "flops_N")
   )
   padding = engine.block_padding(work, blocks.BLOCK_ROWS)
   if on_cpu:
     speed = _measured(scorer, sampled, work, accelerators.smallest_machine(None, scorer.model_bytes))
   else:
-    speed = _reckoned(accelerators.find(namespace.accelerator), scorer.model_bytes)
+    speed = _computed(accelerators.find(namespace.accelerator), scorer.model_bytes)
   hours = flops.value / speed.flops / 3600
   where = "hours of this machine" if speed.accelerator is None else f"hours of one {speed.accelerator.name}"
   rows = [
@@ -125,37 +129,37 @@ def _add_model(
     ("speed", f"{speed.flops / 1e12:.3g} TFLOP/s: {speed.source}"),
     (where, f"{hours:,.2f}"),
   ]
-  return _Estimate([*found.rows, *rows], hours, speed)
+  return _Estimate([*estimate.rows, *rows], hours, speed)
 
 
-def _add_own(found: _Estimate, cost: Cost) -> _Estimate:
-  """Adds what the scorer's own work takes, beside the model's."""
+def _add_own(estimate: _Estimate, cost: Cost) -> _Estimate:
+  """Adds the cost of the scorer's own work, beside that of the model."""
   if cost.core_hours is not None:
     row = (f"hours of one core of this machine for {cost.title}", f"{cost.core_hours:,.2f}, {cost.note}")
-    return _Estimate([*found.rows, row], found.hours + cost.core_hours, found.speed)
+    return _Estimate([*estimate.rows, row], estimate.hours + cost.core_hours, estimate.speed)
   hours = (cost.operations or 0.0) / _product_flops() / 3600
-  # Its own workers have other cores than this machine where those of the model have an accelerator.
-  hours *= 1.0 if found.speed.accelerator is None else _usable_cores() / found.speed.machine.vcpus
-  where = "this machine" if found.speed.accelerator is None else f"one {found.speed.machine.name}"
+  # If the model's workers have an accelerator, the scorer's workers have other cores than this machine.
+  hours *= 1.0 if estimate.speed.accelerator is None else _usable_cores() / estimate.speed.machine.vcpus
+  where = "this machine" if estimate.speed.accelerator is None else f"one {estimate.speed.machine.name}"
   row = (f"hours of {where} for {cost.title} ({DIMENSIONS} dimensions)", f"{hours:,.2f}, {cost.note}")
-  return _Estimate([*found.rows, row], found.hours + hours, found.speed)
+  return _Estimate([*estimate.rows, row], estimate.hours + hours, estimate.speed)
 
 
-def _price(namespace: argparse.Namespace, found: _Estimate) -> str:
-  speed = found.speed
+def _price(namespace: argparse.Namespace, estimate: _Estimate) -> str:
+  speed = estimate.speed
   price = accelerators.hour_price(speed.machine, speed.accelerator)
   prices = accelerators.table()["prices"]
   if speed.accelerator is None and (count := devices.visible_accelerators()):
-    return f"unknown: measured on this machine's {count} devices; name what it is to run on: --accelerator="
+    return f"unknown: measured on this machine's {count} devices; name the one to run on: --accelerator="
   if price is None:
     return f"unknown: {accelerators.TABLE.name} has none of {namespace.accelerator}"
   share = 1.0 if speed.accelerator is not None else _usable_cores() / speed.machine.vcpus
-  about = f"about {price * share * found.hours:,.2f} {prices['currency']}"
-  return f"{about}, {speed.machine.name} on Dataflow in {prices['region']}, {prices['date']}"
+  cost = f"about {price * share * estimate.hours:,.2f} {prices['currency']}"
+  return f"{cost}, {speed.machine.name} on Dataflow in {prices['region']}, {prices['date']}"
 
 
 def _measured(scorer: Any, sampled: counting.Sampled, work: list[Any], machine: accelerators.Machine) -> Speed:
-  """The speed of this machine with the real model, on ever more of the sample until some seconds have passed."""
+  """Measures this machine's speed with the real model, on ever more of the sample until some seconds have passed."""
   devices.platforms()
   loaded = scorer.load()
   loaded.warm_up()
@@ -174,14 +178,14 @@ def _measured(scorer: Any, sampled: counting.Sampled, work: list[Any], machine: 
   return Speed(done / seconds, source, machine, None)
 
 
-def _reckoned(accelerator: accelerators.Accelerator, model_bytes: int) -> Speed:
+def _computed(accelerator: accelerators.Accelerator, model_bytes: int) -> Speed:
   source = f"{accelerator.utilisation:.0%} of {accelerator.teraflops:g}, by {accelerators.TABLE.name}"
   machine = accelerators.smallest_machine(accelerator, model_bytes)
   return Speed(accelerator.utilisation * accelerator.teraflops * 1e12, source, machine, accelerator)
 
 
 def _product_flops() -> float:
-  """Operations a second of such products here."""
+  """Measures how many operations a second this machine does when it makes a sketch or clusters."""
   a_KK = np.ones((1024, 1024), np.float32)
   a_KK @ a_KK
   started = time.perf_counter()
@@ -191,7 +195,7 @@ def _product_flops() -> float:
 
 
 def _workers(launcher: launch.Launcher) -> tuple[int, ...]:
-  """As many as the flags of the runner say, or some numbers to choose from."""
+  """Returns the number of workers that the flags of the runner give, or some numbers to choose from."""
   worker = launcher.options.view_as(pipeline_options.WorkerOptions)
   local = launcher.options.view_as(pipeline_options.DirectOptions).direct_num_workers
   given = worker.max_num_workers or worker.num_workers or (local if local and local > 1 else None)

@@ -1,4 +1,4 @@
-"""Which stores there are, which one a command means, and the corpus that it was made from."""
+"""The search for stores: those in a folder, the one that a command names, and the corpus that it was made from."""
 
 import argparse
 import dataclasses
@@ -16,55 +16,55 @@ from pipelines.store.score_store import ScoreStore
 
 
 class Found(NamedTuple):
-  """The stores of a folder by their names, complete or not; and why others cannot be read."""
+  """The stores of a folder by name, complete or not, and the reasons why others cannot be read."""
 
   stores: dict[str, ScoreStore]
   unreadable: dict[str, str]
 
 
 def find_stores(scores: str) -> Found:
-  """Looks for stores in a folder of them."""
-  found = Found({}, {})
+  """Finds the stores in a folder."""
+  listing = Found({}, {})
   for name in folders.stores_below(scores):
     try:
       store = ScoreStore.at(storage.join(inputs.absolute(scores), name))
     except (score_store.OtherFormatError, storage.AccessError, PermissionError) as error:
-      found.unreadable[name] = str(error)
+      listing.unreadable[name] = str(error)
     else:
       if store is not None:
-        found.stores[name] = store
-  return found
+        listing.stores[name] = store
+  return listing
 
 
 def stores_in(scores: str) -> Found:
-  """The same for --scores, or WinnowError that says which folder to name where there are none."""
-  found = find_stores(scores)
-  if not (found.stores or found.unreadable):
+  """Finds the stores in --scores. If there are none, raises WinnowError, which says which folder to name."""
+  listing = find_stores(scores)
+  if not (listing.stores or listing.unreadable):
     raise WinnowError(f"--scores={scores} {folders.instead_of_stores(inputs.absolute(scores))}")
-  return found
+  return listing
 
 
 def find_store(namespace: argparse.Namespace) -> ScoreStore:
-  """The complete store that --scores, --name and --sampler name."""
-  found, unreadable = stores_in(namespace.scores)
+  """Returns the complete store that --scores, --name and --sampler name."""
+  stores, unreadable = stores_in(namespace.scores)
   if namespace.name in unreadable:
     raise WinnowError(unreadable[namespace.name])
   fitting = [
     name
-    for name, store in found.items()
+    for name, store in stores.items()
     if name == namespace.name or (not namespace.name and _fits(namespace.sampler, store.scorer))
   ]
-  there = ", ".join(sorted(found)) or "none"
-  there += "".join(f"; {told}" for told in unreadable.values())
+  present = ", ".join(sorted(stores)) or "none"
+  present += "".join(f"; {reason}" for reason in unreadable.values())
   if not fitting:
     wanted = f"called {namespace.name}" if namespace.name else f"of scorer {namespace.sampler}"
-    raise WinnowError(f"--scores={namespace.scores} has no store {wanted}; it has: {there}")
+    raise WinnowError(f"--scores={namespace.scores} has no store {wanted}; it has: {present}")
   if len(fitting) > 1:
     raise WinnowError(
       f"--scores={namespace.scores} has several stores ({', '.join(sorted(fitting))}); say which: --name="
     )
   (name,) = fitting
-  store = found[name]
+  store = stores[name]
   if not _fits(namespace.sampler, store.scorer):
     raise WinnowError(f"the store {name} holds scores of {store.scorer}, not of --sampler={namespace.sampler}")
   if not store.is_complete:
@@ -75,18 +75,18 @@ def find_store(namespace: argparse.Namespace) -> ScoreStore:
 
 
 def refuse_other_sampler(sampler: str, scorer: str) -> None:
-  """Raises WinnowError where a sampler would draw by what another scorer's scores mean."""
+  """Raises WinnowError if a sampler would draw by the scores of another scorer."""
   if not _fits(sampler, scorer):
     raise WinnowError(f"--sampler={sampler} does not draw by the scores of --scorer={scorer}; leave it out")
 
 
 def _fits(sampler: str, scorer: Any) -> bool:
-  """Random sampling takes the documents of any store of scores."""
+  """Tells whether a sampler can draw by the scores of a scorer; random sampling takes any store of scores."""
   return scorer == sampler or (sampler == registry.RANDOM and not kinds.kind_of(scorer).keeps_blocks)
 
 
 def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
-  """The corpus that a store was made from, or the same one in another place where --input says so."""
+  """Returns the corpus that a store was made from, or the same corpus in the place that --input names."""
   request = fingerprints.read_json(store.request_path)
   path = storage.join(store.folder, score_store.INPUT_FILE)
   pattern = namespace.input or fingerprints.field(path, "input")
@@ -100,17 +100,19 @@ def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch
   corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
   known = {shard.name: shard.checksum for shard in store.shards()}
   corpus = dataclasses.replace(corpus, shards=tuple(_as_scored(shard, known) for shard in corpus.shards))
-  found = corpus.request()
-  if difference := fingerprints.first_difference({key: request[key] for key in found}, found):
-    field, scored, now = difference
-    raise WinnowError(f"the input is not what {store.folder} scored: {field} was {scored} and is {now}; score it again")
+  corpus_request = corpus.request()
+  if difference := fingerprints.first_difference({key: request[key] for key in corpus_request}, corpus_request):
+    field, scored, current = difference
+    raise WinnowError(
+      f"the input is not what {store.folder} scored: {field} was {scored} and is {current}; score it again"
+    )
   return corpus
 
 
 def _as_scored(shard: blocks.Shard, checksums: dict[str, str]) -> blocks.Shard:
-  """The shard with the checksum that it was scored under, where it lies on a store that knows files by other marks.
+  """Returns a shard with the checksum under which it was scored, if its file system makes another kind of checksum.
 
-  That its texts are those that were scored, the checksums of its blocks tell.
+  The checksums of its blocks show whether its texts are those that were scored.
   """
   known = checksums.get(shard.name, shard.checksum)
   is_other_kind = known.partition(":")[0] != shard.checksum.partition(":")[0]
@@ -118,15 +120,15 @@ def _as_scored(shard: blocks.Shard, checksums: dict[str, str]) -> blocks.Shard:
 
 
 def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> ScoreStore:
-  """The store that an output was drawn from: where its files say, or below `scores`."""
+  """Returns the store that an output was drawn from: in the place that its files name, or below `scores`."""
   wanted = manifest["scores"]["fingerprint"]
   if scores is None:
     place = fingerprints.field(storage.join(output, writing.WORK_FOLDER, writing.SCORES_FILE), "store") or ""
     at_place = ScoreStore.at(writing.scores_folder(str(place), output))
-    found = [] if at_place is None else [at_place]
+    candidates = [] if at_place is None else [at_place]
   else:
-    found = list(stores_in(scores).stores.values())
-  fitting = [store for store in found if store.is_complete and store.fingerprint_with_engine() == wanted]
+    candidates = list(stores_in(scores).stores.values())
+  fitting = [store for store in candidates if store.is_complete and store.fingerprint_with_engine() == wanted]
   if not fitting:
     where = f"in --scores={scores}" if scores is not None else "where it was"
     raise WinnowError(

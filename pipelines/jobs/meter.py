@@ -1,6 +1,6 @@
 """The progress of a command on a terminal: a bar for each stage that is at work, or a line now and then.
 
-What is shown of a stage follows from the totals that processes send (`progress`), so that no report is counted twice.
+The figures of a stage follow from the totals that processes send (`progress`), so no report is counted twice.
 A stage's clock runs while a process is at work on it, and stands still while other stages are.
 """
 
@@ -26,13 +26,13 @@ from pipelines.worker.progress import DATAGRAM_BYTES, Address, Stage
 _DRAIN_SECONDS = 1.0
 _LINE_SECONDS = 10.0
 _REDRAW_SECONDS = 0.5
-_SETTLED_SECONDS = 2.0  # without work on a stage, while another is at work: it is over
-_TELLING_SECONDS = 3.0  # of work, from which on a stage's own speed is taken for the time that is left
+_SETTLED_SECONDS = 2.0  # a stage without work for so long, while another is at work, is over
+_TELLING_SECONDS = 3.0  # after so much work, a stage's own speed gives the time that is left
 
 
 @dataclasses.dataclass
 class _Clock:
-  """The seconds of a stage's work."""
+  """A clock that adds up the seconds of a stage's work."""
 
   before: float = 0.0
   started: float | None = None
@@ -42,7 +42,7 @@ class _Clock:
     return self.before + (0.0 if self.started is None else now - self.started)
 
   def start(self, now: float, *, goes_on: bool) -> None:
-    """`goes_on`: no other stage was at work meanwhile, so that the pause counts."""
+    """Starts the clock. `goes_on`: no other stage was at work meanwhile, so the pause counts."""
     self.started = self.stopped if goes_on and self.stopped else now
 
   def stop(self, now: float) -> None:
@@ -50,12 +50,12 @@ class _Clock:
 
 
 class _Shown:
-  """What is known of one stage while its command runs."""
+  """The figures of one stage while its command runs."""
 
   def __init__(self, stage: Stage):
     self.stage, self.clock = stage, _Clock()
     self.counts: dict[int, tuple[int, int, int, int]] = {}
-    """By process: new documents, those of an earlier run, tokens, threads at work."""
+    """For each process: new documents, documents of an earlier run, tokens, threads at work."""
     self.is_over = self.was_shown = False
 
   def total(self, place: int) -> int:
@@ -74,19 +74,19 @@ class _Shown:
     return self.total(0) + self.total(1)
 
   def share(self) -> float | None:
-    """The share of the documents that is done, below 1; None where it is not known."""
+    """Returns the share of the documents that is done, below 1; None if it is not known."""
     count = self.stage.count
     if self.is_over or count is None or not 0 < self.passed < count.documents:
       return None
     return self.passed / count.documents
 
   def speed(self, now: float) -> float | None:
-    """New documents a second; None before the first."""
+    """Returns the new documents a second; None before the first."""
     seconds = self.clock.seconds(now)
     return self.total(0) / seconds if self.total(0) and seconds > 0 else None
 
   def seconds_left(self, now: float) -> float | None:
-    """The seconds until the stage is done; None where it cannot be estimated."""
+    """Returns the seconds until the stage is done; None if they cannot be estimated."""
     if self.is_over:
       return 0.0
     count, seconds = self.stage.count, self.clock.seconds(now)
@@ -101,29 +101,29 @@ class _Shown:
     return max((count.documents - self.total(1)) / (self.stage.speed * _cores()) - seconds, 0.0)
 
   def figures(self, now: float) -> str:
-    """What a user reads of the stage, but for the time left."""
+    """Returns the text about the stage that users see, without the time left."""
     seconds, speed, count = self.clock.seconds(now), self.speed(now), self.stage.count
     if not self.passed:
       return f"took {duration(seconds)}" if self.is_over else f"{duration(seconds)} so far"
-    told = f"{self.passed:,} documents"
+    text = f"{self.passed:,} documents"
     if count is not None and (share := self.share()) is not None:
-      told = f"{self.passed:,} of {'' if count.is_exact else '~'}{count.documents:,} documents ({int(100 * share)}%)"
+      text = f"{self.passed:,} of {'' if count.is_exact else '~'}{count.documents:,} documents ({int(100 * share)}%)"
     if self.total(1):
-      told += f", {self.total(1):,} of them done by an earlier run"
+      text += f", {self.total(1):,} of them done by an earlier run"
     if self.is_over:
-      told += f"{',' if self.total(1) else ''} in {duration(seconds)}"
+      text += f"{',' if self.total(1) else ''} in {duration(seconds)}"
     if speed is not None and (self.is_over or seconds >= 1):
-      told += f", {speed:,.{1 if speed < 100 else 0}f}/s"
+      text += f", {speed:,.{1 if speed < 100 else 0}f}/s"
       if self.total(2):
-        told += f", {self.total(2) / seconds:,.0f} tokens/s"
-    return told
+        text += f", {self.total(2) / seconds:,.0f} tokens/s"
+    return text
 
 
 class Meter:
   """Adds up what workers report, and shows it until the `with` block ends.
 
-  `quiet` shows nothing, where workers are on other machines and the runner's own console tells. `recipe_stages`: how
-  many stages the recipe has whose work this is.
+  `quiet` shows nothing: workers are on other machines, and the runner has its own console. `recipe_stages`: the number
+  of stages in the recipe that is run.
   """
 
   def __init__(self, stages: Sequence[Stage], *, quiet: bool = False, recipe_stages: int = 1):
@@ -141,7 +141,7 @@ class Meter:
 
   @property
   def documents_by_process(self) -> dict[str, dict[int, int]]:
-    """How many new documents of each stage each process did."""
+    """Returns how many new documents of each stage each process did."""
     return {
       title: {process: counts[0] for process, counts in shown.counts.items() if counts[0]}
       for title, shown in self._shown.items()
@@ -161,7 +161,7 @@ class Meter:
       self._live.stop()
     now = time.monotonic()
     for shown in self._shown.values():
-      if not shown.is_over:  # of a run that failed, how far the stage had come
+      if not shown.is_over:  # after a failure, say how far the stage had come
         shown.is_over = kind is None
         self._print_last(shown, now)
 
@@ -180,7 +180,7 @@ class Meter:
           self._print_lines(now)
 
   def _datagrams(self) -> Iterator[bytes]:
-    """Datagrams as they come, b"" now and then; when the block has ended, those that are there already."""
+    """Yields datagrams as they come, and b"" now and then; once the block has ended, those that are there already."""
     while not self._stopped.is_set():
       try:
         yield self._socket.recv(DATAGRAM_BYTES)
@@ -193,7 +193,7 @@ class Meter:
         yield self._socket.recv(DATAGRAM_BYTES)
 
   def _take(self, datagram: bytes, now: float) -> None:
-    """Takes a process's totals of a stage; what is not of this run is passed over."""
+    """Takes a process's totals of a stage. Ignores datagrams of other runs."""
     match _parsed(datagram):
       case {
         "run": self.address.run,
@@ -211,7 +211,7 @@ class Meter:
           shown.clock.stop(now)
 
   def _end_stages(self, now: float) -> None:
-    """Tells the last figures of stages that others have followed."""
+    """Prints the last figures of stages that others have followed."""
     for shown in self._shown.values():
       is_followed = shown is not self._latest and not shown.is_at_work and now - shown.clock.stopped > _SETTLED_SECONDS
       if shown.has_begun and not shown.is_over and is_followed:
@@ -224,7 +224,7 @@ class Meter:
       shown.was_shown = False
 
   def _at_work(self) -> list[_Shown]:
-    """What to show: the stages at work, else the one that was at work last."""
+    """Returns the stages to show: those at work, or else the one that was at work last."""
     at_work = [shown for shown in self._shown.values() if shown.is_at_work]
     return at_work or ([] if self._latest is None else [self._latest])
 
@@ -237,7 +237,7 @@ class Meter:
       self._console.print(f"{shown.stage.title}: {shown.figures(now)}{left and '; ' + left}", markup=False)
 
   def _bars(self, now: float) -> rich.table.Table:
-    """A row for each stage at work, and one for the whole command."""
+    """Makes a table with a row for each stage at work, and one for the whole command."""
     table = rich.table.Table.grid(padding=(0, 1))
     for shown in self._at_work():
       shown.was_shown = True
@@ -252,7 +252,7 @@ class Meter:
     return table
 
   def _left(self, now: float) -> str:
-    """The time to the end of the command, as far as it is known; "" where nothing is."""
+    """Returns the time to the end of the command, as far as it is known, or "" if none is."""
     if self._latest is None:
       return ""
     if not any(shown.stage.count and shown.seconds_left(now) for shown in self._at_work()):
@@ -260,7 +260,7 @@ class Meter:
     seconds = [shown.seconds_left(now) for shown in self._shown.values()]
     known = [each for each in seconds if each is not None]
     if len(known) < len(seconds) and sum(known) < 1:
-      return ""  # at least nothing
+      return ""  # "at least 0:00:00" would say nothing
     return f"{'about' if len(known) == len(seconds) else 'at least'} {duration(sum(known))} left"
 
 
@@ -269,7 +269,7 @@ def _cores() -> int:
 
 
 def _parsed(datagram: bytes) -> object:
-  """None where it is no JSON: any process may send to an open port."""
+  """Parses a datagram; returns None if it is not JSON, since any process may send to an open port."""
   try:
     return json.loads(datagram)
   except (ValueError, RecursionError):

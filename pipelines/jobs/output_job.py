@@ -1,4 +1,4 @@
-"""The job of an output, which is claimed, cleared where it must be, and filled."""
+"""The job of an output: it claims the folder, clears it if it must, and fills it."""
 
 import dataclasses
 import re
@@ -17,7 +17,10 @@ _COLLECTED_SECOND, _WRITTEN_SECOND = 30_000, 60_000  # documents, by one core
 
 @dataclasses.dataclass(frozen=True)
 class SamplingJob:
-  """One output. `overwrite`: an earlier output of ours goes when the job is claimed, if complete or another's."""
+  """The job of one output.
+
+  `overwrite`: claiming the job removes an earlier output of Winnow's that is complete, or of another request.
+  """
 
   corpus: Corpus
   config: writing.SamplingConfig
@@ -25,19 +28,19 @@ class SamplingJob:
   context: manifests.Context
   overwrite: bool
   scores_request: dict[str, Any] = dataclasses.field(default_factory=dict)
-  """What the scores were asked for, which `request` has a digest of."""
+  """The request of the scores, of which `request` has a digest."""
 
   @property
   def folder(self) -> str:
     return self.config.output
 
   def tidy(self) -> None:
-    """Removes what a complete output no longer needs and a run that was killed at its very end left."""
+    """Removes what a complete output no longer needs, such as files of a run that was killed at its very end."""
     manifests.clean_up(self.config.output)
     self.sweep()
 
   def sweep(self) -> None:
-    """Removes what dead writers left."""
+    """Removes the temporary files of dead writers."""
     storage.sweep_temporary_files(self.folder)
 
   @property
@@ -72,27 +75,28 @@ class SamplingJob:
     storage.create(self.scores_place_path, fingerprints.to_json(place))
 
   def refuse_other_request(self) -> None:
-    """Raises WinnowError, naming the field, if the output belongs to another request, or to one of other scores."""
+    """Raises WinnowError, which names the field, if the output belongs to another request or to other scores."""
     owner = f"the output {self.config.output}"
     scores = fingerprints.field(self.request_path, "scores")
     if scores is not None and scores != self.request["scores"]:
       known = fingerprints.field(self.scores_place_path, "request")
       wanted = fingerprints.as_read(self.scores_request)
       if isinstance(known, dict) and (difference := fingerprints.first_difference(known, wanted)):
-        field, there, here = difference
+        field, recorded, current = difference
         raise WinnowError(
-          f"{owner} was drawn from other scores: their {field} is {there} there and {here} now; {fingerprints.ADVICE}"
+          f"{owner} was drawn from other scores: their {field} is {recorded} there and {current} now; "
+          f"{fingerprints.ADVICE}"
         )
     fingerprints.refuse_other(self.request_path, self.request, owner=owner)
 
   def refuse_other_engine(self) -> None:
-    """Raises WinnowError if the output was begun with scores of another engine than the store's."""
+    """Raises WinnowError if the output was begun with scores of an engine other than the store's."""
     if storage.exists(self.config.store.engine_path):
       engine = fingerprints.read_json(self.config.store.engine_path)
       fingerprints.refuse_other(self.engine_path, engine, owner=f"the output {self.config.output}")
 
   def _goes_on(self) -> bool:
-    """Tells whether what the folder holds is the beginning of this very output."""
+    """Tells whether the folder holds the beginning of this very output."""
     try:
       self.refuse_other_engine()
     except WinnowError:
@@ -100,15 +104,16 @@ class SamplingJob:
     return not self.is_complete and fingerprints.holds(self.request_path, self.config.fingerprint)
 
   def _clear(self) -> None:
-    """Removes an earlier output of ours, the manifest first; nobody else's files are ours to remove.
+    """Removes an earlier output of Winnow's, the manifest first, and nobody else's files.
 
-    Of the beginning of this very output only what may be another run's goes: shards that are not on record.
+    If the folder holds the beginning of this very output, only the shards that are not on record are removed: they may
+    be another run's.
     """
     output, config, goes_on = self.config.output, self.config, self._goes_on()
     name = re.escape(fingerprints.field(self.request_path, "dataset") or config.name)
     is_shard = re.compile(rf"{name}-{tfds_metadata.SPLIT}(?:\.tfrecord)?-(\d{{5}})-of-\d{{5}}(?:\.\w+)?")
     records = storage.list_names(config.runs_folder(config.store.engine())) if goes_on else set()
-    shards = [found for found in map(is_shard.fullmatch, storage.list_names(output)) if found]
+    shards = [match for match in map(is_shard.fullmatch, storage.list_names(output)) if match]
     others = [shard[0] for shard in shards if f"{shard[1]}.json" not in records]
     storage.delete([self.manifest_path])
     storage.delete([storage.join(output, file) for file in (*others, *tfds_metadata.METADATA_FILES)])
@@ -117,16 +122,19 @@ class SamplingJob:
       storage.delete_folder(writing.count_folder(output))
     if not goes_on:
       storage.delete_folder(storage.join(config.work_folder, writing.RUNS_FOLDER))
-      # The request last: until then what is left is known to be of that request.
+      # The request goes last: until then, it tells which request the remaining files belong to.
       storage.delete([self.engine_path, self.request_path])
 
   def stages(self, scored: progress.Count | None) -> list[progress.Stage]:
-    """What there is to do, in order, as users see it; of `scored` documents, where the store is not complete yet."""
+    """Returns the stages of the work, in order, as users see them.
+
+    `scored`: the number of documents of a store that is not complete yet.
+    """
     read, request = self.corpus.count if scored is not None else None, self.config.request
     if summary := self.config.store.readable_summary():
       scored = progress.Count(summary["scored"], is_exact=True)
       rows = sum(sum(shard["block_rows"]) for shard in summary["shards"])
-      read = progress.Count(rows - summary["blank"], is_exact=True)  # also what a stage before has left out
+      read = progress.Count(rows - summary["blank"], is_exact=True)  # includes what an earlier stage has left out
     selected = None if scored is None else request.expected_documents(scored.documents)
     written = None
     if scored is not None and selected is not None:
@@ -139,7 +147,7 @@ class SamplingJob:
     ]
 
   def pipeline(self, ledger: Any, parallelism: int, address: progress.Address | None) -> Any:
-    """PCollection[dict]: the manifest."""
+    """Adds the job to a pipeline: returns PCollection[dict] of the manifest."""
     config = dataclasses.replace(self.config, progress_address=address)
     divided = stripes.divide_among(self.corpus.shards, parallelism, per_worker=2)
     label = "Reject" if config.rejected else "Sample"

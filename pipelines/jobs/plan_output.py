@@ -1,4 +1,4 @@
-"""What the flags of a sampling command ask for, and what an output claims: checked before anything is written."""
+"""The plans of outputs: the flags of a sampling command, and the claims of a complete output, are checked here."""
 
 import argparse
 import dataclasses
@@ -31,9 +31,10 @@ def plan_sampling(
   corpus: Corpus,
   rejected: bool = False,
 ) -> SamplingJob:
-  """Checks all that can be checked before anything is written. `rejected`: of the output of --rejected.
+  """Plans an output, and checks all that can be checked before anything is written.
 
-  `arguments`: the command that the manifest tells, which makes the same output again.
+  `rejected`: plan the output of --rejected. `arguments`: the command for the manifest, which makes the same output
+  again.
   """
   flag = "rejected" if rejected else "output"
   output = getattr(namespace, flag)
@@ -48,7 +49,7 @@ def plan_sampling(
   if store.is_complete:
     ledger = store.ledger()
     selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
-  # The same name for both would make two datasets of one.
+  # With one name for both, they would look like one dataset.
   named = None if rejected else namespace.dataset_name
   name = tfds_metadata.dataset_name(named or storage.base_name(inputs.absolute(output)))
   if named not in (None, name):
@@ -89,7 +90,7 @@ def _output_request(
   output_format: str,
   rejected: bool,
 ) -> dict[str, Any]:
-  """Whose an output is: what is asked for, which its fingerprint is of."""
+  """Returns the request of an output, of which its fingerprint is made."""
   return {
     "format": 2,
     "dataset": name,
@@ -109,29 +110,29 @@ def plan_samples(
   store_request: dict[str, Any],
   corpus: Corpus,
 ) -> list[SamplingJob]:
-  """The job of --output, and that of --rejected where it is given. `arguments` as of `plan_sampling`."""
+  """Plans the job of --output, and that of --rejected if it is given. `arguments`: see `plan_sampling`."""
   plan = functools.partial(plan_sampling, namespace, arguments, store=store, store_request=store_request, corpus=corpus)
-  found = [plan()]
+  jobs = [plan()]
   if namespace.rejected is not None:
     if inputs.absolute(namespace.rejected) == inputs.absolute(namespace.output):
       raise WinnowError(f"--rejected={namespace.rejected} is --output; give it a folder of its own")
-    found.append(plan(rejected=True))
-  return found
+    jobs.append(plan(rejected=True))
+  return jobs
 
 
 def plan_verification(
   namespace: argparse.Namespace, launcher: launch.Launcher, output: str
 ) -> tuple[verification.VerificationConfig, str]:
-  """What a complete output claims; and why its texts cannot be compared with the input, if they cannot."""
+  """Returns what a complete output claims, and the reason why its texts cannot be compared with the input, if any."""
   manifest = manifests.read(output)
   store = find_stores.store_of(output, manifest, namespace.scores)
-  untold, shards = "", store.shards()
+  why_no_texts, shards = "", store.shards()
   try:
     shards = find_stores.corpus_of(store, namespace, launcher).shards
   except (WinnowError, OSError) as error:
     if namespace.input is not None:
       raise
-    untold = str(error)
+    why_no_texts = str(error)
   request = fingerprints.read_json(store.request_path)
   name, selected = manifest["dataset"], selection.SelectionRequest(**manifest["request"])
   kind: dict[str, Any] = {"output_format": manifest["output_format"], "rejected": manifest["rejected"]}
@@ -151,11 +152,11 @@ def plan_verification(
     work=verification.work_folder(output),
     **kind,
   )
-  return verification.VerificationConfig(sampling, manifest, shards, texts=not untold), untold
+  return verification.VerificationConfig(sampling, manifest, shards, texts=not why_no_texts), why_no_texts
 
 
 def selection_request(namespace: argparse.Namespace) -> selection.SelectionRequest:
-  """What the flags select."""
+  """Returns the selection that the flags ask for."""
   fitting = registry.methods(namespace.sampler)
   method = fitting[0]
   if namespace.threshold is not None:

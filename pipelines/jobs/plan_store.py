@@ -1,4 +1,4 @@
-"""What a scoring command makes: the store that its flags name, and those that this one is made from."""
+"""The plans of stores: the one that the flags of a scoring command name, and those that it is made from."""
 
 import argparse
 import contextlib
@@ -33,16 +33,16 @@ from pipelines.scoring.stored_blocks import StoredBlocks, StoredEmbeddings
 from pipelines.store import kinds
 from pipelines.store.score_store import ScoreStore
 
-# What a store of embeddings or of clusters was made with that another command's flags say by their defaults alone.
-_OF_EMBEDDINGS = ("embedding_dtype", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model")
-_OF_CLUSTERS = ("num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed")
+# Flags of a store of embeddings or of clusters for which another command has only its defaults.
+_EMBEDDING_FLAGS = ("embedding_dtype", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model")
+_CLUSTER_FLAGS = ("num_clusters", "kmeans_sample", "kmeans_iterations", "lloyd_iterations", "kmeans_seed")
 _NAME = re.compile(r"\w+", re.ASCII)
 
 
 def plan_counting(
   namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False, stage: Stage | None = None
 ) -> ScoringJob:
-  """The job of a store that only tells which documents there are, for random sampling."""
+  """Plans the job of a store that only lists the documents, for random sampling."""
   stage = stage or Stage()
   folder = _store_folder(namespace, "name", namespace.name or stage.named(RANDOM))
   return planning.plan_scoring(namespace, launcher, Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
@@ -56,9 +56,9 @@ def plan_named_scoring(
   corpus: Corpus | None = None,
   stage: Stage | None = None,
 ) -> ScoringJob:
-  """The job of a scoring command, in the store that its flags name, after the jobs of the stores that it reads.
+  """Plans the job of a scoring command, in the store that its flags name, after the jobs of the stores that it reads.
 
-  `corpus`: identified already; for a scorer that reads texts.
+  `corpus`: an identified corpus, for a scorer that reads texts.
   """
   stage, entry = stage or Stage(), SCORERS[namespace.scorer]
   plan = functools.partial(
@@ -72,12 +72,14 @@ def plan_named_scoring(
     return plan(scorer, folder, corpus=corpus or stage.corpus)
   jobs, stored = _plan_stored(namespace, launcher, entry, Stored(folder), stage)
   if folder in (job.folder for job in jobs):
-    raise WinnowError(f"--name={storage.base_name(folder)} is of another store too; give each store a name of its own")
+    raise WinnowError(
+      f"--name={storage.base_name(folder)} is the name of another store too; give each store a name of its own"
+    )
   return plan(entry.describe(namespace, stored), folder, corpus=jobs[0].corpus, before=(jobs[-1],))
 
 
 def _default_name(namespace: argparse.Namespace, entry: Entry) -> str:
-  """Returns the name of a store: its scorer's, and that of the model or the embeddings, if it has any."""
+  """Returns the name of a store: that of its scorer, and that of its model or embeddings, if it has any."""
   if entry.has_model:
     return f"{entry.name}_{model_files.model_name(namespace.model)}"
   return entry.name if entry.reads == TEXTS else f"{entry.name}_{_embedder_name(namespace)}"
@@ -86,7 +88,7 @@ def _default_name(namespace: argparse.Namespace, entry: Entry) -> str:
 def _plan_stored(
   namespace: argparse.Namespace, launcher: launch.Launcher, entry: Entry, stored: Stored, stage: Stage
 ) -> tuple[list[ScoringJob], Stored]:
-  """Returns the jobs of the stores that a scorer reads, each after what it reads itself, and their blocks."""
+  """Plans the stores that a scorer reads: returns their jobs, each after those that it reads, and their blocks."""
   if entry.upstream is not None:
     name, description = entry.upstream(namespace)
     folder = _store_folder(namespace, "name", name)
@@ -98,8 +100,8 @@ def _plan_stored(
   if entry.reads == EMBEDDINGS:
     return [embedding], stored
   clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
-  found = StoredBlocks(clusters.config.store)  # of the survivors already
-  return [embedding, clusters], stored._replace(clusters=found, clustering=clusters.config.scorer)
+  clustered = StoredBlocks(clusters.config.store)  # of the survivors alone already
+  return [embedding, clusters], stored._replace(clusters=clustered, clustering=clusters.config.scorer)
 
 
 def plan_embedding(
@@ -110,29 +112,29 @@ def plan_embedding(
   spare: bool = False,
   corpus: Corpus | None = None,
 ) -> ScoringJob:
-  """The job of a store of embeddings, under the name that `name_flag` gives. `corpus`: identified already."""
+  """Plans the job of a store of embeddings, under the name that `name_flag` gives. `corpus`: an identified corpus."""
   if (namespace.model is None) == (namespace.embeddings is None):
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   name = getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
   folder = _store_folder(namespace, name_flag, name)
   corpus = corpus or planning.identified_corpus(namespace, launcher)
   if name_flag != "name":
-    names = _OF_EMBEDDINGS[:1] if namespace.embeddings is not None else _OF_EMBEDDINGS
+    names = _EMBEDDING_FLAGS[:1] if namespace.embeddings is not None else _EMBEDDING_FLAGS
 
-    def asked(wanted: argparse.Namespace) -> dict[str, Any]:
+    def make_request(wanted: argparse.Namespace) -> dict[str, Any]:
       return planning.store_request(_embedder(wanted, corpus).checked(), corpus, Stage())
 
-    _adopt(namespace, folder, names, asked)
+    _adopt(namespace, folder, names, make_request)
   scorer = _embedder(namespace, corpus)
   return planning.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare)
 
 
 def _embedder(namespace: argparse.Namespace, corpus: Corpus) -> SentenceT5 | MadeElsewhere:
-  """Returns what embeds a corpus as the flags say."""
+  """Returns the scorer that embeds a corpus as the flags say."""
   if namespace.embeddings is not None:
     for name in ("vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model", "accelerator"):
       if getattr(namespace, name) not in (None, 1):
-        raise WinnowError(f"--{name} is for a --model, and --embeddings were made already; leave it out")
+        raise WinnowError(f"--{name} is for --model, and --embeddings are made already; leave it out")
     if folders.is_store(inputs.absolute(namespace.embeddings)):
       raise WinnowError(
         f"--embeddings={namespace.embeddings} is a store; repeat the --model= or the --embeddings= that it was made "
@@ -144,15 +146,15 @@ def _embedder(namespace: argparse.Namespace, corpus: Corpus) -> SentenceT5 | Mad
 
 
 def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> ScoringJob:
-  """The job of a store of clusters, of the complete store of embeddings that --embeddings names."""
+  """Plans the job of a store of clusters, from the complete store of embeddings that --embeddings names."""
   folder = inputs.absolute(namespace.embeddings)
   store = ScoreStore.at(folder)
   if store is None or store.scorer != kinds.EMBED:
-    there = [name for name, store in find_stores.find_stores(folder).stores.items() if store.scorer == kinds.EMBED]
-    such = [storage.join(namespace.embeddings, name) for name in there] or ["SCORES/embeddings_MODEL"]
+    names = [name for name, store in find_stores.find_stores(folder).stores.items() if store.scorer == kinds.EMBED]
+    examples = [storage.join(namespace.embeddings, name) for name in names] or ["SCORES/embeddings_MODEL"]
     raise WinnowError(
       f"--embeddings={namespace.embeddings} is no store of embeddings; name the folder that winnow embed made, such as "
-      f"{' or '.join(such)}"
+      f"{' or '.join(examples)}"
     )
   if not store.is_complete:
     raise WinnowError(f"the store of embeddings {folder} is not complete; run its winnow embed command again")
@@ -172,22 +174,22 @@ def _plan_clustering(
   spare: bool = False,
   before: tuple[ScoringJob, ...] = (),
 ) -> ScoringJob:
-  """The job of a store of clusters, in --clusters or beside the embeddings."""
-  of = embeddings.store.folder
-  name = stage.named(f"clusters_{storage.base_name(of).removeprefix('embeddings_')}")
-  folder = storage.join(of.rpartition("/")[0], name)
+  """Plans the job of a store of clusters, in --clusters or beside the embeddings."""
+  embeddings_folder = embeddings.store.folder
+  name = stage.named(f"clusters_{storage.base_name(embeddings_folder).removeprefix('embeddings_')}")
+  folder = storage.join(embeddings_folder.rpartition("/")[0], name)
   if namespace.clusters is not None:
     planning.refuse_file(namespace, "clusters")
     folder = inputs.absolute(namespace.clusters).rstrip("/")
-  if folder == of:
+  if folder == embeddings_folder:
     raise WinnowError(f"--clusters={namespace.clusters} is the store of the embeddings; give each a folder of its own")
   path = storage.join(folder, clustering.FOLDER, clustering.CENTROIDS_FILE)
-  if before:  # else they are what the command is to make
+  if before:  # otherwise the command's own flags say how the clusters are made
 
-    def asked(wanted: argparse.Namespace) -> dict[str, Any]:
+    def make_request(wanted: argparse.Namespace) -> dict[str, Any]:
       return planning.store_request(Cluster(path, embeddings, _k_means(wanted)), corpus, stage)
 
-    _adopt(namespace, folder, _OF_CLUSTERS, asked)
+    _adopt(namespace, folder, _CLUSTER_FLAGS, make_request)
   scorer = Cluster(path, embeddings, _k_means(namespace))
   plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
   return plan(scorer, folder, corpus=corpus, preparation=CentroidsPreparation, before=before)
@@ -207,23 +209,23 @@ def _adopt(
   namespace: argparse.Namespace,
   folder: str,
   names: tuple[str, ...],
-  asked: Callable[[argparse.Namespace], dict[str, Any]],
+  make_request: Callable[[argparse.Namespace], dict[str, Any]],
 ) -> None:
   """Takes flags that were not given from the request of the store in a folder, and says so.
 
-  Only if that store is of the same model and the same input as the request that `asked` tells, so that nothing but a
-  flag that was given can contradict it; and with --overwrite only if it stays as it is.
+  The store must have the same model and input as the request that `make_request` returns, so that only a flag that was
+  given can contradict it. With --overwrite, flags are taken only if the store stays as it is.
   """
   request = fingerprints.read_json_or_none(storage.join(folder, fingerprints.REQUEST_FILE))
   wanted = argparse.Namespace(**vars(namespace))
   if not isinstance(request, dict) or not (adopted := parsing.adopt(wanted, request, names)):
     return
   with contextlib.suppress(WinnowError):  # values that another model or input would refuse
-    then = asked(wanted)
+    new_request = make_request(wanted)
     names = () if namespace.overwrite else names
-    if fingerprints.fingerprint(_without(then, names)) == fingerprints.fingerprint(_without(request, names)):
+    if fingerprints.fingerprint(_without(new_request, names)) == fingerprints.fingerprint(_without(request, names)):
       vars(namespace).update(vars(wanted))
-      print(f"winnow: {folder} is there and is used as it was made, with {' '.join(adopted)}", file=sys.stderr)
+      print(f"winnow: {folder} exists and is used as it was made, with {' '.join(adopted)}", file=sys.stderr)
 
 
 def _without(request: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -231,11 +233,11 @@ def _without(request: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _embedder_name(namespace: argparse.Namespace) -> str:
-  """A model's name, or of files that were made elsewhere the folder's."""
+  """Returns the name of the model, or of the folder of embeddings that were made elsewhere."""
   if namespace.model is not None:
     return model_files.model_name(namespace.model)
   if namespace.embeddings is None:
-    return ""  # which is refused in a moment
+    return ""  # refused in a moment
   return model_files.model_name(inputs.absolute(namespace.embeddings).rpartition("/")[0])
 
 

@@ -1,4 +1,4 @@
-"""Plans: from flags to jobs. All that can be checked is checked here, before anything is written."""
+"""Plans of jobs from flags. Everything that can be checked is checked here, before anything is written."""
 
 import argparse
 import dataclasses
@@ -24,7 +24,7 @@ from pipelines.store.score_store import ScoreStore
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """Which stage of a recipe is planned, and what the one before it has selected; the first one sees all documents."""
+  """One stage of a recipe, and the selection of the stage before it; the first stage sees all documents."""
 
   number: int = 1
   selecting: SelectingJob | None = None
@@ -39,27 +39,27 @@ class Stage:
 
   @property
   def corpus(self) -> Corpus | None:
-    """Identified already, by the first stage."""
+    """Returns the corpus that the first stage has identified already; None in the first stage."""
     return None if self.selecting is None else self.selecting.scoring.corpus
 
   def request(self) -> dict[str, Any]:
-    """Its part of a store's fingerprint: how the documents were selected, through all stages."""
+    """Returns the stage's part of a store's fingerprint: how the documents were selected, through all stages."""
     if self.selecting is None:
       return {}
-    of_corpus = self.selecting.scoring.corpus.request()
-    scores = {key: value for key, value in self.selecting.scoring.request.items() if key not in of_corpus}
+    corpus_request = self.selecting.scoring.corpus.request()
+    scores = {key: value for key, value in self.selecting.scoring.request.items() if key not in corpus_request}
     selected = self.selecting.survivors
-    # The fingerprint is of the whole corpus: one more shard, and others of each may be selected.
-    told = {"scores": scores, "selection": dataclasses.asdict(selected.request), "survivors": selected.fingerprint}
-    return {"within": told}
+    # The fingerprint covers the whole corpus: with one more shard, other documents of each may be selected.
+    selection = {"scores": scores, "selection": dataclasses.asdict(selected.request), "survivors": selected.fingerprint}
+    return {"within": selection}
 
   def named(self, name: str) -> str:
-    """The name of a store that is made of what has survived, where all documents' would have this one."""
+    """Returns the name of a store of the surviving documents; `name` is that of a store of all documents."""
     return name if self.number == 1 else f"{name}_stage{self.number}"
 
 
 def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
-  """The launcher of a command; raises WinnowError where its workers could not reach what the flags name."""
+  """Makes the launcher of a command. Raises WinnowError if its workers could not reach what the flags name."""
   accelerator = getattr(namespace, "accelerator", None)
   launcher = launch.Launcher(beam_arguments, accelerator)
   if accelerator is not None and not launcher.is_dataflow and not namespace.estimate:
@@ -87,8 +87,8 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
     if (paths[flag] or "").startswith(object_stores.HUB):
       raise WinnowError(f"--{flag}={paths[flag]}: hf:// can be read only; give a folder, or a gs:// one")
   if (paths["input"] or "").startswith(tfds.PREFIX):
-    paths["input"] = None  # where its files are, `read_corpus` finds out
-  if not os.path.isdir(paths["model"] or ""):  # a hub's name
+    paths["input"] = None  # `read_corpus` finds out where its files are
+  if not os.path.isdir(paths["model"] or ""):  # a name on the hub
     paths["model"] = None
   launcher.refuse_local({f"--{flag}": path for flag, path in paths.items()})
   for flag, path in named.items():
@@ -99,7 +99,7 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
 
 
 def read_corpus(namespace: argparse.Namespace) -> Corpus:
-  """The input that the flags name."""
+  """Finds the shards of the input that the flags name, and returns them as a corpus."""
   require(namespace, "input")
   if namespace.block_rows < 1:
     raise WinnowError(f"--block_rows={namespace.block_rows} is below 1")
@@ -121,13 +121,13 @@ def plan_scoring(
   stage: "Stage | None" = None,
   before: tuple[Any, ...] = (),
 ) -> ScoringJob:
-  """Checks all that can be checked before anything is written.
+  """Plans the job of one store, and checks all that can be checked before anything is written.
 
-  `corpus`: identified already; `preparation`: what must be made before the scorer can read; `before`: the jobs of the
-  stores that it reads; `stage`: None where all documents are scored.
+  `corpus`: an identified corpus. `preparation`: the preparation that the scorer needs. `before`: the jobs of the stores
+  that the scorer reads. `stage`: None if all documents are scored.
   """
   stage = stage or Stage()
-  max_bad_fraction = getattr(namespace, "max_bad_fraction", 1.0)  # where a store is read, it was settled for that
+  max_bad_fraction = getattr(namespace, "max_bad_fraction", 1.0)  # a store that is read has settled it
   if not 0 <= max_bad_fraction <= 1:
     raise WinnowError(f"--max_bad_fraction={max_bad_fraction} is not in [0, 1]")
   if corpus is None:
@@ -152,7 +152,7 @@ def plan_scoring(
     survivors=stage.survivors,
     work=() if preparation is None else preparation.work,
   )
-  # The store that a scorer reads says what is known of its engine.
+  # If a scorer reads a store, that store gives what is known of its engine.
   knows_engine = launcher.is_local or isinstance(source, stored_blocks.StoredBlocks)
   where = _where(namespace, scorer, source, before)
   before = (*before, *stage.before)
@@ -173,7 +173,7 @@ def plan_scoring(
 def _where(
   namespace: argparse.Namespace, scorer: Description, source: stored_blocks.Source, before: tuple[Any, ...]
 ) -> dict[str, Any]:
-  """Returns where the input and the model of a store are, which is no part of its request."""
+  """Returns the places of the input and the model of a store, which are no part of its request."""
   if isinstance(source, stored_blocks.StoredBlocks) and not hasattr(namespace, "input"):
     return fingerprints.read_json_or_none(storage.join(source.store.folder, score_store.INPUT_FILE)) or {}
   made_with = before[0].made_with if before else scorer.made_with(namespace)
@@ -182,36 +182,36 @@ def _where(
 
 
 def _refuse_other_scores(job: ScoringJob) -> None:
-  """Raises WinnowError where the folder holds scores of another request, or of another engine."""
+  """Raises WinnowError if the folder holds scores of another request, or of another engine."""
   store = job.config.store
   if store.has_scores and not storage.exists(store.request_path):
     raise WinnowError(
-      f"{store.folder} holds scores, but its {fingerprints.REQUEST_FILE} is gone, so that nobody can tell of what; "
-      "restore it, choose another name, or start over with --overwrite"
+      f"{store.folder} holds scores, but its {fingerprints.REQUEST_FILE} is gone, so nobody can tell what they belong "
+      "to; restore it, choose another name, or start over with --overwrite"
     )
   fingerprints.refuse_other(store.request_path, job.request, owner=f"the score store {store.folder}")
   if not job.is_complete and (difference := job.engine_difference()):
-    field, there, here = difference
+    field, recorded, current = difference
     raise WinnowError(
-      f"the score store {store.folder} was begun with {field} {there}, and here is {here}, whose scores may differ in "
-      "the last bits; go on with the same versions, or start over with --overwrite"
+      f"the score store {store.folder} was begun with {field} {recorded}, but here it is {current}, and "
+      "scores may differ in the last bits; go on with the same versions, or start over with --overwrite"
     )
 
 
 def store_request(scorer: Description, corpus: Corpus, stage: Stage) -> dict[str, Any]:
-  """What the store of a scorer's results belongs to; the scorer is checked already."""
+  """Returns the request of the store of a scorer's results. The scorer must be checked already."""
   return {"format": score_store.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
 
 
 def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
-  """The input that the flags name, with checksums, where the workers can read it."""
+  """Returns the input that the flags name, with checksums. Raises WinnowError if the workers cannot read it."""
   corpus = read_corpus(namespace)
   launcher.refuse_local({"--input": corpus.shards[0].path})
   return corpus.identified()
 
 
 def refuse_file(namespace: argparse.Namespace, flag: str) -> None:
-  """Raises WinnowError where a flag that wants a folder names a file."""
+  """Raises WinnowError if a flag for a folder names a file."""
   path = getattr(namespace, flag)
   if storage.is_local(path) and os.path.exists(path) and not os.path.isdir(path):
     raise WinnowError(f"--{flag}={path} is a file; give a folder")

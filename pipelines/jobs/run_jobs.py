@@ -1,4 +1,4 @@
-"""Runs the jobs of a command as one pipeline."""
+"""The run of a command's jobs, as one pipeline."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ from pipelines.jobs.store_job import ScoringJob
 from pipelines.runners import commands, launch
 from pipelines.worker import progress
 
-_ATTEMPTS = 8  # at a command whose stores prove damaged again and again
+_ATTEMPTS = 8  # of a command whose stores prove damaged again and again
 
 
 def run(
@@ -27,32 +27,32 @@ def run(
   scoring_job: ScoringJob | None = None,
   sampling_jobs: Sequence[SamplingJob] = (),
 ) -> bool:
-  """Claims the store and the outputs, and runs one pipeline for what of them is not complete.
+  """Claims the store and the outputs, and runs one pipeline for those that are not complete.
 
-  Returns whether all is complete: a dry run leaves no trace, and of a template only the job is written.
+  Returns whether all are complete. A dry run leaves no trace, and a template writes only the job.
   """
   wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
   if launcher.is_dry_run:
     launcher.run(_definition(launcher, scoring_job, sampling_jobs, None), _job_name(arguments, wanted))
     return False
   launcher.refuse_second(_job_name(arguments, wanted))
-  of_stores = [] if scoring_job is None else list(dict.fromkeys(job.folder for job in scoring_job.chain))
+  store_folders = [] if scoring_job is None else list(dict.fromkeys(job.folder for job in scoring_job.chain))
   if scoring_job is not None:
     for job in scoring_job.chain if scoring_job.steps else [scoring_job]:
       job.claim()
   for sampling_job in sampling_jobs:
     sampling_job.claim()
   for attempt in itertools.count(1):
-    folders = [*of_stores, *(job.folder for job in sampling_jobs if job.folder not in of_stores)]
+    folders = [*store_folders, *(job.folder for job in sampling_jobs if job.folder not in store_folders)]
     before = {folder: set(damage.records(folder)) for folder in folders}
     try:
       return _run_claimed(launcher, arguments, scoring_job, sampling_jobs)
     except commands.JobError:
-      # What was damaged in a store that this command makes is gone, and the next attempt makes it again.
-      if attempt == _ATTEMPTS or all(before[folder] == set(damage.records(folder)) for folder in of_stores):
+      # Damaged files in a store that this command makes are gone, and the next attempt makes them again.
+      if attempt == _ATTEMPTS or all(before[folder] == set(damage.records(folder)) for folder in store_folders):
         raise
     finally:
-      _tell_damage(before)
+      _report_damage(before)
   raise AssertionError
 
 
@@ -63,14 +63,14 @@ def _run_claimed(
   sampling_jobs: Sequence[SamplingJob],
 ) -> bool:
   wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
-  # What a run that was killed at its very end left.
+  # A run that was killed at its very end may have left something.
   for job in [*([] if scoring_job is None else scoring_job.chain), *sampling_jobs]:
     if job.is_complete:
       _tidy(job)
   sampling_jobs = [job for job in sampling_jobs if not job.is_complete]
   steps = [] if scoring_job is None else scoring_job.steps
   if not sampling_jobs and not steps:
-    if launcher.writes_template:  # whoever launched it waits for a job
+    if launcher.writes_template:  # whoever launches a template waits for a job
       launcher.run(lambda root: root | "NothingToDo" >> beam.Create([None]), _job_name(arguments, wanted))
       return False
     return True
@@ -79,9 +79,9 @@ def _run_claimed(
   running: list[Any] = [*sampling_jobs, *reversed(steps)]
   with (
     commands.Log(running[0].folder, arguments) as log,
-    meter.Meter(stages, quiet=not are_here, recipe_stages=recipe) as shown,
+    meter.Meter(stages, quiet=not are_here, recipe_stages=recipe) as progress_meter,
   ):
-    address = shown.address if are_here else None
+    address = progress_meter.address if are_here else None
     define = _definition(launcher, scoring_job, sampling_jobs, address)
     counters: dict[str, int] | None = {}
     try:
@@ -91,7 +91,7 @@ def _run_claimed(
       if not all(job.is_complete for job in running):
         raise
     log.entry["counters"] = counters
-    log.entry["documents_by_process"] = shown.documents_by_process
+    log.entry["documents_by_process"] = progress_meter.documents_by_process
     if counters is None:
       return False
     for job in wanted:
@@ -100,7 +100,7 @@ def _run_claimed(
 
 
 def _tidy(job: Any) -> None:
-  """Tidies up behind a complete job, whose result is whole whether or not this user may remove what is left over."""
+  """Tidies up after a complete job. Its result is whole even if this user may not remove what is left over."""
   try:
     job.tidy()
   except (WinnowError, OSError) as error:
@@ -108,22 +108,22 @@ def _tidy(job: Any) -> None:
 
 
 def _stages(scoring_job: ScoringJob | None, sampling_jobs: Sequence[SamplingJob], recipe: int) -> list[progress.Stage]:
-  """What there is to do, in order, as users see it."""
-  found: list[progress.Stage] = []
+  """Returns the stages of the work, in order, as users see them."""
+  stages: list[progress.Stage] = []
   for job in [] if scoring_job is None else scoring_job.steps:
     prefix = progress.prefix_of(job.number, recipe)
-    found += [dataclasses.replace(stage, title=prefix + stage.title) for stage in job.stages()]
+    stages += [dataclasses.replace(stage, title=prefix + stage.title) for stage in job.stages()]
   scored = None if scoring_job is None else scoring_job.count
   for sampling_job in sampling_jobs:
-    found += sampling_job.stages(scored)
-  return found
+    stages += sampling_job.stages(scored)
+  return stages
 
 
-def _tell_damage(before: Mapping[str, set[str]]) -> None:
+def _report_damage(before: Mapping[str, set[str]]) -> None:
   for folder, records in before.items():
     if new := sorted(set(damage.records(folder)) - records):
-      told = "1 damaged file was" if len(new) == 1 else f"{len(new)} damaged files were"
-      print(f"winnow: {told} found in {folder}, to be made again; see {new[0]}", file=sys.stderr)
+      files = "1 damaged file was" if len(new) == 1 else f"{len(new)} damaged files were"
+      print(f"winnow: {files} found in {folder}, to be made again; see {new[0]}", file=sys.stderr)
 
 
 def _definition(
@@ -145,7 +145,7 @@ def _definition(
 
 
 def _job_name(arguments: Sequence[str], wanted: Sequence[Any]) -> str:
-  """What a runner's console calls the job: by the command and the folder that it fills, and a hash of where that lies.
+  """Returns the job's name on a runner's console: the command, the name of the folder, and a hash of the folder's path.
 
   Dataflow refuses a second job of one name while the first one runs.
   """

@@ -1,4 +1,4 @@
-"""The job of a store: claimed, cleared where it must be, and filled by one pipeline, the stores that it reads first."""
+"""The job of a store: it claims the folder, clears it if it must, and fills it, after the stores that it reads."""
 
 import collections
 import dataclasses
@@ -24,12 +24,12 @@ _GATHERED_SECOND = 200_000  # documents, by one core
 
 @dataclasses.dataclass(frozen=True)
 class ScoringJob:
-  """One store and what is to be done in it.
+  """The job of one store.
 
   `before`: the jobs of the stores that this one reads; they may have to be made first. `preparation`: what must be made
-  of all that these hold before it can be read.
-  `overwrite`: delete results of another request when the job is claimed; and a complete result too, unless `spare`, so
-  that a run with --overwrite that was killed goes on.
+  of those stores as a whole before their blocks can be read.
+  `overwrite`: delete results of another request when the job is claimed, and a complete result too, unless `spare`. A
+  run with --overwrite that was killed goes on.
   """
 
   corpus: Corpus
@@ -48,17 +48,17 @@ class ScoringJob:
 
   @property
   def number(self) -> int:
-    """The number of the stage, where a recipe has several; else 1."""
+    """Returns the number of the stage in a recipe of several stages; else 1."""
     return self.config.number
 
   @property
   def steps(self) -> list["ScoringJob | SelectingJob"]:
-    """The jobs that have to be done, in order, this one last; none once this one is complete."""
+    """Returns the jobs that have to be done, in order, this one last; none once this one is complete."""
     return _in_order(self, only_missing=True)
 
   @property
   def chain(self) -> list["ScoringJob | SelectingJob"]:
-    """The jobs of all that this one is made from, each once and after what it reads, this one last."""
+    """Returns the jobs of all stores behind this one, each once and after those that it reads, this one last."""
     return _in_order(self, only_missing=False)
 
   @property
@@ -66,7 +66,7 @@ class ScoringJob:
     return f"{self.folder} {self.config.store.fingerprint}"
 
   def refuse_shared_folders(self) -> None:
-    """Raises WinnowError where two jobs would fill one folder with different things."""
+    """Raises WinnowError if two jobs would fill one folder with different things."""
     scoring = [job for job in self.chain if isinstance(job, ScoringJob)]
     for folder, count in collections.Counter(job.folder for job in scoring).items():
       if count > 1:
@@ -77,7 +77,7 @@ class ScoringJob:
 
   @property
   def made_with(self) -> dict[str, str]:
-    """The names of the models or embeddings that it is made of, by flags."""
+    """Returns the names of the models or embeddings that the store is made with, by flags."""
     return self.where.get(score_store.MADE_WITH, {})
 
   @property
@@ -87,20 +87,20 @@ class ScoringJob:
 
   @property
   def starts_over(self) -> bool:
-    """The store is complete, and is to be made again; once it is claimed it is not complete."""
+    """Tells whether the store is complete and is to be made again. Once it is claimed, it is no longer complete."""
     return self.overwrite and self.is_complete and not self.spare
 
   def engine_difference(self) -> tuple[str, str, str] | None:
-    """In what the engine that the store was begun with is known to differ from the one here, before a worker has it."""
-    here = self.config.scorer.engine()
+    """Returns the first known difference between the engine that began the store and this one; no worker is needed."""
+    current = self.config.scorer.engine()
     if self.config.survivors is not None:
-      here = here | self.config.survivors.engine()
-    if self._stored is None:  # else domains are those of the store that is read
-      here = {"suffix_list": domains.suffix_list(), **here}
-    there = fingerprints.read_json_or_none(self.config.store.engine_path)
-    if not self.knows_engine or not isinstance(there, dict):
+      current = current | self.config.survivors.engine()
+    if self._stored is None:  # otherwise the domains are those of the store that is read
+      current = {"suffix_list": domains.suffix_list(), **current}
+    recorded = fingerprints.read_json_or_none(self.config.store.engine_path)
+    if not self.knows_engine or not isinstance(recorded, dict):
       return None
-    return fingerprints.first_difference({key: there.get(key) for key in here}, here)
+    return fingerprints.first_difference({key: recorded.get(key) for key in current}, current)
 
   def claim(self) -> None:
     """Makes the store's folder belong to this job: the first thing that is written."""
@@ -116,7 +116,7 @@ class ScoringJob:
 
   @property
   def count(self) -> progress.Count | None:
-    """How many documents the store is made for: those that were selected before, or all of the input."""
+    """Returns the number of documents of the store: those that an earlier stage selected, or all of the input."""
     for job in self.before:
       if isinstance(job, SelectingJob):
         return job.count
@@ -127,17 +127,17 @@ class ScoringJob:
     return self.corpus.count
 
   def tidy(self) -> None:
-    """Removes what a complete store no longer needs and a run that was killed at its very end left."""
+    """Removes what a complete store no longer needs, such as files of a run that was killed at its very end."""
     clearing.tidy(self.config.store, self.corpus.shards, self.config.work)
     self.sweep()
 
   def sweep(self) -> None:
-    """Removes what dead writers left, in the stores that are read too, which may have been complete for long."""
+    """Removes the temporary files of dead writers, also in the stores that are read, which may be complete for long."""
     for folder in {job.folder for job in self.chain}:
       storage.sweep_temporary_files(folder)
 
   def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
-    """PCollection[stores.Ledger]: the store is complete, and so is all that it is made from."""
+    """Adds the jobs to a pipeline: returns PCollection[stores.Ledger], when the store and its inputs are complete."""
     after: Any = None
     labels: collections.Counter[str] = collections.Counter()
     for job in self.steps:
@@ -148,13 +148,13 @@ class ScoringJob:
 
   @property
   def label(self) -> str:
-    """What the job's own step is called in a pipeline."""
+    """Returns the label of the job's own step in a pipeline."""
     return self.config.stage.title().replace("_", "")
 
   def transform(self, after: Any, parallelism: int, address: progress.Address | None, again: str = "") -> Any:
-    """Fills the store once the one element is there of `after`, or at once if it is the pipeline's root.
+    """Fills the store once the one element of `after` is there, or at once if `after` is the pipeline's root.
 
-    `again`: what is added to labels that another job has.
+    `again`: a suffix for labels that another job has.
     """
     address = None if address is None else address.within(self.config.number)
     config = dataclasses.replace(self.config, progress_address=address)
@@ -171,20 +171,20 @@ class ScoringJob:
     return ledger if conclusion is None else ledger | f"Diagnose{number}" >> conclusion
 
   def stages(self) -> list[progress.Stage]:
-    """What there is to do, in order, as users see it."""
+    """Returns the stages of the work, in order, as users see them."""
     scorer, count = self.config.scorer, self.count
-    stored = count  # those of them that are not bad in the store that is read
+    stored = count  # the documents that are not bad in the store that is read
     if self._stored is not None and self.config.survivors is None and self._stored.is_complete:
       stored = progress.Count(self._stored.summary()["scored"], is_exact=True)
-    found = [] if self.preparation is None else self.preparation.stages(stored)
+    stages = [] if self.preparation is None else self.preparation.stages(stored)
     if loading := self.config.scorer.loading:
-      found += [progress.Stage(loading, progress.Count(0, is_exact=False))]
-    found += [progress.Stage(self.config.title, count, scorer.speed)]
-    return [*found, progress.Stage(scoring.GATHERING, count, _GATHERED_SECOND)]
+      stages += [progress.Stage(loading, progress.Count(0, is_exact=False))]
+    stages += [progress.Stage(self.config.title, count, scorer.speed)]
+    return [*stages, progress.Stage(scoring.GATHERING, count, _GATHERED_SECOND)]
 
   @property
   def _stored(self) -> ScoreStore | None:
-    """The store that is read in place of texts."""
+    """Returns the store that is read instead of texts, if any."""
     source = self.config.source
     return source.store if isinstance(source, stored_blocks.StoredBlocks) else None
 
@@ -196,12 +196,12 @@ class ScoringJob:
 
 @dataclasses.dataclass(frozen=True)
 class SelectingJob:
-  """Between two stages of a recipe: what the first one selects of its store is written down there."""
+  """The job between two stages of a recipe: it writes down in the store of the first what that stage selects."""
 
   survivors: survivors.Survivors
   scoring: ScoringJob
   number: int
-  """Of the stage that selects."""
+  """The number of the stage that selects."""
 
   @property
   def before(self) -> tuple[ScoringJob]:
@@ -224,23 +224,23 @@ class SelectingJob:
     return self.scoring.starts_over
 
   def claim(self) -> None:
-    """The store is claimed by its own job."""
+    """Does nothing: the store is claimed by its own job."""
 
   def tidy(self) -> None:
-    """Removes what settled survivors no longer need."""
+    """Removes files that settled survivors no longer need."""
     self.survivors.tidy()
 
   @property
   def count(self) -> progress.Count | None:
-    """How many documents it selects."""
+    """Returns the number of documents that the stage selects."""
     if self.is_complete and (documents := self.survivors.documents) is not None:
-      return progress.Count(documents, is_exact=False)  # for what reads a store some of them may be bad
+      return progress.Count(documents, is_exact=False)  # some of them may be bad for a scorer that reads a store
     before = self.scoring.count
-    about = None if before is None else self.survivors.request.expected_documents(before.documents)
-    return None if about is None else progress.Count(about, is_exact=False)
+    expected = None if before is None else self.survivors.request.expected_documents(before.documents)
+    return None if expected is None else progress.Count(expected, is_exact=False)
 
   def stages(self) -> list[progress.Stage]:
-    """What there is to do, as users see it."""
+    """Returns the stages of the work, as users see them."""
     return [progress.Stage(thresholds.SELECTING, self.scoring.count, thresholds.SPEED)]
 
   @property
@@ -248,7 +248,7 @@ class SelectingJob:
     return f"Select{self.number}"
 
   def transform(self, after: Any, parallelism: int, address: progress.Address | None, again: str = "") -> Any:
-    """PCollection[stores.Ledger]: survivors are written down."""
+    """Writes survivors down: returns PCollection[stores.Ledger]."""
     del parallelism, again
     address = None if address is None else address.within(self.number)
     if isinstance(after, beam.Pipeline):
@@ -257,17 +257,17 @@ class SelectingJob:
 
 
 def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[ScoringJob | SelectingJob]":
-  found: dict[str, ScoringJob | SelectingJob] = {}
+  ordered: dict[str, ScoringJob | SelectingJob] = {}
 
   def visit(job: ScoringJob | SelectingJob) -> None:
-    if job.identity in found or (only_missing and job.is_complete and not job.starts_over):
+    if job.identity in ordered or (only_missing and job.is_complete and not job.starts_over):
       return
     for earlier in job.before:
       visit(earlier)
-    found[job.identity] = job
+    ordered[job.identity] = job
 
   visit(job)
-  return list(found.values())
+  return list(ordered.values())
 
 
 def _made_in_stores() -> tuple[str, ...]:

@@ -251,7 +251,7 @@ def test_sizes_that_are_not_the_clusters_are_refused(place, clustered, capsys):
     (["--num_clusters=0"], "--num_clusters=0 is not between 1 and"),
     (["--num_clusters=7"], "clusters_made belongs to another request: num_clusters is 21 there and 7 now"),
     (["--keep=farthest"], "semdedup_made belongs to another request: keep is"),
-    (["--name=clusters_made"], "--name=clusters_made is of another store too"),
+    (["--name=clusters_made"], "--name=clusters_made is the name of another store too"),
     (["--scorer=prototypes", "--keep=random"], "--keep is for --scorer=semdedup, and this is --scorer=prototypes"),
     (["--clusters=scores/embeddings_made"], "is the store of the embeddings"),
   ],

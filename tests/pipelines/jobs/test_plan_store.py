@@ -46,8 +46,8 @@ def test_clusters_that_are_there_are_used(place, capsys, scorer):
   assert not (place / f"scores/{scorer}_made").exists()
   assert run_in(place, score) == 0
   error = capsys.readouterr().err
-  assert "clusters_made is there and is used as it was made, with --num_clusters=5 --kmeans_seed=3\n" in error
-  assert "embeddings_made is there and is used as it was made, with --embedding_dtype=float32\n" in error
+  assert "clusters_made exists and is used as it was made, with --num_clusters=5 --kmeans_seed=3\n" in error
+  assert "embeddings_made exists and is used as it was made, with --embedding_dtype=float32\n" in error
   assert content(place / "scores/clusters_made") == before
   assert json.loads((place / f"scores/{scorer}_made/summary.json").read_text())["scored"] == 300
 
