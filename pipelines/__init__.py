@@ -2,5 +2,5 @@
 
 from pipelines.worker import homes
 
-# Before anything is imported that looks for its cache at once; in workers too, which import this first.
+# Some imports look for their caches at once, so this comes first; in workers too, which import this package first.
 homes.provide()

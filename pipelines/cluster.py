@@ -1,4 +1,4 @@
-"""`winnow cluster`: finds clusters of a store of embeddings, and the one of every document."""
+"""`winnow cluster`: clusters a store of embeddings, and assigns every document to a cluster."""
 
 import functools
 import sys

@@ -1,4 +1,4 @@
-"""`winnow curate`: scores, then samples when the store is complete, in one job; or so in several stages of a recipe."""
+"""`winnow curate`: scores and then samples, in one job; a recipe may have several such stages."""
 
 import argparse
 import sys
@@ -21,43 +21,43 @@ def curate(argv: Sequence[str]) -> None:
     namespace.sampler = namespace.sampler or namespace.scorer
     find_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
   namespace = namespaces[-1]
-  # Each looks at a stage's paths.
-  launcher = [planning.make_launcher(of_stage, beam_arguments) for of_stage in namespaces][-1]
+  # Each launcher checks the paths of one stage.
+  launcher = [planning.make_launcher(stage_flags, beam_arguments) for stage_flags in namespaces][-1]
   if namespace.estimate:
-    for number, of_stage in enumerate(namespaces, 1):
+    for number, stage_flags in enumerate(namespaces, 1):
       if len(namespaces) > 1:
-        print(f"stage {number} of {len(namespaces)}, {of_stage.scorer}, as of all documents:")
-      estimate.show(of_stage, launcher)
+        print(f"stage {number} of {len(namespaces)}, {stage_flags.scorer}, as of all documents:")
+      estimate.show(stage_flags, launcher)
     return
-  made: list[argparse.Namespace] = []  # with what the models are called that were found
+  made: list[argparse.Namespace] = []  # the flags of each stage, with the names of the models that were found
   stage = planning.Stage()
-  for of_stage in namespaces[:-1]:
-    job = _plan_stage(of_stage, launcher, stage)
-    made.append(argparse.Namespace(**vars(of_stage) | job.made_with))
-    selected = survivors.Survivors(job.config.store, plan_output.selection_request(of_stage))
+  for stage_flags in namespaces[:-1]:
+    job = _plan_stage(stage_flags, launcher, stage)
+    made.append(argparse.Namespace(**vars(stage_flags) | job.made_with))
+    selected = survivors.Survivors(job.config.store, plan_output.selection_request(stage_flags))
     stage = planning.Stage(stage.number + 1, store_job.SelectingJob(selected, job, stage.number))
   scoring_job = _plan_stage(namespace, launcher, stage)
   made.append(argparse.Namespace(**vars(namespace) | scoring_job.made_with))
   scoring_job.refuse_shared_folders()
-  found = plan_output.plan_samples(
+  sampling_jobs = plan_output.plan_samples(
     namespace,
     parsing.own_arguments(command_names.CURATE, made),
     store=scoring_job.config.store,
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
-  if sample_command.run_to_summary(launcher, ["winnow", command_names.CURATE, *argv], found, scoring_job):
+  if sample_command.run_to_summary(launcher, ["winnow", command_names.CURATE, *argv], sampling_jobs, scoring_job):
     with commands.writing():
       if stage.number > 1:
-        of = f"stage {stage.number} of {stage.number} ({namespace.scorer})"
-        print(f"{of}, of the documents that earlier stages selected:")
+        title = f"stage {stage.number} of {stage.number} ({namespace.scorer})"
+        print(f"{title}, of the documents that earlier stages selected:")
       score.print_summary(scoring_job)
 
 
 def _plan_stage(namespace: argparse.Namespace, launcher: launch.Launcher, stage: planning.Stage) -> ScoringJob:
-  # Random sampling of a corpus that nothing has to score.
+  # A random sample needs no scores, unless a model or embeddings are given.
   is_random = namespace.sampler == registry.RANDOM and namespace.model is None and namespace.embeddings is None
-  # --overwrite spares scores that fit: they are what costs, and another rate is no reason to lose them.
+  # --overwrite spares scores that fit: they are the expensive part, and another rate is no reason to lose them.
   plan = plan_store.plan_counting if is_random else plan_store.plan_named_scoring
   return plan(namespace, launcher, spare=True, stage=stage)
 

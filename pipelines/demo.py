@@ -36,7 +36,7 @@ def demo(argv: Sequence[str]) -> None:
     raise WinnowError(f"--output={namespace.output} is not on this machine; the demo writes to a local folder")
   folder = pathlib.Path(namespace.output or OUTPUT)
   if folder.exists() and any(folder.iterdir()) and not (folder / "corpus").is_dir():
-    raise WinnowError(f"--output={folder} holds something else than an earlier demo; choose an empty folder")
+    raise WinnowError(f"--output={folder} holds something other than an earlier demo; choose an empty folder")
   with commands.writing():
     _run(rich.console.Console(highlight=False), folder, beam_arguments)
 
@@ -76,7 +76,7 @@ def _run(console: rich.console.Console, folder: pathlib.Path, beam_arguments: Se
   _copies(console, documents, {"before": set(documents), "best fifth": by_quality, "density": by_density})
   _rare(console, folder, {"best fifth": by_quality, "density": by_density})
   where = rich.table.Table.grid(padding=(0, 2))
-  for name, what in (
+  for name, content in (
     ("corpus", "the documents, in three formats"),
     ("scores/demo", "a score for each of them, one Parquet file per shard"),
     ("scores/embeddings", "an embedding for each of them"),
@@ -84,7 +84,7 @@ def _run(console: rich.console.Console, folder: pathlib.Path, beam_arguments: Se
     ("sample", "TFRecords for TFDS and seqio, with manifest.json"),
     ("sample_density", "the same of the fifth drawn by density"),
   ):
-    where.add_row(str(folder / name), what)
+    where.add_row(str(folder / name), content)
   console.print(where)
 
 
@@ -95,13 +95,13 @@ def _step(
   console.print(f"winnow {shlex.join(arguments)}", style="dim", soft_wrap=True)
   status = command([*arguments[1:], *beam_arguments])
   if status in (commands.INTERRUPTED, commands.TERMINATED):
-    sys.exit(status)  # which has been told
+    sys.exit(status)  # the command has printed why
   if status:
     raise commands.JobError(f"the demo stops here: winnow {arguments[0]} ended with status {status}")
 
 
 def _documents(corpus: demo_corpus.DemoCorpus) -> dict[str, tuple[str, str]]:
-  """Text and url of every document by its source, `shard#row`; the demo's corpus is small."""
+  """Returns the text and url of every document by its source, `shard#row`; the demo's corpus is small."""
   documents: dict[str, tuple[str, str]] = {}
   for shard in inputs.find_shards(corpus.pattern):
     for block in reading.read_blocks(shard, blocks.Fields()):
@@ -134,18 +134,18 @@ def _histogram(console: rich.console.Console, folder: pathlib.Path) -> None:
 
 
 def _extremes(console: rich.console.Console, folder: pathlib.Path, documents: dict[str, tuple[str, str]]) -> None:
-  for title, some in (
+  for title, extremes in (
     ("Highest scores", heapq.nlargest(_SHOWN, _scores(folder))),
     ("Lowest scores", heapq.nsmallest(_SHOWN, _scores(folder))),
   ):
     console.print(f"[bold]{title}[/bold] (the demo rater's)")
-    for score_, shard, row in some:
+    for score_, shard, row in extremes:
       text, _ = documents[f"{shard}#{row}"]
       console.print(f"{score_:8.3f}  {' '.join(text.split())}", overflow="ellipsis", no_wrap=True, markup=False)
 
 
 def _copies(console: rich.console.Console, documents: dict[str, tuple[str, str]], samples: dict[str, set[str]]) -> None:
-  """How many licences repeat an earlier one, among all documents and in each sample: quality is not coverage."""
+  """Shows how many licences repeat an earlier one, among all documents and in each sample: quality is not coverage."""
   table = rich.table.Table(title="Licences", title_justify="left", box=None, padding=(0, 2))
   for name in ("", "all", "near-copies of an earlier one"):
     table.add_column(name, justify="right" if name else "left")
@@ -156,7 +156,7 @@ def _copies(console: rich.console.Console, documents: dict[str, tuple[str, str]]
 
 
 def _rare(console: rich.console.Console, folder: pathlib.Path, samples: dict[str, set[str]]) -> None:
-  """What is kept of the documents that have the fewest others near them, and of those that have the most."""
+  """Shows how many are kept of the documents with the fewest others near them, and of those with the most."""
   ranked = [f"{shard}#{row}" for _, shard, row in sorted(_scores(folder, "density"))]
   size = len(ranked) // 10
   table = rich.table.Table(title="Kept of all documents", title_justify="left", box=None, padding=(0, 2))

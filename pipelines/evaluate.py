@@ -1,4 +1,4 @@
-"""`winnow evaluate`: the perplexity of checkpoints on validation sets, exact over each set, and its curve."""
+"""`winnow evaluate`: computes the perplexity of checkpoints on validation sets, exact over each set, and its curve."""
 
 import argparse
 import os
@@ -24,58 +24,58 @@ from pipelines.scoring import scoring
 
 def evaluate(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.EVALUATE, argv)
-  launcher = planning.make_launcher(_of_store(namespace, input=None), beam_arguments)
+  launcher = planning.make_launcher(_store_flags(namespace, input=None), beam_arguments)
   if launcher.writes_template:
     raise WinnowError(
-      "--template_location holds one job, and an evaluation is a job for each model and corpus: leave it away"
+      "--template_location holds one job, and an evaluation is a job for each model and corpus: leave it out"
     )
   if folders.is_store(scores := inputs.absolute(namespace.scores)):
     raise WinnowError(f"--scores={namespace.scores} {folders.instead_of_stores(scores)}")
-  found, left_out = model_files.find_models(namespace.models)
+  models, left_out = model_files.find_models(namespace.models)
   for reason in left_out:
     print(f"winnow: left out: {reason}", file=sys.stderr)
-  for path in filter(os.path.isdir, found.values()):
+  for path in filter(os.path.isdir, models.values()):
     launcher.refuse_local({"--models": path})
   corpora = {
-    name: planning.identified_corpus(_of_store(namespace, input=pattern), launcher)
+    name: planning.identified_corpus(_store_flags(namespace, input=pattern), launcher)
     for name, pattern in evaluation.find_corpora(namespace.input).items()
   }
-  run = _Evaluation(namespace, launcher, ["winnow", command_names.EVALUATE, *argv], found, corpora)
-  failed = [name for name in sorted(found, key=evaluation.Point.from_name) if not run.add(name)]
+  run = _Evaluation(namespace, launcher, ["winnow", command_names.EVALUATE, *argv], models, corpora)
+  failed = [name for name in sorted(models, key=evaluation.Point.from_name) if not run.add(name)]
   if failed and not run.has_written:
     raise WinnowError(f"none of the {len(failed)} models can be evaluated; nothing was written")
-  for told in evaluation.disagreements(run.results):
-    print(f"winnow: warning: {told}", file=sys.stderr)
+  for warning in evaluation.disagreements(run.results):
+    print(f"winnow: warning: {warning}", file=sys.stderr)
   if run.results:
     print("\n".join(evaluation.lines(evaluation.figures(run.results, list(corpora), namespace.weigh_by))))
     print(f"figures: {run.folder}")
   if failed:
     raise commands.JobError(
-      f"{len(failed)} of {len(found)} models were not evaluated: {', '.join(failed)}; the same command goes on"
+      f"{len(failed)} of {len(models)} models were not evaluated: {', '.join(failed)}; the same command goes on"
     )
 
 
 class _Evaluation:
-  """The figures of models, one after the other; a model that fails takes nothing from the others."""
+  """The evaluation of models, one after another; the figures of the others survive a model that fails."""
 
   def __init__(
     self,
     namespace: argparse.Namespace,
     launcher: launch.Launcher,
     arguments: Sequence[str],
-    found: dict[str, str],
+    models: dict[str, str],
     corpora: dict[str, Corpus],
   ):
     self.folder = inputs.absolute(namespace.scores)
     self.results: dict[str, dict[str, CorpusLoss]] = {}
     self.has_written = False
     self._namespace, self._launcher, self._arguments = namespace, launcher, arguments
-    self._found, self._corpora = found, corpora
+    self._models, self._corpora = models, corpora
     self._patterns = evaluation.find_corpora(namespace.input)
-    self._looked: set[str] = set()
+    self._searched: set[str] = set()
 
   def add(self, name: str) -> bool:
-    """Evaluates a model on every corpus, and writes all figures that are known; False where one of them failed."""
+    """Evaluates a model on every corpus, and writes all known figures; returns False if one evaluation failed."""
     request: dict[str, Any] | None = None
     is_whole = True
     for corpus in self._corpora:
@@ -98,12 +98,12 @@ class _Evaluation:
     return is_whole
 
   def _add(self, name: str, corpus: str) -> dict[str, Any] | None:
-    """Adds a figure; returns the request of its store, None where the job was only built."""
+    """Adds a figure; returns the request of its store, or None if the job was only built."""
     where = {"input": self._patterns[corpus], "scores": storage.join(self.folder, corpus)}
-    namespace = _of_store(self._namespace, model=self._found[name], name=name, **where)
+    namespace = _store_flags(self._namespace, model=self._models[name], name=name, **where)
     try:
       return self._score(namespace, corpus)
-    except DamagedError:  # the store has lost what was damaged, and makes it again
+    except DamagedError:  # damaged files were removed from the store: make them again
       return self._score(namespace, corpus)
 
   def _score(self, namespace: argparse.Namespace, corpus: str) -> dict[str, Any] | None:
@@ -112,19 +112,19 @@ class _Evaluation:
     print(f"winnow: evaluating {namespace.name} on {corpus}", file=sys.stderr)
     if not run_jobs.run(self._launcher, self._arguments, scoring_job=job):
       return None
-    if corpus not in self._looked:
-      self._looked.add(corpus)
-      found, told = evaluation.earlier(namespace.scores, job.request)
-      for name in told.keys() - self._found.keys():  # of those it is told when their turn comes
-        print(f"winnow: warning: {told[name]}", file=sys.stderr)
-      for name, loss in found.items():
+    if corpus not in self._searched:
+      self._searched.add(corpus)
+      losses, problems = evaluation.earlier(namespace.scores, job.request)
+      for name in problems.keys() - self._models.keys():  # the others are reported when their turn comes
+        print(f"winnow: warning: {problems[name]}", file=sys.stderr)
+      for name, loss in losses.items():
         self.results.setdefault(name, {})[corpus] = loss
     self.results.setdefault(namespace.name, {})[corpus] = evaluation.read_loss(job.config.store)
     return job.request
 
 
-def _of_store(namespace: argparse.Namespace, **changes: Any) -> argparse.Namespace:
-  """The flags of `winnow score` for one store of an evaluation."""
+def _store_flags(namespace: argparse.Namespace, **changes: Any) -> argparse.Namespace:
+  """Returns the flags of `winnow score` for one store of an evaluation."""
   scored: dict[str, Any] = {"scorer": Perplexity.SCORER, "model": None, "name": None, "estimate": False}
   return argparse.Namespace(**{**vars(namespace), **scored, **changes})
 

@@ -1,4 +1,4 @@
-"""`winnow explain`: a document's scores, where they stand among all, and why it was selected or not."""
+"""`winnow explain`: shows a document's scores, how they rank among all, and why it was selected or not."""
 
 import concurrent.futures
 import dataclasses
@@ -29,27 +29,27 @@ _READERS = 8  # files read at once
 
 
 class Found(NamedTuple):
-  """What a store knows of a document: a score and a domain, or the reason why it has none."""
+  """The record of a document in a store: a score and a domain, or the reason why it has none."""
 
   score: float | None
-  told: str
+  detail: str
   domain: str = ""
 
 
 def explain(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.EXPLAIN, argv)
-  planning.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
+  planning.make_launcher(namespace, beam_arguments)  # sets what Beam's file systems need: credentials, endpoints
   shard_name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):
     raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
-  there = find_stores.stores_in(namespace.scores)
-  found = {name: dataclasses.replace(store, removes_damaged=False) for name, store in there.stores.items()}
-  if not found:
-    why = "; ".join(there.unreadable.values())
+  listing = find_stores.stores_in(namespace.scores)
+  stores = {name: dataclasses.replace(store, removes_damaged=False) for name, store in listing.stores.items()}
+  if not stores:
+    why = "; ".join(listing.unreadable.values())
     raise WinnowError(f"--scores={namespace.scores} has no store that can be read: {why}")
-  known = {store_name: (store, _shard(store, shard_name)) for store_name, store in sorted(found.items())}
+  known = {store_name: (store, _shard(store, shard_name)) for store_name, store in sorted(stores.items())}
   if not any(shard for _, shard in known.values()):
-    names = sorted({shard.name for store in found.values() for shard in store.shards()})
+    names = sorted({shard.name for store in stores.values() for shard in store.shards()})
     near = [name for name in names if name.endswith(f"/{shard_name}")] or difflib.get_close_matches(shard_name, names)
     hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
     raise WinnowError(f"no store in --scores={namespace.scores} has a shard called {shard_name}{hint}")
@@ -62,7 +62,7 @@ def explain(argv: Sequence[str]) -> None:
 
 
 def look_up(store: ScoreStore, shard: blocks.Shard, row: int) -> Found:
-  """Finds a document of a compacted shard."""
+  """Looks up a document in a compacted shard."""
   with score_files.ScoreFile(store, shard) as scores:
     summary = scores.summary
     if row >= summary.num_rows:
@@ -83,8 +83,8 @@ def look_up(store: ScoreStore, shard: blocks.Shard, row: int) -> Found:
     if entry["row"] == row:
       return Found(None, f"a bad document ({entry['reason']}), which begins with {entry['text'][:80]!r}")
   known = {"left out by a stage before": summary.left_out, "a blank line": summary.blank}
-  if told := ", or ".join(told for told, count in known.items() if count):
-    return Found(None, told)
+  if reason := ", or ".join(reason for reason, count in known.items() if count):
+    return Found(None, reason)
   raise WinnowError(f"{store.dead_letter_path(shard)} lacks row {row}, which has no score; run winnow score again")
 
 
@@ -94,14 +94,14 @@ def _shard(store: ScoreStore, name: str) -> blocks.Shard | None:
 
 def _in_store(store: ScoreStore, shard: blocks.Shard | None, row: int) -> str:
   if shard is None:
-    return "of a corpus without this shard"
+    return "its corpus does not have this shard"
   if not store.finished([shard]):
     return "its shard is not finished"
-  score, told, _ = look_up(store, shard, row)
+  score, detail, _ = look_up(store, shard, row)
   if score is None:
-    return told
+    return detail
   if store.keeps_blocks:
-    return f"{store.kind.verb}{told}"
+    return f"{store.kind.verb}{detail}"
   if store.scorer == kinds.COUNT:
     return "counted, without a score"
   finished = store.finished(store.shards())
@@ -109,11 +109,11 @@ def _in_store(store: ScoreStore, shard: blocks.Shard | None, row: int) -> str:
     below, equal, total = map(sum, zip(*pool.map(lambda other: _compare(store, other, score), finished), strict=True))
   whole = "" if len(finished) == len(store.shards()) else " so far"
   alike = f", equal to {equal - 1:,} others" if equal > 1 else ""
-  return f"{store.scorer} {score:.6g}{told}; above {below / total:.2%} of {total:,} documents{whole}{alike}"
+  return f"{store.scorer} {score:.6g}{detail}; above {below / total:.2%} of {total:,} documents{whole}{alike}"
 
 
 def _compare(store: ScoreStore, shard: blocks.Shard, score: float) -> tuple[int, int, int]:
-  """How many documents of a shard have a lower score, the same one, and any."""
+  """Counts the documents of a shard that have a lower score, the same score, and any score."""
   below = equal = total = 0
   with score_files.ScoreFile(store, shard) as scores:
     for batch in scores.batches(ranks.BATCH_ROWS):
@@ -132,9 +132,9 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
   shard = _shard(store, name)
   if shard is None:
     raise WinnowError(f"{name} is none of the inputs of {output}")
-  score, told, domain = look_up(store, shard, row)
+  score, detail, domain = look_up(store, shard, row)
   if score is None:
-    return f"not selected: {told}"
+    return f"not selected: {detail}"
   request = selection.SelectionRequest(**manifest["request"])
   row_N = np.array([row])
   key = int(selection.document_keys(request, name, row_N, np.array([score], np.float32))[0])
@@ -150,35 +150,35 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
     is_within, limit = before >= above, f"; the first {above:,} are above --percentile_range={request.percentile_range}"
   is_selected, counts = rank >= floor and is_within, manifest["counts"]
   num_selected = counts["scored"] - counts["selected"] if manifest["rejected"] else counts["selected"]
-  told = f"{'' if is_selected else 'not '}selected: {place}"
+  verdict = f"{'' if is_selected else 'not '}selected: {place}"
   first = f", of which {'' if limit else 'the first '}{num_selected:,} are"
   if is_selected == manifest["rejected"]:
-    return f"{told}{first}{limit}; so not here"
+    return f"{verdict}{first}{limit}; so it is not in this output"
   num_shards = len(manifest["shards"])
   index = int(hashing.hash_documents("place", request.seed, name, row_N)[0]) % num_shards
-  return f"{told}{'' if is_selected else first}{limit}; in {manifest['shards'][index]['file']}"
+  return f"{verdict}{'' if is_selected else first}{limit}; in {manifest['shards'][index]['file']}"
 
 
 def _in_group(store: ScoreStore, request: selection.SelectionRequest, rank: int, domain: str) -> tuple[bool, str]:
-  """Whether a document is within its group's quota, and how that is said."""
+  """Tells whether a document is within its group's quota, and returns that as text too."""
   before, size = _count_above(store, request, rank, domain)
   group = domains.hash_domains(pa.array([domain]))
   limit = int(quotas.limits(request, group, np.array([size]))[0])
-  shown = domain if domain.isprintable() else repr(domain)  # it may hold what a terminal would take for a command
-  of_it = f"number {before + 1:,} of {size:,} of {shown or 'no domain'}, of which {limit:,} can be selected"
-  return before < limit, f"; {of_it}"
+  shown = domain if domain.isprintable() else repr(domain)  # a domain may hold what a terminal would take for a command
+  position = f"number {before + 1:,} of {size:,} of {shown or 'no domain'}, of which {limit:,} can be selected"
+  return before < limit, f"; {position}"
 
 
 def _order(request: selection.SelectionRequest) -> str:
-  what: dict[str, Any] = {"method": request.method} if request.sampler != "random" else {}
-  flags = {"sampler": request.sampler, **what, "seed": request.seed}
+  method: dict[str, Any] = {"method": request.method} if request.sampler != "random" else {}
+  flags = {"sampler": request.sampler, **method, "seed": request.seed}
   return " ".join(f"--{name}={value}" for name, value in flags.items())
 
 
 def _count_above(
   store: ScoreStore, request: selection.SelectionRequest, rank: int, domain: str | None = None
 ) -> tuple[int, int]:
-  """How many documents have a larger rank, and how many there are; of one domain, or of all."""
+  """Counts the documents that have a larger rank, and all documents, in one domain or in all."""
 
   def count(shard: blocks.Shard) -> tuple[int, int]:
     above = total = 0

@@ -1,4 +1,4 @@
-"""`winnow COMMAND`: finds the command and hands it the rest of the line."""
+"""`winnow COMMAND`: finds the command, and hands it the rest of the line."""
 
 import difflib
 import importlib
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except WinnowError as error:  # a package that brings a scorer, a reader or a format is broken
     print(f"winnow: {error}", file=sys.stderr)
     return 2
-  except KeyboardInterrupt:  # while it was imported; a command that runs tells it itself
+  except KeyboardInterrupt:  # during the import; a command that runs reports it itself
     print("winnow: interrupted", file=sys.stderr)
     return 130
 

@@ -1,4 +1,4 @@
-"""`winnow report`: one page about a corpus's scores and the outputs drawn by them, and every figure of it as CSV."""
+"""`winnow report`: makes one page about a corpus's scores and the outputs drawn by them, and its tables as CSV."""
 
 import contextlib
 import sys
@@ -26,8 +26,8 @@ def report(argv: Sequence[str]) -> None:
   launcher = planning.make_launcher(namespace, beam_arguments)
   folder = inputs.absolute(namespace.report)
   paths = [storage.join(folder, name) for name in (PAGE, *(f"{name}.csv" for name in FIGURES))]
-  if not namespace.overwrite and (there := [path for path in paths if storage.exists(path)]):
-    raise WinnowError(f"{there[0]} is there already; choose another folder, or replace the report with --overwrite")
+  if not namespace.overwrite and (existing := [path for path in paths if storage.exists(path)]):
+    raise WinnowError(f"{existing[0]} exists already; choose another folder, or replace the report with --overwrite")
   storage.refuse_unwritable(folder)
   with _settled(material.find(namespace), launcher, folder) as sources:
     sample = passes.draw_sample(sources, namespace.seed)
@@ -53,20 +53,20 @@ def report(argv: Sequence[str]) -> None:
     documents = len(sample.table), int(counts.documents_C[0])
     html = page.render(sources, tables, documents, not_read)
   with commands.writing():
-    # The page goes first and comes last: where there is one, its tables are beside it.
+    # The page is deleted first and written last: where there is a page, its tables are beside it.
     storage.delete(paths)
     for name in FIGURES:
       storage.create(storage.join(folder, f"{name}.csv"), tables[name].to_csv())
     storage.create(paths[0], html.encode())
   if not_read:
     print(f"winnow: the report has no texts: {not_read}", file=sys.stderr)
-  found = f"{len(sources.scorers)} scorers and {len(sources.outputs)} outputs"
-  print(f"{found} over {documents[1]:,} documents: {paths[0]}")
+  contents = f"{len(sources.scorers)} scorers and {len(sources.outputs)} outputs"
+  print(f"{contents} over {documents[1]:,} documents: {paths[0]}")
 
 
 @contextlib.contextmanager
 def _settled(sources: Sources, launcher: launch.Launcher, folder: str) -> Iterator[Sources]:
-  """The sources with the limits of outputs that have any, which take a folder for a while."""
+  """Yields the sources with the limits of those outputs that have any; to settle them takes a folder for a while."""
   if all(output.request.group_by is None and output.request.percentile_range is None for output in sources.outputs):
     yield sources
     return

@@ -16,7 +16,7 @@ from pipelines.registry import command_names
 from pipelines.runners import commands, launch
 from pipelines.scorers.count import Count
 
-_MOST_UNUSED = 0.01  # of a budget of tokens, without a warning
+_MOST_UNUSED = 0.01  # the share of a budget of tokens that may stay unused without a warning
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ def sample(argv: Sequence[str]) -> None:
   launcher = planning.make_launcher(namespace, beam_arguments)
   scoring_job = None
   if namespace.name is not None and namespace.scores is None:
-    raise WinnowError(f"--name={namespace.name} is that of a store in --scores, which is not given; leave it out")
+    raise WinnowError(f"--name={namespace.name} names a store in --scores, which is not given; leave it out")
   if namespace.scores is not None:
     parsing.refuse_scoring_flags(namespace)
     store = find_stores.find_store(namespace)
@@ -33,33 +33,33 @@ def sample(argv: Sequence[str]) -> None:
       fingerprints.read_json(store.request_path),
     )
   elif namespace.sampler == "random":
-    # Who is there to be drawn is found out as scores are: by a scorer, into a store, beside the output.
+    # A scorer lists the documents to draw from, in a store beside the output.
     folder = writing.count_folder(inputs.absolute(namespace.output))
     scoring_job = planning.plan_scoring(namespace, launcher, Count(), folder, spare=True)
     store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
   else:
     raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
-  found = plan_output.plan_samples(
+  sampling_jobs = plan_output.plan_samples(
     namespace,
     parsing.own_arguments(command_names.SAMPLE, [namespace]),
     store=store,
     store_request=store_request,
     corpus=corpus,
   )
-  run_to_summary(launcher, ["winnow", command_names.SAMPLE, *argv], found, scoring_job)
+  run_to_summary(launcher, ["winnow", command_names.SAMPLE, *argv], sampling_jobs, scoring_job)
 
 
 def run_to_summary(
   launcher: launch.Launcher,
   arguments: Sequence[str],
-  found: list[SamplingJob],
+  sampling_jobs: list[SamplingJob],
   scoring_job: ScoringJob | None,
 ) -> bool:
-  """Runs what is not complete, and prints what was drawn; returns whether all is complete."""
+  """Runs the jobs that are not complete, and prints what was drawn; returns whether all are complete."""
   with commands.writing():
-    if not run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=found):
+    if not run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=sampling_jobs):
       return False
-    for job in found:
+    for job in sampling_jobs:
       print_manifest(job)
     return True
 
@@ -67,8 +67,8 @@ def run_to_summary(
 def print_manifest(job: SamplingJob) -> None:
   manifest = fingerprints.read_json(job.manifest_path)
   counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
-  what = "rejected" if manifest["rejected"] else "selected"
-  print(f"{counts['selected']:,} of {counts['scored']:,} documents {what}", end="")
+  verb = "rejected" if manifest["rejected"] else "selected"
+  print(f"{counts['selected']:,} of {counts['scored']:,} documents {verb}", end="")
   print("" if tokens is None else f", {tokens:,} tokens", end="")
   if "score" in manifest["threshold"] and not manifest["rejected"]:
     print(f"; the score of the last one selected is {manifest['threshold']['score']:.6g}", end="")
@@ -81,19 +81,21 @@ def print_manifest(job: SamplingJob) -> None:
 
 
 def warn_of_budget(manifest: dict[str, Any]) -> None:
-  """Warns where much of --num_tokens stays unused."""
+  """Warns if much of --num_tokens stays unused."""
   budget, counts, tokens = manifest["request"]["num_tokens"], manifest["counts"], manifest["tokens"]["selected"]
   if budget is None or manifest["rejected"]:
     return
   if counts["selected"] == counts["scored"] and tokens < budget:
-    told = f"is more than all documents have, {tokens:,} tokens, so that all are selected; score more, or ask for less"
+    problem = (
+      f"is more than all documents have, {tokens:,} tokens, so that all are selected; score more, or ask for less"
+    )
   elif budget - tokens > _MOST_UNUSED * budget:
     why = "the quotas leave no more, or the next document has more tokens than are left"
     why = why if manifest["request"]["group_by"] else "the next document in order has more tokens than are left"
-    told = f"leaves {(budget - tokens) / budget:.2%} unused, since {why}; a larger budget has room for it"
+    problem = f"leaves {(budget - tokens) / budget:.2%} unused, since {why}; a larger budget has room for it"
   else:
     return
-  print(f"winnow: warning: --num_tokens={budget} {told}", file=sys.stderr)
+  print(f"winnow: warning: --num_tokens={budget} {problem}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from pipelines.runners import commands, launch
 
 
 def run(command: str, plan: Callable[[argparse.Namespace, launch.Launcher], ScoringJob], argv: Sequence[str]) -> None:
-  """Runs a command that makes one store, by its plan, and prints the store's summary; or estimates it, where asked."""
+  """Runs a command that makes one store, and prints the store's summary; with --estimate, only estimates its cost."""
   namespace, beam_arguments = parsing.parse(command, argv)
   launcher = planning.make_launcher(namespace, beam_arguments)
   if getattr(namespace, "estimate", False):
@@ -26,7 +26,7 @@ def run(command: str, plan: Callable[[argparse.Namespace, launch.Launcher], Scor
 
 
 def print_summary(job: ScoringJob) -> None:
-  """The counts of a complete store, and where it lies."""
+  """Prints the counts of a complete store, and its folder."""
   summary = job.config.store.summary()
   reasons = "".join(f", {reason} {count:,}" for reason, count in summary["reasons"].items())
   print(f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad{reasons}")

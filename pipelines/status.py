@@ -21,43 +21,44 @@ from pipelines.store import score_files
 from pipelines.store.score_store import ScoreStore
 
 _READERS = 16
-_PAUSE_SECONDS = 600.0  # with nothing finished for longer, a run has ended, or stands
+_PAUSE_SECONDS = 600.0  # if nothing was finished for longer, a run has ended or is stuck
 _NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """How far a store has come. What is only estimated is a float."""
+  """The progress of a store. Figures that are only estimated are floats."""
 
   finished: list[score_files.ShardSummary]
   waiting: list[blocks.Shard]
   begun: int
-  """Those of the waiting ones that have blocks on record."""
+  """The number of waiting shards that have blocks on record."""
   damaged: list[str]
   documents: float
   expected: float | None
-  """Documents in all; None where no shard is finished, from which to tell."""
+  """The number of documents in all; None if no shard is finished, since nothing else tells."""
   rate: float | None
-  """Documents a second, since the last pause of ten minutes; None where too little is on record."""
+  """The documents a second since the last pause of ten minutes; None if too little is on record."""
   silent_seconds: float | None
+  """The seconds since the last file was written; None if none was."""
 
 
 def status(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.STATUS, argv)
-  planning.make_launcher(namespace, beam_arguments)  # which sets what Beam's file systems need: credentials, endpoints
+  planning.make_launcher(namespace, beam_arguments)  # sets what Beam's file systems need: credentials, endpoints
   folder = inputs.absolute(namespace.folder)
   store = ScoreStore.at(folder)
-  there = find_stores.Found({storage.base_name(folder): store}, {}) if store else find_stores.find_stores(folder)
-  if not (there.stores or there.unreadable):
+  listing = find_stores.Found({storage.base_name(folder): store}, {}) if store else find_stores.find_stores(folder)
+  if not (listing.stores or listing.unreadable):
     raise WinnowError(f"{namespace.folder} {folders.instead_of_stores(folder)}")
-  for name, store in sorted(there.stores.items()):
+  for name, store in sorted(listing.stores.items()):
     print("\n".join(describe(name, store)))
-  for name, told in sorted(there.unreadable.items()):
-    print(f"{name}: {told}")
+  for name, reason in sorted(listing.unreadable.items()):
+    print(f"{name}: {reason}")
 
 
 def look(store: ScoreStore, now: float) -> Progress:
-  """Reads how far a store has come: listings, and the footers of its finished shards."""
+  """Reads the progress of a store from listings, and from the footers of its finished shards."""
   shards = store.shards()
   times = storage.list_times(storage.join(storage.escape(store.shards_folder), "*.parquet"))
   finished, damaged = _summaries(store, store.finished(shards))
@@ -75,12 +76,12 @@ def look(store: ScoreStore, now: float) -> Progress:
   by_name = {shard.name: shard for shard in shards}
   paths = {s.shard: store.scores_path(by_name[s.shard]) for s in finished}
   events = [(times[paths[s.shard]], float(s.read)) for s in finished if paths[s.shard] in times]
-  events += [(written, block_rows) for of_folder in blocks_by_folder.values() for written in of_folder]
+  events += [(written, block_rows) for times_of_blocks in blocks_by_folder.values() for written in times_of_blocks]
   on_record = read + block_rows * sum(map(len, blocks_by_folder.values()))
   expected = None
   if read:
-    of_finished = max(1, sum(by_name[s.shard].size for s in finished))
-    expected = max(on_record, read / of_finished * sum(shard.size for shard in shards))
+    finished_size = max(1, sum(by_name[s.shard].size for s in finished))
+    expected = max(on_record, read / finished_size * sum(shard.size for shard in shards))
   rate, silent = _rate(sorted(events), now)
   return Progress(finished, waiting, len(blocks_by_folder), damaged, on_record, expected, rate, silent)
 
@@ -95,12 +96,12 @@ def _summaries(store: ScoreStore, shards: list[blocks.Shard]) -> tuple[list[scor
       return str(error)
 
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    found = list(pool.map(read, shards))
-  return [s for s in found if isinstance(s, score_files.ShardSummary)], [s for s in found if isinstance(s, str)]
+    results = list(pool.map(read, shards))
+  return [s for s in results if isinstance(s, score_files.ShardSummary)], [s for s in results if isinstance(s, str)]
 
 
 def _rate(events: list[tuple[float, float]], now: float) -> tuple[float | None, float | None]:
-  """Documents a second since the last pause, by when files were written; seconds since the last of them."""
+  """Returns the documents a second since the last pause, by the times of files, and the seconds since the last file."""
   if not events:
     return None, None
   first = len(events) - 1
@@ -112,51 +113,52 @@ def _rate(events: list[tuple[float, float]], now: float) -> tuple[float | None, 
 
 
 def describe(name: str, store: ScoreStore) -> list[str]:
-  """A few lines about one store."""
+  """Returns a few lines about one store."""
   if store.is_complete:
     summary = store.summary()
     return [
       f"{name}: {store.kind.contents}, complete",
       *_figures(summary["read"], summary["scored"], summary["bad"], summary),
     ]
-  found = look(store, time.time())
-  shards = len(found.finished) + len(found.waiting)
+  progress = look(store, time.time())
+  shards = len(progress.finished) + len(progress.waiting)
   lines = [f"{name}: {store.kind.contents}, incomplete"]
   lines += _preparation(store)
   lines.append(
-    f"  {len(found.finished):,} of {shards:,} shards finished, {found.begun:,} partly done, "
-    f"{len(found.waiting) - found.begun:,} not started"
+    f"  {len(progress.finished):,} of {shards:,} shards finished, {progress.begun:,} partly done, "
+    f"{len(progress.waiting) - progress.begun:,} not started"
   )
-  of_all = ""
-  if found.expected:
-    # A store that is not complete lacks something, however little.
-    of_all = f", {min(int(100 * found.documents / found.expected), 99)}% of about {found.expected:,.0f}"
-  lines.append(f"  about {found.documents:,.0f} documents done{of_all}")
-  if found.finished:
-    scored, bad = sum(s.scored for s in found.finished), sum(s.bad for s in found.finished)
-    blank = sum(s.blank for s in found.finished)
+  share = ""
+  if progress.expected:
+    # An incomplete store lacks something, however little, so never say 100%.
+    share = f", {min(int(100 * progress.documents / progress.expected), 99)}% of about {progress.expected:,.0f}"
+  lines.append(f"  about {progress.documents:,.0f} documents done{share}")
+  if progress.finished:
+    scored, bad = sum(s.scored for s in progress.finished), sum(s.bad for s in progress.finished)
+    blank = sum(s.blank for s in progress.finished)
     and_blank = f"; {blank:,} blank lines" if blank else ""
     lines.append(f"  documents in finished shards: {scored:,} scored, {bad:,} bad{and_blank}")
-  if found.silent_seconds is not None and found.silent_seconds > _PAUSE_SECONDS:
+  if progress.silent_seconds is not None and progress.silent_seconds > _PAUSE_SECONDS:
     lines.append(
-      f"  nothing was written for {duration(found.silent_seconds)}: if no run is working on it, run its command again"
+      f"  nothing was written for {duration(progress.silent_seconds)}: if no run is working on it, run its command "
+      "again"
     )
-  elif found.rate:
+  elif progress.rate:
     left = ""
-    if found.expected:
-      left = f", about {duration(max(0.0, found.expected - found.documents) / found.rate)} left"
-    lines.append(f"  about {found.rate:,.1f} documents/s{left}")
-  if found.waiting:
-    named = ", ".join(shard.name for shard in found.waiting[:_NAMED])
-    more = f" and {len(found.waiting) - _NAMED:,} more" if len(found.waiting) > _NAMED else ""
+    if progress.expected:
+      left = f", about {duration(max(0.0, progress.expected - progress.documents) / progress.rate)} left"
+    lines.append(f"  about {progress.rate:,.1f} documents/s{left}")
+  if progress.waiting:
+    named = ", ".join(shard.name for shard in progress.waiting[:_NAMED])
+    more = f" and {len(progress.waiting) - _NAMED:,} more" if len(progress.waiting) > _NAMED else ""
     lines.append(f"  shards to do: {named}{more}")
-  elif not found.damaged:
+  elif not progress.damaged:
     lines.append("  all shards are finished, but the store is not complete: run its command again")
-  return lines + [f"  damaged: {told}" for told in found.damaged]
+  return lines + [f"  damaged: {reason}" for reason in progress.damaged]
 
 
 def _preparation(store: ScoreStore) -> list[str]:
-  """Returns how far what scores are read from has come, such as a sketch."""
+  """Returns lines about the progress of the preparation, such as a sketch."""
   preparation = SCORERS[store.scorer].preparation if store.scorer in SCORERS else None
   return [] if preparation is None else [f"  {line}" for line in preparation.state(store)]
 

@@ -1,4 +1,4 @@
-"""`winnow verify`: recomputes all that can be of an output, and says the first thing that is not so."""
+"""`winnow verify`: recomputes all of an output that can be recomputed, and reports the first difference."""
 
 import dataclasses
 import sys
@@ -19,24 +19,26 @@ def verify(argv: Sequence[str]) -> None:
   launcher.refuse_local({"OUTPUT_FOLDER": namespace.output_folder})
   output = inputs.absolute(namespace.output_folder)
   with manifests.naming_manifest(output):
-    config, untold = plan_output.plan_verification(namespace, launcher, output)
+    config, why_no_texts = plan_output.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
-  # It writes nothing that stays; but a claim that is not so is a failure, not a refusal.
+  # It writes nothing that stays, but a false claim is a failure, not a refusal.
   with commands.writing():
     verification.sweep(output)
     with manifests.naming_manifest(output):
       verification.check_launch(config)
     divided = stripes.divide_among(config.shards, launcher.parallelism, per_worker=2)
     stages = verification.stages(config)
-    with meter.Meter(stages, quiet=not launcher.workers_are_here) as shown:
-      config = dataclasses.replace(config, progress_address=shown.address if launcher.workers_are_here else None)
+    with meter.Meter(stages, quiet=not launcher.workers_are_here) as progress_meter:
+      config = dataclasses.replace(
+        config, progress_address=progress_meter.address if launcher.workers_are_here else None
+      )
       try:
         if launcher.run(lambda root: root | "Verify" >> verification.Verify(config, divided), "winnow-verify") is None:
           return
       finally:
         storage.delete_folder(config.sampling.work_folder)
   print(f"{counts['selected']:,} documents in {config.num_shards:,} shards are those that the scores select, each once")
-  print("their texts are those of the input" if config.texts else f"their texts were not compared: {untold}")
+  print("their texts are those of the input" if config.texts else f"their texts were not compared: {why_no_texts}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -161,7 +161,7 @@ def test_a_report_is_made_once_and_is_the_same_every_time(made, capsys):
   """Kills the mutants: dates, ids or orders by chance; a report that is replaced without a word."""
   before = content(made)
   assert make(made) == 2
-  assert "report.html is there already" in capsys.readouterr().err
+  assert "report.html exists already" in capsys.readouterr().err
   assert make(made, OUTPUTS, "--overwrite") == 0
   assert content(made) == before
 
