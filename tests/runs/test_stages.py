@@ -160,14 +160,14 @@ def test_a_run_that_was_stopped_gives_the_same(place, undisturbed, monkeypatch):
   folder = place / "stopped"
   for name in ("semdedup", "prototypes"):
     with monkeypatch.context() as patch:
-      run = scoring.failing.run
+      run = scoring.bisection.run
 
       def stopped(scorer, *rest, name=name, run=run, **options):
         if type(scorer).__name__.lower() == name:
           raise KeyboardInterrupt
         return run(scorer, *rest, **options)
 
-      patch.setattr(scoring.failing, "run", stopped)
+      patch.setattr(scoring.bisection, "run", stopped)
       assert run_in(folder, [*curate(place), ONE]) != 0
     assert not (folder / "out/manifest.json").exists()
     damaged = sorted(folder.glob("scores/*/selected/*/rows/big.jsonl.gz"))
