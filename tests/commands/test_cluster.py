@@ -145,6 +145,7 @@ def test_prototypes_are_minus_the_cosine_and_the_sample_the_least_like_them(undi
   np.testing.assert_array_equal(found_N, kept_N)
 
 
+@pytest.mark.long
 @pytest.mark.local_runner
 def test_one_command_in_two_processes_gives_the_same(place, undisturbed):
   """Embeds, clusters and scores. Kills the mutants: a sample in the order of workers; sums that depend on it."""
@@ -304,6 +305,7 @@ def test_more_clusters_than_documents_are_refused_by_the_worker_too(place, capsy
   assert "--num_clusters=90000 is more than the 36,4" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_curate_gives_what_score_and_sample_give(place, undisturbed):
   folder = place / "curated"
   drawing = ["--rate=0.2", "--output=out", "--num_shards=3"]

@@ -200,6 +200,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(corpus, undisturbe
   assert content(undisturbed) == before
 
 
+@pytest.mark.long
 def test_curate_gives_what_score_and_sample_give(place, corpus, undisturbed, capsys):
   folder = place / "curated"
   drawing = ["--threshold=1", "--output=out", "--num_shards=3"]

@@ -277,6 +277,7 @@ def test_clusters_of_other_embeddings_are_refused(place, undisturbed, tmp_path, 
   assert "scores/semdedup_made belongs to another request: clusters is" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_curate_gives_what_score_and_sample_give(place, undisturbed):
   folder = place / "curated"
   drawing = ["--rate=0.5", "--output=out", "--num_shards=3"]

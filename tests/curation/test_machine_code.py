@@ -57,7 +57,7 @@ def test_another_process_does_not_compile_again(folder):
   assert len(kept(folder)) == 2
 
 
-@pytest.mark.parametrize("max_bytes", [0, 100, 4096])
+@pytest.mark.parametrize("max_bytes", [100, *(pytest.param(size, marks=pytest.mark.long) for size in (0, 4096))])
 def test_a_full_disk_ends_nothing_and_leaves_nothing(folder, max_bytes):
   """Kills the mutants: it ends with an OSError; the beginning of a file stays; numba's own index, which gives the name
   of what another source was compiled to to what could not be written."""

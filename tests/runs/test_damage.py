@@ -164,7 +164,10 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("kind", [*OTHERS, "embeddings"])
+KINDS = [*(pytest.param(kind, marks=pytest.mark.long) for kind in ("bad rows", "order")), "texts", "bad rows at an end"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "embeddings"])
 def test_what_is_on_record_of_an_input_that_was_replaced_is_made_again(place, monkeypatch, kind):
   """Replaced once its checksum was taken, the run killed before the shard's end, where it would have looked again, and
   the input restored. Kills the mutant that goes on from whatever is on record."""

@@ -9,6 +9,8 @@ import pytest
 
 from pipelines import main
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def place(shared, tmp_path_factory):
@@ -77,7 +79,6 @@ def test_ten_percent_lies_within_twenty(place):
   assert len(drawn(place / "0.1")) == 145
 
 
-@pytest.mark.long
 def test_t5x_gets_as_many_sequences_as_epochs_are_reckoned_from(place, shared):
   """What T5X calls, at the paper's lengths. Kills: epochs by 512 tokens a sequence, which masking makes of 568."""
   import seqio

@@ -11,6 +11,8 @@ import pytest
 from curation.coverage import kernels
 from pipelines import main
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def place(shared, tmp_path_factory):

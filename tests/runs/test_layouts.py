@@ -130,6 +130,7 @@ def test_killed_with_two_workers_it_goes_on_to_the_same_bytes(place, undisturbed
   assert ours == {name: data for name, data in theirs.items() if name in ours} and len(ours) > 30
 
 
+@pytest.mark.long
 def test_samples_are_drawn_verified_and_explained(place, texts, undisturbed, capsys):
   scores = scores_of(undisturbed)
   sample = ["sample", "--scores=scores", "--rate=0.3", "--num_shards=3"]
@@ -161,27 +162,23 @@ def test_a_corpus_that_moves_is_the_same(place, texts, undisturbed, tmp_path):
   assert run_in(undisturbed, [*sample, moved.replace("*/d", "other/d")]) == 0
 
 
-def test_a_recipe_of_stages_with_embeddings_made_elsewhere(place, texts, tmp_path, capsys):
-  """Joins, comparisons, quotas, survivors and run files go by shards. Kills the mutant that gives one shard's
-  embeddings to another of the same rows."""
-  numbers = {}
+@pytest.fixture(scope="module")
+def numbers(place, texts) -> dict[str, np.ndarray]:
+  """Embeddings in made/, by shard."""
+  found = {}
   for path in [*sorted((place / "corpus").glob("*/*")), place / "corpus/dump=A_a.jsonl"]:
     name = str(path.relative_to(place / "corpus"))
     base = path.name
     rows = corpora.rows_of(base, big_rows=BIG_ROWS, small_rows=SMALL_ROWS)
-    numbers[name] = np.random.default_rng(list(name.encode())).standard_normal((rows, DIMENSIONS)).astype(np.float32)
-    target = tmp_path / "made" / (f"{name[:-40]}.npy" if base == LONG else f"{name}.npy")
+    found[name] = np.random.default_rng(list(name.encode())).standard_normal((rows, DIMENSIONS)).astype(np.float32)
+    target = place / "made" / (f"{name[:-40]}.npy" if base == LONG else f"{name}.npy")
     target.parent.mkdir(parents=True, exist_ok=True)
-    np.save(target, numbers[name])
-  curate = [
-    *("curate", f"--recipe={place}/recipe.yaml", f"--input={place}/corpus/**", f"--embeddings={tmp_path}/made/**"),
-    *("--scores=scores", "--block_rows=50", "--max_bad_fraction=0.1", "--output=out", "--num_shards=2", ONE),
-  ]
-  assert run_in(tmp_path, curate) == 0
-  assert run_in(tmp_path, ["verify", "out", ONE]) == 0
-  kept = drawn(tmp_path / "out")
-  assert kept.items() <= texts.items() and 50 < len(kept) < len(texts) / 2
-  store = ScoreStore.at(str(tmp_path / "scores/embeddings_made"))
+    np.save(target, found[name])
+  return found
+
+
+def assert_embedded(folder: pathlib.Path, numbers: dict[str, np.ndarray], count: int) -> None:
+  store = ScoreStore.at(str(folder / "scores/embeddings_made"))
   seen = 0
   for shard in store.shards():
     for block in stored_blocks.StoredEmbeddings(store, "float16").read(shard, blocks.every):
@@ -191,11 +188,34 @@ def test_a_recipe_of_stages_with_embeddings_made_elsewhere(place, texts, tmp_pat
       got_ND = fixed_width.array(block.documents["embedding"], "float16")
       np.testing.assert_allclose(got_ND, wanted_ND, atol=2e-3)
       seen += len(rows_N)
-  assert seen == len(texts)
-  (tmp_path / "made/dump=A").rename(tmp_path / "made/dump=AA")
+  assert seen == count
+
+
+def reading(place: pathlib.Path, made: pathlib.Path) -> list[str]:
+  where = [f"--input={place}/corpus/**", f"--embeddings={made}/**", "--scores=scores"]
+  return [*where, "--block_rows=50", "--max_bad_fraction=0.1", ONE]
+
+
+def test_embeddings_made_elsewhere_are_those_of_their_shards(place, texts, numbers, tmp_path, capsys):
+  """Kills the mutant that gives one shard's embeddings to another of the same rows."""
+  assert run_in(tmp_path, ["embed", *reading(place, place / "made")]) == 0
+  assert_embedded(tmp_path, numbers, len(texts))
+  shutil.copytree(place / "made", tmp_path / "moved")
+  (tmp_path / "moved/dump=A").rename(tmp_path / "moved/dump=AA")
   capsys.readouterr()
-  assert run_in(tmp_path, [*curate, "--output=other", "--scores=others"]) == 2
+  assert run_in(tmp_path, ["embed", *reading(place, tmp_path / "moved"), "--name=other"]) == 2
   assert "would belong to the shard dump=A/a.jsonl, which lies in another folder" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_recipe_of_stages_with_embeddings_made_elsewhere(place, texts, numbers, tmp_path):
+  """Joins, comparisons, quotas, survivors and run files go by shards."""
+  curate = ["curate", f"--recipe={place}/recipe.yaml", *reading(place, place / "made")]
+  assert run_in(tmp_path, [*curate, "--output=out", "--num_shards=2"]) == 0
+  assert run_in(tmp_path, ["verify", "out", ONE]) == 0
+  kept = drawn(tmp_path / "out")
+  assert kept.items() <= texts.items() and 50 < len(kept) < len(texts) / 2
+  assert_embedded(tmp_path, numbers, len(texts))
 
 
 def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_written(place, tmp_path, capsys):

@@ -11,6 +11,7 @@ import time
 import corpora
 import pyarrow.parquet as pq
 import pytest
+from running import content, run_in
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +49,9 @@ def finish(process: subprocess.Popen) -> str:
 @pytest.fixture(scope="module")
 def alone(place) -> pathlib.Path:
   folder = place / "alone"
-  finish(start(score_command(place, "model"), folder))
-  finish(start(SAMPLE, folder))
+  assert run_in(folder, score_command(place, "model")) == 0
+  assert run_in(folder, SAMPLE) == 0
   return folder
-
-
-def content(folder: pathlib.Path) -> dict[str, bytes]:
-  files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-  return {name: data for name, data in files.items() if "log" not in pathlib.Path(name).parts}
 
 
 def wait_for(process: subprocess.Popen, folder: pathlib.Path, made: str, count: int) -> None:
@@ -95,7 +91,7 @@ def test_a_run_that_wakes_up_when_another_has_done_its_work_succeeds(place, alon
   sleeper = start(arguments, folder)
   wait_for(sleeper, folder, "out/.winnow/runs/*/*.run", 1)
   sleeper.send_signal(signal.SIGSTOP)
-  finish(start(arguments, folder))
+  assert run_in(folder, arguments) == 0
   assert not (folder / "out/.winnow/runs").exists()
   sleeper.send_signal(signal.SIGCONT)
   assert "4,525 of 9,049 documents selected" in finish(sleeper)
@@ -120,8 +116,8 @@ def test_a_run_that_still_writes_when_another_model_starts_over_never_mixes_in(p
   assert old.returncode == 1, told_old
   assert "Traceback" not in told + told_old
   if new.returncode:
-    finish(start(score_command(place, "model", "--overwrite"), folder))
+    assert run_in(folder, score_command(place, "model", "--overwrite")) == 0
   for path in (alone / "scores/tiny/shards").iterdir():
     assert pq.read_table(folder / "scores/tiny/shards" / path.name).equals(pq.read_table(path))
-  finish(start(SAMPLE, folder))
+  assert run_in(folder, SAMPLE) == 0
   assert content(folder / "out") == content(alone / "out")

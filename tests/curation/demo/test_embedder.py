@@ -55,6 +55,7 @@ def test_shipped_files_are_small(model):
   assert model.max_input_tokens == 256
 
 
+@pytest.mark.long
 def test_edited_texts_lie_close_and_strangers_apart(embedder, model, held_out):
   """Kills: random weights, whose means of tokens are much alike for alike texts too, but not as much."""
   assert len(held_out) == 200
@@ -230,6 +231,7 @@ def trained(tmp_path_factory):
   return folder, losses
 
 
+@pytest.mark.long
 def test_training_writes_a_model_that_loads_and_twice_the_same(trained):
   """Kills: a generator without a seed, texts in the order of a set, a singular vector from a random start."""
   folder, _ = trained
@@ -243,6 +245,7 @@ def test_training_writes_a_model_that_loads_and_twice_the_same(trained):
     assert file.read_bytes() == (folder / "two" / file.relative_to(folder / "one")).read_bytes(), file.name
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss(trained):
   """Kills: a step whose update goes the wrong way or is thrown away."""
   _, losses = trained

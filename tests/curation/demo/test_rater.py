@@ -54,6 +54,7 @@ def test_shipped_vocabulary_suits_the_prompt(checkpoint):
   assert not (tokens.ids == 2).any()
 
 
+@pytest.mark.long
 def test_held_out_texts_are_told_from_spoilt_ones(scorer, held_out):
   """Kills: a checkpoint of another vocabulary or training, and one that looks at the length or at single words."""
   assert len(held_out) == 200
@@ -167,6 +168,7 @@ def trained(tmp_path_factory):
   return folder, losses
 
 
+@pytest.mark.long
 def test_training_writes_a_checkpoint_that_loads_and_twice_the_same(trained):
   """Kills: a generator without a seed, and texts in the order of a set."""
   folder, _ = trained
@@ -178,6 +180,7 @@ def test_training_writes_a_checkpoint_that_loads_and_twice_the_same(trained):
     assert file.read_bytes() == (folder / "two" / file.name).read_bytes(), file.name
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss(trained):
   """Kills: a step whose update goes the wrong way or is thrown away."""
   _, losses = trained

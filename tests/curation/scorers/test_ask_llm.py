@@ -234,7 +234,7 @@ def test_all_devices_give_the_same_bits(scorer, folder):
   assert sum(collectives) == 0
 
 
-@pytest.mark.parametrize("together", [2, 4])
+@pytest.mark.parametrize("together", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_devices_that_hold_one_model_together(tmp_path, together):
   """Kills: heads or gates divided across another axis, which XLA mends by moving activations; weights held twice."""
   folder = tiny_t5.make_checkpoint(tmp_path, num_heads=4)

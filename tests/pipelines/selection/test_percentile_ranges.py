@@ -66,6 +66,7 @@ def test_ranges_are_what_sorting_gives_and_part_the_corpus(place):
   assert sorted(drawn(place / "rest")) == sorted(order[: borders[1]] + order[borders[2] :])
 
 
+@pytest.mark.long
 def test_it_is_verified_and_explained(place, capsys):
   order = ranked(place)
   for name in ("middle", "rest"):

@@ -132,6 +132,7 @@ def test_each_domain_gives_its_best_documents_up_to_its_quota(drawn, name):
   assert not (drawn / name / ".winnow/runs").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["share", "best"])
 def test_two_processes_draw_the_same_bytes(drawn, name, tmp_path):
   shutil.copytree(drawn / "scores", tmp_path / "scores")
@@ -186,7 +187,14 @@ def test_what_quotas_leave_must_be_enough(drawn, capsys):
   assert "33 of " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [*REQUESTS, "rest"])
+VERIFIED = [
+  "best",
+  "rest",
+  *(pytest.param(name, marks=pytest.mark.long) for name in REQUESTS if name != "best"),
+]
+
+
+@pytest.mark.parametrize("name", VERIFIED)
 def test_verify_settles_quotas_anew(drawn, name, capsys):
   before = content(drawn / name)
   assert run_in(drawn, ["verify", name, "--direct_num_workers=1"]) == 0

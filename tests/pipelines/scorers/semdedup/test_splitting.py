@@ -165,6 +165,7 @@ def test_a_limit_that_no_cluster_reaches_changes_nothing(place, clustered, undis
   assert (scores_N <= split_N + 2e-6).all() and (scores_N < split_N - 1e-4).sum() > 100
 
 
+@pytest.mark.long
 @pytest.mark.local_runner
 def test_two_processes_give_the_same(place, clustered, undisturbed):
   """Kills: anything that depends on which worker did it."""
