@@ -36,10 +36,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 	$(BIN)/winnow demo $(ARGS)
 
-test: $(INSTALLED) ## Run the tests but the long ones: 10 minutes on 2 cores
+test: $(INSTALLED) ## Run the tests, but for the long ones
 	$(PYTEST) -m 'not long' $(ARGS)
 
-test-all: $(INSTALLED) $(ENGINES)/prism ## Run all tests, those on engines, of whole runs and faults at length too: 35 minutes
+test-all: $(INSTALLED) $(ENGINES)/prism ## Run all tests, on engines, on real data and under faults too
 	$(PYTEST) $(ARGS)
 
 test-prism: $(INSTALLED) $(ENGINES)/prism ## Run the pipelines of the tests on Beam's Prism runner

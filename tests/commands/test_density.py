@@ -1,6 +1,6 @@
 """Density through the commands: one sketch, one set of scores and one sample, whoever counts and however often.
 
-Twelve shards in all formats, one a gzip of 30,000 rows, bad records in the middle, with embeddings made elsewhere: two
+Twelve shards in all formats, one a gzip of 300,000 rows, bad records in the middle, with embeddings made elsewhere: two
 well separated dense clusters, a loose one, and points of their own.
 """
 
@@ -17,7 +17,7 @@ from running import content, logs, run_in
 from curation.coverage import kernels
 from curation.selection import hashing
 
-BIG_ROWS, SMALL_ROWS, DIMENSIONS = 30_000, 1_000, 12
+BIG_ROWS, SMALL_ROWS, DIMENSIONS = 300_000, 2_000, 12
 SKETCH = ["--bandwidth=0.5", "--hashes=2", "--sketch_rows=64", "--sketch_counters=1000"]
 
 
