@@ -275,31 +275,30 @@ def unit_vectors(points_ND: np.ndarray) -> np.ndarray:
 
 def save(sketch: Sketch, file: IO[bytes]) -> None:
   """Writes a sketch into a binary file: a safetensors file of 4 * R * B bytes and a header."""
-  about = {
+  content = {
     "version": FORMAT_VERSION,
     "config": sketch.config.to_json(),
     "num_points": sketch.num_points,
     "hashes": sketch.hashes.checksum(),
   }
-  safetensors_files.write_array(file, sketch.counts_RB, name=_TENSOR, key=_METADATA, about=about)
+  safetensors_files.write_array(file, sketch.counts_RB, name=_TENSOR, key=_METADATA, content=content)
 
 
 class SketchFile:
-  """A sketch in a seekable binary file, of which the header is read: `config`, `num_points`, `hashes`, and any rows.
+  """A sketch in a seekable binary file: `config`, `num_points` and `hashes` from its header, and rows on demand.
 
-  Raises DamagedError in one sentence, which names `path`, for a file that is no sketch or damaged, before it allocates
-  anything.
+  Raises a DamagedError that names `path` for a file that is damaged or not a sketch, before it allocates memory.
   """
 
   def __init__(self, file: BinaryIO, path: str):
     self._file, self._path = file, path
     with self._refusing():
       header = safetensors_files.read_header(file, _MAX_HEADER_BYTES)
-    with self._refusing(WinnowError):  # the configuration's
-      about = header.about(_METADATA, FORMAT_VERSION)
-      self.config = SketchConfig.from_json(about["config"])
-      self.num_points: int = about["num_points"]
-      self.hashes: str = about["hashes"]
+    with self._refusing(WinnowError):  # an invalid configuration raises it
+      content = header.content(_METADATA, FORMAT_VERSION)
+      self.config = SketchConfig.from_json(content["config"])
+      self.num_points: int = content["num_points"]
+      self.hashes: str = content["hashes"]
       self._start = header.start
       shape = self.config.rows, self.config.counters
       if header.entries != {_TENSOR: safetensors_files.Entry("I32", shape, 0, 4 * math.prod(shape))}:
@@ -308,7 +307,7 @@ class SketchFile:
         raise ValueError(f"its number of points is {self.num_points!r}")
 
   def rows(self, start: int, stop: int) -> np.ndarray:
-    """The counts of some rows: int32 [stop - start, B], each of which adds up to the number of points."""
+    """Reads the counts of some rows, each of which must add up to the number of points: int32 [stop - start, B]."""
     with self._refusing():
       row_bytes = 4 * self.config.counters
       self._file.seek(self._start + start * row_bytes)
@@ -318,19 +317,19 @@ class SketchFile:
     return counts_RB.astype(np.int32)
 
   def check(self) -> None:
-    """Reads all rows, each of which adds up to the number of points, so that no damaged counter goes unseen."""
+    """Reads all rows, each of which must add up to the number of points, so that no damaged counter goes unseen."""
     for start in range(0, self.config.rows, _ROWS_AT_ONCE):
       self.rows(start, min(start + _ROWS_AT_ONCE, self.config.rows))
 
   def load(self) -> Sketch:
-    """The whole sketch. Raises WinnowError too where this version makes other hashes from its seed."""
+    """Reads the whole sketch; raises DamagedError also if this version makes other hashes from its seed."""
     config = self.config
     counts_RB = np.empty((config.rows, config.counters), np.int32)
     for start in range(0, config.rows, _ROWS_AT_ONCE):
       stop = min(start + _ROWS_AT_ONCE, config.rows)
       counts_RB[start:stop] = self.rows(start, stop)
     sketch = Sketch(config, counts_RB, self.num_points)
-    with self._refusing(WinnowError):  # the hashes'
+    with self._refusing(WinnowError):  # hashes may raise it
       if sketch.hashes.checksum() != self.hashes:
         raise ValueError("this version makes other hashes from its seed")
     return sketch

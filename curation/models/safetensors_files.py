@@ -1,12 +1,13 @@
-"""Safetensors files: reads and checks their headers, maps their tensors, and writes one array with what it is.
+"""Safetensors files: reads and checks headers, maps tensors, and writes one array with a description.
 
 The format (github.com/huggingface/safetensors): 8 bytes with the header's length, little-endian; the header, a JSON
 object of name -> {dtype, shape, data_offsets}; then the tensors' bytes, without gaps.
 
-The library itself writes checkpoints (`checkpoint_writer`), but it reads only local paths and whole byte strings, and
-it copies each tensor: 0.35 s and 400 MB of memory for a file of 400 MB, where the views of the mapped file here take
-1 ms and none (safetensors 0.8 on NumPy, two cores). Sketches are read by rows from an object store's file object.
-The library's writer also spaces its header in another way, and stores that are resumed compare these files.
+The library itself writes checkpoints (`checkpoint_writer`). But it reads only local paths and whole byte strings, and
+copies each tensor: that takes 0.35 s and 400 MB of memory for a file of 400 MB, whereas this module's views of the
+mapped file take 1 ms and no memory (safetensors 0.8 on NumPy, two cores). Sketches are read by rows from the file
+object of an object store. The library's writer also spaces its header differently, and resumed stores compare these
+files.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 class Entry(NamedTuple):
-  """What a header says about one tensor; `begin` and `end` count from the first byte behind the header."""
+  """A header's entry for one tensor; `begin` and `end` count from the first byte after the header."""
 
   dtype: str
   shape: tuple[int, ...]
@@ -42,22 +43,25 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
-  """A header that fits its file: the tensors by name, and `start`, the first byte behind it."""
+  """A header that fits its file: the tensors' entries by name, and `start`, the first byte after the header."""
 
   metadata: Any
   entries: dict[str, Entry]
   start: int
 
-  def about(self, key: str, version: int) -> dict[str, Any]:
-    """The JSON object that `write_array` put under `key`; raises as `refusing` expects where it is another version."""
-    about = json.loads(self.metadata[key])
-    if about["version"] != version:
-      raise ValueError(f"it is of version {about['version']}, and this is version {version}")
-    return about
+  def content(self, key: str, version: int) -> dict[str, Any]:
+    """Returns the JSON object that `write_array` put under `key`; raises ValueError if it has another version.
+
+    Other errors are those that `refusing` turns into a DamagedError.
+    """
+    content = json.loads(self.metadata[key])
+    if content["version"] != version:
+      raise ValueError(f"it is of version {content['version']}, and this is version {version}")
+    return content
 
 
 def open_tensors(path: Path) -> dict[str, np.ndarray]:
-  """Tensors by name, read-only views of the mapped file: float32, float16 or bfloat16.
+  """Maps tensors by name, as read-only views of the file: float32, float16 or bfloat16.
 
   Raises WinnowError if the file is truncated or corrupt, or holds another dtype.
   """
@@ -78,11 +82,11 @@ def open_tensors(path: Path) -> dict[str, np.ndarray]:
   }
 
 
-def write_array(file: IO[bytes], array: np.ndarray, *, name: str, key: str, about: dict[str, Any]) -> None:
-  """Writes a file of one tensor, int32 or float32, and of a JSON object `about` it under `key` of the metadata."""
+def write_array(file: IO[bytes], array: np.ndarray, *, name: str, key: str, content: dict[str, Any]) -> None:
+  """Writes a file of one tensor, int32 or float32, with the JSON object `content` under `key` of the metadata."""
   array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
   entry = {"dtype": _CODES[array.dtype], "shape": list(array.shape), "data_offsets": [0, array.nbytes]}
-  header = json.dumps({_METADATA: {key: json.dumps(about, sort_keys=True)}, name: entry}).encode()
+  header = json.dumps({_METADATA: {key: json.dumps(content, sort_keys=True)}, name: entry}).encode()
   header += b" " * (-len(header) % 8)
   file.write(len(header).to_bytes(8, "little") + header)
   file.write(array.data)
@@ -91,8 +95,8 @@ def write_array(file: IO[bytes], array: np.ndarray, *, name: str, key: str, abou
 def read_header(file: BinaryIO, max_bytes: int = _MAX_HEADER_BYTES) -> Header:
   """Reads the header of a seekable file, and nothing else of it.
 
-  Raises ValueError, which says in half a sentence why, unless the tensors fill the file without gaps and each of a
-  dtype known here has the bytes that its shape calls for. Nothing is allocated for a size that only the header claims.
+  Raises ValueError with the cause unless the tensors fill the file without gaps, and each tensor of a known dtype has
+  the bytes that its shape calls for. Nothing is allocated for a size that only the header claims.
   """
   size = file.seek(0, io.SEEK_END)
   file.seek(0)
@@ -119,6 +123,7 @@ def read_header(file: BinaryIO, max_bytes: int = _MAX_HEADER_BYTES) -> Header:
 
 
 def _read_entry(name: str, fields: Any) -> Entry:
+  """Checks one entry of a header; raises ValueError with the cause if it is malformed."""
   malformed = f"its entry for {name!r} is malformed"
   try:
     dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
@@ -134,9 +139,10 @@ def _read_entry(name: str, fields: Any) -> Entry:
 
 @contextlib.contextmanager
 def refusing(path: str, what: str, *others: type[Exception]) -> Iterator[None]:
-  """Raises DamagedError, which says `what` is wrong with the file at `path`, for what untrusted bytes end in.
+  """Raises a DamagedError that says `what` is wrong with the file at `path`, for errors that untrusted bytes cause.
 
-  `others` count as that too. Errors of a store that cannot be read just now pass, for they tell nothing of the file.
+  `others` are further such errors. Errors of a store that cannot be read just now pass, since they say nothing about
+  the file.
   """
   faults: tuple[type[Exception], ...] = (ValueError, KeyError, TypeError, AttributeError, RecursionError, *others)
   try:

@@ -1,4 +1,4 @@
-"""The command that measures a demo model, of any kind."""
+"""The command that measures a demo model of any kind."""
 
 import argparse
 import pathlib
@@ -21,16 +21,16 @@ def run_command(
 ) -> int:
   """Measures the demo's `name` (rater or embedder) as the arguments say; returns the exit status.
 
-  `shared` says what the folder of --shared has to hold. `measure` takes the model that `load` reads, the texts by
-  their source, and the arguments. The status is 2 where the model or the input does not suit.
+  `shared` says what the folder of --shared must hold. `measure` takes the model that `load` reads, the texts by
+  their source, and the arguments. The status is 2 if the model or the input is not suitable, otherwise 0.
   """
   parser = argparse.ArgumentParser(
     prog=f"python -m curation.demo.{name}.evaluate", description=f"Measures a demo {name}."
   )
   parser.add_argument("--input", nargs="+", required=True, help="JSON Lines or Parquet files of texts, or their folder")
-  parser.add_argument("--shared", help=f"a folder with {shared}, to be measured on as well")
+  parser.add_argument("--shared", help=f"a folder with {shared}, to measure on as well")
   parser.add_argument("--model", default=str(shipped), help=f"the {name}'s folder; default: the shipped one")
-  parser.add_argument("--limit", type=int, default=400, help="held-out texts of each source")
+  parser.add_argument("--limit", type=int, default=400, help="the most held-out texts of each source")
   parser.add_argument("--seed", type=int, default=0)
   arguments = parser.parse_args(argv)
   try:

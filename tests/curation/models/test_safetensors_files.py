@@ -14,7 +14,7 @@ from curation.models import safetensors_files
 
 def written(array: np.ndarray) -> bytes:
   file = io.BytesIO()
-  safetensors_files.write_array(file, array, name="a", key="what", about={"version": 3, "b": [1], "a": None})
+  safetensors_files.write_array(file, array, name="a", key="what", content={"version": 3, "b": [1], "a": None})
   return file.getvalue()
 
 
@@ -23,9 +23,9 @@ def test_files_keep_their_bytes_and_the_library_reads_them(array, code):
   """Kills: a header that is spaced or ordered in another way, for which a resumed run takes its own files for
   another's; numbers that are the other way round."""
   data = written(array.reshape(2, 3))
-  about = '{"a": null, "b": [1], "version": 3}'.replace('"', r"\"")
+  content = '{"a": null, "b": [1], "version": 3}'.replace('"', r"\"")
   entry = f'{{"dtype": "{code}", "shape": [2, 3], "data_offsets": [0, 24]}}'
-  header = f'{{"__metadata__": {{"what": "{about}"}}, "a": {entry}}}'.encode()
+  header = f'{{"__metadata__": {{"what": "{content}"}}, "a": {entry}}}'.encode()
   header += b" " * (-len(header) % 8)
   little = array.astype(array.dtype.newbyteorder("<"))
   assert data == len(header).to_bytes(8, "little") + header + little.tobytes()
@@ -46,7 +46,7 @@ def test_a_header_is_read_without_what_follows_it():
   file = Counted(written(np.zeros(1_000_000, np.float32)))
   header = safetensors_files.read_header(file)
   assert header.entries == {"a": safetensors_files.Entry("F32", (1_000_000,), 0, 4_000_000)}
-  assert header.about("what", 3) == {"version": 3, "b": [1], "a": None}
+  assert header.content("what", 3) == {"version": 3, "b": [1], "a": None}
   assert file.taken == header.start < 300
 
 
