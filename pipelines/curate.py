@@ -26,7 +26,7 @@ def curate(argv: Sequence[str]) -> None:
   if namespace.estimate:
     for number, stage_flags in enumerate(namespaces, 1):
       if len(namespaces) > 1:
-        print(f"stage {number} of {len(namespaces)}, {stage_flags.scorer}, as of all documents:")
+        print(f"stage {number} of {len(namespaces)}, {stage_flags.scorer}, as if it scored all documents:")
       estimate.show(stage_flags, launcher)
     return
   made: list[argparse.Namespace] = []  # the flags of each stage, with the names of the models that were found

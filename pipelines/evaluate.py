@@ -51,7 +51,8 @@ def evaluate(argv: Sequence[str]) -> None:
     print(f"figures: {run.folder}")
   if failed:
     raise commands.JobError(
-      f"{len(failed)} of {len(models)} models were not evaluated: {', '.join(failed)}; the same command goes on"
+      f"{len(failed)} of {len(models)} models were not evaluated: {', '.join(failed)}; run the same command again to "
+      "go on"
     )
 
 

@@ -66,7 +66,7 @@ def look_up(store: ScoreStore, shard: blocks.Shard, row: int) -> Found:
   with score_files.ScoreFile(store, shard) as scores:
     summary = scores.summary
     if row >= summary.num_rows:
-      raise WinnowError(f"{shard.name} has {summary.num_rows:,} rows, from 0, and none of number {row:,}")
+      raise WinnowError(f"{shard.name} has {summary.num_rows:,} rows, numbered from 0, and so no row {row:,}")
     block = int(np.searchsorted(np.cumsum(scores.summary.block_rows), row, side="right"))
     table = scores.block(block, domains=True)
     place = int(np.searchsorted(table["row"].to_numpy(), row))

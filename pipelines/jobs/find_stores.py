@@ -91,7 +91,7 @@ def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch
   path = storage.join(store.folder, score_store.INPUT_FILE)
   pattern = namespace.input or fingerprints.field(path, "input")
   if not isinstance(pattern, str):
-    raise WinnowError(f"{path} is missing or damaged: say where the input of {store.folder} lies: --input=")
+    raise WinnowError(f"{path} is missing or damaged: name the input of {store.folder}: --input=")
   data_dir = namespace.tfds_data_dir or fingerprints.field(path, "tfds_data_dir")
   shards = inputs.find_shards(pattern, data_dir if isinstance(data_dir, str) else None)
   if (max_zstd_window := getattr(namespace, "max_zstd_window", None)) is not None:

@@ -48,7 +48,7 @@ def plan_sampling(
     raise WinnowError("--num_tokens needs token counts, and --embeddings come without; use --num_examples")
   if store.is_complete:
     ledger = store.ledger()
-    selected.search(ledger.documents, ledger.num_tokens)  # refuses what cannot be met
+    selected.search(ledger.documents, ledger.num_tokens)  # refuses a selection that cannot be made
   # With one name for both, they would look like one dataset.
   named = None if rejected else namespace.dataset_name
   name = tfds_metadata.dataset_name(named or storage.base_name(inputs.absolute(output)))

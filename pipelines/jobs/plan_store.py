@@ -100,7 +100,7 @@ def _plan_stored(
   if entry.reads == EMBEDDINGS:
     return [embedding], stored
   clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
-  clustered = StoredBlocks(clusters.config.store)  # of the survivors alone already
+  clustered = StoredBlocks(clusters.config.store)  # holds the survivors alone already
   return [embedding, clusters], stored._replace(clusters=clustered, clustering=clusters.config.scorer)
 
 

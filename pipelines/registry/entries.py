@@ -53,8 +53,8 @@ class Registry(Mapping[str, Any]):
       if name in self._own:
         raise
       raise WinnowError(
-        f"the {self._kind} {name} cannot be loaded from {place}: {type(error).__name__}: {error}; mend its package, or "
-        "uninstall it"
+        f"the {self._kind} {name} cannot be loaded from {place}: {type(error).__name__}: {error}; repair its package, "
+        "or uninstall it"
       ) from error
     if not isinstance(entry, self._type):
       raise WinnowError(f"{place}, the {self._kind} {name} of an installed package, is no {self._type.__name__}")

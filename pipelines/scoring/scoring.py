@@ -133,7 +133,7 @@ def _is_same(
       is_same = block_files.read_block(path).table.equals(recording.block_table(store.kind, block, scores, None))
   if not is_same:
     config.source.refuse_changed(shard)  # the change may be in what is read now
-    damage.remove(store.folder, path, DamagedError(f"{path} is of other documents than are read now"))
+    damage.remove(store.folder, path, DamagedError(f"{path} holds results of other documents than are read now"))
   return is_same
 
 

@@ -17,7 +17,7 @@ Work = Callable[[Any], Any]
 class Step(beam.PTransform):
   """PCollection of at most one element -> PCollection[int]: the number of items done, once all are.
 
-  The plan is made once `before`, the number of the step before, is there.
+  The plan is made once `before` has its element, the number of items of the step before.
   """
 
   def __init__(self, plan: Plan, work_on: Work, before: Any):

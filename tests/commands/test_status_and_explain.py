@@ -157,7 +157,7 @@ def test_a_bad_document_is_explained_by_its_reason(place, capsys):
     (["big.jsonl.gz", "--scores=scores"], "write SHARD#ROW"),
     (["big.jsonl.gz#x", "--scores=scores"], "write SHARD#ROW"),
     (["small.jsonl#1", "--scores=scores"], "has a shard called small.jsonl; did you mean "),
-    (["big.jsonl.gz#1000", "--scores=scores"], "has 1,000 rows, from 0, and none of number 1,000"),
+    (["big.jsonl.gz#1000", "--scores=scores"], "has 1,000 rows, numbered from 0, and so no row 1,000"),
     (["big.jsonl.gz#1", "--scores=nowhere"], "--scores=nowhere does not exist; name"),
     (["big.jsonl.gz#1"], "--scores= must be given"),
   ],
