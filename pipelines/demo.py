@@ -105,7 +105,7 @@ def _documents(corpus: demo_corpus.DemoCorpus) -> dict[str, tuple[str, str]]:
   documents: dict[str, tuple[str, str]] = {}
   for shard in inputs.find_shards(corpus.pattern):
     for block in reading.read_blocks(shard, blocks.Fields()):
-      if block.documents is not None:
+      if isinstance(block, blocks.Block):
         rows, texts, urls = (block.documents[name].to_pylist() for name in ("row", "text", "url"))
         documents |= {f"{shard.name}#{row}": (text, url) for row, text, url in zip(rows, texts, urls, strict=True)}
   return documents

@@ -63,29 +63,40 @@ class Fields:
 
 
 @dataclasses.dataclass(frozen=True)
+class SkippedBlock:
+  """The place of a block that was not read."""
+
+  index: int
+  first_row: int
+  num_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Block:
-  """One block: its place in the shard and, unless it was skipped, its rows.
+  """One block: its place in the shard, and its rows.
 
   `documents` holds the good rows as `DOCUMENT_SCHEMA`, `bad` all other rows as `BAD_SCHEMA`, both in row order; rows
   are numbered from 0 over all records of the shard. The others include rows that are not read at all, with reasons in
   `NOT_READ`. `text_bytes` is the number of UTF-8 bytes of the good texts, `checksum` covers the content of all rows,
-  and `nonstandard` counts the good rows that are `Nonstandard`. A skipped block has only its place and `num_rows`; its
-  other fields are None, None, 0, 0.
+  and `nonstandard` counts the good rows that are `Nonstandard`.
   """
 
   index: int
   first_row: int
   num_rows: int
-  documents: pa.Table | None
-  bad: pa.Table | None
+  documents: pa.Table
+  bad: pa.Table
   text_bytes: int
   checksum: int
   nonstandard: int = 0
 
   @property
   def not_read(self) -> int:
-    """The number of rows that are no documents (`NOT_READ`); 0 if the block was skipped."""
-    return 0 if self.bad is None else pc.sum(pc.is_in(self.bad["reason"], pa.array(NOT_READ))).as_py() or 0
+    """The number of rows that are no documents (`NOT_READ`)."""
+    return pc.sum(pc.is_in(self.bad["reason"], pa.array(NOT_READ))).as_py() or 0
+
+
+AnyBlock = Block | SkippedBlock
 
 
 class BrokenShardError(Exception):
@@ -216,7 +227,7 @@ def cut_blocks(
   block_rows: int = BLOCK_ROWS,
   block_text_bytes: int = BLOCK_TEXT_BYTES,
   want: Callable[[int], bool] = every,
-) -> Iterator[Block]:
+) -> Iterator[AnyBlock]:
   """Cuts a shard's records into blocks. Blocks that `want(index)` refuses are yielded without being parsed.
 
   A block ends at `block_rows` rows or with the row whose text brings it to `block_text_bytes`. The decision uses an
@@ -280,10 +291,10 @@ class _OpenBlock:
     self._pending.clear()
     self.bound = self._exact
 
-  def close(self) -> Block:
+  def close(self) -> AnyBlock:
     """Returns the finished block."""
     if not self.wanted:
-      return Block(self.index, self.first_row, self.num_rows, None, None, 0, 0)
+      return SkippedBlock(self.index, self.first_row, self.num_rows)
     documents = pa.concat_tables([parsed.documents for parsed in self._parsed]).combine_chunks()
     bad = pa.concat_tables([parsed.bad for parsed in self._parsed]).combine_chunks()
     return Block(

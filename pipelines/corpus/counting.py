@@ -48,7 +48,7 @@ def _read_head(
 ) -> tuple[tuple[blocks.Shard, float, float], list[str]] | None:
   """Returns the entry of one shard in `Sampled`; None if its first rows have no document."""
   block = next(iter(sources.Texts(fields, first_rows.ROWS).read(shard, lambda index: index == 0)), None)
-  if block is None or block.documents is None or not len(block.documents):
+  if not isinstance(block, blocks.Block) or not len(block.documents):
     return None
   texts = block.documents["text"].to_pylist()
   sizes_M = np.array([len(text) for text in texts], float)

@@ -33,7 +33,7 @@ class Texts:
   fields: blocks.Fields
   block_rows: int
 
-  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
     """Yields the blocks of a shard.
 
     Raises ChangedError at the end if the file is not as it was at launch, and WinnowError if it cannot be read.
@@ -59,10 +59,10 @@ class KeyedTexts:
   purpose: str
   seed: int
 
-  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
     """Yields the blocks of a shard; raises as `Texts.read` does."""
     for block in self.texts.read(shard, want):
-      if block.documents is None:
+      if isinstance(block, blocks.SkippedBlock):
         yield block
         continue
       rows_N = block.documents["row"].to_numpy()
@@ -85,7 +85,7 @@ class TextsWithEmbeddings:
   files: dict[str, embedding_files.EmbeddingFile]
   """The file of each shard, by the shard's name."""
 
-  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
     """Yields the blocks of a shard.
 
     Raises as `Texts.read` does, for both files, and WinnowError if they do not have the same rows.
@@ -105,14 +105,14 @@ class TextsWithEmbeddings:
 
   def _read(
     self, shard: blocks.Shard, want: Callable[[int], bool], embeddings: embedding_files.EmbeddingFile
-  ) -> Iterator[blocks.Block]:
+  ) -> Iterator[blocks.AnyBlock]:
     with embedding_files.opened(embeddings) as rows:
       total = 0
       for block in self.texts.read(shard, want):
         total += block.num_rows
         if total > embeddings.rows:
           break
-        if block.documents is None:
+        if isinstance(block, blocks.SkippedBlock):
           yield block
           continue
         embeddings_ND = rows(block.first_row, block.first_row + block.num_rows)

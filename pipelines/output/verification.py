@@ -219,7 +219,7 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
     if config.texts:
       read = reading.read_blocks(shard, sampling.fields, block_rows=sampling.block_rows, want=stripe.holds)
       for block in read:
-        if block.documents is not None:
+        if isinstance(block, blocks.Block):
           writing.refuse_other_documents(sampling, shard, block, scores)
           scored = scores.block(block.index)
           yield writing.select_documents(sampling, shard.name, block, scored, within, floor=config.floor)[0]

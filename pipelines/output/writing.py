@@ -178,7 +178,6 @@ def select_documents(
 
   Joins by position; raises WinnowError unless every scored row is a good row of the block.
   """
-  assert block.documents is not None
   ranked = ranks.rank_rows(config.request, shard, scores, within)
   document_rows_N = block.documents["row"].to_numpy()
   place_N = np.searchsorted(document_rows_N, ranked.rows)
@@ -220,7 +219,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
     ):
       read = reading.read_blocks(stripe.shard, config.fields, block_rows=config.block_rows, want=stripe.holds)
       for block in prefetch.prefetch(read, ahead=1):
-        if block.documents is None:
+        if isinstance(block, blocks.SkippedBlock):
           continue
         refuse_other_documents(config, shard, block, scores)
         scored = scores.block(block.index)

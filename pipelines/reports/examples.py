@@ -144,7 +144,7 @@ def _texts(
   wanted = set(np.searchsorted(ends, rows, side="right").tolist())
   texts = []
   for block in reading.read_blocks(shard, fields, block_rows=block_rows, want=wanted.__contains__):
-    if block.documents is not None:
+    if isinstance(block, blocks.Block):
       table = block.documents
       for place in np.flatnonzero(np.isin(table["row"].to_numpy(), rows)).tolist():
         text = table["text"][place].as_py()

@@ -30,7 +30,6 @@ class _Failed:
 
 def prepare(scorer: Scorer, block: blocks.Block, reads: str) -> Any:
   """Does the host's work for a block's column `reads`, and returns what `run` takes."""
-  assert block.documents is not None
   try:
     return scorer.prepare(block.documents[reads])
   except Exception as error:
@@ -41,7 +40,6 @@ def run(
   scorer: Scorer, block: blocks.Block, prepared: Any, reads: str, *, on_batch: OnBatch | None = None
 ) -> tuple[blocks.Block, Scores]:
   """Returns a block and its scores. Documents that make the scorer fail join the bad ones, if the block has texts."""
-  assert block.documents is not None
   try:
     if isinstance(prepared, _Failed):
       raise prepared.error
@@ -69,7 +67,6 @@ def _score_without_culprits(
   cannot score any text. If more than a few documents fail, the scorer is what should be examined.
   """
   documents, bad = block.documents, block.bad
-  assert documents is not None and bad is not None
   parts: list[Scores] = []
   good: list[pa.Table] = []
   culprits: list[dict[str, Any]] = []

@@ -43,7 +43,6 @@ def record(where: tuple[ScoreStore, blocks.Shard, str], block: blocks.Block, res
   """
   store, shard, engine = where
   scores, milliseconds = result
-  assert block.documents is not None
   tokens_N = scores.num_tokens
   if tokens_N is None and "num_tokens" in block.documents.schema.names:  # from the store that the block comes from
     column = block.documents["num_tokens"]
@@ -97,7 +96,6 @@ def block_table(kind: kinds.Kind, block: blocks.Block, values: np.ndarray, num_t
   `values`: the results of its documents, in the form of the store's kind.
   """
   documents, unreadable = block.documents, block.bad
-  assert documents is not None and unreadable is not None
   columns, reasons = kind.columns(values), kind.reasons(values)
   schema = block_files.block_schema(*columns)
   is_bad_N = np.logical_or.reduce([np.zeros(len(values), bool), *reasons.values()])

@@ -10,7 +10,7 @@ import functools
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -72,6 +72,14 @@ class Loaded:
   engine: str
 
 
+class _Ready(NamedTuple):
+  """A block whose host work is done, for the scorer that did it."""
+
+  block: blocks.Block
+  loaded: Loaded
+  prepared: Any
+
+
 def score_blocks(
   stripe: Stripe, config: ScoringConfig, load: Callable[[], "Loaded"]
 ) -> Iterator[recording.BlockCounts]:
@@ -93,17 +101,19 @@ def score_blocks(
 
   at_work = contextlib.ExitStack()
 
-  def prepared() -> Iterator[tuple[blocks.Block, Loaded | None, Any]]:
+  def prepared() -> Iterator["blocks.AnyBlock | _Ready"]:
     loaded: Loaded | None = None
     for block in config.source.read(shard, is_wanted):
       recorded = on_record.get(block.index)
-      if block.documents is None or (recorded is not None and _is_same(block, recorded, config, (shard, engine), load)):
-        yield block, None, None
+      if isinstance(block, blocks.SkippedBlock) or (
+        recorded is not None and _is_same(block, recorded, config, (shard, engine), load)
+      ):
+        yield block
       else:
         if loaded is None:  # the stage's clock starts now: what is on record took none of its time
           loaded = load()
           at_work.enter_context(progress.working(config.progress_address, config.title))
-        yield block, loaded, bisection.prepare(loaded.scorer, block, config.scorer.reads)
+        yield _Ready(block, loaded, bisection.prepare(loaded.scorer, block, config.scorer.reads))
 
   recorded_indices: list[int] = []
   try:
@@ -123,7 +133,6 @@ def _is_same(
   the block on record.
   """
   store, (shard, engine) = config.store, where
-  assert block.documents is not None
   path = store.block_path(shard, block.index, engine)
   is_same = block.checksum == recorded
   if is_same and kinds.EMBEDDING in block.documents.schema.names:  # computed elsewhere, so compare them too
@@ -138,7 +147,7 @@ def _is_same(
 
 
 def _score_prepared(
-  prepared: Iterator[tuple[blocks.Block, Loaded | None, Any]],
+  prepared: Iterator["blocks.AnyBlock | _Ready"],
   config: ScoringConfig,
   shard: blocks.Shard,
   recorded_indices: list[int],
@@ -149,10 +158,11 @@ def _score_prepared(
     written: concurrent.futures.Future[recording.BlockCounts] | None = None
     # A block of embeddings takes more memory than its texts would, and less time to read: fewer are read ahead.
     is_large = config.scorer.reads == kinds.EMBEDDING
-    for block, loaded, ready in prefetch.prefetch(prepared, ahead=1 if is_large else 2):
-      if loaded is None:
-        yield recording.BlockCounts(block.index, block.num_rows, _not_read(block, kept))
+    for item in prefetch.prefetch(prepared, ahead=1 if is_large else 2):
+      if not isinstance(item, _Ready):
+        yield recording.BlockCounts(item.index, item.num_rows, _not_read(item, kept))
         continue
+      block, loaded, ready = item
       started, block_progress = time.monotonic(), progress.Block(config.progress_address, config.title)
       block, scores = bisection.run(loaded.scorer, block, ready, config.scorer.reads, on_batch=block_progress.add)
       milliseconds = round(1000 * (time.monotonic() - started))
@@ -160,19 +170,20 @@ def _score_prepared(
       if written is not None:
         yield written.result()
       if is_large:
-        assert block.documents is not None
         block = dataclasses.replace(block, documents=block.documents.drop_columns(config.scorer.reads))
-        del ready
+        del ready, item
       recorded_indices.append(block.index)
       written = writer.submit(recording.record, (config.store, shard, loaded.engine), block, (scores, milliseconds))
     if written is not None:
       yield written.result()
 
 
-def _not_read(block: blocks.Block, kept: np.ndarray | None) -> int:
+def _not_read(block: blocks.AnyBlock, kept: np.ndarray | None) -> int:
   """Counts the rows of a block that are no documents; in a skipped block, as far as the bits of survivors tell."""
-  if block.bad is not None or kept is None:
+  if isinstance(block, blocks.Block):
     return block.not_read
+  if kept is None:
+    return 0
   rows = np.arange(block.first_row, block.first_row + block.num_rows)
   return block.num_rows - int(row_bits.look_up(kept, rows).sum())
 

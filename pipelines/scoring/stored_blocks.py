@@ -29,10 +29,10 @@ class Surviving:
   source: sources.Texts | sources.KeyedTexts | sources.TextsWithEmbeddings
   survivors: Survivors
 
-  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
     kept = self.survivors.kept(shard)
     for block in self.source.read(shard, want):
-      yield keep_survivors(block, kept)
+      yield keep_survivors(block, kept) if isinstance(block, blocks.Block) else block
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
     """Raises ChangedError unless the shard is what it was at launch."""
@@ -77,7 +77,7 @@ class StoredBlocks:
       return store_fingerprint
     return fingerprints.fingerprint([store_fingerprint, storage.base_name(self.survivors.folder)])
 
-  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
     summary = score_files.read_summary(self.store, shard)
     kept = None if self.survivors is None else self.survivors.kept(shard)
     for index, num_rows in enumerate(summary.block_rows):
@@ -85,7 +85,7 @@ class StoredBlocks:
         block = self._stored(shard, summary, index)
         yield block if kept is None else keep_survivors(block, kept)
       else:
-        yield blocks.Block(index, sum(summary.block_rows[:index]), num_rows, None, None, 0, 0)
+        yield blocks.SkippedBlock(index, sum(summary.block_rows[:index]), num_rows)
 
   def refuse_changed(self, shard: blocks.Shard) -> None:
     """Does nothing: a complete store does not change."""

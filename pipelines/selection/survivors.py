@@ -125,9 +125,6 @@ def _read(path: str) -> dict[str, Any]:
 
 def keep_survivors(block: blocks.Block, kept: np.ndarray) -> blocks.Block:
   """Returns a block with only the surviving documents; all other rows become bad rows, as `blocks.LEFT_OUT`."""
-  if block.documents is None:
-    return block
-  assert block.bad is not None
   documents, bad = block.documents, block.bad
   rows_N, bad_rows = documents["row"].to_numpy(), bad["row"].to_numpy()
   is_blank = pc.equal(bad["reason"], blocks.BLANK).to_numpy()

@@ -38,7 +38,6 @@ def rows_of(shard: blocks.Shard) -> tuple[int, int]:
   """(good rows, bad rows), each row once and in order."""
   good, bad = [], []
   for block in reading.read_blocks(shard, FIELDS, block_rows=7):
-    assert block.documents is not None and block.bad is not None
     good += block.documents["row"].to_pylist()
     bad += block.bad["row"].to_pylist()
   assert sorted(good + bad) == list(range(len(good) + len(bad)))

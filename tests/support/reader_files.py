@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from pipelines.corpus.blocks import Block, Fields, Shard
+from pipelines.corpus.blocks import AnyBlock, Block, Fields, Shard
 from pipelines.corpus.readers import reading
 from pipelines.corpus.readers.tf_example import example_class
 
@@ -87,20 +87,20 @@ def shard_of(path: pathlib.Path) -> Shard:
   return Shard(path.name, str(path), *reading.format_of(str(path)), path.stat().st_size)
 
 
-def read(shard: Shard, *, fields: Fields | None = None, piece_bytes: int = 1000, **options) -> list[Block]:
+def read(shard: Shard, *, fields: Fields | None = None, piece_bytes: int = 1000, **options) -> list[AnyBlock]:
   """Reads small pieces, so that files of a few kilobytes cross their borders as those of gigabytes do."""
   return list(reading.read_blocks(shard, fields or Fields(), piece_bytes=piece_bytes, **options))
 
 
-def documents(blocks: list[Block]) -> list[dict]:
-  return [row for block in blocks if block.documents for row in block.documents.to_pylist()]
+def documents(blocks: list[AnyBlock]) -> list[dict]:
+  return [row for block in blocks if isinstance(block, Block) for row in block.documents.to_pylist()]
 
 
-def bad(blocks: list[Block]) -> list[tuple]:
-  return [tuple(row.values()) for block in blocks if block.bad for row in block.bad.to_pylist()]
+def bad(blocks: list[AnyBlock]) -> list[tuple]:
+  return [tuple(row.values()) for block in blocks if isinstance(block, Block) for row in block.bad.to_pylist()]
 
 
-def places(blocks: list[Block]) -> list[tuple]:
+def places(blocks: list[AnyBlock]) -> list[tuple]:
   return [(block.index, block.first_row, block.num_rows) for block in blocks]
 
 

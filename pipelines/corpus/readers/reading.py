@@ -8,7 +8,7 @@ from curation.errors import WinnowError
 from pipelines.corpus.blocks import (
   BLOCK_ROWS,
   BLOCK_TEXT_BYTES,
-  Block,
+  AnyBlock,
   BrokenShardError,
   Chunk,
   Fields,
@@ -31,7 +31,7 @@ def read_blocks(
   want: Callable[[int], bool] = every,
   block_text_bytes: int = BLOCK_TEXT_BYTES,
   piece_bytes: int = PIECE_BYTES,
-) -> Iterator[Block]:
+) -> Iterator[AnyBlock]:
   """Yields the blocks of one shard in order. Blocks that `want(index)` refuses are skipped cheaply and have no rows.
 
   Borders depend only on the file, `fields.text`, `block_rows` and `block_text_bytes` (`blocks.cut_blocks`). If the file

@@ -116,7 +116,7 @@ def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np
   for place, first, stop in group.parts:
     shard, wanted = shards[place], range(first, stop)
     for block in config.embeddings.read(shard, wanted.__contains__):
-      if block.documents is not None and len(block.documents):
+      if isinstance(block, blocks.Block) and len(block.documents):
         embeddings_ND = fixed_width.array(block.documents["embedding"], config.embeddings.dtype)
         yield shard.name, block.documents["row"].to_numpy(), embeddings_ND
 

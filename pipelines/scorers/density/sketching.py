@@ -141,7 +141,7 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
     for shard, first, stop in group.parts:
       wanted = range(first, stop)
       for block in config.embeddings.read(shards[shard], wanted.__contains__):
-        if block.documents is not None:
+        if isinstance(block, blocks.Block):
           yield fixed_width.array(block.documents["embedding"], config.embeddings.dtype)
 
   memory.return_large_arrays()
@@ -275,7 +275,6 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
   hashes, points = [], []
   for index in np.unique(blocks_N):
     documents = embeddings.block(about, summary, int(index)).documents
-    assert documents is not None
     here_N = np.flatnonzero(blocks_N == index)
     places_N = np.searchsorted(documents["row"].to_numpy(), sampled.rows[here_N])
     hashes.append(sampled.hashes[here_N])

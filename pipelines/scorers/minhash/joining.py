@@ -166,7 +166,7 @@ def _read_group(work: Work, group: Group) -> Iterator[tuple[np.ndarray, np.ndarr
   about = work.config.scorer
   for place, first, stop in group.parts:
     for block in about.signatures.read(work.shards[place], range(first, stop).__contains__):
-      if block.documents is not None and len(block.documents):
+      if isinstance(block, blocks.Block) and len(block.documents):
         numbers_N = work.starts[place] + block.documents["row"].to_numpy()
         yield numbers_N, fixed_width.array(block.documents[kinds.SIGNATURE], "uint32")
 
@@ -305,10 +305,10 @@ class JoinedBlocks(stored_blocks.StoredBlocks):
 
   config: JoiningConfig
 
-  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
     (bits,) = sealed_arrays.read(Work.of(self.config).path("repeats", shard.file_name), 1)
     for block in super().read(shard, want):
-      if block.documents is None:
+      if isinstance(block, blocks.SkippedBlock):
         yield block
         continue
       column = pa.array(row_bits.look_up(bits, block.documents["row"].to_numpy()))

@@ -258,11 +258,11 @@ class ComparedBlocks(stored_blocks.StoredBlocks):
 
   config: ComparingConfig
 
-  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.Block]:
+  def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
     work = Work.of(self.config)
     (cosines_N,) = sealed_arrays.read(work.cosines_path(shard), 1)
     for block in super().read(shard, want):
-      if block.documents is None:
+      if isinstance(block, blocks.SkippedBlock):
         yield block
         continue
       column = pa.array(cosines_N[block.documents["row"].to_numpy()])

@@ -24,6 +24,7 @@ import numpy as np
 from curation.coverage import centroid_files, kmeans
 from curation.errors import DamagedError, WinnowError
 from pipelines.corpus import fixed_width
+from pipelines.corpus.blocks import SkippedBlock
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
 from pipelines.scorers import work_files
 from pipelines.scorers.semdedup.layout import (
@@ -64,7 +65,7 @@ def read_group(config: ComparingConfig, group: Group) -> Iterator[Clustered]:
     shard, wanted = shards[place], range(first, stop)
     both = (stored.read(shard, wanted.__contains__) for stored in (about.embeddings, about.clusters))
     for embedded, clustered in zip(*both, strict=True):
-      if embedded.documents is None or clustered.documents is None:
+      if isinstance(embedded, SkippedBlock) or isinstance(clustered, SkippedBlock):
         continue
       rows_N = clustered.documents["row"].to_numpy()
       if not np.array_equal(rows_N, embedded.documents["row"].to_numpy()):
