@@ -15,7 +15,9 @@ from running import content, run_in
 
 from pipelines import report
 from pipelines.files import fingerprints
+from pipelines.flags import parsing
 from pipelines.output.formats.registry import FORMATS
+from pipelines.registry import command_names
 from pipelines.reports import examples, figures, material, passes
 
 
@@ -173,7 +175,7 @@ def test_small_windows_and_samples_change_nothing_but_the_sample(made, monkeypat
   monkeypatch.setattr(passes, "_WINDOW_ROWS", 7)
   assert make(made, OUTPUTS, "--report=windows") == 0
   assert {name: (made / f"windows/{name}.csv").read_bytes() for name in report.FIGURES} == before
-  namespace = report.options.parse("report", ["--scores=scores", "--report=none", f"--output={made}/best"])[0]
+  namespace = parsing.parse(command_names.REPORT, ["--scores=scores", "--report=none", f"--output={made}/best"])[0]
   monkeypatch.chdir(made)
   sources = material.find(namespace)
   whole = passes.draw_sample(sources, 0)
@@ -245,7 +247,7 @@ def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):
   summary["shards"][0]["scored"] -= 1
   del summary["seal"]
   path.write_bytes(fingerprints.sealed(summary | {"scored": summary["scored"] - 1}))
-  assert "450 documents read, 446 scored and 3 bad, and 447 have scores" in refused("--scores=scores")
+  assert "450 documents read, 446 scored and 3 bad, but 447 have scores" in refused("--scores=scores")
   path = tmp_path / "scores/large/shards/part-1.jsonl.parquet"
   path.write_bytes(path.read_bytes()[:-60])
   manifest.write_text(whole)
