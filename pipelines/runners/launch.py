@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 from apache_beam.io import filesystems
@@ -24,8 +24,22 @@ _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunn
 _NOISY_LOGGERS = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
+_View = TypeVar("_View", bound=pipeline_options.PipelineOptions)
 _RETURNED = "{}; -9 means killed, often for lack of memory"
 _PRISM_ENDED = "Prism ended while it ran the job: run the same command again to continue"
+
+
+class Options(pipeline_options.PipelineOptions):
+  """Beam's options, each view of them made once: Beam asks for some at every transform, and a view has a parser."""
+
+  def view_as(self, cls: type[_View]) -> _View:
+    views = self.__dict__.setdefault("_views", {})  # not an attribute, which would be an option
+    if cls not in views:
+      views[cls] = super().view_as(cls)
+    return views[cls]
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {name: value for name, value in super().__getstate__().items() if name != "_views"}
 
 
 class Launcher:
@@ -35,7 +49,7 @@ class Launcher:
   """
 
   def __init__(self, beam_arguments: Sequence[str], accelerator: str | None = None):
-    self.options = pipeline_options.PipelineOptions(list(beam_arguments))
+    self.options = Options(list(beam_arguments))
     filesystems.FileSystems.set_options(self.options)  # credentials and endpoints: the launcher reads and writes too
     self._runner = _create_runner(self.options)
     self.is_local = type(self._runner).__name__ in _LOCAL_RUNNERS
