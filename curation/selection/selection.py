@@ -125,6 +125,12 @@ class SelectionRequest:
       return _rounded((high - low) * num_documents)
     return None
 
+  @property
+  def searches(self) -> bool:
+    """Tells whether the threshold has to be looked for; else `search` is done before it begins."""
+    amounts = [name for name in _AMOUNTS if getattr(self, name) is not None]
+    return amounts not in ([], ["threshold"])
+
   def search_above(self, num_documents: int) -> "RadixSearch":
     """Begins the search for the documents above `percentile_range`."""
     above = self.num_above(num_documents)

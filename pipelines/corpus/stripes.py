@@ -7,6 +7,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines.corpus import blocks
+from pipelines.worker import reshuffle
 
 _MOST_STRIPES = 16
 _STRIPE_BYTES = 1 << 20
@@ -62,7 +63,5 @@ class Spread(beam.PTransform):
   def expand(self, after: Any) -> beam.PCollection:  # a pipeline, or a PCollection of one element
     elements = self._elements
     if isinstance(after, (beam.Pipeline, beam.pvalue.PBegin)):
-      created = after | "Create" >> beam.Create(elements)
-    else:
-      created = after | "Then" >> beam.FlatMap(lambda _: elements)
-    return created | "Spread" >> beam.Reshuffle()
+      after = after | "Impulse" >> beam.Impulse()
+    return after | "List" >> beam.FlatMap(lambda _: elements) | "Spread" >> reshuffle.Reshuffle()

@@ -15,7 +15,7 @@ from pipelines.jobs import meter
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.runners import commands, launch
-from pipelines.worker import progress
+from pipelines.worker import progress, reshuffle
 
 _ATTEMPTS = 8  # of a command whose stores prove damaged again and again
 
@@ -71,7 +71,7 @@ def _run_claimed(
   steps = [] if scoring_job is None else scoring_job.steps
   if not sampling_jobs and not steps:
     if launcher.writes_template:  # whoever launches a template waits for a job
-      launcher.run(lambda root: root | "NothingToDo" >> beam.Create([None]), _job_name(arguments, wanted))
+      launcher.run(lambda root: root | "NothingToDo" >> beam.Impulse(), _job_name(arguments, wanted))
       return False
     return True
   are_here, recipe = launcher.workers_are_here, 1 if scoring_job is None else scoring_job.config.number
@@ -138,7 +138,7 @@ def _definition(
       ledger = scoring_job.pipeline(root, launcher.parallelism, address)
     for job in sampling_jobs:
       if ledger is None:
-        ledger = root | "Complete" >> beam.Create([job.config.store.ledger()])
+        ledger = root | "Complete" >> reshuffle.One(job.config.store.ledger())
       job.pipeline(ledger, launcher.parallelism, address)
 
   return define

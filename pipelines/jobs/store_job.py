@@ -17,7 +17,7 @@ from pipelines.scoring.preparation import Preparation
 from pipelines.selection import survivors, thresholds
 from pipelines.store import clearing, score_store
 from pipelines.store.score_store import ScoreStore
-from pipelines.worker import progress
+from pipelines.worker import progress, reshuffle
 
 _GATHERED_SECOND = 200_000  # documents, by one core
 
@@ -138,13 +138,15 @@ class ScoringJob:
 
   def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
     """Adds the jobs to a pipeline: returns PCollection[stores.Ledger], when the store and its inputs are complete."""
-    after: Any = None
+    if not self.steps:
+      return root | "Complete" >> reshuffle.One(self.config.store.ledger())
+    after: Any = root | "Begin" >> beam.Impulse()
     labels: collections.Counter[str] = collections.Counter()
     for job in self.steps:
       labels[job.label] += 1  # two stages may each have embeddings of their own
       again = "" if labels[job.label] == 1 else f"Again{labels[job.label]}"
-      after = job.transform(root if after is None else after, parallelism, address, again)
-    return root | "Complete" >> beam.Create([self.config.store.ledger()]) if after is None else after
+      after = job.transform(after, parallelism, address, again)
+    return after
 
   @property
   def label(self) -> str:
@@ -152,7 +154,7 @@ class ScoringJob:
     return self.config.stage.title().replace("_", "")
 
   def transform(self, after: Any, parallelism: int, address: progress.Address | None, again: str = "") -> Any:
-    """Fills the store once the one element of `after` is there, or at once if `after` is the pipeline's root.
+    """Fills the store once the one element of `after` is there.
 
     `again`: a suffix for labels that another job has.
     """
@@ -160,8 +162,6 @@ class ScoringJob:
     config = dataclasses.replace(self.config, progress_address=address)
     label = self.label + again
     number = ("" if config.number == 1 else str(config.number)) + again
-    if self._stored is not None and isinstance(after, beam.Pipeline):
-      after = after | f"Stored{number}" >> beam.Create([None])
     if self.preparation is not None:
       after = after | f"{self.preparation.label}{number}" >> self.preparation.transform(address)
     waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
@@ -251,8 +251,6 @@ class SelectingJob:
     """Writes survivors down: returns PCollection[stores.Ledger]."""
     del parallelism, again
     address = None if address is None else address.within(self.number)
-    if isinstance(after, beam.Pipeline):
-      after = after | f"Scored{self.number}" >> beam.Create([None])
     return after | self.label >> survivors.Settle(self.survivors, self.scoring.corpus.shards, address)
 
 

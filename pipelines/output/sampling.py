@@ -4,17 +4,17 @@ Only selected text moves: from its input shard to the run file of a stripe, sort
 shard. Only shard names, stripes, histograms and counts cross a shuffle.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines.corpus import stripes
+from pipelines.corpus import blocks, stripes
 from pipelines.output import manifests, writing
 from pipelines.selection import thresholds
 from pipelines.store.score_store import Ledger
-from pipelines.worker import memory, progress
+from pipelines.worker import memory, progress, reshuffle
 
 
 class WriteRuns(beam.DoFn):
@@ -40,7 +40,7 @@ class WriteRuns(beam.DoFn):
 
 
 class WriteShards(beam.DoFn):
-  """int (output shard) -> OutputShard, by `writing.write_shard`; the side input `num_runs` makes it wait for runs."""
+  """int (output shard) -> OutputShard, by `writing.write_shard`; it waits for all runs by way of a side input."""
 
   def __init__(self, config: writing.SamplingConfig, all_stripes: list[stripes.Stripe]):
     self._config, self._stripes = config, all_stripes
@@ -48,7 +48,9 @@ class WriteShards(beam.DoFn):
   def setup(self) -> None:
     memory.use_lean_arrow_pool()
 
-  def process(self, index: int, plan: writing.Plan, num_runs: int) -> Iterator[writing.OutputShard]:
+  def process(
+    self, index: int, plan: writing.Plan, written_runs: Iterable[writing.RunCounts]
+  ) -> Iterator[writing.OutputShard]:
     with progress.working(self._config.progress_address, self._config.stages[1]):
       yield writing.write_shard(self._config, index, plan, self._stripes)
 
@@ -61,39 +63,40 @@ class Sample(beam.PTransform):
     self._config, self._stripes, self._context = config, all_stripes, context
 
   def expand(self, ledger: beam.PCollection[Ledger]) -> beam.PCollection[dict[str, Any]]:
-    config, root = self._config, ledger.pipeline
-    shards = list(dict.fromkeys(stripe.shard for stripe in self._stripes))
+    config, known = self._config, ledger
     if config.limits is not None:
-      ledger = ledger | "Limits" >> config.limits.settle(shards)
+      ledger = ledger | "Limits" >> config.limits.settle(self._shards)
     selected = (
-      root
-      | "Shards" >> stripes.Spread(shards)
+      known
+      | "Shards" >> stripes.Spread(self._shards)
       | "FindThreshold"
       >> thresholds.FindThreshold(config.store, config.request, ledger, config.within, address=config.progress_address)
     )
     plan = selected | "PlanOutput" >> beam.Map(writing.plan_output, beam.pvalue.AsSingleton(ledger), config)
     written_runs = (
-      root
+      known
       | "Stripes" >> stripes.Spread(self._stripes)
       | "WriteRuns" >> beam.ParDo(WriteRuns(config), plan=beam.pvalue.AsSingleton(plan))
-      | "GatherRuns" >> beam.combiners.ToList()
     )
     written_shards = (
       plan
       | "OutputShards" >> beam.FlatMap(lambda plan: range(plan.num_shards))
-      | "SpreadOutput" >> beam.Reshuffle()
+      | "SpreadOutput" >> reshuffle.Reshuffle()
       | "WriteShards"
       >> beam.ParDo(
         WriteShards(config, self._stripes),
         plan=beam.pvalue.AsSingleton(plan),
-        num_runs=beam.pvalue.AsSingleton(written_runs | "CountRuns" >> beam.Map(len)),
+        written_runs=beam.pvalue.AsIter(written_runs),
       )
-      | "GatherShards" >> beam.combiners.ToList()
     )
     return plan | "Publish" >> beam.Map(
       manifests.publish,
       config=config,
       context=self._context,
-      written_runs=beam.pvalue.AsSingleton(written_runs),
-      written_shards=beam.pvalue.AsSingleton(written_shards),
+      written_runs=beam.pvalue.AsList(written_runs),
+      written_shards=beam.pvalue.AsList(written_shards),
     )
+
+  @property
+  def _shards(self) -> list[blocks.Shard]:
+    return list(dict.fromkeys(stripe.shard for stripe in self._stripes))

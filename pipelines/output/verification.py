@@ -30,7 +30,7 @@ from pipelines.output.formats.format import SCHEMA
 from pipelines.output.formats.registry import FORMATS
 from pipelines.selection import ranks, thresholds
 from pipelines.store import score_files
-from pipelines.worker import progress
+from pipelines.worker import progress, reshuffle
 
 _WORK = "verify-"
 _READING, _RECOMPUTING = "reading the output back", "recomputing the selection"  # as users see them
@@ -319,12 +319,13 @@ class Verify(beam.PTransform):
 
   def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
     config, sampling = self._config, self._config.sampling
-    ledger = root | "Ledger" >> beam.Create([sampling.store.ledger()])
+    ledger = root | "Ledger" >> reshuffle.One(sampling.store.ledger())
+    known = ledger
     if sampling.limits is not None:
       ledger = ledger | "Limits" >> sampling.limits.settle(config.shards)
     settled = beam.pvalue.AsSingleton(ledger)  # for steps that read limits
     _ = (
-      root
+      known
       | "Shards" >> stripes.Spread(list(config.shards))
       | "FindThreshold"
       >> thresholds.FindThreshold(
@@ -333,12 +334,12 @@ class Verify(beam.PTransform):
       | "CheckThreshold" >> beam.Map(check_threshold, config)
     )
     in_output = (
-      root
+      known
       | "OutputShards" >> stripes.Spread(range(config.num_shards))
       | "ReadBack" >> beam.FlatMap(lambda index: _working(config, _READING, check_output_shard(config, index)))
     )
     wanted = (
-      root
+      known
       | "Stripes" >> stripes.Spread(self._stripes)
       | "Recompute"
       >> beam.FlatMap(lambda stripe, _: _working(config, _RECOMPUTING, recompute(config, stripe)), settled)

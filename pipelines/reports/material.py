@@ -5,8 +5,6 @@ import dataclasses
 import uuid
 from typing import Any, NamedTuple
 
-import apache_beam as beam
-
 from curation.errors import WinnowError
 from curation.selection import selection
 from pipelines.corpus import blocks, inputs
@@ -19,6 +17,7 @@ from pipelines.scorers.t5.ask_llm import AskLlm
 from pipelines.selection import limits, ranks
 from pipelines.store import kinds
 from pipelines.store.score_store import ScoreStore
+from pipelines.worker import reshuffle
 
 
 class Output(NamedTuple):
@@ -190,7 +189,7 @@ def settle_limits(sources: Sources, launcher: launch.Launcher, work: str) -> Sou
       def define(root: beam.Pipeline, output_limits: limits.Limits = output_limits) -> None:
         _ = (
           root
-          | "Ledger" >> beam.Create([output_limits.store.ledger()])
+          | "Ledger" >> reshuffle.One(output_limits.store.ledger())
           | output_limits.settle(output_limits.store.shards())
         )
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import itertools
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +28,7 @@ from pipelines.scoring.description import Description, Scorer
 from pipelines.selection.survivors import Survivors
 from pipelines.store import block_files, kinds, score_files, score_store, sealing
 from pipelines.store.score_store import ScoreStore
-from pipelines.worker import logs, prefetch, progress
+from pipelines.worker import logs, prefetch, progress, reshuffle
 
 GATHERING = "gathering the results of each shard"
 
@@ -301,10 +302,10 @@ def _seal(
 
 
 class Score(beam.PTransform):
-  """Pipeline, or PCollection of one element -> PCollection[stores.Ledger]: one element, when the store is complete.
+  """PCollection of one element -> PCollection[stores.Ledger]: one element, when the store is complete.
 
-  It waits for the element of a PCollection. `stripes` belong to shards that are not compacted yet. `finished` belong to
-  the other shards, in case one of them proves damaged.
+  It begins when the element is there. `stripes` belong to shards that are not compacted yet. `finished` belong to the
+  other shards, in case one of them proves damaged.
   """
 
   def __init__(self, config: ScoringConfig, stripes: list[Stripe], finished: list[Stripe]):
@@ -313,25 +314,27 @@ class Score(beam.PTransform):
 
   def expand(self, after: Any):
     config, store = self._config, self._config.store
-    report = functools.partial(progress.report, config.progress_address, stage=config.title)
     shards = [stripe.shard for stripe in (*self._stripes, *self._finished) if stripe.index == 0]
-    old = (
-      after
-      | "FinishedShards" >> Spread([stripe for stripe in self._finished if stripe.index == 0])
-      | "CheckShards"
-      >> beam.ParDo(sealing.CheckShards(store, report)).with_outputs(sealing.CheckShards.AGAIN, main="whole")
-    )
+    todo = [after | "Stripes" >> Spread(self._stripes)] if self._stripes else []
+    summaries = []
+    if self._finished:
+      report = functools.partial(progress.report, config.progress_address, stage=config.title)
+      old = (
+        after
+        | "FinishedShards" >> Spread([stripe for stripe in self._finished if stripe.index == 0])
+        | "CheckShards"
+        >> beam.ParDo(sealing.CheckShards(store, report)).with_outputs(sealing.CheckShards.AGAIN, main="whole")
+      )
+      todo.append(old[sealing.CheckShards.AGAIN] | "SpreadAgain" >> reshuffle.Reshuffle())
+      summaries.append(old.whole)
     new = (
-      (after | "Stripes" >> Spread(self._stripes), old[sealing.CheckShards.AGAIN] | "SpreadAgain" >> beam.Reshuffle())
-      | "AllStripes" >> beam.Flatten()
+      (todo[0] if len(todo) == 1 else todo | "AllStripes" >> beam.Flatten())
       | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config)).with_resource_hints(**config.resource_hints)
       # A group, not a combine: it ends when the last stripe of a shard is done. Its values are two numbers.
       | "GroupStripes" >> beam.GroupByKey()
       | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: _finish_shard(config, stripes_done))
     )
-    return (
-      (new, old.whole)
-      | "Flatten" >> beam.Flatten()
-      | "GatherSummaries" >> beam.combiners.ToList()
-      | "Seal" >> beam.Map(lambda summaries: _seal(config, summaries, shards))
+    return after | "Seal" >> beam.Map(
+      lambda _, *summaries: _seal(config, list(itertools.chain(*summaries)), shards),
+      *map(beam.pvalue.AsList, (new, *summaries)),
     )

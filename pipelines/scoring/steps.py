@@ -8,30 +8,31 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.worker import progress
+from pipelines.worker import progress, reshuffle
 
 Plan = Callable[[], Iterable[Any]]
 Work = Callable[[Any], Any]
 
 
 class Step(beam.PTransform):
-  """PCollection of at most one element -> PCollection[int]: the number of items done, once all are.
+  """PCollection of at most one element -> the results of the work on each item of the plan.
 
-  The plan is made once `before` has its element, the number of items of the step before.
+  The plan is made once all of `before` is there, the results of the step before; None: at once.
   """
 
-  def __init__(self, plan: Plan, work_on: Work, before: Any):
+  def __init__(self, plan: Plan, work_on: Work, before: Any | None):
     super().__init__()
     self._plan, self._work_on, self._before = plan, work_on, before
 
   def expand(self, wanted: Any):
     plan, work_on = self._plan, self._work_on
+    # Only the end of the step before matters: a side input is there when all of it is, and this one is never read.
+    before = [] if self._before is None else [beam.pvalue.AsIter(self._before)]
     return (
       wanted
-      | "Plan" >> beam.FlatMap(lambda _, before: plan(), before=beam.pvalue.AsSingleton(self._before))
-      | "Spread" >> beam.Reshuffle()
+      | "Plan" >> beam.FlatMap(lambda _, *before: plan(), *before)
+      | "Spread" >> reshuffle.Reshuffle()
       | "Do" >> beam.Map(work_on)
-      | "Count" >> beam.combiners.Count.Globally()
     )
 
 
@@ -53,10 +54,10 @@ class Steps(beam.PTransform):
   def expand(self, element: Any):
     is_done = self._is_done
     wanted = element | "Missing" >> beam.Filter(lambda _: not is_done())
-    done = wanted | "CountMissing" >> beam.combiners.Count.Globally()
+    done: Any = None
     for label, stage, plan, work_on in self._steps:
       done = wanted | label >> Step(plan, self._report_progress(stage, work_on), done)
-    return element | "WhenDone" >> beam.Map(lambda element, _: element, beam.pvalue.AsSingleton(done))
+    return element | "WhenDone" >> beam.Map(lambda element, _: element, beam.pvalue.AsIter(done))
 
   def _report_progress(self, stage: str, work_on: Work) -> Work:
     address = self._address

@@ -26,7 +26,7 @@ from pipelines.selection import ranks
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import block_files, score_files
 from pipelines.store.score_store import Ledger, ScoreStore
-from pipelines.worker import memory
+from pipelines.worker import memory, reshuffle
 
 _MOST_PARTS = 1024
 _RANGE_BYTES = 64 << 10  # of one request to a run file, of which only little is read
@@ -158,27 +158,25 @@ class Settle(beam.PTransform):
     self._quotas, self._shards = quotas, list(enumerate(shards))
 
   def expand(self, ledger: beam.PCollection[Ledger]) -> beam.PCollection[Ledger]:
-    quotas, every_shard = self._quotas, self._shards
+    quotas = self._quotas
     parts = beam.pvalue.AsSingleton(ledger | "Parts" >> beam.Map(lambda ledger: quotas.num_parts(ledger.documents)))
-    ranked = (
-      ledger
-      | "Shards" >> stripes.Spread(every_shard)
-      | "RankGroups" >> beam.Map(lambda numbered, parts: rank_groups(quotas, numbered, parts), parts=parts)
-      | "CountRanked" >> beam.combiners.Count.Globally()
+    shards = ledger | "Shards" >> stripes.Spread(self._shards)
+    ranked = shards | "RankGroups" >> beam.Map(
+      lambda numbered, parts: rank_groups(quotas, numbered, parts), parts=parts
     )
+    # What a step leaves is on storage: the next one waits for its end, and reads nothing of the side input.
     filled = (
-      ranked
-      | "EachPart" >> beam.FlatMap(lambda _, parts: range(parts), parts=parts)
-      | "SpreadParts" >> beam.Reshuffle()
+      ledger
+      | "EachPart"
+      >> beam.FlatMap(lambda _, parts, ranked: range(parts), parts=parts, ranked=beam.pvalue.AsIter(ranked))
+      | "SpreadParts" >> reshuffle.Reshuffle()
       | "FillParts" >> beam.Map(lambda part: fill_part(quotas, part))
-      | "CountFilled" >> beam.combiners.Count.Globally()
     )
-    within = (
-      filled
-      | "ShardsAgain" >> stripes.Spread(every_shard)
-      | "GatherRows" >> beam.Map(lambda numbered, parts: gather_rows(quotas, numbered, parts), parts=parts)
-      | "AddRows" >> beam.CombineGlobally(sum)
+    within = shards | "GatherRows" >> beam.Map(
+      lambda numbered, parts, filled: gather_rows(quotas, numbered, parts),
+      parts=parts,
+      filled=beam.pvalue.AsIter(filled),
     )
     return ledger | "Settled" >> beam.Map(
-      lambda ledger, within: ledger._replace(within=within), within=beam.pvalue.AsSingleton(within)
+      lambda ledger, within: ledger._replace(within=sum(within)), within=beam.pvalue.AsIter(within)
     )

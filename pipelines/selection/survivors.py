@@ -154,24 +154,18 @@ class Settle(beam.PTransform):
     self._survivors, self._shards, self._address = survivors, list(shards), address
 
   def expand(self, element: beam.PCollection) -> beam.PCollection[score_store.Ledger]:
-    survivors, root, address = self._survivors, element.pipeline, self._address
+    survivors, address = self._survivors, self._address
     ledger = element | "Ledger" >> beam.Map(lambda _: survivors.store.ledger())
     if survivors.limits is not None:
       ledger = ledger | "Limits" >> survivors.limits.settle(self._shards)
-    selected = (
-      root
-      | "Shards" >> stripes.Spread(self._shards)
-      | "FindThreshold"
-      >> thresholds.FindThreshold(survivors.store, survivors.request, ledger, survivors.within, address=address)
+    shards = element | "Shards" >> stripes.Spread(self._shards)
+    selected = shards | "FindThreshold" >> thresholds.FindThreshold(
+      survivors.store, survivors.request, ledger, survivors.within, address=address
     )
-    kept = (
-      root
-      | "ShardsAgain" >> stripes.Spread(self._shards)
-      | "SelectShards"
-      >> beam.Map(
-        lambda shard, selected: _select_shard(survivors, shard, selected, address),
-        selected=beam.pvalue.AsSingleton(selected),
-      )
-      | "AddKept" >> beam.CombineGlobally(sum)
+    kept = shards | "SelectShards" >> beam.Map(
+      lambda shard, selected: _select_shard(survivors, shard, selected, address),
+      selected=beam.pvalue.AsSingleton(selected),
     )
-    return selected | "Settle" >> beam.Map(survivors.settle, kept=beam.pvalue.AsSingleton(kept))
+    return selected | "Settle" >> beam.Map(
+      lambda selected, kept: survivors.settle(selected, sum(kept)), kept=beam.pvalue.AsIter(kept)
+    )

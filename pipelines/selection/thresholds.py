@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import numpy as np
@@ -65,22 +65,25 @@ def count_selected(
 
 
 class HistogramFn(beam.CombineFn):
-  """A sum of histograms; the sum of none is all zeros."""
+  """A sum of histograms; the sum of none is all zeros. None stands for it in a shuffle, where it takes no space."""
 
-  def create_accumulator(self) -> np.ndarray:
-    return np.zeros(selection.NUM_BINS, np.int64)
+  def create_accumulator(self) -> np.ndarray | None:
+    return None
 
-  def add_input(self, accumulator: np.ndarray, histogram: np.ndarray) -> np.ndarray:
-    return operator.iadd(accumulator, histogram)
+  def add_input(self, accumulator: np.ndarray | None, histogram: np.ndarray | None) -> np.ndarray | None:
+    return self.merge_accumulators([accumulator, None if histogram is None else histogram.copy()])
 
-  def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
-    total = self.create_accumulator()
+  def merge_accumulators(self, accumulators: Iterable[np.ndarray | None]) -> np.ndarray | None:
+    total = None
     for accumulator in accumulators:
-      total += accumulator
+      if total is None:
+        total = accumulator
+      elif accumulator is not None:
+        total = operator.iadd(total, accumulator)
     return total
 
-  def extract_output(self, accumulator: np.ndarray) -> np.ndarray:
-    return accumulator
+  def extract_output(self, accumulator: np.ndarray | None) -> np.ndarray:
+    return np.zeros(selection.NUM_BINS, np.int64) if accumulator is None else accumulator
 
 
 def add_selected(parts: Iterable[Selected]) -> Selected:
@@ -108,7 +111,8 @@ class FindThreshold(beam.PTransform):
   """PCollection[Shard] -> PCollection[Selected] (one): how many documents are selected, and from which rank on.
 
   `ledger` is a PCollection of one Ledger, whose limits are settled if there are `limits`. `begin` is the search of the
-  request unless given. The passes are unrolled; passes after the end of the search read nothing.
+  request unless given. The passes are unrolled; passes after the end of the search read nothing, and a request that
+  gives the threshold itself needs none.
   """
 
   def __init__(
@@ -123,31 +127,29 @@ class FindThreshold(beam.PTransform):
   ):
     super().__init__()
     self._store, self._request, self._ledger, self._limits, self._address = store, request, ledger, limits, address
+    self._searches = begin is not None or request.searches
     self._begin = begin or (lambda ledger: request.search(ledger.documents, ledger.num_tokens, ledger.within))
 
   def expand(self, shards: beam.PCollection[blocks.Shard]) -> beam.PCollection[Selected]:
     store, request, limits, address = self._store, self._request, self._limits, self._address
+
+    def bins(shard: blocks.Shard, search: selection.RadixSearch, is_first: bool) -> Iterator[tuple[int, Any]]:
+      yield 0, None  # so that there is a sum also where a search is over, or a shard has no documents
+      for histogram in _working(address, count_bins(store, shard, request, search, limits, is_first=is_first)):
+        yield 0, histogram
+
     search = self._ledger | "Begin" >> beam.Map(self._begin)
-    for index in range(selection.NUM_PASSES):
-      histogram = (
+    for index in range(selection.NUM_PASSES if self._searches else 0):
+      search = (
         shards
         | f"CountBins{index}"
-        >> beam.FlatMap(
-          lambda shard, search, is_first: _working(
-            address, count_bins(store, shard, request, search, limits, is_first=is_first)
-          ),
-          search=beam.pvalue.AsSingleton(search),
-          is_first=index == 0,
-        )
-        | f"AddBins{index}" >> beam.CombineGlobally(HistogramFn())
+        >> beam.FlatMap(bins, beam.pvalue.AsSingleton(search), is_first=index == 0).with_output_types(tuple[int, Any])
+        | f"AddBins{index}" >> beam.CombinePerKey(HistogramFn())
+        | f"Refine{index}"
+        >> beam.Map(lambda histogram, search: refine(search, histogram[1]), search=beam.pvalue.AsSingleton(search))
       )
-      search = search | f"Refine{index}" >> beam.Map(refine, histogram=beam.pvalue.AsSingleton(histogram))
-    return (
-      shards
-      | "CountSelected"
-      >> beam.FlatMap(
-        lambda shard, search: _working(address, count_selected(store, shard, request, search.floor, limits)),
-        search=beam.pvalue.AsSingleton(search),
-      )
-      | "AddSelected" >> beam.CombineGlobally(add_selected)
+    counted = shards | "CountSelected" >> beam.FlatMap(
+      lambda shard, search: _working(address, count_selected(store, shard, request, search.floor, limits)),
+      search=beam.pvalue.AsSingleton(search),
     )
+    return search | "AddSelected" >> beam.Map(lambda _, parts: add_selected(parts), parts=beam.pvalue.AsIter(counted))

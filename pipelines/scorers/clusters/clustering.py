@@ -31,7 +31,7 @@ from pipelines.scoring import stored_blocks
 from pipelines.store import score_files
 from pipelines.store.groups import Group, GroupPlan, Numbered
 from pipelines.store.score_store import ScoreStore
-from pipelines.worker import logs, memory, prefetch, progress
+from pipelines.worker import logs, memory, prefetch, progress, reshuffle
 
 SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
 FOLDER = "centroids"  # in the store of clusters
@@ -262,30 +262,32 @@ class Train(beam.PTransform):
 
   def expand(self, ledger: Any):
     config = self._config
-    groups = ledger | "Groups" >> beam.FlatMap(lambda _: plan_groups(config)) | "SpreadGroups" >> beam.Reshuffle()
+    groups = ledger | "Groups" >> beam.FlatMap(lambda _: plan_groups(config)) | "SpreadGroups" >> reshuffle.Reshuffle()
     documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda _: config.embeddings.documents()))
-    path = (
-      groups
-      | "WriteSamples" >> beam.Map(lambda group, documents: write_sample(config, group, documents), documents=documents)
-      | "GatherSamples" >> beam.combiners.ToList()
-      | "TrainCentroids" >> beam.Map(lambda samples: train(config, samples))
+    samples = groups | "WriteSamples" >> beam.Map(
+      lambda group, documents: write_sample(config, group, documents), documents=documents
+    )
+    path = ledger | "TrainCentroids" >> beam.Map(
+      lambda _, samples: train(config, samples), samples=beam.pvalue.AsList(samples)
     )
     for iteration in range(1, config.scorer.config.lloyd_iterations + 1):
       path = self._iterate(groups, path, iteration)
     return path
 
   def _iterate(self, groups: Any, path: Any, iteration: int):
-    config, before = self._config, beam.pvalue.AsSingleton(path)
+    config = self._config
     merged = (
       groups
       | f"Assign{iteration}"
-      >> beam.Map(lambda group, before: sum_group(config, group, before, iteration=iteration), before=before)
+      >> beam.Map(
+        lambda group, before: sum_group(config, group, before, iteration=iteration),
+        before=beam.pvalue.AsSingleton(path),
+      )
       | f"GroupSums{iteration}" >> beam.GroupByKey()
       | f"MergeSums{iteration}" >> beam.MapTuple(lambda _, paths: merge_sums(config, paths))
-      | f"GatherSums{iteration}" >> beam.combiners.ToList()
     )
-    return merged | f"Move{iteration}" >> beam.Map(
-      lambda paths, before: move_centroids(config, iteration, before, paths), before=before
+    return path | f"Move{iteration}" >> beam.Map(
+      lambda before, paths: move_centroids(config, iteration, before, paths), paths=beam.pvalue.AsList(merged)
     )
 
 
@@ -298,13 +300,16 @@ class Diagnose(beam.PTransform):
 
   def expand(self, ledger: Any):
     config = self._config
-    written = (
+    tally = (
       ledger
       | "Shards" >> beam.FlatMap(lambda _: config.shards)
-      | "SpreadShards" >> beam.Reshuffle()
-      | "TallyShards" >> beam.Map(lambda shard: tally_shard(config, shard))
-      | "AddTallies" >> beam.CombineGlobally(add_tallies)
-      | "WriteDiagnostics" >> beam.Map(lambda tally_2K: write_diagnostics(config, tally_2K))
-      | "Written" >> beam.Map(lambda _: True)
+      | "SpreadShards" >> reshuffle.Reshuffle()
+      | "TallyShards" >> beam.Map(lambda shard: (0, tally_shard(config, shard))).with_output_types(tuple[int, Any])
+      | "AddTallies" >> beam.CombinePerKey(add_tallies)
     )
-    return ledger | "WhenWritten" >> beam.Map(lambda ledger, _: ledger, beam.pvalue.AsSingleton(written))
+
+    def write(ledger: Any, tally: tuple[int, np.ndarray]) -> Any:
+      write_diagnostics(config, tally[1])
+      return ledger
+
+    return ledger | "WriteDiagnostics" >> beam.Map(write, tally=beam.pvalue.AsSingleton(tally))

@@ -31,7 +31,7 @@ from pipelines.scoring import stored_blocks
 from pipelines.store import score_files
 from pipelines.store.groups import Group, GroupPlan
 from pipelines.store.score_store import ScoreStore
-from pipelines.worker import logs, memory, prefetch, progress
+from pipelines.worker import logs, memory, prefetch, progress, reshuffle
 
 # As users see them.
 SKETCHING, CHECKING = "building the density sketch", "checking the density sketch"
@@ -338,24 +338,27 @@ class Sketch(beam.PTransform):
 
   def expand(self, ledger: Any):
     config = self._config
-    sample = beam.pvalue.AsSingleton(
+    written = (
       ledger
       | "Shards" >> beam.FlatMap(lambda _: range(len(config.shards)))
-      | "SpreadShards" >> beam.Reshuffle()
-      | "SampleRows" >> beam.FlatMap(lambda shard: sample_rows(config, shard))
-      | "SmallestHashes" >> beam.CombineGlobally(merge_sampled)
-      | "ByShard" >> beam.FlatMap(by_shard)
-      | "SpreadSample" >> beam.Reshuffle()
+      | "SpreadShards" >> reshuffle.Reshuffle()
+      | "SampleRows"
+      >> beam.FlatMap(lambda shard: ((0, sampled) for sampled in sample_rows(config, shard))).with_output_types(
+        tuple[int, Any]
+      )
+      | "SmallestHashes" >> beam.CombinePerKey(merge_sampled)
+      | "ByShard" >> beam.FlatMapTuple(lambda _, sampled: by_shard(sampled))
+      | "SpreadSample" >> reshuffle.Reshuffle()
       | "WritePoints" >> beam.MapTuple(lambda shard, sampled: write_points(config, shard, sampled))
-      | "GatherSample" >> beam.combiners.ToList()
     )
+    sample = beam.pvalue.AsList(written)
     chosen = beam.pvalue.AsSingleton(
       ledger | "Choose" >> beam.Map(lambda _, sample: choose(config, sample), sample=sample)
     )
-    sketched = (
+    slices = (
       ledger
       | "Groups" >> beam.FlatMap(lambda _: plan_groups(config))
-      | "SpreadGroups" >> beam.Reshuffle()
+      | "SpreadGroups" >> reshuffle.Reshuffle()
       | "SketchGroups" >> beam.Map(lambda group, chosen: (sketch_group(config, group, chosen), chosen), chosen=chosen)
       | "Slices"
       >> beam.FlatMapTuple(lambda path, chosen: [(rows, RowsOf(path, *rows)) for rows in slices_of(chosen.config)])
@@ -364,22 +367,11 @@ class Sketch(beam.PTransform):
       | "MergeSlices" >> beam.CombineValues(MergeRowsFn())
       | "WriteSlices"
       >> beam.Map(lambda merged, chosen: write_slice(config, merged[0], merged[1], chosen), chosen=chosen)
-      | "GatherSlices" >> beam.combiners.ToList()
     )
-    documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda _: config.embeddings.documents()))
-    return (
-      sketched
-      | "Assemble"
-      >> beam.Map(
-        lambda slices, chosen, documents: assemble(config, slices, chosen, documents),
-        chosen=chosen,
-        documents=documents,
-      )
-      | "Diagnose"
-      >> beam.Map(
-        lambda _, chosen, documents, sample: diagnose(config, chosen, documents, sample),
-        chosen=chosen,
-        documents=documents,
-        sample=sample,
-      )
-    )
+
+    def finish(_: Any, slices: Any, chosen: Chosen, sample: list[str]) -> dict[str, Any]:
+      documents = config.embeddings.documents()
+      assemble(config, slices, chosen, documents)
+      return diagnose(config, chosen, documents, sample)
+
+    return ledger | "Assemble" >> beam.Map(finish, slices=beam.pvalue.AsList(slices), chosen=chosen, sample=sample)

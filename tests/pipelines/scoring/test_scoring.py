@@ -160,7 +160,7 @@ def test_figures_are_beam_metrics(place, tmp_path):
     ScoreStore.for_request(str(tmp_path / "store"), {}), scorer, sources.Texts(Fields(), 20), 0.0
   )
   pipeline = beam.Pipeline("FnApiRunner")
-  _ = pipeline | scoring.Score(config, [stripes.Stripe(shard, 0, 1)], [])
+  _ = pipeline | beam.Impulse() | scoring.Score(config, [stripes.Stripe(shard, 0, 1)], [])
   metrics = pipeline.run().metrics().query()
   counters = {counter.key.metric.name: counter.result for counter in metrics["counters"]}
   assert (counters["documents_read"], counters["documents_scored"], counters["blocks_scored"]) == (50, 50, 3)
