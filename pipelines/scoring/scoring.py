@@ -328,7 +328,7 @@ class Score(beam.PTransform):
       todo.append(old[sealing.CheckShards.AGAIN] | "SpreadAgain" >> reshuffle.Reshuffle())
       summaries.append(old.whole)
     new = (
-      (todo[0] if len(todo) == 1 else todo | "AllStripes" >> beam.Flatten())
+      (todo[0] if len(todo) == 1 else tuple(todo) | "AllStripes" >> beam.Flatten())
       | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config)).with_resource_hints(**config.resource_hints)
       # A group, not a combine: it ends when the last stripe of a shard is done. Its values are two numbers.
       | "GroupStripes" >> beam.GroupByKey()
