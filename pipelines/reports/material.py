@@ -5,6 +5,8 @@ import dataclasses
 import uuid
 from typing import Any, NamedTuple
 
+import apache_beam as beam
+
 from curation.errors import WinnowError
 from curation.selection import selection
 from pipelines.corpus import blocks, inputs
