@@ -21,6 +21,7 @@ from pipelines.corpus.blocks import Fields
 from pipelines.flags import declarations
 from pipelines.jobs import estimate
 from pipelines.runners import accelerators, devices, launch
+from pipelines.scorers.minhash import entry
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_pairs_within_clusters_are_reckoned_with(tmp_path, monkeypatch, capsys):
 
 def test_minhash_is_reckoned_without_a_model(tmp_path, monkeypatch, capsys):
   """Kills the mutants: a model that is asked for; the speed of one document taken for that of a second's."""
-  monkeypatch.setattr(estimate, "_signing_speed", lambda sampled, hashes: 1_000.0 if hashes == 64 else 0.0)
+  monkeypatch.setattr(entry, "_speed", lambda texts, hashes: 1_000.0 if hashes == 64 else 0.0)
   (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 720_000)
   given = [f"--input={tmp_path}/a.jsonl", "--scores=s", "--scorer=minhash", "--minhash_bands=8", "--estimate"]
   assert main.main(["score", *given]) == 0
