@@ -14,7 +14,12 @@ FIGURE = pathlib.Path(__file__).with_name("journey.svg")
 # The modules that do the work of the two commands on the workers.
 ROOTS = {
   "winnow score": ("pipelines.corpus.readers.jsonl", "pipelines.scoring.scoring", "pipelines.scorers.t5.ask_llm"),
-  "winnow sample": ("pipelines.corpus.readers.jsonl", "pipelines.selection.thresholds", "pipelines.output.sampling"),
+  "winnow sample": (
+    "pipelines.corpus.readers.jsonl",
+    "pipelines.selection.thresholds",
+    "pipelines.output.sampling",
+    "pipelines.output.formats.tfrecord",
+  ),
 }
 # Imported as well, but for other inputs, scorers and options than those of this journey.
 NOT_TAKEN = {
@@ -28,8 +33,12 @@ NOT_TAKEN = {
   "pipelines.corpus.readers.tfds": "tfds: input",
   "pipelines.corpus.readers.tfrecord": "TFRecord input",
   "pipelines.corpus.readers.zstd_stream": ".zst input",
+  "pipelines.corpus.readers.array_record": "ArrayRecord input",
   "pipelines.files.row_bits": "recipes of several stages",
+  "pipelines.registry.command_names": "the command line",
+  "pipelines.registry.flag": "the command line",
   "pipelines.runners.devices": "checks at launch",
+  "pipelines.scoring.preparation": "scorers that read a store",
   "pipelines.scoring.stored_blocks": "scorers that read a store",
   "pipelines.selection.quotas": "--group_by",
   "pipelines.selection.survivors": "recipes of several stages",
@@ -39,18 +48,21 @@ FOLDERS = {
   "pipelines/corpus": ("#1f77b4", "divides shards into stripes and blocks"),
   "pipelines/corpus/readers": ("#5aa9e6", "reads a format"),
   "pipelines/scoring": ("#d62728", "has each block scored, and puts it on record"),
+  "pipelines/scorers": ("#b04a8a", "says what a scorer is"),
   "pipelines/scorers/t5": ("#e377c2", "finds and loads the model"),
   "curation/scorers": ("#9467bd", "computes log P(yes)"),
   "curation/models": ("#6a51a3", "runs the T5 on batches of tokens"),
   "pipelines/store": ("#2ca02c", "keeps the scores, block by block"),
   "pipelines/selection": ("#bc8f00", "finds the threshold of the sample"),
   "curation/selection": ("#8c6d31", "turns a score into a rank"),
+  "pipelines/output/formats": ("#f4a460", "encodes documents as records, and records as files"),
   "pipelines/output": ("#e6730c", "reads the selected texts again, and writes them"),
   "pipelines/sorted_runs": ("#8c564b", "sorts records by their output shard"),
+  "pipelines/registry": ("#a6a6a6", "has what there is of each kind, by name"),
   "pipelines/files": ("#7f7f7f", "creates files whole, and checks them"),
   "pipelines/worker": ("#4d4d4d", "reads ahead, reports progress, logs"),
 }
-SERVING = ("pipelines/files", "pipelines/worker")
+SERVING = ("pipelines/registry", "pipelines/files", "pipelines/worker")
 COLUMNS, WIDTH, GAP, LINE, ROW_GAP = 4, 215, 35, 18, 30
 
 

@@ -47,6 +47,7 @@ def test_commands_have_the_flags_that_they_are_shown_with(page):
   for line in re.findall(r"(?:^ *(?:\S+/)?|`)winnow ([a-z]+ [^`\n]*)", text, re.MULTILINE):
     command, *flags = re.findall(r"^[a-z]+|--\w+", line)
     ours = {f"--{flag.name}" for flag in declarations.FLAGS if command in flag.commands}
+    ours |= {f"--{name}" for name in re.findall(r'Flag\("(\w+)"', text)}  # which the page itself declares
     assert command in command_names.COMMANDS and not set(flags) - ours - theirs, line
 
 

@@ -4,6 +4,9 @@ They are not subclasses of PipelineOptions. Two of those that share a flag break
 `required=True` in one ends unrelated pipelines, and a misspelt flag is only a warning.
 """
 
+import collections
+
+from curation.errors import WinnowError
 from pipelines.flags import model_flags
 from pipelines.output.formats import registry as formats
 from pipelines.registry.command_names import (
@@ -262,3 +265,14 @@ FLAGS = (
     type=bool,
   ),
 )
+
+
+def _refuse_repeated() -> None:
+  """Raises WinnowError if a package's scorer brings a flag with a name that is taken."""
+  for name, count in collections.Counter(flag.name for flag in FLAGS).items():
+    if count > 1:
+      owner = next(scorer for scorer, entry in scorers.SCORERS.items() if name in {flag.name for flag in entry.flags})
+      raise WinnowError(f"the scorer {owner} brings the flag --{name}, and there is one of that name; rename it")
+
+
+_refuse_repeated()

@@ -128,6 +128,17 @@ def test_the_reference_and_help_have_its_flags(package, place):
   assert "--sketch_rows is for --scorer=density" in refused.communicate()[1]
 
 
+def test_a_flag_that_winnow_has_is_refused(package, place, tmp_path):
+  """Kills the mutant that lets it pass: `winnow curate` would give the scorer the sampler's seed."""
+  shutil.copytree(package, tmp_path / "other")
+  module = tmp_path / "other/winnow_example/distinct.py"
+  module.write_text(module.read_text().replace('Flag("ignore_case"', 'Flag("seed"'))
+  process = start(tmp_path / "other", place, "status", "scores", stderr=subprocess.PIPE)
+  error = process.communicate()[1]
+  assert process.returncode == 2 and error.count("\n") == 1
+  assert "the scorer distinct brings the flag --seed, and there is one of that name" in error
+
+
 def test_a_package_that_cannot_be_loaded_is_named(package, place, tmp_path):
   """Kills the mutant that leaves it out in silence: its scorer would be 'invalid choice' and nobody would know why."""
   shutil.copytree(package, tmp_path / "broken")

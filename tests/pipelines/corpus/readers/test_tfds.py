@@ -7,6 +7,7 @@ import buckets
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from prepared_corpus import RECORDS, WinnowTestCorpus
 from reader_files import bad, documents, put, read
 
 from curation.errors import WinnowError
@@ -15,27 +16,7 @@ from pipelines.corpus.readers import tfds as tfds_reader
 from pipelines.corpus.readers.tf_example import feature_values, parse_example
 from pipelines.files import storage
 
-RECORDS = [
-  {"text": f"text {row} é語😀", "url": f"https://x.org/{row}", "timestamp": f"2019-{row}"} for row in range(500)
-]
 FILE_FORMATS = ["tfrecord", "array_record"]
-
-
-class WinnowTestCorpus(tfds.core.GeneratorBasedBuilder):
-  """A small corpus with two splits."""
-
-  VERSION = tfds.core.Version("1.2.0")
-  BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="en"),)
-
-  def _info(self):
-    fields = {name: tfds.features.Text() for name in ("text", "url", "timestamp")}
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(fields))
-
-  def _split_generators(self, dl_manager):
-    return {"train": self._generate_examples(RECORDS), "validation": self._generate_examples(RECORDS[:40])}
-
-  def _generate_examples(self, records):
-    yield from enumerate(records)
 
 
 @pytest.fixture(scope="module", params=FILE_FORMATS)
