@@ -250,7 +250,9 @@ def test_a_model_that_fails_takes_nothing_from_the_others(place, corpus, done, c
   assert run_in(done, [*command(place, parts="val/*,news.jsonl"), *models]) == 1
   said = capsys.readouterr()
   assert "run_checkpoint_100 was not evaluated" in said.err and "0.0" in said.err
-  assert "2 of 3 models were not evaluated: run_checkpoint_100, run_checkpoint_200; the same command" in said.err
+  assert (
+    "2 of 3 models were not evaluated: run_checkpoint_100, run_checkpoint_200; run the same command again" in said.err
+  )
   assert figures(done) == before and "run_checkpoint_1000" in said.out
 
 

@@ -14,7 +14,10 @@ OTHER_KINDS = [
   (["sample", *DRAWING, "--scores=nowhere", "--output=new"], "--scores=nowhere does not exist; name the folder that"),
   (["sample", *DRAWING, "--scores=scores", "--output=scores/one"], "--output=scores/one is a score store; choose"),
   (["sample", *DRAWING, "--scores=scores", "--output=new", "--rejected=scores/one"], "--rejected=scores/one is a sc"),
-  (["sample", "--sampler=random", "--rate=1", "--input=in/*", "--output=new", "--name=one"], "--name=one is that of"),
+  (
+    ["sample", "--sampler=random", "--rate=1", "--input=in/*", "--output=new", "--name=one"],
+    "--name=one names a store in --scores, which is not given",
+  ),
   (["score", "--scores=scores/one", "--input=in/*", "--model=m"], "--scores=scores/one is one score store, one"),
   (["report", "--scores=scores/one", "--report=new"], "--scores=scores/one is one score store, one; name the folder"),
   (["report", "--scores=scores", "--report=new", "--output=scores"], "--output=scores is a folder of score stores ("),

@@ -188,7 +188,7 @@ def test_what_a_killed_run_left_is_used_unless_it_is_damaged(corpus, signed, und
     (["--minhash_bands=0"], "bands of MinHash must be a whole number of at least 1, not 0"),
     (["--minhash_bands=1000"], "1000 bands of 8 rows are more than 4,096 hashes"),
     (["--similarity=0.7"], "minhash belongs to another request: similarity is 0.8 there and 0.7 now"),
-    (["--name=signatures_128"], "--name=signatures_128 is of another store too"),
+    (["--name=signatures_128"], "--name=signatures_128 is the name of another store too"),
     (["--scorer=random_words"], "invalid choice"),
     (["--kernel=l1"], "--kernel is for --scorer=density, and this is --scorer=minhash"),
   ],

@@ -239,5 +239,5 @@ def test_overwrite_gets_out_of_every_damage(scored, model, capsys):
   capsys.readouterr()
   (store / "engine.json").unlink()
   assert main.main(curate) == 1
-  assert "engine.json says, or it is missing" in told(capsys)
+  assert "engine.json, or that file is missing" in told(capsys)
   assert main.main([*curate, "--overwrite"]) == 0

@@ -162,5 +162,5 @@ def test_files_that_do_not_belong_together_are_refused_before_anything_is_writte
   assert embed(tmp_path, 20, 20, model="m") == 2
   assert "give one of --model=" in capsys.readouterr().err
   assert embed(tmp_path, 20, 20, dtype="float32") == 2
-  assert "--dtype is for a --model" in capsys.readouterr().err
+  assert "--dtype is for --model" in capsys.readouterr().err
   assert not (tmp_path / "scores").exists()

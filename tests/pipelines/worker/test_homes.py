@@ -115,4 +115,4 @@ def test_a_user_without_a_home_keeps_caches_in_a_temporary_folder(tmp_path):
   assert made.startswith("/") and not os.path.exists(made)
   refused = homeless(tmp_path, "status", "~/scores")
   assert refused.returncode == 2
-  assert "~/scores: this user has no home folder; set HOME, or write the whole path" in refused.stderr
+  assert "~/scores: this user has no home folder; set HOME, or write the full path" in refused.stderr

@@ -131,7 +131,7 @@ def test_a_sketch_that_is_damaged_is_made_again_and_one_of_something_else_never_
     (["--prompt_file=p"], "--prompt_file is for --scorer=ask_llm"),
     (["--scorer=ask_llm", "--model=m"], "--embeddings is for --scorer=density"),
     (["--sketch_seed=99999999999999999999"], "a whole number of 64 bits"),
-    (["--devices_per_model=2"], "--devices_per_model is for a --model"),
+    (["--devices_per_model=2"], "--devices_per_model is for --model"),
     (["--embedding_name=d"], "give each store a name of its own"),
   ],
 )
