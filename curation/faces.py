@@ -14,7 +14,8 @@ def lazy(
   """Returns `__getattr__`, `__dir__` and `__all__` for the `__init__` of a package.
 
   `names` are names within modules, such as "score_store.ScoreStore"; `modules` are modules, such as "coverage.density".
-  Both are relative to the package, and public by their last part. `__getattr__` raises AttributeError for other names.
+  Both are relative to the package; the last part of each is its public name. `__getattr__` raises
+  AttributeError for other names.
   """
   public = {path.rpartition(".")[2]: path for path in (*names, *modules)}
   are_modules = frozenset(modules)

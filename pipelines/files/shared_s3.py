@@ -1,4 +1,4 @@
-"""Beam's file system of S3, on one boto3 client a process.
+"""Beam's file system of S3, on one boto3 client per process.
 
 Beam makes a client for each operation, which reads the service's description anew: 0.08 s of CPU. Threads may share a
 boto3 client. They may not share Beam's wrapper of it, which holds the stream of the object that it reads.
@@ -17,16 +17,16 @@ from apache_beam.options import pipeline_options
 
 @functools.lru_cache(maxsize=1)
 def client(options: pipeline_options.PipelineOptions) -> boto3_client.Client:
-  """Returns the client for the options that are set now, to be copied for each object that is read."""
+  """Returns the client for some options; it is copied for each object that is read."""
   return boto3_client.Client(options)
 
 
 class S3FileSystem(s3filesystem.S3FileSystem):
-  """Beam's, but for the client of what we ask of it: matching, reading, creating, deleting."""
+  """Beam's file system of S3, with the shared client for what we ask of it: matching, reading, creating, deleting."""
 
   @classmethod
   def scheme(cls) -> str:
-    return "s3-on-one-client"  # no path's: Beam refuses two file systems of one scheme
+    return "s3-on-one-client"  # no path has it: Beam refuses two file systems of one scheme
 
   def _io(self) -> s3io.S3IO:
     return s3io.S3IO(client=copy.copy(client(self._options)))
@@ -48,7 +48,7 @@ class S3FileSystem(s3filesystem.S3FileSystem):
     return self._io().checksum(path)
 
   def delete(self, paths: list[str]) -> None:
-    """Deletes objects; those that do not exist are no error."""
+    """Deletes objects. It is no error if one of them does not exist."""
     errors = {path: error for path, error in self._io().delete_files(paths) if error is not None}
     if errors:
       raise filesystem.BeamIOError("cannot delete objects", errors)

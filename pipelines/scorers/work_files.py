@@ -1,4 +1,4 @@
-"""Tells which files of a preparation's work are on record and whole; damaged ones are removed, to be made again."""
+"""Checks which files of a preparation's work are on record and whole; removes damaged ones, to be made again."""
 
 from pipelines.files import damage, sealed_arrays
 from pipelines.sorted_runs import run_writer

@@ -1,4 +1,4 @@
-"""The exact threshold as Beam passes, each of which combines one histogram of the score files to 65,536 numbers."""
+"""The exact threshold as Beam passes, each of which adds up histograms of the score files: 65,536 numbers."""
 
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -65,7 +65,7 @@ def count_selected(
 
 
 class HistogramFn(beam.CombineFn):
-  """A sum of histograms; the sum of none is all zeros. None stands for it in a shuffle, where it takes no space."""
+  """Adds up histograms; the sum of none is all zeros. In a shuffle, None stands for that sum and takes no space."""
 
   def create_accumulator(self) -> np.ndarray | None:
     return None
@@ -110,9 +110,9 @@ def _working(address: progress.Address | None, parts: Iterator[T]) -> Iterator[T
 class FindThreshold(beam.PTransform):
   """PCollection[Shard] -> PCollection[Selected] (one): how many documents are selected, and from which rank on.
 
-  `ledger` is a PCollection of one Ledger, whose limits are settled if there are `limits`. `begin` is the search of the
-  request unless given. The passes are unrolled; passes after the end of the search read nothing, and a request that
-  gives the threshold itself needs none.
+  `ledger` is a PCollection of one Ledger, whose limits are settled if there are `limits`. `begin` makes
+  the search that the passes begin with; by default it is that of the request. The passes are unrolled. Those after the
+  end of the search read nothing, and a request that gives the threshold itself needs none.
   """
 
   def __init__(
@@ -134,7 +134,7 @@ class FindThreshold(beam.PTransform):
     store, request, limits, address = self._store, self._request, self._limits, self._address
 
     def bins(shard: blocks.Shard, search: selection.RadixSearch, is_first: bool) -> Iterator[tuple[int, Any]]:
-      yield 0, None  # so that there is a sum also where a search is over, or a shard has no documents
+      yield 0, None  # so that there is a sum even if the search is over, or no shard has documents
       for histogram in _working(address, count_bins(store, shard, request, search, limits, is_first=is_first)):
         yield 0, histogram
 

@@ -9,10 +9,11 @@ from apache_beam.portability import common_urns
 
 
 class Reshuffle(beam.PTransform):
-  """PCollection[T] -> the same, each element with whichever worker is free: it breaks the fusion of steps.
+  """PCollection[T] -> the same, each element handed to whichever worker is free: this breaks the fusion of steps.
 
-  Beam's own also keeps timestamps and windows, which no pipeline of Winnow has, and takes seven transforms, this one
-  four. Flink, Spark, Prism and Dataflow know both by the same name, and put a step of their own in their place.
+  Beam's own Reshuffle takes seven transforms and this one four, because it also keeps timestamps and windows, which no
+  pipeline of Winnow uses. Flink, Spark, Prism and Dataflow know both by the same URN, and replace them with a step of
+  their own.
   """
 
   def expand(self, elements: Any):

@@ -26,7 +26,7 @@ class Format(abc.ABC):
   """A format of output shards. Its bytes must depend only on the documents and their order."""
 
   is_tfds: bool = False
-  """Whether TFDS and seqio read it: then shards have the names of TFDS, with metadata beside them."""
+  """Whether TFDS and seqio read it; if so, shards are named as TFDS names them, and its metadata lies beside them."""
 
   def __init__(self, name: str):
     self.name = name

@@ -13,7 +13,7 @@ _PIECE_BYTES = 4 << 20
 
 
 class JSONLines(Format):
-  """An object a line, with the columns of SCHEMA in order."""
+  """One object per line, with the columns of SCHEMA in order."""
 
   def encode(self, documents: pa.Table) -> pa.LargeBinaryArray:
     rows = documents.select(SCHEMA.names).to_pylist()

@@ -15,7 +15,7 @@ _GROUP_ROWS, _GROUP_BYTES = 4_096, 32 << 20
 
 
 class Parquet(JSONLines):
-  """Row groups of 4,096 documents or 32 MiB, compressed by zstd, with checksums of pages."""
+  """Row groups of 4,096 documents or 32 MiB, compressed with zstd, with page checksums."""
 
   def write(self, batches: Iterator[merging.Batch], file: IO[bytes]) -> int:
     count = 0

@@ -13,7 +13,7 @@ _PIECE_BYTES = 4 << 20
 
 
 class TFRecord(Format):
-  """Examples with a bytes feature for each text and a float for the score (`tfrecords`)."""
+  """Examples with a bytes feature for each string of a document, and a float for its score (`tfrecords`)."""
 
   is_tfds = True
 

@@ -1,9 +1,10 @@
 """Centroids of a whole store of embeddings, and the figures of the finished clusters.
 
-The sample that centroids are trained on is what hashes pick, whoever reads it: a worker makes what a fixed group of
-blocks has of it durable, and one worker reads those files and trains. Further iterations over all documents are
-unrolled passes: a worker assigns a group to the centroids in a file, makes its sums durable, and what crosses the
-shuffle is their path; sixteen of them are merged at a time, then all. Sums are exact, so that no order matters.
+Hashes pick the sample that centroids are trained on, so it does not depend on who reads it. A worker writes the part of
+the sample in a fixed group of blocks to a durable file, and one worker reads these files and trains. Further iterations
+over all documents are unrolled passes. In each, a worker assigns a group to the centroids in a file, and writes its
+sums to a durable file. Only the paths of these files cross the shuffle. Sixteen files are merged at a time, then the
+results. Sums are exact, so their order does not matter.
 
 STORE/centroids/centroids.safetensors  the centroids, first writer wins
                 diagnostics.json       sizes of the clusters, inertia, how centroids were trained; written last
@@ -36,12 +37,12 @@ from pipelines.worker import logs, memory, prefetch, progress, reshuffle
 SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
 FOLDER = "centroids"  # in the store of clusters
 CENTROIDS_FILE, DIAGNOSTICS_FILE = "centroids.safetensors", "diagnostics.json"
-# Sums take 8 * K * D bytes however few documents they are of, and a group's sample 1.5 KB a document.
+# Sums take 8 * K * D bytes however few documents they cover, and a group's sample 1.5 KB a document.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
 _MERGED_AT_ONCE = 16
 _BATCH_ROWS = 1 << 18
 _READ_SECOND = 200_000  # embeddings, by one core
-# A process has one group at a time, whose products use all cores: its threads share the sums rather than having each.
+# A process works on one group at a time, whose products use all cores: its threads share one set of sums.
 _TURN = threading.Lock()
 
 
@@ -99,9 +100,9 @@ def _refining(config: ClusteringConfig, iteration: int) -> str:
 
 
 def plan_groups(config: ClusteringConfig) -> list[Numbered]:
-  """Returns the groups of a complete store of embeddings, by its documents alone; none once centroids exist.
+  """Returns the groups of a complete store of embeddings, which follow from its documents alone.
 
-  Raises WinnowError where there are fewer documents than clusters.
+  Returns no groups once centroids are on record. Raises WinnowError if there are fewer documents than clusters.
   """
   if _is_whole(config, config.path(CENTROIDS_FILE)):
     return []
@@ -122,7 +123,7 @@ def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np
 
 
 def write_sample(config: ClusteringConfig, numbered: Numbered, documents: int) -> tuple[int, str]:
-  """Writes a group's part of the sample, float16 [N, D] in order; returns the group's number and a path."""
+  """Writes a group's part of the sample, float16 [N, D] in order; returns the group's number and the path."""
   path = config.work_path(["sample", _identity(config, numbered.group)])
   if work_files.has_arrays(config.store, path, 1):
     resumed = stored_blocks.documents_of(config.embeddings, numbered.group)
@@ -150,7 +151,7 @@ def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
     raise WinnowError("there are no embeddings at all; the dead letter says why")
   sample_ND = np.empty((sum(map(len, parts)), parts[0].shape[1]), np.float16)
   place = len(sample_ND)
-  while parts:  # each goes as soon as it is copied
+  while parts:  # each is freed as soon as it is copied
     part_ND = parts.pop()
     sample_ND[place - len(part_ND) : place] = part_ND
     place -= len(part_ND)
@@ -180,7 +181,7 @@ def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str,
 
 
 def merge_sums(config: ClusteringConfig, paths: Iterable[str]) -> str:
-  """Adds up the sums in some files into another, unless it is on record; returns its path."""
+  """Adds up the sums in some files, and writes them to another unless that is on record; returns its path."""
   paths = sorted(paths)
   path = config.work_path(["merged", [storage.base_name(path) for path in paths]])
   if not work_files.has_arrays(config.store, path, 3):
@@ -218,7 +219,7 @@ def _identity(config: ClusteringConfig, group: Group) -> list[Any]:
 
 
 def _is_whole(config: ClusteringConfig, path: str) -> bool:
-  """Tells whether centroids are on record. Raises WinnowError where they are another request's."""
+  """Tells whether centroids are on record. Raises WinnowError if they belong to another request."""
 
   def check(path: str) -> None:
     if centroids.read(path).fingerprint != config.fingerprint:
@@ -292,7 +293,7 @@ class Train(beam.PTransform):
 
 
 class Diagnose(beam.PTransform):
-  """PCollection[stores.Ledger] (one element: the clusters are complete) -> the same, when their figures are written."""
+  """PCollection[Ledger] (one element: the clusters are complete) -> the same, once their figures are written."""
 
   def __init__(self, config: ClusteringConfig):
     super().__init__()

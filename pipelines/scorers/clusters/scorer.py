@@ -28,7 +28,7 @@ class Cluster(OverStore):
   config: kmeans.KMeansConfig
 
   def checked(self) -> "Cluster":
-    """Raises WinnowError for more clusters than documents, if their number is known."""
+    """Raises WinnowError if there are more clusters than documents, as far as the number of documents is known."""
     if summary := self.embeddings.store.readable_summary():
       self.config.check_points(summary["scored"])
     return self
@@ -66,7 +66,7 @@ class _ClusterScorer:
     return self._about.engine() | {"centroids": self._held.file.checksum}
 
   def warm_up(self) -> None:
-    """Needs nothing."""
+    """Does nothing: the centroids are loaded already."""
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return fixed_width.array(column, self._about.embeddings.dtype)

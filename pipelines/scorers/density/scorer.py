@@ -26,7 +26,7 @@ class Density(OverStore):
   embeddings: stored_blocks.StoredEmbeddings
   kernel: str
   bandwidth: float | None
-  """None: chosen from the data, and so `hashes`."""
+  """None: chosen from the data; the same goes for `hashes`."""
   hashes: int | None
   rows: int
   counters: int
@@ -34,7 +34,7 @@ class Density(OverStore):
   correct_collisions: bool
 
   def checked(self) -> "Density":
-    """Raises WinnowError for a sketch that is impossible, whatever the data."""
+    """Raises WinnowError if the sketch is impossible, whatever the data are."""
     from curation.coverage import kernels, race
 
     stand_in = 1.0 if self.bandwidth is None and self.kernel != "angular" else self.bandwidth
@@ -84,7 +84,7 @@ class _DensityScorer:
     return self._about.engine() | {"sketch": sketch | {"hashes": self._sketch.hashes.checksum()}}
 
   def warm_up(self) -> None:
-    """Needs nothing."""
+    """Does nothing: the sketch is loaded already."""
 
   def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
     return fixed_width.array(column, self._about.embeddings.dtype)

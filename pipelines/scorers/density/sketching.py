@@ -1,15 +1,15 @@
 """One RACE sketch of a whole store of embeddings: partial sketches by group, merged slice by slice (paper 3.2).
 
 A runner flushes what a combiner holds at the end of each bundle, and an accumulator of 80 MB must not travel so often.
-So a worker counts a fixed group of blocks into one partial sketch and makes that durable; what crosses the shuffle is
-its path, once for each slice of rows, and a CombineFn adds up one slice of all partial sketches at a time. The result
-is one file that a process of the scoring workers loads once. Beside it lie the kernel, chosen from a sample of the
-documents, and what the sketch is worth.
+So a worker counts a fixed group of blocks into one partial sketch, which it writes to a durable file. Only the path of
+that file crosses the shuffle, once for each slice of rows, and a CombineFn adds up one slice of all partial sketches at
+a time. The result is one file, which each process of the scoring workers loads once. Beside it lie the kernel, chosen
+from a sample of the documents, and figures of how well the density distinguishes documents.
 
 STORE/sketch/kernel.json          the sketch's configuration, first writer wins
              work/                partial sketches and merged slices, until the store is complete
              sketch.safetensors   the counts
-             diagnostics.json     what the density resolves
+             diagnostics.json     how well the density distinguishes documents
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from pipelines.worker import logs, memory, prefetch, progress, reshuffle
 SKETCHING, CHECKING = "building the density sketch", "checking the density sketch"
 FOLDER = "sketch"  # in the store of densities
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
-# A partial sketch takes 80 MB however few documents it counts: this many take a core longer than writing it does.
+# A partial sketch takes 80 MB however few documents it counts: counting this many takes a core longer than writing it.
 _LEAST_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
 _SLICE_COUNTERS = 1 << 19
 _SAMPLED, _HELD_OUT = 5_000, 1_000
@@ -46,7 +46,7 @@ _OTHER_HASHES = (
   "{} was made with other hashes than here: go on with the versions of Winnow and SciPy that it was begun with, the "
   "same on all workers, or delete {} and run the command again"
 )
-# A process counts one group at a time, whose sketch uses all cores: its threads share 80 MB rather than having it each.
+# A process counts one group at a time, whose sketch uses all cores: its threads share one sketch of 80 MB.
 _TURN = threading.Lock()
 
 
@@ -91,7 +91,7 @@ class Chosen(NamedTuple):
 
 
 class Sampled(NamedTuple):
-  """Documents with the smallest hashes: uint64 [N], int64 [N] (of the shard), int64 [N]."""
+  """Documents with the smallest hashes: their hashes uint64 [N], numbers of shards int64 [N], and rows int64 [N]."""
 
   hashes: np.ndarray
   shards: np.ndarray
@@ -263,7 +263,7 @@ def by_shard(sampled: Sampled) -> Iterator[tuple[int, Sampled]]:
 def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
   """Writes hashes and embeddings of some documents of a shard; returns the path.
 
-  A file rather than an element: the whole sample is 8 MB and more, and several stages have it as a side input.
+  The sample is in files and not in elements: it is 8 MB or more, and several stages have it as a side input.
   """
   about, embeddings = config.shards[shard], config.embeddings
   path = config.work_path(["sample", about.identity(), embeddings.fingerprint_with_engine(), config.scorer.seed])
@@ -292,8 +292,8 @@ def read_points(paths: list[str]) -> np.ndarray:
 
 
 def choose(config: SketchConfig, sample: list[str]) -> Chosen:
-  """Chooses what the request leaves open of the configuration, from the sample; the first writer decides for all."""
-  from curation.coverage import density  # whose libraries take a while
+  """Chooses from the sample what the request leaves open in the configuration; the first writer decides for all."""
+  from curation.coverage import density  # imported here, because its libraries take a while to load
 
   scorer, sample_ND = config.scorer, read_points(sample)
   kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
@@ -313,7 +313,7 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
 
 
 def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list[str]) -> dict[str, Any]:
-  """Writes how well the density distinguishes documents: of a sample against exact sums, and by the finished sketch."""
+  """Writes how well the density distinguishes documents: the finished sketch, and a sample against exact sums."""
   from curation.coverage import density
 
   points_ND, about = read_points(sample), chosen.config
@@ -362,7 +362,7 @@ class Sketch(beam.PTransform):
       | "SketchGroups" >> beam.Map(lambda group, chosen: (sketch_group(config, group, chosen), chosen), chosen=chosen)
       | "Slices"
       >> beam.FlatMapTuple(lambda path, chosen: [(rows, RowsOf(path, *rows)) for rows in slices_of(chosen.config)])
-      # Grouped first, so that paths travel and no accumulator does: runners lift what is one CombinePerKey.
+      # Grouped first, so that paths travel and accumulators do not: runners would lift one CombinePerKey.
       | "GroupSlices" >> beam.GroupByKey()
       | "MergeSlices" >> beam.CombineValues(MergeRowsFn())
       | "WriteSlices"

@@ -1,9 +1,10 @@
 """MinHash as Beam passes, which find the documents that repeat an earlier one without comparing all pairs.
 
-Documents are numbered in their order. The keys of all bands are sorted through runs on storage (`runs`), a part of the
-keys by one worker: who shares one goes back to its group of blocks, which sends its signatures, and only those, to the
-parts again. There each bucket is joined, and edges of all parts become connected components: in one worker, which holds
-some 250 bytes for each document that repeats another. What crosses Beam's shuffle is numbers.
+Documents are numbered in their order. The keys of all bands are sorted through runs on storage (`sorted_runs`), and one
+worker gets each part of the keys. It returns the documents that share a key to their groups of blocks. Each group sends
+the signatures of these documents, and no others, to the parts again. There each bucket is joined into edges. One worker
+turns the edges of all parts into connected components; it holds some 250 bytes for each document that repeats another.
+Only numbers cross Beam's shuffle.
 
 STORE/joined/near_copies.json                      how many there are; written last
              work/<fingerprint>/keyed/<group>.run  by part: order (key, number); no record
@@ -13,7 +14,8 @@ STORE/joined/near_copies.json                      how many there are; written l
                                 merged/<index>     the same of several parts
                                 repeats/<shard>    a bit for each row of the shard: it repeats an earlier document
 
-All of it is checked before it is taken, made again where it is damaged, and `work` goes when the store is complete.
+All files are checked before they are used, and made again if they are damaged. `work` is removed when the store is
+complete.
 Legend: N documents of a block, B bands, M of their keys, H hash functions, C documents that repeat an earlier one.
 """
 
@@ -41,12 +43,12 @@ from pipelines.worker import memory, prefetch, progress
 LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
 FOLDER = "joined"  # in the store of scores
 NEAR_COPIES_FILE = "near_copies.json"
-# A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
+# Each part opens every run, and belongs to one worker: so there are as few of both as large corpora allow.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256
 _PART_KEYS, _MOST_PARTS = 1 << 21, 1024
 _MERGED_AT_ONCE = 32
-_HELD_KEYS = 1 << 14  # that are joined at once
-_RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each, little is read
+_HELD_KEYS = 1 << 14  # keys that are joined at once
+_RANGE_BYTES = 64 << 10  # what one request asks for of a run's file, of which little is read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Work:
   config: JoiningConfig
   shards: tuple[blocks.Shard, ...]
   starts: np.ndarray
-  """The number of each shard's first document, and of all: int64."""
+  """The number of each shard's first document, and the number of all documents: int64."""
   plan: GroupPlan
   num_parts: int
   folder: str
@@ -144,7 +146,7 @@ def _is_told(config: JoiningConfig) -> bool:
 
 
 def key_group(config: JoiningConfig, numbered: Numbered) -> None:
-  """Sorts the keys of a group of blocks by part into a run."""
+  """Sorts the keys of a group of blocks into a run by part."""
   work = Work.of(config)
   path = work.run_path("keyed", numbered.number)
   if work_files.is_whole_run(config.store, path):
@@ -172,7 +174,7 @@ def _read_group(work: Work, group: Group) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 def meet_part(config: JoiningConfig, part: int) -> None:
-  """Picks the documents that share a key of a part with another document, into a run by group."""
+  """Writes the documents that share a key of a part with another document into a run by group."""
   work = Work.of(config)
   path = work.run_path("met", part)
   if work_files.is_whole_run(config.store, path):
@@ -194,7 +196,7 @@ def meet_part(config: JoiningConfig, part: int) -> None:
 
 
 def sign_group(config: JoiningConfig, numbered: Numbered) -> None:
-  """Sends the signatures of a group's documents that share keys to the parts of those keys, in a run."""
+  """Writes the signatures of those documents of a group that share keys into a run, by the parts of these keys."""
   work = Work.of(config)
   path = work.run_path("signed", numbered.number)
   if work_files.is_whole_run(config.store, path):
@@ -218,7 +220,7 @@ def sign_group(config: JoiningConfig, numbered: Numbered) -> None:
 
 
 class _Ahead:
-  """A reader of batches sorted by number, which takes them only as far as they are wanted."""
+  """A reader of batches sorted by number, which reads only as far as it is asked to."""
 
   def __init__(self, batches: Iterator[np.ndarray]):
     self._batches, self._left = batches, np.empty(0, "S16")
@@ -240,7 +242,7 @@ class _Ahead:
 
 
 def join_part(config: JoiningConfig, part: int) -> None:
-  """Joins the similar ones among documents that share keys of a part, into edges."""
+  """Writes the edges between similar documents that share a key of a part."""
   work = Work.of(config)
   path = work.path("edges", part)
   if work_files.has_arrays(config.store, path):
@@ -267,7 +269,7 @@ def _together(batches: Iterator[Any], hashes: int) -> Iterator[tuple[np.ndarray,
 
 
 def merge_edges(config: JoiningConfig, index: int) -> None:
-  """Connects the edges of some parts."""
+  """Connects the edges of some parts into components."""
   work = Work.of(config)
   path = work.path("merged", index)
   if work_files.has_arrays(config.store, path):
@@ -326,7 +328,7 @@ def _nothing(count: int) -> pa.LargeBinaryArray:
 
 
 class Join(beam.PTransform):
-  """PCollection[stores.Ledger] (one element: the signatures are complete) -> the same, when repeats are on record."""
+  """PCollection[Ledger] (one element: the signatures are complete) -> the same, once repeats are on record."""
 
   def __init__(self, config: JoiningConfig):
     super().__init__()

@@ -1,4 +1,4 @@
-"""MinHash signatures, and near-copies by them (Broder 1997)."""
+"""MinHash signatures, and the near-copies found by them (Broder 1997)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ class Signatures(Own):
     return {"scorer": kinds.SIGN, "hashes": self.hashes, "signature_version": minhash.SIGNATURE_VERSION}
 
   def warm_up(self) -> None:
-    minhash.signatures(pa.array([""]), self.hashes)  # brings the compiler
+    minhash.signatures(pa.array([""]), self.hashes)  # loads or compiles the loops
 
   def prepare(self, texts: pa.ChunkedArray) -> np.ndarray:
     return minhash.signatures(texts, self.hashes)
@@ -38,7 +38,7 @@ class Signatures(Own):
 
 @dataclasses.dataclass(frozen=True)
 class MinHash(OverStore, Own):
-  """Scores 1 for documents that repeat no earlier one, 0 for near-copies, and for near-copies of those."""
+  """Scores 1 for documents that repeat no earlier one, and 0 for near-copies and for near-copies of those."""
 
   STORED: ClassVar[str] = "signatures"
   reads: ClassVar[str] = "repeats"

@@ -1,11 +1,12 @@
 """SemDeDup as Beam passes: each document's largest cosine to one ranked before it in its cluster (paper B.3).
 
-Embeddings are put in order by cluster and rank once, through sorted runs on storage (`runs`): a fixed group of blocks
-becomes a run by part of the clusters, and each part the merge of its ranges. There a tile is a range of a file, which
-any worker reads alone. So the tile pairs of all clusters are shared out by number (`cluster_tiles`), a giant cluster's
-to as many workers as there are shares; a share's largest cosines are made durable, and combined by their maximum. They
-go back to their shards as runs again. What crosses Beam's shuffle is numbers of groups, parts, shares and shards.
-Clusters of too many pairs are split first (`splitting`), and what is said of clusters here holds for their pieces.
+Embeddings are sorted by cluster and rank once, through runs on storage (`sorted_runs`). A fixed group of blocks becomes
+a run by part of the clusters, and each part becomes the merge of its ranges of all runs. In the file of a part a tile
+is a range, which any worker can read alone. So the tile pairs of all clusters are divided into shares by number
+(`cluster_tiles`), and as many workers can work on a giant cluster as it has shares. The largest cosines of a share are
+written to a durable file, and those of several shares are combined by their maximum. They go back to their shards as
+runs again. Only numbers of groups, parts, shares and shards cross Beam's shuffle. Clusters with too many pairs are
+split first (`splitting`), and what is said of clusters here holds for their pieces.
 
 STORE/compared/<fingerprint>/moved/<group>.run       by part: order S16; record: shard uint32, row uint64, embedding
                              parts/<part>.run        the same by tile
@@ -13,7 +14,7 @@ STORE/compared/<fingerprint>/moved/<group>.run       by part: order S16; record:
                              returned/<span>.run     by shard: row; record: largest cosine, float32
                              cosines/<shard>         float32 of each row of the shard, NaN of bad ones
 
-All of it is checked before it is taken, made again where it is damaged, and removed when the store is complete.
+All files are checked before they are used, made again if they are damaged, and removed when the store is complete.
 Legend: N documents, D dimensions, R documents of a tile; a span is consecutive tiles of a part.
 """
 
@@ -46,7 +47,7 @@ from pipelines.worker import memory, prefetch, progress
 MOVING, COMPARING = "grouping documents by cluster", "comparing documents within clusters"
 _GATHERING = "gathering the comparisons"
 _HELD_TILES = 8
-_RANGE_BYTES = 64 << 10  # of a run's file, which one request asks for: of each, little is read
+_RANGE_BYTES = 64 << 10  # what one request asks for of a run's file, of which little is read
 _TILE_BYTES = 2 << 20
 _NO_BATCH = np.empty(0, "S16"), pa.array([], pa.large_binary())
 _IDENTITY = np.dtype([("shard", "<u4"), ("row", "<u8")])
@@ -64,7 +65,7 @@ def is_compared(config: ComparingConfig) -> bool:
 
 def stages(config: ComparingConfig, count: progress.Count | None) -> list[progress.Stage]:
   """Returns the stages as users see them; splitting comes first, though it happens only if a cluster is giant."""
-  # As if clusters were of one size, which is the least work that there can be.
+  # Counted as if all clusters had one size, which is the least work possible.
   pairs = 1.0 if count is None else max(1.0, count.documents / 2 / config.scorer.config.clusters)
   return [
     *(progress.Stage(title, progress.Count(0, is_exact=False)) for title in splitting.STAGES),
@@ -103,7 +104,7 @@ def _read_group(work: Work, numbered: Numbered) -> Iterator[tuple[np.ndarray, np
     pieces_N = block.clusters_N if every is None else every[taken : taken + len(rows_N)]
     taken += len(rows_N)
     hashes_N = hashing.hash_documents(semdedup.HASH_PURPOSE, about.seed, shards[block.place].name, rows_N)
-    # By the cosine to the centroid of the cluster, also within a piece of it.
+    # Ranked by the cosine to the centroid of the cluster, even within a piece of it.
     key_N = cluster_tiles.order_keys(pieces_N, block.cosines_N, hashes_N, about.keep)
     record_N = np.empty(len(rows_N), _record(embeddings_ND.shape[1] * embeddings_ND.itemsize))
     record_N["shard"], record_N["row"] = block.place, rows_N
@@ -127,7 +128,7 @@ def gather_part(config: ComparingConfig, part: int) -> int:
 
 
 def _by_tile(work: Work, tiles: range, merged: Iterator[merging.Batch]) -> Iterator[Iterator[merging.Batch]]:
-  """Cuts the documents of consecutive tiles where tiles end."""
+  """Yields the merged documents of each of some consecutive tiles, cut where tiles end."""
   waiting: list[merging.Batch] = []
   clusters = work.config.scorer.clusters.store
 
@@ -148,7 +149,7 @@ def _by_tile(work: Work, tiles: range, merged: Iterator[merging.Batch]) -> Itera
 
 
 def compare_share(config: ComparingConfig, share: Share) -> Share:
-  """Writes the largest cosines of documents by the tile pairs of a share; returns the share."""
+  """Writes the largest cosines of documents over the tile pairs of a share; returns the share."""
   work = Work.of(config)
   path = work.share_path(share)
   if work_files.has_arrays(work.config.store, path):
@@ -166,12 +167,12 @@ def compare_share(config: ComparingConfig, share: Share) -> Share:
 
 
 def _largest_of(work: Work, share: Share, load: Callable[[int], np.ndarray]) -> np.ndarray:
-  """Computes the largest cosines of the documents of a share's tiles, by its pairs alone: float32 [N]."""
+  """Computes the largest cosines of the documents of a share's tiles, over its pairs alone: float32 [N]."""
   pairs_X2 = work.tiles.pairs(share.start, share.stop)
   first, last = int(pairs_X2[0, 0]), int(pairs_X2[-1, 0])
   start = work.tiles.places(range(first, last + 1)).start
   largest_N = np.full(work.tiles.places(range(first, last + 1)).stop - start, semdedup.NOTHING_BEFORE)
-  for block in range(first, last + 1, _HELD_TILES):  # an earlier tile, once it is there, serves as many as are held
+  for block in range(first, last + 1, _HELD_TILES):  # an earlier tile, once loaded, serves all that are held
     some_X2 = pairs_X2[(pairs_X2[:, 0] >= block) & (pairs_X2[:, 0] < block + _HELD_TILES)]
     held = {tile: load(tile) for tile in np.unique(some_X2[:, 0]).tolist()}
     earlier, earlier_CD = -1, np.empty((0, 0), np.float32)
@@ -194,7 +195,7 @@ def _read_tile(work: Work, reader: run_files.RunReader, part: int, tile: int) ->
 
 
 def return_span(config: ComparingConfig, span: Span) -> Span:
-  """Combines the results of shares for consecutive tiles, into a run by shard and row; returns the span."""
+  """Combines the results of shares for consecutive tiles into a run by shard and row; returns the span."""
   work = Work.of(config)
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
@@ -234,7 +235,7 @@ def _combined(work: Work, span: Span) -> np.ndarray:
 
 
 def gather_shard(config: ComparingConfig, index: int) -> int:
-  """Gathers the largest cosines of a shard's documents; returns how many."""
+  """Gathers the largest cosines of a shard's documents; returns their number."""
   work, shard = Work.of(config), config.shards[index]
   summary, path = score_files.read_summary(config.scorer.clusters.store, shard), work.cosines_path(shard)
   if not work_files.has_arrays(work.config.store, path):
@@ -254,7 +255,7 @@ def gather_shard(config: ComparingConfig, index: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class ComparedBlocks(stored_blocks.StoredBlocks):
-  """The blocks of a store of clusters with the largest cosine of each document, as `SemDeDup` reads it."""
+  """The blocks of a store of clusters with the largest cosine of each document, as `SemDeDup` reads them."""
 
   config: ComparingConfig
 
@@ -281,7 +282,7 @@ def _from_binary(parts: list[pa.LargeBinaryArray]) -> np.ndarray:
 
 
 class Compare(beam.PTransform):
-  """PCollection[stores.Ledger] (one element: the clusters are complete) -> the same, when all cosines are on record."""
+  """PCollection[Ledger] (one element: the clusters are complete) -> the same, once all cosines are on record."""
 
   def __init__(self, config: ComparingConfig):
     super().__init__()

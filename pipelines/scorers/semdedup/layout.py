@@ -1,7 +1,7 @@
 """The division of comparisons within clusters into pieces of work, and the places of their results.
 
-By the sizes of the clusters alone, and of what giant ones are split into, not by who does it: `splitting` and
-`comparing` have the steps, and say what is in the files.
+The division follows only from the sizes of the clusters and of the pieces of giant ones, and not from who does the
+work. `splitting` and `comparing` have the steps, and say what the files hold.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 FOLDER, SPLIT_FILE = "compared", "split.json"  # in the store of scores
-# A run is opened once a part, and a part is one worker's; so as few of both as large corpora allow.
+# Each part opens every run, and belongs to one worker: so there are as few of both as large corpora allow.
 _GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256
 _PART_DOCUMENTS, _MOST_PARTS = 1 << 17, 1024
-_SHARE_PAIRS, _MOST_SHARES = 128, 1 << 14  # of 30 ms each, more or less
+_SHARE_PAIRS, _MOST_SHARES = 128, 1 << 14  # pairs of about 30 ms each
 _SPAN_TILES = 256
 
 
@@ -59,7 +59,7 @@ class Span(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Splitting:
-  """The clusters that are split, and the places of the files that this takes: it follows from their sizes alone."""
+  """The clusters that are split, and the paths of the files of that work: both follow from their sizes alone."""
 
   config: ComparingConfig
   pieces: giant_clusters.Pieces
@@ -171,7 +171,7 @@ class Work:
     return self.splitting.groups()
 
   def pieces_of_group(self, number: int) -> np.ndarray | None:
-    """Returns the pieces of a group's documents, int32 [N] in its order; None if they are the clusters."""
+    """Returns the pieces of a group's documents, int32 [N] in its order; None if no cluster is split."""
     if self.centroids is None:
       return None
     return sealed_arrays.read(self.splitting.pieces_path(number, self.centroids), 1)[0]
@@ -181,7 +181,7 @@ class Work:
     return [self.path("moved", f"{number:05d}.run") for number, _ in self.groups()]
 
   def shares(self, pairs: range, part: int) -> list[Share]:
-    """Yields the shares of a part that hold some of these pairs."""
+    """Returns the shares of a part that hold some of these pairs."""
     every = self.tiles.pairs_of_part(part)
     first = every.start + (pairs.start - every.start) // self.share_pairs * self.share_pairs
     starts = range(first, pairs.stop, self.share_pairs)

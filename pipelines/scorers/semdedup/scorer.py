@@ -22,7 +22,7 @@ class SemDeDup(OverStore, Own):
   embeddings: stored_blocks.StoredEmbeddings
   keep: semdedup.Keep
   config: kmeans.KMeansConfig
-  """How the clusters were found, and giant ones are split."""
+  """How the clusters were found, and how giant ones are split."""
   max_cluster_pairs: int
   split_path: str
 
@@ -31,7 +31,7 @@ class SemDeDup(OverStore, Own):
     return self.config.seed
 
   def checked(self) -> "SemDeDup":
-    """Raises WinnowError for an impossible limit."""
+    """Raises WinnowError if the limit is impossible."""
     giant_clusters.check_limit(self.max_cluster_pairs)
     return self
 

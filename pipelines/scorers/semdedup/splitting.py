@@ -1,16 +1,17 @@
 """Beam passes that split giant clusters (`giant_clusters`) before `comparing` compares documents.
 
-Where no cluster has more than --max_cluster_pairs there is nothing to do. Else the documents of all giants that hashes
-pick are sorted by giant into a run for each group of blocks; a giant's centroids are trained by one worker on its
-ranges of all runs; each group is assigned; and what its documents are is counted, which settles the sizes of pieces.
-No worker holds more of a giant than its sample. What crosses Beam's shuffle is numbers of groups and of clusters.
+If no cluster has more than --max_cluster_pairs pairs, there is nothing to do. Otherwise hashes pick a sample of all
+giants, which is sorted by giant into a run for each group of blocks. One worker trains the centroids of a giant on its
+ranges of all runs. The documents of each group are then assigned to pieces, and counted, which settles the sizes of the
+pieces. No worker holds more of a giant than its sample. Only numbers of groups and of clusters cross Beam's shuffle.
 
-STORE/split.json                              sizes of the pieces, and whose they are; stays
+STORE/split.json                              sizes of the pieces, and of which split; stays
 STORE/compared/<fingerprint>/sampled/<group>.run  by giant: hash; record: embedding, float16
                              subcentroids/<cluster>.safetensors  as `centroid_files` has it
                              pieces/<centroids>-<group>  int32, of each document of the group that has a cluster
 
-All but the first is checked before it is taken, made again where it is damaged, and removed when the store is complete.
+All but the first are checked before they are used, made again if they are damaged, and removed when the store is
+complete.
 Legend: N documents, D dimensions, G giants, P pieces.
 """
 
@@ -80,7 +81,7 @@ def read_group(config: ComparingConfig, group: Group) -> Iterator[Clustered]:
 
 
 def plan_samples(config: ComparingConfig) -> list[Numbered]:
-  """Returns the groups if a giant cluster has no centroids yet."""
+  """Returns the groups if some giant cluster has no centroids yet, else none."""
   splitting = Splitting.of(config)
   is_trained = all(_is_whole(splitting, cluster) for cluster in splitting.pieces.giants.tolist())
   return [] if is_trained else splitting.groups()
@@ -134,7 +135,7 @@ def train_giant(config: ComparingConfig, cluster: int) -> int:
 
 
 def plan_assignments(config: ComparingConfig) -> list[Numbered]:
-  """Returns the groups if there is a giant cluster."""
+  """Returns the groups if there is a giant cluster, else none."""
   splitting = Splitting.of(config)
   return splitting.groups() if len(splitting.pieces.giants) else []
 
@@ -167,7 +168,7 @@ def plan_settling(config: ComparingConfig) -> list[str]:
 def settle(config: ComparingConfig, what: str) -> str:
   """Counts the documents of all pieces, and puts the split on record, unless it is there.
 
-  Raises WinnowError where the store has scores by another split, as when another machine had to train again.
+  Raises WinnowError if the store has scores by another split, which happens if another machine had to train again.
   """
   splitting = Splitting.of(config)
   pieces, centroids = splitting.pieces, _fingerprint(_read_centroids(splitting))

@@ -34,11 +34,11 @@ class OfModel(Description):
   dtype: str | None = None
   devices_per_model: int = 1
   vocabulary: str | None = None
-  """A SentencePiece file, where the model's folder has none or another one is to be used."""
+  """A SentencePiece file, for a model whose folder has none, or to use in place of that one."""
   files: dict[str, dict[str, Any]] | None = None
   """Size and checksum of each of the model's files, once checked."""
   head: str | None = None
-  """`checkpoints.own_head` of the model, once checked: scores by an older Winnow, which ignored it, were others."""
+  """`checkpoints.own_head` of the model, once checked: an older Winnow ignored it, and its scores differed."""
 
   @property
   def model_bytes(self) -> int:
@@ -78,7 +78,7 @@ class OfModel(Description):
     }
 
   def made_with(self, namespace: argparse.Namespace) -> dict[str, str]:
-    model = namespace.model if os.path.isdir(namespace.model) else self.model  # a hub's with the revision that was read
+    model = namespace.model if os.path.isdir(namespace.model) else self.model  # with the revision that was read
     return {"model": model} | ({} if self.vocabulary is None else {"vocabulary": namespace.vocabulary})
 
   def load(self) -> Scorer:
@@ -96,7 +96,7 @@ class OfModel(Description):
   def _identity(self, folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the size and checksum of each of the model's files, by its path in the model's folder.
 
-    A vocabulary that was named goes by the name that it would have there, wherever it lies.
+    A vocabulary given by --vocabulary has the name that it would have there, wherever it lies.
     """
     vocabulary = model_files.local_vocabulary(self.vocabulary)
     return {
@@ -129,7 +129,7 @@ class OfModel(Description):
 
   @abc.abstractmethod
   def _check(self, folder: pathlib.Path) -> None:
-    """Raises WinnowError for what cannot work."""
+    """Raises WinnowError if the request cannot work."""
 
   @abc.abstractmethod
   def _load(self, folder: pathlib.Path) -> Scorer: ...

@@ -23,9 +23,9 @@ HUB_FILES = (
   "[0-9]_*/config.json",
   "[0-9]_*/*.safetensors",
 )
-# What a checkpoint of T5X has of its model; not the optimizer's state, but where it cannot be told apart.
+# The files of a T5X checkpoint that hold the model, and the optimizer's state only where it cannot be told apart.
 T5X_FILES = ("checkpoint", "target.*/**", "state/manifest.ocdbt", "state/d/**", "state/ocdbt.process_*/**")
-_FETCHES = 16  # at a time: T5X has a thousand small files and more
+_FETCHES = 16  # at a time: a T5X checkpoint has a thousand small files or more
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CHECKPOINT = re.compile(r"checkpoint[_-](\d+)", re.ASCII)
@@ -49,7 +49,7 @@ def cache_folder() -> pathlib.Path:
 def local_model(model: str) -> pathlib.Path:
   """Returns the local folder of a model, which is fetched first if it lies elsewhere.
 
-  Raises WinnowError where there is no such folder, or the hub does not know the name or cannot be reached.
+  Raises WinnowError if there is no such folder, or if the hub does not know the name or cannot be reached.
   """
   if _BEING_WRITTEN.fullmatch(storage.base_name(model)):
     raise WinnowError(
@@ -79,7 +79,7 @@ def local_vocabulary(path: str | None) -> pathlib.Path | None:
 
 
 def pinned(model: str, folder: pathlib.Path) -> str:
-  """Returns the model's name for workers: one on the hub gets the commit that `local_model` read, since names move."""
+  """Returns the model's name for workers: one on the hub gets the commit that `local_model` read, as names move."""
   if os.path.isdir(model):
     return os.path.abspath(model)  # a worker may have been started in another folder
   is_commit = _COMMIT.fullmatch(folder.name)
@@ -87,7 +87,7 @@ def pinned(model: str, folder: pathlib.Path) -> str:
 
 
 def pinned_vocabulary(path: str | None) -> str | None:
-  """Returns the same for --vocabulary."""
+  """Returns --vocabulary for workers: the absolute path of a local file."""
   return os.path.abspath(path) if path is not None and storage.is_local(path) else path
 
 
@@ -121,8 +121,8 @@ class FoundModels(NamedTuple):
 def find_models(patterns: str) -> FoundModels:
   """Finds the models of paths, hub names and globs of folders, with commas between them.
 
-  Of a glob's folders only those called checkpoint_N or checkpoint-N count, and on an object store only whole ones.
-  Raises WinnowError for a glob that means none, and for two models of one name.
+  Of the folders that a glob matches, only those called checkpoint_N or checkpoint-N count, and on an object store only
+  complete ones. Raises WinnowError if a glob matches none of these, or if two models have the same name.
   """
   found: dict[str, str] = {}
   left_out: list[str] = []
@@ -166,7 +166,7 @@ def _folders(pattern: str) -> list[tuple[str, bool]]:
   """Returns the folders that a glob matches, sorted, and whether each looks complete by its files."""
   if storage.is_local(pattern):  # where a checkpoint gets its final name once it is whole
     return [(path, True) for path in local_files.find_folders(pattern)]
-  # An object store has files alone; a folder is what their names begin with.
+  # An object store has only files; a folder is what their names begin with.
   depth = pattern.rstrip("/").count("/") + 1
   names: dict[str, set[str]] = {}
   for path, _ in storage.match(storage.join(pattern, "**")):
@@ -195,7 +195,7 @@ def _fetch_from_hub(name: str, revision: str | None) -> pathlib.Path:
 
 def _fetch_folder(folder: str) -> pathlib.Path:
   files: dict[str, int] = {}
-  # Asked first: what is listed after it was there is all.
+  # Asked first: once this file exists, a listing has all files.
   is_committed = storage.exists(storage.join(folder, _COMMITTED))
   try:
     for pattern in HUB_FILES + T5X_FILES:
@@ -219,7 +219,7 @@ def _fetch_folder(folder: str) -> pathlib.Path:
 def _fetch(files: dict[str, int], folder: str) -> pathlib.Path:
   """Copies files of known sizes from below a folder into a folder of the cache."""
   names = [path.removeprefix(folder.rstrip("/") + "/") for path in files]
-  for name in names:  # an object's may be anything
+  for name in names:  # the name of an object may be anything
     if any(part in ("", ".", "..") for part in name.split("/")):
       raise WinnowError(f"--model={folder} holds {name!r}, which is no name of a file below it; remove it")
   with concurrent.futures.ThreadPoolExecutor(_FETCHES, "winnow-fetch") as pool:
