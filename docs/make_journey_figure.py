@@ -21,7 +21,7 @@ ROOTS = {
     "pipelines.output.formats.tfrecord",
   ),
 }
-# Imported as well, but for other inputs, scorers and options than those of this journey.
+# Modules that are imported as well, but only for other inputs, scorers and options than those of this journey.
 NOT_TAKEN = {
   "curation.errors": "exceptions",
   "curation.models.t5x_checkpoints": "checkpoints of T5X",
@@ -47,8 +47,8 @@ NOT_TAKEN = {
 FOLDERS = {
   "pipelines/corpus": ("#1f77b4", "divides shards into stripes and blocks"),
   "pipelines/corpus/readers": ("#5aa9e6", "reads a format"),
-  "pipelines/scoring": ("#d62728", "has each block scored, and puts it on record"),
-  "pipelines/scorers": ("#b04a8a", "says what a scorer is"),
+  "pipelines/scoring": ("#d62728", "has each block scored, and puts the scores on record"),
+  "pipelines/scorers": ("#b04a8a", "registers a scorer, with its flags"),
   "pipelines/scorers/t5": ("#e377c2", "finds and loads the model"),
   "curation/scorers": ("#9467bd", "computes log P(yes)"),
   "curation/models": ("#6a51a3", "runs the T5 on batches of tokens"),
@@ -58,7 +58,7 @@ FOLDERS = {
   "pipelines/output/formats": ("#f4a460", "encodes documents as records, and records as files"),
   "pipelines/output": ("#e6730c", "reads the selected texts again, and writes them"),
   "pipelines/sorted_runs": ("#8c564b", "sorts records by their output shard"),
-  "pipelines/registry": ("#a6a6a6", "has what there is of each kind, by name"),
+  "pipelines/registry": ("#a6a6a6", "finds commands, flags and entries by name"),
   "pipelines/files": ("#7f7f7f", "creates files whole, and checks them"),
   "pipelines/worker": ("#4d4d4d", "reads ahead, reports progress, logs"),
 }
@@ -67,28 +67,29 @@ COLUMNS, WIDTH, GAP, LINE, ROW_GAP = 4, 215, 35, 18, 30
 
 
 class Journey(NamedTuple):
-  """`files`: the names of the files by folder, in the order of FOLDERS.
+  """The files on the journey.
 
-  `commands`: the commands that go through a file, by its path.
+  `files` has their names by folder, in the order of FOLDERS; `commands` has the commands that go through a file, by its
+  path.
   """
 
   files: dict[str, list[str]]
   commands: dict[str, list[str]]
 
   def count(self, package: str) -> int:
-    """The number of files of a package."""
+    """Returns the number of files of a package."""
     return sum(len(names) for folder, names in self.files.items() if folder.startswith(f"{package}/"))
 
 
 def module_files() -> dict[str, pathlib.Path]:
-  """The modules of `pipelines` and `curation` by name, without the faces of packages."""
+  """Returns the modules of `pipelines` and `curation` by name, without the faces of packages."""
   files = [file for package in ("pipelines", "curation") for file in sorted((PROJECT / package).rglob("*.py"))]
   names = {".".join(file.relative_to(PROJECT).with_suffix("").parts): file for file in files}
   return {name: file for name, file in names.items() if file.name != "__init__.py"}
 
 
 def face_names(modules: dict[str, pathlib.Path]) -> dict[str, str]:
-  """The modules that hold the public names of folders, by the full name under which a folder gives them."""
+  """Returns the modules that hold the public names of folders, by the full names that the folders give them."""
   found = {}
   for folder in sorted({file.parent for file in modules.values()}):
     package = ".".join(folder.relative_to(PROJECT).parts)
@@ -101,7 +102,7 @@ def face_names(modules: dict[str, pathlib.Path]) -> dict[str, str]:
 
 
 def imported_modules(file: pathlib.Path, modules: dict[str, pathlib.Path], faces: dict[str, str]) -> list[str]:
-  """Names of our modules that a file imports, at its top and inside functions, but not for types alone."""
+  """Returns our modules that a file imports, at its top or inside functions, except those for types alone."""
   tree = ast.parse(file.read_text())
   for_types = {
     inner
@@ -121,7 +122,7 @@ def imported_modules(file: pathlib.Path, modules: dict[str, pathlib.Path], faces
 
 
 def compute() -> Journey:
-  """Follows the imports from the roots; ValueError where a module or a folder is not known here."""
+  """Follows the imports from the roots. Raises ValueError if a module or a folder is not known here."""
   modules = module_files()
   named = {name for roots in ROOTS.values() for name in roots} | NOT_TAKEN.keys()
   if missing := sorted(named - modules.keys()):
@@ -156,7 +157,7 @@ def _closure(imports: dict[str, list[str]], roots: tuple[str, ...]) -> set[str]:
 
 
 def svg(journey: Journey) -> str:
-  """One box per folder in the order of the data, with a line per file and a dot for each command that uses it."""
+  """Draws a box per folder in the order of the data, with a line per file and a dot for each command that uses it."""
   carrying = [folder for folder in journey.files if folder not in SERVING]
   rows = [carrying[start : start + COLUMNS] for start in range(0, len(carrying), COLUMNS)]
   rows.append([folder for folder in journey.files if folder in SERVING])
