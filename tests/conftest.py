@@ -22,7 +22,7 @@ PROJECT = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-  """The folder of golden files and real data beside the project; a user's checkout has none, CI must have it."""
+  """Returns the folder of golden files and real data beside the project: a user's checkout has none, CI must."""
   folder = pathlib.Path(os.environ.get("WINNOW_SHARED", PROJECT.parent / "shared"))
   if not folder.is_dir():
     assert os.environ.get("CI") != "true", f"CI needs {folder}"
@@ -31,15 +31,15 @@ def shared() -> pathlib.Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """Whole runs and commands first: their files are the longest, and a worker of xdist would be left alone with one."""
+  """Puts whole runs and commands first: they take longest, and a late one would leave one xdist worker busy alone."""
   items.sort(key=lambda item: not item.nodeid.startswith(("tests/runs/", "tests/commands/", "tests/faults/")))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_commands():
-  """Commands of the tests run in the tests' own process unless they say otherwise, and build their graphs faster.
+  """Runs the tests' commands in the tests' own process unless they say otherwise, and has them build graphs faster.
 
-  `make test-prism` has them run with the flags in WINNOW_TEST_FLAGS instead.
+  `make test-prism` runs them with the flags in WINNOW_TEST_FLAGS instead.
   """
   added = os.environ.get("WINNOW_TEST_FLAGS", "").split() or ["--direct_num_workers=1"]
   run, pipelines = main.main, set(command_names.COMMANDS) - {command_names.DEMO}
@@ -56,6 +56,6 @@ def quick_commands():
 
 @pytest.fixture(scope="module")
 def bucket():
-  """A bucket that worker processes reach too."""
+  """Yields the address of a bucket that worker processes reach too."""
   with buckets.emulated() as found:
     yield found

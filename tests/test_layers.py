@@ -1,4 +1,4 @@
-"""Who imports whom: dataflow_templates, pretraining -> pipelines -> curation; heavy libraries only where used."""
+"""The order of imports: dataflow_templates, pretraining -> pipelines -> curation; heavy libraries only where used."""
 
 import ast
 import json
@@ -59,7 +59,7 @@ def module_files(package: str) -> dict[str, pathlib.Path]:
 
 
 def imported_packages(file: pathlib.Path) -> Iterator[str]:
-  """Top-level names that a file imports anywhere in it, inside functions too."""
+  """Yields the top-level names that a file imports anywhere in it, inside functions too."""
   for node in ast.walk(ast.parse(file.read_text())):
     if isinstance(node, ast.Import):
       yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -69,7 +69,7 @@ def imported_packages(file: pathlib.Path) -> Iterator[str]:
 
 
 def imported_modules(file: pathlib.Path, known: set[str]) -> set[str]:
-  """Modules of the project that a file imports anywhere in it."""
+  """Returns the modules of the project that a file imports anywhere in it."""
   found: set[str] = set()
   for node in ast.walk(ast.parse(file.read_text())):
     if isinstance(node, ast.Import):
@@ -81,14 +81,14 @@ def imported_modules(file: pathlib.Path, known: set[str]) -> set[str]:
 
 
 def folder_of(module: str) -> str:
-  """The folder of a package that a module is in; that of one beside the folders is empty."""
+  """Returns the folder of its package that a module is in, or "" for a module beside the folders."""
   parts = module.split(".")
   is_folder = (PROJECT / parts[0] / parts[1]).is_dir() if len(parts) > 1 else False
   return parts[1] if len(parts) > 1 and is_folder else ""
 
 
 def first_loaders(package: str, watched: set[str]) -> dict[str, list[str]]:
-  """Modules of a package whose import, in a fresh process, loads a watched module."""
+  """Returns the modules of a package whose import, in a fresh process, loads a watched module."""
   command = [sys.executable, "-c", PROBE, json.dumps(sorted(watched)), *module_files(package)]
   result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
@@ -97,7 +97,7 @@ def first_loaders(package: str, watched: set[str]) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_layers_import_downwards(package):
-  """Kills: an import of a higher layer, also one that hides inside a function."""
+  """Kills: an import of a higher layer, even one inside a function."""
   upwards = {
     name: above
     for name, file in module_files(package).items()
@@ -108,14 +108,14 @@ def test_layers_import_downwards(package):
 
 @pytest.mark.parametrize("package", FOLDERS)
 def test_folders_import_downwards(package):
-  """Kills: an import of a folder above, or of one beside, also one that hides inside a function."""
+  """Kills: an import of a folder above or beside, even one inside a function."""
   files, rank = module_files(package), {name: i for i, level in enumerate(FOLDERS[package]) for name in level}
   assert {folder_of(name) for name in files} == set(rank)
   faces = {package, *(f"{package}.{folder}" for folder in rank)}
   upwards = [
     f"{name} imports {other}"
     for name, file in files.items()
-    if name not in faces  # they import when they are asked
+    if name not in faces  # they import only when a name is asked for
     for other in imported_modules(file, set(files)) - {package}
     if folder_of(name) != folder_of(other) and rank[folder_of(other)] >= rank[folder_of(name)]
   ]
@@ -124,7 +124,7 @@ def test_folders_import_downwards(package):
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_no_module_imports_itself_through_others(package):
-  """Kills: a circle, whose modules can only be understood together."""
+  """Kills: a cycle of imports, whose modules can only be understood together."""
   files = module_files(package)
   graph = {name: imported_modules(file, set(files)) - {name} for name, file in files.items()}
   waiting = {name: others for name, others in graph.items() if files[name].name != "__init__.py"}
@@ -135,7 +135,7 @@ def test_no_module_imports_itself_through_others(package):
 
 
 def test_files_and_folders_stay_small():
-  """400 lines are as much as one reads in a sitting, and 15 files as many as one takes in at a glance."""
+  """One reads 400 lines at most in a sitting, and takes in 15 files at most at a glance."""
   code = [file for package in (*ALLOWED, "tests", "benchmarks") for file in (PROJECT / package).rglob("*.py")]
   assert not [str(file) for file in code if len(file.read_text().splitlines()) > 400]
   folders = {file.parent for file in code if file.is_relative_to(PROJECT / "pipelines") or "curation" in file.parts}
@@ -144,7 +144,7 @@ def test_files_and_folders_stay_small():
 
 
 def test_the_command_is_found_without_what_it_needs():
-  """`winnow --help` takes a moment. Kills: an import of Beam, Arrow or NumPy at the top of what finds a command."""
+  """`winnow --help` answers at once. Kills: an import of Beam, Arrow or NumPy at the top of what finds a command."""
   watched = {"apache_beam", "numpy", "pyarrow"} | HEAVY
   command = [sys.executable, "-c", PROBE, json.dumps(sorted(watched)), "pipelines.main"]
   result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
@@ -157,7 +157,7 @@ def test_curation_never_names_beam():
 
 
 def test_importing_curation_loads_no_beam():
-  """Kills: `import apache_beam` at the top of a module, also through another library."""
+  """Kills: `import apache_beam` at the top of a module, even through another library."""
   assert len(module_files("curation")) > 3
   assert not first_loaders("curation", {"apache_beam"})
 
@@ -169,5 +169,5 @@ def test_importing_pipelines_loads_nothing_heavy():
 
 
 def test_only_the_tasks_of_pretraining_are_heavy():
-  """Kills: TensorFlow and seqio in the process that only tells of a sample."""
+  """Kills: an import of TensorFlow or seqio in a process that only describes a sample."""
   assert set(first_loaders("pretraining", HEAVY)) == {"pretraining.tasks"}

@@ -9,8 +9,8 @@ from running import content, run_in
 from curation.selection import domains
 from pipelines.files import fingerprints
 
-# Made by the last commit of 0.1, of a corpus of tests/support/corpora.py: a recipe of three stages, densities and
-# ratings with their outputs; and in `interrupted` and `cut` what two commands left that were killed.
+# Made by the last commit of 0.1 from a corpus of tests/support/corpora.py: a recipe of three stages, densities and
+# ratings, with their outputs; `interrupted` and `cut` hold what two killed commands left.
 KEPT = pathlib.Path(__file__).parents[1] / "data/stores-0.1.tar.xz"
 COMMON = ["--input=corpus/*", "--block_rows=16", "--max_bad_fraction=0.3", "--direct_num_workers=1"]
 RATED = ["--sampler=ask_llm", "--scores=scores", "--name=ask_llm_rater", "--rate=0.3", "--direct_num_workers=1"]
@@ -18,7 +18,7 @@ RATED = ["--sampler=ask_llm", "--scores=scores", "--name=ask_llm_rater", "--rate
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> pathlib.Path:
-  """The folder, where it is now. The domains are those of its list, which a newer library may have another one of."""
+  """Unpacks the folder, writes its path into it, and uses its list of domains; a newer library may have another."""
   with tarfile.open(KEPT) as archive:
     archive.extractall(tmp_path, filter="data")
   for path in tmp_path.rglob("input.json"):
@@ -30,7 +30,7 @@ def place(tmp_path, monkeypatch) -> pathlib.Path:
 
 @pytest.mark.local_runner
 def test_its_outputs_are_verified_and_its_stores_complete(place, capsys):
-  """Kills the mutants: another format on disk, another fingerprint, keys or selection of the same scores."""
+  """Kills the mutants: another format on disk; another fingerprint; other keys or another selection of them."""
   for output in ("d4", "density", "ask_llm", "rest", "undisturbed"):
     assert run_in(place, ["verify", output, "--direct_num_workers=1"]) == 0, capsys.readouterr().err
   capsys.readouterr()
@@ -47,7 +47,7 @@ def test_its_outputs_are_verified_and_its_stores_complete(place, capsys):
 
 @pytest.mark.local_runner
 def test_what_it_left_unfinished_goes_on_to_the_same_bytes(place):
-  """Kills the mutants: blocks on record that are made again under another name; runs of a sample that are not found."""
+  """Kills the mutants that make recorded blocks again under another name, or do not find the runs of a sample."""
   signed = place / "interrupted/signatures_128"
   recorded = {path.relative_to(signed): path.stat().st_mtime_ns for path in signed.rglob("*.parquet")}
   assert len(recorded) == 20 and not (signed / "summary.json").exists()

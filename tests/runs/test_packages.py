@@ -25,7 +25,7 @@ SCORE = ["score", "--scorer=distinct", "--ignore_case", *COMMON]
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> pathlib.Path:
-  """What `pip install` makes of the page's package: its modules, and a dist-info with its entry points."""
+  """Returns what `pip install` makes of the page's package: its modules, and a dist-info with its entry points."""
   folder = tmp_path_factory.mktemp("package")
   modules = re.findall(r"`(winnow_example/\w+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL)
   assert len(modules) == 4
@@ -45,7 +45,7 @@ def package(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> pathlib.Path:
-  """Three text files of many blocks, with bad lines in the middle, and embeddings of their lines."""
+  """Returns a folder of three text files of many blocks, with a bad line in the middle, and of their embeddings."""
   folder = tmp_path_factory.mktemp("place")
   for name in ("corpus", "made"):
     (folder / name).mkdir()
@@ -71,8 +71,8 @@ def run(package: pathlib.Path, place: pathlib.Path, *arguments: str) -> str:
 
 
 def test_its_scorer_reader_and_format_are_winnows_own_to_a_user(package, place):
-  """Two workers, three shards, bad lines; killed and resumed to the same bytes. Kills the mutants: choices of flags
-  that are written down; a worker that knows only our own; a format whose name `verify` does not find.
+  """Two workers score three shards with bad lines, are killed, and resume to the same bytes. Kills the mutants: choices
+  of flags that are hard-coded; a worker that knows only our own entries; a format whose name `verify` does not find.
   """
   whole = run(package, place, *SCORE, "--scores=scores", "--direct_num_workers=2")
   num_documents = SHARDS * (ROWS - 2)
@@ -110,7 +110,7 @@ def test_its_scorer_reader_and_format_are_winnows_own_to_a_user(package, place):
 
 
 def test_its_scorer_over_a_store_makes_the_store_first(package, place):
-  """Kills the mutant whose flags of embeddings are for our own scorers alone."""
+  """Kills the mutant that has the flags of embeddings for our own scorers alone."""
   command = ["score", "--scorer=outlying", "--embeddings=made/*.npy", *COMMON, "--scores=stored"]
   run(package, place, *command, "--direct_num_workers=1")
   points = np.load(place / "made/2.npy")
@@ -140,7 +140,7 @@ def test_a_flag_that_winnow_has_is_refused(package, place, tmp_path):
 
 
 def test_a_package_that_cannot_be_loaded_is_named(package, place, tmp_path):
-  """Kills the mutant that leaves it out in silence: its scorer would be 'invalid choice' and nobody would know why."""
+  """Kills the mutant that silently leaves it out: its scorer would be an 'invalid choice' without a reason."""
   shutil.copytree(package, tmp_path / "broken")
   (tmp_path / "broken/winnow_example/distinct.py").write_text("import nothing_of_this_name\n")
   process = start(tmp_path / "broken", place, *SCORE, "--scores=x", stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""The commands that tests/commands run on three small shards, and what they say and leave."""
+"""Commands that tests/commands run on three small shards, and views of what they print and leave."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ def score(model: str, *flags: str) -> list[str]:
 
 
 def told(capsys) -> str:
-  """What the user reads: one line on the standard error, no traceback."""
+  """Returns what the user reads: one line on standard error, without a traceback."""
   error = capsys.readouterr().err
   lines = [line for line in error.splitlines() if line.startswith("winnow: ")]
   assert len(lines) == 1, error
@@ -29,7 +29,7 @@ def last_counters(folder: pathlib.Path) -> dict[str, int]:
 
 
 def forget_a_shard(store: pathlib.Path) -> None:
-  """Makes a complete store one that was killed before its last shard."""
+  """Makes a complete store look as if its command was killed before the last shard."""
   (store / "summary.json").unlink()
   (store / "shards/1.jsonl.parquet").unlink()
 

@@ -1,4 +1,4 @@
-"""`make faults`: every command hurt at length, into the table of docs/reliability.md."""
+"""`make faults`: injects faults into every command at length, and writes the table of docs/reliability.md."""
 
 import argparse
 import functools
@@ -17,7 +17,7 @@ _TABLE = "<!-- faults -->\n", "<!-- /faults -->"
 
 
 def at_length(place: Place, count: int, generator: random.Random) -> dict[str, Callable[[], Outcome | None]]:
-  """All faults by what they are called."""
+  """Returns all faults by name."""
   found: dict[str, Callable[[], Outcome | None]] = {}
   for name in COMMANDS:
     found[f"kills {name}"] = functools.partial(faults.kills, place, name, count, generator)

@@ -1,4 +1,4 @@
-"""Buckets of emulators of Google Cloud Storage and of S3 in this process, which other processes reach too."""
+"""Buckets of emulators of Google Cloud Storage and S3 in this process, which other processes reach too."""
 
 import contextlib
 import os
@@ -17,12 +17,12 @@ _HOST = "STORAGE_EMULATOR_HOST"
 
 @contextlib.contextmanager
 def emulated() -> Iterator[str]:
-  """The bucket's address; this process's clients ask the emulator, and those of its children with `--no_auth`."""
+  """Yields the bucket's address; clients of this process ask the emulator, and with `--no_auth` its children's too."""
   emulator = server.create_server("localhost", 0, in_memory=True, default_bucket="winnow")
   emulator.start()
   before = os.environ.get(_HOST), auth._Credentials._credentials_init
   os.environ[_HOST] = f"http://localhost:{emulator._api._httpd.server_address[1]}"
-  auth._Credentials._credentials_init = True  # as Beam finds out here by itself in 20 s: there are no credentials
+  auth._Credentials._credentials_init = True  # there are no credentials, which Beam takes 20 s to find out
   object_stores.gcs_client.cache_clear()
   try:
     yield "gs://winnow"
@@ -38,7 +38,7 @@ def emulated() -> Iterator[str]:
 
 @contextlib.contextmanager
 def emulated_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-  """The endpoint of a store with an empty bucket, `s3://winnow`; this process and its children have its credentials."""
+  """Yields the endpoint of a store with an empty bucket, `s3://winnow`; children have its credentials too."""
   monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
   monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
   monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -53,6 +53,6 @@ def emulated_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def content(folder: str) -> dict[str, bytes]:
-  """Every object below a run's folder but its logs, as `running.content` has it of a disk."""
+  """Returns every object below a run's folder except its logs, as `running.content` does for a disk."""
   paths = [path for path, _ in storage.match(f"{folder}/**") if "/log/" not in path]
   return {path.removeprefix(f"{folder}/"): storage.read_bytes(path) for path in paths}

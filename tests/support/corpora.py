@@ -17,9 +17,9 @@ from curation.models import random_t5
 from pipelines.output import tfrecords
 
 WORDS = ["river", "stone", "house", "seven", "light", "music", "paper", "garden", "engine", "winter", "yes", "no"]
-POOL = 60  # texts of `repeating_texts` that are repeated
+POOL = 60  # the number of texts that `repeating_texts` repeats
 PROMPT = "{document} - useful?"
-ODD_LINES = (  # all of them bad, but for one that is blank
+ODD_LINES = (  # all of them bad, except one that is blank
   b'{"text": "cut off',
   b'{"url": "u"}',
   b'{"text": 7}',
@@ -32,7 +32,7 @@ ODD_LINES = (  # all of them bad, but for one that is blank
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """Where the shards lie, what their good rows say, how many rows are bad, and how many lines blank."""
+  """The place of the shards, the texts of their good rows, and the numbers of bad rows and blank lines."""
 
   pattern: str
   texts: dict[tuple[str, int], str]
@@ -41,7 +41,7 @@ class Corpus:
 
 
 def write_model(folder: pathlib.Path, **sizes) -> str:
-  """A random T5 with a vocabulary of the words."""
+  """Writes a random T5 with a vocabulary of the words; returns its folder."""
   sizes = {"pieces": 150, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4} | sizes
   return str(random_t5.write_random_checkpoint(folder, [text + " - useful?" for text in sentences(2_000, 99)], **sizes))
 
@@ -54,14 +54,14 @@ def sentences(count: int, seed: int) -> list[str]:
 
 
 def repeating_texts(count: int, seed: int) -> list[str]:
-  """Half of them repeat one of a pool of texts that all shards share, word for word or nearly; one has no words."""
+  """Returns texts: half repeat one of a pool that all shards share, word for word or nearly; one has no words."""
   generator = np.random.default_rng(1_000 + seed)
   pool = np.random.default_rng(5).integers(0, 10_000, (POOL, 60))
   texts = []
   for row in range(count):
     kind = generator.random()
     words = pool[generator.integers(POOL)] if kind < 0.5 else generator.integers(0, 10_000, 60)
-    if kind < 0.2:  # a few words are others; from a tenth on it is no near-copy
+    if kind < 0.2:  # a few words differ; if a tenth or more do, it is no near-copy
       words = words.copy()
       words[generator.choice(60, int(generator.integers(1, 8)), replace=False)] = generator.integers(10_000, 20_000)
     texts.append("..." if row == 7 else " ".join(f"w{word}" for word in words))
@@ -69,12 +69,12 @@ def repeating_texts(count: int, seed: int) -> list[str]:
 
 
 def rows_of(shard: str, *, big_rows: int, small_rows: int) -> int:
-  """Rows of a shard of `write_corpus`, bad ones too."""
+  """Returns the number of rows of a shard of `write_corpus`, with bad ones."""
   return big_rows if shard == "big.jsonl.gz" else small_rows + ("tfrecord" in shard)
 
 
 def url_of(shard: str, row: int) -> str:
-  """Of some thirty domains, which have documents in all shards, some many and some few."""
+  """Returns a url of one of some thirty domains, which have documents in all shards, some many and some few."""
   return f"http://{row % 3}.site{math.isqrt(row * 7919 % 1009)}.co.uk/{shard}/{row}"
 
 
@@ -87,7 +87,7 @@ def write_with_embeddings(
   bad_row: int,
   make: Callable[[int, int], list[str]] | None = None,
 ) -> None:
-  """`write_corpus` in corpus/, and in made/ what `embed` gives by shard and rows, two of `a.jsonl` without use."""
+  """Writes corpus/ by `write_corpus`, and made/ with what `embed` gives by shard and rows; spoils two of `a.jsonl`."""
   write_corpus(folder / "corpus", big_rows=big_rows, small_rows=small_rows, make=make or sentences)
   (folder / "made").mkdir()
   for path in sorted((folder / "corpus").iterdir()):
@@ -100,9 +100,9 @@ def write_with_embeddings(
 def write_corpus(
   folder: pathlib.Path, *, big_rows: int, small_rows: int, make: Callable[[int, int], list[str]] = sentences
 ) -> Corpus:
-  """Twelve shards: one gzip of `big_rows` rows, and eleven of `small_rows` in all formats.
+  """Writes twelve shards: one gzip file of `big_rows` rows, and eleven files of `small_rows` in all formats.
 
-  `make`: the texts of a shard, by their number and a seed.
+  `make` returns the texts of a shard, given their number and a seed.
   """
   folder.mkdir(parents=True, exist_ok=True)
   corpus = Corpus(str(folder / "*"), {}, 0)

@@ -1,4 +1,4 @@
-"""Plays the Dataflow API on a local port: takes jobs, and tells of them what a test has it tell."""
+"""Plays the Dataflow API on a local port: takes jobs, and reports about them what a test wants."""
 
 import contextlib
 import http.server
@@ -12,7 +12,7 @@ _JOBS = re.compile(r"/v1b3/projects/([^/]+)/locations/([^/]+)/jobs(?:/([^/?]+)(/
 
 
 class Api:
-  """`jobs`: what was submitted, in order. A job runs through `states`, one for each time that it is asked about."""
+  """The API: `jobs` has what was submitted, in order. A job moves to the next of its `states` whenever asked about."""
 
   def __init__(self, states: list[str], error: str | None):
     self.jobs: list[dict[str, Any]] = []
@@ -53,7 +53,7 @@ class Api:
 
 @contextlib.contextmanager
 def serve(states: list[str], error: str | None = None) -> Iterator[Api]:
-  """An API whose `flags` lead a command to it."""
+  """Yields an API whose `flags` lead a command to it."""
   api = Api(states, error)
 
   class Handler(http.server.BaseHTTPRequestHandler):
@@ -69,7 +69,7 @@ def serve(states: list[str], error: str | None = None) -> Iterator[Api]:
     do_GET = do_POST = _answer
 
     def log_message(self, *_):
-      """Says nothing."""
+      """Logs nothing."""
 
   server = http.server.ThreadingHTTPServer(("localhost", 0), Handler)
   threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -20,14 +20,14 @@ PRISM, BOOT = ENGINES / "prism", ENGINES / "boot"
 
 
 def prism_flags() -> list[str]:
-  """Flags by which a command runs on Prism, its workers being threads of the launcher unless flags say otherwise."""
+  """Returns flags for Prism, where workers are threads of the launcher unless other flags say otherwise."""
   if not PRISM.exists():
     missing("prism", f"{PRISM} is not here: `make test-all` builds it, with Go")
   return ["--runner=PrismRunner", f"--prism_location={PRISM}"]
 
 
 def process_flags(folder: pathlib.Path) -> list[str]:
-  """Flags for workers that are processes started by Beam's own boot program, as in a container."""
+  """Returns flags for workers that are processes started by Beam's own boot program, as in a container."""
   script = folder / "boot.sh"
   # The program writes into the folder that it starts in, and Prism quotes the worker's id once too often.
   script.write_text(f'#!/bin/bash\ncd {folder}\nexec {BOOT} --semi_persist_dir={folder} "${{@//\\\'/}}"\n')
@@ -48,14 +48,14 @@ def need_flink() -> None:
 
 
 def job_server_flags() -> list[str]:
-  """The flag that names Beam's job server for Flink, which Beam fetches unless FLINK_JOB_SERVER_JAR names one."""
+  """Returns the flag that names Beam's job server for Flink; Beam fetches it unless FLINK_JOB_SERVER_JAR names one."""
   named = os.environ.get("FLINK_JOB_SERVER_JAR")
   server = flink_runner.FlinkJarJobServer(pipeline_options.PipelineOptions(flink_job_server_jar=named))
   try:
     jar = server.local_jar(server.path_to_jar())
-  except Exception as error:  # whatever a download ends with
+  except Exception as error:  # a download may raise anything
     why = str(error).partition(". ")[0]
-    missing("job_server", f"Beam's job server cannot be had ({why}): name its jar in FLINK_JOB_SERVER_JAR")
+    missing("job_server", f"Beam's job server is not available ({why}): name its jar in FLINK_JOB_SERVER_JAR")
   return [f"--flink_job_server_jar={jar}"]
 
 

@@ -1,4 +1,4 @@
-"""Faults: real commands in processes of their own, hurt in the middle of their work, and what is left of it afterwards.
+"""Faults in real commands, which run in processes of their own and are hurt in the middle of their work.
 
 Each function runs a command, hurts it, runs it again, and compares every byte of what it leaves with an undisturbed
 run's. tests/faults does that in a short form, at_length.py at length.
@@ -25,7 +25,7 @@ _NO_SPACE = "No space left on device"
 
 
 def kills(place: Place, name: str, count: int, generator: random.Random) -> Outcome:
-  """Kills a command again and again at random moments; when it comes to its end, compares and begins anew."""
+  """Kills a command again and again at random moments; whenever it reaches its end, compares and starts again."""
   outcome = Outcome(f"SIGKILL, {name}")
   folder = place.prepared(name, place.folder / f"kills_{name}")
   pending = 0
@@ -59,7 +59,7 @@ def kills(place: Place, name: str, count: int, generator: random.Random) -> Outc
 
 
 def kills_on_a_bucket(place: Place, name: str, count: int, generator: random.Random) -> Outcome:
-  """The same where stores and outputs lie on an object store, an emulator's, beside an undisturbed run's there."""
+  """Does the same with stores and outputs on an emulated object store, and compares with an undisturbed run there."""
   outcome = Outcome(f"SIGKILL on a bucket, {name}")
   with buckets.emulated() as bucket:
     status, told = place.run(name, place.folder, root=f"{bucket}/whole/")
@@ -73,7 +73,7 @@ def kills_on_a_bucket(place: Place, name: str, count: int, generator: random.Ran
         kill(process, generator)
         place.ended(process)
         continue
-      status, told = place.ended(process)  # and begun anew
+      status, told = place.ended(process)  # and starts again
       storage.delete_folder(f"{bucket}/hurt")
       outcome.injected -= 1
       if status != 0:
@@ -91,7 +91,7 @@ def kills_on_a_bucket(place: Place, name: str, count: int, generator: random.Ran
 
 
 def full_disk(place: Place, name: str) -> Outcome | None:
-  """Stores, outputs and temporary files on a disk that is full in the middle; then it has room. None: no such disk."""
+  """Has the disk full in the middle of a command, then makes room; returns None if no such disk can be mounted."""
   outcome = Outcome(f"disk full during {name}")
   with tempfile.TemporaryDirectory() as mounted:
     folder = pathlib.Path(mounted)
@@ -123,7 +123,7 @@ def _bytes(folder: pathlib.Path) -> int:
 
 @functools.cache
 def shim() -> str | None:
-  """The library that makes disks fail and clocks jump; None where there is no C compiler."""
+  """Returns the library that makes disks fail and clocks jump; None if there is no C compiler."""
   if shutil.which("cc") is None:
     return None
   built = pathlib.Path(tempfile.mkdtemp(prefix="winnow-faults-")) / "shim.so"
@@ -133,7 +133,7 @@ def shim() -> str | None:
 
 
 def read_error(place: Place, name: str) -> Outcome:
-  """The disk fails in the middle of a shard, at launch and then under the workers; then it is well again."""
+  """Makes the disk fail in the middle of a shard, first at launch and then in the workers; then it works again."""
   outcome = Outcome(f"read error in the middle of a shard, {name}")
   folder = place.prepared(name, place.folder / f"read_error_{name}")
   half = (place.folder / "corpus/big.jsonl.gz").stat().st_size // 2
@@ -153,7 +153,7 @@ def read_error(place: Place, name: str) -> Outcome:
 
 
 def changed_shard(place: Place, name: str, how: str) -> Outcome:
-  """A shard is replaced or cut while it is worked on; then it is restored."""
+  """Replaces or cuts a shard while a command works on it, then restores it."""
   outcome = Outcome(f"a shard that is {how}, {name}", injected=1)
   folder = place.prepared(name, place.folder / f"{how}_{name}")
   path = place.folder / "corpus/big.jsonl.gz"
@@ -182,11 +182,11 @@ def _is_on_record(folder: pathlib.Path, wanted: int) -> bool:
 
 
 def damaged_files(place: Place, name: str, count: int, generator: random.Random) -> Outcome:
-  """The command is killed, and some of the files that it left are cut, emptied, or have a bit turned."""
+  """Kills the command, then cuts or empties some of the files that it left, or flips a bit in them."""
   outcome = Outcome(f"damaged files, {name}")
   folder = place.prepared(name, place.folder / f"damaged_{name}")
   fills_output = name in ("sample", "curate", "stages")
-  while True:  # until it is killed before its end, after which nothing would be looked at again
+  while True:  # until it is killed before its end: after that, nothing would be looked at again
     wanted = files_on_record(folder) + generator.randrange(3, 30)
     process = place.start(name, folder)
     wait_for(functools.partial(_is_on_record, folder, wanted), process)
@@ -198,7 +198,7 @@ def damaged_files(place: Place, name: str, count: int, generator: random.Random)
       break
     shutil.rmtree(folder)
     place.prepared(name, folder)
-  # A store that is complete is not looked at again but where something is made of it.
+  # A complete store is looked at again only if something is made of it.
   begun = (folder / made for made in place.made_by(name) if not (folder / made / "summary.json").exists())
   found = (path for filled in begun for path in sorted(filled.rglob("*")))
   made = [path for path in found if path.suffix in ON_RECORD]
@@ -222,7 +222,7 @@ def damaged_files(place: Place, name: str, count: int, generator: random.Random)
 
 
 def jumping_clock(place: Place, name: str) -> Outcome:
-  """The wall clock is a day early, right, and a day late, at every look."""
+  """Makes the wall clock a day early, right, or a day late, by turns from second to second."""
   outcome = Outcome(f"a clock that jumps by a day, {name}", injected=1)
   folder = place.prepared(name, place.folder / f"clock_{name}")
   status, told = place.run(name, folder, {"LD_PRELOAD": shim() or "", "WINNOW_FAULT_CLOCK": "86400"})
@@ -233,7 +233,7 @@ def jumping_clock(place: Place, name: str) -> Outcome:
 
 
 def two_at_once(place: Place, name: str) -> Outcome:
-  """The same command twice on the same folder."""
+  """Runs the same command twice at once on the same folder."""
   outcome = Outcome(f"two runs at once, {name}", injected=1)
   folder = place.prepared(name, place.folder / f"two_{name}")
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -249,7 +249,7 @@ def two_at_once(place: Place, name: str) -> Outcome:
 
 
 def little_memory(place: Place) -> Outcome:
-  """The shapes of a run do not fit into its memory: told before the first document, with the flag to turn."""
+  """Gives a run too little memory for its shapes: it must say so before the first document, with the flag to lower."""
   outcome = Outcome("too little memory for the shapes, score", injected=1)
   folder = place.prepared("score", place.folder / "little_memory")
   limit = f"ulimit -v {12 << 20}; exec "

@@ -2,7 +2,7 @@
 
 Each is a process of its own, as on a cluster of several machines; `make cluster-up` and `make cluster-down` run this
 file, and the tests use it. Flink comes from the package `apache-flink-libraries`, which has its jars but none of its
-scripts: what those would do, naming the memory of each JVM, is done here.
+scripts, so this file does what those would do, and sets the memory of each JVM.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ ENGINES = pathlib.Path(__file__).resolve().parent.parent.parent / ".engines"
 FLINK, STATE = ENGINES / "flink" / "pyflink", ENGINES / "cluster"
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
-# Of Flink's own configuration for Java 17: what its serializers and its memory look at.
+# From Flink's own configuration for Java 17: the packages that its serializers and its memory management access.
 _CONCURRENT = ("util.concurrent", "util.concurrent.atomic")
 _OPENED = ("lang", "lang.reflect", "io", "net", "nio", "text", "time", "util", *_CONCURRENT)
 _JAVA = [
@@ -49,7 +49,7 @@ class Cluster:
 
   @property
   def flags(self) -> list[str]:
-    """The flags by which a command runs here."""
+    """The flags that run a command on this cluster."""
     return [
       "--runner=FlinkRunner",
       f"--flink_master={self.state['master']}",
@@ -123,19 +123,19 @@ class Cluster:
     (self._folder / "state.json").unlink(missing_ok=True)
 
   def task_managers(self) -> list[psutil.Process]:
-    """The TaskManagers that live, the oldest first."""
+    """Returns the living TaskManagers, the oldest first."""
     entries = [entry for entry in self.state["processes"] if entry["name"] == "task manager"]
     return [process for entry in entries if (process := _alive(entry))]
 
   def registered(self) -> int:
-    """How many TaskManagers have given the JobManager their slot; 0 while it does not answer."""
+    """Returns how many TaskManagers have given the JobManager their slot; 0 while it does not answer."""
     try:
       return self.ask("/overview")["slots-total"]
     except OSError:
       return 0
 
   def ask(self, path: str) -> Any:
-    """The JobManager's answer to a GET of its REST interface."""
+    """Returns the JobManager's answer to a GET of its REST interface."""
     with urllib.request.urlopen(f"http://{self.state['master']}{path}", timeout=10) as answer:
       return json.load(answer)
 
@@ -159,7 +159,7 @@ def _java(heap_mb: int, main: str, folder: pathlib.Path) -> list[str]:
 
 
 def _alive(entry: dict[str, Any]) -> psutil.Process | None:
-  """The process of an entry, unless it has ended; its id may be another's by now."""
+  """Returns the process of an entry, or None if it has ended; its id may belong to another process by now."""
   try:
     process = psutil.Process(entry["id"])
     return process if process.create_time() == entry["started"] and processes.is_alive(process) else None
@@ -168,7 +168,7 @@ def _alive(entry: dict[str, Any]) -> psutil.Process | None:
 
 
 def free_ports(count: int) -> list[int]:
-  """Ports of the loopback that nobody listens on."""
+  """Returns ports of the loopback that nobody listens on."""
   sockets = [socket.socket() for _ in range(count)]
   for one in sockets:
     one.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A played Hugging Face hub, in this process: repositories of datasets as its API and its files are asked for."""
+"""A Hugging Face hub played in this process: it answers requests for a dataset's listing and its files."""
 
 import hashlib
 import http.server

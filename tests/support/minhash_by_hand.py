@@ -10,8 +10,11 @@ from curation.selection import hashing
 
 
 def words_of(text: str) -> list[str]:
-  """Lower-case runs of letters, marks, digits and whatever Unicode 3.2 did not know; of a text with fewer than five
-  that are more than marks, symbols too, and with none, each character that shows anything."""
+  """Returns the words of a text: lower-case runs of letters, marks, digits and whatever Unicode 3.2 did not know.
+
+  With fewer than five such words that are more than marks, symbols are words too; with none, so is every character that
+  shows anything.
+  """
 
   def category(character: str) -> str:
     found = "L" if ord(character) > 0xFFFF else unicodedata.ucd_3_2_0.category(character)
@@ -33,7 +36,7 @@ def words_of(text: str) -> list[str]:
 
 
 def signature_by_hand(text: str, hashes: int) -> list[int]:
-  """A signature in Python's own numbers, without a rolling hash."""
+  """Returns a signature, computed in Python's own numbers without a rolling hash."""
 
   def mix(x: int) -> int:
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64

@@ -1,4 +1,4 @@
-"""What the tests of a session make once, whichever worker of xdist needs it first."""
+"""Folders that the tests of a session make once, in whichever xdist worker needs them first."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ import pytest
 
 
 def made(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
-  """The folder that `make` has filled; the other workers wait for it. Nobody may write there afterwards."""
+  """Returns the folder that `make` has filled; the other workers wait for it. Nobody may write there afterwards."""
   session = tmp_path_factory.getbasetemp()
   if "PYTEST_XDIST_WORKER" in os.environ:
     session = session.parent  # that of all workers

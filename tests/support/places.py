@@ -1,4 +1,4 @@
-"""Where commands are hurt: a corpus, models, undisturbed runs, and what of a hurt one is compared with them."""
+"""The setting of faults: a corpus, models, undisturbed runs, and the comparison of a disturbed run with them."""
 
 import collections
 import contextlib
@@ -21,7 +21,7 @@ import tiny_t5
 from running import content
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
-SECONDS = 240  # that no command may take
+SECONDS = 240  # the most that a command may take
 COMMANDS = ("score", "embed", "density", "sample", "curate", "stages")
 _RECIPE = """
 num_clusters: 3
@@ -42,7 +42,7 @@ ON_RECORD = (".parquet", ".run", ".safetensors")
 
 @dataclasses.dataclass
 class Outcome:
-  """What became of one kind of fault: times it was injected, times the rerun's bytes were the undisturbed run's."""
+  """The outcome of one kind of fault: how often it was injected, and how often the rerun gave the undisturbed bytes."""
 
   fault: str
   injected: int = 0
@@ -77,7 +77,7 @@ class Place:
       self.seconds[name] = time.monotonic() - started
 
   def arguments(self, name: str, *, corpus: str = "corpus", workers: int = 2, root: str = "") -> list[str]:
-    """The command; `root`: where its stores and outputs lie, a bucket's folder and a slash."""
+    """Returns the command; `root` is the place of its stores and outputs, if it is a bucket's folder, with a slash."""
     reading = [f"--input={self.folder / corpus}/*", "--block_rows=400", "--max_bad_fraction=0.1"]
     asking = [f"--model={self.folder}/model", f"--prompt_file={self.folder}/prompt.txt", "--max_input_tokens=32"]
     embedding = [f"--model={self.folder}/embedder", "--embedding_name=embedded"]
@@ -97,7 +97,7 @@ class Place:
     return [*flags[name], f"--direct_num_workers={workers}", *(["--no_auth"] if root else [])]
 
   def made_by(self, name: str) -> tuple[str, ...]:
-    """The folders that a command fills."""
+    """Returns the folders that a command fills."""
     return {
       "score": ("scores/asked",),
       "embed": ("scores/embedded",),
@@ -109,7 +109,7 @@ class Place:
 
   def start(self, name: str, folder: pathlib.Path, more: dict | None = None, **how) -> subprocess.Popen:
     command = [sys.executable, "-m", "pipelines.main", *self.arguments(name, **how)]
-    # A file, not a pipe, which a worker that is left alone would hold; and not on a disk that may be full.
+    # A file and not a pipe, which an orphaned worker would hold open; and not on a disk that may be full.
     handle, path = tempfile.mkstemp(dir=self.folder, prefix="errors-")
     process = subprocess.Popen(
       command,
@@ -124,7 +124,7 @@ class Place:
     return process
 
   def run(self, name: str, folder: pathlib.Path, more: dict | None = None, **how) -> tuple[int, str]:
-    """(exit status, what was said on standard error). `more`: of the environment."""
+    """Returns the exit status and what was said on standard error. `more` is added to the environment."""
     return self.ended(self.start(name, folder, more, **how))
 
   def ended(self, process: subprocess.Popen) -> tuple[int, str]:
@@ -139,7 +139,7 @@ class Place:
     return process.returncode, told
 
   def prepared(self, name: str, folder: pathlib.Path) -> pathlib.Path:
-    """A folder in which the command may begin: with the store that a sample needs."""
+    """Returns a folder in which the command can start: it has the store that a sample needs."""
     folder.mkdir(parents=True, exist_ok=True)
     if name == "sample" and not (folder / "scores").exists():
       shutil.copytree(self.undisturbed / "scores/asked", folder / "scores/asked")
@@ -162,12 +162,12 @@ class Place:
 
 
 def environment() -> dict[str, str]:
-  """Commands run this tree's code, whatever is installed."""
+  """Returns the environment in which commands run this tree's code, whatever is installed."""
   return os.environ | {"PYTHONPATH": str(PROJECT)}
 
 
 def _documents(folder: pathlib.Path) -> collections.Counter:
-  """How often each scored document is in a store's shards."""
+  """Counts how often each scored document is in a store's shards."""
   documents: collections.Counter = collections.Counter()
   for path in folder.glob("shards/*.parquet"):
     with contextlib.suppress(OSError):  # one that is damaged holds none
@@ -177,12 +177,12 @@ def _documents(folder: pathlib.Path) -> collections.Counter:
 
 
 def files_on_record(folder: pathlib.Path) -> int:
-  """Files of stores and outputs that are whole."""
+  """Counts the whole files of stores and outputs."""
   return sum(path.suffix in ON_RECORD and not path.name.startswith(".") for path in folder.rglob("*"))
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
-  """Waits until something is so; False where the process ended before."""
+  """Waits until a condition holds; returns False if the process ends before."""
   while process.poll() is None:
     if condition():
       return True
@@ -191,7 +191,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
 
 
 def kill(process: subprocess.Popen, generator: random.Random) -> str:
-  """Kills a command as machines, schedulers and the memory's guardian do: all of it, its launcher, or one worker."""
+  """Kills a command as machines, schedulers and the OOM killer do: all of it, its launcher, or one worker."""
   victims = {"all": [process.pid]}
   workers = processes.local_workers(process.pid)
   if len(workers) == 2:

@@ -1,4 +1,4 @@
-"""A dataset that tests prepare by TFDS, which looks for the module of its class as a file of its own."""
+"""A dataset that tests prepare by TFDS, in a file of its own because TFDS looks for the module of its class."""
 
 import tensorflow_datasets as tfds
 

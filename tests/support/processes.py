@@ -1,10 +1,10 @@
-"""Looking at processes that may end at any moment: one that has ended, a zombie among them, is simply not there."""
+"""Views of processes that may end at any moment: one that has ended, even a zombie, is simply not there."""
 
 import psutil
 
 
 def is_alive(process: psutil.Process) -> bool:
-  """Whether a process still runs."""
+  """Tells whether a process still runs."""
   try:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
   except psutil.NoSuchProcess:
@@ -12,7 +12,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def children(pid: int | None = None, *, recursive: bool = True) -> list[psutil.Process]:
-  """The living processes below one, or below this one."""
+  """Returns the living processes below one, or below this one."""
   try:
     return list(filter(is_alive, psutil.Process(pid).children(recursive=recursive)))
   except psutil.NoSuchProcess:
@@ -20,12 +20,12 @@ def children(pid: int | None = None, *, recursive: bool = True) -> list[psutil.P
 
 
 def local_workers(pid: int) -> list[psutil.Process]:
-  """The living workers of a command on the local runner: forked by the fork server, which is the command's child."""
+  """Returns the living workers of a command on the local runner, forked by the fork server, which is its child."""
   return [worker for server in children(pid, recursive=False) for worker in children(server.pid, recursive=False)]
 
 
 def command_line(process: psutil.Process) -> str:
-  """What a process was started with; nothing once it has ended."""
+  """Returns the command line of a process; an empty one once it has ended."""
   try:
     return " ".join(process.cmdline())
   except psutil.NoSuchProcess:
@@ -33,7 +33,7 @@ def command_line(process: psutil.Process) -> str:
 
 
 def resident_bytes(pid: int) -> int:
-  """The sum of the resident memory of a process and of all below it."""
+  """Returns the sum of the resident memory of a process and of all below it."""
   total = 0
   for member in [pid, *(child.pid for child in children(pid))]:
     try:

@@ -1,4 +1,4 @@
-"""A cache of what Beam works out anew for every step of every graph: without it commands take twice as long."""
+"""A cache of what Beam computes anew for every step of every graph; without it commands take twice as long."""
 
 import contextlib
 import copy
@@ -13,10 +13,10 @@ from apache_beam.transforms import userstate
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-  """Keeps what follows from a class and its arguments alone; Beam asks for both some hundred times a graph.
+  """Keeps two things that follow from a class and its arguments alone; Beam asks for both some hundred times a graph.
 
-  The state that a DoFn declares, which Beam reads from the signatures of all its methods, and the options that a list
-  of flags comes to, for each of which Beam builds a parser.
+  These are the state that a DoFn declares, which Beam reads from the signatures of all its methods, and the options
+  that a list of flags gives, for which Beam builds a parser each time.
   """
   find_specs, parse = userstate.get_dofn_specs, pipeline_options.PipelineOptions.__init__
   specs: dict[type, Any] = {}

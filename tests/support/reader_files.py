@@ -32,7 +32,7 @@ def jsonl(records, *, ascii_only: bool = False) -> bytes:
 
 
 def example(**features) -> bytes:
-  """A serialized Example; a feature is a list of bytes, or of numbers."""
+  """Returns a serialized Example; a feature is a list of bytes, or of numbers."""
   message = example_class()()
   for name, values in features.items():
     feature = message.features.feature[name]
@@ -56,7 +56,7 @@ def examples(records) -> list[bytes]:
 
 
 def write(folder: pathlib.Path, name: str, records=RECORDS) -> Shard:
-  """The records as a file in the format that its name says."""
+  """Writes the records into a file in the format that its name says; returns its shard."""
   path = folder / name
   if ".json" in name:
     data = jsonl(records, ascii_only=name.endswith(".zst"))
@@ -88,7 +88,7 @@ def shard_of(path: pathlib.Path) -> Shard:
 
 
 def read(shard: Shard, *, fields: Fields | None = None, piece_bytes: int = 1000, **options) -> list[AnyBlock]:
-  """Reads small pieces, so that files of a few kilobytes cross their borders as those of gigabytes do."""
+  """Reads a shard in small pieces, so that files of a few kilobytes cross their borders as those of gigabytes do."""
   return list(reading.read_blocks(shard, fields or Fields(), piece_bytes=piece_bytes, **options))
 
 

@@ -47,7 +47,7 @@ def build(folder: pathlib.Path, outputs: Sequence[str]) -> None:
   write_corpus(folder / "corpus")
   reading = [f"--input={folder}/corpus/*.jsonl", "--scores=scores", "--max_bad_fraction=0.1", "--direct_num_workers=1"]
   asking = [f"--prompt_file={folder}/prompt.txt", "--max_input_tokens=32", "--batch_tokens=512"]
-  # Names in the other order than sizes.
+  # The names sort the other way than the sizes.
   for name, width in (("large", 32), ("small", 16)):
     corpora.write_model(folder / name, d_model=width)
     score = ["score", *reading, *asking, f"--model={folder}/{name}", f"--name={name}", "--block_rows=50"]

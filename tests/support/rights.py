@@ -1,4 +1,4 @@
-"""Another user, who may read what the tests have written and not write there."""
+"""Another user, who may read what the tests have written but not write there."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ _NOBODY = 65534
 
 @contextlib.contextmanager
 def readable_folder() -> Iterator[pathlib.Path]:
-  """A temporary folder that every user may read; pytest's own are the user's alone."""
+  """Yields a temporary folder that every user may read; pytest's own are for one user alone."""
   with tempfile.TemporaryDirectory(prefix="winnow-rights-") as name:
     folder = pathlib.Path(name)
     folder.chmod(0o755)
@@ -21,7 +21,7 @@ def readable_folder() -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def without_rights(folder: pathlib.Path) -> Iterator[None]:
-  """Makes this process unable to write to a folder and all in it: as nobody for root, by their modes for another."""
+  """Makes this process unable to write to a folder and all in it: root becomes nobody, others change modes."""
   if os.geteuid() == 0:
     os.seteuid(_NOBODY)
     try:

@@ -1,4 +1,4 @@
-"""Running commands in a folder, and what they leave there."""
+"""Helpers that run commands in a folder, and read what they leave there."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def run_in(folder: pathlib.Path, arguments: list[str]) -> int:
 
 
 def content(folder: pathlib.Path) -> dict[str, bytes]:
-  """Every file below a run's folder but its logs."""
+  """Returns every file below a run's folder except its logs."""
   files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
   return {name: data for name, data in files.items() if "/log/" not in f"/{name}"}
 
@@ -32,12 +32,12 @@ def logs(folder: pathlib.Path) -> list[dict]:
 
 
 def shards_of(store: pathlib.Path) -> pa.Table:
-  """What the files of a store's shards hold, in the order of their names."""
+  """Returns what the files of a store's shards hold, in the order of their names."""
   return pa.concat_tables(pq.read_table(path) for path in sorted((store / "shards").iterdir()))
 
 
 def embedded(folder: pathlib.Path) -> dict[tuple[str, int], np.ndarray]:
-  """What a run's own store of embeddings holds, by document."""
+  """Returns what a run's own store of embeddings holds, by document."""
   found: dict[tuple[str, int], np.ndarray] = {}
   for path in sorted((folder / "scores/embeddings_made/blocks").glob("*/*.parquet")):
     table = pq.read_table(path, columns=["row", "embedding", "reason"])

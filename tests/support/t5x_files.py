@@ -38,7 +38,7 @@ _LAYER = {
 
 
 def to_arrays(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The arrays of T5X's network without scanned layers, by name."""
+  """Returns the arrays of T5X's network without scanned layers, by name."""
   arrays = {"token_embedder.embedding": tensors["shared.weight"]}
   if "lm_head.weight" in tensors:
     arrays["decoder.logits_dense.kernel"] = tensors["lm_head.weight"].T
@@ -62,9 +62,9 @@ def write_legacy(
   old_specs: bool = False,
   chunk_rows: int | None = None,
 ) -> pathlib.Path:
-  """An index, and a zarr array for each of those with two axes (all, unless `inline`).
+  """Writes an index, and a zarr array for each of the arrays (if `inline`, only for those of two axes or more).
 
-  `old_specs`: as tensorstore wrote them before 0.1.14. The optimizer's state is what no reader could make sense of.
+  `old_specs` gives specs as tensorstore wrote them before 0.1.14. No reader could make sense of the optimizer's state.
   """
   folder.mkdir(parents=True)
   target: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def change_index(folder: pathlib.Path, change: Callable[[dict], None]) -> None:
 
 
 def write_orbax(folder: pathlib.Path, arrays: dict[str, np.ndarray], *, plain: bool = False) -> pathlib.Path:
-  """An OCDBT database in one data file, with an array of the optimizer's in it; its index not compressed if `plain`."""
+  """Writes an OCDBT database in one data file, with an array of the optimizer; `plain` does not compress its index."""
   state = folder.resolve() / "state"
   state.mkdir(parents=True)
   context = ts.Context()
@@ -127,7 +127,7 @@ def write_array(
 
 
 def packed(values: np.ndarray) -> msgpack.ExtType:
-  """An array as flax packs it into msgpack."""
+  """Returns an array as flax packs it into msgpack."""
   return msgpack.ExtType(1, msgpack.packb((values.shape, values.dtype.name, values.tobytes())))
 
 

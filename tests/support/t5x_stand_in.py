@@ -1,4 +1,4 @@
-"""What our gin files use of T5X, which is on no package index: its files by their names, and the settings in them."""
+"""The parts of T5X that our gin files use: its files by name, with their settings. T5X is on no package index."""
 
 import pathlib
 

@@ -21,7 +21,7 @@ _WORDS = (
 
 
 def make_texts(number: int, *, seed: int = 0, longest: int = 60) -> list[str]:
-  """Texts of 1 to `longest` words, in sentences; the same for the same seed."""
+  """Returns texts of 1 to `longest` words, in sentences; the same seed gives the same texts."""
   generator = np.random.default_rng(seed)
   texts = []
   for words in generator.integers(1, longest + 1, number):
@@ -31,7 +31,7 @@ def make_texts(number: int, *, seed: int = 0, longest: int = 60) -> list[str]:
 
 
 def make_checkpoint(folder: Path, *, gated: bool = True, seed: int = 0, **sizes: int) -> Path:
-  """Writes the folder, T5 1.1 if `gated`, else 1.0; `sizes` are those of `write_random_checkpoint`."""
+  """Writes the folder of a T5 1.1 if `gated`, else 1.0; `sizes` are those of `write_random_checkpoint`."""
   sizes = {"pieces": 300, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 3} | sizes
   return random_t5.write_random_checkpoint(folder, make_texts(300, seed=1), gated=gated, seed=seed, **sizes)
 
@@ -89,7 +89,7 @@ def save_as_sentence_transformers_5(folder: Path, *, model_max_length: int | Non
 
 @contextlib.contextmanager
 def kept_programs(folder: Path) -> Iterator[None]:
-  """What is compiled meanwhile is kept in the folder, and not compiled again: half of what training twice takes."""
+  """Keeps what is compiled meanwhile in the folder, where it is found again: half of the time of training twice."""
   settings = [
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",

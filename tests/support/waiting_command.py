@@ -1,7 +1,7 @@
 """A command that waits for five minutes, for tests that end it: `python waiting_command.py FOLDER WHERE BEAM_FLAGS`.
 
-A worker leaves a file named by its process in FOLDER as its first element comes, and then (WHERE is `element`) holds on
-to it, or (`exit`) is quick with it and slow to exit, when it leaves another file.
+When a worker gets its first element, it leaves a file in FOLDER that is named by its process id. If WHERE is `element`,
+it then holds on to the element. If WHERE is `exit`, it is quick with it but slow to exit, and leaves another file then.
 """
 
 import os

@@ -44,7 +44,7 @@ def place(tmp_path_factory) -> pathlib.Path:
 )
 def test_graphs_are_small(place, monkeypatch, arguments, most_transforms, most_stages):
   """Beam's `Create`, `Reshuffle` and global combines are several transforms each. Kills the mutants: one of them in
-  place of a smaller form; passes for a threshold that is given; a list that is spread twice.
+  place of its smaller form; passes for a threshold that is given; a list that is spread twice.
   """
   built = []
 
