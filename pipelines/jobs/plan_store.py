@@ -100,8 +100,9 @@ def _plan_stored(
   if entry.reads == EMBEDDINGS:
     return [embedding], stored
   clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
-  clustered = StoredBlocks(clusters.config.store)  # holds the survivors alone already
-  return [embedding, clusters], stored._replace(clusters=clustered, clustering=clusters.config.scorer)
+  clustered, description = StoredBlocks(clusters.config.store), clusters.config.scorer  # of the survivors already
+  assert isinstance(description, Cluster)
+  return [embedding, clusters], stored._replace(clusters=clustered, clustering=description)
 
 
 def plan_embedding(

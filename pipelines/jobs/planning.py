@@ -135,7 +135,7 @@ def plan_scoring(
   scorer = scorer.checked()
   request = store_request(scorer, corpus, stage)
   store = ScoreStore.for_request(folder, request)
-  prepared = None if preparation is None else preparation.of(scorer, store)
+  prepared = None if preparation is None else preparation.for_store(scorer, store)
   source = scorer.source(corpus.texts)
   if isinstance(source, stored_blocks.StoredBlocks):
     source = source if prepared is None else prepared.source(source)

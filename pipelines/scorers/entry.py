@@ -3,10 +3,11 @@
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipelines.registry.command_names import CURATE, SCORE
 from pipelines.registry.flag import Flag
+from pipelines.scorers.clusters.scorer import Cluster
 from pipelines.scoring.description import Description
 from pipelines.scoring.preparation import Preparation
 from pipelines.scoring.stored_blocks import StoredBlocks, StoredEmbeddings
@@ -37,8 +38,8 @@ class Stored(NamedTuple):
   """Where its scores go."""
   embeddings: StoredEmbeddings | None = None
   clusters: StoredBlocks | None = None
-  clustering: Any = None
-  """The `Cluster` that describes how clusters are found."""
+  clustering: Cluster | None = None
+  """The description of how the clusters were found."""
   upstream: StoredBlocks | None = None
 
 
@@ -66,6 +67,3 @@ class Entry:
   def __post_init__(self):
     if self.reads not in (TEXTS, EMBEDDINGS, CLUSTERS):
       raise ValueError(f"the scorer {self.name} reads {self.reads!r}, which is none of texts, embeddings and clusters")
-    object.__setattr__(
-      self, "flags", tuple(dataclasses.replace(f, scorers=f.scorers or (self.name,)) for f in self.flags)
-    )

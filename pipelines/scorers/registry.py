@@ -47,14 +47,10 @@ def methods(sampler: str) -> tuple[str, ...]:
 
 
 def flags() -> tuple[Flag, ...]:
-  """Returns the flags of scorers: each one's own, and those of clusters, which several read."""
+  """Returns the flags of scorers: those of clusters, which several scorers read, and each scorer's own."""
   reading_clusters = tuple(name for name in choices() if SCORERS[name].reads == CLUSTERS)
-  of_clusters = (dataclasses.replace(flag, scorers=reading_clusters) for flag in entry.FLAGS)
-  first: list[Flag] = []
-  rest: list[Flag] = []
-  for name, scorer in SCORERS.items():
-    (rest if name in reading_clusters else first).extend(scorer.flags)
-  return (*first, *of_clusters, *rest)
+  own = [dataclasses.replace(flag, scorers=(name,)) for name, scorer in SCORERS.items() for flag in scorer.flags]
+  return (*(dataclasses.replace(flag, scorers=reading_clusters) for flag in entry.FLAGS), *own)
 
 
 def made_in_stores() -> tuple[str, ...]:

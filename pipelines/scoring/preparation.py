@@ -1,10 +1,12 @@
 """Preparations: what is made of a whole store before it can be scored, such as a sketch, centroids or a join."""
 
 import abc
+import dataclasses
 from typing import Any, ClassVar, NamedTuple, Self
 
 import apache_beam as beam
 
+from pipelines.corpus import blocks
 from pipelines.scoring.stored_blocks import StoredBlocks
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
@@ -17,6 +19,21 @@ class Summary(NamedTuple):
   warnings: list[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class PreparationConfig:
+  """The store that a scorer reads, which its description names, and the scorer's own store."""
+
+  scorer: Any
+  store: ScoreStore
+  progress_address: progress.Address | None = None
+
+  @property
+  def shards(self) -> tuple[blocks.Shard, ...]:
+    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
+    return self.scorer.stored.store.shards()
+
+
+@dataclasses.dataclass(frozen=True)
 class Preparation(abc.ABC):
   """A step between the store that a scorer reads and the scorer's own store, which holds what the step makes."""
 
@@ -26,18 +43,23 @@ class Preparation(abc.ABC):
   """The names of its files and folders in the store, folders with a slash at the end. No other preparation has them."""
   work: ClassVar[tuple[str, ...]] = ()
   """Folders in the store, without a slash, that a complete store no longer needs."""
+  config_type: ClassVar[type[PreparationConfig]] = PreparationConfig
+  transform_type: ClassVar[type[beam.PTransform]]
+  """The work, made of a config: PCollection of one element -> PCollection of one element.
+
+  The input has its element once the store that is read is complete, the output once the work is done.
+  """
+  config: Any
+  """Of `config_type`."""
 
   @classmethod
-  @abc.abstractmethod
-  def of(cls, scorer: Any, store: ScoreStore) -> Self:
+  def for_store(cls, scorer: Any, store: ScoreStore) -> Self:
     """Returns the preparation for the scorer's own store."""
+    return cls(cls.config_type(scorer, store))
 
-  @abc.abstractmethod
   def transform(self, address: progress.Address | None) -> beam.PTransform:
-    """Returns the work as a transform: PCollection of one element -> PCollection of one element.
-
-    The input has its element once the store that is read is complete, the output once the work is done.
-    """
+    """Returns the work, which reports its progress to the address."""
+    return self.transform_type(dataclasses.replace(self.config, progress_address=address))
 
   @abc.abstractmethod
   def stages(self, count: progress.Count | None) -> list[progress.Stage]:

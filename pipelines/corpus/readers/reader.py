@@ -54,11 +54,10 @@ class OpenShard(contextlib.ExitStack):
     """Returns the path of the file, or of a local copy, which is removed when the shard is closed."""
     if storage.is_local(self.shard.path):
       return self.shard.path
-    copy = tempfile.NamedTemporaryFile(suffix=f".{self.shard.format}")  # noqa: SIM115, closed with the shard
-    self.enter_context(copy)
-    shutil.copyfileobj(self.file, copy, storage.COPY_BYTES)
-    copy.flush()
-    return copy.name
+    path = f"{self.enter_context(tempfile.TemporaryDirectory(prefix='winnow-'))}/shard.{self.shard.format}"
+    with open(path, "wb") as copy:
+      shutil.copyfileobj(self.file, copy, storage.COPY_BYTES)
+    return path
 
 
 class Reader(abc.ABC):

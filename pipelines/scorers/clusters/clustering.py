@@ -29,9 +29,9 @@ from pipelines.scorers import work_files
 from pipelines.scorers.clusters import centroids
 from pipelines.scorers.clusters.scorer import Cluster
 from pipelines.scoring import stored_blocks
+from pipelines.scoring.preparation import PreparationConfig
 from pipelines.store import score_files
 from pipelines.store.groups import Group, GroupPlan, Numbered
-from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, memory, prefetch, progress, reshuffle
 
 SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
@@ -47,21 +47,14 @@ _TURN = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusteringConfig:
+class ClusteringConfig(PreparationConfig):
   """A store of embeddings, and the store of clusters that is made from it."""
 
   scorer: Cluster
-  store: ScoreStore
-  progress_address: progress.Address | None = None
 
   @property
   def embeddings(self) -> stored_blocks.StoredEmbeddings:
     return self.scorer.embeddings
-
-  @property
-  def shards(self) -> tuple[blocks.Shard, ...]:
-    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
-    return self.embeddings.store.shards()
 
   @property
   def fingerprint(self) -> str:

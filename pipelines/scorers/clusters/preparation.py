@@ -1,34 +1,23 @@
 """The step before clusters are assigned, which trains centroids, and the figures after it."""
 
-import dataclasses
-from typing import Self
-
 import apache_beam as beam
 
 from curation.coverage import cluster_diagnostics
 from pipelines.files import fingerprints, storage
 from pipelines.scorers.clusters import clustering
-from pipelines.scorers.clusters.scorer import Cluster
 from pipelines.scoring.preparation import Preparation, Summary
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 
-@dataclasses.dataclass(frozen=True)
 class CentroidsPreparation(Preparation):
   """Trains centroids on a sample of all embeddings (`clustering`)."""
 
   label = "Train"
   makes = (f"{clustering.FOLDER}/",)
   work = (f"{clustering.FOLDER}/work",)
-  config: clustering.ClusteringConfig
-
-  @classmethod
-  def of(cls, scorer: Cluster, store: ScoreStore) -> Self:
-    return cls(clustering.ClusteringConfig(scorer, store))
-
-  def transform(self, address: progress.Address | None) -> beam.PTransform:
-    return clustering.Train(dataclasses.replace(self.config, progress_address=address))
+  config_type = clustering.ClusteringConfig
+  transform_type = clustering.Train
 
   def stages(self, count: progress.Count | None) -> list[progress.Stage]:
     return clustering.stages(self.config, count)

@@ -1,33 +1,20 @@
 """The step before densities, which builds the sketch of a store of embeddings."""
 
-import dataclasses
-from typing import Self
-
-import apache_beam as beam
-
 from pipelines.files import fingerprints, storage
 from pipelines.scorers.density import sketching
-from pipelines.scorers.density.scorer import Density
 from pipelines.scoring.preparation import Preparation, Summary
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 
-@dataclasses.dataclass(frozen=True)
 class SketchPreparation(Preparation):
   """Counts all embeddings into one RACE sketch (`sketching`)."""
 
   label = "Sketch"
   makes = (f"{sketching.FOLDER}/",)
   work = (f"{sketching.FOLDER}/work",)
-  config: sketching.SketchConfig
-
-  @classmethod
-  def of(cls, scorer: Density, store: ScoreStore) -> Self:
-    return cls(sketching.SketchConfig(scorer, store))
-
-  def transform(self, address: progress.Address | None) -> beam.PTransform:
-    return sketching.Sketch(dataclasses.replace(self.config, progress_address=address))
+  config_type = sketching.SketchConfig
+  transform_type = sketching.Sketch
 
   def stages(self, count: progress.Count | None) -> list[progress.Stage]:
     return sketching.stages(self.config, count)

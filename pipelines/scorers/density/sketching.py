@@ -28,9 +28,9 @@ from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, stora
 from pipelines.scorers import work_files
 from pipelines.scorers.density.scorer import Density
 from pipelines.scoring import stored_blocks
+from pipelines.scoring.preparation import PreparationConfig
 from pipelines.store import score_files
 from pipelines.store.groups import Group, GroupPlan
-from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, memory, prefetch, progress, reshuffle
 
 # As users see them.
@@ -51,21 +51,14 @@ _TURN = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
-class SketchConfig:
+class SketchConfig(PreparationConfig):
   """A store of embeddings, and the store of densities that is made from it."""
 
   scorer: Density
-  store: ScoreStore
-  progress_address: progress.Address | None = None
 
   @property
   def embeddings(self) -> stored_blocks.StoredEmbeddings:
     return self.scorer.embeddings
-
-  @property
-  def shards(self) -> tuple[blocks.Shard, ...]:
-    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
-    return self.embeddings.store.shards()
 
   def path(self, name: str) -> str:
     return storage.join(self.store.path(FOLDER), name)

@@ -34,10 +34,10 @@ from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, stora
 from pipelines.scorers import work_files
 from pipelines.scorers.minhash.scorer import MinHash
 from pipelines.scoring import steps, stored_blocks
+from pipelines.scoring.preparation import PreparationConfig
 from pipelines.sorted_runs import run_files, run_writer
 from pipelines.store import kinds
 from pipelines.store.groups import Group, GroupPlan, Numbered
-from pipelines.store.score_store import ScoreStore
 from pipelines.worker import memory, prefetch, progress
 
 LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
@@ -52,17 +52,10 @@ _RANGE_BYTES = 64 << 10  # what one request asks for of a run's file, of which l
 
 
 @dataclasses.dataclass(frozen=True)
-class JoiningConfig:
+class JoiningConfig(PreparationConfig):
   """A store of signatures, and the store of scores that is made from it."""
 
   scorer: MinHash
-  store: ScoreStore
-  progress_address: progress.Address | None = None
-
-  @property
-  def shards(self) -> tuple[blocks.Shard, ...]:
-    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
-    return self.scorer.signatures.store.shards()
 
   @property
   def near_copies_path(self) -> str:

@@ -1,34 +1,20 @@
 """The step before MinHash's scores, which joins signatures."""
 
-import dataclasses
-from typing import Self
-
-import apache_beam as beam
-
 from pipelines.files import fingerprints
 from pipelines.scorers.minhash import joining
-from pipelines.scorers.minhash.scorer import MinHash
 from pipelines.scoring.preparation import Preparation, Summary
 from pipelines.scoring.stored_blocks import StoredBlocks
-from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 
-@dataclasses.dataclass(frozen=True)
 class JoinPreparation(Preparation):
   """Finds the documents that repeat an earlier one (`joining`)."""
 
   label = "Join"
   makes = (f"{joining.FOLDER}/",)
   work = (f"{joining.FOLDER}/work",)
-  config: joining.JoiningConfig
-
-  @classmethod
-  def of(cls, scorer: MinHash, store: ScoreStore) -> Self:
-    return cls(joining.JoiningConfig(scorer, store))
-
-  def transform(self, address: progress.Address | None) -> beam.PTransform:
-    return joining.Join(dataclasses.replace(self.config, progress_address=address))
+  config_type = joining.JoiningConfig
+  transform_type = joining.Join
 
   def stages(self, count: progress.Count | None) -> list[progress.Stage]:
     return joining.stages(self.config, count)

@@ -12,7 +12,7 @@ from pipelines.scorers.semdedup.scorer import SemDeDup
 
 
 def describe(namespace: argparse.Namespace, stored: Stored) -> SemDeDup:
-  assert stored.clusters is not None and stored.embeddings is not None
+  assert stored.clusters is not None and stored.embeddings is not None and stored.clustering is not None
   return SemDeDup(
     stored.clusters,
     stored.embeddings,

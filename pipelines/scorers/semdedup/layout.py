@@ -15,9 +15,8 @@ from pipelines.corpus import blocks
 from pipelines.files import fingerprints, sealed_arrays, storage
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.semdedup.scorer import SemDeDup
+from pipelines.scoring.preparation import PreparationConfig
 from pipelines.store.groups import GroupPlan, Numbered
-from pipelines.store.score_store import ScoreStore
-from pipelines.worker import progress
 
 FOLDER, SPLIT_FILE = "compared", "split.json"  # in the store of scores
 # Each part opens every run, and belongs to one worker: so there are as few of both as large corpora allow.
@@ -28,17 +27,10 @@ _SPAN_TILES = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class ComparingConfig:
+class ComparingConfig(PreparationConfig):
   """A store of clusters, and the store of scores that is made from it."""
 
   scorer: SemDeDup
-  store: ScoreStore
-  progress_address: progress.Address | None = None
-
-  @property
-  def shards(self) -> tuple[blocks.Shard, ...]:
-    """The shards, read from the store: otherwise the job's graph would hold them once for each stage."""
-    return self.scorer.clusters.store.shards()
 
 
 class Share(NamedTuple):

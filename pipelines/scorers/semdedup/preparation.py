@@ -1,34 +1,20 @@
 """The step before SemDeDup's scores, which compares documents that share a cluster."""
 
-import dataclasses
-from typing import Self
-
-import apache_beam as beam
-
 from pipelines.files import fingerprints
 from pipelines.scorers.semdedup import comparing, layout
-from pipelines.scorers.semdedup.scorer import SemDeDup
 from pipelines.scoring.preparation import Preparation, Summary
 from pipelines.scoring.stored_blocks import StoredBlocks
-from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
 
-@dataclasses.dataclass(frozen=True)
 class ComparisonPreparation(Preparation):
   """Splits giant clusters (`splitting`), and finds the largest cosine of each document (`comparing`)."""
 
   label = "Compare"
   makes = (f"{layout.FOLDER}/", layout.SPLIT_FILE)
   work = (layout.FOLDER,)
-  config: layout.ComparingConfig
-
-  @classmethod
-  def of(cls, scorer: SemDeDup, store: ScoreStore) -> Self:
-    return cls(layout.ComparingConfig(scorer, store))
-
-  def transform(self, address: progress.Address | None) -> beam.PTransform:
-    return comparing.Compare(dataclasses.replace(self.config, progress_address=address))
+  config_type = layout.ComparingConfig
+  transform_type = comparing.Compare
 
   def stages(self, count: progress.Count | None) -> list[progress.Stage]:
     return comparing.stages(self.config, count)

@@ -179,7 +179,9 @@ def table(**changed: float) -> list[TaskResult]:
     ("base", "ask_llm", "perplexity"): 10.5,
     ("large", "ask_llm", "squad"): 85.0,
   }
-  result |= {tuple(name.split("__")): value for name, value in changed.items()}  # type: ignore[misc]
+  result |= {
+    (size, sample, task): value for name, value in changed.items() for size, sample, task in [name.split("__")]
+  }
   return [TaskResult(*key, value) for key, value in result.items()]
 
 
