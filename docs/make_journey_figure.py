@@ -38,6 +38,7 @@ NOT_TAKEN = {
   "pipelines.registry.command_names": "the command line",
   "pipelines.registry.flag": "the command line",
   "pipelines.runners.devices": "checks at launch",
+  "pipelines.scorers.clusters.scorer": "clusters",
   "pipelines.scoring.preparation": "scorers that read a store",
   "pipelines.scoring.stored_blocks": "scorers that read a store",
   "pipelines.selection.quotas": "--group_by",

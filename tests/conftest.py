@@ -1,5 +1,6 @@
 """Fixtures that several tests share."""
 
+import contextlib
 import os
 import pathlib
 
@@ -36,11 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def quick_commands():
-  """Runs the tests' commands in the tests' own process unless they say otherwise, and has them build graphs faster.
+def quick_commands(request):
+  """Runs commands of the tests in the tests' own process unless they say otherwise; `make test` builds graphs faster.
 
-  `make test-prism` runs them with the flags in WINNOW_TEST_FLAGS instead.
+  `make test-prism` runs them with the flags in WINNOW_TEST_FLAGS instead. The long tests of `make test-all`, and all
+  processes that tests start, have Beam as it is.
   """
+  is_quick = request.config.option.markexpr == "not long"
   added = os.environ.get("WINNOW_TEST_FLAGS", "").split() or ["--direct_num_workers=1"]
   run, pipelines = main.main, set(command_names.COMMANDS) - {command_names.DEMO}
   names = {flag.split("=")[0] for flag in (*added, "--runner")}
@@ -49,7 +52,7 @@ def quick_commands():
     is_told = any(argument.split("=")[0] in names for argument in argv)
     return run([*argv, *added] if argv and argv[0] in pipelines and not is_told else argv)
 
-  with pytest.MonkeyPatch.context() as patch, quick_beam.installed():
+  with pytest.MonkeyPatch.context() as patch, quick_beam.installed() if is_quick else contextlib.nullcontext():
     patch.setattr(main, "main", run_there)
     yield
 
