@@ -25,7 +25,7 @@ from pipelines.runners import accelerators, devices, launch
 from pipelines.scorers.entry import DIMENSIONS, TEXTS, Cost, Entry, Stored
 from pipelines.scorers.registry import SCORERS
 from pipelines.scorers.t5 import sentence_t5
-from pipelines.scorers.t5.base import OfModel
+from pipelines.scorers.t5.base import T5Description
 
 _MEASURED_SECONDS = 5.0
 _LOADING_SECONDS = 180.0
@@ -86,12 +86,12 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
   console.print(f"From {sum(map(len, sampled.texts)):,} documents of {shown}; ± is one standard error.")
 
 
-def _model(namespace: argparse.Namespace, entry: Entry | None) -> OfModel | None:
+def _model(namespace: argparse.Namespace, entry: Entry | None) -> T5Description | None:
   """Returns the scorer that runs --model over texts, or embeds them with it; None if no scorer does."""
   if entry is not None and entry.has_model:
     assert entry.describe is not None
     scorer = entry.describe(namespace, Stored("")).checked()
-    return scorer if isinstance(scorer, OfModel) else None
+    return scorer if isinstance(scorer, T5Description) else None
   if entry is not None and entry.reads == TEXTS:
     return None
   if namespace.model is not None:
@@ -102,7 +102,7 @@ def _model(namespace: argparse.Namespace, entry: Entry | None) -> OfModel | None
 
 
 def _add_model(
-  estimate: _Estimate, scorer: OfModel, namespace: argparse.Namespace, corpus: Corpus, sampled: counting.Sampled
+  estimate: _Estimate, scorer: T5Description, namespace: argparse.Namespace, corpus: Corpus, sampled: counting.Sampled
 ) -> _Estimate:
   """Adds the cost of running the model: measured on this machine, or computed for a named accelerator."""
   from curation.models import engine  # imports JAX

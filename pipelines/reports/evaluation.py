@@ -124,7 +124,7 @@ def earlier(folder: str, request: dict[str, Any]) -> tuple[dict[str, CorpusLoss]
   for name, store in sorted(find_stores.find_stores(folder).stores.items()):
     if store.scorer != Perplexity.SCORER or not store.is_complete:
       continue
-    if model_files.is_of_unfinished(name):
+    if model_files.is_unfinished_name(name):
       left_out[name] = f"{store.folder} is left out: its checkpoint was not finished; delete the folder"
       continue
     known, wanted = ({key: value[key] for key in value if key != "model"} for value in (_request(store), request))

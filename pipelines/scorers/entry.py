@@ -14,7 +14,7 @@ from pipelines.scoring.stored_blocks import StoredBlocks, StoredEmbeddings
 
 SCORING = (SCORE, CURATE)
 DIMENSIONS = 768
-"""Of embeddings, as `--estimate` assumes."""
+"""The number of dimensions that `--estimate` assumes embeddings to have."""
 TEXTS, EMBEDDINGS, CLUSTERS = "texts", "embeddings", "clusters"
 METHODS = ("top_k", "bottom_k", "threshold")
 
@@ -23,19 +23,19 @@ class Cost(NamedTuple):
   """The cost of a scorer's own work, beside running a model."""
 
   title: str
-  """What takes it, such as "the sketch"."""
+  """The name of the work, such as "the sketch"."""
   note: str
   core_hours: float | None = None
-  """Hours of one core, as measured here."""
+  """Hours of one core, from a measurement on this machine."""
   operations: float | None = None
-  """Operations of large matrix products, on all cores."""
+  """Floating-point operations of large matrix products, which use all cores."""
 
 
 class Stored(NamedTuple):
   """The stores that a scorer may read, as its entry's `reads` and `upstream` say, and its own folder."""
 
   folder: str
-  """Where its scores go."""
+  """The folder for its scores."""
   embeddings: StoredEmbeddings | None = None
   clusters: StoredBlocks | None = None
   clustering: Cluster | None = None
@@ -49,20 +49,20 @@ class Entry:
 
   name: str
   describe: Callable[[argparse.Namespace, Stored], Description] | None = None
-  """Makes the description of flags. Raises WinnowError. None: `--scorer` cannot name it, another command makes it."""
+  """Makes the description from flags, or raises WinnowError; None if `--scorer` cannot name the scorer."""
   reads: str = TEXTS
-  """TEXTS; EMBEDDINGS or CLUSTERS, which a store has, and which are made first if it is not there."""
+  """The input: TEXTS, or the EMBEDDINGS or CLUSTERS of a store, which is made first if it does not exist."""
   upstream: Callable[[argparse.Namespace], tuple[str, Description]] | None = None
-  """What else it reads: the name of a store beside its own, and the description of what fills that from texts."""
+  """A further store to read: its name, and the description of the scorer that fills it from texts."""
   has_model: bool = False
-  """It runs --model over texts."""
+  """Whether it runs --model over texts."""
   flags: tuple[Flag, ...] = ()
-  """Its own, beside those of all scorers that read the same."""
+  """Its own flags; it also has those of all scorers with the same `reads`."""
   methods: tuple[str, ...] = METHODS
-  """How a sampler may draw by its scores, the default first; `ips` where each score tells how common a document is."""
+  """The methods that a sampler may use on its scores, the default first. `ips` wants scores that are densities."""
   preparation: type[Preparation] | None = None
   cost: Callable[[argparse.Namespace, float, list[str]], Cost] | None = None
-  """What its own work takes for so many documents, of which some texts are given; for `--estimate`."""
+  """Returns the cost of its own work for a number of documents, by some of their texts, for `--estimate`."""
 
   def __post_init__(self):
     if self.reads not in (TEXTS, EMBEDDINGS, CLUSTERS):

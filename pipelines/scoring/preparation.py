@@ -2,12 +2,14 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
 import apache_beam as beam
 
 from pipelines.corpus import blocks
 from pipelines.scoring.stored_blocks import StoredBlocks
+from pipelines.store.groups import FINE, GroupSizes
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
 
@@ -21,11 +23,16 @@ class Summary(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PreparationConfig:
-  """The store that a scorer reads, which its description names, and the scorer's own store."""
+  """The store that a scorer reads, which its description names, and the scorer's own store.
+
+  Configs of preparations have further fields with the sizes into which they divide their work. No result depends on
+  these sizes.
+  """
 
   scorer: Any
   store: ScoreStore
   progress_address: progress.Address | None = None
+  groups: GroupSizes = FINE
 
   @property
   def shards(self) -> tuple[blocks.Shard, ...]:
@@ -43,7 +50,7 @@ class Preparation(abc.ABC):
   """The names of its files and folders in the store, folders with a slash at the end. No other preparation has them."""
   work: ClassVar[tuple[str, ...]] = ()
   """Folders in the store, without a slash, that a complete store no longer needs."""
-  config_type: ClassVar[type[PreparationConfig]] = PreparationConfig
+  config_type: ClassVar[Callable[..., PreparationConfig]] = PreparationConfig
   transform_type: ClassVar[type[beam.PTransform]]
   """The work, made of a config: PCollection of one element -> PCollection of one element.
 

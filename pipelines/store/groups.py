@@ -39,6 +39,25 @@ def group_blocks(block_rows: list[list[int]], documents: int) -> Iterator[Group]
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupSizes:
+  """Bounds of the groups of a store: the fewest and the most documents of a group, and the most groups.
+
+  The bound on documents goes first: a store has more groups where `most_groups` of the largest do not hold it.
+  """
+
+  fewest: int = 1 << 17
+  largest: int = 1 << 20
+  most_groups: int = 256
+
+  def documents(self, total: int) -> int:
+    """Returns the number of documents in a group of a store of `total` documents."""
+    return min(max(total // self.most_groups, self.fewest), self.largest)
+
+
+FINE, COARSE = GroupSizes(), GroupSizes(most_groups=64)  # for what a group makes: files of its size, or of a fixed one
+
+
+@dataclasses.dataclass(frozen=True)
 class GroupPlan:
   """A division of the blocks of a complete store into groups, which depends only on the store, not on the workers."""
 
@@ -48,12 +67,12 @@ class GroupPlan:
   """The number of documents in a group; a group has these or a few more."""
 
   @classmethod
-  def for_store(cls, store: ScoreStore, *, least: int, largest: int, most: int) -> "GroupPlan":
-    """Cuts a store into `most` groups or fewer, of `least` to `largest` documents each. Reads its summary."""
+  def for_store(cls, store: ScoreStore, sizes: GroupSizes) -> "GroupPlan":
+    """Cuts a complete store into groups of these sizes. Reads its summary."""
     summary = store.summary()
     rows = {shard["shard"]: shard["block_rows"] for shard in summary["shards"]}
     block_rows = [rows[shard.name] for shard in store.shards()]
-    return cls(block_rows, min(max(summary["read"] // most, least), largest))
+    return cls(block_rows, sizes.documents(summary["read"]))
 
   def groups(self) -> list[Numbered]:
     """Returns the groups in order."""

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 
 import corpora
+import dividing
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from pipelines import main
 from pipelines.flags import parsing
 from pipelines.registry import command_names
 from pipelines.scorers.clusters import clustering
+from pipelines.scorers.clusters.preparation import CentroidsPreparation
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 20_000, 1_500, 12, 50
 KMEANS = [f"--num_clusters={CLUSTERS}", "--kmeans_sample=100", "--kmeans_iterations=6", "--lloyd_iterations=2"]
@@ -107,17 +109,15 @@ def test_blocks_of_clusters_lie_beside_those_of_embeddings(undisturbed):
     assert theirs["cluster"].null_count == theirs["cosine"].null_count == bad
 
 
-def test_iterations_in_beam_are_those_of_the_arrays(place, undisturbed, monkeypatch):
+def test_iterations_in_beam_are_those_of_the_arrays(place, undisturbed):
   """Whole groups of blocks, and a group of few: the same centroids as one loop over all embeddings.
 
   Kills the mutants: a group that is summed twice or left out; sums of another iteration's centroids.
   """
   folder = place / "small_groups"
   shutil.copytree(undisturbed / "scores/embeddings_made", folder / "scores/embeddings_made")
-  monkeypatch.setattr(clustering, "_GROUP", 700)
-  monkeypatch.setattr(clustering, "_GROUPS", 1 << 30)
-  monkeypatch.setattr(clustering, "_MERGED_AT_ONCE", 4)
-  assert run_in(folder, [*cluster_command(), ONE]) == 0
+  with dividing.divided(CentroidsPreparation, group=700, merged_at_once=4):
+    assert run_in(folder, [*cluster_command(), ONE]) == 0
   assert content(clusters_of(folder)) == content(clusters_of(undisturbed))
   assert run_in(folder, [*cluster_command("--clusters=none", "--lloyd_iterations=0"), ONE]) == 0
   with (folder / "none/centroids/centroids.safetensors").open("rb") as file:

@@ -1,13 +1,14 @@
 """Density through the commands: one sketch, one set of scores and one sample, whoever counts and however often.
 
-Twelve shards in all formats, one a gzip of 300,000 rows, bad records in the middle, with embeddings made elsewhere: two
-well separated dense clusters, a loose one, and points of their own.
+Twelve shards in all formats, dozens of blocks in several groups, bad records in the middle, with embeddings made
+elsewhere: two well separated dense clusters, a loose one, and points of their own.
 """
 
 import json
 import pathlib
 
 import corpora
+import dividing
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,8 +17,9 @@ from running import content, logs, run_in
 
 from curation.coverage import kernels
 from curation.selection import hashing
+from pipelines.scorers.density.preparation import SketchPreparation
 
-BIG_ROWS, SMALL_ROWS, DIMENSIONS = 300_000, 2_000, 12
+BIG_ROWS, SMALL_ROWS, DIMENSIONS = 20_000, 2_000, 12
 SKETCH = ["--bandwidth=0.5", "--hashes=2", "--sketch_rows=64", "--sketch_counters=1000"]
 
 
@@ -39,6 +41,12 @@ def rows_of(shard: str) -> int:
 def units(points_ND: np.ndarray) -> np.ndarray:
   """As they are kept: float16 unit vectors."""
   return (points_ND / np.linalg.norm(points_ND, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_groups():
+  with dividing.divided(SketchPreparation, group=7_000):
+    yield
 
 
 @pytest.fixture(scope="module")

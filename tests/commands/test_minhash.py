@@ -9,11 +9,13 @@ import pathlib
 import shutil
 
 import corpora
+import dividing
 import pytest
 from running import content, logs, run_in, shards_of
 
 from curation.coverage import minhash
 from pipelines.scorers.minhash import joining
+from pipelines.scorers.minhash.preparation import JoinPreparation
 from pipelines.scoring import scoring
 
 BIG_ROWS, SMALL_ROWS = 2_000, 250
@@ -110,20 +112,19 @@ def test_one_command_in_two_processes_gives_the_same(place, corpus, undisturbed)
   assert {len(log["documents_by_process"][stage]) for stage in (signing, scoring_them)} == {2}
 
 
-def cut_small(monkeypatch) -> None:
+@pytest.fixture
+def small_units():
   """Dozens of groups and parts, more runs than are merged at once, and batches of a few keys."""
-  for name, value in {"_GROUP": 100, "_PART_KEYS": 1_500, "_MERGED_AT_ONCE": 7, "_HELD_KEYS": 10}.items():
-    monkeypatch.setattr(joining, name, value)
-  monkeypatch.setattr(joining, "_GROUPS", 1 << 30)
+  with dividing.divided(JoinPreparation, group=100, part_keys=1_500, merged_at_once=7, keys_at_once=10):
+    yield
 
 
-def test_any_division_of_the_work_gives_the_same_bytes(corpus, signed, undisturbed, monkeypatch):
+def test_any_division_of_the_work_gives_the_same_bytes(corpus, signed, undisturbed, small_units, monkeypatch):
   """Kills the mutants: a bucket that is cut where batches end; the last key forgotten; documents of another group."""
-  cut_small(monkeypatch)
   cut, key_group = [], joining.key_group
 
   def counted(config, group):
-    work = joining.Work.of(config)
+    work = joining.Work.for_config(config)
     cut.append((len(work.groups()), work.num_parts))
     key_group(config, group)
 
@@ -158,10 +159,11 @@ def test_signatures_of_another_version_are_refused(corpus, signed, undisturbed, 
 
 
 @pytest.mark.parametrize("how", ["whole", "damaged", "damaged last"])
-def test_what_a_killed_run_left_is_used_unless_it_is_damaged(corpus, signed, undisturbed, capsys, monkeypatch, how):
+def test_what_a_killed_run_left_is_used_unless_it_is_damaged(
+  corpus, signed, undisturbed, small_units, capsys, monkeypatch, how
+):
   """Kills the mutants: runs and edges that are taken because they are there; what is there and made again all the
   same."""
-  cut_small(monkeypatch)
   with monkeypatch.context() as patch:
     patch.setattr(scoring, "score_blocks", None)
     assert run_in(signed, [*score_command(corpus), ONE]) != 0

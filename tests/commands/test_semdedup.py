@@ -9,6 +9,7 @@ import pathlib
 import shutil
 
 import corpora
+import dividing
 import numpy as np
 import pytest
 from running import content, embedded, logs, run_in, shards_of
@@ -18,6 +19,7 @@ from curation.selection import hashing
 from pipelines.flags import parsing
 from pipelines.registry import command_names
 from pipelines.scorers.semdedup import comparing, layout
+from pipelines.scorers.semdedup.preparation import ComparisonPreparation
 from pipelines.scoring import scoring
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 6_000, 500, 12, 21
@@ -146,22 +148,21 @@ def test_one_command_in_two_processes_gives_the_same(place, undisturbed):
   assert len(log["documents_by_process"]["scoring (semdedup)"]) == 2
 
 
-def cut_small(monkeypatch) -> None:
+@pytest.fixture
+def small_units():
   """Dozens of groups, parts, shares and spans; more runs than are merged at once."""
-  for name, value in {"_GROUP": 300, "_PART_DOCUMENTS": 1_000, "_SHARE_PAIRS": 2, "_SPAN_TILES": 2}.items():
-    monkeypatch.setattr(layout, name, value)
-  monkeypatch.setattr(layout, "_GROUPS", 1 << 30)
+  with dividing.divided(ComparisonPreparation, group=300, part_documents=1_000, share_pairs=2, span_tiles=2):
+    yield
 
 
-def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undisturbed, monkeypatch):
+def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undisturbed, small_units, monkeypatch):
   """Kills the mutants: a pair that is done twice or by nobody; a tile whose places are another's; partial results that
   overwrite one another; work that depends on the order of groups."""
-  cut_small(monkeypatch)
   told, compare = clustered / "told", comparing.compare_share
   told.mkdir()
 
   def counted(config, share):
-    work = layout.Work.of(config)
+    work = layout.Work.for_config(config)
     giant = int(work.tiles.sizes_K.argmax())
     is_giant = work.tiles.pair_starts[giant] <= share.start < work.tiles.pair_starts[giant + 1]
     (told / f"{share.start}-{len(work.groups())}-{is_giant}").touch()
@@ -185,11 +186,10 @@ def test_other_blocks_give_the_same_scores(place, undisturbed):
 
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_what_a_killed_run_left_is_used_unless_it_is_damaged(
-  place, clustered, undisturbed, capsys, monkeypatch, is_whole
+  place, clustered, undisturbed, small_units, capsys, monkeypatch, is_whole
 ):
   """Kills the mutants: runs, cosines of shares or of shards that are taken because they are there; what is there and
   made again all the same."""
-  cut_small(monkeypatch)
   gather = comparing.gather_shard
 
   def killed(config, index):

@@ -31,15 +31,12 @@ from pipelines.scorers.clusters.scorer import Cluster
 from pipelines.scoring import stored_blocks
 from pipelines.scoring.preparation import PreparationConfig
 from pipelines.store import score_files
-from pipelines.store.groups import Group, GroupPlan, Numbered
+from pipelines.store.groups import COARSE, Group, GroupPlan, GroupSizes, Numbered
 from pipelines.worker import logs, memory, prefetch, progress, reshuffle
 
 SAMPLING, TRAINING = "sampling for clusters", "training cluster centroids"  # as users see them
 FOLDER = "centroids"  # in the store of clusters
 CENTROIDS_FILE, DIAGNOSTICS_FILE = "centroids.safetensors", "diagnostics.json"
-# Sums take 8 * K * D bytes however few documents they cover, and a group's sample 1.5 KB a document.
-_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
-_MERGED_AT_ONCE = 16
 _BATCH_ROWS = 1 << 18
 _READ_SECOND = 200_000  # embeddings, by one core
 # A process works on one group at a time, whose products use all cores: its threads share one set of sums.
@@ -51,6 +48,9 @@ class ClusteringConfig(PreparationConfig):
   """A store of embeddings, and the store of clusters that is made from it."""
 
   scorer: Cluster
+  # Sums take 8 * K * D bytes however few documents they cover, and a group's sample 1.5 KB a document.
+  groups: GroupSizes = COARSE
+  merged_at_once: int = 16
 
   @property
   def embeddings(self) -> stored_blocks.StoredEmbeddings:
@@ -101,7 +101,7 @@ def plan_groups(config: ClusteringConfig) -> list[Numbered]:
     return []
   config.scorer.config.check_points(config.embeddings.documents())
   store = config.embeddings.store
-  return GroupPlan.for_store(store, least=_GROUP, largest=_LARGEST_GROUP, most=_GROUPS).groups()
+  return GroupPlan.for_store(store, config.groups).groups()
 
 
 def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -170,7 +170,7 @@ def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str,
         sums.add(embeddings_ND, held.centroids.assign(embeddings_ND))
         report(documents=len(embeddings_ND))
       sealed_arrays.write(path, *vars(sums).values())
-  return numbered.number // _MERGED_AT_ONCE, path
+  return numbered.number // config.merged_at_once, path
 
 
 def merge_sums(config: ClusteringConfig, paths: Iterable[str]) -> str:

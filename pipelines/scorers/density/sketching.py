@@ -30,15 +30,13 @@ from pipelines.scorers.density.scorer import Density
 from pipelines.scoring import stored_blocks
 from pipelines.scoring.preparation import PreparationConfig
 from pipelines.store import score_files
-from pipelines.store.groups import Group, GroupPlan
+from pipelines.store.groups import COARSE, Group, GroupPlan, GroupSizes
 from pipelines.worker import logs, memory, prefetch, progress, reshuffle
 
 # As users see them.
 SKETCHING, CHECKING = "building the density sketch", "checking the density sketch"
 FOLDER = "sketch"  # in the store of densities
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
-# A partial sketch takes 80 MB however few documents it counts: counting this many takes a core longer than writing it.
-_LEAST_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 64
 _SLICE_COUNTERS = 1 << 19
 _SAMPLED, _HELD_OUT = 5_000, 1_000
 _BATCH_ROWS = 1 << 18
@@ -55,6 +53,8 @@ class SketchConfig(PreparationConfig):
   """A store of embeddings, and the store of densities that is made from it."""
 
   scorer: Density
+  # A partial sketch takes 80 MB however few documents it counts: counting a group takes a core longer than writing it.
+  groups: GroupSizes = COARSE
 
   @property
   def embeddings(self) -> stored_blocks.StoredEmbeddings:
@@ -115,8 +115,7 @@ def plan_groups(config: SketchConfig) -> list[Group]:
   if (documents := config.embeddings.documents()) > race.MAX_POINTS:
     raise WinnowError(f"a sketch holds at most {race.MAX_POINTS:,} documents, and there are {documents:,}")
   store = config.embeddings.store
-  plan = GroupPlan.for_store(store, least=_LEAST_GROUP, largest=_LARGEST_GROUP, most=_GROUPS)
-  return [group for _, group in plan.groups()]
+  return [group for _, group in GroupPlan.for_store(store, config.groups).groups()]
 
 
 def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:

@@ -38,7 +38,7 @@ def cost(namespace: argparse.Namespace, documents: float, texts: list[str]) -> C
 def _speed(texts: list[str], hashes: int) -> float:
   """Computes signatures for half a second; returns documents a second, of one core."""
   column = pa.array(texts, pa.large_string())
-  minhash.signatures(column[:1], hashes)  # brings the compiler
+  minhash.signatures(column[:1], hashes)  # so that compiling is not measured
   started, rounds = time.perf_counter(), 0
   while time.perf_counter() - started < _MEASURED_SECONDS:
     minhash.signatures(column, hashes)

@@ -43,11 +43,7 @@ from pipelines.worker import memory, prefetch, progress
 LOOKING, MATCHING = "looking for near-copies", "matching near-copies"  # as users see them
 FOLDER = "joined"  # in the store of scores
 NEAR_COPIES_FILE = "near_copies.json"
-# Each part opens every run, and belongs to one worker: so there are as few of both as large corpora allow.
-_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256
-_PART_KEYS, _MOST_PARTS = 1 << 21, 1024
-_MERGED_AT_ONCE = 32
-_HELD_KEYS = 1 << 14  # keys that are joined at once
+_MOST_PARTS = 1024
 _RANGE_BYTES = 64 << 10  # what one request asks for of a run's file, of which little is read
 
 
@@ -56,6 +52,10 @@ class JoiningConfig(PreparationConfig):
   """A store of signatures, and the store of scores that is made from it."""
 
   scorer: MinHash
+  # Each part opens every run, and belongs to one worker: so there are as few of both as large corpora allow.
+  part_keys: int = 1 << 21
+  merged_at_once: int = 32
+  keys_at_once: int = 1 << 14
 
   @property
   def near_copies_path(self) -> str:
@@ -75,11 +75,11 @@ class Work:
   folder: str
 
   @classmethod
-  def of(cls, config: JoiningConfig) -> "Work":
+  def for_config(cls, config: JoiningConfig) -> "Work":
     signatures, shards = config.scorer.signatures.store, config.shards
     summary = signatures.summary()
-    plan = GroupPlan.for_store(signatures, least=_GROUP, largest=_LARGEST_GROUP, most=_GROUPS)
-    parts = min(max(1, -(-summary["read"] * config.scorer.config.bands // _PART_KEYS)), _MOST_PARTS)
+    plan = GroupPlan.for_store(signatures, config.groups)
+    parts = min(max(1, -(-summary["read"] * config.scorer.config.bands // config.part_keys)), _MOST_PARTS)
     signed = config.scorer.signatures.fingerprint_with_engine()
     name = fingerprints.fingerprint([config.store.fingerprint, signed, plan.documents, parts])[:16]
     return cls(
@@ -109,12 +109,12 @@ class Work:
     return (keys_M % np.uint64(self.num_parts)).astype(np.uint32)
 
   def merged(self) -> range:
-    return range(-(-self.num_parts // _MERGED_AT_ONCE))
+    return range(-(-self.num_parts // self.config.merged_at_once))
 
 
 def is_joined(config: JoiningConfig) -> bool:
   """Tells whether the repeats of all shards are on record."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   has_all = all(work_files.has_arrays(config.store, work.path("repeats", shard.file_name)) for shard in work.shards)
   return _is_told(config) and has_all
 
@@ -140,7 +140,7 @@ def _is_told(config: JoiningConfig) -> bool:
 
 def key_group(config: JoiningConfig, numbered: Numbered) -> None:
   """Sorts the keys of a group of blocks into a run by part."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   path = work.run_path("keyed", numbered.number)
   if work_files.is_whole_run(config.store, path):
     resumed = stored_blocks.documents_of(config.scorer.signatures, numbered.group)
@@ -166,9 +166,9 @@ def _read_group(work: Work, group: Group) -> Iterator[tuple[np.ndarray, np.ndarr
         yield numbers_N, fixed_width.array(block.documents[kinds.SIGNATURE], "uint32")
 
 
-def meet_part(config: JoiningConfig, part: int) -> None:
+def find_candidates(config: JoiningConfig, part: int) -> None:
   """Writes the documents that share a key of a part with another document into a run by group."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   path = work.run_path("met", part)
   if work_files.is_whole_run(config.store, path):
     return
@@ -188,9 +188,9 @@ def meet_part(config: JoiningConfig, part: int) -> None:
     writer.finish(file, {})
 
 
-def sign_group(config: JoiningConfig, numbered: Numbered) -> None:
+def attach_signatures(config: JoiningConfig, numbered: Numbered) -> None:
   """Writes the signatures of those documents of a group that share keys into a run, by the parts of these keys."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   path = work.run_path("signed", numbered.number)
   if work_files.is_whole_run(config.store, path):
     return
@@ -236,7 +236,7 @@ class _Ahead:
 
 def join_part(config: JoiningConfig, part: int) -> None:
   """Writes the edges between similar documents that share a key of a part."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   path = work.path("edges", part)
   if work_files.has_arrays(config.store, path):
     return
@@ -244,17 +244,18 @@ def join_part(config: JoiningConfig, part: int) -> None:
   buckets = minhash.Buckets(config.scorer.config)
   signed = (work.run_path("signed", number) for number in range(len(work.groups())))
   with run_writer.opened(signed, buffer_bytes=_RANGE_BYTES) as readers:
-    for order_M, signatures_MH in _together(run_writer.merge_shard(readers, part), config.scorer.config.hashes):
+    for order_M, signatures_MH in _together(config, run_writer.merge_shard(readers, part)):
       buckets.add(*minhash.from_order(order_M), signatures_MH)
   sealed_arrays.write(path, buckets.edges())
 
 
-def _together(batches: Iterator[Any], hashes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _together(config: JoiningConfig, batches: Iterator[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields orders S16 [M] and signatures uint32 [M, H], some batches at a time."""
+  hashes = config.scorer.config.hashes
   held: list[tuple[np.ndarray, np.ndarray]] = []
   for order_M, record_M in batches:
     held.append((order_M, np.frombuffer(run_files.content(record_M), np.uint32).reshape(-1, hashes)))
-    if sum(len(order_M) for order_M, _ in held) >= _HELD_KEYS:
+    if sum(len(order_M) for order_M, _ in held) >= config.keys_at_once:
       yield np.concatenate([order for order, _ in held]), np.concatenate([signatures for _, signatures in held])
       held = []
   if held:
@@ -263,18 +264,18 @@ def _together(batches: Iterator[Any], hashes: int) -> Iterator[tuple[np.ndarray,
 
 def merge_edges(config: JoiningConfig, index: int) -> None:
   """Connects the edges of some parts into components."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   path = work.path("merged", index)
   if work_files.has_arrays(config.store, path):
     return
-  first = index * _MERGED_AT_ONCE
-  parts = range(first, min(first + _MERGED_AT_ONCE, work.num_parts))
+  first = index * config.merged_at_once
+  parts = range(first, min(first + config.merged_at_once, work.num_parts))
   sealed_arrays.write(path, _connected(work.path("edges", part) for part in parts))
 
 
 def settle(config: JoiningConfig) -> None:
   """Writes for each shard which documents are not the first of their component, and counts them."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   components_C2 = _connected(work.path("merged", index) for index in work.merged())
   repeats_C, groups, sizes = components_C2[:, 0], *np.unique(components_C2[:, 1], return_counts=True)
   borders = np.searchsorted(repeats_C, work.starts)
@@ -301,7 +302,7 @@ class JoinedBlocks(stored_blocks.StoredBlocks):
   config: JoiningConfig
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
-    (bits,) = sealed_arrays.read(Work.of(self.config).path("repeats", shard.file_name), 1)
+    (bits,) = sealed_arrays.read(Work.for_config(self.config).path("repeats", shard.file_name), 1)
     for block in super().read(shard, want):
       if isinstance(block, blocks.SkippedBlock):
         yield block
@@ -333,11 +334,21 @@ class Join(beam.PTransform):
       lambda: is_joined(config),
       config.progress_address,
       [
-        ("KeyGroups", LOOKING, lambda: Work.of(config).groups(), lambda group: key_group(config, group)),
-        ("MeetParts", MATCHING, lambda: range(Work.of(config).num_parts), lambda part: meet_part(config, part)),
-        ("SignGroups", MATCHING, lambda: Work.of(config).groups(), lambda group: sign_group(config, group)),
-        ("JoinParts", MATCHING, lambda: range(Work.of(config).num_parts), lambda part: join_part(config, part)),
-        ("MergeEdges", MATCHING, lambda: Work.of(config).merged(), lambda index: merge_edges(config, index)),
+        ("KeyGroups", LOOKING, lambda: Work.for_config(config).groups(), lambda group: key_group(config, group)),
+        (
+          "FindCandidates",
+          MATCHING,
+          lambda: range(Work.for_config(config).num_parts),
+          lambda part: find_candidates(config, part),
+        ),
+        (
+          "AttachSignatures",
+          MATCHING,
+          lambda: Work.for_config(config).groups(),
+          lambda group: attach_signatures(config, group),
+        ),
+        ("JoinParts", MATCHING, lambda: range(Work.for_config(config).num_parts), lambda part: join_part(config, part)),
+        ("MergeEdges", MATCHING, lambda: Work.for_config(config).merged(), lambda index: merge_edges(config, index)),
         ("Settle", MATCHING, lambda: [None], lambda _: settle(config)),
       ],
     )

@@ -35,7 +35,7 @@ from pipelines.files import sealed_arrays, storage
 from pipelines.scorers import work_files
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.semdedup import splitting
-from pipelines.scorers.semdedup.layout import ComparingConfig, Share, Span, Work, of_other_clusters
+from pipelines.scorers.semdedup.layout import ComparingConfig, Share, Span, Work, other_clusters_error
 from pipelines.scorers.semdedup.scorer import SemDeDup
 from pipelines.scoring import steps, stored_blocks
 from pipelines.sorted_runs import merging, run_files, run_writer
@@ -77,7 +77,7 @@ def stages(config: ComparingConfig, count: progress.Count | None) -> list[progre
 
 def move_group(config: ComparingConfig, numbered: Numbered) -> int:
   """Sorts the embeddings of a group of blocks by part, piece and rank into a run; returns their number."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
   path = work.path("moved", f"{numbered.number:05d}.run")
@@ -114,7 +114,7 @@ def _read_group(work: Work, numbered: Numbered) -> Iterator[tuple[np.ndarray, np
 
 def gather_part(config: ComparingConfig, part: int) -> int:
   """Merges the records of a part from all runs into a run by tile; returns the part's number."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
   path, tiles = work.part_path(part), work.tiles.tiles_of_part(part)
@@ -139,7 +139,7 @@ def _by_tile(work: Work, tiles: range, merged: Iterator[merging.Batch]) -> Itera
       key_N, record_N = waiting.pop() if waiting else next(merged, _NO_BATCH)
       here = min(left, len(key_N))
       if not here or {bytes(key[:4]).ljust(4, b"\0") for key in (key_N[0], key_N[here - 1])} != {cluster}:
-        raise of_other_clusters(storage.join(clusters.path(clustering.FOLDER), clustering.DIAGNOSTICS_FILE))
+        raise other_clusters_error(storage.join(clusters.path(clustering.FOLDER), clustering.DIAGNOSTICS_FILE))
       if here < len(key_N):
         waiting.append((key_N[here:], record_N[here:]))
       left -= here
@@ -150,7 +150,7 @@ def _by_tile(work: Work, tiles: range, merged: Iterator[merging.Batch]) -> Itera
 
 def compare_share(config: ComparingConfig, share: Share) -> Share:
   """Writes the largest cosines of documents over the tile pairs of a share; returns the share."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   path = work.share_path(share)
   if work_files.has_arrays(work.config.store, path):
     pairs_X2 = work.tiles.pairs(share.start, share.stop)
@@ -196,7 +196,7 @@ def _read_tile(work: Work, reader: run_files.RunReader, part: int, tile: int) ->
 
 def return_span(config: ComparingConfig, span: Span) -> Span:
   """Combines the results of shares for consecutive tiles into a run by shard and row; returns the span."""
-  work = Work.of(config)
+  work = Work.for_config(config)
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
   path = work.span_path(span)
@@ -236,7 +236,7 @@ def _combined(work: Work, span: Span) -> np.ndarray:
 
 def gather_shard(config: ComparingConfig, index: int) -> int:
   """Gathers the largest cosines of a shard's documents; returns their number."""
-  work, shard = Work.of(config), config.shards[index]
+  work, shard = Work.for_config(config), config.shards[index]
   summary, path = score_files.read_summary(config.scorer.clusters.store, shard), work.cosines_path(shard)
   if not work_files.has_arrays(work.config.store, path):
     cosines_N = np.full(summary.num_rows, np.nan, np.float32)
@@ -260,7 +260,7 @@ class ComparedBlocks(stored_blocks.StoredBlocks):
   config: ComparingConfig
 
   def read(self, shard: blocks.Shard, want: Callable[[int], bool]) -> Iterator[blocks.AnyBlock]:
-    work = Work.of(self.config)
+    work = Work.for_config(self.config)
     (cosines_N,) = sealed_arrays.read(work.cosines_path(shard), 1)
     for block in super().read(shard, want):
       if isinstance(block, blocks.SkippedBlock):
@@ -318,10 +318,20 @@ class Compare(beam.PTransform):
           lambda: splitting.plan_settling(config),
           lambda what: splitting.settle(config, what),
         ),
-        ("MoveGroups", MOVING, lambda: Work.of(config).groups(), lambda group: move_group(config, group)),
-        ("GatherParts", MOVING, lambda: range(Work.of(config).tiles.num_parts), lambda part: gather_part(config, part)),
-        ("CompareShares", COMPARING, lambda: Work.of(config).all_shares(), lambda share: compare_share(config, share)),
-        ("ReturnSpans", _GATHERING, lambda: Work.of(config).spans(), lambda span: return_span(config, span)),
+        ("MoveGroups", MOVING, lambda: Work.for_config(config).groups(), lambda group: move_group(config, group)),
+        (
+          "GatherParts",
+          MOVING,
+          lambda: range(Work.for_config(config).tiles.num_parts),
+          lambda part: gather_part(config, part),
+        ),
+        (
+          "CompareShares",
+          COMPARING,
+          lambda: Work.for_config(config).all_shares(),
+          lambda share: compare_share(config, share),
+        ),
+        ("ReturnSpans", _GATHERING, lambda: Work.for_config(config).spans(), lambda span: return_span(config, span)),
         ("GatherShards", _GATHERING, lambda: range(len(config.shards)), lambda index: gather_shard(config, index)),
       ],
     )

@@ -19,11 +19,7 @@ from pipelines.scoring.preparation import PreparationConfig
 from pipelines.store.groups import GroupPlan, Numbered
 
 FOLDER, SPLIT_FILE = "compared", "split.json"  # in the store of scores
-# Each part opens every run, and belongs to one worker: so there are as few of both as large corpora allow.
-_GROUP, _LARGEST_GROUP, _GROUPS = 1 << 17, 1 << 20, 256
-_PART_DOCUMENTS, _MOST_PARTS = 1 << 17, 1024
-_SHARE_PAIRS, _MOST_SHARES = 128, 1 << 14  # pairs of about 30 ms each
-_SPAN_TILES = 256
+_MOST_PARTS, _MOST_SHARES = 1024, 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +27,10 @@ class ComparingConfig(PreparationConfig):
   """A store of clusters, and the store of scores that is made from it."""
 
   scorer: SemDeDup
+  # Each part opens every run, and belongs to one worker: so there are as few of both as large corpora allow.
+  part_documents: int = 1 << 17
+  share_pairs: int = 128  # pairs of about 30 ms each
+  span_tiles: int = 256
 
 
 class Share(NamedTuple):
@@ -59,16 +59,16 @@ class Splitting:
   folder: str
 
   @classmethod
-  def of(cls, config: ComparingConfig) -> "Splitting":
+  def for_config(cls, config: ComparingConfig) -> "Splitting":
     summary, path = config.scorer.clusters.store.summary(), diagnostics_path(config)
     sizes = fingerprints.field(path, "sizes")
     if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
-      raise of_other_clusters(path)
+      raise other_clusters_error(path)
     pieces = giant_clusters.Pieces(np.array(sizes, np.int64), config.scorer.max_cluster_pairs, config.scorer.config)
     if pieces.sizes_K.sum() != summary["scored"]:
-      raise of_other_clusters(path)
+      raise other_clusters_error(path)
     store = config.scorer.clusters.store
-    plan = GroupPlan.for_store(store, least=_GROUP, largest=_LARGEST_GROUP, most=_GROUPS)
+    plan = GroupPlan.for_store(store, config.groups)
     return cls(config, pieces, plan, _folder(config, [sizes, plan.documents]))
 
   def path(self, folder: str, name: str) -> str:
@@ -123,7 +123,7 @@ class Work:
   folder: str
 
   @classmethod
-  def of(cls, config: ComparingConfig) -> "Work":
+  def for_config(cls, config: ComparingConfig) -> "Work":
     """Divides the work. Raises WinnowError if clusters have to be split first."""
     found = cls.settled(config)
     if found is None:
@@ -133,15 +133,15 @@ class Work:
   @classmethod
   def settled(cls, config: ComparingConfig) -> "Work | None":
     """Divides the work; None if clusters have to be split first."""
-    splitting = Splitting.of(config)
+    splitting = Splitting.for_config(config)
     settled = splitting.settled()
     if settled is None:
       return None
     sizes_P, centroids = settled
-    tiles = cluster_tiles.Tiles(sizes_P, max(_PART_DOCUMENTS, -(-int(sizes_P.sum()) // _MOST_PARTS)))
-    share = max(_SHARE_PAIRS, -(-int(tiles.pair_starts[-1]) // _MOST_SHARES))
+    tiles = cluster_tiles.Tiles(sizes_P, max(config.part_documents, -(-int(sizes_P.sum()) // _MOST_PARTS)))
+    share = max(config.share_pairs, -(-int(tiles.pair_starts[-1]) // _MOST_SHARES))
     group = splitting.plan.documents
-    cut = [sizes_P.tolist(), centroids, tiles.part_documents, group, share, _SPAN_TILES, semdedup.TILE_ROWS]
+    cut = [sizes_P.tolist(), centroids, tiles.part_documents, group, share, config.span_tiles, semdedup.TILE_ROWS]
     return cls(config, splitting, centroids, tiles, share, _folder(config, cut))
 
   def path(self, folder: str, name: str) -> str:
@@ -184,11 +184,10 @@ class Work:
     return [share for part in parts for share in self.shares(self.tiles.pairs_of_part(part), part)]
 
   def spans(self) -> list[Span]:
-    found = []
+    found, size = [], self.config.span_tiles
     for part in range(self.tiles.num_parts):
       every = self.tiles.tiles_of_part(part)
-      starts = every[::_SPAN_TILES]
-      found += [Span(part, start, min(start + _SPAN_TILES, every.stop)) for start in starts]
+      found += [Span(part, start, min(start + size, every.stop)) for start in every[::size]]
     return found
 
 
@@ -202,6 +201,6 @@ def _folder(config: ComparingConfig, cut: list) -> str:
   return storage.join(config.store.path(FOLDER), fingerprints.fingerprint(about)[:16])
 
 
-def of_other_clusters(path: str) -> WinnowError:
+def other_clusters_error(path: str) -> WinnowError:
   """Returns the error for sizes of another clustering."""
   return WinnowError(f"{path} does not have the sizes of its clusters; delete it and run the same command again")

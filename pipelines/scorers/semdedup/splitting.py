@@ -32,7 +32,7 @@ from pipelines.scorers.semdedup.layout import (
   ComparingConfig,
   Splitting,
   diagnostics_path,
-  of_other_clusters,
+  other_clusters_error,
 )
 from pipelines.scoring import stored_blocks
 from pipelines.sorted_runs import run_files, run_writer
@@ -82,14 +82,14 @@ def read_group(config: ComparingConfig, group: Group) -> Iterator[Clustered]:
 
 def plan_samples(config: ComparingConfig) -> list[Numbered]:
   """Returns the groups if some giant cluster has no centroids yet, else none."""
-  splitting = Splitting.of(config)
+  splitting = Splitting.for_config(config)
   is_trained = all(_is_whole(splitting, cluster) for cluster in splitting.pieces.giants.tolist())
   return [] if is_trained else splitting.groups()
 
 
 def sample_group(config: ComparingConfig, numbered: Numbered) -> int:
   """Writes a group's part of the samples of giant clusters; returns its number."""
-  splitting = Splitting.of(config)
+  splitting = Splitting.for_config(config)
   memory.use_lean_arrow_pool()
   path = splitting.sampled_path(numbered.number)
   if work_files.is_whole_run(config.store, path):
@@ -111,12 +111,12 @@ def sample_group(config: ComparingConfig, numbered: Numbered) -> int:
 
 def plan_training(config: ComparingConfig) -> list[int]:
   """Returns the giant clusters."""
-  return Splitting.of(config).pieces.giants.tolist()
+  return Splitting.for_config(config).pieces.giants.tolist()
 
 
 def train_giant(config: ComparingConfig, cluster: int) -> int:
   """Trains the centroids of a giant's pieces on its sample, unless they are on record; returns the cluster."""
-  splitting = Splitting.of(config)
+  splitting = Splitting.for_config(config)
   if _is_whole(splitting, cluster):
     return cluster
   memory.use_lean_arrow_pool()
@@ -136,13 +136,13 @@ def train_giant(config: ComparingConfig, cluster: int) -> int:
 
 def plan_assignments(config: ComparingConfig) -> list[Numbered]:
   """Returns the groups if there is a giant cluster, else none."""
-  splitting = Splitting.of(config)
+  splitting = Splitting.for_config(config)
   return splitting.groups() if len(splitting.pieces.giants) else []
 
 
 def assign_group(config: ComparingConfig, numbered: Numbered) -> int:
   """Writes the pieces that the documents of a group belong to; returns the group's number."""
-  splitting = Splitting.of(config)
+  splitting = Splitting.for_config(config)
   with _TURN:
     files = _read_centroids(splitting)
     path = splitting.pieces_path(numbered.number, _fingerprint(files))
@@ -162,7 +162,7 @@ def assign_group(config: ComparingConfig, numbered: Numbered) -> int:
 
 def plan_settling(config: ComparingConfig) -> list[str]:
   """Returns one element if the split has to be put on record, else none."""
-  return ["split"] if len(Splitting.of(config).pieces.giants) else []
+  return ["split"] if len(Splitting.for_config(config).pieces.giants) else []
 
 
 def settle(config: ComparingConfig, what: str) -> str:
@@ -170,7 +170,7 @@ def settle(config: ComparingConfig, what: str) -> str:
 
   Raises WinnowError if the store has scores by another split, which happens if another machine had to train again.
   """
-  splitting = Splitting.of(config)
+  splitting = Splitting.for_config(config)
   pieces, centroids = splitting.pieces, _fingerprint(_read_centroids(splitting))
   split = fingerprints.field(config.store.engine_path, "split")
   if isinstance(split, dict) and split.get("centroids") != centroids:
@@ -186,7 +186,7 @@ def settle(config: ComparingConfig, what: str) -> str:
     (pieces_N,) = sealed_arrays.read(splitting.pieces_path(number, centroids), 1)
     sizes_P += np.bincount(pieces_N, minlength=len(sizes_P))
   if not np.array_equal(np.add.reduceat(sizes_P, pieces.starts[:-1]), pieces.sizes_K):
-    raise of_other_clusters(diagnostics_path(config))
+    raise other_clusters_error(diagnostics_path(config))
   giants = pieces.giants.tolist()
   clusters = [{"cluster": giant, "pieces": sizes_P[pieces.cluster_pieces(giant)].tolist()} for giant in giants]
   figures = pieces.figures(sizes_P)

@@ -9,7 +9,7 @@ from curation.errors import WinnowError
 from pipelines.files import storage
 from pipelines.registry.flag import BUCKET, Flag, path
 from pipelines.scorers.entry import SCORING, Entry, Stored
-from pipelines.scorers.t5.base import OfModel, common_flags
+from pipelines.scorers.t5.base import T5Description, common_flags
 from pipelines.scoring.description import Scorer
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AskLlm(OfModel):
+class AskLlm(T5Description):
   """Ask-LLM (paper 3.1, Algorithm 1): log P("yes") under an instruction-tuned T5."""
 
   SCORER: ClassVar[str] = "ask_llm"

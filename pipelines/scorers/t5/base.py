@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OfModel(Description):
+class T5Description(Description):
   """A description of a scorer that runs a T5 over texts: its flags, and the model's files."""
 
   SCORER: ClassVar[str]

@@ -144,7 +144,7 @@ def find_models(patterns: str) -> FoundModels:
   return FoundModels(found, left_out)
 
 
-def is_of_unfinished(name: str) -> bool:
+def is_unfinished_name(name: str) -> bool:
   """Tells whether a `checkpoint_name` is that of a folder that a training job was still writing."""
   return _NAME_OF_BEING_WRITTEN.fullmatch(name) is not None
 

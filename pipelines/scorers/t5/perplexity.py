@@ -12,7 +12,7 @@ from pipelines.corpus import sources
 from pipelines.registry.command_names import EVALUATE
 from pipelines.registry.flag import Flag
 from pipelines.scorers.entry import SCORING, Entry, Stored
-from pipelines.scorers.t5.base import OfModel, common_flags
+from pipelines.scorers.t5.base import T5Description, common_flags
 from pipelines.scoring.description import Scorer
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Perplexity(OfModel):
+class Perplexity(T5Description):
   """Perplexity (paper B.5): -(mean negative log-likelihood per token) under a T5's own pre-training objective."""
 
   SCORER: ClassVar[str] = "perplexity"

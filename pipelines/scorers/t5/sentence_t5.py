@@ -6,7 +6,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.scorers.t5 import model_files
-from pipelines.scorers.t5.base import OfModel
+from pipelines.scorers.t5.base import T5Description
 from pipelines.scoring.description import Scorer, Scores
 from pipelines.store import kinds
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SentenceT5(OfModel):
+class SentenceT5(T5Description):
   """Embeds with Sentence-T5 (paper B.2)."""
 
   SCORER: ClassVar[str] = kinds.EMBED

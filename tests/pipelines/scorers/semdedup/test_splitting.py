@@ -11,6 +11,7 @@ import pathlib
 import shutil
 
 import corpora
+import dividing
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -19,6 +20,7 @@ from running import content, embedded, logs, run_in, shards_of
 from curation.coverage import centroid_files, giant_clusters, kmeans
 from curation.selection import hashing
 from pipelines.scorers.semdedup import comparing, layout, splitting
+from pipelines.scorers.semdedup.preparation import ComparisonPreparation
 
 BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS, LIMIT = 3_000, 300, 12, 9, 600_000
 MOST_DOCUMENTS = 1_095
@@ -91,7 +93,7 @@ class Reference:
   scores_N: np.ndarray
 
   @classmethod
-  def of(cls, folder: pathlib.Path, centroids: dict[int, np.ndarray]) -> "Reference":
+  def for_config(cls, folder: pathlib.Path, centroids: dict[int, np.ndarray]) -> "Reference":
     """`centroids`: of the pieces, by cluster."""
     table, points = shards_of(folder / "scores/clusters_made"), embedded(folder)
     documents = list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
@@ -179,22 +181,21 @@ def test_two_processes_give_the_same(place, clustered, undisturbed):
   assert len(told["scoring (semdedup)"]) == 2
 
 
-def cut_small(monkeypatch) -> None:
+@pytest.fixture
+def small_units():
   """Dozens of groups, more than are merged at once, and pieces of one giant in several parts."""
-  for name, value in {"_GROUP": 100, "_PART_DOCUMENTS": 500, "_SHARE_PAIRS": 2, "_SPAN_TILES": 2}.items():
-    monkeypatch.setattr(layout, name, value)
-  monkeypatch.setattr(layout, "_GROUPS", 1 << 30)
+  with dividing.divided(ComparisonPreparation, group=100, part_documents=500, share_pairs=2, span_tiles=2):
+    yield
 
 
-def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undisturbed, monkeypatch):
+def test_any_division_of_the_work_gives_the_same_bytes(place, clustered, undisturbed, small_units, monkeypatch):
   """Kills the mutants: a sample in the order of groups; pieces of one group that are taken for another's; a giant that
   is one worker's to put in order."""
-  cut_small(monkeypatch)
   gathered, gather = clustered / "gathered", comparing.gather_part
   gathered.mkdir()
 
   def counted(config, part):
-    work = layout.Work.of(config)
+    work = layout.Work.for_config(config)
     giant = work.splitting.pieces.cluster_pieces(int(work.splitting.pieces.sizes_K.argmax()))
     first, stop = work.tiles.part_clusters[part : part + 2].tolist()
     (gathered / f"{part}-{len(work.groups())}-{first < giant.stop and giant.start < stop}").touch()
@@ -217,11 +218,10 @@ def test_other_blocks_give_the_same_scores(place, undisturbed):
 
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_what_a_killed_run_left_is_used_unless_it_is_damaged(
-  place, clustered, undisturbed, capsys, monkeypatch, is_whole
+  place, clustered, undisturbed, small_units, capsys, monkeypatch, is_whole
 ):
   """Kills the mutants: samples, centroids, pieces or a split that are taken because they are there; what is there and
   made again all the same."""
-  cut_small(monkeypatch)
   killed_before_moving(place, clustered, monkeypatch)
   left = [path for path in (store_of(clustered) / "compared").rglob("*") if path.is_file()]
   assert {path.parent.name for path in left} == {"sampled", "subcentroids", "pieces"}
