@@ -93,7 +93,7 @@ class Reference:
   scores_N: np.ndarray
 
   @classmethod
-  def for_config(cls, folder: pathlib.Path, centroids: dict[int, np.ndarray]) -> "Reference":
+  def for_folder(cls, folder: pathlib.Path, centroids: dict[int, np.ndarray]) -> "Reference":
     """`centroids`: of the pieces, by cluster."""
     table, points = shards_of(folder / "scores/clusters_made"), embedded(folder)
     documents = list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
@@ -124,7 +124,7 @@ def test_scores_are_those_of_brute_force_within_pieces(place, clustered, undistu
   another's centroids, or in pieces of the next cluster; a split that nobody is told of."""
   killed_before_moving(place, clustered, monkeypatch)
   centroids = recorded_centroids(clustered)
-  reference = Reference.of(clustered, centroids)
+  reference = Reference.for_folder(clustered, centroids)
   sizes = np.bincount(reference.clusters_N).tolist()
   giants = [cluster for cluster, size in enumerate(sizes) if size * (size - 1) // 2 > LIMIT]
   assert sorted(centroids) == giants and len(giants) == 2 and max(sizes) > 0.45 * sum(sizes)
@@ -161,7 +161,7 @@ def test_a_limit_that_no_cluster_reaches_changes_nothing(place, clustered, undis
     assert run_in(clustered, [*score_command(place, f"--name={name}", limit=limit), ONE]) == 0
     store = clustered / "scores" / name
     scores_N = shards_of(store)["score"].to_numpy()
-    np.testing.assert_allclose(scores_N, Reference.of(clustered, {}).scores_N, atol=2e-6)
+    np.testing.assert_allclose(scores_N, Reference.for_folder(clustered, {}).scores_N, atol=2e-6)
     assert not (store / "split.json").exists() and "split" not in json.loads((store / "engine.json").read_text())
   split_N = shards_of(store_of(undisturbed))["score"].to_numpy()
   assert (scores_N <= split_N + 2e-6).all() and (scores_N < split_N - 1e-4).sum() > 100
@@ -254,7 +254,7 @@ def test_other_centroids_make_another_split(place, clustered, monkeypatch):
   turned_PD = (turned_PD / np.linalg.norm(turned_PD, axis=1, keepdims=True)).astype(np.float32)
   with path.open("wb") as file:
     centroid_files.save(made._replace(centroids_KD=turned_PD), file)
-  reference = Reference.of(clustered, recorded_centroids(clustered))
+  reference = Reference.for_folder(clustered, recorded_centroids(clustered))
   assert run_in(clustered, [*score_command(place), ONE]) == 0
   np.testing.assert_allclose(shards_of(store_of(clustered))["score"].to_numpy(), reference.scores_N, atol=2e-6)
   after = json.loads((store_of(clustered) / "split.json").read_text())
