@@ -6,8 +6,9 @@ SHELL := /bin/bash
 
 # Any Python from 3.11 to 3.13: make test PYTHON=/path/to/python3.11
 PYTHON ?= $(shell command -v python3.11 || echo python3)
-# Processes that run tests; each holds TensorFlow, Beam and JAX in memory.
-JOBS ?= 2
+# Processes that run tests: one more than the cores, since some tests wait, and at most 8, since each holds TensorFlow,
+# Beam and JAX in memory.
+JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
 # More arguments for the tool behind a target: make test ARGS='-k selection', make lock ARGS=--upgrade
 ARGS ?=
 # Real web text, half of what the demo's models are trained on where it is there.

@@ -1,7 +1,7 @@
 """Clusters through the commands: one clustering and one set of scores, whoever computes and however often.
 
-Twelve shards in all formats, hundreds of blocks, bad records in the middle, with embeddings made elsewhere around forty
-centres of uneven weight.
+Twelve shards in all formats, over a hundred blocks, bad records in the middle, with embeddings made elsewhere around
+forty centres of uneven weight.
 """
 
 import json
@@ -22,7 +22,7 @@ from pipelines.registry import command_names
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.clusters.preparation import CentroidsPreparation
 
-BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 20_000, 1_500, 12, 50
+BIG_ROWS, SMALL_ROWS, DIMENSIONS, CLUSTERS = 6_000, 500, 12, 50
 KMEANS = [f"--num_clusters={CLUSTERS}", "--kmeans_sample=100", "--kmeans_iterations=6", "--lloyd_iterations=2"]
 
 
@@ -39,7 +39,7 @@ def make_embeddings(shard: str, rows: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp("clusters")
-  corpora.write_with_embeddings(folder, make_embeddings, big_rows=BIG_ROWS, small_rows=SMALL_ROWS, bad_row=700)
+  corpora.write_with_embeddings(folder, make_embeddings, big_rows=BIG_ROWS, small_rows=SMALL_ROWS, bad_row=300)
   return folder
 
 
@@ -101,7 +101,7 @@ def test_blocks_of_clusters_lie_beside_those_of_embeddings(undisturbed):
   """What joins embeddings with clusters reads both block by block. Kills: bad rows that only one of them has."""
   embeddings = sorted((undisturbed / "scores/embeddings_made/blocks").glob("*/*.parquet"))
   clusters = sorted((clusters_of(undisturbed) / "blocks").glob("*/*.parquet"))
-  assert len(embeddings) == len(clusters) > 300
+  assert len(embeddings) == len(clusters) > 100
   for path, other in zip(embeddings, clusters, strict=True):
     ours, theirs = pq.read_table(path, columns=["row", "reason"]), pq.read_table(other)
     assert ours == theirs.select(["row", "reason"])
@@ -181,9 +181,9 @@ def test_a_partial_store_goes_on_block_by_block(copied, undisturbed, capsys):
   (store / "centroids/diagnostics.json").unlink()
   (store / "shards/big.jsonl.gz.parquet").unlink()
   blocks = sorted(store.glob("blocks/big.jsonl.gz-*/*.parquet"))
-  for path in blocks[3:50]:
+  for path in blocks[3:30]:
     path.unlink()
-  blocks[60].write_bytes(blocks[60].read_bytes()[:-9])
+  blocks[40].write_bytes(blocks[40].read_bytes()[:-9])
   (before,) = [len(list((store / "log").iterdir()))]
   assert main.main(["status", str(store)]) == 0
   assert "centroids: trained" in capsys.readouterr().out
@@ -191,7 +191,7 @@ def test_a_partial_store_goes_on_block_by_block(copied, undisturbed, capsys):
   assert "1 damaged file was found" in capsys.readouterr().err
   assert content(store) == content(clusters_of(undisturbed))
   log = logs(store)[before + 1]  # the damage has one of its own
-  assert 47 * 90 <= log["counters"]["cluster_documents_scored"] <= 48 * 100
+  assert 27 * 90 <= log["counters"]["cluster_documents_scored"] <= 28 * 100
   assert run_in(copied, [*cluster_command(), ONE]) == 0 and run_in(copied, [*SAMPLE, ONE]) == 0
 
 
@@ -256,7 +256,7 @@ def test_what_a_killed_run_left_is_used_unless_it_is_damaged(place, undisturbed,
   ("command", "told"),
   [
     (["cluster", "--num_clusters=0"], "--num_clusters=0 is not between 1 and"),
-    (["cluster", "--num_clusters=36478"], "--num_clusters=36478 is more than the 36,4"),
+    (["cluster", "--num_clusters=11478"], "--num_clusters=11478 is more than the 11,4"),
     (["cluster", "--kmeans_sample=0"], "--kmeans_sample=0 is not between"),
     (["cluster", "--lloyd_iterations=101"], "--lloyd_iterations=101 is not between 0 and 100"),
     (["cluster", "--embeddings=scores"], "--embeddings=scores is no store of embeddings"),
@@ -302,7 +302,7 @@ def test_more_clusters_than_documents_are_refused_by_the_worker_too(place, capsy
   """Where the embeddings are made by the same command, nobody knows before."""
   folder = place / "too_many"
   assert run_in(folder, [*score_command(place), "--num_clusters=90000", ONE]) == 1
-  assert "--num_clusters=90000 is more than the 36,4" in capsys.readouterr().err
+  assert "--num_clusters=90000 is more than the 11,4" in capsys.readouterr().err
 
 
 @pytest.mark.long

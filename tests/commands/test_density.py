@@ -19,7 +19,7 @@ from curation.coverage import kernels
 from curation.selection import hashing
 from pipelines.scorers.density.preparation import SketchPreparation
 
-BIG_ROWS, SMALL_ROWS, DIMENSIONS = 20_000, 2_000, 12
+BIG_ROWS, SMALL_ROWS, DIMENSIONS = 12_000, 1_000, 12
 SKETCH = ["--bandwidth=0.5", "--hashes=2", "--sketch_rows=64", "--sketch_counters=1000"]
 
 
@@ -45,7 +45,7 @@ def units(points_ND: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module", autouse=True)
 def several_groups():
-  with dividing.divided(SketchPreparation, group=7_000):
+  with dividing.divided(SketchPreparation, group=5_000):
     yield
 
 

@@ -115,7 +115,7 @@ def test_one_command_in_two_processes_gives_the_same(place, corpus, undisturbed)
 @pytest.fixture
 def small_units():
   """Dozens of groups and parts, more runs than are merged at once, and batches of a few keys."""
-  with dividing.divided(JoinPreparation, group=100, part_keys=1_500, merged_at_once=7, keys_at_once=10):
+  with dividing.divided(JoinPreparation, group=130, part_keys=2_100, merged_at_once=7, keys_at_once=10):
     yield
 
 

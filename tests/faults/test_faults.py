@@ -8,7 +8,7 @@ mount, is skipped there and wanted in CI.
 import faults
 import pytest
 
-pytestmark = pytest.mark.local_runner
+pytestmark = [pytest.mark.local_runner, pytest.mark.long]
 COMMANDS = ("score", "sample")
 
 

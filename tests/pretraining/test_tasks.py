@@ -81,7 +81,7 @@ def test_examples_are_those_of_t5s_own_task(place, register, vocabulary):
       np.testing.assert_array_equal(mine[name], theirs[name])
 
 
-@pytest.mark.parametrize("hosts", [1, 4, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.parametrize("hosts", [1, 2, *(pytest.param(hosts, marks=pytest.mark.long) for hosts in (4, 8))])
 def test_hosts_train_on_every_token_once(output, register, vocabulary, hosts):
   """Also where six shards do not go round evenly, and where there are more hosts than shards.
 

@@ -63,6 +63,7 @@ def test_a_checkpoint_is_the_model_after_its_step(output, vocabulary, pieces):
   assert f"step     51  loss {loss:.4f}" in log[1]
 
 
+@pytest.mark.long
 def test_the_command_learns_and_writes_what_evaluation_reads(output, place, tmp_path, capfd):
   """Kills: an optimiser of half a schedule, and weights in float16."""
   assert run(output, place, tmp_path / "a") == 0

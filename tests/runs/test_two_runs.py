@@ -61,6 +61,7 @@ def wait_for(process: subprocess.Popen, folder: pathlib.Path, made: str, count: 
     time.sleep(0.001)
 
 
+@pytest.mark.long
 def test_two_equal_runs_at_once_both_succeed_with_the_same_bytes(place, alone):
   """Kills the mutants: the faster run sweeps what the slower one writes; a shard compacted by another run, or runs that
   it has tidied up, are an error."""
@@ -97,6 +98,7 @@ def test_a_run_that_wakes_up_when_another_has_done_its_work_succeeds(place, alon
   assert "4,525 of 9,049 documents selected" in finish(sleeper)
 
 
+@pytest.mark.long
 def test_a_run_that_still_writes_when_another_model_starts_over_never_mixes_in(place, alone):
   """Kills the mutant whose block files are known by shard and number alone: half the scores would be the other's."""
   folder = place / "overwritten"

@@ -221,11 +221,17 @@ def ended(process: subprocess.Popen, workers: list[psutil.Process]) -> tuple[int
   return process.returncode, message
 
 
-@pytest.mark.parametrize("to_group", [False, True], ids=["launcher", "group"])
+INTERRUPTED, TERMINATED = (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")
+
+
 @pytest.mark.parametrize(
-  ("number", "status", "what"),
-  [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
-  ids=["SIGINT", "SIGTERM"],
+  ("to_group", "number", "status", "what"),
+  [
+    pytest.param(True, *INTERRUPTED, id="SIGINT to the group"),
+    pytest.param(False, *TERMINATED, id="SIGTERM to the launcher"),
+    pytest.param(False, *INTERRUPTED, id="SIGINT to the launcher", marks=pytest.mark.long),
+    pytest.param(True, *TERMINATED, id="SIGTERM to the group", marks=pytest.mark.long),
+  ],
 )
 def test_an_interruption_ends_a_command_and_its_workers(to_group, number, status, what, tmp_path):
   """Kills the mutants: workers that handle the signal too, before the launcher does; SIGTERM that leaves them

@@ -5,6 +5,7 @@ import sys
 import time
 
 import processes
+import pytest
 
 MEGABYTE = 1 << 20
 
@@ -29,6 +30,7 @@ def peak_of_tree(arguments: list[str], cwd) -> int:
   return peak
 
 
+@pytest.mark.long
 def test_the_peak_does_not_grow_with_the_corpus(tmp_path):
   """Kills the mutants: selected text that is kept until the end of a stripe; ranks or scores that are collected in a
   list."""
