@@ -49,6 +49,29 @@ def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Names
   what is selected and how it is written are for the last stage alone.
   """
   own = [flag for flag in FLAGS if command in flag.commands]
+  parser = _parser(command, own)
+  for argument in argv:
+    storage.refuse_undecodable(argument)
+  arguments = _normalised(own, argv)
+  namespace, others = parser.parse_known_args(arguments)
+  _refuse_unknown(command, others)
+  recipe = getattr(namespace, "recipe", None)
+  common, stages = ([], [[]]) if recipe is None else _recipe_arguments(recipe, own)
+  if len(stages) == 1:
+    return [_parse_stage(command, parser, [*common, *stages[0]], arguments, is_last=True)], others
+  if any(argument.startswith("--scorer=") for argument in arguments):
+    raise WinnowError(f"--recipe={recipe} has stages, which say their scorers: leave --scorer out")
+  namespaces = []
+  for place, stage in enumerate(stages):
+    is_last = place == len(stages) - 1
+    is_meant = _meant_for(own, parser.parse_known_args([*common, *stage])[0], is_last=is_last)
+    given, typed = [*filter(is_meant, common), *stage], list(filter(is_meant, arguments))
+    namespaces.append(_parse_stage(command, parser, given, typed, is_last=is_last))
+  return namespaces, others
+
+
+def _parser(command: str, own: Sequence[Flag]) -> argparse.ArgumentParser:
+  """Returns the parser of a command's own flags, in their groups."""
   positionals = [flag.name.upper() for flag in own if flag.positional]
   parser = _Parser(
     prog=f"winnow {command}",
@@ -62,31 +85,20 @@ def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Names
       titled = parser.add_argument_group(group)
       for flag in members:
         flag.add_to(titled)
-  for argument in argv:
-    storage.refuse_undecodable(argument)
-  arguments = _normalised(own, argv)
-  namespace, others = parser.parse_known_args(arguments)
-  _refuse_unknown(command, others)
-  common: list[str] = []
-  stages: list[list[str]] = [[]]
-  if getattr(namespace, "recipe", None) is not None:
-    common, stages = _recipe_arguments(namespace.recipe, own)
-    if len(stages) > 1 and any(argument.startswith("--scorer=") for argument in arguments):
-      raise WinnowError(f"--recipe={namespace.recipe} has stages, which say their scorers: leave --scorer out")
-  namespaces = []
-  for place, stage in enumerate(stages):
-    # What is typed comes last, and so overrides the recipe.
-    given, typed, is_last = [*common, *stage], arguments, place == len(stages) - 1
-    if len(stages) > 1:
-      meant = _meant_for(own, parser.parse_known_args(given)[0], is_last=is_last)
-      given, typed = [*filter(meant, common), *stage], list(filter(meant, arguments))
-    if is_last and _names(typed) & set(_AMOUNTS):  # one amount takes the place of another
-      given = [argument for argument in given if not _names([argument]) & set(_AMOUNTS)]
-    namespaces.append(parser.parse_known_args([*given, *typed])[0])
-    namespaces[-1].given = _names([*given, *typed])
-    _refuse_other_scorers(command, namespaces[-1])
-    require(namespaces[-1], *(flag.name for flag in FLAGS if command in flag.required))
-  return namespaces, others
+  return parser
+
+
+def _parse_stage(
+  command: str, parser: argparse.ArgumentParser, given: list[str], typed: list[str], *, is_last: bool
+) -> argparse.Namespace:
+  """Parses the arguments of one stage: those that its recipe gives, and those on the command line, which override."""
+  if is_last and _names(typed) & set(_AMOUNTS):  # one amount takes the place of another
+    given = [argument for argument in given if not _names([argument]) & set(_AMOUNTS)]
+  namespace, _ = parser.parse_known_args([*given, *typed])
+  namespace.given = _names([*given, *typed])
+  _refuse_other_scorers(command, namespace)
+  require(namespace, *(flag.name for flag in FLAGS if command in flag.required))
+  return namespace
 
 
 def _names(arguments: Sequence[str]) -> set[str]:

@@ -29,22 +29,29 @@ _SENTENCE = r"\b(?:{}): (.+?)(?: \[while running '.*'\])?$"
 
 
 class JobError(Exception):
-  """An error for a pipeline that ran and failed; the message is for the user."""
+  """An error for a pipeline that ran and failed; the message is for the user.
+
+  `needs_traceback`: the message does not say enough. The log of the run has the traceback, and adds its path.
+  """
+
+  def __init__(self, message: str, *, needs_traceback: bool = False):
+    super().__init__(message)
+    self.needs_traceback = needs_traceback
 
 
 class Terminated(KeyboardInterrupt):
   """The exception for SIGTERM, which schedulers send; it ends a command as Ctrl-C does."""
 
 
-def sentence_of(error: BaseException) -> str:
+def job_error(error: BaseException) -> JobError:
   """Finds the sentence for the user within a failure that came through runners, processes and tracebacks."""
   names = "|".join(kind.__name__ for kind in _kinds(WinnowError))
   sentences = re.findall(_SENTENCE.format(names), "".join(traceback.format_exception(error)), re.MULTILINE)
   if sentences:
-    return sentences[-1].replace("\\n", " ")
+    return JobError(sentences[-1].replace("\\n", " "))
   if _DISCONNECTED in str(error):
-    return DIED.format(_DISCONNECTED)
-  return f"{type(error).__name__}: {last_line(error)} (the log has the traceback)"
+    return JobError(DIED.format(_DISCONNECTED))
+  return JobError(f"{type(error).__name__}: {last_line(error)}", needs_traceback=True)
 
 
 def _kinds(base: type[BaseException]) -> list[type[BaseException]]:
@@ -132,5 +139,7 @@ class Log:
       self.entry["error"] = "".join(traceback.format_exception(kind, error, trace))
     try:
       storage.create(self._path, fingerprints.to_json(self.entry))
+      if isinstance(error, JobError) and error.needs_traceback:
+        error.args = (f"{error}; the traceback is in {self._path}",)
     except (WinnowError, OSError) as failure:  # an error here must not hide how the run ended
       print(f"winnow: no log was written: {failure}", file=sys.stderr)

@@ -169,12 +169,13 @@ class Launcher:
             print(f"winnow: the job continues on its runner{place}", file=sys.stderr)
           raise interrupt from None
         died = processes.died
-        message = commands.DIED.format(_RETURNED.format(died)) if died else commands.sentence_of(error)
-        if result is not None and not died and prism.has_ended():
-          message = _prism_ended(self.options)
+        failure = commands.job_error(error)
+        if died:
+          failure = commands.JobError(commands.DIED.format(_RETURNED.format(died)))
+        elif result is not None and prism.has_ended():
+          failure = commands.JobError(_prism_ended(self.options))
         if self.is_dataflow and result is not None:
-          message += dataflow.place(self.options, result)
-        failure = commands.JobError(message)
+          failure.args = (f"{failure}{dataflow.place(self.options, result)}",)
         for note in (processes.errors.getvalue(), *processes.thread_errors):
           failure.add_note(note)
         raise failure from error

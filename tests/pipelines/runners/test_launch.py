@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -29,20 +30,35 @@ def test_the_sentence_is_found_below_every_layer_of_a_runner():
         f"Traceback ...\n  curation.errors.WinnowError: {error} [while running 'Score/ScoreBlocks']\n"
       ) from error
   except RuntimeError as error:
-    assert commands.sentence_of(error) == "x.gz cannot be read: replace it"
+    assert str(commands.job_error(error)) == "x.gz cannot be read: replace it"
 
 
 def test_what_has_no_sentence_is_told_by_its_last_line():
-  assert "RuntimeError: the last line" in commands.sentence_of(RuntimeError("first\nthe last line"))
+  assert "RuntimeError: the last line" in str(commands.job_error(RuntimeError("first\nthe last line")))
   lost = "bundle inst007 failed:SDK worker disconnected: worker[1], 4 active instructions"  # as Prism tells it
-  assert commands.sentence_of(RuntimeError(lost)).startswith("a worker process died (SDK worker disconnected): run the")
+  assert str(commands.job_error(RuntimeError(lost))).startswith(
+    "a worker process died (SDK worker disconnected): run the"
+  )
 
 
 def test_an_endpoint_that_does_not_answer_is_told_by_what_grpc_says():
   """Kills the mutant that shows the last line of the error's own text, which is a bracket."""
   with grpc.insecure_channel("localhost:1") as channel, pytest.raises(grpc.RpcError) as raised:
     channel.unary_unary("/service/method")(b"")
-  assert "Failed to connect" in commands.sentence_of(raised.value) or "refused" in commands.sentence_of(raised.value)
+  sentence = str(commands.job_error(raised.value))
+  assert "Failed to connect" in sentence or "refused" in sentence
+
+
+def test_an_error_without_a_sentence_names_the_file_with_its_traceback(tmp_path):
+  """Kills the mutant that speaks of a log and leaves it to the user to find it."""
+  with pytest.raises(commands.JobError) as raised, commands.Log(str(tmp_path), ["score"]):
+    try:
+      raise RuntimeError("first\nlast")
+    except RuntimeError as error:
+      raise commands.job_error(error) from error
+  (path,) = (tmp_path / "log").iterdir()
+  assert str(raised.value) == f"RuntimeError: last; the traceback is in {path}"
+  assert "RuntimeError: first" in json.loads(path.read_text())["error"]
 
 
 @pytest.mark.parametrize(
