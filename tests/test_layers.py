@@ -168,6 +168,7 @@ def test_importing_pipelines_loads_nothing_heavy():
   assert not first_loaders("pipelines", HEAVY)
 
 
+@pytest.mark.long  # it imports T5 and all that T5 imports
 def test_only_the_tasks_of_pretraining_are_heavy():
   """Kills: an import of TensorFlow or seqio in a process that only describes a sample."""
   assert set(first_loaders("pretraining", HEAVY)) == {"pretraining.tasks"}

@@ -53,7 +53,7 @@ def test_another_process_does_not_compile_again(folder):
   assert run(folder) == "56.0"
   assert run(folder) == "56.0 1"
   assert run(folder, stride=2) == "24.0"
-  assert run(folder, stride=2) == "24.0 1" and run(folder) == "56.0 1"
+  assert run(folder, stride=2) == "24.0 1"
   assert len(kept(folder)) == 2
 
 

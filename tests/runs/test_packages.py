@@ -71,8 +71,8 @@ def run(package: pathlib.Path, place: pathlib.Path, *arguments: str) -> str:
 
 
 def test_its_scorer_reader_and_format_are_winnows_own_to_a_user(package, place):
-  """Two workers score three shards with bad lines, are killed, and resume to the same bytes. Kills the mutants: choices
-  of flags that are hard-coded; a worker that knows only our own entries; a format whose name `verify` does not find.
+  """Two workers score three shards with bad lines. Kills the mutants: choices of flags that are hard-coded; a worker
+  that knows only our own entries; a format whose name `verify` does not find.
   """
   whole = run(package, place, *SCORE, "--scores=scores", "--direct_num_workers=2")
   num_documents = SHARDS * (ROWS - 2)
@@ -84,19 +84,6 @@ def test_its_scorer_reader_and_format_are_winnows_own_to_a_user(package, place):
     words = texts[row["row"]].decode().lower().split()
     assert row["score"] == np.float32(len(set(words)) / len(words))
 
-  process = start(package, place, *SCORE, "--scores=killed", "--direct_num_workers=2", stderr=subprocess.DEVNULL)
-  blocks = place / "killed/distinct/blocks"
-  while process.poll() is None and len(list(blocks.rglob("*.parquet"))) < 3:
-    time.sleep(0.01)
-  os.killpg(process.pid, signal.SIGKILL)
-  process.wait()
-  assert not (place / "killed/distinct/summary.json").exists()
-  run(package, place, *SCORE, "--scores=killed", "--direct_num_workers=1")
-  resumed, undisturbed = content(place / "killed/distinct"), content(store)
-  assert {n: d for n, d in resumed.items() if n != "input.json"} == {
-    n: d for n, d in undisturbed.items() if n != "input.json"
-  }
-
   drawing = ["sample", "--sampler=distinct", "--scores=scores", "--rate=0.2", "--direct_num_workers=1"]
   run(package, place, *drawing, "--output=sample", "--output_format=tsv")
   shard = next((place / "sample").glob("sample-train-*.tsv"))
@@ -107,6 +94,24 @@ def test_its_scorer_reader_and_format_are_winnows_own_to_a_user(package, place):
   assert "distinct: distinct scores, complete" in run(package, place, "status", "scores")
   assert re.search(r"distinct: distinct [\d.]+; above", run(package, place, "explain", "1.txt#5", "--scores=scores"))
   assert "time of distinct" in run(package, place, *SCORE, "--scores=scores", "--estimate")
+
+
+@pytest.mark.long
+def test_its_scorer_that_was_killed_goes_on_to_the_same_bytes(package, place):
+  """Invariant 4, with two workers that are killed."""
+  process = start(package, place, *SCORE, "--scores=killed", "--direct_num_workers=2", stderr=subprocess.DEVNULL)
+  blocks = place / "killed/distinct/blocks"
+  while process.poll() is None and len(list(blocks.rglob("*.parquet"))) < 3:
+    time.sleep(0.01)
+  os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
+  assert not (place / "killed/distinct/summary.json").exists()
+  run(package, place, *SCORE, "--scores=killed", "--direct_num_workers=1")
+  run(package, place, *SCORE, "--scores=undisturbed", "--direct_num_workers=1")
+  resumed, undisturbed = content(place / "killed"), content(place / "undisturbed")
+  assert {n: d for n, d in resumed.items() if not n.endswith("input.json")} == {
+    n: d for n, d in undisturbed.items() if not n.endswith("input.json")
+  }
 
 
 def test_its_scorer_over_a_store_makes_the_store_first(package, place):
