@@ -6,13 +6,18 @@ import sys
 from collections.abc import Sequence
 
 from curation.errors import WinnowError
-from pipelines.registry import command_names
+from pipelines.registry import command_names, examples
 
 
 def usage() -> str:
+  """Returns the help of `winnow` itself: the commands in their groups, and examples."""
   width = max(map(len, command_names.COMMANDS))
-  lines = [f"  {name:<{width}}  {text}" for name, text in command_names.COMMANDS.items()]
-  return "\n".join(["usage: winnow COMMAND [flags]", "", *lines, "", "winnow COMMAND --help lists the flags."])
+  lines = ["usage: winnow COMMAND [flags]"]
+  for title, group in command_names.GROUPS.items():
+    lines += ["", f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in group.items())]
+  lines += ["", "`winnow COMMAND --help` lists the flags of a command.", "", "Examples:"]
+  lines += [f"  {line}" for example in examples.OF_WINNOW for line in example.shown()]
+  return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from pipelines.files import storage
 from pipelines.flags import recipes
 from pipelines.flags.declarations import FLAGS
 from pipelines.registry.command_names import COMMANDS
+from pipelines.registry.examples import EXAMPLES
 from pipelines.registry.flag import GROUPS, Flag, require
 from pipelines.scorers.registry import RANDOM
 
@@ -217,9 +218,11 @@ def refuse_scoring_flags(namespace: argparse.Namespace) -> None:
 
 
 def reference() -> str:
-  """Returns the tables of docs/reference.md: every command and every flag, in Markdown."""
+  """Returns a part of docs/reference.md: every command, two examples of each, and every flag, in Markdown."""
   lines = ["| command | what it does |", "|---|---|"]
   lines += [f"| `winnow {name}` | {text} |" for name, text in COMMANDS.items()]
+  for name in COMMANDS:
+    lines += ["", f"`winnow {name}`:", "", *(f"    {line}" for example in EXAMPLES[name] for line in example.shown())]
   lines += ["", "| flag | commands | default | what it is |", "|---|---|---|---|"]
   for flag in FLAGS:
     default = "" if flag.default is None or flag.type is bool else f"`{flag.default}`"

@@ -1,13 +1,14 @@
 """Flags are declared once; the reference and the parser say the same."""
 
 import pathlib
+import shlex
 
 import pytest
 
 from curation.errors import WinnowError
 from pipelines import main
 from pipelines.flags import declarations, parsing
-from pipelines.registry import command_names
+from pipelines.registry import command_names, examples
 from pipelines.registry.flag import Flag
 
 REFERENCE = pathlib.Path(__file__).parents[3] / "docs/reference.md"
@@ -80,4 +81,26 @@ def test_a_command_that_is_misspelt_is_told_the_nearest(capsys):
   assert main.main(["smaple", "--rate=0.1"]) == 2
   assert capsys.readouterr().err == "winnow: there is no command smaple; did you mean sample?\n"
   assert main.main(["brew"]) == 2
-  assert "there is no command brew; the commands are embed, cluster, score" in capsys.readouterr().err
+  assert "there is no command brew; the commands are demo, score, embed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", command_names.COMMANDS)
+def test_each_example_is_a_command_line_that_parses(command):
+  """Kills: an example with a flag that was renamed, that lacks a required one, or that names a recipe there is not."""
+  assert len(examples.EXAMPLES[command]) == 2
+  for example in (*examples.EXAMPLES[command], *examples.OF_WINNOW):
+    name, first, *argv = shlex.split(example.line)
+    assert name == "winnow" and (first == command or example in examples.OF_WINNOW)
+    parsing.parse_stages(first, argv)
+    comment, *lines = example.shown()
+    assert comment == f"# {example.text}" and max(map(len, lines)) <= 78
+    assert shlex.split(" ".join(lines).replace("\\", "")) == [name, first, *argv]
+
+
+def test_winnows_own_help_fits_a_terminal_and_lists_every_command_once(capsys):
+  """Kills: a command that no group has, and a line that wraps."""
+  assert main.main([]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert max(map(len, lines)) <= 80
+  shown = [line.split()[0] for line in lines if line.startswith("  ")]
+  assert [name for name in shown if name in command_names.COMMANDS] == list(command_names.COMMANDS)
