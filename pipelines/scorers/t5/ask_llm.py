@@ -21,9 +21,10 @@ class AskLlm(T5Description):
   """Ask-LLM (paper 3.1, Algorithm 1): log P("yes") under an instruction-tuned T5."""
 
   SCORER: ClassVar[str] = "ask_llm"
-  template: str | None
-  yes_token: str
-  max_input_tokens: int
+  template: str | None = None
+  """The prompt, with one `{document}`; None for the paper's."""
+  yes_token: str = "yes"
+  max_input_tokens: int = 512
 
   def request(self) -> dict[str, Any]:
     return {**super().request(), "prompt": self._prompt().template, "yes_token": self.yes_token}

@@ -40,6 +40,11 @@ class T5Description(Description):
   head: str | None = None
   """`checkpoints.own_head` of the model, once checked: an older Winnow ignored it, and its scores differed."""
 
+  def __post_init__(self):
+    for name in ("model", "vocabulary"):  # programs may hand over a pathlib.Path
+      if (path := getattr(self, name)) is not None:
+        object.__setattr__(self, name, os.fspath(path))
+
   @property
   def model_bytes(self) -> int:
     return sum(file["bytes"] for file in (self.files or {}).values())

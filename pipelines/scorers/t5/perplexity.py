@@ -26,9 +26,9 @@ class Perplexity(T5Description):
   SCORER: ClassVar[str] = "perplexity"
   PURPOSE: ClassVar[str] = "mask"  # of the hashes that are documents' keys
   reads: ClassVar[str] = sources.KEYED_TEXT
-  objective: str
-  mask_seed: int
-  max_input_tokens: int
+  objective: str = "span_corruption"
+  mask_seed: int = 0
+  max_input_tokens: int = 512
 
   def source(self, texts: sources.Texts) -> sources.KeyedTexts:
     """Returns texts with keys: a document's mask is a function of the seed and the document."""
