@@ -10,14 +10,14 @@ from pipelines.files import storage
 from pipelines.flags import parsing
 from pipelines.jobs import planning
 from pipelines.registry import command_names
-from pipelines.reports import examples, figures, material, page, passes
+from pipelines.reports import examples, figures, material, news, page, passes
 from pipelines.reports.material import Sources
 from pipelines.runners import commands, launch
 
 PAGE = "report.html"
 FIGURES = (
   *("ledger", "inputs", "scores", "quantiles", "tau", "examples", "means", "lengths", "domains", "duplicates"),
-  *("dead_letters", "bad"),
+  *("dead_letters", "bad", "news"),
 )
 
 
@@ -49,6 +49,7 @@ def report(argv: Sequence[str]) -> None:
       "duplicates": figures.copies(sources),
       "dead_letters": figures.dead_letters(sources),
       "bad": figures.bad(sources),
+      "news": news.figure(sources, sample, questions, counts),
     }
     documents = len(sample.table), int(counts.documents_C[0])
     html = page.render(sources, tables, documents, not_read)

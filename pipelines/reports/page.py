@@ -4,11 +4,24 @@ import pathlib
 import shlex
 from typing import Any
 
-from pipelines.reports import charts, figures
+from pipelines.reports import charts, figures, news
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
 
 _NAMED = 3  # at most so many scorers in the title
+# The sections of the page, in their order, by the id of each.
+CONTENTS = {
+  "news": "The news",
+  "scores": "Scores",
+  "agreement": "Do scorers agree?",
+  "length": "Length",
+  "examples": "Examples",
+  "domains": "Domains",
+  "duplicates": "Duplicates kept",
+  "ledger": "The ledger",
+  "dead-letters": "Dead letters",
+}
+_FOLDED = ("ledger", "dead-letters")
 
 
 def render(sources: Sources, tables: dict[str, Figure], documents: tuple[int, int], not_read: str) -> str:
@@ -36,6 +49,10 @@ def render(sources: Sources, tables: dict[str, Figure], documents: tuple[int, in
   which = "all" if documents[0] == documents[1] else f"{documents[0]:,} of the"
   return template.render(
     title=shown(f"Winnow: {_title(sources)}"),
+    contents=CONTENTS,
+    folded=_FOLDED,
+    facts=news.facts(sources),
+    news=news.cards(sources, tables["news"]),
     sampled=f"Kendall's τ and quantiles are those of {which} {documents[1]:,} documents.",
     figures=tables,
     left_out=sources.left_out,

@@ -143,6 +143,27 @@ def test_lengths_and_domains_are_those_of_the_documents(made, sets):
     assert sum(counted.values()) == sum(int(row[name]) for row in domains)  # there are few enough
 
 
+def test_the_news_are_those_of_the_documents(made, sets):
+  """Kills the mutants: shares of the output's own total; tokens of the corpus for an output's; a threshold of another
+  store, or for a random sample, which has none; the percentile of the documents above the threshold."""
+  found = {name: scores_of(made, name) for name in SCORERS}
+  rows = {row["output"]: row for row in read(made, "news")}
+  assert list(rows) == list(OUTPUTS)
+  tokens = {name: sum(found["small"][source]["num_tokens"] for source in sets[name]) for name in sets}
+  for name, row in rows.items():
+    assert float(row["% of documents"]) == pytest.approx(100 * len(sets[name]) / len(sets["corpus"]))
+    assert float(row["% of tokens"]) == pytest.approx(100 * tokens[name] / tokens["corpus"])
+    assert float(row["tokens a document after"]) == pytest.approx(tokens[name] / len(sets[name]))
+    assert row["% near-copies before"] == ""  # there is no store of MinHash
+  assert rows["random"]["threshold"] == "" and rows["best"]["scorer"] == "large"
+  scores = [document["score"] for document in found["large"].values()]
+  threshold = float(rows["best"]["threshold"])
+  assert threshold == min(found["large"][source]["score"] for source in sets["best"])
+  assert float(rows["best"]["percentile of the threshold"]) == pytest.approx(
+    100 * sum(score < threshold for score in scores) / len(scores)
+  )
+
+
 def test_copies_and_bad_documents_are_counted(made):
   duplicates = {row["output"]: row for row in read(made, "duplicates")}
   for name in OUTPUTS:
