@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from pipelines import sample as sample_command
 from pipelines import score
+from pipelines.files import fingerprints
 from pipelines.flags import parsing
-from pipelines.jobs import estimate, find_stores, plan_output, plan_store, planning, store_job
+from pipelines.jobs import endings, estimate, find_stores, plan_output, plan_store, planning, run_jobs, store_job
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.registry import command_names
 from pipelines.runners import commands, launch
@@ -16,6 +17,7 @@ from pipelines.selection import survivors
 
 
 def curate(argv: Sequence[str]) -> None:
+  stopwatch = endings.Stopwatch()
   namespaces, beam_arguments = parsing.parse_stages(command_names.CURATE, argv)
   for namespace in namespaces:
     namespace.sampler = namespace.sampler or namespace.scorer
@@ -30,9 +32,11 @@ def curate(argv: Sequence[str]) -> None:
       estimate.show(stage_flags, launcher)
     return
   made: list[argparse.Namespace] = []  # the flags of each stage, with the names of the models that were found
+  jobs: list[ScoringJob] = []
   stage = planning.Stage()
   for stage_flags in namespaces[:-1]:
     job = _plan_stage(stage_flags, launcher, stage)
+    jobs.append(job)
     made.append(argparse.Namespace(**vars(stage_flags) | job.made_with))
     selected = survivors.Survivors(job.config.store, plan_output.selection_request(stage_flags))
     stage = planning.Stage(stage.number + 1, store_job.SelectingJob(selected, job, stage.number))
@@ -46,12 +50,20 @@ def curate(argv: Sequence[str]) -> None:
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
-  if sample_command.run_to_summary(launcher, ["winnow", command_names.CURATE, *argv], sampling_jobs, scoring_job):
-    with commands.writing():
-      if stage.number > 1:
-        title = f"stage {stage.number} of {stage.number} ({namespace.scorer})"
-        print(f"{title}, of the documents that earlier stages selected:")
-      score.print_summary(scoring_job)
+  with commands.writing():
+    arguments = ["winnow", command_names.CURATE, *argv]
+    if not run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=sampling_jobs):
+      return
+    if stage.number > 1:
+      title = f"stage {stage.number} of {stage.number} ({namespace.scorer})"
+      print(f"{title}, of the documents that earlier stages selected:")
+    score.print_summary(scoring_job)
+    sample_command.print_outputs(sampling_jobs)
+    if jobs:
+      selected = fingerprints.read_json(sampling_jobs[0].manifest_path)["counts"]["selected"]
+      of_corpus = jobs[0].config.store.summary()["read"]
+      print(f"{selected:,} of {of_corpus:,} documents of the corpus are left ({endings.share(selected, of_corpus)})")
+    endings.print_next(stopwatch, endings.after_sample(namespace))
 
 
 def _plan_stage(namespace: argparse.Namespace, launcher: launch.Launcher, stage: planning.Stage) -> ScoringJob:

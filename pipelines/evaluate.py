@@ -12,7 +12,7 @@ from pipelines.corpus import inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import storage
 from pipelines.flags import parsing
-from pipelines.jobs import plan_store, planning, run_jobs
+from pipelines.jobs import endings, plan_store, planning, run_jobs
 from pipelines.output import folders
 from pipelines.registry import command_names
 from pipelines.reports import evaluation
@@ -23,6 +23,7 @@ from pipelines.scoring import scoring
 
 
 def evaluate(argv: Sequence[str]) -> None:
+  stopwatch = endings.Stopwatch()
   namespace, beam_arguments = parsing.parse(command_names.EVALUATE, argv)
   launcher = planning.make_launcher(_store_flags(namespace, input=None), beam_arguments)
   if launcher.writes_template:
@@ -48,12 +49,21 @@ def evaluate(argv: Sequence[str]) -> None:
     print(f"winnow: warning: {warning}", file=sys.stderr)
   if run.results:
     print("\n".join(evaluation.lines(evaluation.figures(run.results, list(corpora), namespace.weigh_by))))
+    print(f"{_counted(len(run.results), 'model')} on {_counted(len(corpora), 'corpus')}")
     print(f"figures: {run.folder}")
   if failed:
     raise commands.JobError(
       f"{len(failed)} of {len(models)} models were not evaluated: {', '.join(failed)}; run the same command again to "
       "go on"
     )
+  if run.results:
+    again = parsing.own_arguments(command_names.EVALUATE, [namespace])
+    endings.print_next(stopwatch, again, when="next, once there are more checkpoints")
+
+
+def _counted(count: int, noun: str) -> str:
+  plural = {"corpus": "corpora"}.get(noun, f"{noun}s")
+  return f"{count:,} {noun if count == 1 else plural}"
 
 
 class _Evaluation:

@@ -8,18 +8,18 @@ from curation.errors import WinnowError
 from pipelines.corpus import inputs
 from pipelines.files import fingerprints
 from pipelines.flags import parsing
-from pipelines.jobs import find_stores, plan_output, planning, run_jobs
+from pipelines.jobs import endings, find_stores, plan_output, planning, run_jobs
 from pipelines.jobs.output_job import SamplingJob
-from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import writing
 from pipelines.registry import command_names
-from pipelines.runners import commands, launch
+from pipelines.runners import commands
 from pipelines.scorers.count import Count
 
 _MOST_UNUSED = 0.01  # the share of a budget of tokens that may stay unused without a warning
 
 
 def sample(argv: Sequence[str]) -> None:
+  stopwatch = endings.Stopwatch()
   namespace, beam_arguments = parsing.parse(command_names.SAMPLE, argv)
   launcher = planning.make_launcher(namespace, beam_arguments)
   scoring_job = None
@@ -46,38 +46,22 @@ def sample(argv: Sequence[str]) -> None:
     store_request=store_request,
     corpus=corpus,
   )
-  run_to_summary(launcher, ["winnow", command_names.SAMPLE, *argv], sampling_jobs, scoring_job)
-
-
-def run_to_summary(
-  launcher: launch.Launcher,
-  arguments: Sequence[str],
-  sampling_jobs: list[SamplingJob],
-  scoring_job: ScoringJob | None,
-) -> bool:
-  """Runs the jobs that are not complete, and prints what was drawn; returns whether all are complete."""
   with commands.writing():
-    if not run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=sampling_jobs):
-      return False
-    for job in sampling_jobs:
-      print_manifest(job)
-    return True
+    arguments = ["winnow", command_names.SAMPLE, *argv]
+    if run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=sampling_jobs):
+      print_outputs(sampling_jobs)
+      endings.print_next(stopwatch, endings.after_sample(namespace))
 
 
-def print_manifest(job: SamplingJob) -> None:
-  manifest = fingerprints.read_json(job.manifest_path)
-  counts, tokens = manifest["counts"], manifest["tokens"]["selected"]
-  verb = "rejected" if manifest["rejected"] else "selected"
-  print(f"{counts['selected']:,} of {counts['scored']:,} documents {verb}", end="")
-  print("" if tokens is None else f", {tokens:,} tokens", end="")
-  if "score" in manifest["threshold"] and not manifest["rejected"]:
-    print(f"; the score of the last one selected is {manifest['threshold']['score']:.6g}", end="")
-  budget = manifest["request"]["num_tokens"]
-  if budget is not None and not manifest["rejected"]:
-    print(f"; {budget - tokens:,} of the budget's {budget:,} tokens are left", end="")
-  shards = len(manifest["shards"])
-  print(f"\ndataset {manifest['dataset']}, {shards:,} shard{'s' * (shards > 1)}: {job.config.output}")
-  warn_of_budget(manifest)
+def print_outputs(sampling_jobs: list[SamplingJob]) -> None:
+  """Prints what complete outputs hold, and where they are."""
+  for job in sampling_jobs:
+    manifest = fingerprints.read_json(job.manifest_path)
+    for line in endings.kept_lines(manifest):
+      print(line)
+    shards = len(manifest["shards"])
+    print(f"dataset {manifest['dataset']}, {shards:,} shard{'s' * (shards > 1)}: {job.config.output}")
+    warn_of_budget(manifest)
 
 
 def warn_of_budget(manifest: dict[str, Any]) -> None:

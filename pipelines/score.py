@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipelines.flags import parsing
-from pipelines.jobs import estimate, plan_store, planning, run_jobs
+from pipelines.jobs import endings, estimate, plan_store, planning, run_jobs
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.registry import command_names
 from pipelines.runners import commands, launch
 
 
 def run(command: str, plan: Callable[[argparse.Namespace, launch.Launcher], ScoringJob], argv: Sequence[str]) -> None:
-  """Runs a command that makes one store, and prints the store's summary; with --estimate, only estimates its cost."""
+  """Runs a command that makes one store, and prints its summary; with --estimate, only estimates its cost."""
+  stopwatch = endings.Stopwatch()
   namespace, beam_arguments = parsing.parse(command, argv)
   launcher = planning.make_launcher(namespace, beam_arguments)
   if getattr(namespace, "estimate", False):
@@ -23,10 +24,11 @@ def run(command: str, plan: Callable[[argparse.Namespace, launch.Launcher], Scor
   with commands.writing():
     if run_jobs.run(launcher, ["winnow", command, *argv], scoring_job=job):
       print_summary(job)
+      endings.print_next(stopwatch, endings.after_store(command, namespace, job))
 
 
 def print_summary(job: ScoringJob) -> None:
-  """Prints the counts of a complete store, and its folder."""
+  """Prints the counts of a complete store, the quantiles of its scores, and its folder."""
   summary = job.config.store.summary()
   reasons = "".join(f", {reason} {count:,}" for reason, count in summary["reasons"].items())
   print(f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad{reasons}")
@@ -34,11 +36,13 @@ def print_summary(job: ScoringJob) -> None:
     print(f"{summary['blank']:,} blank lines, which are no documents")
   if summary["num_tokens"] is not None:
     print(f"{summary['num_tokens']:,} tokens")
+  if shown := endings.quantiles(job.config.store):
+    print(shown)
   for step in job.chain:
     if isinstance(step, ScoringJob) and step.preparation is not None:
       lines, warnings = step.preparation.summary()
       for line in lines:
-        print(line)
+        print(endings.wrapped(line))
       for warning in warnings:
         print(f"winnow: warning: {warning}", file=sys.stderr)
   print(f"{job.config.store.kind.plural}: {job.config.store.folder}")

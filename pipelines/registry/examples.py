@@ -1,5 +1,6 @@
 """Two examples of each command, which its help and the reference show."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipelines.registry.command_names import (
@@ -19,6 +20,17 @@ from pipelines.registry.command_names import (
 _WIDTH = 76  # with an indent of two, a line and its backslash fit into 80 columns
 
 
+def cut(words: Iterable[str]) -> list[str]:
+  """Returns a command line as short lines, which a shell joins again. `words` are quoted where a shell needs it."""
+  lines = [""]
+  for word in words:
+    if lines[-1] and len(lines[-1]) + len(word) > _WIDTH:
+      lines[-1] += " \\"
+      lines.append("   ")
+    lines[-1] += f" {word}" if lines[-1] else word
+  return lines
+
+
 class Example(NamedTuple):
   """A command line, whose arguments hold no spaces, and what it does."""
 
@@ -26,14 +38,8 @@ class Example(NamedTuple):
   line: str
 
   def shown(self) -> list[str]:
-    """Returns the lines of the example as one types it: a comment, then the command, cut into short lines."""
-    lines = [""]
-    for word in self.line.split():
-      if len(lines[-1]) + len(word) > _WIDTH:
-        lines[-1] += " \\"
-        lines.append("   ")
-      lines[-1] += f" {word}" if lines[-1] else word
-    return [f"# {self.text}", *lines]
+    """Returns the lines of the example as one types it, after a comment."""
+    return [f"# {self.text}", *cut(self.line.split())]
 
 
 OF_WINNOW = (

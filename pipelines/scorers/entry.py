@@ -60,6 +60,8 @@ class Entry:
   """Its own flags; it also has those of all scorers with the same `reads`."""
   methods: tuple[str, ...] = METHODS
   """The methods that a sampler may use on its scores, the default first. `ips` wants scores that are densities."""
+  suggested_amount: str = "--rate=0.2"
+  """The flag that says how much to keep, in the command that `winnow score` suggests at its end."""
   preparation: type[Preparation] | None = None
   cost: Callable[[argparse.Namespace, float, list[str]], Cost] | None = None
   """Returns the cost of its own work for a number of documents, by some of their texts, for `--estimate`."""

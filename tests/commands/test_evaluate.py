@@ -163,8 +163,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(place, corpus, news, ev
   assert run_in(tmp_path, both) == 0
   assert content(tmp_path) == content(evaluated)
   told = capsys.readouterr().out.splitlines()
-  assert told[-8].split() == ["model", "corpus", "documents", "target", "tokens", "nll", "per", "token", "perplexity"]
-  assert told[-2].split()[:2] == ["run_checkpoint_1000", "all"]
+  end = told.index(f"figures: {tmp_path}/scores")
+  columns = ["model", "corpus", "documents", "target", "tokens", "nll", "per", "token", "perplexity"]
+  assert told[end - 8].split() == columns and told[end - 2].split()[:2] == ["run_checkpoint_1000", "all"]
+  assert told[end - 1] == "2 models on 2 corpora"
+  assert told[end + 1 :][:2] == ["next, once there are more checkpoints:", "  winnow evaluate \\"]
 
 
 @pytest.fixture

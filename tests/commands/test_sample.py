@@ -200,7 +200,7 @@ def test_methods_and_budgets_meet_their_request(scored, capsys):
     f"winnow: warning: --num_tokens={budget} leaves {unused / budget:.2%} unused, since the next document in order"
   )
   output, error = capsys.readouterr()
-  assert f"; {unused:,} of the budget's {budget:,} tokens are left\n" in output and warned in error
+  assert f"\n{unused:,} of the budget's {budget:,} tokens are left\n" in output and warned in error
   for budget, left, warned in (
     (total - ranked[0][1], 0, None),
     (total, 0, None),
@@ -212,7 +212,7 @@ def test_methods_and_budgets_meet_their_request(scored, capsys):
   ):
     assert main.main([*sample("--sampler=ask_llm", f"--num_tokens={budget}"), "--overwrite"]) == 0
     output, error = capsys.readouterr()
-    assert f"; {left:,} of the budget's {budget:,} tokens are left\n" in output
+    assert f"\n{left:,} of the budget's {budget:,} tokens are left\n" in output
     assert warned in error if warned else "warning" not in error
 
 

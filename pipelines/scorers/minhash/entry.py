@@ -50,6 +50,7 @@ ENTRY = Entry(
   name="minhash",
   describe=describe,
   upstream=signatures,
+  suggested_amount="--threshold=1",  # all that repeat no document before them
   preparation=JoinPreparation,
   cost=cost,
   flags=(
