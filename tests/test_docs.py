@@ -19,6 +19,7 @@ from pipelines.registry import command_names
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+README = (PROJECT / "README.md").read_text()
 DESIGN_PAGE = (PROJECT / "docs/design.md").read_text()
 DENSITY_PAGE = (PROJECT / "docs/density.md").read_text()
 CLUSTERS_PAGE = (PROJECT / "docs/clusters.md").read_text()
@@ -44,7 +45,7 @@ def test_commands_have_the_flags_that_they_are_shown_with(page):
   """Kills: a flag that is renamed or that another command has, and a command that does not exist."""
   text = page.read_text().replace("\\\n", " ")
   theirs = {f"--{name}" for name in pipeline_options.PipelineOptions([]).get_all_options()} | {"--help"}
-  for line in re.findall(r"(?:^ *(?:\S+/)?|`)winnow ([a-z]+ [^`\n]*)", text, re.MULTILINE):
+  for line in re.findall(r"(?:^ *(?:\$ )?(?:\S+/)?|`)winnow ([a-z]+ [^`\n]*)", text, re.MULTILINE):
     command, *flags = re.findall(r"^[a-z]+|--\w+", line)
     ours = {f"--{flag.name}" for flag in declarations.FLAGS if command in flag.commands}
     ours |= {f"--{name}" for name in re.findall(r'Flag\("(\w+)"', text)}  # which the page itself declares
@@ -87,6 +88,59 @@ def test_the_picture_of_the_journey_shows_the_imports_of_today():
   assert int(handling) == journey.count("pipelines") - serving
 
 
+def test_the_picture_of_the_flow_is_what_its_script_draws():
+  """Kills: a picture that its script does not draw, and samples on it that are no fifth."""
+  script = load_script("make_flow_figure")
+  assert script.FIGURE.read_text() == script.svg(), "run python docs/make_flow_figure.py"
+  dots, bars = script.draw_dots(), script.split_bars()
+  assert sum(dot.is_kept for dot in dots) == round(len(dots) / 5)
+  assert sum(kept for _, kept in bars) == pytest.approx(sum(script.BARS) / 5)
+
+
+def test_readme_has_the_figures_of_the_experiment():
+  """Kills: a figure of README that docs/data_efficiency.md does not have for this sampler and rate."""
+  (table,) = re.findall(
+    r"<!-- table -->\n(.*?)<!-- /table -->", (PROJECT / "docs/data_efficiency.md").read_text(), re.DOTALL
+  )
+  names, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+  known = {(row[0], row[1]): dict(zip(names, row, strict=True)) for row in rows}
+  columns = ["tokens", "damaged", "NLL beside all, documentation", "NLL beside all, c4"]
+  shown = re.findall(r"^\| (\w+) \| (\d+%) \|(.*)\|$", README, re.MULTILINE)
+  assert len(shown) == 4
+  for sampler, rate, cells in shown:
+    assert [cell.strip() for cell in cells.split("|")] == [known[sampler, rate][column] for column in columns]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "README.md"])
+def test_commands_print_what_the_pages_show(page, tmp_path, request):
+  """Kills: a message, a count or a file that changes while the page goes on to show the old one."""
+  script = load_script("make_tutorial")
+  page = PROJECT / page
+  script.prepare(
+    page, tmp_path, request.getfixturevalue("shared") / script.C4_SAMPLE if page == script.README else None
+  )
+  results = script.run_page(page, tmp_path)
+  assert len(results) >= 3
+  different = [
+    (step.command, step.shown, printed) for step, printed in results if not script.is_same(step.shown, printed)
+  ]
+  assert not different, "run python docs/make_tutorial.py"
+
+
+def test_outputs_may_differ_in_times_and_last_digits_alone():
+  """Kills: a comparison that takes another count, word or score for the same."""
+  is_same = load_script("make_tutorial").is_same
+  assert is_same(
+    "1,192 documents in 0:00:12, 99.1/s; 3.2 s; score -0.06908\n",
+    "1,192 documents in 0:01:10, 8/s; 12 s; score -0.06909\n",
+  )
+  assert not is_same("1,192 documents\n", "1,193 documents\n")
+  assert not is_same("20.1% kept\n", "20.2% kept\n")
+  assert not is_same("20.1% kept\n", "20.1% left\n")
+  assert not is_same("20.1% kept\n", "20.1% kept\nmore\n")
+
+
 def test_the_page_on_design_lists_every_folder_and_the_way_to_the_score():
   """Kills: a folder that no table explains, one that is gone, and a way to log P("yes") that leads nowhere."""
   listed = set(re.findall(r"^\| `((?:pipelines|curation)/\w+)` \|", DESIGN_PAGE, re.MULTILINE))
@@ -96,7 +150,7 @@ def test_the_page_on_design_lists_every_folder_and_the_way_to_the_score():
   assert listed == {str(folder) for folder in folders}
   last = ast.parse((PROJECT / "curation/scorers/ask_llm.py").read_text()).body[-1]
   assert isinstance(last, ast.FunctionDef) and f"`{last.name}`, the last function" in DESIGN_PAGE
-  assert last.name in (PROJECT / "README.md").read_text()
+  assert last.name in README
 
 
 def python_on_page(about: str) -> str:
