@@ -19,13 +19,15 @@ if TYPE_CHECKING:
   from pipelines.scorers.t5.perplexity import Perplexity as Perplexity
   from pipelines.scoring.description import Description
   from pipelines.scoring.texts import ScoreTexts as ScoreTexts
+  from pipelines.selection.top_k import TopK as TopK
   from pipelines.store.datasets import read_scores as read_scores
 
-__all__ = ["AskLlm", "Perplexity", "ScoreTexts", "WinnowError", "read_scores", "score", "scorer"]
+__all__ = ["AskLlm", "Perplexity", "ScoreTexts", "TopK", "WinnowError", "read_scores", "score", "scorer"]
 _MODULES = {
   "AskLlm": "pipelines.scorers.t5.ask_llm",
   "Perplexity": "pipelines.scorers.t5.perplexity",
   "ScoreTexts": "pipelines.scoring.texts",
+  "TopK": "pipelines.selection.top_k",
   "read_scores": "pipelines.store.datasets",
 }
 _MODEL_SETTINGS = ("model", "vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model")

@@ -94,12 +94,43 @@ def add_selected(parts: Iterable[Selected]) -> Selected:
   return Selected(documents, num_tokens, floor)
 
 
-def refine(search: selection.RadixSearch, histogram: np.ndarray) -> selection.RadixSearch:
-  """Narrows a search to one bin of a pass; raises WinnowError if documents have equal ranks."""
+def refine(
+  search: selection.RadixSearch, histogram: np.ndarray, advice: str = "use another --seed"
+) -> selection.RadixSearch:
+  """Narrows a search to one bin of a pass; raises WinnowError, with the advice, if documents have equal ranks."""
   try:
     return selection.refine(search, histogram)
   except ValueError as error:
-    raise WinnowError(f"{error}; use another --seed") from error
+    raise WinnowError(f"{error}; {advice}") from error
+
+
+def narrowed(
+  items: beam.PCollection,
+  search: beam.PCollection[selection.RadixSearch],
+  count: Callable[[Any, selection.RadixSearch, bool], Iterator[np.ndarray]],
+  refine: Callable[[selection.RadixSearch, np.ndarray], selection.RadixSearch] = refine,
+) -> beam.PCollection[selection.RadixSearch]:
+  """Adds all passes to a pipeline, unrolled: PCollection[RadixSearch] (one) -> PCollection[RadixSearch] (one).
+
+  `count` yields the histograms of one item, given the search so far and whether this is the first pass. There must be
+  an item. `refine` narrows a search by the sum of all histograms.
+  """
+
+  def bins(item: Any, search: selection.RadixSearch, is_first: bool) -> Iterator[tuple[int, Any]]:
+    yield 0, None  # so that there is a sum even if the search is over, or no item has documents
+    for histogram in count(item, search, is_first):
+      yield 0, histogram
+
+  for index in range(selection.NUM_PASSES):
+    search = (
+      items
+      | f"CountBins{index}"
+      >> beam.FlatMap(bins, beam.pvalue.AsSingleton(search), is_first=index == 0).with_output_types(tuple[int, Any])
+      | f"AddBins{index}" >> beam.CombinePerKey(HistogramFn())
+      | f"Refine{index}"
+      >> beam.Map(lambda histogram, search: refine(search, histogram[1]), search=beam.pvalue.AsSingleton(search))
+    )
+  return search
 
 
 def _working(address: progress.Address | None, parts: Iterator[T]) -> Iterator[T]:
@@ -133,21 +164,12 @@ class FindThreshold(beam.PTransform):
   def expand(self, shards: beam.PCollection[blocks.Shard]) -> beam.PCollection[Selected]:
     store, request, limits, address = self._store, self._request, self._limits, self._address
 
-    def bins(shard: blocks.Shard, search: selection.RadixSearch, is_first: bool) -> Iterator[tuple[int, Any]]:
-      yield 0, None  # so that there is a sum even if the search is over, or no shard has documents
-      for histogram in _working(address, count_bins(store, shard, request, search, limits, is_first=is_first)):
-        yield 0, histogram
+    def count(shard: blocks.Shard, search: selection.RadixSearch, is_first: bool) -> Iterator[np.ndarray]:
+      yield from _working(address, count_bins(store, shard, request, search, limits, is_first=is_first))
 
     search = self._ledger | "Begin" >> beam.Map(self._begin)
-    for index in range(selection.NUM_PASSES if self._searches else 0):
-      search = (
-        shards
-        | f"CountBins{index}"
-        >> beam.FlatMap(bins, beam.pvalue.AsSingleton(search), is_first=index == 0).with_output_types(tuple[int, Any])
-        | f"AddBins{index}" >> beam.CombinePerKey(HistogramFn())
-        | f"Refine{index}"
-        >> beam.Map(lambda histogram, search: refine(search, histogram[1]), search=beam.pvalue.AsSingleton(search))
-      )
+    if self._searches:
+      search = narrowed(shards, search, count)
     counted = shards | "CountSelected" >> beam.FlatMap(
       lambda shard, search: _working(address, count_selected(store, shard, request, search.floor, limits)),
       search=beam.pvalue.AsSingleton(search),

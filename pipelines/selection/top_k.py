@@ -1,0 +1,135 @@
+"""The exact top k of keys with scores, in a pipeline of one's own, by the search that draws the commands' samples."""
+
+import numbers
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.transforms import window
+from apache_beam.typehints import with_input_types
+from apache_beam.utils import windowed_value
+
+from curation.errors import WinnowError
+from curation.selection import hashing, selection
+from pipelines.selection import thresholds
+
+_BATCH = 1 << 16  # ranks in one element: a megabyte
+_ADVICE = "two elements have the same key and the same score, so give each element a key of its own"
+
+
+@with_input_types(tuple[Any, float])
+class TopK(beam.PTransform):
+  """PCollection[tuple[K, float]] -> PCollection[tuple[K, float]]: the k elements with the highest scores.
+
+  k is `num_examples`, or floor(rate × N + 1/2) of the N elements that have a score. If there are fewer, all of them are
+  selected. An element whose score is NaN has none, and is never selected. Equal scores are ordered by a hash of the
+  seed and the key, so the selection depends on nothing but keys, scores, amount and seed: it is the same on every
+  runner, and a smaller one lies within a larger one. Keys are strings, bytes, integers from 0 on, or pairs (shard, row)
+  of a string and an integer, with which the selection is that of `winnow sample`.
+
+  Memory does not grow with the input: up to eight passes count elements by 16 bits of their ranks, and nothing is
+  sorted or gathered. Raises WinnowError for an amount that selects nothing, and for unbounded or windowed input. The
+  pipeline fails if two elements at the threshold have the same key and score, or for keys of other types.
+  """
+
+  def __init__(self, rate: float | str | None = None, *, num_examples: int | None = None, seed: int = 0):
+    super().__init__()
+    if (rate is None) == (num_examples is None):
+      raise WinnowError("TopK needs one amount: give it rate or num_examples")
+    typed = None if rate is None else str(rate)
+    self._request = selection.SelectionRequest("score", rate=typed, num_examples=num_examples, seed=seed)
+
+  def expand(self, pairs: beam.PCollection) -> beam.PCollection:
+    if not pairs.is_bounded or not isinstance(pairs.windowing.windowfn, window.GlobalWindows):
+      raise WinnowError("TopK selects from a whole PCollection, which must be bounded and in the global window")
+    request, seed = self._request, self._request.seed
+    nothing = pairs.pipeline | "Nothing" >> beam.Create([np.empty((0, 2), np.uint64)])  # an item for every pass
+    ranked = (pairs | "Rank" >> beam.ParDo(_RankFn(seed)), nothing) | "Ranks" >> beam.Flatten()
+    search = (
+      ranked
+      | "Count" >> beam.Map(len)
+      | "AddCounts" >> beam.CombineGlobally(sum)
+      | "Begin" >> beam.Map(_begin, request)
+    )
+    search = thresholds.narrowed(ranked, search, _count, _refine)
+    selected = beam.FlatMap(_select, beam.pvalue.AsSingleton(search), seed)
+    return pairs | "Select" >> selected.with_output_types(pairs.element_type)
+
+
+class _RankFn(beam.DoFn):
+  """Gives the ranks of the elements that have a score, uint64 [N, 2], some thousands together."""
+
+  def __init__(self, seed: int):
+    self._seed = seed
+
+  def start_bundle(self) -> None:
+    self._pairs: list[tuple[Any, float]] = []
+
+  def process(self, pair: tuple[Any, float]) -> Iterator[np.ndarray]:
+    self._pairs.append(pair)
+    if len(self._pairs) == _BATCH:
+      yield self._flush()
+
+  def finish_bundle(self) -> Iterator[windowed_value.WindowedValue]:
+    if self._pairs:
+      yield windowed_value.WindowedValue(self._flush(), window.MIN_TIMESTAMP, (window.GlobalWindow(),))
+
+  def _flush(self) -> np.ndarray:
+    pairs, self._pairs = self._pairs, []
+    return ranks_of([pair for pair in pairs if not np.isnan(pair[1])], self._seed)
+
+
+def ranks_of(pairs: Sequence[tuple[Any, float]], seed: int) -> np.ndarray:
+  """Returns the key and the tie hash of each pair of a key and a score, as `selection` has them: uint64 [N, 2].
+
+  Raises WinnowError for a key of a type that has no order on all machines.
+  """
+  identities = [_identity(key) for key, _ in pairs]
+  keys_N = hashing.shard_keys("tie", seed, (shard for shard, _ in identities))
+  rows_N = np.array([row for _, row in identities], np.uint64)
+  scores_N = np.array([score for _, score in pairs], np.float64)
+  return np.stack([selection.order_key(scores_N), hashing.hash_numbers(keys_N, rows_N)], axis=1)
+
+
+def _identity(key: Any) -> tuple[str, int]:
+  """Returns the shard and row that a key stands for."""
+  if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str) and _is_row(key[1]):
+    return key[0], int(key[1])
+  if isinstance(key, str):
+    return key, 0
+  if isinstance(key, bytes):
+    return key.hex(), 0
+  if _is_row(key):
+    return "", int(key)
+  raise WinnowError(
+    f"TopK cannot order elements of equal score by the key {key!r}: take strings, bytes, integers from 0 on, or pairs "
+    "of a string and such an integer for keys"
+  )
+
+
+def _is_row(value: Any) -> bool:
+  return isinstance(value, numbers.Integral) and 0 <= int(value) < 1 << 63
+
+
+def _begin(count: int, request: selection.SelectionRequest) -> selection.RadixSearch:
+  k = request.expected_documents(count)
+  assert k is not None
+  return selection.RadixSearch(k) if k else selection.RadixSearch(0, floor=1 << 128, done=True)
+
+
+def _count(ranks_N2: np.ndarray, search: selection.RadixSearch, is_first: bool) -> Iterator[np.ndarray]:
+  del is_first
+  if len(ranks_N2) and not search.done:
+    yield selection.histogram(search, ranks_N2[:, 0], ranks_N2[:, 1])
+
+
+def _refine(search: selection.RadixSearch, histogram: np.ndarray) -> selection.RadixSearch:
+  return thresholds.refine(search, histogram, _ADVICE)
+
+
+def _select(pair: tuple[Any, float], search: selection.RadixSearch, seed: int) -> Iterator[tuple[Any, float]]:
+  if not np.isnan(pair[1]):
+    ranks_12 = ranks_of([pair], seed)
+    if selection.is_selected(search.floor, ranks_12[:, 0], ranks_12[:, 1])[0]:
+      yield pair
