@@ -32,7 +32,8 @@ def report(argv: Sequence[str]) -> None:
   with _settled(material.find(namespace), launcher, folder) as sources:
     sample = passes.draw_sample(sources, namespace.seed)
     groups = examples.choose(sources, sample)
-    questions = figures.ask(sources, sample, groups)
+    scales = figures.choose_axes(sources, sample)
+    questions = figures.ask(sample, groups, scales)
     counts = passes.count(sources, questions)
     wanted = {figures.identity(sources, sample, place) for group in groups for place in group.places}
     texts, not_read = examples.read_texts(sources, namespace, launcher, wanted)
@@ -52,7 +53,7 @@ def report(argv: Sequence[str]) -> None:
       "news": news.figure(sources, sample, questions, counts),
     }
     documents = len(sample.table), int(counts.documents_C[0])
-    html = page.render(sources, tables, documents, not_read)
+    html = page.render(sources, scales, tables, documents, not_read)
   with commands.writing():
     # The page is deleted first and written last: where there is a page, its tables are beside it.
     storage.delete(paths)

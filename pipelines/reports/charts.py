@@ -1,60 +1,219 @@
-"""SVG charts for a page: drawn by matplotlib, coloured by the style of the page, and described in words."""
+"""SVG charts: those of a page as elements of it, coloured by its style and described in words; and a file of curves.
+
+The charts of a page are `WIDTH` units wide, which is the width of a phone: where a page shows them wider, their text of
+12 units grows with them. Only numbers and labels are drawn as text. No chart tells sets apart by colour alone: the
+corpus is an area, an output is a line, and a threshold is a dashed line.
+"""
 
 import html
 import io
-import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-# Placeholder colours that the style of the page replaces, so that a chart follows light and dark mode.
-_INK, _FILL = "#010203", "#010204"
-_LINES = tuple(f"#0102{number:02x}" for number in range(0x10, 0x16))
+WIDTH, _HEIGHT = 330, 170
+_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 8, 20, 40
 _STYLES = ("-", "--", ":", "-.")
-_VARIABLES = {_INK: "var(--ink)", _FILL: "var(--fill)"} | {c: f"var(--line-{i})" for i, c in enumerate(_LINES)}
+_LETTER = 6.6  # the mean width of a letter of 12 units
+_LEVELS = 5
 
 
-def legend_class(number: int) -> str:
-  """Returns the CSS class of a swatch in a legend; number 0 is the corpus."""
-  return f"line-{(number - 1) % len(_LINES)} dash-{(number - 1) // len(_LINES) % len(_STYLES)}" if number else "fill"
+class Words(NamedTuple):
+  """The words of a chart: `identity` makes its ids unique on a page; the rest is read aloud."""
+
+  identity: str
+  title: str
+  description: str
+
+
+class Ticks(NamedTuple):
+  """The marks of an axis: pairs of a position and a label, and the name of the axis."""
+
+  marks: Sequence[tuple[float, str]]
+  label: str
+
+
+class Frame:
+  """The area of a chart with two axes: maps positions to units of the drawing."""
+
+  def __init__(self, x: tuple[float, float], y: tuple[float, float], height: int = _HEIGHT):
+    self.height, self.elements = height, []
+    self._x, self._y = x, y
+    self._width, self._tall = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+
+  elements: list[str]
+
+  def x(self, position: float) -> float:
+    low, high = self._x
+    share = (position - low) / (high - low) if high > low else 0.5
+    return round(_LEFT + self._width * min(max(share, 0.0), 1.0), 1)
+
+  def y(self, position: float) -> float:
+    low, high = self._y
+    share = (position - low) / (high - low) if high > low else 0.0
+    return round(_TOP + self._tall * (1 - min(max(share, 0.0), 1.0)), 1)
+
+  def axes(self, x: Ticks, y: Ticks) -> None:
+    """Draws both axes with their marks: the label of x below, and that of y above."""
+    left, right, bottom = _LEFT, WIDTH - _RIGHT, self.height - _BOTTOM
+    lines = [f"M{left} {_TOP}V{bottom}H{right}"]
+    lines += [f"M{self.x(place)} {bottom}v4" for place, _ in x.marks]
+    lines += [f"M{left} {self.y(place)}h-4" for place, _ in y.marks]
+    self.elements.append(f'<path d="{"".join(lines)}" style="fill:none;stroke:var(--ink)"/>')
+    for place, label in x.marks:
+      half = len(label) * _LETTER / 2
+      self.text(min(max(self.x(place), half), WIDTH - half), bottom + 16, label, "middle")
+    for place, label in y.marks:
+      self.text(left - 6, self.y(place) + 4, label, "end")
+    self.text((left + right) / 2, self.height - 6, x.label, "middle")
+    self.text(2, 12, y.label)
+
+  def text(self, x: float, y: float, text: str, anchor: str = "start") -> None:
+    """Draws text at a place of the drawing."""
+    self.elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>')
+
+  def path(self, commands: str, style: str) -> None:
+    self.elements.append(f'<path d="{commands}" style="{style}"/>')
+
+  def stairs(self, edges: Sequence[float], heights: Sequence[float]) -> str:
+    """Returns the commands of a line of steps over bins, which begins and ends at the bottom."""
+    commands = [f"M{self.x(edges[0])} {self.y(0)}"]
+    for edge, height in zip(edges[1:], heights, strict=True):
+      commands.append(f"V{self.y(height)}H{self.x(edge)}")
+    return "".join([*commands, f"V{self.y(0)}"])
+
+  def svg(self, words: Words) -> str:
+    """Returns the drawing as an element of a page."""
+    return svg(words, (WIDTH, self.height), self.elements)
+
+
+def svg(words: Words, size: tuple[int, int], elements: Sequence[str]) -> str:
+  """Returns elements as an `<svg>` with a title and a description."""
+  identity = words.identity
+  named = f'role="img" aria-labelledby="{identity}-title {identity}-desc"'
+  return (
+    f'<svg viewBox="0 0 {size[0]} {size[1]}" {named} class="chart" style="fill:var(--ink)">'
+    f'<title id="{identity}-title">{html.escape(words.title)}</title>'
+    f'<desc id="{identity}-desc">{html.escape(words.description)}</desc>{"".join(elements)}</svg>'
+  )
 
 
 def histogram(
+  words: Words,
   edges: Sequence[float],
-  shares: Sequence[Sequence[float]],
+  corpus: Sequence[float],
+  kept: Sequence[float] | None,
   *,
-  identity: str,
-  title: str,
-  description: str,
-  x_label: str,
-  is_log: bool = False,
+  x: Ticks,
+  y_label: str,
+  thresholds: Sequence[tuple[float, str]] = (),
 ) -> str:
-  """Draws shares (0 to 1) by bin, a corpus as an area and outputs as lines: an `<svg>` with title and description.
+  """Draws shares of a corpus by bin as an area, what an output kept as a line, and its thresholds with their labels."""
+  frame = _shares_frame((edges[0], edges[-1]), [*corpus, *(kept or [])], x, y_label)
+  area = frame.stairs(edges, corpus)
+  frame.elements.insert(0, f'<path d="{area}" style="fill:var(--fill)"/>')
+  if kept is not None:
+    frame.path(frame.stairs(edges, kept), "fill:none;stroke:var(--line-0);stroke-width:2")
+  for place, label in thresholds:
+    frame.path(
+      f"M{frame.x(place)} {_TOP - 4}V{frame.height - _BOTTOM}",
+      "fill:none;stroke:var(--line-1);stroke-width:2;stroke-dasharray:5 3",
+    )
+    half = len(label) * _LETTER / 2
+    frame.text(min(max(frame.x(place), half + _LEFT + 60), WIDTH - half), 12, label, "middle")
+  return frame.svg(words)
 
-  `identity` makes the ids in it unique on the page. Only numbers and `x_label` are drawn as text, so that no name can
-  be taken for a formula.
-  """
-  from matplotlib import figure, rc_context, ticker
 
-  with rc_context({"svg.fonttype": "none", "svg.hashsalt": identity, "font.size": 9, "text.parse_math": False}):
-    drawing = figure.Figure(figsize=(5.4, 2.5), layout="constrained")
-    axes = drawing.add_subplot()
-    axes.stairs(shares[0], edges, fill=True, color=_FILL)
-    for number, output_shares in enumerate(shares[1:]):
-      style = _STYLES[number // len(_LINES) % len(_STYLES)]
-      axes.stairs(output_shares, edges, color=_LINES[number % len(_LINES)], linewidth=1.6, linestyle=style)
-    if is_log:
-      axes.set_xscale("log", base=2)
-      axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
-    axes.set_xlabel(x_label, color=_INK)
-    axes.set_ylabel("share of documents", color=_INK)
-    axes.tick_params(colors=_INK, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_INK)
-    written = io.StringIO()
-    drawing.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-  return _inline(written.getvalue(), identity, title, description)
+def bars(
+  words: Words, names: Sequence[str], corpus: Sequence[float], kept: Sequence[float] | None, y_label: str
+) -> str:
+  """Draws a bar for each of a few values: the corpus as a filled bar, and what an output kept as a frame in it."""
+  frame = _shares_frame((0, len(names)), [*corpus, *(kept or [])], Ticks([], ""), y_label)
+  bottom = frame.y(0)
+  for place, name in enumerate(names):
+    left, right, middle = (frame.x(place + share) for share in (0.2, 0.8, 0.5))
+    top = frame.y(corpus[place])
+    frame.path(f"M{left} {bottom}V{top}H{right}V{bottom}Z", "fill:var(--fill)")
+    if kept is not None:
+      top_kept = frame.y(kept[place])
+      frame.path(f"M{left} {bottom}V{top_kept}H{right}V{bottom}", "fill:none;stroke:var(--line-0);stroke-width:2")
+    frame.text(middle, bottom + 16, name, "middle")
+    shown = f"{corpus[place]:.1%}" + (f", kept {kept[place]:.1%}" if kept is not None else "")
+    frame.text(middle, bottom + 32, shown, "middle")
+  return frame.svg(words)
+
+
+def _shares_frame(x: tuple[float, float], shares: Sequence[float], ticks: Ticks, y_label: str) -> Frame:
+  from pipelines.reports import axes
+
+  highest = max(shares, default=0) or 1
+  frame = Frame(x, (0, highest))
+  marks = [(share, f"{100 * share:.3g}%") for share in axes.round_numbers(0, highest, 3)]
+  frame.axes(ticks, Ticks(marks, y_label))
+  return frame
+
+
+def band(words: Words, points: Sequence[tuple[float, float, float, float]], *, x: Ticks, y_label: str) -> str:
+  """Draws points (x, lower, middle, upper), all but x in percentiles: a band, a line in it, and a dashed line at 50."""
+  frame = Frame((points[0][0], points[-1][0]), (0, 100))
+  upper = "L".join(f"{frame.x(point[0])} {frame.y(point[3])}" for point in points)
+  lower = "L".join(f"{frame.x(point[0])} {frame.y(point[1])}" for point in reversed(points))
+  middle = "L".join(f"{frame.x(point[0])} {frame.y(point[2])}" for point in points)
+  frame.path(f"M{upper}L{lower}Z", "fill:var(--fill)")
+  half = f"M{_LEFT} {frame.y(50)}H{WIDTH - _RIGHT}"
+  frame.path(half, "fill:none;stroke:var(--quiet);stroke-dasharray:2 3")
+  frame.path(f"M{middle}", "fill:none;stroke:var(--line-0);stroke-width:2")
+  frame.axes(x, Ticks([(place, f"{place:.0f}") for place in (0, 50, 100)], y_label))
+  return frame.svg(words)
+
+
+def points(
+  words: Words,
+  places: Sequence[tuple[str, float, float]],
+  *,
+  x: Ticks,
+  y: Ticks,
+  span: tuple[float, float, float, float],
+) -> str:
+  """Draws named points (label, x, y) over `span` (low and high of x, then of y); labels stand beside their points."""
+  frame = Frame(span[:2], span[2:], height=300)
+  frame.axes(x, y)
+  taken: list[tuple[float, float, float]] = []
+  for label, across, up in sorted(places, key=lambda place: -place[2]):
+    left, top = frame.x(across), frame.y(up)
+    frame.elements.append(f'<circle cx="{left}" cy="{top}" r="4" style="fill:var(--line-0)"/>')
+    width = len(label) * _LETTER
+    start = left + 7 if left + 7 + width <= WIDTH else left - 7 - width
+    baseline = top + 4
+    while any(abs(baseline - other) < 13 and start < end and begin < start + width for begin, end, other in taken):
+      baseline += 1
+    taken.append((start, start + width, baseline))
+    if baseline > top + 10:
+      frame.path(f"M{left} {top}L{start:.1f} {baseline - 4:.1f}", "fill:none;stroke:var(--quiet)")
+    frame.text(start, baseline, label)
+  return frame.svg(words)
+
+
+def squares(words: Words, counts: Sequence[Sequence[int]], *, x_label: str, y_label: str) -> str:
+  """Draws counts by two coordinates as squares, the more the darker; the first row is at the bottom."""
+  size, side = len(counts), 180
+  unit, highest = side / len(counts), max(map(max, counts)) or 1
+  levels: list[list[str]] = [[] for _ in range(_LEVELS)]
+  for row, numbers in enumerate(counts):
+    for column, count in enumerate(numbers):
+      if count:
+        level = min(_LEVELS - 1, int(_LEVELS * (count / highest) ** 0.5))
+        levels[level].append(
+          f"M{20 + column * unit:.4g} {16 + (size - 1 - row) * unit:.4g}h{unit:.4g}v{unit:.4g}h-{unit:.4g}z"
+        )
+  elements = [
+    f'<path d="{"".join(commands)}" style="fill:var(--line-0);opacity:{(level + 1) / _LEVELS:.1f}"/>'
+    for level, commands in enumerate(levels)
+    if commands
+  ]
+  elements.append(f'<path d="M20 16v{side}h{side}" style="fill:none;stroke:var(--ink)"/>')
+  elements.append(f'<text x="{20 + side / 2}" y="{side + 32}" text-anchor="middle">{html.escape(x_label)} →</text>')
+  elements.append(f'<text x="2" y="11">↑ {html.escape(y_label)}</text>')
+  return svg(words, (side + 24, side + 38), elements)
 
 
 def curves(points: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> bytes:
@@ -79,23 +238,3 @@ def curves(points: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_l
     written = io.BytesIO()
     drawing.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
   return written.getvalue()
-
-
-def _inline(svg: str, identity: str, title: str, description: str) -> str:
-  """Turns an SVG file into an element of a page, with unique ids, its colours and fonts, a title and a description."""
-  svg = svg[svg.index("<svg ") :]
-  svg = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
-  svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{identity}-", svg)
-  for written, variable in _VARIABLES.items():
-    svg = svg.replace(written, variable)
-  svg = re.sub(r"font: [^;\"]*", "font: 9px system-ui, sans-serif", svg)
-  size = svg[svg.index("viewBox=") :].split('"')[1]
-  head = f'<svg viewBox="{size}" role="img" aria-labelledby="{identity}-title {identity}-desc" class="chart">'
-  words = {"title": title, "desc": description}
-  elements = [f'<{tag} id="{identity}-{tag}">{html.escape(text)}</{tag}>' for tag, text in words.items()]
-  return "".join([head, *elements, svg[svg.index(">") + 1 :]])
-
-
-def shares(counts: Sequence[Sequence[int]], totals: Sequence[int]) -> list[list[float]]:
-  """Turns counts by bin, for several sets of documents, into shares of each set."""
-  return [[count / max(total, 1) for count in bins] for bins, total in zip(counts, totals, strict=True)]

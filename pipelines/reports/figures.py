@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.selection import metrics
-from pipelines.reports import examples
+from pipelines.reports import axes, examples
+from pipelines.reports.axes import Axis
 from pipelines.reports.material import Sources
 from pipelines.reports.passes import Counts, Questions, Sample
 
 CORPUS = "corpus"
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 _SCORE_BINS = 48
-_TAIL = 0.001
 # Bins of half an octave, from 4 to 65,536 tokens.
 _LENGTHS = np.round(2.0 ** np.arange(2, 16.5, 0.5))
 _MOST_DOMAINS = 200
@@ -61,11 +61,23 @@ def _cell(value: object) -> object:
   return f"'{value}" if value.startswith(("\t", "\n")) or value.lstrip().startswith(_FORMULA) else value
 
 
-def ask(sources: Sources, sample: Sample, groups: Sequence[examples.Group]) -> Questions:
-  """Decides what to count over the whole corpus, from a sample of it."""
+def choose_axes(sources: Sources, sample: Sample) -> list[Axis]:
+  """Chooses the axis of each scorer from a sample."""
+  return [
+    axes.choose(store.scorer, scores_N[~np.isnan(scores_N)])
+    for store, scores_N in zip(sources.scorers.values(), sample.scores_SN, strict=True)
+  ]
+
+
+def ask(sample: Sample, groups: Sequence[examples.Group], scales: Sequence[Axis]) -> Questions:
+  """Decides what to count over the whole corpus, from a sample of it, whose scorers have the axes `scales`."""
   places = sorted({place for group in groups for place in group.places})
-  tails_S2 = np.quantile(sample.scores_SN, (_TAIL, 1 - _TAIL), axis=1, method="inverted_cdf").T
-  edges_SE = np.stack([metrics.bin_edges(float(low), float(high), _SCORE_BINS) for low, high in tails_S2])
+  edges_SE = np.stack(
+    [
+      axis.edges(scores_N[~np.isnan(scores_N)], _SCORE_BINS)
+      for axis, scores_N in zip(scales, sample.scores_SN, strict=True)
+    ]
+  )
   domains = sample.table["domain"]
   frequent = [_frequent(domains)]
   for kept_N in sample.kept_ON:

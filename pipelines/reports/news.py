@@ -112,18 +112,24 @@ def cards(sources: Sources, figure: Figure) -> list[Card]:
 
 def _card(row: dict[str, Any], scorers: dict[str, str]) -> Card:
   documents, tokens = row["% of documents"], row["% of tokens"]
-  lines = [(percent(documents), "of the documents kept.")]
-  if tokens is not None:
-    lines.append((percent(tokens), "of the tokens kept."))
+  if tokens is None:
+    lines = [(percent(documents), "of the documents were kept.")]
+  else:
     before, after = row["tokens a document before"], row["tokens a document after"]
-    lines.append((f"{before:,.0f} → {after:,.0f}", "tokens a document on average, corpus → output."))
+    lines = [
+      (f"{percent(documents)}, {percent(tokens)}", "of the documents and of the tokens were kept."),
+      (f"{before:,.0f} → {after:,.0f}", "tokens a document on average, corpus → output."),
+    ]
   if row["threshold"] is not None:
     unit = "log P" if scorers[row["scorer"]] == AskLlm.SCORER else "score"
     where = f"is the threshold on {row['scorer']}, at percentile {row['percentile of the threshold']:.0f}."
     lines.append((f"{unit} = {row['threshold']:.3g}".replace("-", "−"), where))
   if row["% near-copies before"] is not None and row["% near-copies after"] is not None:
     lines.append(
-      (f"{percent(row['% near-copies before'])} → {percent(row['% near-copies after'])}", "repeat an earlier document.")
+      (
+        f"{percent(row['% near-copies before'])} → {percent(row['% near-copies after'])}",
+        "are near-copies of an earlier document.",
+      )
     )
   if row["% in the largest domains before"] is not None and row["% in the largest domains after"] is not None:
     before, after = row["% in the largest domains before"], row["% in the largest domains after"]

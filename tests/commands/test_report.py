@@ -208,7 +208,8 @@ def test_small_windows_and_samples_change_nothing_but_the_sample(made, monkeypat
   places = [hash_N.tolist().index(of) for of in of_sample_N.tolist()]
   assert (whole.scores_SN[:, places] == sample.scores_SN).all() and (whole.kept_ON[:, places] == sample.kept_ON).all()
   assert (passes.draw_sample(sources, 1, most=100).table["hash"].to_numpy() != of_sample_N).any()
-  questions = figures.ask(sources, sample, examples.choose(sources, sample))
+  scales = figures.choose_axes(sources, sample)
+  questions = figures.ask(sample, examples.choose(sources, sample), scales)
   counts = passes.count(sources, questions)
   assert counts.documents_S.tolist() == [len(whole.table)] * 3 and counts.scores_CSB[0].sum() == 3 * len(whole.table)
 

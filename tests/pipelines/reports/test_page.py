@@ -9,12 +9,13 @@ import pathlib
 import re
 import shutil
 
+import numpy as np
 import pyarrow.csv
 import pytest
 import reported
 from reported import HOSTILE, ROWS, SCORERS, make, read
 
-from pipelines.reports import charts, figures, page
+from pipelines.reports import axes, charts, figures, page
 
 OUTPUTS = ("best", "rest")
 
@@ -79,7 +80,9 @@ def test_charts_have_names_and_ids_of_their_own(made):
   ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
   assert len(ids) == len(set(ids))
   charts = [attributes for tag, attributes in page.elements if tag == "svg"]
-  assert len(charts) == len(SCORERS) + 1
+  # Two outputs by three scorers, both by the scores of one of them, so that two scorers have a chart of their own; and
+  # two charts of lengths.
+  assert len(charts) == len(OUTPUTS) * len(SCORERS) + 2 + len(OUTPUTS)
   assert all(chart["role"] == "img" and set(str(chart["aria-labelledby"]).split()) <= set(ids) for chart in charts)
   referred = re.findall(r'(?:url\(|href=")#([^)"]+)', text)
   assert referred and set(referred) <= set(ids)
@@ -164,11 +167,45 @@ def test_values_are_shown_short():
   assert [page.shown(of) for of in values] == ["", "1,234,567", "0.1235", "12", "?␀\ufffd"]
 
 
-def test_more_outputs_than_colours_differ_by_their_strokes():
-  looks = [charts.legend_class(number) for number in range(1 + 6 * 4)]
-  assert looks[0] == "fill" and len(set(looks)) == len(looks)
-  lines = [[0.5, 0.5]] * len(looks)
-  drawn = charts.histogram([0, 1, 2], lines, identity="i", title="<t>", description="&", x_label="$x$")
-  assert "&lt;t&gt;" in drawn and "&amp;</desc>" in drawn and "$x$" in drawn and "<t>" not in drawn
-  strokes = re.findall(r"(?:stroke-dasharray: ([\d.,]+); stroke-dashoffset: 0; )?stroke: (var\(--line-\d\))", drawn)
-  assert len(set(strokes)) == 24
+def test_a_chart_draws_labels_as_text_and_stays_in_its_frame():
+  """Kills the mutants: a label that is markup; a share above the top; a threshold beyond the ends."""
+  words = charts.Words("i", "<t>", "&")
+  ticks = charts.Ticks([(0, "<0>"), (2, "2")], "$x$")
+  drawn = charts.histogram(words, [0, 1, 2], [0.75, 0.25], [0.5, 0.0], x=ticks, y_label="<y>", thresholds=[(9, "p99")])
+  assert "&lt;t&gt;" in drawn and "&amp;</desc>" in drawn and "$x$" in drawn and not re.search("<[ty]>|<0>", drawn)
+  widths = [float(place) for place in re.findall(r"[MH]([\d.]+)", drawn)]
+  assert widths and max(widths) <= charts.WIDTH
+  assert "stroke-dasharray" in drawn and drawn.count("var(--line-0)") == 1
+  assert charts.histogram(words, [0, 1], [1.0], None, x=ticks, y_label="").count("var(--line-0)") == 0
+
+
+def test_bars_say_their_shares():
+  words = charts.Words("i", "t", "d")
+  drawn = charts.bars(words, ["0", "1"], [0.18, 0.82], [0.03, 0.5], "y")
+  assert "18.0%, kept 3.0%" in drawn and "82.0%, kept 50.0%" in drawn
+  assert "kept" not in charts.bars(words, ["0", "1"], [0.18, 0.82], None, "y")
+
+
+def test_the_axis_of_log_p_opens_its_upper_end():
+  """Half of these probabilities are above 0.99: equally wide bins of log P would hold them in one bin of 48."""
+  log_p = np.log(np.concatenate([np.linspace(0.01, 0.99, 500), 1 - np.geomspace(0.01, 1e-5, 500)])).astype(np.float32)
+  axis = axes.choose("ask_llm", log_p)
+  assert axis.scale is axes.LOGIT and not axis.is_binary
+  edges_E = axis.edges(log_p, 48)
+  assert len(edges_E) == 49 and (np.diff(edges_E) > 0).all()
+  assert (edges_E > np.log(0.99)).sum() > 15
+  assert np.allclose([axis.at(edge) for edge in edges_E], np.linspace(axis.at(edges_E[0]), axis.at(edges_E[-1]), 49))
+  labels = [label for _, label in axis.ticks(axis.at(edges_E[0]), axis.at(edges_E[-1]))]
+  assert 3 <= len(labels) <= 7 and all(label.startswith("−") for label in labels)
+
+
+def test_the_axis_of_other_scores_follows_their_range():
+  """Kills the mutants: a logarithm of 0; two values that are drawn as a curve; edges that fall together."""
+  assert axes.choose("density", np.geomspace(0.01, 1000, 500).astype(np.float32)).scale is axes.LOG
+  assert axes.choose("density", np.linspace(0, 1000, 500).astype(np.float32)).scale is axes.RAW
+  assert axes.choose("minhash", np.array([0, 1, 1], np.float32)).is_binary
+  for scores_N in ([], [3.0], [-np.inf, 0.0, np.inf], [-1e-9, -1e-9, -5.0], [1e-30, 1.0, 1e30]):
+    for scorer in ("ask_llm", "density"):
+      scores_N = np.array(scores_N, np.float32)
+      edges_E = axes.choose(scorer, scores_N).edges(scores_N, 48)
+      assert np.isfinite(edges_E).all() and (np.diff(edges_E) > 0).all()
