@@ -8,6 +8,12 @@ from collections.abc import Sequence
 from curation.errors import WinnowError
 from pipelines.registry import command_names, examples
 
+_OTHERS = (
+  "winnow COMMAND --help lists the flags of a command. winnow --version prints the",
+  "version. winnow --print-completion bash (or zsh, tcsh) prints a script with which",
+  "a shell completes commands, flags and files.",
+)
+
 
 def usage() -> str:
   """Returns the help of `winnow` itself: the commands in their groups, and examples."""
@@ -15,9 +21,20 @@ def usage() -> str:
   lines = ["usage: winnow COMMAND [flags]"]
   for title, group in command_names.GROUPS.items():
     lines += ["", f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in group.items())]
-  lines += ["", "`winnow COMMAND --help` lists the flags of a command.", "", "Examples:"]
+  lines += ["", *_OTHERS, "", "Examples:"]
   lines += [f"  {line}" for example in examples.OF_WINNOW for line in example.shown()]
   return "\n".join(lines)
+
+
+def _print_completion(arguments: Sequence[str]) -> int:
+  from pipelines.flags import completion
+
+  try:
+    print(completion.script(" ".join(arguments)))
+  except WinnowError as error:
+    print(f"winnow: {error}", file=sys.stderr)
+    return 2
+  return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(f"winnow {manifests.versions()[manifests.DISTRIBUTION]}")
     return 0
+  if command == "--print-completion":
+    return _print_completion(rest)
   if command not in command_names.COMMANDS:
     near = difflib.get_close_matches(command, command_names.COMMANDS, 1)
     hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(command_names.COMMANDS)}"

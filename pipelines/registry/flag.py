@@ -68,15 +68,14 @@ class Flag:
     """Tells whether a value says more than the default does."""
     return bool(value) if self.type is bool else value is not None and value != self.default
 
-  def add_to(self, parser: Any) -> None:
+  def add_to(self, parser: Any) -> argparse.Action:
+    """Adds the flag to a parser or to a group of one, and returns the parser's action."""
     if self.type is bool:
-      parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
-      return
+      return parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
     if self.positional:
-      parser.add_argument(self.name, type=self.type, metavar=self.name.upper(), help=self.help)
-      return
+      return parser.add_argument(self.name, type=self.type, metavar=self.name.upper(), help=self.help)
     shown = "" if self.default is None else f" (default: {self.default})"
-    parser.add_argument(
+    return parser.add_argument(
       f"--{self.name}",
       type=self.type,
       default=self.default,
