@@ -10,8 +10,8 @@ from pipelines.registry import command_names, examples
 
 _OTHERS = (
   "winnow COMMAND --help lists the flags of a command. winnow --version prints the",
-  "version. winnow --print-completion bash (or zsh, tcsh) prints a script with which",
-  "a shell completes commands, flags and files.",
+  "version. winnow --print-completion bash (or zsh, tcsh) prints a script with",
+  "which a shell completes commands, flags and files.",
 )
 
 
