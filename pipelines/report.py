@@ -10,7 +10,7 @@ from pipelines.files import storage
 from pipelines.flags import parsing
 from pipelines.jobs import planning
 from pipelines.registry import command_names
-from pipelines.reports import examples, figures, material, news, page, passes
+from pipelines.reports import choices, examples, figures, material, news, page, passes
 from pipelines.reports.material import Sources
 from pipelines.runners import commands, launch
 
@@ -31,7 +31,7 @@ def report(argv: Sequence[str]) -> None:
   storage.refuse_unwritable(folder)
   with _settled(material.find(namespace), launcher, folder) as sources:
     sample = passes.draw_sample(sources, namespace.seed)
-    groups = examples.choose(sources, sample)
+    groups = choices.choose(sources, sample)
     scales = figures.choose_axes(sources, sample)
     questions = figures.ask(sample, groups, scales)
     counts = passes.count(sources, questions)

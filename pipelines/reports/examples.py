@@ -1,7 +1,7 @@
-"""Example documents for a report: their choice and texts, counts of near-copies, and bad documents.
+"""Texts of a report: those of example documents, counts of near-copies, and bad documents.
 
 Texts of chosen rows are read from at most 16 files of the input. Near-copies are counted in the first records of an
-output, which are a random part of it. Shape suffixes: N documents of the sample, S scorers, R raters.
+output, which are a random part of it.
 """
 
 import argparse
@@ -15,20 +15,17 @@ import orjson
 
 from curation.coverage import minhash
 from curation.errors import WinnowError
-from curation.selection import hashing, metrics
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.output.formats.registry import FORMATS
 from pipelines.reports.material import Output, Sources
-from pipelines.reports.passes import Sample
 from pipelines.runners import launch
 from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore
 
-_GROUP_SIZE = 5
-_MOST_FILES = 16
-_SHOWN_CHARACTERS = 400
+_MOST_CHARACTERS = 4_000
+_BAD_CHARACTERS = 400
 _READERS = 2
 _COPIES_AMONG = 2_000
 _COPIES_BYTES = 64 << 20
@@ -36,11 +33,11 @@ _BAD_SHOWN = 5
 _LINE_BYTES = 64 << 10
 
 
-class Group(NamedTuple):
-  """A group of examples: its name, and the positions of its documents in the sample, in order."""
+class Document(NamedTuple):
+  """The beginning of a document's text, and its url; None if they could not be read."""
 
-  name: str
-  places: list[int]
+  text: str | None
+  url: str | None
 
 
 class Copies(NamedTuple):
@@ -59,42 +56,9 @@ class Bad(NamedTuple):
   text: str
 
 
-def choose(sources: Sources, sample: Sample) -> list[Group]:
-  """Chooses the groups of examples: random documents in and not in each output, and groups for the raters.
-
-  The groups for the raters are those of the paper's Appendix E: the highest and the lowest mean percentile over all
-  raters (E.1, E.2), and the documents that the largest rater ranks furthest above and below the smallest (E.3, E.4).
-  """
-  hash_N, shard_N = sample.table["hash"].to_numpy(), sample.table["shard"].to_numpy()
-  names = [shard.name for shard in sources.shards]
-  order = np.argsort([hashing.hash_documents("report", 0, name, np.zeros(1, np.int64))[0] for name in names])
-  place_N = np.flatnonzero(np.isin(shard_N, order[:_MOST_FILES]))
-
-  def first(key_N: np.ndarray, wanted_N: np.ndarray | None = None) -> list[int]:
-    """Returns the documents with the smallest keys; hashes break ties."""
-    candidate_N = place_N if wanted_N is None else place_N[wanted_N[place_N]]
-    return candidate_N[np.lexsort((hash_N[candidate_N], key_N[candidate_N]))[:_GROUP_SIZE]].tolist()
-
-  groups = []
-  for output, kept_N in zip(sources.outputs, sample.kept_ON, strict=True):
-    groups.append(Group(f"in {output.name}", first(hash_N, kept_N)))
-    groups.append(Group(f"not in {output.name}", first(hash_N, ~kept_N)))
-  if sources.raters:
-    percentiles_RN = np.stack([metrics.percentiles(scores_N) for scores_N in sample.scores_SN[: len(sources.raters)]])
-    mean_N, rise_N = percentiles_RN.mean(axis=0), percentiles_RN[-1] - percentiles_RN[0]
-    groups += [Group(HIGH, first(-mean_N)), Group(LOW, first(mean_N))]
-    if len(sources.raters) > 1:
-      groups += [Group(INCREASING, first(-rise_N)), Group(DECREASING, first(rise_N))]
-  return groups
-
-
-HIGH, LOW = "all raters: high", "all raters: low"
-INCREASING, DECREASING = "higher the larger the rater", "lower the larger the rater"
-
-
 def read_texts(
   sources: Sources, namespace: argparse.Namespace, launcher: launch.Launcher, wanted: set[tuple[str, int]]
-) -> tuple[dict[tuple[str, int], str], str]:
+) -> tuple[dict[tuple[str, int], Document], str]:
   """Reads the beginnings of the texts of documents (shard, row); also returns the reason if they cannot be read.
 
   Raises WinnowError if --input is given but is not what was scored.
@@ -108,8 +72,8 @@ def read_texts(
     request = fingerprints.read_json(store.request_path)
     fields = blocks.Fields(**request["fields"])
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-      texts = pool.map(lambda shard: _texts(store, shard, fields, request["block_rows"], rows[shard.name]), shards)
-      return dict(text for shard_texts in texts for text in shard_texts), ""
+      found = pool.map(lambda shard: _documents(store, shard, fields, request["block_rows"], rows[shard.name]), shards)
+      return dict(document for documents in found for document in documents), ""
   except (WinnowError, OSError) as error:
     if namespace.input is not None:
       raise
@@ -137,26 +101,26 @@ def _find_input(
   return shards
 
 
-def _texts(
+def _documents(
   store: ScoreStore, shard: blocks.Shard, fields: blocks.Fields, block_rows: int, rows: list[int]
-) -> list[tuple[tuple[str, int], str]]:
+) -> list[tuple[tuple[str, int], Document]]:
   ends = np.cumsum(score_files.read_summary(store, shard).block_rows)
   wanted = set(np.searchsorted(ends, rows, side="right").tolist())
-  texts = []
+  documents = []
   for block in reading.read_blocks(shard, fields, block_rows=block_rows, want=wanted.__contains__):
     if isinstance(block, blocks.Block):
       table = block.documents
       for place in np.flatnonzero(np.isin(table["row"].to_numpy(), rows)).tolist():
-        text = table["text"][place].as_py()
-        texts.append(((shard.name, table["row"][place].as_py()), cut(text)))
+        document = Document(cut(table["text"][place].as_py()), table["url"][place].as_py() or "")
+        documents.append(((shard.name, table["row"][place].as_py()), document))
       if block.index == max(wanted):
         break
-  return texts
+  return documents
 
 
-def cut(text: str) -> str:
-  """Returns the beginning of a text."""
-  return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+def cut(text: str, most: int = _MOST_CHARACTERS) -> str:
+  """Returns the beginning of a text, of at most so many characters."""
+  return text if len(text) <= most else text[:most] + "…"
 
 
 def count_copies(output: Output) -> Copies:
@@ -201,4 +165,4 @@ def bad_documents(store: ScoreStore) -> list[Bad]:
 
 
 def _bad(entry: dict[str, Any]) -> Bad:
-  return Bad(f"{entry['shard']}#{entry['row']}", str(entry["reason"]), cut(str(entry["text"])))
+  return Bad(f"{entry['shard']}#{entry['row']}", str(entry["reason"]), cut(str(entry["text"]), _BAD_CHARACTERS))

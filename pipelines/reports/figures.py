@@ -5,6 +5,7 @@ Shape suffixes as in `passes`.
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.selection import metrics
-from pipelines.reports import axes, examples
+from pipelines.reports import axes, choices, examples
 from pipelines.reports.axes import Axis
 from pipelines.reports.material import Sources
 from pipelines.reports.passes import Counts, Questions, Sample
@@ -69,7 +70,7 @@ def choose_axes(sources: Sources, sample: Sample) -> list[Axis]:
   ]
 
 
-def ask(sample: Sample, groups: Sequence[examples.Group], scales: Sequence[Axis]) -> Questions:
+def ask(sample: Sample, groups: Sequence[choices.Group], scales: Sequence[Axis]) -> Questions:
   """Decides what to count over the whole corpus, from a sample of it, whose scorers have the axes `scales`."""
   places = sorted({place for group in groups for place in group.places})
   edges_SE = np.stack(
@@ -83,7 +84,15 @@ def ask(sample: Sample, groups: Sequence[examples.Group], scales: Sequence[Axis]
   for kept_N in sample.kept_ON:
     frequent.append(_frequent(domains.filter(pa.array(kept_N))))
   names = sorted(set().union(*frequent))
-  return Questions(sample.scores_SN[:, places], edges_SE, _LENGTHS, pa.array(names, pa.string()))
+  # A score that is missing has no rank, so the 0 in its place is never shown.
+  queries_SQ = np.nan_to_num(sample.scores_SN[:, places], nan=0, posinf=np.inf, neginf=-np.inf)
+  return Questions(queries_SQ, edges_SE, _LENGTHS, pa.array(names, pa.string()))
+
+
+def _quantiles(scores_N: np.ndarray, at: Sequence[float]) -> list[float]:
+  """Returns the quantiles of the scores that are not missing, each the score of a document; none without scores."""
+  found_N = scores_N[~np.isnan(scores_N)]
+  return list(map(float, np.quantile(found_N, at, method="inverted_cdf"))) if len(found_N) else []
 
 
 def _frequent(domains: pa.ChunkedArray) -> list[str]:
@@ -121,8 +130,11 @@ def input_files(sources: Sources) -> Figure:
 
 
 def tau(sources: Sources, sample: Sample) -> Figure:
-  """Returns Kendall's tau of each pair of scorers over the sample; empty if all scores of a scorer are equal."""
-  matrix_SS = metrics.tau_matrix(sample.scores_SN)
+  """Returns Kendall's tau of each pair of scorers over the sample; empty if all scores of a scorer are equal.
+
+  Scorers of a stage are compared with others over the documents that both have scored.
+  """
+  matrix_SS = _tau_matrix(sample.scores_SN)
   rows = [
     [name, *(None if np.isnan(value) else float(value) for value in tau_S)]
     for name, tau_S in zip(sources.scorers, matrix_SS, strict=True)
@@ -130,12 +142,23 @@ def tau(sources: Sources, sample: Sample) -> Figure:
   return Figure(["scorer", *sources.scorers], rows)
 
 
+def _tau_matrix(scores_SN: np.ndarray) -> np.ndarray:
+  missing_SN = np.isnan(scores_SN)
+  if not missing_SN.any():
+    return metrics.tau_matrix(scores_SN)
+  matrix_SS = np.empty((len(scores_SN), len(scores_SN)))
+  for i, j in itertools.combinations_with_replacement(range(len(scores_SN)), 2):
+    both_N = ~(missing_SN[i] | missing_SN[j])
+    tau = metrics.kendall_tau(scores_SN[i, both_N], scores_SN[j, both_N])
+    matrix_SS[i, j] = matrix_SS[j, i] = tau if i != j or np.isnan(tau) else 1.0
+  return matrix_SS
+
+
 def quantiles(sources: Sources, sample: Sample, counts: Counts) -> Figure:
   """Returns scores at some quantiles of the sample, each the score of a document."""
-  scores_QS = np.quantile(sample.scores_SN, QUANTILES, axis=1, method="inverted_cdf")
   rows = [
-    [name, int(documents), *map(float, score_Q)]
-    for name, documents, score_Q in zip(sources.scorers, counts.documents_S, scores_QS.T, strict=True)
+    [name, int(documents), *(_quantiles(scores_N, QUANTILES) or itertools.repeat(None, len(QUANTILES)))]
+    for name, documents, scores_N in zip(sources.scorers, counts.documents_S, sample.scores_SN, strict=True)
   ]
   return Figure(["scorer", "documents", *(f"{q:.0%}" for q in QUANTILES)], rows)
 
@@ -181,11 +204,14 @@ def means(sources: Sources, counts: Counts) -> Figure:
 def example_texts(
   sources: Sources,
   sample: Sample,
-  groups: Sequence[examples.Group],
+  groups: Sequence[choices.Group],
   counts: Counts,
-  texts: dict[tuple[str, int], str],
+  texts: dict[tuple[str, int], examples.Document],
 ) -> Figure:
-  """Returns the chosen documents: their percentile in the whole corpus by each scorer, and their text."""
+  """Returns the chosen documents: where they are, their score and percentile by each scorer, and their text.
+
+  `by` names the scorers that chose the group. A percentile is among all documents of the scorer's store.
+  """
   places = sorted({place for group in groups for place in group.places})
   percentiles_SQ = np.stack(
     [metrics.to_percentiles(rank_2Q, int(n)) for rank_2Q, n in zip(counts.ranks_S2Q, counts.documents_S, strict=True)]
@@ -195,8 +221,15 @@ def example_texts(
   for group in groups:
     for place in group.places:
       shard, row = identity(sources, sample, place)
-      rows.append([group.name, f"{shard}#{row}", *by_place[place], texts.get((shard, row))])
-  return Figure(["group", "source", *(f"percentile by {name}" for name in sources.scorers), "text"], rows)
+      values: list[float | None] = []
+      for score, percentile in zip(sample.scores_SN[:, place].tolist(), by_place[place], strict=True):
+        values += [None, None] if np.isnan(score) else [score, percentile]
+      document = texts.get((shard, row), examples.Document(None, None))
+      rows.append(
+        [group.section, group.name, ", ".join(group.by), f"{shard}#{row}", document.url, *values, document.text]
+      )
+  columns = [f"{value} by {name}" for name in sources.scorers for value in ("score", "percentile")]
+  return Figure(["section", "group", "by", "source", "url", *columns, "text"], rows)
 
 
 def identity(sources: Sources, sample: Sample, place: int) -> tuple[str, int]:

@@ -45,7 +45,8 @@ class Sources:
   """The stores and outputs of a report.
 
   `scorers`: stores by name, raters first, the smallest model first. `others`: further stores that outputs were drawn
-  from. `left_out`: sentences about stores that the report leaves out.
+  from. `left_out`: sentences about stores that the report leaves out. `stages`: scorers of `scorers` that were asked
+  only about what an earlier stage had selected, and not about the whole corpus.
   """
 
   scorers: dict[str, ScoreStore]
@@ -53,6 +54,7 @@ class Sources:
   outputs: tuple[Output, ...]
   others: tuple[ScoreStore, ...]
   left_out: tuple[str, ...]
+  stages: frozenset[str] = frozenset()
 
   @property
   def stores(self) -> list[ScoreStore]:
@@ -70,8 +72,8 @@ class Sources:
 
   @property
   def counting(self) -> int | None:
-    """The index of the first scorer that has counted tokens; None if none has."""
-    counts = [self.summary(name)["num_tokens"] for name in self.scorers]
+    """The index of the first scorer that has counted the tokens of the whole corpus; None if none has."""
+    counts = [None if name in self.stages else self.summary(name)["num_tokens"] for name in self.scorers]
     return next((place for place, count in enumerate(counts) if count is not None), None)
 
 
@@ -115,10 +117,13 @@ def find(namespace: argparse.Namespace) -> Sources:
   raters = sorted((name for name in named if complete[name].scorer == AskLlm.SCORER), key=lambda n: (sizes[n], n))
   ordered = [*raters, *(name for name in named if name not in raters)]
   # Stores of all documents come before those of an earlier stage's selection, since the first store defines the corpus.
-  ordered.sort(key=lambda name: fingerprints.field(complete[name].request_path, "within") is not None)
+  stages = [name for name in ordered if fingerprints.field(complete[name].request_path, "within") is not None]
+  ordered.sort(key=lambda name: name in stages)
   scorers = {name: complete[name] for name in ordered}
   others = {output.store.folder: output.store for output in outputs if output.store not in scorers.values()}
-  return Sources(scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out))
+  # Without a store of all documents, the first store of a stage stands for the corpus.
+  of_stages = frozenset(stages) - {ordered[0]}
+  return Sources(scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out), of_stages)
 
 
 def _corpus(store: ScoreStore) -> str:

@@ -11,6 +11,7 @@ from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
 
 _NAMED = 3  # at most so many scorers in the title
+EXCERPT = 240  # characters of a text that are shown before it is opened
 # The sections of the page, in their order, by the id of each.
 CONTENTS = {
   "news": "The news",
@@ -36,6 +37,7 @@ def render(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
   )
   environment.filters["shown"] = shown
+  environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
   template = environment.from_string(pathlib.Path(__file__).with_name("page.html").read_text())
   which = "all" if documents[0] == documents[1] else f"{documents[0]:,} of the"
   return template.render(
@@ -72,9 +74,26 @@ def _title(sources: Sources) -> str:
   return ", ".join(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
-def _examples(sources: Sources, figure: Figure) -> dict[str, list[dict[str, Any]]]:
-  groups: dict[str, list[dict[str, Any]]] = {}
-  for group, source, *percentiles, text in figure.rows:
-    by_scorer = list(zip(sources.scorers, percentiles, strict=True))
-    groups.setdefault(group, []).append({"source": source, "percentiles": by_scorer, "text": text})
-  return groups
+def _examples(sources: Sources, figure: Figure) -> dict[str, dict[str, list[dict[str, Any]]]]:
+  """Returns what the page shows of each example, by its section and its group."""
+  sections: dict[str, dict[str, list[dict[str, Any]]]] = {}
+  for section, group, by, source, url, *values, text in figure.rows:
+    by_scorer = [
+      (name, score, percentile)
+      for name, score, percentile in zip(sources.scorers, values[::2], values[1::2], strict=True)
+      if score is not None
+    ]
+    chosen_by = by.split(", ")
+    beginning = text if text is None or len(text) <= EXCERPT else f"{text[:EXCERPT]}…"
+    documents = sections.setdefault(section, {}).setdefault(group, [])
+    documents.append(
+      {
+        "source": source,
+        "url": url,
+        "chosen_by": [values for values in by_scorer if values[0] in chosen_by],
+        "others": [values for values in by_scorer if values[0] not in chosen_by],
+        "beginning": beginning,
+        "text": None if beginning == text else text,
+      }
+    )
+  return sections

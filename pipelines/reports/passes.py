@@ -35,10 +35,11 @@ _EMPTY = pa.schema([kinds.ROW, kinds.SCORE_FIELD, kinds.NUM_TOKENS, kinds.DOMAIN
 
 
 class Sample(NamedTuple):
-  """A random sample, or all, of the documents with scores in all stores, in the order of shards and rows.
+  """A random sample, or all, of the documents with scores in all stores of the whole corpus, by shards and rows.
 
   `table`: hash uint64 (sorting by it gives a random order), shard int32 (its number), row int64, domain string.
-  `scores_SN`: float32, the scores by scorer. `kept_ON`: bool, the documents that each output holds.
+  `scores_SN`: float32, the scores by scorer; NaN where the scorer of a stage was not asked about the document.
+  `kept_ON`: bool, the documents that each output holds.
   """
 
   table: pa.Table
@@ -73,14 +74,15 @@ class Counts(NamedTuple):
 
 def draw_sample(sources: Sources, seed: int, most: int = SAMPLE_DOCUMENTS) -> Sample:
   """Draws the `most` documents with the smallest hashes, or a few less if stores disagree about which are bad."""
-  scored = min(sources.summary(name)["scored"] for name in sources.scorers)
+  scored = min(sources.summary(name)["scored"] for name in sources.scorers if name not in sources.stages)
   # This share contains `most` documents, except once in a billion cases, and bounds the memory.
   share = (most + 6 * math.sqrt(most)) / max(scored, 1)
   cutoff = None if share >= 1 else int(share * 2**64)
   parts = _map_shards(sources, lambda number, shard: _sample_shard(sources, number, shard, seed, cutoff))
   tables = [table for part in parts for table in part if len(table)]
   if not tables:
-    raise WinnowError(f"the stores {', '.join(sources.scorers)} have no document with scores in all of them")
+    whole = ", ".join(name for name in sources.scorers if name not in sources.stages)
+    raise WinnowError(f"the stores {whole} have no document with scores in all of them")
   drawn = pa.concat_tables(tables)
   hash_N = drawn["hash"].to_numpy()
   if len(hash_N) > most:
@@ -157,11 +159,20 @@ def _rows(table: pa.Table) -> np.ndarray:
 
 def _at(table: pa.Table, rows_N: np.ndarray) -> np.ndarray:
   """Returns the positions in a table of the rows that it has: int64, ascending as the rows are."""
-  table_rows = _rows(table)
-  place_N = np.searchsorted(table_rows, rows_N)
-  is_present_N = place_N < len(table_rows)
-  is_present_N[is_present_N] = table_rows[place_N[is_present_N]] == rows_N[is_present_N]
-  return place_N[is_present_N]
+  place_N = np.searchsorted(_rows(table), rows_N)
+  return place_N[_are_in(table, rows_N)]
+
+
+def _are_in(table: pa.Table, rows_N: np.ndarray) -> np.ndarray:
+  """Tells which rows a table has: bool [N]."""
+  return np.isin(rows_N, _rows(table), assume_unique=True)
+
+
+def _aligned(values: np.ndarray, table: pa.Table, rows_N: np.ndarray, missing: object) -> np.ndarray:
+  """Returns the values, one for each row of a table, of given rows; `missing` for a row that it does not have: [N]."""
+  aligned_N = np.full(len(rows_N), missing, values.dtype)
+  aligned_N[_are_in(table, rows_N)] = values[_at(table, rows_N)]
+  return aligned_N
 
 
 def _kept(sources: Sources, shard: blocks.Shard) -> list[Callable[[list[pa.Table]], tuple[pa.Table, np.ndarray]]]:
@@ -181,22 +192,24 @@ def _kept(sources: Sources, shard: blocks.Shard) -> list[Callable[[list[pa.Table
 
 def _sample_shard(sources: Sources, number: int, shard: blocks.Shard, seed: int, cutoff: int | None) -> list[pa.Table]:
   kept_rows = _kept(sources, shard)
+  # A stage scores only what the stage before has selected, so its store must not decide what is sampled.
+  whole = [place for place, name in enumerate(sources.scorers) if name not in sources.stages]
   windows = []
   for tables in _windows(sources, shard):
     rows_N = _rows(tables[0])
     hash_N = hashing.hash_documents("report", seed, shard.name, rows_N)
     if cutoff is not None:
       rows_N, hash_N = rows_N[hash_N < cutoff], hash_N[hash_N < cutoff]
-    for table in tables[1:]:
-      is_present_N = np.isin(rows_N, _rows(table), assume_unique=True)
+    for place in whole:
+      is_present_N = _are_in(tables[place], rows_N)
       rows_N, hash_N = rows_N[is_present_N], hash_N[is_present_N]
     columns: dict[str, Any] = {"hash": hash_N, "shard": np.full(len(rows_N), number, np.int32), "row": rows_N}
     columns["domain"] = tables[0]["domain"].take(pa.array(_at(tables[0], rows_N)))
     for s, table in enumerate(tables[: len(sources.scorers)]):
-      columns[f"score{s}"] = table["score"].take(pa.array(_at(table, rows_N)))
+      columns[f"score{s}"] = _aligned(table["score"].to_numpy(), table, rows_N, np.nan)
     for o, kept in enumerate(kept_rows):
       table, kept_N = kept(tables)
-      columns[f"kept{o}"] = kept_N[_at(table, rows_N)]
+      columns[f"kept{o}"] = _aligned(kept_N, table, rows_N, False)
     windows.append(pa.table(columns).combine_chunks())
   return windows
 

@@ -18,7 +18,7 @@ from pipelines.files import fingerprints
 from pipelines.flags import parsing
 from pipelines.output.formats.registry import FORMATS
 from pipelines.registry import command_names
-from pipelines.reports import examples, figures, material, passes
+from pipelines.reports import choices, examples, figures, material, passes
 
 
 @pytest.fixture(scope="module")
@@ -92,39 +92,76 @@ def test_tau_is_scipys_of_all_documents(made):
 
 
 def test_examples_are_what_their_groups_say(made, sets):
-  """Kills the mutants: percentiles within the examples; kept and rejected swapped; a mean that forgets a rater; the
-  smallest rater taken for the largest; texts of other rows."""
-  texts = {}
+  """Kills the mutants: percentiles within the examples; kept and rejected swapped; documents far from the threshold; a
+  mean that forgets a rater; the smallest rater taken for the largest; a document in two groups, or a copy of one beside
+  it; texts and urls of other rows."""
+  texts, urls = {}, {}
   for shard in range(len(ROWS)):
     for row, line in enumerate((made / f"corpus/part-{shard}.jsonl").read_text().splitlines()):
       if not line.endswith("<script>"):
-        texts[f"part-{shard}.jsonl#{row}"] = json.loads(line)["text"]
-  columns = {name: scores_of(made, name) for name in SCORERS}
-  percentile = {}
-  for name, found in columns.items():
-    everything = [document["score"] for document in found.values()]
-    percentile[name] = {
-      source: scipy.stats.percentileofscore(everything, document["score"], "mean") for source, document in found.items()
-    }
+        document = json.loads(line)
+        texts[f"part-{shard}.jsonl#{row}"], urls[f"part-{shard}.jsonl#{row}"] = document["text"], document["url"]
+  columns = {name: {source: of["score"] for source, of in scores_of(made, name).items()} for name in SCORERS}
+  percentile = {
+    name: {s: scipy.stats.percentileofscore(list(found.values()), score, "mean") for s, score in found.items()}
+    for name, found in columns.items()
+  }
   groups = collections.defaultdict(list)
   for row in read(made, "examples"):
-    groups[row["group"]].append(row["source"])
+    source = row["source"]
+    groups[row["section"], row["group"]].append(source)
     for name in SCORERS:
-      assert float(row[f"percentile by {name}"]) == pytest.approx(percentile[name][row["source"]])
-    assert row["text"].removeprefix("'") == figures.legible(examples.cut(texts[row["source"]]))
-  for name in OUTPUTS:
-    assert len(groups[f"in {name}"]) == len(groups[f"not in {name}"]) == 5
-    assert set(groups[f"in {name}"]) <= sets[name] and not set(groups[f"not in {name}"]) & sets[name]
+      assert float(row[f"percentile by {name}"]) == pytest.approx(percentile[name][source])
+      assert float(row[f"score by {name}"]) == columns[name][source]
+    assert row["text"].removeprefix("'") == figures.legible(examples.cut(texts[source])) and row["url"] == urls[source]
+  large, small = columns["large"], columns["small"]
   mean = {s: percentile["small"][s] + percentile["large"][s] for s in sets["corpus"]}
   rise = {s: percentile["large"][s] - percentile["small"][s] for s in sets["corpus"]}
-  for group, key, is_last in (
-    (examples.HIGH, mean, True),
-    (examples.LOW, mean, False),
-    (examples.INCREASING, rise, True),
-    (examples.DECREASING, rise, False),
-  ):
-    ordered = sorted(key.values(), reverse=is_last)[:5]
-    assert [key[source] for source in groups[group]] == pytest.approx(ordered)
+  # A quota leaves out documents above the threshold, too; they are not just below it.
+  threshold = json.loads((made / "few/manifest.json").read_text())["threshold"]["score"]
+  below = {s for s in sets["corpus"] - sets["few"] if small[s] <= threshold}
+  keys = {  # of each group that has an order: its key, its sign, and the documents that it is chosen from
+    ("by small", "best"): (small, -1, sets["corpus"]),
+    ("by small", "just above the threshold of few"): (small, 1, sets["few"]),
+    ("by small", "just below the threshold of few"): (small, -1, below),
+    ("by small", "worst"): (small, 1, sets["corpus"]),
+    ("by large", "best"): (large, -1, sets["corpus"]),
+    ("by large", "just above the threshold of best"): (large, 1, sets["best"]),
+    ("by large", "just below the threshold of best"): (large, -1, sets["rest"]),
+    ("by large", "worst"): (large, 1, sets["corpus"]),
+    ("by density", "highest score"): (columns["density"], -1, sets["corpus"]),
+    ("by density", "lowest score"): (columns["density"], 1, sets["corpus"]),
+    (choices.PART, "higher by large than by small"): (rise, -1, sets["corpus"]),
+    (choices.PART, "higher by small than by large"): (rise, 1, sets["corpus"]),
+    (choices.AGREE, "high by all"): (mean, -1, sets["corpus"]),
+    (choices.AGREE, "low by all"): (mean, 1, sets["corpus"]),
+  }
+  found = {name: documents for name, documents in groups.items() if name not in keys}
+  for (_, name), documents in found.items():
+    kept, _, left = name.removeprefix("in ").partition(", not in ")
+    if name.startswith("not in "):
+      kept, left = "corpus", name.removeprefix("not in ")
+    assert documents and set(documents) <= sets[kept] - (sets[left] if left else set())
+  pairs = {
+    f"in {a}, not in {b}" for other in ("sparse", "few", "random") for a, b in (("best", other), (other, "best"))
+  }
+  kept = {f"{word} {name}" for name in ("sparse", "random") for word in ("in", "not in")}
+  assert {name for section, name in found if section == choices.COMPARED} == pairs
+  assert {name for section, name in found if section == choices.WITHOUT_THRESHOLD} == kept
+  assert set(found) | set(keys) == set(groups)
+  vectors = {s: tuple(columns[name][s] for name in SCORERS) for s in sets["corpus"]}
+  shown, documents_shown = set(), []
+  for name, documents in groups.items():
+    if name in keys:
+      key, sign, wanted = keys[name]
+      first: dict[tuple, float] = {}
+      for source in sorted(wanted - set(documents_shown), key=lambda s: sign * key[s]):
+        if vectors[source] not in shown:
+          first.setdefault(vectors[source], key[source])
+      assert [key[source] for source in documents] == pytest.approx(list(first.values())[: choices.GROUP_SIZE])
+    shown |= {vectors[source] for source in documents}
+    documents_shown += documents
+  assert len(set(documents_shown)) == len(documents_shown) == len(shown)
 
 
 def test_lengths_and_domains_are_those_of_the_documents(made, sets):
@@ -209,7 +246,7 @@ def test_small_windows_and_samples_change_nothing_but_the_sample(made, monkeypat
   assert (whole.scores_SN[:, places] == sample.scores_SN).all() and (whole.kept_ON[:, places] == sample.kept_ON).all()
   assert (passes.draw_sample(sources, 1, most=100).table["hash"].to_numpy() != of_sample_N).any()
   scales = figures.choose_axes(sources, sample)
-  questions = figures.ask(sample, examples.choose(sources, sample), scales)
+  questions = figures.ask(sample, choices.choose(sources, sample), scales)
   counts = passes.count(sources, questions)
   assert counts.documents_S.tolist() == [len(whole.table)] * 3 and counts.scores_CSB[0].sum() == 3 * len(whole.table)
 

@@ -16,6 +16,7 @@ from running import content, logs, run_in
 from curation.errors import WinnowError
 from pipelines.flags import parsing
 from pipelines.registry import command_names
+from pipelines.reports import material, passes
 from pipelines.scoring import scoring
 from pipelines.selection import survivors
 
@@ -140,7 +141,8 @@ def test_the_books_balance_in_each_stage(undisturbed, capsys):
 
 
 def test_a_stages_scores_are_scores_as_others(place, undisturbed):
-  """Kills: a report that takes a stage's documents for the corpus; a store that cannot be drawn from."""
+  """Kills: a report that takes a stage's documents for the corpus, in its ledger or in its sample; a score of
+  a stage beside another document; a store that cannot be drawn from."""
   report = ["report", f"--scores={undisturbed}/scores", f"--output={undisturbed}/out", f"--report={place}/report"]
   assert run_in(place, report) == 0
   with open(place / "report/ledger.csv") as file:
@@ -150,6 +152,21 @@ def test_a_stages_scores_are_scores_as_others(place, undisturbed):
     "out": ledgers["prototypes_made_stage3"]["read"]
   }
   assert next(iter(read)) == "minhash" and len(read) == 4
+  with open(place / "report/quantiles.csv") as file:
+    assert {row["scorer"]: int(row["documents"]) for row in csv.DictReader(file)} == {
+      name: ledgers[name]["scored"] for name in read if name != "out"
+    }
+  flags = [f"--scores={undisturbed}/scores", f"--output={undisturbed}/out", "--report=none"]
+  sources = material.find(parsing.parse(command_names.REPORT, flags)[0])
+  sample = passes.draw_sample(sources, 0)
+  documents = [
+    (sources.shards[shard].name, row)
+    for shard, row in zip(sample.table["shard"].to_pylist(), sample.table["row"].to_pylist(), strict=True)
+  ]
+  assert set(documents) == set(scores_of(undisturbed, "minhash"))
+  for name, scores_N in zip(sources.scorers, sample.scores_SN, strict=True):
+    found = scores_of(undisturbed, name)
+    np.testing.assert_array_equal(scores_N, np.array([found.get(of, np.nan) for of in documents], np.float32))
   drawing = ["--sampler=semdedup", "--num_examples=50", f"--output={place}/drawn"]
   assert run_in(place, ["sample", f"--scores={undisturbed}/scores", *drawing, ONE]) == 0
   assert run_in(place, ["verify", f"{place}/drawn", ONE]) == 0
