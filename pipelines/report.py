@@ -10,14 +10,14 @@ from pipelines.files import storage
 from pipelines.flags import parsing
 from pipelines.jobs import planning
 from pipelines.registry import command_names
-from pipelines.reports import choices, examples, figures, material, news, page, passes
+from pipelines.reports import agreement, choices, examples, figures, material, news, page, passes
 from pipelines.reports.material import Sources
 from pipelines.runners import commands, launch
 
 PAGE = "report.html"
 FIGURES = (
   *("ledger", "inputs", "scores", "quantiles", "tau", "examples", "means", "lengths", "domains", "duplicates"),
-  *("dead_letters", "bad", "news"),
+  *("dead_letters", "bad", "news", "overlap"),
 )
 
 
@@ -43,6 +43,7 @@ def report(argv: Sequence[str]) -> None:
       "scores": figures.scores(sources, questions, counts),
       "quantiles": figures.quantiles(sources, sample, counts),
       "tau": figures.tau(sources, sample),
+      "overlap": agreement.overlap(sources, sample),
       "examples": figures.example_texts(sources, sample, groups, counts, texts),
       "means": figures.means(sources, counts),
       "lengths": figures.lengths(sources, counts),
@@ -53,7 +54,7 @@ def report(argv: Sequence[str]) -> None:
       "news": news.figure(sources, sample, questions, counts),
     }
     documents = len(sample.table), int(counts.documents_C[0])
-    html = page.render(sources, scales, tables, documents, not_read)
+    html = page.render(sources, scales, tables, agreement.pairs(sources, sample), documents, not_read)
   with commands.writing():
     # The page is deleted first and written last: where there is a page, its tables are beside it.
     storage.delete(paths)

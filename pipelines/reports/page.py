@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.reports import drawings, figures, news
+from pipelines.reports import agreement, drawings, figures, news
+from pipelines.reports.agreement import Pair
 from pipelines.reports.axes import Axis
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
@@ -28,9 +29,18 @@ _FOLDED = ("ledger", "dead-letters")
 
 
 def render(
-  sources: Sources, scales: Sequence[Axis], tables: dict[str, Figure], documents: tuple[int, int], not_read: str
+  sources: Sources,
+  scales: Sequence[Axis],
+  tables: dict[str, Figure],
+  pairs: list[Pair],
+  documents: tuple[int, int],
+  not_read: str,
 ) -> str:
-  """Renders the page. `scales`: the axis of each scorer; `documents`: the numbers in the sample and in the corpus."""
+  """Renders the page.
+
+  `scales`: the axis of each scorer; `pairs`: documents by two scorers; `documents`: the numbers of documents of the
+  sample and of the corpus.
+  """
   import jinja2
 
   environment = jinja2.Environment(
@@ -52,6 +62,9 @@ def render(
     raters=sources.raters,
     outputs=[{"name": o.name, "command": shlex.join(map(str, o.manifest["command"]))} for o in sources.outputs],
     score_charts=drawings.scores(sources, scales, tables),
+    tau=agreement.heat(tables["tau"], agreement.order(tables["tau"])),
+    overlap=agreement.heat(tables["overlap"], agreement.order(tables["tau"]), percent=True),
+    pairs=agreement.draw(pairs),
     length_charts=drawings.lengths(sources, tables),
     examples=_examples(sources, tables["examples"]),
     not_read=f"They could not be read: {not_read}." if not_read else "",
