@@ -117,7 +117,7 @@ def choose(scorer: str, scores_N: np.ndarray) -> Axis:
     return Axis(label, RAW, is_binary=len(scores_N) > 0)
   if scorer == AskLlm.SCORER and scores_N.max() <= 0:
     return Axis(label, LOGIT, is_binary=False)
-  low, high = np.quantile(scores_N, (_TAIL, 1 - _TAIL), method="inverted_cdf")
+  low, high = np.quantile(scores_N, (_TAIL, 1 - _TAIL), method="inverted_cdf").tolist()
   return Axis(label, LOG if low > 0 and scores_N.min() > 0 and high / low > _LOG_RANGE else RAW, is_binary=False)
 
 

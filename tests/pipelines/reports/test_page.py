@@ -83,8 +83,8 @@ def test_charts_have_names_and_ids_of_their_own(made):
   ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
   assert len(ids) == len(set(ids))
   charts = [attributes for tag, attributes in page.elements if tag == "svg"]
-  # Two outputs by three scorers, both by the scores of one of them, so that two scorers have a chart of their own; and
-  # charts of lengths, and of every two scorers.
+  # Two outputs by three scorers, both by the scores of one of them, so that two scorers have a chart of their own;
+  # then charts of lengths, and of every two scorers.
   assert len(charts) == len(OUTPUTS) * len(SCORERS) + 2 + len(OUTPUTS) + 3
   assert all(chart["role"] == "img" and set(str(chart["aria-labelledby"]).split()) <= set(ids) for chart in charts)
   referred = re.findall(r'(?:url\(|href=")#([^)"]+)', text)
