@@ -40,7 +40,7 @@ def parameter(flag: Flag, command: str, has_scorer: bool) -> dict[str, Any]:
   fields: dict[str, Any] = {
     "name": flag.name,
     "label": flag.name.replace("_", " ").capitalize(),
-    "helpText": _sentence(flag.help),
+    "helpText": _sentence(flag.help_in(command)),
     "groupName": flag.group,
     "isOptional": command not in flag.required,
     "paramType": _type(flag, command),

@@ -41,8 +41,10 @@ def script(shell: str) -> str:
     command = commands.add_parser(name, help=text)
     for flag in FLAGS:
       if name in flag.commands:
-        action = flag.add_to(command)
-        action.help = textwrap.shorten((action.help or "").partition(";")[0], _WIDTH, placeholder=" ...")
+        action = flag.add_to(command, name)
+        action.help = textwrap.shorten(
+          (action.help or "").removeprefix("(required) ").partition(";")[0], _WIDTH, placeholder=" ..."
+        )
         if flag.type in (flag_types.path, flag_types.paths):
           vars(action)["complete"] = shtab.FILE  # an attribute that shtab looks for
   printed = shtab.complete(parser, shell)

@@ -28,6 +28,11 @@ from pipelines.scorers import registry as scorers
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _CORPUS = (*_READING, EVALUATE)
 _RATE = r"0?\.\d+|1(\.0*)?"
+_FILES = (
+  "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
+  "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION#SPLIT (without #SPLIT: train)"
+)
+_MOVED = "if the input has moved since it was scored:"
 FLAGS = (
   Flag(
     "folder",
@@ -41,7 +46,7 @@ FLAGS = (
     "output_folder",
     "What to look at",
     (VERIFY,),
-    "an output of winnow sample or winnow curate",
+    "the folder of an output, with its manifest.json",
     type=path,
     positional=True,
   ),
@@ -67,10 +72,13 @@ FLAGS = (
     "input",
     "Corpus",
     (*_CORPUS, VERIFY, REPORT),
-    "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
-    "hf://datasets/OWNER/NAME/...; or tfds:NAME/CONFIG:VERSION#SPLIT (default: train); "
-    "without it, winnow sample, verify and report read the input that the store names; "
-    "winnow evaluate takes several, separated by commas",
+    f"the corpus: {_FILES}",
+    helps={
+      SAMPLE: f"{_MOVED} {_FILES}; a random sample without --scores needs it too",
+      VERIFY: f"{_MOVED} {_FILES}",
+      REPORT: f"{_MOVED} {_FILES}",
+      EVALUATE: f"the validation sets, separated by commas, each of them {_FILES}",
+    },
     type=paths,
     required=(EMBED, SCORE, CURATE, EVALUATE),
     pattern=r"(gs://|s3://|hf://datasets/|tfds:).+",
@@ -79,8 +87,11 @@ FLAGS = (
     "scores",
     "Store",
     (*_CORPUS, VERIFY, EXPLAIN, REPORT),
-    "the folder that holds the score stores (winnow verify: their new folder, if they have moved; winnow evaluate: the "
-    "folder for its stores and figures)",
+    "the folder that holds the score stores, each in a folder of its own",
+    helps={
+      VERIFY: "the folder that holds the score stores, if they have moved since the output was made",
+      EVALUATE: "the folder for the figures, and for the score stores that they are computed from",
+    },
     type=path,
     required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT, EVALUATE),
     pattern=BUCKET,
@@ -97,7 +108,11 @@ FLAGS = (
     "name",
     "Store",
     _READING,
-    "the store's name, of letters, digits and underscores (default: SCORER_MODEL or embeddings_MODEL)",
+    "the store's name, of letters, digits and underscores (default: SCORER_MODEL, such as ask_llm_flan_t5_xl)",
+    helps={
+      EMBED: "the store's name, of letters, digits and underscores (default: embeddings_MODEL)",
+      SAMPLE: "the store to draw from, if --scores holds several for the sampler",
+    },
     pattern=r"\w+",
   ),
   *model_flags.FLAGS,
@@ -138,7 +153,7 @@ FLAGS = (
     "block_rows",
     "Corpus",
     _CORPUS,
-    "rows per block; after an interruption, at most the blocks in progress are scored again",
+    "rows per block; after an interruption, at most the blocks in progress are done again",
     type=int,
     default=4096,
   ),
@@ -154,7 +169,8 @@ FLAGS = (
     "sampler",
     "Sample",
     _SAMPLING,
-    "the scorer whose scores select the documents (default for winnow curate: --scorer)",
+    "the scorer whose scores select the documents, or random",
+    helps={CURATE: "the scorer whose scores select the documents, or random (default: --scorer)"},
     choices=(*scorers.choices(), scorers.RANDOM),
     required=(SAMPLE,),
   ),
@@ -211,8 +227,8 @@ FLAGS = (
     "seed",
     "Sample",
     (*_SAMPLING, REPORT),
-    "seed of ties, of random samples and of the order of the output (winnow report: seed of the sample of documents "
-    "that it examines)",
+    "seed of ties, of random samples and of the order of the output",
+    helps={REPORT: "seed of the sample of documents that the report examines"},
     type=int,
     default=0,
   ),
@@ -227,7 +243,12 @@ FLAGS = (
     "output",
     "Sample",
     (SAMPLE, CURATE, EXPLAIN, REPORT, DEMO),
-    "the output folder (winnow report: one or several, separated by commas, or a glob)",
+    "the output folder",
+    helps={
+      EXPLAIN: "the folder of an output; tells also why it holds the document or not",
+      REPORT: "the outputs to compare: one folder or several, separated by commas, or a glob",
+      DEMO: "the folder for all that the demo makes (default: demo-output)",
+    },
     type=paths,
     required=(SAMPLE, CURATE),
     pattern=BUCKET,
@@ -262,6 +283,10 @@ FLAGS = (
     "Store",
     (*_CORPUS, CLUSTER, REPORT),
     "delete results of a different request, or a complete result, and start over",
+    helps={
+      CURATE: "delete an earlier output and scores of a different request, and start over; scores that fit stay",
+      REPORT: "replace an earlier report",
+    },
     type=bool,
   ),
 )

@@ -15,7 +15,11 @@ FLAGS = (
     _MODEL,
     "the model: a rater, the T5 that computes perplexities, or a Sentence-T5; given as a Hugging Face folder, local or "
     "gs://, as a name on the hub (with @REVISION for a certain revision), or, except for a Sentence-T5, as a "
-    "checkpoint_N folder of T5X",
+    "checkpoint_N folder of T5X; MinHash needs none",
+    helps={
+      EMBED: "the Sentence-T5, given as a Hugging Face folder, local or gs://, or as a name on the hub (with @REVISION "
+      "for a certain revision)"
+    },
     type=path,
     pattern=r"gs://.+|[\w.-]+(/[\w.-]+)?(@[\w./-]+)?",
   ),
@@ -23,8 +27,8 @@ FLAGS = (
     "models",
     "Scorer",
     (EVALUATE,),
-    "the T5 models to evaluate, each given as for --model: one, several separated by commas, or globs of folders such "
-    "as 'RUN/checkpoint_*'",
+    "the T5 models to evaluate, separated by commas: Hugging Face folders, local or gs://, names on the hub (with "
+    "@REVISION for a certain revision), checkpoint_N folders of T5X, or globs of folders such as 'RUN/checkpoint_*'",
     type=paths,
     required=(EVALUATE,),
   ),
@@ -54,6 +58,10 @@ FLAGS = (
     "the most tokens of one model input: for Ask-LLM, of the whole prompt, in which only the document is truncated "
     "(default: 512); for perplexity, of the input made from each window of a document (default: 512); for embeddings, "
     "of the text (default: the model's own limit)",
+    helps={
+      EMBED: "the most tokens of a text, of which the rest is left out (default: the model's own limit)",
+      EVALUATE: "the most tokens of the input made from each window of a document (default: 512)",
+    },
     type=int,
   ),
   Flag(
@@ -83,6 +91,7 @@ FLAGS = (
     "Scorer",
     _ENGINE,
     "the GPU or TPU for the stage that runs the model on Dataflow; --estimate assumes it too (default: none)",
+    helps={EVALUATE: "the GPU or TPU for the stages that run the models on Dataflow (default: none)"},
     choices=accelerators.names(),
   ),
   Flag(
@@ -97,7 +106,8 @@ FLAGS = (
     "Scorer",
     (*_MODEL, CLUSTER),
     "embeddings made elsewhere, in place of --model: a glob of .npy or .parquet files, one per shard of the input in "
-    "the order of their names, with one row per record (winnow cluster: the store that winnow embed made)",
+    "the order of their names, with one row per record",
+    helps={CLUSTER: "the folder of the store of embeddings"},
     type=path,
     scorers=reading_embeddings(),
     required=(CLUSTER,),

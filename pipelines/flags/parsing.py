@@ -15,6 +15,8 @@ from pipelines.registry.flag import GROUPS, Flag, require
 from pipelines.scorers.registry import RANDOM
 
 _MOST_STAGES = 8
+_MOST_NAMED = 3  # scorers that the help of a flag names; what is for more is of models
+_BEAM = "Every Beam option (--runner, --direct_num_workers, --temp_location, ...) is\naccepted as well."
 _LAST_STAGE_FLAGS = (
   *("name", "sampler", "method", "temperature", "rate", "num_examples", "num_tokens", "threshold", "percentile_range"),
   *("group_by", "group_rate", "group_max", "rejected"),
@@ -78,15 +80,29 @@ def _parser(command: str, own: Sequence[Flag]) -> argparse.ArgumentParser:
     prog=f"winnow {command}",
     usage=" ".join(["winnow", command, *positionals, "[flags] [options of Beam]"]),
     description=COMMANDS[command],
-    epilog="Every Beam option (--runner, --direct_num_workers, --temp_location, ...) is accepted as well.",
+    epilog="\n".join([_BEAM, "", "Examples:", *(f"  {line}" for line in _example_lines(command))]),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+  has_scorer = any(flag.name == "scorer" for flag in own)
   for group in GROUPS:
     if members := [flag for flag in own if flag.group == group]:
-      titled = parser.add_argument_group(group)
+      is_shared = len({flag.scorers for flag in members}) == 1
+      titled = parser.add_argument_group(group, _for_scorers(members[0].scorers) if has_scorer and is_shared else None)
       for flag in members:
-        flag.add_to(titled)
+        action = flag.add_to(titled, command)
+        if has_scorer and not is_shared and 0 < len(flag.scorers) <= _MOST_NAMED:
+          action.help = f"{action.help} ({_for_scorers(flag.scorers)})"
   return parser
+
+
+def _for_scorers(scorers: Sequence[str]) -> str | None:
+  """Says for which values of --scorer a flag is; None if it is for all."""
+  return f"for --scorer={', '.join(scorers)}" if scorers else None
+
+
+def _example_lines(command: str) -> list[str]:
+  return [line for example in EXAMPLES[command] for line in example.shown()]
 
 
 def _parse_stage(
@@ -222,13 +238,17 @@ def reference() -> str:
   lines = ["| command | what it does |", "|---|---|"]
   lines += [f"| `winnow {name}` | {text} |" for name, text in COMMANDS.items()]
   for name in COMMANDS:
-    lines += ["", f"`winnow {name}`:", "", *(f"    {line}" for example in EXAMPLES[name] for line in example.shown())]
-  lines += ["", "| flag | commands | default | what it is |", "|---|---|---|---|"]
+    lines += ["", f"`winnow {name}`:", "", *(f"    {line}" for line in _example_lines(name))]
+  lines += ["", "| flag | commands (**bold** where it is required) | default | what it is |", "|---|---|---|---|"]
   for flag in FLAGS:
     default = "" if flag.default is None or flag.type is bool else f"`{flag.default}`"
-    meaning = flag.help + (f"; one of {', '.join(f'`{choice}`' for choice in flag.choices)}" if flag.choices else "")
+    choices = f"; one of {', '.join(f'`{choice}`' for choice in flag.choices)}" if flag.choices else ""
     shown = flag.name.upper() if flag.positional else f"--{flag.name}"
-    lines.append(f"| `{shown}` | {', '.join(flag.commands)} | {default} | {meaning} |")
+    for text in dict.fromkeys(map(flag.help_in, flag.commands)):
+      commands = [
+        f"**{name}**" if name in flag.required else name for name in flag.commands if flag.help_in(name) == text
+      ]
+      lines.append(f"| `{shown}` | {', '.join(commands)} | {default} | {text}{choices} |")
   return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from curation.errors import WinnowError
@@ -37,6 +38,9 @@ def paths(value: str) -> str:
   return ",".join(map(path, value.split(",")))
 
 
+_METAVARS = {int: "N", float: "X", path: "PATH", paths: "PATH"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Flag:
   """One flag: the commands that have it, its help, and how its value is read."""
@@ -59,6 +63,8 @@ class Flag:
 
   positional: bool = False
   """True for a flag that is given by its position, without its name."""
+  helps: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  """The help in commands in which the flag means something else than `help` says."""
 
   def __post_init__(self):
     if self.group not in GROUPS:
@@ -68,20 +74,29 @@ class Flag:
     """Tells whether a value says more than the default does."""
     return bool(value) if self.type is bool else value is not None and value != self.default
 
-  def add_to(self, parser: Any) -> argparse.Action:
-    """Adds the flag to a parser or to a group of one, and returns the parser's action."""
+  def help_in(self, command: str) -> str:
+    """Returns the help as one command shows it."""
+    return self.helps.get(command, self.help)
+
+  def add_to(self, parser: Any, command: str) -> argparse.Action:
+    """Adds the flag to a command's parser, or to a group of one, and returns the parser's action."""
+    text = self.help_in(command)
+    if command in self.required:
+      text = f"(required) {text}"
+    if self.default is not None and self.type is not bool:
+      text += f" (default: {self.default})"
+    text = text.replace("%", "%%")
     if self.type is bool:
-      return parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
+      return parser.add_argument(f"--{self.name}", action="store_true", help=text)
     if self.positional:
-      return parser.add_argument(self.name, type=self.type, metavar=self.name.upper(), help=self.help)
-    shown = "" if self.default is None else f" (default: {self.default})"
+      return parser.add_argument(self.name, type=self.type, metavar=self.name.upper(), help=text)
     return parser.add_argument(
       f"--{self.name}",
       type=self.type,
       default=self.default,
       choices=self.choices,
-      metavar=None if self.choices else self.name.upper(),
-      help=(self.help + shown).replace("%", "%%"),
+      metavar=None if self.choices else _METAVARS.get(self.type, self.name.rpartition("_")[2].upper()),
+      help=text,
     )
 
 

@@ -72,6 +72,25 @@ def test_help_shows_every_flag_of_a_command(command, capsys):
     assert (name in shown) == (command in flag.commands), name
 
 
+@pytest.mark.parametrize("command", command_names.COMMANDS)
+def test_help_marks_required_flags_shows_defaults_and_speaks_of_its_own_command_alone(command, capsys):
+  """Kills: a text for several commands, a required flag that looks like any other, a default that is left out."""
+  with pytest.raises(SystemExit):
+    parsing.parse(command, ["--help"])
+  lines = capsys.readouterr().out.splitlines()
+  own = [flag for flag in declarations.FLAGS if command in flag.commands]
+  words = " ".join(" ".join(lines).split())
+  for flag in own:
+    assert "winnow" not in flag.help_in(command), flag.name
+    if not flag.positional:
+      shown = words.partition(f" --{flag.name} ")[2].partition(" --")[0]
+      assert ("(required) " in shown) == (command in flag.required), flag.name
+      assert flag.default is None or f"(default: {flag.default})" in words
+    assert set(flag.helps) <= set(flag.commands)
+  shown = [f"  {line}" for example in examples.EXAMPLES[command] for line in example.shown()]
+  assert lines[-len(shown) - 1 :] == ["Examples:", *shown]
+
+
 def test_a_flag_of_no_known_group_is_refused_where_it_is_declared():
   with pytest.raises(ValueError, match="--speed is of the group 'Pace', which is none of GROUPS"):
     Flag("speed", "Pace", (command_names.SCORE,), "how fast it goes")
