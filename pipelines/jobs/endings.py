@@ -5,7 +5,9 @@ Legend: N scores.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
+import itertools
 import shlex
 import sys
 import textwrap
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from curation.errors import WinnowError
+from pipelines.corpus import blocks
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import storage
 from pipelines.flags import parsing
@@ -32,6 +35,7 @@ _MOST_SCORES = 1 << 20  # 4 MiB; of so many a percentile is off by about 0.1
 _MOST_BLOCKS = 1 << 10  # reads, of which each may be a request to an object store
 _SHOWN = {"min": 0.0, "10%": 0.1, "50%": 0.5, "90%": 0.9, "max": 1.0}
 _COLUMNS = 80
+_READERS = 8  # files read at once
 
 
 class Stopwatch:
@@ -88,16 +92,21 @@ def _some_scores(store: ScoreStore) -> tuple[np.ndarray, bool]:
   step = max(1, -(-summary["scored"] // _MOST_SCORES))
   if step > 1:
     step = max(step, sum(sizes.values()) // _MOST_BLOCKS)
-  parts: list[np.ndarray] = []
+  wanted: list[tuple[blocks.Shard, range]] = []
   first = 0  # the first block to read of the next shard
   for shard in store.shards():
-    wanted = range(first, sizes[shard.name], step)
-    first += len(wanted) * step - sizes[shard.name]
-    if wanted:
-      with score_files.ScoreFile(store, shard) as scores:
-        tables = scores.batches(_MOST_SCORES) if step == 1 else map(scores.block, wanted)
-        parts += [table[kinds.SCORE].to_numpy() for table in tables]
-  return np.concatenate(parts) if parts else np.zeros(0, np.float32), step > 1
+    wanted.append((shard, range(first, sizes[shard.name], step)))
+    first += len(wanted[-1][1]) * step - sizes[shard.name]
+
+  def read(shard: blocks.Shard, indices: range) -> list[np.ndarray]:
+    with score_files.ScoreFile(store, shard) as scores:
+      tables = scores.batches(_MOST_SCORES) if step == 1 else map(scores.block, indices)
+      return [table[kinds.SCORE].to_numpy() for table in tables]
+
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    parts = pool.map(lambda some: read(*some), [(shard, indices) for shard, indices in wanted if indices])
+    scores_N = np.concatenate([np.zeros(0, np.float32), *itertools.chain.from_iterable(parts)])
+  return scores_N, step > 1
 
 
 def kept_lines(manifest: dict[str, Any]) -> Iterator[str]:
