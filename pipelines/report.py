@@ -11,6 +11,7 @@ from pipelines.flags import parsing
 from pipelines.jobs import planning
 from pipelines.registry import command_names
 from pipelines.reports import agreement, choices, examples, figures, material, news, page, passes
+from pipelines.reports.cards import dataset_card
 from pipelines.reports.material import Sources
 from pipelines.runners import commands, launch
 
@@ -25,7 +26,8 @@ def report(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.REPORT, argv)
   launcher = planning.make_launcher(namespace, beam_arguments)
   folder = inputs.absolute(namespace.report)
-  paths = [storage.join(folder, name) for name in (PAGE, *(f"{name}.csv" for name in FIGURES))]
+  names = (PAGE, *(f"{name}.csv" for name in FIGURES), *dataset_card.FILES)
+  paths = [storage.join(folder, name) for name in names]
   if not namespace.overwrite and (existing := [path for path in paths if storage.exists(path)]):
     raise WinnowError(f"{existing[0]} exists already; choose another folder, or replace the report with --overwrite")
   storage.refuse_unwritable(folder)
@@ -55,16 +57,22 @@ def report(argv: Sequence[str]) -> None:
     }
     documents = len(sample.table), int(counts.documents_C[0])
     html = page.render(sources, scales, tables, agreement.pairs(sources, sample), documents, not_read)
+    card = dataset_card.render(sources, scales, tables)
   with commands.writing():
     # The page is deleted first and written last: where there is a page, its tables are beside it.
     storage.delete(paths)
     for name in FIGURES:
       storage.create(storage.join(folder, f"{name}.csv"), tables[name].to_csv())
+    for name, content in card.items():
+      storage.create(storage.join(folder, name), content)
     storage.create(paths[0], html.encode())
   if not_read:
     print(f"winnow: the report has no texts: {not_read}", file=sys.stderr)
-  contents = f"{len(sources.scorers)} scorers and {len(sources.outputs)} outputs"
+  counted = [(len(sources.scorers), "scorer"), (len(sources.outputs), "output")]
+  contents = " and ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counted)
   print(f"{contents} over {documents[1]:,} documents: {paths[0]}")
+  if card:
+    print(f"for publishing the outputs on the Hugging Face hub: {storage.join(folder, dataset_card.CARD)}")
 
 
 @contextlib.contextmanager

@@ -5,13 +5,14 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.reports import agreement, drawings, figures, news
+from pipelines.reports import agreement, domain_shifts, drawings, figures, news
 from pipelines.reports.agreement import Pair
 from pipelines.reports.axes import Axis
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
 
 _NAMED = 3  # at most so many scorers in the title
+_FEW = 3  # so many scorers are named beside each example
 EXCERPT = 240  # characters of a text that are shown before it is opened
 # The sections of the page, in their order, by the id of each.
 CONTENTS = {
@@ -66,6 +67,7 @@ def render(
     overlap=agreement.heat(tables["overlap"], agreement.order(tables["tau"]), percent=True),
     pairs=agreement.draw(pairs),
     length_charts=drawings.lengths(sources, tables),
+    domain_shifts=domain_shifts.shifts(sources, tables["domains"]),
     examples=_examples(sources, tables["examples"]),
     not_read=f"They could not be read: {not_read}." if not_read else "",
   )
@@ -96,7 +98,8 @@ def _examples(sources: Sources, figure: Figure) -> dict[str, dict[str, list[dict
       for name, score, percentile in zip(sources.scorers, values[::2], values[1::2], strict=True)
       if score is not None
     ]
-    chosen_by = by.split(", ")
+    # A few scorers are all shown; of many, only those that matter to the group.
+    chosen_by = by.split(", ") if len(by_scorer) > _FEW else [name for name, _, _ in by_scorer]
     beginning = text if text is None or len(text) <= EXCERPT else f"{text[:EXCERPT]}…"
     documents = sections.setdefault(section, {}).setdefault(group, [])
     documents.append(

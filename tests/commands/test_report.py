@@ -1,8 +1,11 @@
 """`winnow report`: its figures are those of a direct computation, and what cannot be reported is refused."""
 
 import collections
+import html
 import json
 import pathlib
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -10,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import reported
 import scipy.stats
+import yaml
 from reported import OUTPUTS, ROWS, SCORERS, make, read
 from running import content, run_in
 
@@ -19,6 +23,7 @@ from pipelines.flags import parsing
 from pipelines.output.formats.registry import FORMATS
 from pipelines.registry import command_names
 from pipelines.reports import choices, examples, figures, material, passes
+from pipelines.reports.cards import dataset_card
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def made(tmp_path_factory) -> pathlib.Path:
 
 
 def files() -> list[str]:
-  return [report.PAGE, *(f"{name}.csv" for name in report.FIGURES)]
+  return [report.PAGE, *(f"{name}.csv" for name in report.FIGURES), *dataset_card.FILES]
 
 
 def scores_of(place: pathlib.Path, store: str) -> dict[str, dict]:
@@ -199,6 +204,61 @@ def test_the_news_are_those_of_the_documents(made, sets):
   assert float(rows["best"]["percentile of the threshold"]) == pytest.approx(
     100 * sum(score < threshold for score in scores) / len(scores)
   )
+
+
+def test_domains_that_gained_and_lost_most_are_those_of_the_table(made):
+  """Kills the mutants: gains among the losses; the smallest first; a share of another output; a cell that is markup."""
+  text = (made / "page/report.html").read_text()
+  rows = read(made, "domains")
+  for name in OUTPUTS:
+    points = {row["domain"]: float(row[f"% of {name}"]) - float(row["% of corpus"]) for row in rows}
+    for title, sign in (("Gained most", 1), ("Lost most", -1)):
+      shown = re.search(rf'aria-label="{title}: {name}">.*?</table>', text, re.DOTALL)
+      assert shown
+      found = re.findall(r'<th scope="row">(.*?)</th>.*?>([+−][\d.]+)</td></tr>', shown[0], re.DOTALL)
+      wanted = sorted((sign * value for value in points.values() if sign * value > 0), reverse=True)[:8]
+      assert [float(value.replace("−", "-")) for _, value in found] == pytest.approx(
+        [sign * of for of in wanted], abs=0.006
+      )
+      assert all(abs(points[html.unescape(of)] - float(value.replace("−", "-"))) < 0.006 for of, value in found)
+      assert found and "<b>" not in shown[0]
+
+
+def test_the_card_of_the_outputs_says_what_they_are(made, sets):
+  """The hub's front matter is YAML. Kills the mutants: counts of another output; a glob that matches no shard, or the
+  shards of a format that the hub does not read; a picture that is not there; a command that is not the manifest's."""
+  _, front, body = (made / "page" / dataset_card.CARD).read_text().split("---\n", 2)
+  fields = yaml.safe_load(front)
+  assert (fields["language"], fields["license"]) == (["TODO"], "TODO")
+  assert fields["size_categories"] == ["n<1K"] and {"winnow", "ask_llm", "density", "random"} <= set(fields["tags"])
+  assert set(fields["task_categories"]) == {"text-generation", "fill-mask"}
+  for entry in fields["configs"]:
+    (data,) = entry["data_files"]
+    assert data["split"] == "train"
+    shards = [
+      pathlib.Path(of["file"])
+      for of in json.loads((made / entry["config_name"] / "manifest.json").read_text())["shards"]
+    ]
+    assert sorted(made.glob(data["path"])) == sorted(made / entry["config_name"] / shard for shard in shards)
+  assert [entry["config_name"] for entry in fields["configs"]] == ["sparse", "few"]
+  for name in OUTPUTS:
+    (row,) = [line.split(" | ") for line in body.splitlines() if line.startswith(f"| `{name}` | ")]
+    manifest = json.loads((made / name / "manifest.json").read_text())
+    assert [int(of.replace(",", "")) for of in row[1:5]] == [sum(ROWS), len(ROWS), len(sets["corpus"]), len(sets[name])]
+    tokens = manifest["tokens"]["selected"]
+    assert row[6].replace(",", "") == ("" if tokens is None else str(tokens))
+    assert f"\n{shlex.join(manifest['command'])}\n" in body
+    assert ("datasets.load_dataset" in body, f'"{name}", split="train")' in body) == (True, name in ("sparse", "few"))
+  pictures = re.findall(r"!\[.+?\]\((.+?)\)", body)
+  assert set(pictures) == set(dataset_card.FILES[1:])
+  assert all((made / "page" / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_a_report_of_scores_alone_has_no_card(made):
+  assert make(made, OUTPUTS, "--report=changing") == 0 and (made / "changing" / dataset_card.CARD).exists()
+  command = ["report", "--scores=scores", "--report=changing", "--overwrite", "--direct_num_workers=1"]
+  assert run_in(made, command) == 0
+  assert {path.name for path in (made / "changing").iterdir()} == set(files()) - set(dataset_card.FILES)
 
 
 def test_copies_and_bad_documents_are_counted(made):

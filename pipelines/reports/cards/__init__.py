@@ -1,0 +1,1 @@
+"""The dataset card of outputs, and its figures."""
