@@ -79,6 +79,10 @@ class Description(abc.ABC):
     """Returns the description with what the checks found out. Raises WinnowError for what cannot work."""
     return self
 
+  def stamp(self) -> Any:
+    """Returns something that differs once the scorer's files have changed, without reading them."""
+    return None
+
   @abc.abstractmethod
   def request(self) -> dict[str, Any]:
     """Returns the part of a store's fingerprint, as JSON: `scorer`, its name, and all that its scores depend on."""

@@ -160,18 +160,27 @@ def _invert_nulls(are_blank: pa.Array) -> pa.Array:
   return pc.invert(are_blank.fill_null(True))
 
 
+class _Kept(NamedTuple):
+  description: Description
+  stamp: Any
+  scorer: Scorer
+
+
 _lock = threading.Lock()
-_kept: list[tuple[Description, Scorer]] = []  # at most one: there may be no room for two models
+_kept: list[_Kept] = []  # at most one: there may be no room for two models
 
 
 def _load(description: Description) -> Scorer:
-  """Returns the scorer of a description, from the call before if it was the same and its files have not changed."""
-  checked = description.checked()
+  """Returns the scorer of a description, from the call before if it was the same and its files have not changed.
+
+  Checking a model reads its files, which takes seconds for a large one, so that is done once.
+  """
   with _lock:
-    if not _kept or _kept[0][0] != checked:
+    if not _kept or _kept[0].description != description or _kept[0].stamp != description.stamp():
       _kept.clear()
-      _kept.append((checked, checked.load()))
-    return _kept[0][1]
+      checked = description.checked()
+      _kept.append(_Kept(description, description.stamp(), checked.load()))
+    return _kept[0].scorer
 
 
 @with_input_types(str | tuple[Any, str | None] | None)

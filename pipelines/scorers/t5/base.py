@@ -67,6 +67,11 @@ class T5Description(Description):
       head=self._head(folder),
     )
 
+  def stamp(self) -> dict[str, tuple[int, int]]:
+    """Returns the size and the time of the last change of each of the model's files, by its path."""
+    stats = {str(path): path.stat() for path in self._files(model_files.local_model(self.model))}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+
   def engine(self) -> dict[str, Any]:
     from curation.models import engine
 

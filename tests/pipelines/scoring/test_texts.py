@@ -66,6 +66,28 @@ def test_the_transform_gives_the_bits_of_the_function(model, kind):
     util.assert_that(parts, equal_with_nan(expected(description)), label="parts")
 
 
+def test_a_text_without_a_key_is_its_own_key(model):
+  """Kills: keys that are places in a bundle, and a missing text that fails or is dropped."""
+  scores = scoring.score_texts(describe(model), TEXTS).tolist()
+  with beam.Pipeline("FnApiRunner") as pipeline:
+    found = pipeline | beam.Create([text for text in TEXTS if text is not None]) | scoring.ScoreTexts(describe(model))
+    expected = [(text, value) for text, value in zip(TEXTS, scores, strict=True) if text is not None]
+    util.assert_that(found, equal_with_nan(expected))
+
+
+def test_a_model_is_read_and_loaded_once(model, monkeypatch):
+  """Kills: a model that is checked, byte by byte, or loaded again in every call."""
+  loaded = []
+  load, checked = AskLlm.load, AskLlm.checked
+  monkeypatch.setattr(AskLlm, "load", lambda self: (loaded.append("load"), load(self))[1])
+  monkeypatch.setattr(AskLlm, "checked", lambda self: (loaded.append("checked"), checked(self))[1])
+  description = AskLlm(model=str(model), template=corpora.PROMPT, max_input_tokens=56)
+  first = scoring.score_texts(description, TEXTS)
+  again = scoring.score_texts(AskLlm(model=str(model), template=corpora.PROMPT, max_input_tokens=56), TEXTS)
+  assert loaded == ["checked", "load"]
+  np.testing.assert_array_equal(first, again)
+
+
 @pytest.mark.local_runner
 def test_two_processes_give_the_same_bits(model, tmp_path):
   """Kills: a model that only the launcher has, a description that cannot be pickled."""
