@@ -112,8 +112,8 @@ def narrowed(
 ) -> beam.PCollection[selection.RadixSearch]:
   """Adds all passes to a pipeline, unrolled: PCollection[RadixSearch] (one) -> PCollection[RadixSearch] (one).
 
-  `count` yields the histograms of one item, given the search so far and whether this is the first pass. There must be
-  an item. `refine` narrows a search by the sum of all histograms.
+  `count` yields the histograms of one item, given the search so far and whether this is the first pass. `refine`
+  narrows a search by the sum of all histograms. Without items there is no search in the end.
   """
 
   def bins(item: Any, search: selection.RadixSearch, is_first: bool) -> Iterator[tuple[int, Any]]:

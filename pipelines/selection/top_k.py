@@ -44,8 +44,7 @@ class TopK(beam.PTransform):
     if not pairs.is_bounded or not isinstance(pairs.windowing.windowfn, window.GlobalWindows):
       raise WinnowError("TopK selects from a whole PCollection, which must be bounded and in the global window")
     request, seed = self._request, self._request.seed
-    nothing = pairs.pipeline | "Nothing" >> beam.Create([np.empty((0, 2), np.uint64)])  # an item for every pass
-    ranked = (pairs | "Rank" >> beam.ParDo(_RankFn(seed)), nothing) | "Ranks" >> beam.Flatten()
+    ranked = pairs | "Rank" >> beam.ParDo(_RankFn(seed))
     search = (
       ranked
       | "Count" >> beam.Map(len)

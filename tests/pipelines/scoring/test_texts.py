@@ -1,13 +1,16 @@
 """The transform that scores texts in a pipeline of one's own, beside the function."""
 
+import dataclasses
 import math
 import os
 import pathlib
+from typing import Any
 
 import apache_beam as beam
 import corpora
 import numpy as np
 import once
+import pyarrow as pa
 import pytest
 from apache_beam.options import pipeline_options
 from apache_beam.testing import util
@@ -15,10 +18,13 @@ from apache_beam.transforms import window
 from apache_beam.typehints import decorators, typehints
 
 from curation.errors import WinnowError
+from curation.selection import hashing
+from pipelines.corpus import sources
 from pipelines.scorers.count import Count
 from pipelines.scorers.t5.ask_llm import AskLlm
 from pipelines.scorers.t5.perplexity import Perplexity
 from pipelines.scoring import texts as scoring
+from pipelines.scoring.description import OnBatch, Own, Scores
 
 TEXTS: list[str | None] = [*corpora.sentences(40, 2), None, " ", *corpora.sentences(5, 3)]
 
@@ -64,6 +70,34 @@ def test_the_transform_gives_the_bits_of_the_function(model, kind):
     parts = texts | "Break" >> beam.Reshuffle() | "Parts" >> scoring.ScoreTexts(description)
     util.assert_that(whole, equal_with_nan(expected(description)), label="whole")
     util.assert_that(parts, equal_with_nan(expected(description)), label="parts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys(Own):
+  """A scorer whose score is the key that it draws by."""
+
+  reads = sources.KEYED_TEXT
+
+  def request(self) -> dict[str, Any]:
+    return {"scorer": "keys"}
+
+  def source(self, texts: sources.Texts) -> sources.KeyedTexts:
+    return sources.KeyedTexts(texts, "mask", 9)
+
+  def prepare(self, column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().field("key").to_numpy()
+
+  def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
+    return Scores(prepared.astype(np.float32))
+
+
+def test_keys_of_a_shard_go_by_the_row_over_all_blocks():
+  """Kills: rows that start anew in each block."""
+  texts = [None if number == 3 else "text" for number in range(5_000)]
+  found = scoring.score_texts(Keys(), texts, shard="a.jsonl")
+  expected = hashing.hash_documents("mask", 9, "a.jsonl", np.arange(5_000)).astype(np.float32)
+  np.testing.assert_array_equal(np.delete(found, 3), np.delete(expected, 3))
+  assert np.isnan(found[3]) and len({*scoring.score_texts(Keys(), texts[4:]).tolist()}) == 1
 
 
 def test_a_text_without_a_key_is_its_own_key(model):
