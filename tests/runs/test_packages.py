@@ -96,6 +96,18 @@ def test_its_scorer_reader_and_format_are_winnows_own_to_a_user(package, place):
   assert "time of distinct" in run(package, place, *SCORE, "--scores=scores", "--estimate")
 
 
+def test_its_scorer_scores_texts_of_a_program(package):
+  """Kills: a face that knows only our own scorers, or that drops the settings of others."""
+  code = """
+import pipelines.api as winnow
+for settings in ({"ignore_case": True}, {}):
+  print(winnow.score(["a A b", None, "a b"], "distinct", **settings).tolist())
+"""
+  environment = os.environ | {"PYTHONPATH": f"{PROJECT}{os.pathsep}{package}"}
+  done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+  assert done.stdout == f"[{np.float32(2 / 3)}, nan, 1.0]\n[1.0, nan, 1.0]\n"
+
+
 @pytest.mark.long
 def test_its_scorer_that_was_killed_goes_on_to_the_same_bytes(package, place):
   """Invariant 4, with two workers that are killed."""
