@@ -10,7 +10,7 @@ from pipelines.files import storage
 from pipelines.flags import parsing
 from pipelines.jobs import planning
 from pipelines.registry import command_names
-from pipelines.reports import agreement, choices, examples, figures, material, news, page, passes
+from pipelines.reports import agreement, choices, coverage, examples, figures, material, news, page, passes
 from pipelines.reports.cards import dataset_card
 from pipelines.reports.material import Sources
 from pipelines.runners import commands, launch
@@ -18,7 +18,7 @@ from pipelines.runners import commands, launch
 PAGE = "report.html"
 FIGURES = (
   *("ledger", "inputs", "scores", "quantiles", "tau", "examples", "means", "lengths", "domains", "duplicates"),
-  *("dead_letters", "bad", "news", "overlap"),
+  *("dead_letters", "bad", "news", "overlap", "coverage", "length_scores"),
 )
 
 
@@ -46,6 +46,8 @@ def report(argv: Sequence[str]) -> None:
       "quantiles": figures.quantiles(sources, sample, counts),
       "tau": figures.tau(sources, sample),
       "overlap": agreement.overlap(sources, sample),
+      "coverage": coverage.figure(sources, sample, counts),
+      "length_scores": coverage.by_length(sources, sample),
       "examples": figures.example_texts(sources, sample, groups, counts, texts),
       "means": figures.means(sources, counts),
       "lengths": figures.lengths(sources, counts),

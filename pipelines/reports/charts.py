@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-WIDTH, _HEIGHT = 330, 170
+WIDTH, _HEIGHT = 330, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 8, 20, 40
 _STYLES = ("-", "--", ":", "-.")
 _LETTER = 6.6  # the mean width of a letter of 12 units
@@ -174,22 +174,30 @@ def points(
   y: Ticks,
   span: tuple[float, float, float, float],
 ) -> str:
-  """Draws named points (label, x, y) over `span` (low and high of x, then of y); labels stand beside their points."""
-  frame = Frame(span[:2], span[2:], height=300)
+  """Draws points (label, x, y) over `span` (low and high of x, then of y); short labels stand beside their points.
+
+  The first point is a ring and the others are discs, since the first one is that of the corpus.
+  """
+  frame = Frame(span[:2], span[2:], height=260)
   frame.axes(x, y)
-  taken: list[tuple[float, float, float]] = []
-  for label, across, up in sorted(places, key=lambda place: -place[2]):
+  taken = [(frame.x(across), frame.y(up)) for _, across, up in places]
+  for number, (label, across, up) in enumerate(places):
     left, top = frame.x(across), frame.y(up)
-    frame.elements.append(f'<circle cx="{left}" cy="{top}" r="4" style="fill:var(--line-0)"/>')
+    look = "fill:var(--line-0)" if number else "fill:none;stroke:var(--line-1);stroke-width:2"
+    frame.elements.append(f'<circle cx="{left}" cy="{top}" r="4" style="{look}"/>')
     width = len(label) * _LETTER
-    start = left + 7 if left + 7 + width <= WIDTH else left - 7 - width
-    baseline = top + 4
-    while any(abs(baseline - other) < 13 and start < end and begin < start + width for begin, end, other in taken):
-      baseline += 1
-    taken.append((start, start + width, baseline))
-    if baseline > top + 10:
-      frame.path(f"M{left} {top}L{start:.1f} {baseline - 4:.1f}", "fill:none;stroke:var(--quiet)")
-    frame.text(start, baseline, label)
+    # The first of eight places around the point where no other label or point is.
+    around = [(8 + width / 2, 4), (-8 - width / 2, 4), (0, -8), (0, 17), (10, -6), (-10, -6), (10, 15), (-10, 15)]
+    free = [
+      (left + right, top + down)
+      for right, down in around
+      if left + right - width / 2 > _LEFT
+      and left + right + width / 2 < WIDTH
+      and all(abs(left + right - other) > width / 2 + 6 or abs(top + down - 4 - high) > 9 for other, high in taken)
+    ]
+    middle, baseline = free[0] if free else (left + around[0][0], top + 4)
+    taken.append((middle, baseline - 4))
+    frame.text(middle, baseline, label, "middle")
   return frame.svg(words)
 
 

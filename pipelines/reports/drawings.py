@@ -113,7 +113,7 @@ def lengths(sources: Sources, tables: dict[str, Figure]) -> list[Drawing]:
   if sources.counting is None or not rows:
     return []
   edges = [math.log2(row[0]) for row in rows] + [math.log2(rows[-1][1])]
-  x = _length_ticks(edges[0], edges[-1])
+  x = length_ticks(edges[0], edges[-1])
   means = {row[0]: row[3] for row in tables["means"].rows}
   drawn = []
   for o, name in enumerate([None, *(output.name for output in sources.outputs)]):
@@ -132,7 +132,8 @@ def lengths(sources: Sources, tables: dict[str, Figure]) -> list[Drawing]:
   return drawn
 
 
-def _length_ticks(low: float, high: float) -> Ticks:
+def length_ticks(low: float, high: float) -> Ticks:
+  """Returns the marks of an axis of tokens between two powers of two."""
   powers = range(math.ceil(low), math.floor(high) + 1)
   step = max(1, math.ceil(len(powers) / 6))
   return Ticks([(power, f"{2**power:,}") for power in powers[::step]], "tokens, log scale")

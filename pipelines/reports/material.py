@@ -46,7 +46,8 @@ class Sources:
 
   `scorers`: stores by name, raters first, the smallest model first. `others`: further stores that outputs were drawn
   from. `left_out`: sentences about stores that the report leaves out. `stages`: scorers of `scorers` that were asked
-  only about what an earlier stage had selected, and not about the whole corpus.
+  only about what an earlier stage had selected, and not about the whole corpus. `clusters`: a store of clusters of the
+  corpus, if there is one.
   """
 
   scorers: dict[str, ScoreStore]
@@ -55,11 +56,17 @@ class Sources:
   others: tuple[ScoreStore, ...]
   left_out: tuple[str, ...]
   stages: frozenset[str] = frozenset()
+  clusters: ScoreStore | None = None
 
   @property
   def stores(self) -> list[ScoreStore]:
-    """All stores to read, those of `scorers` first."""
-    return [*self.scorers.values(), *self.others]
+    """All stores to read, those of `scorers` first and that of clusters last."""
+    return [*self.scorers.values(), *self.others, *([self.clusters] if self.clusters else [])]
+
+  @property
+  def num_clusters(self) -> int:
+    """The number of clusters; 0 without a store of clusters."""
+    return fingerprints.field(self.clusters.request_path, "num_clusters") if self.clusters else 0
 
   @property
   def shards(self) -> tuple[blocks.Shard, ...]:
@@ -84,7 +91,10 @@ def find(namespace: argparse.Namespace) -> Sources:
   """
   found = find_stores.stores_in(namespace.scores)
   complete, left_out = {}, [f"{name} cannot be read ({reason})" for name, reason in found.unreadable.items()]
+  clustered = {name: store for name, store in sorted(found.stores.items()) if store.scorer == kinds.CLUSTER}
   for name, store in sorted(found.stores.items()):
+    if name in clustered:
+      continue
     if store.keeps_blocks:
       left_out.append(f"{name} holds {store.kind.plural}")
     elif not store.is_complete:
@@ -123,7 +133,23 @@ def find(namespace: argparse.Namespace) -> Sources:
   others = {output.store.folder: output.store for output in outputs if output.store not in scorers.values()}
   # Without a store of all documents, the first store of a stage stands for the corpus.
   of_stages = frozenset(stages) - {ordered[0]}
-  return Sources(scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out), of_stages)
+  clusters = _find_clusters(clustered, _corpus(complete[ordered[0]]))
+  left_out += [f"{name} holds clusters" for name in clustered if name != clusters]
+  of_clusters = dataclasses.replace(clustered[clusters], removes_damaged=False) if clusters else None
+  return Sources(
+    scorers, tuple(raters), tuple(outputs), tuple(others.values()), tuple(left_out), of_stages, of_clusters
+  )
+
+
+def _find_clusters(stores: dict[str, ScoreStore], corpus: str) -> str | None:
+  """Returns the name of the complete store with the most clusters of a whole corpus; names break ties."""
+  found = {}
+  for name, store in stores.items():
+    request = fingerprints.read_json(store.request_path)
+    number = request.get("num_clusters")
+    if store.is_complete and _corpus(store) == corpus and request.get("within") is None and type(number) is int:
+      found[name] = number
+  return min(found, key=lambda name: (-found[name], name), default=None)
 
 
 def _corpus(store: ScoreStore) -> str:

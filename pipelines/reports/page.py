@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.reports import agreement, domain_shifts, drawings, figures, news
+from pipelines.reports import agreement, coverage, domain_shifts, drawings, figures, news
 from pipelines.reports.agreement import Pair
 from pipelines.reports.axes import Axis
 from pipelines.reports.figures import Figure
@@ -19,6 +19,7 @@ CONTENTS = {
   "news": "The news",
   "scores": "Scores",
   "agreement": "Do scorers agree?",
+  "coverage": "Quality against coverage",
   "length": "Length",
   "examples": "Examples",
   "domains": "Domains",
@@ -26,7 +27,7 @@ CONTENTS = {
   "ledger": "The ledger",
   "dead-letters": "Dead letters",
 }
-_FOLDED = ("ledger", "dead-letters")
+_FOLDED = ("duplicates", "ledger", "dead-letters")
 
 
 def render(
@@ -66,11 +67,25 @@ def render(
     tau=agreement.heat(tables["tau"], agreement.order(tables["tau"])),
     overlap=agreement.heat(tables["overlap"], agreement.order(tables["tau"]), percent=True),
     pairs=agreement.draw(pairs),
+    coverage_chart=coverage.draw(tables["coverage"]),
+    length_score_charts=coverage.draw_by_length(sources, tables["length_scores"]),
+    counting=list(sources.scorers)[sources.counting] if sources.counting is not None else None,
+    other_counts=_other_counts(sources),
     length_charts=drawings.lengths(sources, tables),
     domain_shifts=domain_shifts.shifts(sources, tables["domains"]),
     examples=_examples(sources, tables["examples"]),
     not_read=f"They could not be read: {not_read}." if not_read else "",
   )
+
+
+def _other_counts(sources: Sources) -> list[str]:
+  """Returns the scorers that have counted other tokens of the corpus than the one whose counts are shown."""
+  by_total: dict[int, list[str]] = {}
+  for name in sources.scorers:
+    total = None if name in sources.stages else sources.summary(name)["num_tokens"]
+    if total is not None:
+      by_total.setdefault(total, []).append(name)
+  return [f"{total:,} by {', '.join(names)}" for total, names in list(by_total.items())[1:]]
 
 
 def shown(value: object) -> str:

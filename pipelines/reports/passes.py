@@ -4,7 +4,7 @@ Stores of one corpus are read side by side, one window of rows of a shard at a t
 windows and of the sample. Each shard gives a part; parts are concatenated or added up.
 
 Shape suffixes: N documents of a window or of the sample, S scorers, O outputs, C = 1 + O sets (the corpus, then the
-outputs), B bins, D domains, Q scores whose ranks are counted.
+outputs), B bins, D domains, K clusters, Q scores whose ranks are counted.
 """
 
 import concurrent.futures
@@ -31,7 +31,7 @@ T = TypeVar("T")
 SAMPLE_DOCUMENTS = 500_000  # as in the paper's Figure 7
 _WINDOW_ROWS = 1 << 17
 _READERS = min(4, os.cpu_count() or 1)
-_EMPTY = pa.schema([kinds.ROW, kinds.SCORE_FIELD, kinds.NUM_TOKENS, kinds.DOMAIN]).empty_table()
+_EMPTY = pa.schema([kinds.ROW, kinds.SCORE_FIELD, *kinds.CLUSTER_FIELDS, kinds.NUM_TOKENS, kinds.DOMAIN]).empty_table()
 
 
 class Sample(NamedTuple):
@@ -39,12 +39,13 @@ class Sample(NamedTuple):
 
   `table`: hash uint64 (sorting by it gives a random order), shard int32 (its number), row int64, domain string.
   `scores_SN`: float32, the scores by scorer; NaN where the scorer of a stage was not asked about the document.
-  `kept_ON`: bool, the documents that each output holds.
+  `kept_ON`: bool, the documents that each output holds. `tokens_N`: int32; None if no scorer has counted tokens.
   """
 
   table: pa.Table
   scores_SN: np.ndarray
   kept_ON: np.ndarray
+  tokens_N: np.ndarray | None
 
 
 class Questions(NamedTuple):
@@ -57,7 +58,10 @@ class Questions(NamedTuple):
 
 
 class Counts(NamedTuple):
-  """Counts of documents, int64, which add up over shards; `tokens_C` counts tokens. Without tokens lengths are 0."""
+  """Counts of documents, int64, which add up over shards; `tokens_C` counts tokens. Without tokens lengths are 0.
+
+  `clusters_CK`: documents by cluster; K is 0 without a store of clusters.
+  """
 
   documents_S: np.ndarray
   ranks_S2Q: np.ndarray
@@ -66,6 +70,7 @@ class Counts(NamedTuple):
   lengths_CB: np.ndarray
   tokens_C: np.ndarray
   domains_CD: np.ndarray
+  clusters_CK: np.ndarray
 
   def add(self, other: "Counts") -> "Counts":
     """Returns the sum of two counts."""
@@ -91,7 +96,8 @@ def draw_sample(sources: Sources, seed: int, most: int = SAMPLE_DOCUMENTS) -> Sa
   scores = [drawn[f"score{s}"].to_numpy() for s in range(len(sources.scorers))]
   kept = [drawn[f"kept{o}"].to_numpy(zero_copy_only=False) for o in range(len(sources.outputs))]
   kept_ON = np.stack(kept) if kept else np.zeros((0, len(drawn)), bool)
-  return Sample(drawn.select(["hash", "shard", "row", "domain"]), np.stack(scores), kept_ON)
+  tokens_N = drawn["tokens"].to_numpy() if sources.counting is not None else None
+  return Sample(drawn.select(["hash", "shard", "row", "domain"]), np.stack(scores), kept_ON, tokens_N)
 
 
 def count(sources: Sources, questions: Questions) -> Counts:
@@ -205,6 +211,9 @@ def _sample_shard(sources: Sources, number: int, shard: blocks.Shard, seed: int,
       rows_N, hash_N = rows_N[is_present_N], hash_N[is_present_N]
     columns: dict[str, Any] = {"hash": hash_N, "shard": np.full(len(rows_N), number, np.int32), "row": rows_N}
     columns["domain"] = tables[0]["domain"].take(pa.array(_at(tables[0], rows_N)))
+    if sources.counting is not None:
+      counting = tables[sources.counting]
+      columns["tokens"] = counting["num_tokens"].take(pa.array(_at(counting, rows_N)))
     for s, table in enumerate(tables[: len(sources.scorers)]):
       columns[f"score{s}"] = _aligned(table["score"].to_numpy(), table, rows_N, np.nan)
     for o, kept in enumerate(kept_rows):
@@ -225,6 +234,7 @@ def _count_shard(sources: Sources, questions: Questions, shard: blocks.Shard) ->
     lengths_CB=np.zeros((num_sets, len(questions.length_edges_E) - 1), np.int64),
     tokens_C=np.zeros(num_sets, np.int64),
     domains_CD=np.zeros((num_sets, len(questions.domains)), np.int64),
+    clusters_CK=np.zeros((num_sets, sources.num_clusters), np.int64),
   )
   for tables in _windows(sources, shard):
     for s, table in enumerate(tables[:num_scorers]):
@@ -246,10 +256,12 @@ class _SetCounts(NamedTuple):
   lengths_B: np.ndarray
   tokens: np.ndarray  # int64 [1]
   domains_D: np.ndarray
+  clusters_K: np.ndarray
 
 
 def _set_counts(counts: Counts, c: int) -> _SetCounts:
-  return _SetCounts(counts.scores_CSB[c], counts.lengths_CB[c], counts.tokens_C[c : c + 1], counts.domains_CD[c])
+  tokens = counts.tokens_C[c : c + 1]
+  return _SetCounts(counts.scores_CSB[c], counts.lengths_CB[c], tokens, counts.domains_CD[c], counts.clusters_CK[c])
 
 
 def _count_set(
@@ -269,3 +281,6 @@ def _count_set(
   names = column(tables[0], "domain")
   index_N = pc.index_in(names, value_set=questions.domains).drop_null().to_numpy()
   counts.domains_D[:] += np.bincount(index_N, minlength=len(questions.domains))
+  if sources.clusters is not None:
+    cluster_N = column(tables[-1], kinds.CLUSTER).to_numpy()
+    counts.clusters_K[:] += np.bincount(cluster_N, minlength=sources.num_clusters)

@@ -9,12 +9,11 @@ import shlex
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import reported
 import scipy.stats
 import yaml
-from reported import OUTPUTS, ROWS, SCORERS, make, read
+from reported import OUTPUTS, ROWS, SCORERS, documents_of, make, read, scores_of
 from running import content, run_in
 
 from pipelines import report
@@ -40,17 +39,6 @@ def made(tmp_path_factory) -> pathlib.Path:
 
 def files() -> list[str]:
   return [report.PAGE, *(f"{name}.csv" for name in report.FIGURES), *dataset_card.FILES]
-
-
-def scores_of(place: pathlib.Path, store: str) -> dict[str, dict]:
-  tables = [pq.read_table(path).to_pylist() for path in sorted((place / f"scores/{store}/shards").glob("*.parquet"))]
-  return {f"{row['shard']}#{row['row']}": row for table in tables for row in table}
-
-
-def documents_of(place: pathlib.Path, output: str) -> set[str]:
-  manifest = json.loads((place / output / "manifest.json").read_text())
-  tables = [FORMATS[manifest["output_format"]].read(str(place / output / of["file"])) for of in manifest["shards"]]
-  return {source for of_file in tables for table in of_file for source in table["source"].to_pylist()}
 
 
 @pytest.fixture(scope="module")

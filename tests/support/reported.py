@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import corpora
 import numpy as np
+import pyarrow.parquet as pq
 from running import run_in
+
+from pipelines.output.formats.registry import FORMATS
 
 ROWS = (260, 150, 40)
 HOSTILE = (
@@ -71,3 +74,16 @@ def make(folder: pathlib.Path, outputs: Iterable[str] = OUTPUTS, *flags: str) ->
 def read(place: pathlib.Path, name: str) -> list[dict[str, str]]:
   with (place / f"page/{name}.csv").open(newline="") as file:
     return list(csv.DictReader(file))
+
+
+def scores_of(place: pathlib.Path, store: str) -> dict[str, dict]:
+  """Returns the rows of a store by their sources."""
+  tables = [pq.read_table(path).to_pylist() for path in sorted((place / f"scores/{store}/shards").glob("*.parquet"))]
+  return {f"{row['shard']}#{row['row']}": row for table in tables for row in table}
+
+
+def documents_of(place: pathlib.Path, output: str) -> set[str]:
+  """Returns the sources of the documents of an output, read from its files."""
+  manifest = json.loads((place / output / "manifest.json").read_text())
+  tables = [FORMATS[manifest["output_format"]].read(str(place / output / of["file"])) for of in manifest["shards"]]
+  return {source for of_file in tables for table in of_file for source in table["source"].to_pylist()}

@@ -84,8 +84,8 @@ def test_charts_have_names_and_ids_of_their_own(made):
   assert len(ids) == len(set(ids))
   charts = [attributes for tag, attributes in page.elements if tag == "svg"]
   # Two outputs by three scorers, both by the scores of one of them, so that two scorers have a chart of their own;
-  # then charts of lengths, and of every two scorers.
-  assert len(charts) == len(OUTPUTS) * len(SCORERS) + 2 + len(OUTPUTS) + 3
+  # then charts of lengths and of every two scorers, of each scorer against length, and of coverage.
+  assert len(charts) == len(OUTPUTS) * len(SCORERS) + 2 + len(OUTPUTS) + 3 + len(SCORERS) + 1
   assert all(chart["role"] == "img" and set(str(chart["aria-labelledby"]).split()) <= set(ids) for chart in charts)
   referred = re.findall(r'(?:url\(|href=")#([^)"]+)', text)
   assert referred and set(referred) <= set(ids)
