@@ -147,7 +147,12 @@ def check(folder: pathlib.Path) -> None:
   outputs = "--output=demo-output/sample,demo-output/sample_density"
   run(winnow, "report", "--scores=demo-output/scores", outputs, "--report=report", folder=folder)
   run(winnow, "verify", "demo-output/sample", folder=folder)
-  for file in ("drawn/manifest.json", "report/report.html", "demo-output/sample/dataset_info.json"):
+  for file in (
+    "drawn/manifest.json",
+    "report/report.html",
+    "demo-output/report/report.html",
+    "demo-output/sample/dataset_info.json",
+  ):
     assert (folder / file).stat().st_size, file
   told = run(python, "-m", "pretraining.plan", "drawn", folder=folder).split("--gin_file=")[1].split()[0]
   assert pathlib.Path(told).is_file() and pathlib.Path(told).is_relative_to(folder / "bare"), told

@@ -59,6 +59,7 @@ FLAGS = (
     type=path,
     required=(REPORT,),
   ),
+  Flag("open", "Report", (DEMO,), "open the report in a browser at the end", type=bool),
   Flag(
     "recipe",
     "Recipe",

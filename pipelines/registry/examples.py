@@ -52,7 +52,7 @@ OF_WINNOW = (
 
 EXAMPLES = {
   DEMO: (
-    Example("run the demo; it writes to demo-output", "winnow demo"),
+    Example("run the demo in demo-output, and open its report", "winnow demo --open"),
     Example("write to another folder, with two processes", "winnow demo --output=/tmp/demo --direct_num_workers=2"),
   ),
   SCORE: (
