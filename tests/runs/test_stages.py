@@ -297,7 +297,10 @@ def test_stages_of_one_scorer_have_stores_of_their_own(place, undisturbed, tmp_p
   first, second = (scores_of(tmp_path, f"../scores_too/{name}") for name in ("minhash", "minhash_stage2"))
   assert second.keys() == {document for document, score in first.items() if score == 1}
   assert sum(score == 0 for score in second.values()) > 0
-  assert "stage 2 of 2 (minhash), of the documents that earlier stages selected:\n" in capsys.readouterr().out
+  told = capsys.readouterr().out
+  assert "stage 2 of 2 (minhash), of the documents that earlier stages selected:\n" in told
+  read = json.loads((tmp_path / "scores_too/minhash/summary.json").read_text())["read"]
+  assert f"\n{sum(score == 1 for score in second.values()):,} of {read:,} documents of the corpus are left (" in told
   before = content(tmp_path)
   assert run_in(tmp_path, [*curate(place), "--clusters=scores/clusters", ONE]) == 2
   assert "two stages of the recipe would fill" in capsys.readouterr().err
