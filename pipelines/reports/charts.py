@@ -119,7 +119,7 @@ def histogram(
       "fill:none;stroke:var(--line-1);stroke-width:2;stroke-dasharray:5 3",
     )
     half = len(label) * _LETTER / 2
-    frame.text(min(max(frame.x(place), half + _LEFT + 60), WIDTH - half), 12, label, "middle")
+    frame.text(min(max(frame.x(place), half + 2 + _LETTER * len(y_label)), WIDTH - half), 12, label, "middle")
   return frame.svg(words)
 
 
@@ -193,6 +193,7 @@ def points(
       for right, down in around
       if left + right - width / 2 > _LEFT
       and left + right + width / 2 < WIDTH
+      and top + down < frame.height - _BOTTOM - 2
       and all(abs(left + right - other) > width / 2 + 6 or abs(top + down - 4 - high) > 9 for other, high in taken)
     ]
     middle, baseline = free[0] if free else (left + around[0][0], top + 4)

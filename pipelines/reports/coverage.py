@@ -78,7 +78,7 @@ def draw(figure: Figure) -> str | None:
 
 
 def _wider(low: float, high: float) -> tuple[float, float]:
-  margin = max((high - low) * 0.08, 0.5)
+  margin = max((high - low) * 0.12, 0.5)
   return max(0.0, low - margin), high + margin
 
 
