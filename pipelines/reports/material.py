@@ -210,6 +210,10 @@ def _check(manifest: dict[str, Any]) -> None:
     raise ValueError("it has no shards, inputs or command")
   if not all(isinstance(entry["name"], str) for entry in manifest["inputs"]):
     raise ValueError("an input has no name")
+  if not isinstance(manifest["split"], str) or not isinstance(manifest["versions"], dict):
+    raise ValueError("it has no split or versions")
+  if not isinstance(manifest["scores"]["request"]["scorer"], str):
+    raise ValueError("it has no scorer")
 
 
 def settle_limits(sources: Sources, launcher: launch.Launcher, work: str) -> Sources:

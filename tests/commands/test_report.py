@@ -349,6 +349,10 @@ def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):
   assert "manifest.json is damaged (ValueError: it has no shards, inputs or command)" in refused(
     "--scores=scores", "--output=best"
   )
+  manifest.write_text(whole.replace('"versions": {', '"versions": [], "were": {'))
+  assert "manifest.json is damaged (ValueError: it has no split or versions)" in refused(
+    "--scores=scores", "--output=best"
+  )
   path = tmp_path / "scores/small/summary.json"
   summary = json.loads(path.read_text())
   summary["shards"][0]["scored"] -= 1
