@@ -20,6 +20,7 @@ TOP = 0.2
 _TIED = 1.25  # a top that is this much larger than `TOP` because of ties is no top
 _GRID = 14
 _MOST_PAIRS = 45
+_LONGEST_NAME = 16
 
 
 class Cell(NamedTuple):
@@ -36,6 +37,11 @@ class HeatRow(NamedTuple):
   number: int
   name: str
   cells: list[Cell]
+
+  @property
+  def short(self) -> str:
+    """The name without its middle if it is long, so that a map of twenty scorers fits beside its names."""
+    return self.name if len(self.name) <= _LONGEST_NAME else f"{self.name[:7]}…{self.name[7 - _LONGEST_NAME + 1 :]}"
 
 
 class Pair(NamedTuple):

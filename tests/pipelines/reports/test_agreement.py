@@ -64,5 +64,7 @@ def test_cells_are_short():
   assert (first.number, first.name, second.name) == (1, "b", "a")
   assert first.cells == [("–", "none", 0), ("0", "more", 0)]
   assert second.cells == [("−.46", "less", 34), ("1", "more", 75)]
+  names = ["sixteen_letters_", "ask_llm_flan_t5_xl_c4"]
+  assert [agreement.HeatRow(1, name, []).short for name in names] == [names[0], "ask_llm…t5_xl_c4"]
   (row,) = agreement.heat(Figure(["scorer", "a"], [["a", 20.0]]), [0], percent=True)
   assert row.cells == [("20", "more", 0)]
