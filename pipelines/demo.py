@@ -24,6 +24,7 @@ from pipelines.corpus import blocks, inputs
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.flags import parsing
+from pipelines.jobs import endings
 from pipelines.output.formats.registry import FORMATS
 from pipelines.registry import command_names
 from pipelines.reports import axes
@@ -111,7 +112,8 @@ def _step(
 ) -> None:
   console.rule(f"[bold]{title}", align="left")
   console.print(f"winnow {shlex.join(arguments)}", style="dim", soft_wrap=True)
-  status = command([*arguments[1:], *beam_arguments])
+  with endings.without_suggestions():
+    status = command([*arguments[1:], *beam_arguments])
   if status in (commands.INTERRUPTED, commands.TERMINATED):
     sys.exit(status)  # the command has printed why
   if status:

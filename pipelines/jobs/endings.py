@@ -6,6 +6,8 @@ Legend: N scores.
 
 import argparse
 import concurrent.futures
+import contextlib
+import contextvars
 import dataclasses
 import itertools
 import shlex
@@ -36,6 +38,7 @@ _MOST_BLOCKS = 1 << 10  # reads, of which each may be a request to an object sto
 _SHOWN = {"min": 0.0, "10%": 0.1, "50%": 0.5, "90%": 0.9, "max": 1.0}
 _COLUMNS = 80
 _READERS = 8  # files read at once
+_suggests = contextvars.ContextVar("suggests", default=True)
 
 
 class Stopwatch:
@@ -49,10 +52,21 @@ class Stopwatch:
     return duration(time.monotonic() - self._started)
 
 
+@contextlib.contextmanager
+def without_suggestions() -> Iterator[None]:
+  """Lets commands end without the command to type next, for a program that runs the next one itself."""
+  token = _suggests.set(False)
+  try:
+    yield
+  finally:
+    _suggests.reset(token)
+
+
 def print_next(stopwatch: Stopwatch, words: Sequence[str], *, when: str = "next") -> None:
   """Prints how long a command took, and the command to type next, whose `words` are not quoted yet."""
   print(f"done in {stopwatch.shown()}", file=sys.stderr, flush=True)
-  print("\n".join([f"{when}:", *(f"  {line}" for line in examples.cut(map(_quoted, words)))]))
+  if _suggests.get():
+    print("\n".join([f"{when}:", *(f"  {line}" for line in examples.cut(map(_quoted, words)))]))
 
 
 def wrapped(line: str) -> str:
