@@ -24,7 +24,7 @@ class Step(beam.PTransform):
     super().__init__()
     self._plan, self._work_on, self._before = plan, work_on, before
 
-  def expand(self, wanted: Any):
+  def expand(self, wanted: beam.PCollection):
     plan, work_on = self._plan, self._work_on
     # Only the end of the step before matters: a side input is there when all of it is, and this one is never read.
     before = [] if self._before is None else [beam.pvalue.AsIter(self._before)]
@@ -51,7 +51,7 @@ class Steps(beam.PTransform):
     super().__init__()
     self._is_done, self._address, self._steps = is_done, address, steps
 
-  def expand(self, element: Any):
+  def expand(self, element: beam.PCollection):
     is_done = self._is_done
     wanted = element | "Missing" >> beam.Filter(lambda _: not is_done())
     done: Any = None

@@ -16,7 +16,7 @@ class Reshuffle(beam.PTransform):
   their own.
   """
 
-  def expand(self, elements: Any):
+  def expand(self, elements: beam.PCollection):
     kind = elements.element_type
     return (
       elements
@@ -36,6 +36,6 @@ class One(beam.PTransform):
     super().__init__()
     self._element = element
 
-  def expand(self, begin: Any):
+  def expand(self, begin: beam.pvalue.PBegin):
     element = self._element
     return begin | "Impulse" >> beam.Impulse() | "Element" >> beam.Map(lambda _: element).with_output_types(Any)

@@ -254,7 +254,7 @@ class Train(beam.PTransform):
     super().__init__()
     self._config = config
 
-  def expand(self, ledger: Any):
+  def expand(self, ledger: beam.PCollection):
     config = self._config
     groups = ledger | "Groups" >> beam.FlatMap(lambda _: plan_groups(config)) | "SpreadGroups" >> reshuffle.Reshuffle()
     documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda _: config.embeddings.documents()))
@@ -268,7 +268,7 @@ class Train(beam.PTransform):
       path = self._iterate(groups, path, iteration)
     return path
 
-  def _iterate(self, groups: Any, path: Any, iteration: int):
+  def _iterate(self, groups: beam.PCollection, path: beam.PCollection, iteration: int):
     config = self._config
     merged = (
       groups
@@ -292,7 +292,7 @@ class Diagnose(beam.PTransform):
     super().__init__()
     self._config = config
 
-  def expand(self, ledger: Any):
+  def expand(self, ledger: beam.PCollection):
     config = self._config
     tally = (
       ledger

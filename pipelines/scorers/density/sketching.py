@@ -328,7 +328,7 @@ class Sketch(beam.PTransform):
     super().__init__()
     self._config = config
 
-  def expand(self, ledger: Any):
+  def expand(self, ledger: beam.PCollection):
     config = self._config
     written = (
       ledger

@@ -21,7 +21,6 @@ Legend: N documents, D dimensions, R documents of a tile; a span is consecutive 
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -288,7 +287,7 @@ class Compare(beam.PTransform):
     super().__init__()
     self._config = config
 
-  def expand(self, ledger: Any):
+  def expand(self, ledger: beam.PCollection):
     config = self._config
     return ledger | "Steps" >> steps.Steps(
       lambda: is_compared(config),
