@@ -39,7 +39,7 @@ def score(
   """Scores texts in their order: float32 [N], with NaN for each text that cannot be scored.
 
   `texts` are strings, in a list, an Arrow, pandas or polars column, or anything else that can be iterated once. A text
-  cannot be scored if it is missing, blank or no valid Unicode, if it makes the scorer fail, or if the model gives NaN.
+  cannot be scored if it is missing, blank or not valid Unicode, if it makes the scorer fail, or if the model gives NaN.
 
   `scorer` is a description, such as `AskLlm(model="google/flan-t5-small")`, or a name with its `settings`, as the
   function `scorer` takes them. The scores have the bits that `winnow score` gives. For perplexity, which masks spans at

@@ -30,10 +30,10 @@ def score_texts(description: Description, texts: Iterable[Any], *, shard: str | 
   """Scores texts in their order: float32 [N], with NaN for each text that cannot be scored.
 
   `texts` are strings, in a list, an Arrow, pandas or polars column, or anything else that can be iterated once. A text
-  cannot be scored if it is missing, blank or no valid Unicode, if it makes the scorer fail, or if the model gives NaN.
+  cannot be scored if it is missing, blank or not valid Unicode, if it makes the scorer fail, or if the model gives NaN.
 
-  `shard` is a shard's name, of which the texts are the rows from 0 on. It matters only to scorers that draw at random,
-  such as perplexity, whose masks then are those of the command. Without it they draw by the text.
+  `shard` is the name of the shard whose rows, from 0 on, the texts are. It matters only to scorers that draw at random,
+  such as perplexity: with it their masks are those of the command, and without it they draw by the text.
 
   The model stays loaded until a call with another description. Raises WinnowError for a scorer that does not give one
   score to each text, for what `Description.checked` refuses, and for an item that is no string.
@@ -204,7 +204,7 @@ class ScoreTexts(beam.PTransform):
     keyed = isinstance(element, typehints.TupleConstraint)
     key = element.tuple_types[0] if keyed else str if element is str else Any
     fn = _ScoreFn(self._description)
-    return texts | "ScoreBatches" >> beam.ParDo(fn).with_output_types(tuple[key, float])  # type: ignore[valid-type]
+    return texts | "ScoreBatches" >> beam.ParDo(fn).with_output_types(typehints.Tuple[key, float])
 
 
 class _ScoreFn(beam.DoFn):

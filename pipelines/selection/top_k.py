@@ -52,7 +52,7 @@ class TopK(beam.PTransform):
       | "Begin" >> beam.Map(_begin, request)
     )
     search = thresholds.narrowed(ranked, search, _count, _refine)
-    selected = beam.FlatMap(_select, beam.pvalue.AsSingleton(search), seed)
+    selected = beam.ParDo(_SelectFn(seed), beam.pvalue.AsSingleton(search))
     return pairs | "Select" >> selected.with_output_types(pairs.element_type)
 
 
@@ -77,6 +77,37 @@ class _RankFn(beam.DoFn):
   def _flush(self) -> np.ndarray:
     pairs, self._pairs = self._pairs, []
     return ranks_of([pair for pair in pairs if not np.isnan(pair[1])], self._seed)
+
+
+class _SelectFn(beam.DoFn):
+  """Keeps the elements from the end of the search on, with their timestamps; looks at some thousands together."""
+
+  def __init__(self, seed: int):
+    self._seed = seed
+
+  def start_bundle(self) -> None:
+    self._elements: list[tuple[tuple[Any, float], Any]] = []
+
+  def process(
+    self, pair: tuple[Any, float], search: selection.RadixSearch, timestamp: Any = beam.DoFn.TimestampParam
+  ) -> Iterator[windowed_value.WindowedValue]:
+    self._floor = search.floor
+    if not np.isnan(pair[1]):
+      self._elements.append((pair, timestamp))
+    if len(self._elements) == _BATCH:
+      yield from self._flush()
+
+  def finish_bundle(self) -> Iterator[windowed_value.WindowedValue]:
+    if self._elements:
+      yield from self._flush()
+
+  def _flush(self) -> Iterator[windowed_value.WindowedValue]:
+    elements, self._elements = self._elements, []
+    ranks_N2 = ranks_of([pair for pair, _ in elements], self._seed)
+    is_selected_N = selection.is_selected(self._floor, ranks_N2[:, 0], ranks_N2[:, 1])
+    for (pair, timestamp), is_selected in zip(elements, is_selected_N.tolist(), strict=True):
+      if is_selected:
+        yield windowed_value.WindowedValue(pair, timestamp, (window.GlobalWindow(),))
 
 
 def ranks_of(pairs: Sequence[tuple[Any, float]], seed: int) -> np.ndarray:
@@ -125,10 +156,3 @@ def _count(ranks_N2: np.ndarray, search: selection.RadixSearch, is_first: bool) 
 
 def _refine(search: selection.RadixSearch, histogram: np.ndarray) -> selection.RadixSearch:
   return thresholds.refine(search, histogram, _ADVICE)
-
-
-def _select(pair: tuple[Any, float], search: selection.RadixSearch, seed: int) -> Iterator[tuple[Any, float]]:
-  if not np.isnan(pair[1]):
-    ranks_12 = ranks_of([pair], seed)
-    if selection.is_selected(search.floor, ranks_12[:, 0], ranks_12[:, 1])[0]:
-      yield pair

@@ -138,6 +138,16 @@ def test_ranks_leave_a_bundle_in_batches():
   assert [len(value.value) for value in fn.finish_bundle()] == [100_000 - 65_536]
 
 
+def test_elements_keep_their_timestamps():
+  """Kills the mutant whose batches give all elements the time of the last one."""
+  pairs = [(f"document {number}", float(number)) for number in range(200)]
+  with beam.Pipeline("FnApiRunner") as pipeline:
+    stamped = pipeline | beam.Create(pairs) | beam.Map(lambda pair: window.TimestampedValue(pair, pair[1]))
+    selected = stamped | top_k.TopK(0.5)
+    times = selected | beam.Map(lambda pair, time=beam.DoFn.TimestampParam: (pair[1], float(time)))
+    util.assert_that(times, util.equal_to([(float(number), float(number)) for number in range(100, 200)]))
+
+
 def test_the_type_of_keys_stays():
   pairs = beam.Pipeline("FnApiRunner") | beam.Create([(1, 1.0)]).with_output_types(tuple[int, float])
   assert (pairs | top_k.TopK(0.5)).element_type == typehints.normalize(tuple[int, float])
