@@ -20,7 +20,9 @@ RATED = ["--sampler=ask_llm", "--scores=scores", "--name=ask_llm_rater", "--rate
 def place(tmp_path, monkeypatch) -> pathlib.Path:
   """Unpacks the folder, writes its path into it, and uses its list of domains; a newer library may have another."""
   with tarfile.open(KEPT) as archive:
-    archive.extractall(tmp_path, filter="data")
+    # Debian 12's Python 3.11.2 has no filters yet; the archive is our own.
+    archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+    archive.extractall(tmp_path)
   for path in tmp_path.rglob("input.json"):
     path.write_text(path.read_text().replace("@FOLDER@", str(tmp_path)))
   engine = fingerprints.read_json(str(tmp_path / "whole/signatures_128/engine.json"))
