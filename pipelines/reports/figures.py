@@ -106,7 +106,7 @@ def ledger(sources: Sources) -> Figure:
   """Returns the ledger of each store and output: documents read = scored + bad, blank lines, and documents selected."""
   rows: list[list[Any]] = []
   for name, store in sources.scorers.items():
-    summary = sources.summary(name)
+    summary = sources.summaries[name]
     counts = [summary[field] for field in ("read", "scored", "bad", "blank")]
     rows.append([name, "scores", store.scorer, *counts, None, summary["num_tokens"], None])
   for output in sources.outputs:
@@ -248,9 +248,8 @@ def copies(sources: Sources) -> Figure:
 def dead_letters(sources: Sources) -> Figure:
   """Returns the number of bad documents by scorer and reason."""
   rows: list[list[Any]] = []
-  for name, store in sources.scorers.items():
-    reasons = store.summary()["reasons"]
-    rows += [[name, reason, count] for reason, count in sorted(reasons.items())]
+  for name, summary in sources.summaries.items():
+    rows += [[name, reason, count] for reason, count in sorted(summary["reasons"].items())]
   return Figure(["scorer", "reason", "documents"], rows)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import uuid
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Output(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-  """The stores and outputs of a report.
+  """The stores and outputs of a report, whose files are read once: the passes ask for these for each window of rows.
 
   `scorers`: stores by name, raters first, the smallest model first. `others`: further stores that outputs were drawn
   from. `left_out`: sentences about stores that the report leaves out. `stages`: scorers of `scorers` that were asked
@@ -58,29 +59,30 @@ class Sources:
   stages: frozenset[str] = frozenset()
   clusters: ScoreStore | None = None
 
-  @property
+  @functools.cached_property
   def stores(self) -> list[ScoreStore]:
     """All stores to read, those of `scorers` first and that of clusters last."""
     return [*self.scorers.values(), *self.others, *([self.clusters] if self.clusters else [])]
 
-  @property
+  @functools.cached_property
   def num_clusters(self) -> int:
     """The number of clusters; 0 without a store of clusters."""
     return fingerprints.field(self.clusters.request_path, "num_clusters") if self.clusters else 0
 
-  @property
+  @functools.cached_property
   def shards(self) -> tuple[blocks.Shard, ...]:
     """The shards of the corpus."""
     return self.stores[0].shards()
 
-  def summary(self, name: str) -> dict[str, Any]:
-    """Returns the ledger of a scorer's store."""
-    return self.scorers[name].summary()
+  @functools.cached_property
+  def summaries(self) -> dict[str, dict[str, Any]]:
+    """The ledgers of the scorers' stores, by name."""
+    return {name: store.summary() for name, store in self.scorers.items()}
 
-  @property
+  @functools.cached_property
   def counting(self) -> int | None:
     """The index of the first scorer that has counted the tokens of the whole corpus; None if none has."""
-    counts = [None if name in self.stages else self.summary(name)["num_tokens"] for name in self.scorers]
+    counts = [None if name in self.stages else self.summaries[name]["num_tokens"] for name in self.scorers]
     return next((place for place, count in enumerate(counts) if count is not None), None)
 
 

@@ -37,7 +37,7 @@ def facts(sources: Sources) -> list[tuple[str, str]]:
   """
   first = next(iter(sources.scorers.values()))
   corpus = fingerprints.field(storage.join(first.folder, score_store.INPUT_FILE), "input")
-  summary = first.summary()
+  summary = next(iter(sources.summaries.values()))
   found = [("corpus", str(corpus or "unknown"))] if corpus else []
   found.append(("documents", f"{summary['scored']:,} scored of {summary['read']:,} read"))
   for name, store in sources.scorers.items():

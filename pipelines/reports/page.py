@@ -82,7 +82,7 @@ def _other_counts(sources: Sources) -> list[str]:
   """Returns the scorers that have counted other tokens of the corpus than the one whose counts are shown."""
   by_total: dict[int, list[str]] = {}
   for name in sources.scorers:
-    total = None if name in sources.stages else sources.summary(name)["num_tokens"]
+    total = None if name in sources.stages else sources.summaries[name]["num_tokens"]
     if total is not None:
       by_total.setdefault(total, []).append(name)
   return [f"{total:,} by {', '.join(names)}" for total, names in list(by_total.items())[1:]]

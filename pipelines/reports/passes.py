@@ -79,7 +79,7 @@ class Counts(NamedTuple):
 
 def draw_sample(sources: Sources, seed: int, most: int = SAMPLE_DOCUMENTS) -> Sample:
   """Draws the `most` documents with the smallest hashes, or a few less if stores disagree about which are bad."""
-  scored = min(sources.summary(name)["scored"] for name in sources.scorers if name not in sources.stages)
+  scored = min(sources.summaries[name]["scored"] for name in sources.scorers if name not in sources.stages)
   # This share contains `most` documents, except once in a billion cases, and bounds the memory.
   share = (most + 6 * math.sqrt(most)) / max(scored, 1)
   cutoff = None if share >= 1 else int(share * 2**64)
@@ -107,7 +107,7 @@ def count(sources: Sources, questions: Questions) -> Counts:
   """
   counts = functools.reduce(Counts.add, _map_shards(sources, lambda _, shard: _count_shard(sources, questions, shard)))
   for name, counted in zip(sources.scorers, counts.documents_S.tolist(), strict=True):
-    summary = sources.summary(name)
+    summary = sources.summaries[name]
     if not counted == summary["scored"] == summary["read"] - summary["bad"]:
       raise WinnowError(
         f"{sources.scorers[name].summary_path} says {summary['read']:,} documents read, {summary['scored']:,} scored "
