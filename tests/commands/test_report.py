@@ -214,10 +214,14 @@ def test_domains_that_gained_and_lost_most_are_those_of_the_table(made):
 
 def test_the_card_of_the_outputs_says_what_they_are(made, sets):
   """The hub's front matter is YAML. Kills the mutants: counts of another output; a glob that matches no shard, or the
-  shards of a format that the hub does not read; a picture that is not there; a command that is not the manifest's."""
+  shards of a format that the hub does not read; a picture that is not there; a command that is not the manifest's; a
+  licence that the hub does not know; no line to fill it in."""
   _, front, body = (made / "page" / dataset_card.CARD).read_text().split("---\n", 2)
   fields = yaml.safe_load(front)
-  assert (fields["language"], fields["license"]) == (["TODO"], "TODO")
+  assert not {"language", "license"} & set(fields)
+  filled, number = re.subn(r"^# (language|license): \.\.\.  # \w", r"\1: [en]  # ", front, flags=re.MULTILINE)
+  assert number == 2 and yaml.safe_load(filled) == {"language": ["en"], "license": ["en"]} | fields
+  assert "fill in `language` and `license`" in body
   assert fields["size_categories"] == ["n<1K"] and {"winnow", "ask_llm", "density", "random"} <= set(fields["tags"])
   assert set(fields["task_categories"]) == {"text-generation", "fill-mask"}
   for entry in fields["configs"]:

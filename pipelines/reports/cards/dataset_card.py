@@ -17,8 +17,11 @@ from pipelines.store import score_store
 CARD = "dataset_card.md"
 SCORES, LENGTHS = "dataset_card_scores.png", "dataset_card_lengths.png"
 FILES = (CARD, SCORES, LENGTHS)
-_TODO = "TODO"
-_COMMENT = "# Replace both TODOs: the language of the texts, and a licence that the corpus allows.\n"
+# Comments, since the hub refuses a card with a language or a licence that it does not know.
+_UNKNOWN = (
+  "# language: ...  # the languages of the texts by their codes, such as [en, de]\n"
+  "# license: ...  # a licence that the corpus allows, by the hub's name of it, such as odc-by\n"
+)
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 _LOADED = ("jsonl", "parquet")  # the formats that the hub and `datasets` read
 _AMOUNTS = (
@@ -77,8 +80,6 @@ def _front_matter(sources: Sources, names: list[str]) -> str:
   samplers = sorted({output.request.sampler for output in sources.outputs})
   sizes = dict.fromkeys(size_category(output.manifest["counts"]["selected"]) for output in sources.outputs)
   fields: dict[str, Any] = {
-    "language": [_TODO],
-    "license": _TODO,
     "pretty_name": ", ".join(names),
     "size_categories": list(sizes),
     "task_categories": ["text-generation", "fill-mask"],
@@ -91,7 +92,7 @@ def _front_matter(sources: Sources, names: list[str]) -> str:
   ]
   if configurations:
     fields["configs"] = configurations
-  return f"---\n{_COMMENT}{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n\n"
+  return f"---\n{_UNKNOWN}{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n\n"
 
 
 def _shards(sources: Sources, output: Output, name: str) -> str:
@@ -111,8 +112,9 @@ def _heading(sources: Sources, names: list[str]) -> str:
     f"# {', '.join(names)}\n\n"
     "Documents of a larger corpus, selected for pre-training by Winnow. Every document keeps its score and the place "
     "where it comes from.\n\n"
-    f"**Before you publish this:** replace the two `{_TODO}`s above, describe the corpus and its terms, and remove "
-    f"from the commands below what is private. {where}, and this file as `README.md` with its pictures.\n"
+    "**Before you publish this:** fill in `language` and `license` above, which are comments so far, describe the "
+    "corpus and its terms, and remove from the commands below what is private. "
+    f"{where}, and this file as `README.md` with its pictures.\n"
   )
 
 
