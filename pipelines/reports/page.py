@@ -52,8 +52,8 @@ def render(
   environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
   template = environment.from_string(pathlib.Path(__file__).with_name("page.html").read_text())
   which = "all" if documents[0] == documents[1] else f"{documents[0]:,} of the"
-  return template.render(
-    title=shown(f"Winnow: {_title(sources)}"),
+  page = template.render(
+    title=f"Winnow: {_title(sources)}",
     contents=CONTENTS,
     folded=_FOLDED,
     facts=news.facts(sources),
@@ -76,6 +76,7 @@ def render(
     examples=_examples(sources, tables["examples"]),
     not_read=f"They could not be read: {not_read}." if not_read else "",
   )
+  return figures.legible(page)
 
 
 def _other_counts(sources: Sources) -> list[str]:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.reports import figures
 from pipelines.reports.axes import Axis
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
@@ -33,7 +34,7 @@ def scores(sources: Sources, scales: Sequence[Axis], figure: Figure) -> bytes:
     _draw(sources, axes, edges, [row[2:] for row in rows], drawn)
     ticks = scales[place].ticks(edges[0], edges[-1])
     axes.set_xticks([position for position, _ in ticks], [label for _, label in ticks])
-    axes.set_xlabel(f"{scales[place].label} by {names[place]}")
+    axes.set_xlabel(figures.legible(f"{scales[place].label} by {names[place]}"), parse_math=False)
   return _png(drawing)
 
 
@@ -68,8 +69,8 @@ def _draw(sources: Sources, axes: Any, edges: list[float], counts: list[list[int
   axes.stairs(shares[0], edges, fill=True, color=_CORPUS, label=" corpus")
   for number in drawn:
     style = _STYLES[number // len(_LINES) % len(_STYLES)]
-    # With a space, since a legend leaves out names that begin with an underscore; a dollar sign would begin a formula.
-    label = " " + sources.outputs[number].name.replace("$", r"\$")
+    # With a space, since a legend leaves out names that begin with an underscore.
+    label = f" {figures.legible(sources.outputs[number].name)}"
     axes.stairs(
       shares[1 + number], edges, color=_LINES[number % len(_LINES)], linewidth=1.6, linestyle=style, label=label
     )
@@ -78,7 +79,8 @@ def _draw(sources: Sources, axes: Any, edges: list[float], counts: list[list[int
   axes.yaxis.set_major_formatter(ticker.PercentFormatter(1))
   axes.set_ylabel("share of documents")
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False, fontsize=8)
+  for text in axes.legend(frameon=False, fontsize=8).get_texts():
+    text.set_parse_math(False)
 
 
 def _png(drawing: Any) -> bytes:

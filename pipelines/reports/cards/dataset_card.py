@@ -1,5 +1,6 @@
 """The dataset card of outputs, in the format of the Hugging Face hub, with its figures as files beside it."""
 
+import itertools
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -61,7 +62,8 @@ def _names(sources: Sources) -> list[str]:
   names: list[str] = []
   for output in sources.outputs:
     name = tfds_metadata.dataset_name(storage.base_name(output.folder))
-    names.append(name if name not in names else f"{name}_{len(names) + 1}")
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    names.append(next(free for free in itertools.chain([name], numbered) if free not in names))
   return names
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow.csv
 import pytest
 import reported
+import yaml
 from reported import HOSTILE, ROWS, SCORERS, make, read
+from running import run_in
 
 from pipelines.reports import axes, charts, figures, page
 from pipelines.reports.page import EXCERPT
@@ -74,6 +76,29 @@ def test_what_the_corpus_says_is_text(made):
   assert '<script>"' not in text and shown.count("<script>" * 9) == len(ROWS)  # of the dead letters
   assert "any other document of the cluster" in " ".join(shown.split())  # the paper's Figure 9
   assert "<b>" in "".join(row["domain"] for row in read(made, "domains")) and "Content-Security-Policy" in text
+
+
+def test_names_of_folders_are_text(made, tmp_path):
+  """Kills the mutants: raw control characters in the names of charts and facts; names that matplotlib takes for
+  formulas; two outputs with one name in the card."""
+  store, outputs = (
+    'large $\\frac$ <b>"|`\x01\u202e',
+    ['best $\\frac$ <b>"|`\x01\n--- \u202e', "best", "best_4", "best-"],
+  )
+  shutil.copytree(made / "scores", tmp_path / "scores")
+  (tmp_path / "scores/large").rename(tmp_path / "scores" / store)
+  for number, name in enumerate(outputs):
+    shutil.copytree(made / "best", tmp_path / f"{number}" / name)
+  command = ["report", "--scores=scores", "--report=page", "--output=*/best*", "--direct_num_workers=1"]
+  assert run_in(tmp_path, command) == 0
+  text = (tmp_path / "page/report.html").read_text()
+  page = Page(text)
+  assert "b" not in {tag for tag, _ in page.elements} and not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
+  assert 'large $\\frac$ <b>"|`␁' in "".join(page.texts)
+  card = (tmp_path / "page/dataset_card.md").read_text()
+  names = re.findall(r"^## How `(\w+)` was made$", card, re.MULTILINE)
+  assert len(names) == len(set(names)) == len(outputs)
+  assert yaml.safe_load(card.split("---\n")[1])["pretty_name"] == ", ".join(names)
 
 
 def test_charts_have_names_and_ids_of_their_own(made):
