@@ -3,19 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipelines.registry.command_names import (
-  CLUSTER,
-  CURATE,
-  DEMO,
-  EMBED,
-  EVALUATE,
-  EXPLAIN,
-  REPORT,
-  SAMPLE,
-  SCORE,
-  STATUS,
-  VERIFY,
-)
+from pipelines.registry import command_names
 
 _WIDTH = 76  # with an indent of two, a line and its backslash fit into 80 columns
 
@@ -51,11 +39,11 @@ OF_WINNOW = (
 """The examples in the help of winnow itself."""
 
 EXAMPLES = {
-  DEMO: (
+  command_names.DEMO: (
     Example("run the demo in demo-output, and open its report", "winnow demo --open"),
     Example("write to another folder, with two processes", "winnow demo --output=/tmp/demo --direct_num_workers=2"),
   ),
-  SCORE: (
+  command_names.SCORE: (
     Example(
       "ask a Flan-T5 from the hub how useful each document is",
       "winnow score --input='c4/*.json.gz' --model=google/flan-t5-small --scores=scores",
@@ -65,7 +53,7 @@ EXAMPLES = {
       "winnow score --scorer=minhash --input='c4/*.json.gz' --scores=scores --direct_num_workers=0",
     ),
   ),
-  EMBED: (
+  command_names.EMBED: (
     Example(
       "embed every document with a Sentence-T5 from the hub",
       "winnow embed --input='c4/*.json.gz' --model=sentence-transformers/sentence-t5-base --scores=scores",
@@ -75,7 +63,7 @@ EXAMPLES = {
       "winnow embed --input='c4/*.json.gz' --embeddings='vectors/*.npy' --scores=scores",
     ),
   ),
-  CLUSTER: (
+  command_names.CLUSTER: (
     Example(
       "find 1,000 clusters, in a store beside the embeddings",
       "winnow cluster --embeddings=scores/embeddings_sentence_t5_base --num_clusters=1000",
@@ -85,11 +73,11 @@ EXAMPLES = {
       "winnow cluster --embeddings=scores/embeddings_sentence_t5_base --lloyd_iterations=5 --clusters=scores/refined",
     ),
   ),
-  STATUS: (
+  command_names.STATUS: (
     Example("show every score store of a folder", "winnow status scores"),
     Example("show one store", "winnow status scores/ask_llm_flan_t5_small"),
   ),
-  SAMPLE: (
+  command_names.SAMPLE: (
     Example(
       "keep the fifth with the highest scores",
       "winnow sample --scores=scores --sampler=ask_llm --rate=0.2 --output=best",
@@ -100,7 +88,7 @@ EXAMPLES = {
       "--output_format=jsonl",
     ),
   ),
-  CURATE: (
+  command_names.CURATE: (
     Example(
       "score, and keep the fifth with the highest scores",
       "winnow curate --input='c4/*.json.gz' --model=google/flan-t5-small --scores=scores --rate=0.2 --output=best",
@@ -111,14 +99,14 @@ EXAMPLES = {
       "--scores=scores --output=d4",
     ),
   ),
-  REPORT: (
+  command_names.REPORT: (
     Example("make a page about all scores of a folder", "winnow report --scores=scores --report=report"),
     Example(
       "compare two samples, and replace an earlier report",
       "winnow report --scores=scores --output=best,random --report=report --overwrite",
     ),
   ),
-  EXPLAIN: (
+  command_names.EXPLAIN: (
     Example(
       "show the scores of the document in row 17 of a shard",
       "winnow explain 'c4-train.00000-of-01024.json.gz#17' --scores=scores",
@@ -128,14 +116,14 @@ EXAMPLES = {
       "winnow explain 'c4-train.00000-of-01024.json.gz#17' --scores=scores --output=best",
     ),
   ),
-  VERIFY: (
+  command_names.VERIFY: (
     Example("compare an output with its scores and its input", "winnow verify best"),
     Example(
       "do so after the scores and the input were moved",
       "winnow verify best --scores=/data/scores --input='/data/c4/*.json.gz'",
     ),
   ),
-  EVALUATE: (
+  command_names.EVALUATE: (
     Example(
       "compute the perplexity of each checkpoint of a T5X run",
       "winnow evaluate --models='run/checkpoint_*' --vocabulary=sentencepiece.model --input='wiki40b/*.parquet' "
