@@ -28,10 +28,8 @@ def sample(argv: Sequence[str]) -> None:
   if namespace.scores is not None:
     parsing.refuse_scoring_flags(namespace)
     store = find_stores.find_store(namespace)
-    corpus, store_request = (
-      find_stores.corpus_of(store, namespace, launcher),
-      fingerprints.read_json(store.request_path),
-    )
+    corpus = find_stores.corpus_of(store, namespace, launcher)
+    store_request = fingerprints.read_json(store.request_path)
   elif namespace.sampler == "random":
     # A scorer lists the documents to draw from, in a store beside the output.
     folder = writing.count_folder(inputs.absolute(namespace.output))

@@ -10,6 +10,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipelines.reports.axes import round_numbers
+
 WIDTH, _HEIGHT = 330, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 8, 20, 40
 _STYLES = ("-", "--", ":", "-.")
@@ -143,11 +145,9 @@ def bars(
 
 
 def _shares_frame(x: tuple[float, float], shares: Sequence[float], ticks: Ticks, y_label: str) -> Frame:
-  from pipelines.reports import axes
-
   highest = max(shares, default=0) or 1
   frame = Frame(x, (0, highest))
-  marks = [(share, f"{100 * share:.3g}%") for share in axes.round_numbers(0, highest, 3)]
+  marks = [(share, f"{100 * share:.3g}%") for share in round_numbers(0, highest, 3)]
   frame.axes(ticks, Ticks(marks, y_label))
   return frame
 

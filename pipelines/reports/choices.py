@@ -44,7 +44,7 @@ def choose(sources: Sources, sample: Sample) -> list[Group]:
   by_scorer: dict[str, list[int]] = {}
   cut = [number for number in outputs if threshold_of(sources.outputs[number]) is not None]
   for number in outputs:
-    if (name := _scorer(sources, sources.outputs[number])) is not None:
+    if (name := sources.scorer_of(sources.outputs[number])) is not None:
       by_scorer.setdefault(name, []).extend([number] if number in cut else [])
   if not by_scorer:
     by_scorer = {name: [] for name in sources.raters or tuple(sources.scorers)[:1]}
@@ -121,13 +121,6 @@ def threshold_of(output: Output) -> float | None:
   """Returns the score from which an output holds documents; None if it is drawn by chance."""
   score = output.manifest["threshold"].get("score")
   return score if isinstance(score, float | int) and math.isfinite(score) else None
-
-
-def _scorer(sources: Sources, output: Output) -> str | None:
-  """Returns the name of the scorer whose scores an output was drawn by; None for a random sample."""
-  if output.request.sampler == "random":
-    return None
-  return next((name for name, store in sources.scorers.items() if store.folder == output.store.folder), None)
 
 
 def _by_scorer(chooser: _Chooser, sources: Sources, sample: Sample, name: str, numbers: list[int]) -> list[Group]:

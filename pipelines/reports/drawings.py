@@ -30,16 +30,16 @@ class ScoreCharts(NamedTuple):
 
 def scores(sources: Sources, scales: Sequence[Axis], tables: dict[str, Figure]) -> list[ScoreCharts]:
   """Draws the scores of the corpus by each scorer, with one output in each chart."""
-  news = {row[0]: row for row in tables["news"].rows}
+  news = {row[0]: dict(zip(tables["news"].header, row, strict=True)) for row in tables["news"].rows}
   drawn = []
   for number, (name, axis) in enumerate(zip(sources.scorers, scales, strict=True)):
     rows = [row[1:] for row in tables["scores"].rows if row[0] == name]
     own: list[Drawing] = []
     others: list[Drawing] = []
     for o, output in enumerate(sources.outputs):
-      _, *_, scorer, threshold, percentile, _, _, _, _ = news[output.name]
-      is_own = scorer == name
-      line = (threshold, percentile) if is_own and threshold is not None else None
+      kept = news[output.name]
+      is_own, threshold = kept["scorer"] == name, kept["threshold"]
+      line = (threshold, kept["percentile of the threshold"]) if is_own and threshold is not None else None
       chart, factor = _score_chart(f"scores-{number}-{o}", (name, output.name), axis, rows, 1 + o, line)
       (own if is_own else others).append(Drawing(f"{name} · {output.name}{_times(factor)}", chart))
     if not own:
@@ -109,7 +109,7 @@ def _times(factor: int) -> str:
 
 def lengths(sources: Sources, tables: dict[str, Figure]) -> list[Drawing]:
   """Draws the tokens of documents, with one output in each chart; none if no scorer has counted tokens."""
-  rows = _counted(tables["lengths"].rows)
+  rows = counted(tables["lengths"].rows)
   if sources.counting is None or not rows:
     return []
   edges = [math.log2(row[0]) for row in rows] + [math.log2(rows[-1][1])]
@@ -139,7 +139,7 @@ def length_ticks(low: float, high: float) -> Ticks:
   return Ticks([(power, f"{2**power:,}") for power in powers[::step]], "tokens, log scale")
 
 
-def _counted(rows: list[list[Any]]) -> list[list[Any]]:
+def counted(rows: list[list[Any]]) -> list[list[Any]]:
   """Returns the rows of bins without the empty ones at both ends."""
   counted = [place for place, row in enumerate(rows) if any(row[2:])]
   return rows[counted[0] : counted[-1] + 1] if counted else []

@@ -79,6 +79,12 @@ class Sources:
     """The ledgers of the scorers' stores, by name."""
     return {name: store.summary() for name, store in self.scorers.items()}
 
+  def scorer_of(self, output: Output) -> str | None:
+    """Returns the name of the scorer by whose scores an output was drawn; None for a random sample."""
+    if output.request.sampler == "random":
+      return None
+    return next((name for name, store in self.scorers.items() if store.folder == output.store.folder), None)
+
   @functools.cached_property
   def counting(self) -> int | None:
     """The index of the first scorer that has counted the tokens of the whole corpus; None if none has."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipelines.files import fingerprints, globs, storage
 from pipelines.output import manifests
+from pipelines.reports import choices
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Output, Sources
 from pipelines.reports.passes import Counts, Questions, Sample
@@ -90,16 +91,10 @@ def _percent(counts_C: np.ndarray, totals_C: np.ndarray) -> list[float | None]:
 
 def _threshold(sources: Sources, sample: Sample, output: Output) -> list[Any]:
   """Returns the scorer of an output, its threshold, and the threshold's percentile in the sample, where it has any."""
-  places = [s for s, store in enumerate(sources.scorers.values()) if store == output.store]
-  score = output.manifest["threshold"].get("score")
-  scorer = list(sources.scorers)[places[0]] if places and output.request.sampler != "random" else None
-  if (
-    scorer is None
-    or not isinstance(score, int | float)
-    or output.request.method not in ("top_k", "bottom_k", "threshold")
-  ):
+  scorer, score = sources.scorer_of(output), choices.threshold_of(output)
+  if scorer is None or score is None:
     return [scorer, None, None]
-  scores_N = sample.scores_SN[places[0]]
+  scores_N = sample.scores_SN[list(sources.scorers).index(scorer)]
   scores_N = scores_N[~np.isnan(scores_N)]
   return [scorer, float(score), 100 * float(np.mean(scores_N < score)) if len(scores_N) else None]
 

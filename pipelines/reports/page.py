@@ -51,6 +51,7 @@ def render(
   environment.filters["shown"] = shown
   environment.filters["capital"] = lambda text: text[:1].upper() + text[1:]
   template = environment.from_string(pathlib.Path(__file__).with_name("page.html").read_text())
+  order = agreement.order(tables["tau"])
   which = "all" if documents[0] == documents[1] else f"{documents[0]:,} of the"
   page = template.render(
     title=f"Winnow: {_title(sources)}",
@@ -64,8 +65,8 @@ def render(
     raters=sources.raters,
     outputs=[{"name": o.name, "command": shlex.join(map(str, o.manifest["command"]))} for o in sources.outputs],
     score_charts=drawings.scores(sources, scales, tables),
-    tau=agreement.heat(tables["tau"], agreement.order(tables["tau"])),
-    overlap=agreement.heat(tables["overlap"], agreement.order(tables["tau"]), percent=True),
+    tau=agreement.heat(tables["tau"], order),
+    overlap=agreement.heat(tables["overlap"], order, percent=True),
     pairs=agreement.draw(pairs),
     coverage_chart=coverage.draw(tables["coverage"]),
     length_score_charts=coverage.draw_by_length(sources, tables["length_scores"]),

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.reports import figures
+from pipelines.reports import drawings, figures
 from pipelines.reports.axes import Axis
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
@@ -17,20 +17,15 @@ _MOST_PANELS = 4
 
 def scores(sources: Sources, scales: Sequence[Axis], figure: Figure) -> bytes:
   """Draws the scores by each scorer that outputs were drawn by, of the corpus and of its outputs; empty if by none."""
-  folders = [output.store.folder for output in sources.outputs if output.request.sampler != "random"]
-  panels = [place for place, store in enumerate(sources.scorers.values()) if store.folder in folders][:_MOST_PANELS]
+  names, drawn_by = list(sources.scorers), [sources.scorer_of(output) for output in sources.outputs]
+  panels = [place for place, name in enumerate(names) if name in drawn_by][:_MOST_PANELS]
   if not panels:
     return b""
-  names = list(sources.scorers)
   drawing, all_axes = _panels(len(panels))
   for axes, place in zip(all_axes, panels, strict=True):
     rows = [row[1:] for row in figure.rows if row[0] == names[place]]
     edges = [scales[place].at(row[0]) for row in rows] + [scales[place].at(rows[-1][1])]
-    drawn = [
-      number
-      for number, output in enumerate(sources.outputs)
-      if output.store.folder == sources.scorers[names[place]].folder and output.request.sampler != "random"
-    ]
+    drawn = [number for number, name in enumerate(drawn_by) if name == names[place]]
     _draw(sources, axes, edges, [row[2:] for row in rows], drawn)
     ticks = scales[place].ticks(edges[0], edges[-1])
     axes.set_xticks([position for position, _ in ticks], [label for _, label in ticks])
@@ -39,11 +34,12 @@ def scores(sources: Sources, scales: Sequence[Axis], figure: Figure) -> bytes:
 
 
 def lengths(sources: Sources, figure: Figure) -> bytes:
-  """Draws the tokens of documents, of the corpus and of each output."""
+  """Draws the tokens of documents, of the corpus and of each output; empty if no tokens were counted."""
   from matplotlib import ticker
 
-  counted = [place for place, row in enumerate(figure.rows) if any(row[2:])]
-  rows = figure.rows[counted[0] : counted[-1] + 1] if counted else figure.rows
+  rows = drawings.counted(figure.rows)
+  if not rows:
+    return b""
   drawing, (axes,) = _panels(1)
   edges = [row[0] for row in rows] + [rows[-1][1]]
   _draw(sources, axes, edges, [row[2:] for row in rows], list(range(len(sources.outputs))))

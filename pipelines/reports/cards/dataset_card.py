@@ -1,6 +1,7 @@
 """The dataset card of outputs, in the format of the Hugging Face hub, with its figures as files beside it."""
 
 import itertools
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from pipelines.files import fingerprints, storage
 from pipelines.output import tfds_metadata
 from pipelines.output.formats.registry import FORMATS
-from pipelines.reports import figures
+from pipelines.reports import figures, news
 from pipelines.reports.axes import Axis
 from pipelines.reports.cards import card_figures
 from pipelines.reports.figures import Figure
@@ -42,10 +43,11 @@ def render(sources: Sources, scales: Sequence[Axis], tables: dict[str, Figure]) 
   if not sources.outputs:
     return {}
   names = _names(sources)
-  pictures = {SCORES: card_figures.scores(sources, scales, tables["scores"])}
-  if sources.counting is not None:
-    pictures[LENGTHS] = card_figures.lengths(sources, tables["lengths"])
-  pictures = {name: picture for name, picture in pictures.items() if picture}
+  drawn = {
+    SCORES: card_figures.scores(sources, scales, tables["scores"]),
+    LENGTHS: card_figures.lengths(sources, tables["lengths"]),
+  }
+  pictures = {name: picture for name, picture in drawn.items() if picture}
   sections = [
     _heading(sources, names),
     _contents(sources, names, tables["duplicates"]),
@@ -222,7 +224,7 @@ def _pictures(files: list[str]) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-  return f"{100 * part / max(whole, 1):.1f}%"
+  return news.percent(100 * part / max(whole, 1))
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -244,8 +246,4 @@ def _block(text: str, language: str = "text") -> str:
 
 def _longest_run(text: str) -> int:
   """Returns the length of the longest run of backticks."""
-  longest = length = 0
-  for character in text:
-    length = length + 1 if character == "`" else 0
-    longest = max(longest, length)
-  return longest
+  return max(map(len, re.findall("`+", text)), default=0)

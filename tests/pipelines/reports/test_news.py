@@ -5,18 +5,20 @@ import types
 import numpy as np
 
 from curation.selection import metrics, selection
-from pipelines.reports import news, passes
+from pipelines.reports import material, news, passes
 
 SCORES = np.array([0, 1, 1, 1], np.float32)
 
 
 def make_figure(*, scorer: str, counting: int | None, score: float | None):
   """Returns the news of a corpus of four documents of ten tokens, one of them a copy, and an output of two."""
-  store = types.SimpleNamespace(scorer=scorer)
+  summary = {"num_tokens": None if counting is None else 40}
+  store = types.SimpleNamespace(scorer=scorer, folder="scores/name", summary=lambda: summary)
   threshold = {"rank": "00"} if score is None else {"rank": "00", "score": score}
   request = selection.SelectionRequest(scorer, rate="0.5")
   output = types.SimpleNamespace(name="kept", store=store, request=request, manifest={"threshold": threshold})
-  sources = types.SimpleNamespace(scorers={"name": store}, outputs=(output,), counting=counting)
+  sources = material.Sources({"name": store}, raters=(), outputs=(output,), others=(), left_out=())
+  assert sources.counting == counting
   edges_E = metrics.bin_edges(0, 1, 48)
   kept = SCORES[[1, 2]]
   counts = passes.Counts(
