@@ -37,7 +37,8 @@ def verify(argv: Sequence[str]) -> None:
           return
       finally:
         storage.delete_folder(config.sampling.work_folder)
-  print(f"{counts['selected']:,} documents in {config.num_shards:,} shards are those that the scores select, each once")
+  where = f"{config.num_shards:,} shard{'s' * (config.num_shards != 1)}"
+  print(f"{counts['selected']:,} documents in {where} are those that the scores select, each once")
   print("their texts are those of the input" if config.texts else f"their texts were not compared: {why_no_texts}")
 
 

@@ -1,4 +1,4 @@
-"""The news of a report: the facts about its corpus, and what each output kept of it, as figures and sentences."""
+"""The summary on top of a report: facts about its corpus, and what each output kept, as figures and sentences."""
 
 import datetime
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ _HEADER = [
 
 
 class Card(NamedTuple):
-  """The news of one output: pairs of a figure and the sentence that explains it."""
+  """The summary of one output: pairs of a figure and the sentence that explains it."""
 
   name: str
   figures: list[tuple[str, str]]

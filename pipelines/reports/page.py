@@ -16,7 +16,7 @@ _FEW = 3  # so many scorers are named beside each example
 EXCERPT = 240  # characters of a text that are shown before it is opened
 # The sections of the page, in their order, by the id of each.
 CONTENTS = {
-  "news": "The news",
+  "news": "At a glance",
   "scores": "Scores",
   "agreement": "Do scorers agree?",
   "coverage": "Quality against coverage",

@@ -1,4 +1,4 @@
-"""The news of a report, in figures and in sentences, on counts."""
+"""The summary on top of a report, in figures and in sentences, on counts."""
 
 import types
 
@@ -11,7 +11,7 @@ SCORES = np.array([0, 1, 1, 1], np.float32)
 
 
 def make_figure(*, scorer: str, counting: int | None, score: float | None):
-  """Returns the news of a corpus of four documents of ten tokens, one of them a copy, and an output of two."""
+  """Returns the summary of a corpus of four documents of ten tokens, one of them a copy, and an output of two."""
   summary = {"num_tokens": None if counting is None else 40}
   store = types.SimpleNamespace(scorer=scorer, folder="scores/name", summary=lambda: summary)
   threshold = {"rank": "00"} if score is None else {"rank": "00", "score": score}
