@@ -22,7 +22,7 @@ def usage() -> str:
   for title, group in command_names.GROUPS.items():
     lines += ["", f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in group.items())]
   lines += ["", *_OTHERS, "", "Examples:"]
-  lines += [f"  {line}" for example in examples.OF_WINNOW for line in example.shown()]
+  lines += [f"  {line}" for example in examples.TOP_LEVEL for line in example.shown()]
   return "\n".join(lines)
 
 

@@ -246,7 +246,7 @@ FLAGS = (
     (SAMPLE, CURATE, EXPLAIN, REPORT, DEMO),
     "the output folder",
     helps={
-      EXPLAIN: "the folder of an output; tells also why it holds the document or not",
+      EXPLAIN: "the folder of an output; also tells why it holds the document or not",
       REPORT: "the outputs to compare: one folder or several, separated by commas, or a glob",
       DEMO: "the folder for all that the demo makes (default: demo-output)",
     },

@@ -30,7 +30,7 @@ class Example(NamedTuple):
     return [f"# {self.text}", *cut(self.line.split())]
 
 
-OF_WINNOW = (
+TOP_LEVEL = (
   Example(
     "score the files of a corpus", "winnow score --input='c4/*.json.gz' --model=google/flan-t5-small --scores=scores"
   ),
@@ -41,7 +41,7 @@ OF_WINNOW = (
 EXAMPLES = {
   command_names.DEMO: (
     Example("run the demo in demo-output, and open its report", "winnow demo --open"),
-    Example("write to another folder, with two processes", "winnow demo --output=/tmp/demo --direct_num_workers=2"),
+    Example("write to another folder, with two processes", "winnow demo --output=other-demo --direct_num_workers=2"),
   ),
   command_names.SCORE: (
     Example(

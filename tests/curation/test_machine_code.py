@@ -62,7 +62,7 @@ def test_a_full_disk_ends_nothing_and_leaves_nothing(folder, max_bytes):
   """Kills the mutants: it ends with an OSError; the beginning of a file stays; numba's own index, which gives the name
   of what another source was compiled to to what could not be written."""
   assert run(folder) == "56.0"
-  (folder / "loops.py").write_text(MODULE.replace("2 *", "3 *"))
+  (folder / "loops.py").write_text(MODULE.replace("2 *", "3.0 *"))
   before = kept(folder)
   assert run(folder, max_bytes) == "84.0"
   assert kept(folder) == before

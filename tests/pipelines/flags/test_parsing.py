@@ -107,9 +107,9 @@ def test_a_command_that_is_misspelt_is_told_the_nearest(capsys):
 def test_each_example_is_a_command_line_that_parses(command):
   """Kills: an example with a flag that was renamed, that lacks a required one, or that names a recipe there is not."""
   assert len(examples.EXAMPLES[command]) == 2
-  for example in (*examples.EXAMPLES[command], *examples.OF_WINNOW):
+  for example in (*examples.EXAMPLES[command], *examples.TOP_LEVEL):
     name, first, *argv = shlex.split(example.line)
-    assert name == "winnow" and (first == command or example in examples.OF_WINNOW)
+    assert name == "winnow" and (first == command or example in examples.TOP_LEVEL)
     parsing.parse_stages(first, argv)
     comment, *lines = example.shown()
     assert comment == f"# {example.text}" and max(map(len, lines)) <= 78
