@@ -21,7 +21,8 @@ from pipelines.corpus import blocks, counting, first_rows
 from pipelines.corpus.corpus import Corpus
 from pipelines.jobs import planning
 from pipelines.jobs.durations import duration
-from pipelines.runners import accelerators, devices, launch
+from pipelines.runners import accelerators, devices
+from pipelines.runners.workers import Workers
 from pipelines.scorers.entry import DIMENSIONS, TEXTS, Cost, Entry, Stored
 from pipelines.scorers.registry import SCORERS
 from pipelines.scorers.t5 import sentence_t5
@@ -52,7 +53,7 @@ class _Estimate(NamedTuple):
   speed: Speed
 
 
-def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
+def show(namespace: argparse.Namespace, workers: Workers) -> None:
   """Prints the estimate of a scoring command to standard output. Raises WinnowError where the command itself would."""
   corpus = planning.read_corpus(namespace)
   name = getattr(namespace, "scorer", None)  # winnow embed has none
@@ -72,7 +73,7 @@ def show(namespace: argparse.Namespace, launcher: launch.Launcher) -> None:
     estimate = _add_own(estimate, entry.cost(namespace, documents.value, texts))
   elif entry is not None and model is None:
     estimate.rows.append((f"time of {entry.name}", "unknown: the scorer does not estimate it"))
-  for count in _workers(launcher):
+  for count in _worker_counts(workers):
     estimate.rows.append(
       (f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * estimate.hours / count))
     )
@@ -194,10 +195,10 @@ def _product_flops() -> float:
   return _PRODUCT_SHARE * 10 * 2 * 1024**3 / (time.perf_counter() - started)
 
 
-def _workers(launcher: launch.Launcher) -> tuple[int, ...]:
+def _worker_counts(workers: Workers) -> tuple[int, ...]:
   """Returns the number of workers that the flags of the runner give, or some numbers to choose from."""
-  worker = launcher.options.view_as(pipeline_options.WorkerOptions)
-  local = launcher.options.view_as(pipeline_options.DirectOptions).direct_num_workers
+  worker = workers.options.view_as(pipeline_options.WorkerOptions)
+  local = workers.options.view_as(pipeline_options.DirectOptions).direct_num_workers
   given = worker.max_num_workers or worker.num_workers or (local if local and local > 1 else None)
   return _WORKERS if given is None else (given,)
 

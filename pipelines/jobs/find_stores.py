@@ -9,7 +9,7 @@ from pipelines.corpus import blocks, inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
 from pipelines.output import folders, writing
-from pipelines.runners import launch
+from pipelines.runners.workers import Workers
 from pipelines.scorers import registry
 from pipelines.store import kinds, score_store
 from pipelines.store.score_store import ScoreStore
@@ -85,7 +85,7 @@ def _fits(sampler: str, scorer: Any) -> bool:
   return scorer == sampler or (sampler == registry.RANDOM and not kinds.kind_of(scorer).keeps_blocks)
 
 
-def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
+def corpus_of(store: ScoreStore, namespace: argparse.Namespace, workers: Workers) -> Corpus:
   """Returns the corpus that a store was made from, or the same corpus in the place that --input names."""
   request = fingerprints.read_json(store.request_path)
   path = storage.join(store.folder, score_store.INPUT_FILE)
@@ -96,7 +96,7 @@ def corpus_of(store: ScoreStore, namespace: argparse.Namespace, launcher: launch
   shards = inputs.find_shards(pattern, data_dir if isinstance(data_dir, str) else None)
   if (max_zstd_window := getattr(namespace, "max_zstd_window", None)) is not None:
     shards = inputs.limit_windows(shards, max_zstd_window)
-  launcher.refuse_local({"--input": shards[0].path})
+  workers.refuse_local({"--input": shards[0].path})
   corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
   known = {shard.name: shard.checksum for shard in store.shards()}
   corpus = dataclasses.replace(corpus, shards=tuple(_as_scored(shard, known) for shard in corpus.shards))

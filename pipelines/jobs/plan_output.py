@@ -15,7 +15,7 @@ from pipelines.files import fingerprints, storage
 from pipelines.jobs import find_stores, planning
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.output import folders, manifests, tfds_metadata, verification, writing
-from pipelines.runners import launch
+from pipelines.runners.workers import Workers
 from pipelines.scorers import registry
 from pipelines.store.score_store import ScoreStore
 
@@ -121,14 +121,14 @@ def plan_samples(
 
 
 def plan_verification(
-  namespace: argparse.Namespace, launcher: launch.Launcher, output: str
+  namespace: argparse.Namespace, workers: Workers, output: str
 ) -> tuple[verification.VerificationConfig, str]:
   """Returns what a complete output claims, and the reason why its texts cannot be compared with the input, if any."""
   manifest = manifests.read(output)
   store = find_stores.store_of(output, manifest, namespace.scores)
   why_no_texts, shards = "", store.shards()
   try:
-    shards = find_stores.corpus_of(store, namespace, launcher).shards
+    shards = find_stores.corpus_of(store, namespace, workers).shards
   except (WinnowError, OSError) as error:
     if namespace.input is not None:
       raise

@@ -19,7 +19,7 @@ from pipelines.jobs.planning import Stage
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import folders
 from pipelines.registry.flag import require
-from pipelines.runners import launch
+from pipelines.runners.workers import Workers
 from pipelines.scorers.clusters import clustering
 from pipelines.scorers.clusters.preparation import CentroidsPreparation
 from pipelines.scorers.clusters.scorer import Cluster
@@ -40,17 +40,17 @@ _NAME = re.compile(r"\w+", re.ASCII)
 
 
 def plan_counting(
-  namespace: argparse.Namespace, launcher: launch.Launcher, *, spare: bool = False, stage: Stage | None = None
+  namespace: argparse.Namespace, workers: Workers, *, spare: bool = False, stage: Stage | None = None
 ) -> ScoringJob:
   """Plans the job of a store that only lists the documents, for random sampling."""
   stage = stage or Stage()
   folder = _store_folder(namespace, "name", namespace.name or stage.named(RANDOM))
-  return planning.plan_scoring(namespace, launcher, Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
+  return planning.plan_scoring(namespace, workers, Count(), folder, corpus=stage.corpus, spare=spare, stage=stage)
 
 
 def plan_named_scoring(
   namespace: argparse.Namespace,
-  launcher: launch.Launcher,
+  workers: Workers,
   *,
   spare: bool = False,
   corpus: Corpus | None = None,
@@ -62,7 +62,7 @@ def plan_named_scoring(
   """
   stage, entry = stage or Stage(), SCORERS[namespace.scorer]
   plan = functools.partial(
-    planning.plan_scoring, namespace, launcher, spare=spare, stage=stage, preparation=entry.preparation
+    planning.plan_scoring, namespace, workers, spare=spare, stage=stage, preparation=entry.preparation
   )
   if entry.has_model:
     require(namespace, "model")
@@ -70,7 +70,7 @@ def plan_named_scoring(
   if entry.reads == TEXTS and entry.upstream is None:
     scorer = entry.describe(namespace, Stored(folder))
     return plan(scorer, folder, corpus=corpus or stage.corpus)
-  jobs, stored = _plan_stored(namespace, launcher, entry, Stored(folder), stage)
+  jobs, stored = _plan_stored(namespace, workers, entry, Stored(folder), stage)
   if folder in (job.folder for job in jobs):
     raise WinnowError(
       f"--name={storage.base_name(folder)} is the name of another store too; give each store a name of its own"
@@ -86,20 +86,20 @@ def _default_name(namespace: argparse.Namespace, entry: Entry) -> str:
 
 
 def _plan_stored(
-  namespace: argparse.Namespace, launcher: launch.Launcher, entry: Entry, stored: Stored, stage: Stage
+  namespace: argparse.Namespace, workers: Workers, entry: Entry, stored: Stored, stage: Stage
 ) -> tuple[list[ScoringJob], Stored]:
   """Plans the stores that a scorer reads: returns their jobs, each after those that it reads, and their blocks."""
   if entry.upstream is not None:
     name, description = entry.upstream(namespace)
     folder = _store_folder(namespace, "name", name)
-    job = planning.plan_scoring(namespace, launcher, description, folder, corpus=stage.corpus, spare=True)
+    job = planning.plan_scoring(namespace, workers, description, folder, corpus=stage.corpus, spare=True)
     return [job], stored._replace(upstream=StoredBlocks(job.config.store, survivors=stage.survivors))
-  embedding = plan_embedding(namespace, launcher, "embedding_name", spare=True, corpus=stage.corpus)
+  embedding = plan_embedding(namespace, workers, "embedding_name", spare=True, corpus=stage.corpus)
   embeddings = StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
   stored = stored._replace(embeddings=embeddings)
   if entry.reads == EMBEDDINGS:
     return [embedding], stored
-  clusters = _plan_clustering(namespace, launcher, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
+  clusters = _plan_clustering(namespace, workers, embedding.corpus, embeddings, stage, spare=True, before=(embedding,))
   clustered, description = StoredBlocks(clusters.config.store), clusters.config.scorer  # of the survivors already
   assert isinstance(description, Cluster)
   return [embedding, clusters], stored._replace(clusters=clustered, clustering=description)
@@ -107,7 +107,7 @@ def _plan_stored(
 
 def plan_embedding(
   namespace: argparse.Namespace,
-  launcher: launch.Launcher,
+  workers: Workers,
   name_flag: str = "name",
   *,
   spare: bool = False,
@@ -118,7 +118,7 @@ def plan_embedding(
     raise WinnowError("give one of --model=, a Sentence-T5, and --embeddings=, files that were made elsewhere")
   name = getattr(namespace, name_flag) or f"embeddings_{_embedder_name(namespace)}"
   folder = _store_folder(namespace, name_flag, name)
-  corpus = corpus or planning.identified_corpus(namespace, launcher)
+  corpus = corpus or planning.identified_corpus(namespace, workers)
   if name_flag != "name":
     names = _EMBEDDING_FLAGS[:1] if namespace.embeddings is not None else _EMBEDDING_FLAGS
 
@@ -127,7 +127,7 @@ def plan_embedding(
 
     _adopt(namespace, folder, names, make_request)
   scorer = _embedder(namespace, corpus)
-  return planning.plan_scoring(namespace, launcher, scorer, folder, corpus=corpus, spare=spare)
+  return planning.plan_scoring(namespace, workers, scorer, folder, corpus=corpus, spare=spare)
 
 
 def _embedder(namespace: argparse.Namespace, corpus: Corpus) -> SentenceT5 | MadeElsewhere:
@@ -146,7 +146,7 @@ def _embedder(namespace: argparse.Namespace, corpus: Corpus) -> SentenceT5 | Mad
   return sentence_t5.describe(namespace)
 
 
-def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> ScoringJob:
+def plan_clusters(namespace: argparse.Namespace, workers: Workers) -> ScoringJob:
   """Plans the job of a store of clusters, from the complete store of embeddings that --embeddings names."""
   folder = inputs.absolute(namespace.embeddings)
   store = ScoreStore.at(folder)
@@ -162,12 +162,12 @@ def plan_clusters(namespace: argparse.Namespace, launcher: launch.Launcher) -> S
   request = fingerprints.read_json(store.request_path)
   corpus = Corpus(store.shards(), blocks.Fields(**request["fields"]), request["block_rows"])
   embeddings = StoredEmbeddings(store, request["embedding_dtype"])
-  return _plan_clustering(namespace, launcher, corpus, embeddings, Stage())
+  return _plan_clustering(namespace, workers, corpus, embeddings, Stage())
 
 
 def _plan_clustering(
   namespace: argparse.Namespace,
-  launcher: launch.Launcher,
+  workers: Workers,
   corpus: Corpus,
   embeddings: StoredEmbeddings,
   stage: Stage,
@@ -192,7 +192,7 @@ def _plan_clustering(
 
     _adopt(namespace, folder, _CLUSTER_FLAGS, make_request)
   scorer = Cluster(path, embeddings, _k_means(namespace))
-  plan = functools.partial(planning.plan_scoring, namespace, launcher, spare=spare, stage=stage)
+  plan = functools.partial(planning.plan_scoring, namespace, workers, spare=spare, stage=stage)
   return plan(scorer, folder, corpus=corpus, preparation=CentroidsPreparation, before=before)
 
 

@@ -14,6 +14,7 @@ from pipelines.files import fingerprints, object_stores, storage
 from pipelines.jobs.store_job import ScoringJob, SelectingJob
 from pipelines.registry.flag import require
 from pipelines.runners import launch
+from pipelines.runners.workers import Workers
 from pipelines.scoring import scoring, stored_blocks
 from pipelines.scoring.description import Description
 from pipelines.scoring.preparation import Preparation
@@ -60,9 +61,15 @@ class Stage:
 
 def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
   """Makes the launcher of a command. Raises WinnowError if its workers could not reach what the flags name."""
+  launcher = launch.Launcher(beam_arguments, getattr(namespace, "accelerator", None))
+  refuse_unreachable(namespace, launcher)
+  return launcher
+
+
+def refuse_unreachable(namespace: argparse.Namespace, workers: Workers) -> None:
+  """Raises WinnowError for an accelerator that the runner does not give, and for a path that workers cannot reach."""
   accelerator = getattr(namespace, "accelerator", None)
-  launcher = launch.Launcher(beam_arguments, accelerator)
-  if accelerator is not None and not launcher.is_dataflow and not namespace.estimate:
+  if accelerator is not None and not workers.is_dataflow and not namespace.estimate:
     raise WinnowError(
       f"--accelerator={accelerator} is for Dataflow and for --estimate; other runners' workers use what they have: "
       "leave it out"
@@ -90,12 +97,11 @@ def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) 
     paths["input"] = None  # `read_corpus` finds out where its files are
   if not os.path.isdir(paths["model"] or ""):  # a name on the hub
     paths["model"] = None
-  launcher.refuse_local({f"--{flag}": path for flag, path in paths.items()})
+  workers.refuse_local({f"--{flag}": path for flag, path in paths.items()})
   for flag, path in named.items():
     if not object_stores.is_known(path):
       raise WinnowError(f"--{flag}={path} is on no file system that Winnow knows: give a folder, or a gs:// path")
     object_stores.reach(path)  # before a model is fetched
-  return launcher
 
 
 def read_corpus(namespace: argparse.Namespace) -> Corpus:
@@ -111,7 +117,7 @@ def read_corpus(namespace: argparse.Namespace) -> Corpus:
 
 def plan_scoring(
   namespace: argparse.Namespace,
-  launcher: launch.Launcher,
+  workers: Workers,
   scorer: Description,
   folder: str,
   *,
@@ -131,7 +137,7 @@ def plan_scoring(
   if not 0 <= max_bad_fraction <= 1:
     raise WinnowError(f"--max_bad_fraction={max_bad_fraction} is not in [0, 1]")
   if corpus is None:
-    corpus = identified_corpus(namespace, launcher)
+    corpus = identified_corpus(namespace, workers)
   scorer = scorer.checked()
   request = store_request(scorer, corpus, stage)
   store = ScoreStore.for_request(folder, request)
@@ -146,14 +152,14 @@ def plan_scoring(
     scorer,
     source,
     max_bad_fraction,
-    resource_hints={} if scorer.model_bytes is None else launcher.fit_workers(scorer.model_bytes),
+    resource_hints={} if scorer.model_bytes is None else workers.fit_workers(scorer.model_bytes),
     accelerator=getattr(namespace, "accelerator", None),
     number=stage.number,
     survivors=stage.survivors,
     work=() if preparation is None else preparation.work,
   )
   # If a scorer reads a store, that store gives what is known of its engine.
-  knows_engine = launcher.is_local or isinstance(source, stored_blocks.StoredBlocks)
+  knows_engine = workers.is_local or isinstance(source, stored_blocks.StoredBlocks)
   where = _where(namespace, scorer, source, before)
   before = (*before, *stage.before)
   job = ScoringJob(corpus, config, request, where, namespace.overwrite, spare, knows_engine, before, prepared)
@@ -166,7 +172,7 @@ def plan_scoring(
   if not namespace.overwrite:
     _refuse_other_scores(job)
   if scorer.num_devices and (job.starts_over or not job.is_complete):
-    launcher.hold_one_model(scorer.num_devices)
+    workers.hold_one_model(scorer.num_devices)
   return job
 
 
@@ -203,10 +209,10 @@ def store_request(scorer: Description, corpus: Corpus, stage: Stage) -> dict[str
   return {"format": score_store.FORMAT, **scorer.request(), **corpus.request(), **stage.request()}
 
 
-def identified_corpus(namespace: argparse.Namespace, launcher: launch.Launcher) -> Corpus:
+def identified_corpus(namespace: argparse.Namespace, workers: Workers) -> Corpus:
   """Returns the input that the flags name, with checksums. Raises WinnowError if the workers cannot read it."""
   corpus = read_corpus(namespace)
-  launcher.refuse_local({"--input": corpus.shards[0].path})
+  workers.refuse_local({"--input": corpus.shards[0].path})
   return corpus.identified()
 
 

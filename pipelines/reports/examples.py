@@ -20,7 +20,7 @@ from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
 from pipelines.output.formats.registry import FORMATS
 from pipelines.reports.material import Output, Sources
-from pipelines.runners import launch
+from pipelines.runners.workers import Workers
 from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore
 
@@ -57,7 +57,7 @@ class Bad(NamedTuple):
 
 
 def read_texts(
-  sources: Sources, namespace: argparse.Namespace, launcher: launch.Launcher, wanted: set[tuple[str, int]]
+  sources: Sources, namespace: argparse.Namespace, workers: Workers, wanted: set[tuple[str, int]]
 ) -> tuple[dict[tuple[str, int], Document], str]:
   """Reads the beginnings of the texts of documents (shard, row); also returns the reason if they cannot be read.
 
@@ -68,7 +68,7 @@ def read_texts(
   for name, row in sorted(wanted):
     rows.setdefault(name, []).append(row)
   try:
-    shards = _find_input(store, namespace, launcher, set(rows))
+    shards = _find_input(store, namespace, workers, set(rows))
     request = fingerprints.read_json(store.request_path)
     fields = blocks.Fields(**request["fields"])
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
@@ -81,7 +81,7 @@ def read_texts(
 
 
 def _find_input(
-  store: ScoreStore, namespace: argparse.Namespace, launcher: launch.Launcher, names: set[str]
+  store: ScoreStore, namespace: argparse.Namespace, workers: Workers, names: set[str]
 ) -> list[blocks.Shard]:
   """Finds the named files that a store scored, and compares only these with their checksums, which may read them."""
   path = storage.join(store.folder, score_store.INPUT_FILE)
@@ -90,7 +90,7 @@ def _find_input(
   if not isinstance(pattern, str) or not isinstance(folder, str | None):
     raise WinnowError(f"{path} does not say where the input is; restore it, or give --input=")
   matches = inputs.find_shards(pattern, folder)
-  launcher.refuse_local({"input": matches[0].path})
+  workers.refuse_local({"input": matches[0].path})
   shards = inputs.identify([shard for shard in matches if shard.name in names])
   scored = {shard.name: shard.identity() for shard in store.shards() if shard.name in names}
   if difference := fingerprints.first_difference(scored, {shard.name: shard.identity() for shard in shards}):

@@ -2,28 +2,22 @@
 
 import contextlib
 import logging
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import apache_beam as beam
-from apache_beam.io import filesystems
 from apache_beam.options import pipeline_options, pipeline_options_validator
 from apache_beam.runners import runner as beam_runner
-from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines.files import storage
-from pipelines.runners import accelerators, commands, dataflow, devices, local_runner, prism
+from pipelines.runners import commands, dataflow, local_runner, prism
+from pipelines.runners.workers import Workers
 from pipelines.worker import logs
 
-_LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
 # Each of these would print a failure again, with the traceback of every layer.
 _NOISY_LOGGERS = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
-_ONE_PROCESS = "no_use_multiple_sdk_containers"
-_REMOTE_PARALLELISM = 64
 _View = TypeVar("_View", bound=pipeline_options.PipelineOptions)
 _RETURNED = "{}; -9 means killed, often for lack of memory"
 _PRISM_ENDED = "Prism ended while it ran the job: run the same command again to continue"
@@ -42,39 +36,18 @@ class Options(pipeline_options.PipelineOptions):
     return {name: value for name, value in super().__getstate__().items() if name != "_views"}
 
 
-class Launcher:
+class Launcher(Workers):
   """The runner of one command's pipelines: the local runner unless `--runner` names another.
 
   Raises WinnowError if there is no such runner, or if Beam refuses its options.
   """
 
   def __init__(self, beam_arguments: Sequence[str], accelerator: str | None = None):
-    self.options = Options(list(beam_arguments))
-    filesystems.FileSystems.set_options(self.options)  # credentials and endpoints: the launcher reads and writes too
-    self._runner = _create_runner(self.options)
-    self.is_local = type(self._runner).__name__ in _LOCAL_RUNNERS
-    self.is_dataflow = type(self._runner).__name__ in dataflow.RUNNERS
-    self._accelerator = None if accelerator is None else accelerators.find(accelerator)
-    if self.is_dataflow:
-      dataflow.prepare_workers(self.options, self._accelerator)
+    options = Options(list(beam_arguments))
+    super().__init__(_create_runner(options), options, accelerator)
     self.is_dry_run = self.options.view_as(pipeline_options.TestOptions).dry_run
     if self.is_dry_run and not self.is_dataflow:
       raise WinnowError("--dry_run is for --runner=DataflowRunner, and other runners would run the job: leave it out")
-    self.workers_are_here = self.is_local or _is_here(self._runner, self.options)
-    direct = self.options.view_as(pipeline_options.DirectOptions)
-    self._num_local_workers = direct.direct_num_workers or os.cpu_count() or 1
-    self.parallelism = self._num_local_workers if self.is_local else _remote_workers(self.options)
-
-  def refuse_local(self, paths: Mapping[str, str | None]) -> None:
-    """Raises WinnowError for the first of the named paths that is on this machine if the workers are not."""
-    for name, path in paths.items():
-      if self.is_dataflow and path is not None and storage.is_local(path):
-        raise WinnowError(f"{name}={path} is on this machine, which Dataflow's workers cannot read: use a gs:// path")
-
-  def fit_workers(self, model_bytes: int) -> dict[str, str]:
-    """Requests workers with room for a model, on Dataflow; returns hints for the stage with the model."""
-    # On other runners a hint would put the stage into separate processes.
-    return dataflow.fit_workers(self.options, self._accelerator, model_bytes) if self.is_dataflow else {}
 
   @property
   def writes_template(self) -> bool:
@@ -86,41 +59,6 @@ class Launcher:
     # A template's launcher is part of the job that it makes.
     if self.is_dataflow and not self.writes_template:
       dataflow.refuse_second(self.options, name)
-
-  def hold_one_model(self, devices_per_model: int = 1, root: str = "/") -> None:
-    """Makes sure that JAX can compute, and that no two processes load a model onto the same accelerators.
-
-    Raises WinnowError if several local processes would share accelerators, if JAX finds no device in a process on this
-    machine that needs the model, or if its devices do not divide into groups of `devices_per_model`. Requests one
-    process a machine from Dataflow unless the user has set that.
-    """
-    debug = self.options.view_as(pipeline_options.DebugOptions)
-    if self.is_dataflow and _ONE_PROCESS.removeprefix("no_") not in ",".join(debug.experiments or []):
-      debug.add_experiment(_ONE_PROCESS)
-    if self.is_local and self._num_local_workers > 1 and (count := devices.visible_accelerators(root)):
-      raise WinnowError(
-        f"--direct_num_workers={self._num_local_workers} would load the model {self._num_local_workers} times onto "
-        f"{count} accelerator{'s' * (count > 1)}: use --direct_num_workers=1, whose one process uses every device "
-        "(or set JAX_PLATFORMS=cpu)"
-      )
-    in_worker = 1 if self._accelerator is None else self._accelerator.count
-    if self.is_dataflow and devices_per_model > in_worker:
-      raise WinnowError(
-        f"--devices_per_model={devices_per_model} is more than the {in_worker} of a worker; see accelerators.toml"
-      )
-    if not self._workers_are_like_this_process:
-      return
-    if (count := len(devices.platforms())) % devices_per_model != 0:
-      raise WinnowError(
-        f"--devices_per_model={devices_per_model} must divide the devices of this machine, which has {count}"
-      )
-    devices.warn_of_unused(root)
-
-  @property
-  def _workers_are_like_this_process(self) -> bool:
-    """Whether workers are threads of this process, or processes that the local runner starts with its environment."""
-    environment = self.options.view_as(pipeline_options.PortableOptions).environment_type
-    return self.is_local or (self.workers_are_here and environment in (None, "LOOPBACK"))
 
   def run(self, define: Callable[[beam.Pipeline], None], name: str = "winnow") -> dict[str, int] | None:
     """Runs a pipeline to its end and returns its counters; None if the job was only built, or written as a template.
@@ -196,17 +134,6 @@ def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.Pip
   return runner
 
 
-def _is_here(runner: beam_runner.PipelineRunner, options: pipeline_options.PipelineOptions) -> bool:
-  """Tells whether the workers of a portable runner are on this machine, as threads of this process or as processes."""
-  portable = options.view_as(pipeline_options.PortableOptions)
-  flink = options.view_as(pipeline_options.FlinkRunnerOptions)
-  if type(runner).__name__ == "FlinkRunner" and flink.flink_master in flink_runner.MAGIC_HOST_NAMES:
-    # An embedded Flink, whose workers are threads of this process unless another environment is named.
-    return portable.environment_type in (None, "LOOPBACK")
-  is_prism = type(runner).__name__ == "PrismRunner" and not portable.job_endpoint
-  return (is_prism and portable.environment_type != "DOCKER") or portable.environment_type == "LOOPBACK"
-
-
 def _prism_ended(options: pipeline_options.PipelineOptions) -> str:
   portable = options.view_as(pipeline_options.PortableOptions)
   if portable.environment_type != "EXTERNAL":
@@ -220,9 +147,3 @@ def _interrupt_within(error: BaseException | None) -> KeyboardInterrupt | None:
   while error is not None and not isinstance(error, KeyboardInterrupt):
     error = error.__cause__ or error.__context__
   return error
-
-
-def _remote_workers(options: pipeline_options.PipelineOptions) -> int:
-  workers = options.view_as(pipeline_options.WorkerOptions)
-  slots = max(options.view_as(pipeline_options.FlinkRunnerOptions).parallelism, 0)  # -1 is Flink's default
-  return workers.max_num_workers or workers.num_workers or slots or _REMOTE_PARALLELISM
