@@ -15,6 +15,8 @@ from curation.errors import WinnowError
 if TYPE_CHECKING:
   import numpy as np
 
+  from pipelines.jobs.composites import Sample as Sample
+  from pipelines.jobs.composites import Score as Score
   from pipelines.scorers.t5.ask_llm import AskLlm as AskLlm
   from pipelines.scorers.t5.perplexity import Perplexity as Perplexity
   from pipelines.scoring.description import Description
@@ -22,10 +24,23 @@ if TYPE_CHECKING:
   from pipelines.selection.top_k import TopK as TopK
   from pipelines.store.datasets import read_scores as read_scores
 
-__all__ = ["AskLlm", "Perplexity", "ScoreTexts", "TopK", "WinnowError", "read_scores", "score", "scorer"]
+__all__ = [
+  "AskLlm",
+  "Perplexity",
+  "Sample",
+  "Score",
+  "ScoreTexts",
+  "TopK",
+  "WinnowError",
+  "read_scores",
+  "score",
+  "scorer",
+]
 _MODULES = {
   "AskLlm": "pipelines.scorers.t5.ask_llm",
   "Perplexity": "pipelines.scorers.t5.perplexity",
+  "Sample": "pipelines.jobs.composites",
+  "Score": "pipelines.jobs.composites",
   "ScoreTexts": "pipelines.scoring.texts",
   "TopK": "pipelines.selection.top_k",
   "read_scores": "pipelines.store.datasets",

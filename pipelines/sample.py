@@ -4,16 +4,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from curation.errors import WinnowError
-from pipelines.corpus import inputs
 from pipelines.files import fingerprints
 from pipelines.flags import parsing
-from pipelines.jobs import endings, find_stores, plan_output, planning, run_jobs
+from pipelines.jobs import endings, plan_output, planning, run_jobs
 from pipelines.jobs.output_job import SamplingJob
-from pipelines.output import writing
 from pipelines.registry import command_names
 from pipelines.runners import commands
-from pipelines.scorers.count import Count
 
 _MOST_UNUSED = 0.01  # the share of a budget of tokens that may stay unused without a warning
 
@@ -22,28 +18,7 @@ def sample(argv: Sequence[str]) -> None:
   stopwatch = endings.Stopwatch()
   namespace, beam_arguments = parsing.parse(command_names.SAMPLE, argv)
   launcher = planning.make_launcher(namespace, beam_arguments)
-  scoring_job = None
-  if namespace.name is not None and namespace.scores is None:
-    raise WinnowError(f"--name={namespace.name} names a store in --scores, which is not given; leave it out")
-  if namespace.scores is not None:
-    parsing.refuse_scoring_flags(namespace)
-    store = find_stores.find_store(namespace)
-    corpus = find_stores.corpus_of(store, namespace, launcher)
-    store_request = fingerprints.read_json(store.request_path)
-  elif namespace.sampler == "random":
-    # A scorer lists the documents to draw from, in a store beside the output.
-    folder = writing.count_folder(inputs.absolute(namespace.output))
-    scoring_job = planning.plan_scoring(namespace, launcher, Count(), folder, spare=True)
-    store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
-  else:
-    raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
-  sampling_jobs = plan_output.plan_samples(
-    namespace,
-    parsing.own_arguments(command_names.SAMPLE, [namespace]),
-    store=store,
-    store_request=store_request,
-    corpus=corpus,
-  )
+  scoring_job, sampling_jobs = plan_output.plan_drawing(namespace, launcher)
   with commands.writing():
     arguments = ["winnow", command_names.SAMPLE, *argv]
     if run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=sampling_jobs):

@@ -41,6 +41,14 @@ def test_paths_of_the_project_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_says_the_same_twice(page):
+  """Kills: a section that an edit has left in a second place, with figures of before."""
+  items = re.split(r"\n\n|\n(?=- )", page.read_text())
+  long = [item for item in items if len(item) > 150]
+  assert not [item for item in set(long) if long.count(item) > 1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_have_the_flags_that_they_are_shown_with(page):
   """Kills: a flag that is renamed or that another command has, and a command that does not exist."""
   text = page.read_text().replace("\\\n", " ")

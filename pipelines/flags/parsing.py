@@ -2,6 +2,8 @@
 
 import argparse
 import difflib
+import numbers
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -43,6 +45,25 @@ def parse(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[s
   if others:
     raise WinnowError(f"--recipe={last.recipe} has several stages, and this command takes one")
   return last, beam_arguments
+
+
+def from_settings(command: str, settings: Mapping[str, Any]) -> argparse.Namespace:
+  """Returns a command's flags by settings of the same names; None stands for one that is not given.
+
+  Raises WinnowError for a name that is no flag of the command, and for what the command would refuse.
+  """
+  known = {flag.name for flag in FLAGS if command in flag.commands and not flag.positional} - {"estimate"}
+  arguments = []
+  for name, value in settings.items():
+    if name not in known:
+      near = difflib.get_close_matches(name, known, 1)
+      hint = f"did you mean {near[0]}?" if near else f"settings are called as the flags of winnow {command}"
+      raise WinnowError(f"there is no setting {name}; {hint}")
+    if not isinstance(value, str | pathlib.Path | numbers.Real | None):
+      raise WinnowError(f"{name}={value!r} is no text, number, true or false")
+    if value is not None and value is not False:
+      arguments.append(f"--{name}" if value is True else f"--{name}={value}")
+  return parse(command, arguments)[0]
 
 
 def parse_stages(command: str, argv: Sequence[str]) -> tuple[list[argparse.Namespace], list[str]]:

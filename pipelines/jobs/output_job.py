@@ -5,10 +5,9 @@ import re
 from typing import Any
 
 from curation.errors import WinnowError
-from pipelines.corpus import stripes
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
-from pipelines.output import manifests, sampling, tfds_metadata, writing
+from pipelines.output import manifests, tfds_metadata, writing
 from pipelines.selection import thresholds
 from pipelines.worker import progress
 
@@ -145,10 +144,3 @@ class SamplingJob:
       progress.Stage(collecting, read, _COLLECTED_SECOND),
       progress.Stage(writing_them, written, _WRITTEN_SECOND),
     ]
-
-  def pipeline(self, ledger: Any, parallelism: int, address: progress.Address | None) -> Any:
-    """Adds the job to a pipeline: returns PCollection[dict] of the manifest."""
-    config = dataclasses.replace(self.config, progress_address=address)
-    divided = stripes.divide_among(self.corpus.shards, parallelism, per_worker=2)
-    label = "Reject" if config.rejected else "Sample"
-    return ledger | label >> sampling.Sample(config, divided, self.context)

@@ -12,11 +12,15 @@ from curation.selection import selection
 from pipelines.corpus import blocks, inputs
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
+from pipelines.flags import parsing
 from pipelines.jobs import find_stores, planning
 from pipelines.jobs.output_job import SamplingJob
+from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import folders, manifests, tfds_metadata, verification, writing
+from pipelines.registry import command_names
 from pipelines.runners.workers import Workers
 from pipelines.scorers import registry
+from pipelines.scorers.count import Count
 from pipelines.store.score_store import ScoreStore
 
 _SHARD = re.compile(r"\.tfrecord|-\d{5}-of-\d{5}\.")
@@ -118,6 +122,30 @@ def plan_samples(
       raise WinnowError(f"--rejected={namespace.rejected} is --output; give it a folder of its own")
     jobs.append(plan(rejected=True))
   return jobs
+
+
+def plan_drawing(namespace: argparse.Namespace, workers: Workers) -> tuple[ScoringJob | None, list[SamplingJob]]:
+  """Plans the outputs of `winnow sample`, from a store that is complete.
+
+  For random sampling without --scores, plans the store that lists the documents as well.
+  """
+  scoring_job = None
+  if namespace.name is not None and namespace.scores is None:
+    raise WinnowError(f"--name={namespace.name} names a store in --scores, which is not given; leave it out")
+  if namespace.scores is not None:
+    parsing.refuse_scoring_flags(namespace)
+    store = find_stores.find_store(namespace)
+    corpus = find_stores.corpus_of(store, namespace, workers)
+    store_request = fingerprints.read_json(store.request_path)
+  elif namespace.sampler == registry.RANDOM:
+    # A scorer lists the documents to draw from, in a store beside the output.
+    folder = writing.count_folder(inputs.absolute(namespace.output))
+    scoring_job = planning.plan_scoring(namespace, workers, Count(), folder, spare=True)
+    store, corpus, store_request = scoring_job.config.store, scoring_job.corpus, scoring_job.request
+  else:
+    raise WinnowError("--scores= must be given: the folder that winnow score wrote to")
+  arguments = parsing.own_arguments(command_names.SAMPLE, [namespace])
+  return scoring_job, plan_samples(namespace, arguments, store=store, store_request=store_request, corpus=corpus)
 
 
 def plan_verification(

@@ -12,6 +12,7 @@ import apache_beam as beam
 from curation.errors import WinnowError
 from pipelines.files import damage, fingerprints, storage
 from pipelines.jobs import meter
+from pipelines.jobs.filling import FillOutputs, FillStores
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.runners import commands, launch
@@ -37,11 +38,8 @@ def run(
     return False
   launcher.refuse_second(_job_name(arguments, wanted))
   store_folders = [] if scoring_job is None else list(dict.fromkeys(job.folder for job in scoring_job.chain))
-  if scoring_job is not None:
-    for job in scoring_job.chain if scoring_job.steps else [scoring_job]:
-      job.claim()
-  for sampling_job in sampling_jobs:
-    sampling_job.claim()
+  for job in wanted:
+    claim(job)
   for attempt in itertools.count(1):
     folders = [*store_folders, *(job.folder for job in sampling_jobs if job.folder not in store_folders)]
     before = {folder: set(damage.records(folder)) for folder in folders}
@@ -56,6 +54,19 @@ def run(
   raise AssertionError
 
 
+def claim(job: ScoringJob | SamplingJob) -> None:
+  """Makes the folders of a job belong to it, the first thing that is written.
+
+  Tidies up in those that are complete: a run that was killed at its very end may have left something.
+  """
+  chain: Sequence[Any] = job.chain if isinstance(job, ScoringJob) else [job]
+  for each in [job] if isinstance(job, ScoringJob) and not job.steps else chain:
+    each.claim()
+  for each in chain:
+    if each.is_complete:
+      _tidy(each)
+
+
 def _run_claimed(
   launcher: launch.Launcher,
   arguments: Sequence[str],
@@ -63,10 +74,6 @@ def _run_claimed(
   sampling_jobs: Sequence[SamplingJob],
 ) -> bool:
   wanted: list[Any] = [*([] if scoring_job is None else [scoring_job]), *sampling_jobs]
-  # A run that was killed at its very end may have left something.
-  for job in [*([] if scoring_job is None else scoring_job.chain), *sampling_jobs]:
-    if job.is_complete:
-      _tidy(job)
   sampling_jobs = [job for job in sampling_jobs if not job.is_complete]
   steps = [] if scoring_job is None else scoring_job.steps
   if not sampling_jobs and not steps:
@@ -135,11 +142,10 @@ def _definition(
   def define(root: beam.Pipeline) -> None:
     ledger = None
     if scoring_job is not None:
-      ledger = scoring_job.pipeline(root, launcher.parallelism, address)
-    for job in sampling_jobs:
-      if ledger is None:
-        ledger = root | "Complete" >> reshuffle.One(job.config.store.ledger())
-      job.pipeline(ledger, launcher.parallelism, address)
+      ledger = root | "Stores" >> FillStores(scoring_job, launcher.parallelism, address)
+    if sampling_jobs:
+      ledger = ledger or root | "Complete" >> reshuffle.One(sampling_jobs[0].config.store.ledger())
+      _ = ledger | "Outputs" >> FillOutputs(sampling_jobs, launcher.parallelism, address)
 
   return define
 

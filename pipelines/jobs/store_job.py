@@ -4,8 +4,6 @@ import collections
 import dataclasses
 from typing import Any
 
-import apache_beam as beam
-
 from curation.errors import WinnowError
 from curation.selection import domains
 from pipelines.corpus import blocks, stripes
@@ -17,7 +15,7 @@ from pipelines.scoring.preparation import Preparation
 from pipelines.selection import survivors, thresholds
 from pipelines.store import clearing, score_store
 from pipelines.store.score_store import ScoreStore
-from pipelines.worker import progress, reshuffle
+from pipelines.worker import progress
 
 _GATHERED_SECOND = 200_000  # documents, by one core
 
@@ -135,18 +133,6 @@ class ScoringJob:
     """Removes the temporary files of dead writers, also in the stores that are read, which may be complete for long."""
     for folder in {job.folder for job in self.chain}:
       storage.sweep_temporary_files(folder)
-
-  def pipeline(self, root: beam.Pipeline, parallelism: int, address: progress.Address | None) -> Any:
-    """Adds the jobs to a pipeline: returns PCollection[stores.Ledger], when the store and its inputs are complete."""
-    if not self.steps:
-      return root | "Complete" >> reshuffle.One(self.config.store.ledger())
-    after: Any = root | "Begin" >> beam.Impulse()
-    labels: collections.Counter[str] = collections.Counter()
-    for job in self.steps:
-      labels[job.label] += 1  # two stages may each have embeddings of their own
-      again = "" if labels[job.label] == 1 else f"Again{labels[job.label]}"
-      after = job.transform(after, parallelism, address, again)
-    return after
 
   @property
   def label(self) -> str:

@@ -68,7 +68,7 @@ class Launcher(Workers):
     google = self.options.view_as(pipeline_options.GoogleCloudOptions)
     if self.is_dataflow:
       google.job_name = google.job_name or name
-      dataflow.set_defaults(self.options)
+    self.set_defaults()
     if self.workers_are_here:
       for logger in _NOISY_LOGGERS if self.is_local else (*_NOISY_LOGGERS, "root"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)

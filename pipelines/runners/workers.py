@@ -52,6 +52,11 @@ class Workers:
     # On other runners a hint would put the stage into separate processes.
     return dataflow.fit_workers(self.options, self._accelerator, model_bytes) if self.is_dataflow else {}
 
+  def set_defaults(self) -> None:
+    """Gives Dataflow's workers a machine with memory for blocks, unless a model or the user has chosen one."""
+    if self.is_dataflow:
+      dataflow.set_defaults(self.options)
+
   def hold_one_model(self, devices_per_model: int = 1, root: str = "/") -> None:
     """Makes sure that JAX can compute, and that no two processes load a model onto the same accelerators.
 

@@ -37,7 +37,7 @@ def place(tmp_path_factory) -> pathlib.Path:
   [
     (["score", "--scorer=ask_llm", *MODEL, "--scores=scores"], 14, 4),
     (["score", "--scorer=density", "--embeddings=made/*", "--scores=scores"], 56, 15),
-    (["sample", "--sampler=random", "--rate=0.3", "--output=out"], 88, 26),
+    (["sample", "--sampler=random", "--rate=0.3", "--output=out"], 89, 26),
     (["curate", "--recipe=recipe.yaml", "--embeddings=made/*", "--scores=scores", "--output=out"], 390, 110),
   ],
   ids=["score", "density", "sample", "recipe"],

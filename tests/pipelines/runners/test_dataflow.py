@@ -29,6 +29,7 @@ from pipelines import main
 from pipelines.corpus import blocks
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
+from pipelines.jobs import filling
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import manifests, writing
@@ -105,12 +106,12 @@ def test_the_graph_fans_out_before_scoring_and_moves_no_text(place, graph):
   assert main.main(command(place, "curate", "--rate=0.5", "--output=gs://winnow/out", *flags)) == 0
   transforms = transforms_of(graph[0])
   consumers = {pc: name for name, t in transforms.items() for pc in t.inputs.values() if not t.subtransforms}
-  assert "Score/Stripes/Spread" in transforms
-  (spread,) = transforms["Score/Stripes/Spread"].outputs.values()
-  assert consumers[spread] == "Score/ScoreBlocks"
+  assert "Stores/Score/Stripes/Spread" in transforms
+  (spread,) = transforms["Stores/Score/Stripes/Spread"].outputs.values()
+  assert consumers[spread] == "Stores/Score/ScoreBlocks"
   urns = {name: t.spec.urn for name, t in transforms.items()}
-  assert urns["Score/Stripes/Spread"] == "beam:transform:reshuffle:v1"
-  assert urns["Sample/FindThreshold/AddBins0"] == "beam:transform:combine_per_key:v1"
+  assert urns["Stores/Score/Stripes/Spread"] == "beam:transform:reshuffle:v1"
+  assert urns["Outputs/Sample/FindThreshold/AddBins0"] == "beam:transform:combine_per_key:v1"
   options = graph[0].options
   assert options.view_as(pipeline_options.DebugOptions).number_of_worker_harness_threads == 4
   assert "no_use_multiple_sdk_containers" in options.view_as(pipeline_options.DebugOptions).experiments
@@ -127,8 +128,8 @@ def test_the_inference_stage_alone_asks_for_an_accelerator(place, bucket, graph,
   asked = command(place, "curate", *sample, *flags)
   dense = [flag for flag in asked if not flag.startswith(("--prompt_file", "--max_input_tokens", "--model"))]
   for arguments, stage in (
-    (asked, "Score/ScoreBlocks"),
-    ([*dense, "--scorer=density", "--model=gs://winnow/embedder"], "Embed/ScoreBlocks"),
+    (asked, "Stores/Score/ScoreBlocks"),
+    ([*dense, "--scorer=density", "--model=gs://winnow/embedder"], "Stores/Embed/ScoreBlocks"),
   ):
     graph.clear()
     assert main.main(arguments) == 0
@@ -161,7 +162,7 @@ def graph_of(num_shards: int) -> Any:
   scoring_job = ScoringJob(corpus, config, {}, {}, False, False, False)
   sampling_job = SamplingJob(corpus, drawn, {}, manifests.Context(("winnow",), {}), False)
   pipeline = beam.Pipeline("FnApiRunner")
-  sampling_job.pipeline(scoring_job.pipeline(pipeline, 1024, None), 1024, None)
+  _ = pipeline | filling.FillStores(scoring_job, 1024) | filling.FillOutputs([sampling_job], 1024)
   return pipeline.to_runner_api()
 
 
