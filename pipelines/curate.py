@@ -63,7 +63,7 @@ def curate(argv: Sequence[str]) -> None:
       selected = fingerprints.read_json(sampling_jobs[0].manifest_path)["counts"]["selected"]
       of_corpus = jobs[0].config.store.summary()["read"]
       print(f"{selected:,} of {of_corpus:,} documents of the corpus are left ({endings.share(selected, of_corpus)})")
-    endings.print_next(stopwatch, endings.after_sample(namespace))
+    endings.print_next(stopwatch, endings.after_sample(namespace, beam_arguments))
 
 
 def _plan_stage(namespace: argparse.Namespace, launcher: launch.Launcher, stage: planning.Stage) -> ScoringJob:

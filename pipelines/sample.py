@@ -23,7 +23,7 @@ def sample(argv: Sequence[str]) -> None:
     arguments = ["winnow", command_names.SAMPLE, *argv]
     if run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=sampling_jobs):
       print_outputs(sampling_jobs)
-      endings.print_next(stopwatch, endings.after_sample(namespace))
+      endings.print_next(stopwatch, endings.after_sample(namespace, beam_arguments))
 
 
 def print_outputs(sampling_jobs: list[SamplingJob]) -> None:

@@ -24,7 +24,8 @@ def run(command: str, plan: Callable[[argparse.Namespace, launch.Launcher], Scor
   with commands.writing():
     if run_jobs.run(launcher, ["winnow", command, *argv], scoring_job=job):
       print_summary(job)
-      endings.print_next(stopwatch, endings.after_store(command, namespace, job))
+      following = [*endings.after_store(command, namespace, job), *endings.runner_options(beam_arguments)]
+      endings.print_next(stopwatch, following)
 
 
 def print_summary(job: ScoringJob) -> None:

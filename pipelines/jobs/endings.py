@@ -38,6 +38,7 @@ _MOST_BLOCKS = 1 << 10  # reads, of which each may be a request to an object sto
 _SHOWN = {"min": 0.0, "10%": 0.1, "50%": 0.5, "90%": 0.9, "max": 1.0}
 _COLUMNS = 80
 _READERS = 8  # files read at once
+_OF_ONE_JOB = ("job_name", "template_location", "update", "transform_name_mapping")  # options of Beam, of no later job
 _suggests = contextvars.ContextVar("suggests", default=True)
 
 
@@ -160,6 +161,17 @@ def after_store(command: str, namespace: argparse.Namespace, job: ScoringJob) ->
   return ["winnow", command_names.SCORE, "--scorer=prototypes", *given]
 
 
+def runner_options(beam_arguments: Sequence[str]) -> list[str]:
+  """Returns the options of Beam that a command was given and that the next one wants as well."""
+  options: list[list[str]] = []
+  for argument in beam_arguments:
+    if argument.startswith("--") or not options:
+      options.append([])
+    options[-1].append(argument)  # a value may be an argument of its own
+  names = [option[0].partition("=")[0].removeprefix("--") for option in options]
+  return [word for name, option in zip(names, options, strict=True) if name not in _OF_ONE_JOB for word in option]
+
+
 def _is_for_score(argument: str) -> bool:
   name = argument.partition("=")[0].removeprefix("--")
   return any(flag.name == name and command_names.SCORE in flag.commands for flag in FLAGS)
@@ -181,10 +193,10 @@ def _after_scores(namespace: argparse.Namespace, store: ScoreStore) -> list[str]
   return ["winnow", command_names.SAMPLE, f"--scores={namespace.scores}", *name, *drawing, f"--output={output}"]
 
 
-def after_sample(namespace: argparse.Namespace) -> list[str]:
+def after_sample(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> list[str]:
   """Returns the command that looks at an output: a report, or a verification if there is no folder of scores."""
   if namespace.scores is None:
-    return ["winnow", command_names.VERIFY, namespace.output]
+    return ["winnow", command_names.VERIFY, namespace.output, *runner_options(beam_arguments)]
   places = [f"--scores={namespace.scores}", f"--output={namespace.output}"]
   return ["winnow", command_names.REPORT, *places, f"--report={_beside(namespace.output, 'report')}"]
 

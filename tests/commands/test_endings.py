@@ -52,6 +52,14 @@ def test_score_tells_quantiles_and_its_next_commands_lead_to_a_report(scored, mo
   assert main.main(next_command(said)) == 0 and (scored / "report/report.html").exists()
 
 
+def test_the_next_command_has_the_options_of_the_runner(scored, model, capsys):
+  """Kills: options that a user has to type again, and those of one job alone."""
+  options = ["--job_name=first", "--direct_running_mode", "in_memory", ONE]
+  assert endings.runner_options(options) == options[1:]
+  said = run(capsys, *score(model, "--name=one"), *options[:3])
+  assert next_command(said)[-3:] == options[1:]
+
+
 def test_of_two_stores_of_a_scorer_the_next_command_names_one(scored, model, capsys):
   run(capsys, *score(model, "--name=two", "--max_input_tokens=63"))
   said = run(capsys, *score(model, "--name=one"))
@@ -92,7 +100,7 @@ def test_quantiles_of_many_scores_come_from_blocks_of_the_whole_corpus(place, mo
 def test_a_random_sample_leads_to_its_verification(place, capsys):
   said = run(capsys, "sample", "--sampler=random", "--input=in/*", "--num_examples=30", "--output=any part")
   assert said.startswith("30 of 120 documents selected (25%)\ndataset any_part, ")
-  assert next_command(said) == ["verify", "any part"]
+  assert next_command(said) == ["verify", "any part", ONE]
   assert main.main(next_command(said)) == 0
 
 
