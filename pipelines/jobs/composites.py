@@ -19,12 +19,13 @@ from pipelines.worker import reshuffle
 
 
 class Score(beam.PTransform):
-  """PBegin -> PCollection[Ledger]: scores every document of an input once, into a score store.
+  """PBegin, or PCollection[Ledger] of another `Score` -> PCollection[Ledger]: scores every document of an input once.
 
   `settings` are called as the flags of `winnow score`: `input` and `scores` are required, and a scorer with a model
-  needs `model`. The store has the bytes that the command would give it, and can be read by every command. What an
+  needs `model`. The score store has the bytes that the command would give it, and every command reads it. What an
   earlier run of the same pipeline or command has scored is not scored again. The only element, the counts of the store,
-  is there once the store is complete.
+  is there once the store is complete. After another `Score`, this one waits for it: so two models are never loaded at
+  once, and what both need, such as embeddings, is made once.
 
   Raises WinnowError for settings that the command would refuse. Those that contradict the input, the model or the
   runner are refused when the transform is applied, which is also when the folder of the store is claimed.
@@ -41,7 +42,7 @@ class Score(beam.PTransform):
     """Returns all settings, called as flags, with those that were not given at their defaults."""
     return vars(self._namespace)
 
-  def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Ledger]:
+  def expand(self, begin: Any) -> beam.PCollection[Ledger]:
     workers = _workers(begin, self.settings["accelerator"])
     planning.refuse_unreachable(self._namespace, workers)
     self.job = plan_store.plan_named_scoring(self._namespace, workers)

@@ -16,17 +16,21 @@ from pipelines.worker import progress, reshuffle
 
 
 class FillStores(beam.PTransform):
-  """PBegin -> PCollection[Ledger]: one element, once the store of a job is complete, and those that it reads."""
+  """PBegin, or PCollection of one element -> PCollection[Ledger] of one: fills the stores that a job needs, in order.
+
+  It begins once the element is there.
+  """
 
   def __init__(self, job: ScoringJob, parallelism: int, address: progress.Address | None = None):
     super().__init__()
     self._job, self._parallelism, self._address = job, parallelism, address
 
-  def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Ledger]:
-    steps = self._job.steps
+  def expand(self, begin: Any) -> beam.PCollection[Ledger]:
+    steps, is_first = self._job.steps, isinstance(begin, beam.pvalue.PBegin)
     if not steps:
-      return begin | "Complete" >> reshuffle.One(self._job.config.store.ledger())
-    after: Any = begin | "Begin" >> beam.Impulse()
+      ledger = self._job.config.store.ledger()
+      return begin | "Complete" >> (reshuffle.One(ledger) if is_first else beam.Map(lambda _: ledger))
+    after: Any = begin | "Begin" >> beam.Impulse() if is_first else begin
     labels: collections.Counter[str] = collections.Counter()
     for job in steps:
       labels[job.label] += 1  # two stages may each have embeddings of their own

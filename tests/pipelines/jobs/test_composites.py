@@ -60,6 +60,12 @@ def _places_aside(files: dict[str, bytes]) -> dict[str, bytes]:
   return {name: data for name, data in files.items() if not name.endswith("input.json")}
 
 
+def _counted(result: beam.runners.runner.PipelineResult) -> dict[str, int]:
+  """Waits for a pipeline's end and returns its counters."""
+  result.wait_until_finish()
+  return {counter.key.metric.name: counter.committed for counter in result.metrics().query()["counters"]}
+
+
 @pytest.mark.parametrize("options", [None, TWO_PROCESSES], ids=["one process", "two"])
 def test_a_pipeline_of_ones_own_writes_what_the_command_writes(place, folder, options):
   """Twelve shards with bad rows, in dozens of blocks, through embeddings, sketch and densities. Kills: a store that
@@ -87,6 +93,21 @@ def test_two_samples_are_drawn_from_one_store_in_one_pipeline(folder):
   assert many["selected"] == round(0.5 * many["scored"]) and few["selected"] == round(0.1 * few["scored"])
 
 
+def test_scores_that_follow_others_share_what_both_need(folder):
+  """Kills: embeddings that are made twice, a second store that begins before the first is whole."""
+  pipeline = beam.Pipeline("FnApiRunner")
+  density = pipeline | "Density" >> winnow.Score("density", scores="scores", **SCORING, **DENSITY)
+  others = {"embeddings": DENSITY["embeddings"], "num_clusters": 20}
+  prototypes = density | "Prototypes" >> winnow.Score("prototypes", scores="scores", **SCORING, **others)
+  _ = prototypes | winnow.Sample(output="out", rate=0.1)
+  counters = _counted(pipeline.run())
+  embedded = sum(
+    json.loads((folder / "scores/embeddings_made/summary.json").read_text())[key] for key in ("scored", "bad")
+  )
+  assert counters["embed_documents_read"] == embedded
+  assert json.loads((folder / "out/manifest.json").read_text())["request"]["sampler"] == "prototypes"
+
+
 def test_a_sample_begins_with_stores_that_are_there_or_with_none(place, folder):
   """Kills: random sampling that wants scores, a folder of stores that is read from elsewhere."""
   shutil.copytree(place / "commands/scores", "scores")
@@ -104,21 +125,16 @@ def test_a_sample_begins_with_stores_that_are_there_or_with_none(place, folder):
 def test_a_pipeline_goes_on_with_what_is_on_record(folder, place):
   """Invariant of resuming. Kills: a store that is scored again since the pipeline is another, or that counts anew."""
 
-  def run() -> beam.runners.runner.PipelineResult:
+  def run() -> dict[str, int]:
     pipeline = beam.Pipeline("FnApiRunner")
     ledger = pipeline | winnow.Score("minhash", scores="scores", **SCORING)
     _ = ledger | winnow.Sample(output="out", rate=0.2)
-    result = pipeline.run()
-    result.wait_until_finish()
-    return result
+    return _counted(pipeline.run())
 
-  def counted(result: beam.runners.runner.PipelineResult) -> dict[str, int]:
-    return {counter.key.metric.name: counter.committed for counter in result.metrics().query()["counters"]}
-
-  first = counted(run())
+  first = run()
   before = content(folder)
   store = folder / "scores/minhash"
-  again = counted(run())
+  again = run()
   assert content(folder) == before
   assert first["documents_scored"] > 1_500 and "documents_scored" not in again
   # What is lost is made again, and nothing else is.
@@ -126,7 +142,7 @@ def test_a_pipeline_goes_on_with_what_is_on_record(folder, place):
   damaged = next((store / "shards").glob("a.jsonl*"))
   damaged.write_bytes(damaged.read_bytes()[:-1])
   (store / "summary.json").unlink()
-  assert 0 < counted(run())["documents_scored"] < 150
+  assert 0 < run()["documents_scored"] < 150
   restored = {name: data for name, data in content(folder).items() if "/damaged/" not in name}
   assert restored == before
 
