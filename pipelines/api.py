@@ -22,6 +22,7 @@ if TYPE_CHECKING:
   from pipelines.scoring.description import Description
   from pipelines.scoring.texts import ScoreTexts as ScoreTexts
   from pipelines.selection.top_k import TopK as TopK
+  from pipelines.store.datasets import read_documents as read_documents
   from pipelines.store.datasets import read_scores as read_scores
 
 __all__ = [
@@ -43,6 +44,7 @@ _MODULES = {
   "Score": "pipelines.jobs.composites",
   "ScoreTexts": "pipelines.scoring.texts",
   "TopK": "pipelines.selection.top_k",
+  "read_documents": "pipelines.store.datasets",
   "read_scores": "pipelines.store.datasets",
 }
 _MODEL_SETTINGS = ("model", "vocabulary", "max_input_tokens", "batch_tokens", "dtype", "devices_per_model")

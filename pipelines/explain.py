@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from pipelines.output import manifests
 from pipelines.registry import command_names
 from pipelines.runners import commands
 from pipelines.selection import ranks
-from pipelines.store import kinds, score_files
+from pipelines.store import documents, kinds, score_files
 from pipelines.store.score_store import ScoreStore
 
 _READERS = 8  # files read at once
@@ -49,9 +48,8 @@ def explain(argv: Sequence[str]) -> None:
     raise WinnowError(f"--scores={namespace.scores} has no store that can be read: {why}")
   known = {store_name: (store, _shard(store, shard_name)) for store_name, store in sorted(stores.items())}
   if not any(shard for _, shard in known.values()):
-    names = sorted({shard.name for store in stores.values() for shard in store.shards()})
-    near = [name for name in names if name.endswith(f"/{shard_name}")] or difflib.get_close_matches(shard_name, names)
-    hint = f"; did you mean {' or '.join(near[:3])}?" if near else ""
+    names = {shard.name for store in stores.values() for shard in store.shards()}
+    hint = documents.similar(shard_name, names)
     raise WinnowError(f"no store in --scores={namespace.scores} has a shard called {shard_name}{hint}")
   for store_name, (store, shard) in known.items():
     print(f"{store_name}: {_in_store(store, shard, int(row))}")

@@ -11,6 +11,10 @@ from pipelines.corpus.readers import reading, tfds, zstd_stream
 from pipelines.files import storage
 
 
+class NoFilesError(WinnowError):
+  """An error for an input that matches no file."""
+
+
 class File(NamedTuple):
   """A file that matches a glob, and its unique name among all matches (`shard_names`)."""
 
@@ -32,14 +36,14 @@ def find_files(pattern: str) -> list[File]:
 def find_shards(pattern: str, tfds_data_dir: str | None = None) -> list[blocks.Shard]:
   """Returns the shards of an input, sorted by name.
 
-  Raises WinnowError if there are none or a file has an unknown format, and as `find_files` does.
+  Raises NoFilesError if there are none, WinnowError if a file has an unknown format, and as `find_files` does.
   """
   if pattern.startswith("tfds:"):
     shards = tfds.tfds_shards(pattern, data_dir=tfds_data_dir)
   else:
     shards = [blocks.Shard(name, path, *reading.format_of(path), size) for name, path, size in find_files(pattern)]
   if not shards:
-    raise WinnowError(f"--input={pattern} matches no file; quote the glob and check the path")
+    raise NoFilesError(f"--input={pattern} matches no file; quote the glob and check the path")
   return sorted(shards, key=lambda shard: shard.name)
 
 

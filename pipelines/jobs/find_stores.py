@@ -11,7 +11,7 @@ from pipelines.files import fingerprints, storage
 from pipelines.output import folders, writing
 from pipelines.runners.workers import Workers
 from pipelines.scorers import registry
-from pipelines.store import kinds, score_store
+from pipelines.store import documents, kinds, score_store
 from pipelines.store.score_store import ScoreStore
 
 
@@ -88,35 +88,15 @@ def _fits(sampler: str, scorer: Any) -> bool:
 def corpus_of(store: ScoreStore, namespace: argparse.Namespace, workers: Workers) -> Corpus:
   """Returns the corpus that a store was made from, or the same corpus in the place that --input names."""
   request = fingerprints.read_json(store.request_path)
-  path = storage.join(store.folder, score_store.INPUT_FILE)
-  pattern = namespace.input or fingerprints.field(path, "input")
-  if not isinstance(pattern, str):
-    raise WinnowError(f"{path} is missing or damaged: name the input of {store.folder}: --input=")
-  data_dir = namespace.tfds_data_dir or fingerprints.field(path, "tfds_data_dir")
-  shards = inputs.find_shards(pattern, data_dir if isinstance(data_dir, str) else None)
+  shards = documents.find_input(store, namespace.input, namespace.tfds_data_dir)
   if (max_zstd_window := getattr(namespace, "max_zstd_window", None)) is not None:
     shards = inputs.limit_windows(shards, max_zstd_window)
   workers.refuse_local({"--input": shards[0].path})
-  corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"]).identified()
-  known = {shard.name: shard.checksum for shard in store.shards()}
-  corpus = dataclasses.replace(corpus, shards=tuple(_as_scored(shard, known) for shard in corpus.shards))
+  shards = documents.identify(store, shards)
+  corpus = Corpus(tuple(shards), blocks.Fields(**request["fields"]), request["block_rows"])
   corpus_request = corpus.request()
-  if difference := fingerprints.first_difference({key: request[key] for key in corpus_request}, corpus_request):
-    field, scored, current = difference
-    raise WinnowError(
-      f"the input is not what {store.folder} scored: {field} was {scored} and is {current}; score it again"
-    )
+  documents.refuse_other_input(store, {key: request[key] for key in corpus_request}, corpus_request)
   return corpus
-
-
-def _as_scored(shard: blocks.Shard, checksums: dict[str, str]) -> blocks.Shard:
-  """Returns a shard with the checksum under which it was scored, if its file system makes another kind of checksum.
-
-  The checksums of its blocks show whether its texts are those that were scored.
-  """
-  known = checksums.get(shard.name, shard.checksum)
-  is_other_kind = known.partition(":")[0] != shard.checksum.partition(":")[0]
-  return dataclasses.replace(shard, checksum=known) if is_other_kind else shard
 
 
 def store_of(output: str, manifest: dict[str, Any], scores: str | None) -> ScoreStore:

@@ -220,7 +220,7 @@ def selected_tables(config: VerificationConfig, stripe: stripes.Stripe) -> Itera
       read = reading.read_blocks(shard, sampling.fields, block_rows=sampling.block_rows, want=stripe.holds)
       for block in read:
         if isinstance(block, blocks.Block):
-          writing.refuse_other_documents(sampling, shard, block, scores)
+          scores.refuse_other_documents(shard, block)
           scored = scores.block(block.index)
           yield writing.select_documents(sampling, shard.name, block, scored, within, floor=config.floor)[0]
           progress.report(config.progress_address, stage=_RECOMPUTING, documents=block.num_rows)

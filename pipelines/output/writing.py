@@ -190,17 +190,6 @@ def select_documents(
   return table, 0 if ranked.num_tokens is None else int(ranked.num_tokens[wanted_N].sum(dtype=np.int64))
 
 
-def refuse_other_documents(
-  config: SamplingConfig, shard: blocks.Shard, block: blocks.Block, scores: score_files.ScoreFile
-) -> None:
-  """Raises WinnowError unless a block holds the documents that were scored."""
-  if scores.summary.block_checksums[block.index : block.index + 1] != [block.checksum]:
-    raise WinnowError(
-      f"{shard.path}, block {block.index}: its documents are not those that were scored, so the file has changed; "
-      f"restore it, or delete {config.store.scores_path(shard)} and score it again"
-    )
-
-
 def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Iterator[tuple[int, RunCounts | None]]:
   """Writes the selected documents of a stripe to its run file, sorted by (output shard, hash).
 
@@ -221,7 +210,7 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
       for block in prefetch.prefetch(read, ahead=1):
         if isinstance(block, blocks.SkippedBlock):
           continue
-        refuse_other_documents(config, shard, block, scores)
+        scores.refuse_other_documents(shard, block)
         scored = scores.block(block.index)
         selected, tokens = select_documents(config, shard.name, block, scored, within, floor=plan.selected.floor)
         hash_N = hashing.hash_documents("place", config.request.seed, shard.name, selected["row"].to_numpy())

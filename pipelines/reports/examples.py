@@ -5,7 +5,6 @@ output, which are a random part of it.
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 from collections.abc import Generator
 from typing import Any, NamedTuple
@@ -15,18 +14,15 @@ import orjson
 
 from curation.coverage import minhash
 from curation.errors import WinnowError
-from pipelines.corpus import blocks, inputs
-from pipelines.corpus.readers import reading
-from pipelines.files import fingerprints, storage
+from pipelines.files import storage
 from pipelines.output.formats.registry import FORMATS
 from pipelines.reports.material import Output, Sources
 from pipelines.runners.workers import Workers
-from pipelines.store import score_files, score_store
+from pipelines.store import documents
 from pipelines.store.score_store import ScoreStore
 
 _MOST_CHARACTERS = 4_000
 _BAD_CHARACTERS = 400
-_READERS = 2
 _COPIES_AMONG = 2_000
 _COPIES_BYTES = 64 << 20
 _BAD_SHOWN = 5
@@ -68,54 +64,18 @@ def read_texts(
   for name, row in sorted(wanted):
     rows.setdefault(name, []).append(row)
   try:
-    shards = _find_input(store, namespace, workers, set(rows))
-    request = fingerprints.read_json(store.request_path)
-    fields = blocks.Fields(**request["fields"])
-    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-      found = pool.map(lambda shard: _documents(store, shard, fields, request["block_rows"], rows[shard.name]), shards)
-      return dict(document for documents in found for document in documents), ""
+    matches = documents.find_input(store, namespace.input, namespace.tfds_data_dir)
+    workers.refuse_local({"input": matches[0].path})
+    tables = documents.read_rows(store, matches, {name: np.array(some) for name, some in rows.items()})
   except (WinnowError, OSError) as error:
     if namespace.input is not None:
       raise
     return {}, str(error)
-
-
-def _find_input(
-  store: ScoreStore, namespace: argparse.Namespace, workers: Workers, names: set[str]
-) -> list[blocks.Shard]:
-  """Finds the named files that a store scored, and compares only these with their checksums, which may read them."""
-  path = storage.join(store.folder, score_store.INPUT_FILE)
-  pattern = namespace.input or fingerprints.field(path, "input")
-  folder = namespace.tfds_data_dir or fingerprints.field(path, "tfds_data_dir")
-  if not isinstance(pattern, str) or not isinstance(folder, str | None):
-    raise WinnowError(f"{path} does not say where the input is; restore it, or give --input=")
-  matches = inputs.find_shards(pattern, folder)
-  workers.refuse_local({"input": matches[0].path})
-  shards = inputs.identify([shard for shard in matches if shard.name in names])
-  scored = {shard.name: shard.identity() for shard in store.shards() if shard.name in names}
-  if difference := fingerprints.first_difference(scored, {shard.name: shard.identity() for shard in shards}):
-    field, known, actual = difference
-    raise WinnowError(
-      f"the input is not what {store.folder} scored: {field} was {known} and is {actual}; score it again"
-    )
-  return shards
-
-
-def _documents(
-  store: ScoreStore, shard: blocks.Shard, fields: blocks.Fields, block_rows: int, rows: list[int]
-) -> list[tuple[tuple[str, int], Document]]:
-  ends = np.cumsum(score_files.read_summary(store, shard).block_rows)
-  wanted = set(np.searchsorted(ends, rows, side="right").tolist())
-  documents = []
-  for block in reading.read_blocks(shard, fields, block_rows=block_rows, want=wanted.__contains__):
-    if isinstance(block, blocks.Block):
-      table = block.documents
-      for place in np.flatnonzero(np.isin(table["row"].to_numpy(), rows)).tolist():
-        document = Document(cut(table["text"][place].as_py()), table["url"][place].as_py() or "")
-        documents.append(((shard.name, table["row"][place].as_py()), document))
-      if block.index == max(wanted):
-        break
-  return documents
+  found = {}
+  for name, table in tables.items():
+    for row, text, url, _ in zip(*table.to_pydict().values(), strict=True):
+      found[name, row] = Document(cut(text), url)
+  return found, ""
 
 
 def cut(text: str, most: int = _MOST_CHARACTERS) -> str:
@@ -147,21 +107,21 @@ def _kept_texts(output: Output) -> Generator[str, None, None]:
 
 def bad_documents(store: ScoreStore) -> list[Bad]:
   """Reads the first documents of a store's dead letters."""
-  documents: list[Bad] = []
+  found: list[Bad] = []
   summary = store.summary()
   has_bad = {shard["shard"] for shard in summary["shards"] if shard["bad"]}
   for shard in store.shards():
-    if shard.name in has_bad and len(documents) < _BAD_SHOWN:
+    if shard.name in has_bad and len(found) < _BAD_SHOWN:
       path = store.dead_letter_path(shard)
       try:
         with storage.open_input(path) as file:
-          while len(documents) < _BAD_SHOWN and (line := file.readline(_LINE_BYTES)):
-            documents.append(_bad(orjson.loads(line)))
+          while len(found) < _BAD_SHOWN and (line := file.readline(_LINE_BYTES)):
+            found.append(_bad(orjson.loads(line)))
       except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
           raise
         raise WinnowError(f"{path} is missing or damaged ({error}); run winnow score again") from error
-  return documents
+  return found
 
 
 def _bad(entry: dict[str, Any]) -> Bad:

@@ -97,6 +97,14 @@ class ScoreFile:
     with self._naming_file():
       return self._parquet.read_row_group(index, columns=self._names(domains))
 
+  def refuse_other_documents(self, shard: blocks.Shard, block: blocks.Block) -> None:
+    """Raises WinnowError unless a block of the input holds the documents that were scored."""
+    if self.summary.block_checksums[block.index : block.index + 1] != [block.checksum]:
+      raise WinnowError(
+        f"{shard.path}, block {block.index}: its documents are not those that were scored, so the file has changed; "
+        f"restore it, or delete {self._path} and score it again"
+      )
+
   def check_seal(self) -> None:
     """Reads the whole file; raises DamagedError unless every byte is as written."""
     with self._naming_file():
