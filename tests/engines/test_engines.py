@@ -18,7 +18,6 @@ import numpy as np
 import processes
 import psutil
 import pytest
-import worker_pool
 from flink_cluster import Cluster, free_ports
 from running import content, logs, run_in
 
@@ -67,7 +66,7 @@ def alone(place) -> dict[str, bytes]:
 def pool():
   """The address of a worker pool that answers: Prism ends where it finds nobody there."""
   (port,) = free_ports(1)
-  process = subprocess.Popen([sys.executable, worker_pool.__file__, str(port)])
+  process = subprocess.Popen([sys.executable, "-m", "pipelines.runners.worker_pool", f"--service_port={port}"])
   with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
     grpc.channel_ready_future(channel).result(timeout=120)
   yield f"127.0.0.1:{port}"

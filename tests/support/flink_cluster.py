@@ -18,7 +18,6 @@ from typing import Any
 
 import processes
 import psutil
-import worker_pool
 
 ENGINES = pathlib.Path(__file__).resolve().parent.parent.parent / ".engines"
 FLINK, STATE = ENGINES / "flink" / "pyflink", ENGINES / "cluster"
@@ -86,7 +85,7 @@ class Cluster:
     lines = [f"{name}: {json.dumps(value)}\n" for name, value in settings.items()]
     (self._folder / "config.yaml").write_text("".join(lines))
     self._write({"master": f"127.0.0.1:{rest}", "pool": f"127.0.0.1:{pool}", "processes": []})
-    self._start("pool", [sys.executable, worker_pool.__file__, str(pool)])
+    self._start("pool", [sys.executable, "-m", "pipelines.runners.worker_pool", f"--service_port={pool}"])
     self._start("job manager", _java(_HEAP_MB, _JOB_MANAGER, self._folder))
     for _ in range(task_managers):
       self.start_task_manager()
