@@ -5,7 +5,6 @@ file, and the tests use it. Flink comes from the package `apache-flink-libraries
 scripts, so this file does what those would do, and sets the memory of each JVM.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -112,13 +111,8 @@ class Cluster:
   def down(self) -> None:
     """Ends every process of the cluster that is still there, and no other."""
     running = [process for entry in self.state.get("processes", []) if (process := _alive(entry))]
-    running += [child for process in running for child in processes.children(process.pid)]  # the pool's workers
-    for process in running:
-      with contextlib.suppress(psutil.NoSuchProcess):
-        process.terminate()
-    for process in psutil.wait_procs(running, _END_SECONDS)[1]:
-      with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
+    below = [child for process in running for child in processes.children(process.pid)]  # the pool's workers
+    processes.end([*running, *below], _END_SECONDS)
     (self._folder / "state.json").unlink(missing_ok=True)
 
   def task_managers(self) -> list[psutil.Process]:

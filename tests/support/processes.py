@@ -1,5 +1,8 @@
 """Views of processes that may end at any moment: one that has ended, even a zombie, is simply not there."""
 
+import contextlib
+from collections.abc import Iterable
+
 import psutil
 
 
@@ -41,3 +44,14 @@ def resident_bytes(pid: int) -> int:
     except psutil.NoSuchProcess:
       continue
   return total
+
+
+def end(found: Iterable[psutil.Process], seconds: float) -> None:
+  """Ends processes: with SIGTERM, and with SIGKILL those that still run after `seconds`."""
+  waiting = list(found)
+  for process in waiting:
+    with contextlib.suppress(psutil.NoSuchProcess):
+      process.terminate()
+  for process in psutil.wait_procs(waiting, seconds)[1]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+      process.kill()
