@@ -123,7 +123,7 @@ $(INSTALLED): requirements.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "$(PYTHON) is \
 	not a Python from 3.11 to 3.13 with venv and pip: install one (Debian, Ubuntu: python3.11-venv) or name it with \
 	make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@[ -e $@ ] || { echo 'Installing requirements.lock into .venv'; $(PYTHON) -m venv --clear .venv; }
+	@[ -e $@ ] || { echo 'Installing requirements.lock into .venv: 4.5 GB, which takes minutes'; $(PYTHON) -m venv --clear .venv; }
 	@rm -f $@
 	@awk '/^[a-z]/ { wanted = /^(setuptools|uv)==/ } wanted' requirements.lock > .venv/bootstrap.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/bootstrap.txt

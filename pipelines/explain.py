@@ -40,7 +40,7 @@ def explain(argv: Sequence[str]) -> None:
   planning.make_launcher(namespace, beam_arguments)  # sets what Beam's file systems need: credentials, endpoints
   shard_name, mark, row = namespace.document.rpartition("#")
   if not mark or not (row.isascii() and row.isdigit()):
-    raise WinnowError(f"{namespace.document} is no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
+    raise WinnowError(f"{namespace.document} names no document; write SHARD#ROW, such as c4-train.00000.json.gz#17")
   listing = find_stores.stores_in(namespace.scores)
   stores = {name: dataclasses.replace(store, removes_damaged=False) for name, store in listing.stores.items()}
   if not stores:
@@ -149,9 +149,9 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
   is_selected, counts = rank >= floor and is_within, manifest["counts"]
   num_selected = counts["scored"] - counts["selected"] if manifest["rejected"] else counts["selected"]
   verdict = f"{'' if is_selected else 'not '}selected: {place}"
-  first = f", of which {'' if limit else 'the first '}{num_selected:,} are"
+  first = f"; {'' if limit else 'the first '}{num_selected:,} are selected"
   if is_selected == manifest["rejected"]:
-    return f"{verdict}{first}{limit}; so it is not in this output"
+    return f"{verdict}{first}{limit}, so this output does not have it"
   num_shards = len(manifest["shards"])
   index = int(hashing.hash_documents("place", request.seed, name, row_N)[0]) % num_shards
   return f"{verdict}{'' if is_selected else first}{limit}; in {manifest['shards'][index]['file']}"

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,16 @@ def usage() -> str:
   return "\n".join(lines)
 
 
+def _print_usage() -> int:
+  """Prints the help, of which a reader such as `head` may take only a part."""
+  try:
+    print(usage(), flush=True)
+  except BrokenPipeError:
+    # Python writes what is left when it ends, and would complain again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 0
+
+
 def _print_completion(arguments: Sequence[str]) -> int:
   from pipelines.flags import completion
 
@@ -40,8 +51,7 @@ def _print_completion(arguments: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
   command, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
   if command in ("--help", "-h", "help"):
-    print(usage())
-    return 0
+    return _print_usage()
   if command == "--version":
     from pipelines.output import manifests
 

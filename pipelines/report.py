@@ -8,7 +8,7 @@ from curation.errors import WinnowError
 from pipelines.corpus import inputs
 from pipelines.files import storage
 from pipelines.flags import parsing
-from pipelines.jobs import planning
+from pipelines.jobs import endings, planning
 from pipelines.registry import command_names
 from pipelines.reports import agreement, choices, coverage, examples, figures, material, news, page, passes
 from pipelines.reports.cards import dataset_card
@@ -24,6 +24,7 @@ FIGURES = (
 
 def report(argv: Sequence[str]) -> None:
   namespace, beam_arguments = parsing.parse(command_names.REPORT, argv)
+  stopwatch = endings.Stopwatch()
   launcher = planning.make_launcher(namespace, beam_arguments)
   folder = inputs.absolute(namespace.report)
   names = (PAGE, *(f"{name}.csv" for name in FIGURES), *dataset_card.FILES)
@@ -75,6 +76,7 @@ def report(argv: Sequence[str]) -> None:
   print(f"{contents} over {documents[1]:,} documents: {paths[0]}")
   if card:
     print(f"for publishing the outputs on the Hugging Face hub: {storage.join(folder, dataset_card.CARD)}")
+  print(f"done in {stopwatch.shown()}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

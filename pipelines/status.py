@@ -164,7 +164,9 @@ def _preparation(store: ScoreStore) -> list[str]:
 
 
 def _figures(read: int, scored: int, bad: int, summary: dict[str, Any]) -> list[str]:
-  lines = [f"  {read:,} documents read = {scored:,} scored + {bad:,} bad, in {len(summary['shards']):,} shards"]
+  shards = len(summary["shards"])
+  counted = f"{shards:,} shard{'' if shards == 1 else 's'}"
+  lines = [f"  {read:,} documents read = {scored:,} scored + {bad:,} bad, in {counted}"]
   if summary["blank"]:
     lines.append(f"  {summary['blank']:,} blank lines, which are no documents")
   if summary["num_tokens"] is not None:

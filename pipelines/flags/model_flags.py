@@ -46,8 +46,8 @@ FLAGS = (
     "weigh_by",
     "Scorer",
     (EVALUATE,),
-    "for the figure of several corpora together: weigh every target token equally, as if they were one corpus, or "
-    "weigh every corpus equally",
+    "how several corpora become one figure: weigh every target token equally, as if they were one corpus, or weigh "
+    "every corpus equally",
     default="tokens",
     choices=("tokens", "corpus"),
   ),
@@ -59,7 +59,7 @@ FLAGS = (
     "(default: 512); for perplexity, of the input made from each window of a document (default: 512); for embeddings, "
     "of the text (default: the model's own limit)",
     helps={
-      EMBED: "the most tokens of a text, of which the rest is left out (default: the model's own limit)",
+      EMBED: "the most tokens of a text; the rest of the text is left out (default: the model's own limit)",
       EVALUATE: "the most tokens of the input made from each window of a document (default: 512)",
     },
     type=int,
@@ -90,8 +90,8 @@ FLAGS = (
     "accelerator",
     "Scorer",
     _ENGINE,
-    "the GPU or TPU for the stage that runs the model on Dataflow; --estimate assumes it too (default: none)",
-    helps={EVALUATE: "the GPU or TPU for the stages that run the models on Dataflow (default: none)"},
+    "the GPU or TPU on which Dataflow runs the model; --estimate takes it into account (default: none)",
+    helps={EVALUATE: "the GPU or TPU on which Dataflow runs the models (default: none)"},
     choices=accelerators.names(),
   ),
   Flag(

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import numbers
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -99,7 +100,7 @@ def _parser(command: str, own: Sequence[Flag]) -> argparse.ArgumentParser:
   positionals = [flag.name.upper() for flag in own if flag.positional]
   parser = _Parser(
     prog=f"winnow {command}",
-    usage=" ".join(["winnow", command, *positionals, "[flags] [options of Beam]"]),
+    usage=" ".join(["winnow", command, *positionals, "[flags] [Beam options]"]),
     description=COMMANDS[command],
     epilog="\n".join([_BEAM, "", "Examples:", *(f"  {line}" for line in _example_lines(command))]),
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -289,8 +290,11 @@ def _refuse_unknown(command: str, others: list[str]) -> None:
   name = unknown[0].split("=")[0]
   if elsewhere := [f"winnow {other}" for flag in FLAGS if f"--{flag.name}" == name for other in flag.commands]:
     raise WinnowError(f"{name} is no flag of winnow {command}, but of {', '.join(elsewhere)}; leave it out")
-  known = [f"--{flag.name}" for flag in FLAGS if command in flag.commands] + list(beam_parser._option_string_actions)
-  near = difflib.get_close_matches(name, known, 1)
+  own = [f"--{flag.name}" for flag in FLAGS if command in flag.commands]
+  words = set(re.findall("[a-z0-9]+", name.lower()))
+  # A name that is a part of another is nearer to it than spelling tells: --format is --output_format and not --rate.
+  near = [flag for flag in own if words and words <= set(flag.removeprefix("--").split("_"))]
+  near = near or difflib.get_close_matches(name, [*own, *beam_parser._option_string_actions], 1)
   hint = f"; did you mean {near[0]}?" if near else f"; see winnow {command} --help"
   raise WinnowError(f"{unknown[0]} is no option of winnow {command} or of Beam{hint}")
 

@@ -112,14 +112,14 @@ EXAMPLES = {
       "winnow explain 'c4-train.00000-of-01024.json.gz#17' --scores=scores",
     ),
     Example(
-      "show also why it is in a sample or not",
+      "also show why it is in a sample or not",
       "winnow explain 'c4-train.00000-of-01024.json.gz#17' --scores=scores --output=best",
     ),
   ),
   command_names.VERIFY: (
     Example("compare an output with its scores and its input", "winnow verify best"),
     Example(
-      "do so after the scores and the input were moved",
+      "do the same after the scores and the input have moved",
       "winnow verify best --scores=/data/scores --input='/data/c4/*.json.gz'",
     ),
   ),

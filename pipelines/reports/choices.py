@@ -16,7 +16,7 @@ GROUP_SIZE = 3
 _MOST_FILES = 16
 _MOST_COMPARED = 3
 _LOOKED_AT = 1_000
-AGREE, PART, SCORERS_PART = "where raters agree", "where raters part", "where scorers part"
+AGREE, PART, SCORERS_PART = "where raters agree", "where raters disagree", "where scorers disagree"
 WITHOUT_THRESHOLD = "outputs without a threshold"
 COMPARED = "kept by one output and not by another"
 

@@ -113,11 +113,11 @@ def _card(row: dict[str, Any], scorers: dict[str, str]) -> Card:
     before, after = row["tokens a document before"], row["tokens a document after"]
     lines = [
       (f"{percent(documents)}, {percent(tokens)}", "of the documents and of the tokens were kept."),
-      (f"{before:,.0f} → {after:,.0f}", "tokens a document on average, corpus → output."),
+      (f"{before:,.0f} → {after:,.0f}", "tokens per document on average, corpus → output."),
     ]
   if row["threshold"] is not None:
     unit = "log P" if scorers[row["scorer"]] == AskLlm.SCORER else "score"
-    where = f"is the threshold on {row['scorer']}, at percentile {row['percentile of the threshold']:.0f}."
+    where = f"is the threshold of {row['scorer']}, at percentile {row['percentile of the threshold']:.0f}."
     lines.append((f"{unit} = {row['threshold']:.3g}".replace("-", "−"), where))
   if row["% near-copies before"] is not None and row["% near-copies after"] is not None:
     lines.append(

@@ -11,6 +11,7 @@ from pipelines.reports.axes import Axis
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
 
+_SEMDEDUP = "semdedup"
 _NAMED = 3  # at most so many scorers in the title
 _FEW = 3  # so many scorers are named beside each example
 EXCERPT = 240  # characters of a text that are shown before it is opened
@@ -59,10 +60,11 @@ def render(
     folded=_FOLDED,
     facts=news.facts(sources),
     news=news.cards(sources, tables["news"]),
-    sampled=f"Kendall's τ and quantiles are those of {which} {documents[1]:,} documents.",
+    sampled=f"Kendall's τ and the quantiles are computed from {which} {documents[1]:,} documents.",
     figures=tables,
     left_out=sources.left_out,
     raters=sources.raters,
+    has_semdedup=any(store.scorer == _SEMDEDUP for store in sources.scorers.values()),
     outputs=[{"name": o.name, "command": shlex.join(map(str, o.manifest["command"]))} for o in sources.outputs],
     score_charts=drawings.scores(sources, scales, tables),
     tau=agreement.heat(tables["tau"], order),
@@ -75,7 +77,7 @@ def render(
     length_charts=drawings.lengths(sources, tables),
     domain_shifts=domain_shifts.shifts(sources, tables["domains"]),
     examples=_examples(sources, tables["examples"]),
-    not_read=f"They could not be read: {not_read}." if not_read else "",
+    not_read=f"The texts could not be read: {not_read}." if not_read else "",
   )
   return figures.legible(page)
 

@@ -320,7 +320,7 @@ def test_without_its_input_a_report_says_so(made, tmp_path, capsys):
   request.write_text(request.read_text().replace(str(made), str(tmp_path)))
   assert run_in(tmp_path, [*command, "--report=without"]) == 0
   assert "winnow: the report has no texts: the input is not what" in capsys.readouterr().err
-  assert "They could not be read: the input is not what" in (tmp_path / "without/report.html").read_text()
+  assert "The texts could not be read: the input is not what" in (tmp_path / "without/report.html").read_text()
 
 
 def test_what_cannot_be_reported_is_refused(made, tmp_path, capsys):

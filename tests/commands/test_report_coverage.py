@@ -21,8 +21,8 @@ def test_coverage_is_that_of_the_clusters(tmp_path, monkeypatch):
   reported.build(tmp_path, OUTPUTS)
   given = [f"--input={tmp_path}/corpus/*.jsonl", f"--embeddings={tmp_path}/corpus/*.npy", "--max_bad_fraction=0.1"]
   given += ["--block_rows=64", "--direct_num_workers=1"]
-  for name, number in (("few_clusters", 3), ("clusters", 6)):
-    clustering = ["--scorer=prototypes", f"--name=by_{name}", f"--clusters=scores/{name}", f"--num_clusters={number}"]
+  for name, number, scorer in (("few_clusters", 3, "prototypes"), ("clusters", 6, "semdedup")):
+    clustering = [f"--scorer={scorer}", f"--name=by_{name}", f"--clusters=scores/{name}", f"--num_clusters={number}"]
     assert run_in(tmp_path, ["score", *clustering, "--scores=scores", *given]) == 0
   monkeypatch.setattr(passes, "_WINDOW_ROWS", 7)
   assert make(tmp_path, OUTPUTS) == 0
@@ -41,4 +41,5 @@ def test_coverage_is_that_of_the_clusters(tmp_path, monkeypatch):
     percentiles = scipy.stats.percentileofscore(everything, [large[source]["score"] for source in documents], "mean")
     assert float(rows[name]["mean percentile by large"]) == pytest.approx(percentiles.mean())
   page = (tmp_path / "page/report.html").read_text()
+  assert "any other document of the cluster" in " ".join(page.split())  # the paper's Figure 9
   assert "few_clusters holds clusters" in page and ">Quality against coverage</title>" in page

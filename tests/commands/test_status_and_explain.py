@@ -138,7 +138,7 @@ def test_a_document_is_explained_as_it_is(place, capsys):
     if source in written:
       assert "best: selected" in said and f"in {written[source]}" in said
     else:
-      assert "best: not selected" in said and "of which the first 300 are; so it is not in this output" in said
+      assert "best: not selected" in said and "; the first 300 are selected, so this output does not have it" in said
 
 
 def test_a_bad_document_is_explained_by_its_reason(place, capsys):

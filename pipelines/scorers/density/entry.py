@@ -46,7 +46,7 @@ ENTRY = Entry(
       "kernel",
       "Density",
       SCORING,
-      "the distance with which a neighbour's weight falls: L2, L1, or the angle",
+      "the distance with which the weight of a neighbour decreases: L2, L1, or the angle",
       default="l2",
       choices=("l2", "l1", "angular"),
     ),
@@ -81,7 +81,7 @@ ENTRY = Entry(
       type=int,
       default=20_000,
     ),
-    Flag("sketch_seed", "Density", SCORING, "seed of the sketch's hashes", type=int, default=0),
+    Flag("sketch_seed", "Density", SCORING, "seed for the sketch's hashes", type=int, default=0),
     Flag(
       "correct_collisions",
       "Density",

@@ -111,7 +111,7 @@ ENTRY = Entry(
       "mask_seed",
       "Scorer",
       _COMMANDS,
-      "seed of each document's masked spans, or of the length of its prefix",
+      "seed for each document's masked spans, or for the length of its prefix",
       type=int,
       default=0,
     ),

@@ -1,7 +1,10 @@
 """Flags are declared once; the reference and the parser say the same."""
 
+import os
 import pathlib
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -36,6 +39,8 @@ def test_beams_options_pass_and_neither_kind_may_be_misspelt():
   assert beam == theirs
   with pytest.raises(WinnowError, match="did you mean --scores"):
     parsing.parse("score", ["--scoers=x"])
+  with pytest.raises(WinnowError, match="did you mean --output_format"):
+    parsing.parse("sample", ["--format=jsonl"])  # --rate and --flink_master are spelt more like it
   with pytest.raises(WinnowError, match="did you mean --flink_master"):
     parsing.parse("score", ["--flink_mater=local"])
   with pytest.raises(WinnowError, match="--rate is no flag of winnow score, but of winnow sample, winnow curate"):
@@ -94,6 +99,18 @@ def test_help_marks_required_flags_shows_defaults_and_speaks_of_its_own_command_
 def test_a_flag_of_no_known_group_is_refused_where_it_is_declared():
   with pytest.raises(ValueError, match="--speed is of the group 'Pace', which is none of GROUPS"):
     Flag("speed", "Pace", (command_names.SCORE,), "how fast it goes")
+
+
+def test_a_reader_may_take_only_a_part_of_the_help():
+  """Kills: a traceback at the end of `winnow --help | head`."""
+  command = [sys.executable, "-m", "pipelines.main", "--help"]
+  reader, writer = os.pipe()
+  os.close(reader)
+  try:
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+  finally:
+    os.close(writer)
+  assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_command_that_is_misspelt_is_told_the_nearest(capsys):
