@@ -77,7 +77,7 @@ def scored_twice(folder: pathlib.Path, documents: int, workers: int) -> None:
   kept = len(on_record(store))
   subprocess.run(command(folder, workers), env=environment, check=True, **quiet)
   times = collections.Counter(witness.read_text().splitlines())
-  counters = json.loads(max((store / "log").iterdir(), key=lambda path: path.stat().st_mtime).read_text())["counters"]
+  counters = json.loads(max((store / "log").iterdir(), key=lambda path: path.stat().st_mtime).read_text())["this_run"]
   twice = sum(count - 1 for count in times.values())
   print(
     f"{workers} workers, {len(times)} blocks of {BLOCK_ROWS}, killed with {kept} on record: "

@@ -62,6 +62,11 @@ class SamplingJob:
   def is_complete(self) -> bool:
     return fingerprints.field(self.manifest_path, "fingerprint") == self.config.fingerprint
 
+  @property
+  def counters(self) -> dict[str, int]:
+    """Returns the counts of the complete output, under the names of Beam's metrics."""
+    return {self.config.selected_counter: manifests.read(self.config.output)["counts"]["selected"]}
+
   def claim(self) -> None:
     """Makes the output folder belong to this job: the first thing that is written."""
     if self.overwrite:

@@ -1,5 +1,6 @@
 """The run of a command's jobs, as one pipeline."""
 
+import collections
 import dataclasses
 import itertools
 import re
@@ -90,20 +91,28 @@ def _run_claimed(
   ):
     address = progress_meter.address if are_here else None
     define = _definition(launcher, scoring_job, sampling_jobs, address)
-    counters: dict[str, int] | None = {}
+    this_run: dict[str, int] | None = {}
     try:
-      counters = launcher.run(define, _job_name(arguments, wanted))
+      this_run = launcher.run(define, _job_name(arguments, wanted))
     except commands.JobError:
       # Another run of the same command may have completed the work, and tidied up what this one was still reading.
       if not all(job.is_complete for job in running):
         raise
-    log.entry["counters"] = counters
     log.entry["documents_by_process"] = progress_meter.documents_by_process
-    if counters is None:
+    if this_run is None:
       return False
+    log.entry["counters"], log.entry["this_run"] = _on_record(running), this_run
     for job in wanted:
       job.sweep()
     return True
+
+
+def _on_record(jobs: Sequence[Any]) -> dict[str, int]:
+  """Returns what the results of complete jobs hold: the same on every runner, and however often a run was killed."""
+  counts: collections.Counter[str] = collections.Counter()
+  for job in jobs:
+    counts.update(job.counters)
+  return dict(counts)
 
 
 def _tidy(job: Any) -> None:

@@ -124,6 +124,17 @@ class ScoringJob:
       return progress.Count(self._stored.summary()["read"], is_exact=True)
     return self.corpus.count
 
+  @property
+  def counters(self) -> dict[str, int]:
+    """Returns the counts of the complete store, under the names of Beam's metrics."""
+    summary = self.config.store.summary()
+    counts = {f"documents_{name}": summary[name] for name in ("read", "scored")}
+    counts |= {f"documents_bad_{reason}": number for reason, number in summary["reasons"].items()}
+    counts["blocks_scored"] = sum(len(shard["block_rows"]) for shard in summary["shards"])
+    if summary["num_tokens"] is not None:
+      counts["tokens"] = summary["num_tokens"]
+    return {self.config.prefix + name: number for name, number in counts.items()}
+
   def tidy(self) -> None:
     """Removes what a complete store no longer needs, such as files of a run that was killed at its very end."""
     clearing.tidy(self.config.store, self.corpus.shards, self.config.work)
@@ -208,6 +219,11 @@ class SelectingJob:
   @property
   def starts_over(self) -> bool:
     return self.scoring.starts_over
+
+  @property
+  def counters(self) -> dict[str, int]:
+    """Returns nothing: the documents that it selects are those that the next stage reads."""
+    return {}
 
   def claim(self) -> None:
     """Does nothing: the store is claimed by its own job."""

@@ -23,7 +23,7 @@ class WriteRuns(beam.DoFn):
   def __init__(self, config: writing.SamplingConfig):
     self._config = config
     self._documents_read = Metrics.counter(progress.METRICS, "documents_read_for_sample")
-    self._documents_selected = Metrics.counter(progress.METRICS, "documents_selected")
+    self._documents_selected = Metrics.counter(progress.METRICS, config.selected_counter)
 
   def setup(self) -> None:
     memory.use_lean_arrow_pool()

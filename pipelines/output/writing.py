@@ -61,6 +61,11 @@ class SamplingConfig:
     return f"collecting {what}", f"writing {what}"
 
   @property
+  def selected_counter(self) -> str:
+    """Returns the name of the documents that are written, in Beam's metrics."""
+    return "documents_rejected" if self.rejected else "documents_selected"
+
+  @property
   def work_folder(self) -> str:
     return storage.join(self.output, WORK_FOLDER) if self.work is None else self.work
 

@@ -1,5 +1,6 @@
 """The launcher of pipelines: on the local runner, Prism, Dataflow, Flink, or another runner of Beam."""
 
+import collections
 import contextlib
 import logging
 import sys
@@ -14,7 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from curation.errors import WinnowError
 from pipelines.runners import commands, dataflow, local_runner, prism
 from pipelines.runners.workers import Workers
-from pipelines.worker import logs
+from pipelines.worker import logs, progress
 
 # Each of these would print a failure again, with the traceback of every layer.
 _NOISY_LOGGERS = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
@@ -63,7 +64,8 @@ class Launcher(Workers):
   def run(self, define: Callable[[beam.Pipeline], None], name: str = "winnow") -> dict[str, int] | None:
     """Runs a pipeline to its end and returns its counters; None if the job was only built, or written as a template.
 
-    `name` consists of letters, digits and hyphens. Raises JobError if the pipeline failed.
+    They are Winnow's own, summed over all steps. If a runner has restarted the job, it knows those of the last attempt
+    alone. `name` consists of letters, digits and hyphens. Raises JobError if the pipeline failed.
     """
     google = self.options.view_as(pipeline_options.GoogleCloudOptions)
     if self.is_dataflow:
@@ -95,8 +97,7 @@ class Launcher(Workers):
             print(f"winnow: the job is running{dataflow.place(self.options, result)}", file=sys.stderr)
           state = result.wait_until_finish()
         if state in (None, beam_runner.PipelineState.DONE):
-          counters = result.metrics().query()["counters"]
-          return {counter.key.metric.name: counter.result or 0 for counter in counters}
+          return _own_counters(result)
         error_of_state = commands.JobError(
           f"the job ended as {state}; see its own log for the reason, and run the same command again to continue"
         )
@@ -132,6 +133,15 @@ def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.Pip
   if errors:
     raise WinnowError(f"--runner={name} refuses the options: {' '.join(' '.join(errors).split())}")
   return runner
+
+
+def _own_counters(result: beam_runner.PipelineResult) -> dict[str, int]:
+  """Returns the sum of each of Winnow's counters over all steps; runners add counters of Beam to a job's metrics."""
+  counts: collections.Counter[str] = collections.Counter()
+  for counter in result.metrics().query()["counters"]:
+    if counter.key.metric.namespace == progress.METRICS:
+      counts[counter.key.metric.name] += counter.result or 0
+  return dict(counts)
 
 
 def _prism_ended(options: pipeline_options.PipelineOptions) -> str:

@@ -60,6 +60,11 @@ class ScoringConfig:
     return name if self.number == 1 else f"{name}_{self.number}"
 
   @property
+  def prefix(self) -> str:
+    """Returns the beginning of the names of its counters, since one pipeline may embed and score; mostly ""."""
+    return "" if self.stage == "score" else f"{self.stage}_"
+
+  @property
   def title(self) -> str:
     """Returns the name of the work on a terminal."""
     return self.store.kind.title
@@ -200,7 +205,6 @@ class ScoreBlocks(beam.DoFn):
     self._config = config
     self._shared = shared.Shared()
     self._load_times: list[int] = []  # reported by `process`: Beam drops what other threads count
-    self._prefix = "" if config.stage == "score" else f"{config.stage}_"  # one pipeline may embed and score
     self._documents_read = self._counter("documents_read")
     self._documents_scored = self._counter("documents_scored")
     self._documents_resumed = self._counter("documents_scored_before")
@@ -209,11 +213,11 @@ class ScoreBlocks(beam.DoFn):
     self._tokens = self._counter("tokens")
     self._useful_tokens = self._counter("tokens_useful")
     self._padding_tokens = self._counter("tokens_padding")
-    self._block_latency = Metrics.distribution(progress.METRICS, self._prefix + "block_latency_ms")
-    self._load_latency = Metrics.distribution(progress.METRICS, self._prefix + "model_load_ms")
+    self._block_latency = Metrics.distribution(progress.METRICS, config.prefix + "block_latency_ms")
+    self._load_latency = Metrics.distribution(progress.METRICS, config.prefix + "model_load_ms")
 
   def _counter(self, name: str) -> Any:
-    return Metrics.counter(progress.METRICS, self._prefix + name)
+    return Metrics.counter(progress.METRICS, self._config.prefix + name)
 
   def process(self, stripe: Stripe) -> Iterator[tuple[str, tuple[blocks.Shard, sealing.StripeTotals]]]:
     num_blocks = num_rows = 0

@@ -191,7 +191,7 @@ def test_a_partial_store_goes_on_block_by_block(copied, undisturbed, capsys):
   assert "1 damaged file was found" in capsys.readouterr().err
   assert content(store) == content(clusters_of(undisturbed))
   log = logs(store)[before + 1]  # the damage has one of its own
-  assert 27 * 90 <= log["counters"]["cluster_documents_scored"] <= 28 * 100
+  assert 27 * 90 <= log["this_run"]["cluster_documents_scored"] <= 28 * 100
   assert run_in(copied, [*cluster_command(), ONE]) == 0 and run_in(copied, [*SAMPLE, ONE]) == 0
 
 

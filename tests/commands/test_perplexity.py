@@ -204,5 +204,5 @@ def test_an_estimate_counts_inputs_and_targets(place, corpus, scored, tmp_path, 
   found = re.search(r"tokens of the model's inputs\s+([\d,]+) ± ([\d,]+)", told)
   assert found is not None
   value, error = (float(number.replace(",", "")) for number in found.groups())
-  counters = json.loads(next((scored / "log").iterdir()).read_text())["counters"]
+  counters = json.loads(next((scored / "log").iterdir()).read_text())["this_run"]
   assert abs(value - counters["tokens_useful"]) < 4 * error + 0.03 * value

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from asking import DRAWING, last_counters, sample, score, told
+from asking import DRAWING, counted_by_last_run, sample, score, told
 
 from pipelines import main
 from pipelines.output import manifests
@@ -234,5 +234,5 @@ def test_a_damaged_score_file_costs_its_shard_alone(scored, model, capsys):
   assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1")) == 2
   assert "is not complete; run its winnow score command again" in told(capsys)
   assert main.main(score(model, "--name=one")) == 0
-  assert last_counters(store)["documents_scored"] == 40
+  assert counted_by_last_run(store)["documents_scored"] == 40
   assert main.main(sample("--sampler=ask_llm", "--rate=0.5", "--direct_num_workers=1")) == 0

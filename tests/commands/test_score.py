@@ -7,7 +7,7 @@ import pathlib
 import corpora
 import pytest
 import safetensors.numpy
-from asking import forget_a_shard, last_counters, score, summary, told
+from asking import counted_by_last_run, forget_a_shard, score, summary, told
 
 from pipelines import main
 
@@ -129,7 +129,7 @@ def test_where_one_file_is_replaced_only_that_one_is_scored_again(scored, model,
   assert main.main(command) == 1
   (scored / "in/cut.jsonl.gz").write_bytes(whole)
   assert main.main(command) == 0
-  assert last_counters(scored / "scores/one")["documents_scored"] == 300
+  assert counted_by_last_run(scored / "scores/one")["documents_scored"] == 300
   assert summary(scored, "one")["scored"] == 420
 
 
@@ -162,17 +162,17 @@ def test_a_store_whose_request_is_gone_is_nobodys(scored, model, capsys):
   assert main.main(score(model, "--name=one", "--max_input_tokens=63")) == 2
   assert "its request.json is gone" in told(capsys)
   assert main.main(score(model, "--name=one", "--max_input_tokens=63", "--overwrite")) == 0
-  assert last_counters(scored / "scores/one")["documents_scored"] == 120
+  assert counted_by_last_run(scored / "scores/one")["documents_scored"] == 120
 
 
 def test_overwrite_starts_a_complete_store_over_and_goes_on_with_a_begun_one(scored, model):
   """Kills the mutant that clears whatever is there: `--overwrite` killed and typed again would never get further."""
   store = scored / "scores/one"
   assert main.main(score(model, "--name=one", "--overwrite")) == 0
-  assert last_counters(store)["documents_scored"] == 120
+  assert counted_by_last_run(store)["documents_scored"] == 120
   forget_a_shard(store)
   assert main.main(score(model, "--name=one", "--overwrite")) == 0
-  assert last_counters(store)["documents_scored"] == 40
+  assert counted_by_last_run(store)["documents_scored"] == 40
 
 
 @pytest.mark.local_runner
@@ -187,7 +187,7 @@ def test_scores_of_another_engine_are_told_before_anything_is_written(scored, mo
   assert 'jax "0.0.1"' in told(capsys)
   curate = ["curate", *score(model, "--name=one")[1:], "--rate=0.5", "--output=out", "--overwrite"]
   assert main.main(curate) == 0
-  assert last_counters(scored / "out")["documents_scored"] == 120
+  assert counted_by_last_run(scored / "out")["documents_scored"] == 120
   assert json.loads((store / "engine.json").read_text()) == engine
 
 
@@ -221,7 +221,7 @@ def test_killed_between_two_requests_nothing_is_lost(scored, model):
   (store / "request.json").unlink()
   forget_a_shard(store)
   assert main.main(score(model, "--name=one", "--overwrite")) == 0
-  assert last_counters(store)["documents_scored"] == 40
+  assert counted_by_last_run(store)["documents_scored"] == 40
 
 
 def test_overwrite_gets_out_of_every_damage(scored, model, capsys):

@@ -163,7 +163,9 @@ def test_where_a_worker_is_killed_the_job_fails_and_the_same_command_goes_on(pla
   begun = len(list((place / "killed").glob("scores/asked/blocks/*/*.parquet")))
   assert 0 < begun < 70
   assert_same(place / "killed", place, alone, flags)
-  assert logs(place / "killed/asked")[-1]["counters"]["documents_scored_before"] > 0
+  log = logs(place / "killed/asked")[-1]
+  assert log["this_run"]["documents_scored_before"] > 0
+  assert log["counters"] == logs(place / "alone/asked")[-1]["counters"]
 
 
 def test_where_a_task_manager_of_flink_is_killed_the_job_ends_well(place, alone, flink):
@@ -172,6 +174,7 @@ def test_where_a_task_manager_of_flink_is_killed_the_job_ends_well(place, alone,
   cluster.start_task_manager()  # as a cluster's manager does
   told = process.communicate(timeout=300)[1]
   assert process.returncode == 0, told
+  assert logs(place / "flink_killed/asked")[-1]["counters"] == logs(place / "alone/asked")[-1]["counters"]
   found = content(place / "flink_killed")
   wanted = {name: data for name, data in alone.items() if name.split("/")[0] == "asked" or "/asked/" in name}
   assert sorted(found) == sorted(wanted)

@@ -185,8 +185,20 @@ def kill_after(arguments: list[str], folder: pathlib.Path, is_time) -> bool:
   return False
 
 
+def test_the_log_of_an_unbroken_run_counts_the_same_on_record_and_in_its_workers(undisturbed):
+  """Kills: counts on record under other names than in metrics; counters of one step alone; blank lines that are
+  read."""
+  (scoring,), (sampling,) = logs(undisturbed / "scores/tiny"), logs(undisturbed / "out")
+  for log in (scoring, sampling):
+    assert {name: log["this_run"][name] for name in log["counters"]} == log["counters"]
+  assert set(scoring["counters"]) > {"documents_read", "documents_scored", "blocks_scored", "tokens"}
+  assert any(name.startswith("documents_bad_") for name in scoring["counters"])
+  assert set(sampling["counters"]) == {"documents_selected"}
+
+
 def test_killed_at_a_random_moment_the_same_command_goes_on(place, corpus, undisturbed):
-  """Invariant 4. Kills the mutants: a block on record is scored again; a shard is compacted from its last run alone."""
+  """Invariant 4. Kills the mutants: a block on record is scored again; a shard is compacted from its last run alone;
+  the log counts what the last run did, and not what is on record."""
   folder, store = place / "killed", place / "killed/scores/tiny"
   seed = random.randrange(1 << 30)
   print(f"seed {seed}")
@@ -199,7 +211,10 @@ def test_killed_at_a_random_moment_the_same_command_goes_on(place, corpus, undis
   assert run_in(folder, arguments) == 0
   summary = json.loads((store / "summary.json").read_text())
   total = sum(len(shard["block_rows"]) for shard in summary["shards"] if shard["shard"] not in compacted)
-  assert logs(store)[-1]["counters"]["blocks_scored"] == total - len(on_record)
+  assert logs(store)[-1]["this_run"]["blocks_scored"] == total - len(on_record)
+  (log,) = logs(undisturbed / "scores/tiny")
+  assert logs(store)[-1]["counters"] == log["counters"]
+  assert logs(store)[-1]["this_run"]["documents_scored"] < log["counters"]["documents_scored"]
 
   seconds = random.Random(seed).uniform(0, 0.3)
   runs = folder / "out/.winnow/runs"

@@ -86,7 +86,7 @@ def test_a_run_on_an_object_store_that_is_killed_goes_on(bucket, tmp_path, monke
   psutil.wait_procs(tree, timeout=20)
   assert main.main([*there, "--direct_num_workers=1"]) == 0
   logs = [json.loads(storage.read_bytes(path)) for path, _ in storage.match(f"{bucket}/killed/scores/tiny/log/*")]
-  assert [log["counters"]["documents_scored_before"] > 0 for log in logs] == [True]
+  assert [log["this_run"]["documents_scored_before"] > 0 for log in logs] == [True]
   assert main.main(command(str(tmp_path), "--direct_num_workers=1")) == 0
   ours = [path for path in (tmp_path / "scores/tiny").rglob("*") if path.is_file() and "log" not in path.parts]
   assert len(ours) > 12
@@ -118,5 +118,5 @@ def test_a_run_on_an_object_store_goes_on_where_it_was(bucket, tmp_path, monkeyp
     assert main.main(["score", *where, *asking, "--no_auth"]) != 0
   assert main.main(["score", *where, *asking, "--no_auth"]) == 0
   logs = [json.loads(storage.read_bytes(path)) for path, _ in storage.match(f"{bucket}/begun/scores/tiny/log/*")]
-  (counters,) = [log["counters"] for log in logs if "counters" in log]  # an interrupted run has none
-  assert counters["documents_scored"] == 40
+  (log,) = [log for log in logs if "counters" in log]  # an interrupted run has none
+  assert (log["this_run"]["documents_scored"], log["counters"]["documents_scored"]) == (40, 120)

@@ -23,9 +23,10 @@ def summary(place: pathlib.Path, name: str) -> dict:
   return json.loads((place / f"scores/{name}/summary.json").read_text())
 
 
-def last_counters(folder: pathlib.Path) -> dict[str, int]:
+def counted_by_last_run(folder: pathlib.Path) -> dict[str, int]:
+  """Returns what the last run counted itself, without what was on record before."""
   logs = sorted((folder / "log").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-  return json.loads(logs[-1].read_text())["counters"]
+  return json.loads(logs[-1].read_text())["this_run"]
 
 
 def forget_a_shard(store: pathlib.Path) -> None:

@@ -56,7 +56,7 @@ def test_an_estimate_is_near_the_truth_and_writes_nothing(place, monkeypatch, tm
   assert "measured here on" in told and "wall time of 256 workers" in told and "USD" in told
   assert main.main(score(place, "--name=real", "--direct_num_workers=1")) == 0
   summary = json.loads((tmp_path / "scores/real/summary.json").read_text())
-  counters = json.loads(next((tmp_path / "scores/real/log").iterdir()).read_text())["counters"]
+  counters = json.loads(next((tmp_path / "scores/real/log").iterdir()).read_text())["this_run"]
   for row, truth in (
     ("documents", summary["read"]),
     ("tokens of whole texts", summary["num_tokens"]),
