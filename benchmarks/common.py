@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import orjson
 
-from pipelines.output import manifests
+from pipelines.registry import versions
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 SHARED_C4 = pathlib.Path(os.environ.get("WINNOW_SHARED", PROJECT.parent / "shared")) / "data/c4/c4_en_1445.jsonl.gz"
@@ -29,7 +29,7 @@ def print_machine() -> None:
   load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
   print(f"{time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}")
   print(f"{len(models)} cores of {models[0] if models else platform.processor()}, load {load}")
-  print(", ".join(f"{name} {version}" for name, version in manifests.versions().items()))
+  print(", ".join(f"{name} {version}" for name, version in versions.versions().items()))
 
 
 def winnow(*arguments: str) -> None:

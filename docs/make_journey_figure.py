@@ -49,7 +49,6 @@ FOLDERS = {
   "pipelines/corpus": ("#1f77b4", "divides shards into stripes and blocks"),
   "pipelines/corpus/readers": ("#5aa9e6", "reads a format"),
   "pipelines/scoring": ("#d62728", "has each block scored, and puts the scores on record"),
-  "pipelines/scorers": ("#b04a8a", "registers a scorer, with its flags"),
   "pipelines/scorers/t5": ("#e377c2", "finds and loads the model"),
   "curation/scorers": ("#9467bd", "computes log P(yes)"),
   "curation/models": ("#6a51a3", "runs the T5 on batches of tokens"),

@@ -53,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if command in ("--help", "-h", "help"):
     return _print_usage()
   if command == "--version":
-    from pipelines.output import manifests
+    from pipelines.registry import versions
 
-    print(f"winnow {manifests.versions()[manifests.DISTRIBUTION]}")
+    print(f"winnow {versions.version(versions.DISTRIBUTION)}")
     return 0
   if command == "--print-completion":
     return _print_completion(rest)
@@ -65,9 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"winnow: there is no command {command}; {hint}", file=sys.stderr)
     return 2
   try:
-    module = importlib.import_module(f"pipelines.{command}")
-    return module.main(rest)
-  except WinnowError as error:  # a package that brings a scorer, a reader or a format is broken
+    from pipelines.flags import parsing
+
+    parsing.answer_early(command, rest)
+    return importlib.import_module(f"pipelines.{command}").main(rest)
+  except WinnowError as error:  # of a flag, or of a package that brings a scorer, a reader or a format
     print(f"winnow: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:  # during the import; a command that runs reports it itself

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipelines.flags import completion
+from pipelines.registry import command_names
+
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 HEAVY = {"jax", "seqio", "t5", "tensorflow", "tensorflow_datasets", "tensorstore"}
 # A layer's own name and those below it.
@@ -49,6 +52,20 @@ for name in sys.argv[2:]:
   importlib.import_module(name)
   loaded[name] = sorted(module for module in watched if module in sys.modules and module not in before)
 print(json.dumps(loaded))
+"""
+
+# Runs command lines that are answered before anything is done, and tells for each what it loaded, and its status.
+ANSWERS = """
+import json, sys
+from pipelines import main
+answers = []
+for line in json.loads(sys.argv[2]):
+  try:
+    status = main.main(line)
+  except SystemExit as ended:
+    status = ended.code
+  answers.append([line, [module for module in json.loads(sys.argv[1]) if module in sys.modules], status])
+print(json.dumps(answers))
 """
 
 
@@ -143,12 +160,21 @@ def test_files_and_folders_stay_small():
   assert not {folder: size for folder, size in sizes.items() if size > 15}
 
 
-def test_the_command_is_found_without_what_it_needs():
-  """`winnow --help` answers at once. Kills: an import of Beam, Arrow or NumPy at the top of what finds a command."""
+def test_help_completion_and_refusals_need_nothing_of_what_runs_a_command():
+  """`winnow score --help` answers at once. Kills: an import of Beam, Arrow or NumPy at the top of a module of flags, of
+  a module with a scorer's entry, or of a registry; a flag whose choices load what they name.
+  """
   watched = {"apache_beam", "numpy", "pyarrow"} | HEAVY
-  command = [sys.executable, "-c", PROBE, json.dumps(sorted(watched)), "pipelines.main"]
-  result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-  assert json.loads(result.stdout) == {"pipelines.main": []}
+  lines = [["--help"], ["--version"], *(["--print-completion", shell] for shell in completion.SHELLS)]
+  for command in command_names.COMMANDS:
+    lines += [[command, "--help"], [command, "--hepl"], [command, "--seed=of", "--max_bad_fraction=x", "--runner=no"]]
+  command = [sys.executable, "-c", ANSWERS, json.dumps(sorted(watched)), json.dumps(lines)]
+  result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr
+  answers = json.loads(result.stdout.splitlines()[-1])
+  assert len(answers) == len(lines) and not [line for line, loaded, _ in answers if loaded]
+  assert {status for line, _, status in answers if line[-1] == "--help"} == {0}
+  assert {status for line, _, status in answers if line[0] in command_names.COMMANDS and line[-1] != "--help"} == {2}
 
 
 def test_curation_never_names_beam():

@@ -9,11 +9,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import IO, Any
-
-from apache_beam.io import filesystem, filesystems
+from typing import IO, TYPE_CHECKING, Any
 
 from curation.errors import WinnowError
+
+if TYPE_CHECKING:
+  from apache_beam.io import filesystem
 
 GCS, HUB, S3 = "gs://", "hf://", "s3://"
 COPY_BYTES = 4 << 20
@@ -42,7 +43,7 @@ def upload(file: IO[bytes], path: str) -> bool:
   if path.startswith(HUB):
     raise WinnowError("hf:// can be read only; write to a folder, or to gs://")
   if not path.startswith(GCS):
-    with file_system(path).create(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED) as target:
+    with file_system(path).create(path, compression_type=as_stored()) as target:
       shutil.copyfileobj(file, target, COPY_BYTES)
     return True
   from google.api_core import exceptions
@@ -54,8 +55,17 @@ def upload(file: IO[bytes], path: str) -> bool:
   return True
 
 
+def as_stored() -> str:
+  """Returns Beam's word for bytes that are neither compressed nor decompressed."""
+  from apache_beam.io import filesystem
+
+  return filesystem.CompressionTypes.UNCOMPRESSED
+
+
 def beam_options():
   """Returns Beam's options as set in the launcher and in every worker; they select the credentials."""
+  from apache_beam.io import filesystems
+
   return filesystems.FileSystems._pipeline_options or _no_options()
 
 
@@ -66,13 +76,15 @@ def _no_options():
   return pipeline_options.PipelineOptions([])
 
 
-def file_system(path: str) -> filesystem.FileSystem:
+def file_system(path: str) -> "filesystem.FileSystem":
   """Returns Beam's file system of a path once its store has answered; raises AccessError as `reach` does."""
   reach(path)
   if path.startswith(S3):
     from pipelines.files import shared_s3
 
     return shared_s3.S3FileSystem(beam_options())
+  from apache_beam.io import filesystems
+
   return filesystems.FileSystems.get_filesystem(path)
 
 
@@ -80,6 +92,8 @@ def is_known(path: str) -> bool:
   """Tells whether a path's scheme has a file system, ours or Beam's."""
   if path.startswith((GCS, HUB, S3)) or "://" not in path:
     return True
+  from apache_beam.io import filesystems
+
   try:
     filesystems.FileSystems.get_filesystem(path)
   except ValueError:

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from typing import IO, BinaryIO, cast
 
 import google_crc32c
-from apache_beam.io import filesystem
 
 from curation.errors import WinnowError
 from pipelines.files import globs, local_files, object_stores
@@ -173,7 +172,7 @@ def open_input(path: str, *, buffer_bytes: int = 16 << 20) -> BinaryIO:
     elif path.startswith(object_stores.GCS):  # Beam has one buffer size for all files
       file = object_stores.blob(path).open("rb", chunk_size=buffer_bytes, raw_download=True)
     else:
-      file = object_stores.file_system(path).open(path, compression_type=filesystem.CompressionTypes.UNCOMPRESSED)
+      file = object_stores.file_system(path).open(path, compression_type=object_stores.as_stored())
   return cast(BinaryIO, object_stores.RemoteFile(file, path))
 
 

@@ -17,7 +17,7 @@ from pipelines.jobs import find_stores, planning
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.output import folders, manifests, tfds_metadata, verification, writing
-from pipelines.registry import command_names
+from pipelines.registry import command_names, versions
 from pipelines.runners.workers import Workers
 from pipelines.scorers import registry
 from pipelines.scorers.count import Count
@@ -73,7 +73,7 @@ def plan_sampling(
     output_format=namespace.output_format,
     rejected=rejected,
   )
-  context = manifests.Context(tuple(arguments), manifests.versions())
+  context = manifests.Context(tuple(arguments), versions.versions())
   job = SamplingJob(corpus, config, request, context, namespace.overwrite, store_request)
   if not storage.exists(job.request_path) and (strangers := _dataset_files(output)):
     raise WinnowError(f"--{flag}={output} holds another dataset ({strangers[0]}); choose an empty folder")

@@ -61,9 +61,8 @@ def plan_named_scoring(
   `corpus`: an identified corpus, for a scorer that reads texts.
   """
   stage, entry = stage or Stage(), SCORERS[namespace.scorer]
-  plan = functools.partial(
-    planning.plan_scoring, namespace, workers, spare=spare, stage=stage, preparation=entry.preparation
-  )
+  preparation = entry.preparation and entry.preparation()
+  plan = functools.partial(planning.plan_scoring, namespace, workers, spare=spare, stage=stage, preparation=preparation)
   if entry.has_model:
     require(namespace, "model")
   folder = _store_folder(namespace, "name", namespace.name or stage.named(_default_name(namespace, entry)))

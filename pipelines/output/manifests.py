@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,8 +19,6 @@ MANIFEST_FILE = folders.MANIFEST_FILE
 FORMAT = 3
 COUNTS = ("read", "scored", "bad", "blank")
 """The counts of a store that a manifest repeats: read = scored + bad, and blank lines are not read."""
-DISTRIBUTION = "winnow-curation"
-VERSIONED = ("apache-beam", "jax", "numpy", "pyarrow", "scipy", "sentencepiece", "tensorflow-datasets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +27,6 @@ class Context:
 
   command: tuple[str, ...]
   versions: dict[str, str]
-
-
-def versions() -> dict[str, str]:
-  """Returns the versions of Winnow and of the packages that could change an output."""
-  by_package = {}
-  for name in (DISTRIBUTION, *VERSIONED):
-    try:
-      by_package[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      by_package[name] = "not installed as a package"
-  return by_package
 
 
 def publish(

@@ -12,11 +12,11 @@ from curation.errors import WinnowError
 class Registry(Mapping[str, Any]):
   """The entries of one kind by name: ours first, then those of installed packages. Each is loaded on its first use.
 
-  `own` says where ours are, as "package.module:NAME"; entries are of the type `of`. Raises WinnowError if a package
-  brings a name that is taken, something that cannot be loaded, or something of another type.
+  `own` says where ours are, as "package.module:NAME", and `of` where the type of entries is. Raises WinnowError if a
+  package brings a name that is taken, something that cannot be loaded, or something of another type.
   """
 
-  def __init__(self, kind: str, group: str, of: type, own: Mapping[str, str]):
+  def __init__(self, kind: str, group: str, of: str, own: Mapping[str, str]):
     self._kind, self._group, self._type, self._own = kind, group, of, dict(own)
 
   @functools.cached_property
@@ -46,9 +46,8 @@ class Registry(Mapping[str, Any]):
     return len(self._places)
 
   def _load(self, name: str, place: str) -> Any:
-    module, _, attribute = place.partition(":")
     try:
-      entry = getattr(importlib.import_module(module), attribute)
+      entry = _import(place)
     except Exception as error:
       if name in self._own:
         raise
@@ -56,6 +55,13 @@ class Registry(Mapping[str, Any]):
         f"the {self._kind} {name} cannot be loaded from {place}: {type(error).__name__}: {error}; repair its package, "
         "or uninstall it"
       ) from error
-    if not isinstance(entry, self._type):
-      raise WinnowError(f"{place}, the {self._kind} {name} of an installed package, is no {self._type.__name__}")
+    of = _import(self._type)
+    if not isinstance(entry, of):
+      raise WinnowError(f"{place}, the {self._kind} {name} of an installed package, is no {of.__name__}")
     return entry
+
+
+def _import(place: str) -> Any:
+  """Returns what is at "package.module:NAME"."""
+  module, _, attribute = place.partition(":")
+  return getattr(importlib.import_module(module), attribute)

@@ -3,14 +3,16 @@
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.registry.command_names import CURATE, SCORE
 from pipelines.registry.flag import Flag
-from pipelines.scorers.clusters.scorer import Cluster
-from pipelines.scoring.description import Description
-from pipelines.scoring.preparation import Preparation
-from pipelines.scoring.stored_blocks import StoredBlocks, StoredEmbeddings
+
+if TYPE_CHECKING:
+  from pipelines.scorers.clusters.scorer import Cluster
+  from pipelines.scoring.description import Description
+  from pipelines.scoring.preparation import Preparation
+  from pipelines.scoring.stored_blocks import StoredBlocks, StoredEmbeddings
 
 SCORING = (SCORE, CURATE)
 DIMENSIONS = 768
@@ -36,23 +38,27 @@ class Stored(NamedTuple):
 
   folder: str
   """The folder for its scores."""
-  embeddings: StoredEmbeddings | None = None
-  clusters: StoredBlocks | None = None
-  clustering: Cluster | None = None
+  embeddings: "StoredEmbeddings | None" = None
+  clusters: "StoredBlocks | None" = None
+  clustering: "Cluster | None" = None
   """The description of how the clusters were found."""
-  upstream: StoredBlocks | None = None
+  upstream: "StoredBlocks | None" = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-  """One scorer of the registry."""
+  """One scorer of the registry.
+
+  Every command reads all entries for its flags, `--help` too. So a module with an entry imports the code that scores
+  inside the functions that need it.
+  """
 
   name: str
-  describe: Callable[[argparse.Namespace, Stored], Description] | None = None
+  describe: "Callable[[argparse.Namespace, Stored], Description] | None" = None
   """Makes the description from flags, or raises WinnowError; None if `--scorer` cannot name the scorer."""
   reads: str = TEXTS
   """The input: TEXTS, or the EMBEDDINGS or CLUSTERS of a store, which is made first if it does not exist."""
-  upstream: Callable[[argparse.Namespace], tuple[str, Description]] | None = None
+  upstream: "Callable[[argparse.Namespace], tuple[str, Description]] | None" = None
   """A further store to read: its name, and the description of the scorer that fills it from texts."""
   has_model: bool = False
   """Whether it runs --model over texts."""
@@ -62,7 +68,8 @@ class Entry:
   """The methods that a sampler may use on its scores, the default first. `ips` wants scores that are densities."""
   suggested_amount: str = "--rate=0.2"
   """The flag that says how much to keep, in the command that `winnow score` suggests at its end."""
-  preparation: type[Preparation] | None = None
+  preparation: "Callable[[], type[Preparation]] | None" = None
+  """Returns what must be made of a whole store before its rows can be scored."""
   cost: Callable[[argparse.Namespace, float, list[str]], Cost] | None = None
   """Returns the cost of its own work for a number of documents, by some of their texts, for `--estimate`."""
 

@@ -5,7 +5,7 @@ import dataclasses
 from pipelines.registry.entries import Registry
 from pipelines.registry.flag import Flag
 from pipelines.scorers.clusters import entry
-from pipelines.scorers.entry import CLUSTERS, EMBEDDINGS, Entry
+from pipelines.scorers.entry import CLUSTERS, EMBEDDINGS
 
 RANDOM = "random"
 """The sampler that needs no scorer."""
@@ -13,13 +13,13 @@ DEFAULT = "ask_llm"
 SCORERS = Registry(
   "scorer",
   "winnow.scorers",
-  Entry,
+  "pipelines.scorers.entry:Entry",
   {
-    "ask_llm": "pipelines.scorers.t5.ask_llm:ENTRY",
-    "perplexity": "pipelines.scorers.t5.perplexity:ENTRY",
+    "ask_llm": "pipelines.scorers.t5.entries:ASK_LLM",
+    "perplexity": "pipelines.scorers.t5.entries:PERPLEXITY",
     "density": "pipelines.scorers.density.entry:ENTRY",
     "semdedup": "pipelines.scorers.semdedup.entry:ENTRY",
-    "prototypes": "pipelines.scorers.clusters.prototypes:ENTRY",
+    "prototypes": "pipelines.scorers.clusters.entry:PROTOTYPES",
     "minhash": "pipelines.scorers.minhash.entry:ENTRY",
     "cluster": "pipelines.scorers.clusters.entry:ENTRY",
   },
@@ -55,4 +55,4 @@ def flags() -> tuple[Flag, ...]:
 
 def made_in_stores() -> tuple[str, ...]:
   """Returns the names of files and folders that preparations make in stores, whatever the scorer."""
-  return tuple(name for entry in SCORERS.values() if entry.preparation for name in entry.preparation.makes)
+  return tuple(name for entry in SCORERS.values() if entry.preparation for name in entry.preparation().makes)

@@ -1,6 +1,5 @@
 """The registry of readers. A new reader is one module and one line here, or in the entry points of a package."""
 
-from pipelines.corpus.readers.reader import Reader
 from pipelines.registry.entries import Registry
 
 OWN = {
@@ -9,4 +8,4 @@ OWN = {
   "tfrecord": "pipelines.corpus.readers.tfrecord:READER",
   "array_record": "pipelines.corpus.readers.array_record:READER",
 }
-READERS = Registry("reader", "winnow.readers", Reader, OWN)
+READERS = Registry("reader", "winnow.readers", "pipelines.corpus.readers.reader:Reader", OWN)

@@ -1,11 +1,15 @@
-"""Clusters in the registry: `winnow cluster` makes them, or a scorer that reads them."""
+"""Clusters in the registry, made by `winnow cluster` or a scorer that reads them, and SSL Prototypes (paper B.4)."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from pipelines.registry.command_names import CLUSTER, CURATE, SCORE
 from pipelines.registry.flag import BUCKET, Flag, path
-from pipelines.scorers.clusters.preparation import CentroidsPreparation
-from pipelines.scorers.entry import DIMENSIONS, EMBEDDINGS, Cost, Entry
+from pipelines.scorers.entry import CLUSTERS, DIMENSIONS, EMBEDDINGS, Cost, Entry, Stored
+
+if TYPE_CHECKING:
+  from pipelines.scorers.clusters.preparation import CentroidsPreparation
+  from pipelines.scorers.clusters.prototypes import Prototypes
 
 _CLUSTERING = (CLUSTER, SCORE, CURATE)
 FLAGS = (
@@ -65,4 +69,19 @@ def cost(namespace: argparse.Namespace, documents: float, texts: list[str]) -> C
   return Cost("the clusters", note, operations=assigned * 2 * DIMENSIONS * namespace.num_clusters)
 
 
-ENTRY = Entry(name="cluster", reads=EMBEDDINGS, methods=(), preparation=CentroidsPreparation)
+def preparation() -> "type[CentroidsPreparation]":
+  from pipelines.scorers.clusters.preparation import CentroidsPreparation
+
+  return CentroidsPreparation
+
+
+def describe_prototypes(namespace: argparse.Namespace, stored: Stored) -> "Prototypes":
+  from pipelines.scorers.clusters.prototypes import Prototypes
+
+  del namespace
+  assert stored.clusters is not None
+  return Prototypes(stored.clusters)
+
+
+ENTRY = Entry(name="cluster", reads=EMBEDDINGS, methods=(), preparation=preparation)
+PROTOTYPES = Entry(name="prototypes", reads=CLUSTERS, describe=describe_prototypes, cost=cost)

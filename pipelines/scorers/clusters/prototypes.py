@@ -1,14 +1,11 @@
 """SSL Prototypes (paper B.4)."""
 
-import argparse
 import dataclasses
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.scorers.clusters import entry
-from pipelines.scorers.entry import CLUSTERS, Entry, Stored
 from pipelines.scoring import stored_blocks
 from pipelines.scoring.description import OnBatch, OverStore, Own, Scores
 
@@ -29,12 +26,3 @@ class Prototypes(OverStore, Own):
 
   def run(self, prepared: np.ndarray, on_batch: OnBatch | None = None) -> Scores:
     return Scores(-prepared, None, 0, 0)
-
-
-def describe(namespace: argparse.Namespace, stored: Stored) -> Prototypes:
-  del namespace
-  assert stored.clusters is not None
-  return Prototypes(stored.clusters)
-
-
-ENTRY = Entry(name="prototypes", reads=CLUSTERS, describe=describe, cost=entry.cost)

@@ -1,16 +1,21 @@
 """Density as a scorer of the registry."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from pipelines.files import storage
 from pipelines.registry.flag import Flag
-from pipelines.scorers.density import sketching
-from pipelines.scorers.density.preparation import SketchPreparation
-from pipelines.scorers.density.scorer import Density
 from pipelines.scorers.entry import DIMENSIONS, EMBEDDINGS, METHODS, SCORING, Cost, Entry, Stored
 
+if TYPE_CHECKING:
+  from pipelines.scorers.density.preparation import SketchPreparation
+  from pipelines.scorers.density.scorer import Density
 
-def describe(namespace: argparse.Namespace, stored: Stored) -> Density:
+
+def describe(namespace: argparse.Namespace, stored: Stored) -> "Density":
+  from pipelines.scorers.density import sketching
+  from pipelines.scorers.density.scorer import Density
+
   assert stored.embeddings is not None
   return Density(
     sketch_path=storage.join(stored.folder, sketching.FOLDER, sketching.SKETCH_FILE),
@@ -34,12 +39,18 @@ def cost(namespace: argparse.Namespace, documents: float, texts: list[str]) -> C
   return Cost("the sketch", "in two passes", operations=operations)
 
 
+def preparation() -> "type[SketchPreparation]":
+  from pipelines.scorers.density.preparation import SketchPreparation
+
+  return SketchPreparation
+
+
 ENTRY = Entry(
   name="density",
   reads=EMBEDDINGS,
   describe=describe,
   methods=("ips", *METHODS),
-  preparation=SketchPreparation,
+  preparation=preparation,
   cost=cost,
   flags=(
     Flag(

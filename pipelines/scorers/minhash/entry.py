@@ -2,30 +2,43 @@
 
 import argparse
 import time
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from curation.coverage import minhash
 from pipelines.registry.flag import Flag
 from pipelines.scorers.entry import SCORING, Cost, Entry, Stored
-from pipelines.scorers.minhash.preparation import JoinPreparation
-from pipelines.scorers.minhash.scorer import MinHash, Signatures
+
+if TYPE_CHECKING:
+  from curation.coverage.minhash import MinHashConfig
+  from pipelines.scorers.minhash.preparation import JoinPreparation
+  from pipelines.scorers.minhash.scorer import MinHash, Signatures
 
 _MEASURED_SECONDS = 0.5
 
 
-def describe(namespace: argparse.Namespace, stored: Stored) -> MinHash:
+def describe(namespace: argparse.Namespace, stored: Stored) -> "MinHash":
+  from pipelines.scorers.minhash.scorer import MinHash
+
   assert stored.upstream is not None
   return MinHash(stored.upstream, _config(namespace))
 
 
-def signatures(namespace: argparse.Namespace) -> tuple[str, Signatures]:
+def signatures(namespace: argparse.Namespace) -> "tuple[str, Signatures]":
   """Returns the name of the store of signatures, and what fills it."""
+  from pipelines.scorers.minhash.scorer import Signatures
+
   hashes = _config(namespace).hashes
   return f"signatures_{hashes}", Signatures(hashes)
 
 
-def _config(namespace: argparse.Namespace) -> minhash.MinHashConfig:
+def preparation() -> "type[JoinPreparation]":
+  from pipelines.scorers.minhash.preparation import JoinPreparation
+
+  return JoinPreparation
+
+
+def _config(namespace: argparse.Namespace) -> "MinHashConfig":
+  from curation.coverage import minhash
+
   return minhash.MinHashConfig(namespace.similarity, namespace.minhash_bands, namespace.minhash_rows)
 
 
@@ -37,6 +50,10 @@ def cost(namespace: argparse.Namespace, documents: float, texts: list[str]) -> C
 
 def _speed(texts: list[str], hashes: int) -> float:
   """Computes signatures for half a second; returns documents a second, of one core."""
+  import pyarrow as pa
+
+  from curation.coverage import minhash
+
   column = pa.array(texts, pa.large_string())
   minhash.signatures(column[:1], hashes)  # so that compiling is not measured
   started, rounds = time.perf_counter(), 0
@@ -51,7 +68,7 @@ ENTRY = Entry(
   describe=describe,
   upstream=signatures,
   suggested_amount="--threshold=1",  # all that repeat no document before them
-  preparation=JoinPreparation,
+  preparation=preparation,
   cost=cost,
   flags=(
     Flag(

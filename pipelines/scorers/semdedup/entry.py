@@ -1,17 +1,22 @@
 """SemDeDup as a scorer of the registry."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from pipelines.files import storage
 from pipelines.registry.flag import Flag
 from pipelines.scorers.clusters import entry
 from pipelines.scorers.entry import CLUSTERS, DIMENSIONS, SCORING, Cost, Entry, Stored
-from pipelines.scorers.semdedup import layout
-from pipelines.scorers.semdedup.preparation import ComparisonPreparation
-from pipelines.scorers.semdedup.scorer import SemDeDup
+
+if TYPE_CHECKING:
+  from pipelines.scorers.semdedup.preparation import ComparisonPreparation
+  from pipelines.scorers.semdedup.scorer import SemDeDup
 
 
-def describe(namespace: argparse.Namespace, stored: Stored) -> SemDeDup:
+def describe(namespace: argparse.Namespace, stored: Stored) -> "SemDeDup":
+  from pipelines.scorers.semdedup import layout
+  from pipelines.scorers.semdedup.scorer import SemDeDup
+
   assert stored.clusters is not None and stored.embeddings is not None and stored.clustering is not None
   return SemDeDup(
     stored.clusters,
@@ -30,11 +35,17 @@ def cost(namespace: argparse.Namespace, documents: float, texts: list[str]) -> C
   return clusters._replace(title="the clusters and their pairs", operations=(clusters.operations or 0.0) + pairs)
 
 
+def preparation() -> "type[ComparisonPreparation]":
+  from pipelines.scorers.semdedup.preparation import ComparisonPreparation
+
+  return ComparisonPreparation
+
+
 ENTRY = Entry(
   name="semdedup",
   reads=CLUSTERS,
   describe=describe,
-  preparation=ComparisonPreparation,
+  preparation=preparation,
   cost=cost,
   flags=(
     Flag(

@@ -1,15 +1,10 @@
 """Ask-LLM (paper 3.1)."""
 
-import argparse
 import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from curation.errors import WinnowError
-from pipelines.files import storage
-from pipelines.registry.flag import BUCKET, Flag, path
-from pipelines.scorers.entry import SCORING, Entry, Stored
-from pipelines.scorers.t5.base import T5Description, common_flags
+from pipelines.scorers.t5.base import T5Description
 from pipelines.scoring.description import Scorer
 
 if TYPE_CHECKING:
@@ -63,43 +58,3 @@ class AskLlm(T5Description):
     from curation.scorers import ask_llm
 
     return ask_llm.Prompt(ask_llm.TEMPLATE if self.template is None else self.template, self.yes_token)
-
-
-def describe(namespace: argparse.Namespace, stored: Stored) -> AskLlm:
-  del stored
-  template = _read_prompt(namespace.prompt_file)
-  return AskLlm(template=template, yes_token=namespace.yes_token, **common_flags(namespace))
-
-
-def _read_prompt(path: str | None) -> str | None:
-  """Returns the text of --prompt_file, as it is."""
-  if path is None:
-    return None
-  try:
-    return storage.read_bytes(path).decode()
-  except (OSError, UnicodeDecodeError) as error:
-    raise WinnowError(f"--prompt_file={path} cannot be read: {error}") from error
-
-
-ENTRY = Entry(
-  name="ask_llm",
-  has_model=True,
-  describe=describe,
-  flags=(
-    Flag(
-      "prompt_file",
-      "Scorer",
-      SCORING,
-      "a text file, local or gs://, that contains {document} once and replaces the paper's prompt",
-      type=path,
-      pattern=BUCKET,
-    ),
-    Flag(
-      "yes_token",
-      "Scorer",
-      SCORING,
-      "the answer whose probability is the score; it must be a single piece of the vocabulary",
-      default="yes",
-    ),
-  ),
-)

@@ -1,6 +1,5 @@
 """Perplexity under a T5 (paper B.5)."""
 
-import argparse
 import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,10 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.corpus import sources
-from pipelines.registry.command_names import EVALUATE
-from pipelines.registry.flag import Flag
-from pipelines.scorers.entry import SCORING, Entry, Stored
-from pipelines.scorers.t5.base import T5Description, common_flags
+from pipelines.scorers.t5.base import T5Description
 from pipelines.scoring.description import Scorer
 
 if TYPE_CHECKING:
@@ -85,35 +81,3 @@ class _Keyed:
     if not pa.types.is_struct(column.type):
       return self._scorer.prepare(array, np.zeros(len(array), np.uint64))
     return self._scorer.prepare(array.field("text"), array.field("key").to_numpy())
-
-
-def describe(namespace: argparse.Namespace, stored: Stored) -> Perplexity:
-  del stored
-  return Perplexity(objective=namespace.objective, mask_seed=namespace.mask_seed, **common_flags(namespace))
-
-
-_COMMANDS = (*SCORING, EVALUATE)
-ENTRY = Entry(
-  name="perplexity",
-  has_model=True,
-  describe=describe,
-  methods=("top_k", "bottom_k", "ips", "threshold"),
-  flags=(
-    Flag(
-      "objective",
-      "Scorer",
-      _COMMANDS,
-      "what the T5 was pre-trained to predict: masked spans of 15% of the text, or the continuation of a prefix",
-      default="span_corruption",
-      choices=("span_corruption", "prefix_lm"),
-    ),
-    Flag(
-      "mask_seed",
-      "Scorer",
-      _COMMANDS,
-      "seed for each document's masked spans, or for the length of its prefix",
-      type=int,
-      default=0,
-    ),
-  ),
-)

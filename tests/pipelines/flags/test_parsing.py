@@ -10,7 +10,7 @@ import pytest
 
 from curation.errors import WinnowError
 from pipelines import main
-from pipelines.flags import declarations, parsing
+from pipelines.flags import beam_options, declarations, parsing
 from pipelines.registry import command_names, examples
 from pipelines.registry.flag import Flag
 
@@ -47,6 +47,12 @@ def test_beams_options_pass_and_neither_kind_may_be_misspelt():
     parsing.parse("score", ["--rate=0.1"])
   with pytest.raises(WinnowError, match="stray"):
     parsing.parse("score", ["stray"])
+
+
+def test_the_options_named_in_beams_text_are_all_that_it_has():
+  """An option that is not among them is refused before Beam is imported. Kills: a pattern that misses some."""
+  real = {name for name in beam_options.parser()._option_string_actions if name.startswith("--")}
+  assert len(real) > 100 and real <= beam_options.named()
 
 
 def test_a_command_line_can_be_said_again_without_the_runners_flags():
