@@ -295,6 +295,10 @@ def _refuse_unknown(command: str, unknown: Sequence[str]) -> None:
   if not unknown:
     return
   name = unknown[0].split("=")[0]
+  if name.startswith("--dask_"):  # Beam knows these only once its runner for Dask is imported
+    from pipelines.runners import commands
+
+    raise WinnowError(f"{name} {commands.NO_DASK}")
   if elsewhere := [f"winnow {other}" for flag in FLAGS if f"--{flag.name}" == name for other in flag.commands]:
     raise WinnowError(f"{name} is no flag of winnow {command}, but of {', '.join(elsewhere)}; leave it out")
   own = [f"--{flag.name}" for flag in FLAGS if command in flag.commands]

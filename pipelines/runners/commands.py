@@ -24,6 +24,9 @@ DIED = (
   "a worker process died ({}): run the same command again to continue, with fewer --direct_num_workers or "
   "--batch_tokens if need be"
 )
+NO_DASK = (
+  "is refused: Beam's runner for Dask ends without an error where its results are missing or wrong; use another runner"
+)
 _DISCONNECTED = "SDK worker disconnected"  # in the words of Prism
 _SENTENCE = r"\b(?:{}): (.+?)(?: \[while running '.*'\])?$"
 

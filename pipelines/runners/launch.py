@@ -123,6 +123,8 @@ class Launcher(Workers):
 
 def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunner:
   name = options.view_as(pipeline_options.StandardOptions).runner or "FnApiRunner"
+  if name.rpartition(".")[2] == "DaskRunner":  # before Beam looks for it, so that nobody installs Dask first
+    raise WinnowError(f"--runner={name} {commands.NO_DASK}")
   try:
     runner = beam_runner.create_runner(name)
     errors = pipeline_options_validator.PipelineOptionsValidator(options, runner).validate()

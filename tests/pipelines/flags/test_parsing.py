@@ -45,6 +45,8 @@ def test_beams_options_pass_and_neither_kind_may_be_misspelt():
     parsing.parse("score", ["--flink_mater=local"])
   with pytest.raises(WinnowError, match="--rate is no flag of winnow score, but of winnow sample, winnow curate"):
     parsing.parse("score", ["--rate=0.1"])
+  with pytest.raises(WinnowError, match="--dask_client_address is refused: Beam's runner for Dask ends without"):
+    parsing.parse("score", ["--runner=DaskRunner", "--dask_client_address=tcp://127.0.0.1:8786"])
   with pytest.raises(WinnowError, match="stray"):
     parsing.parse("score", ["stray"])
 

@@ -127,12 +127,17 @@ def test_progress_is_asked_of_workers_that_can_reach_this_process(arguments, are
   assert launch.Launcher(arguments).workers_are_here == are_here
 
 
+DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam imports it by this name where Dask is installed
+
+
 @pytest.mark.parametrize(
   ("arguments", "sentence"),
   [
     (["--runner=Foo"], "--runner=Foo cannot be used: Unexpected pipeline runner: Foo. Valid values are"),
     (["--runner=absent_package.Runner"], "--runner=absent_package.Runner cannot be used: No module named"),
     (["--runner=os.getcwd"], "--runner=os.getcwd cannot be used: it is not a runner of Beam"),
+    (["--runner=DaskRunner"], f"winnow: --runner=DaskRunner {commands.NO_DASK}"),
+    ([f"--runner={DASK}"], f"winnow: --runner={DASK} {commands.NO_DASK}"),
     (["--runner=DataflowRunner"], "Missing required option: project."),
     (["--runner=FlinkRunner", "--environment_type=PROCESS"], "Option process_command is required"),
   ],
