@@ -10,19 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.selection import metrics
-from pipelines.scorers.t5.ask_llm import AskLlm
+from pipelines.scorers.registry import SCORERS
 
 _TAIL = 0.001
 _LOG_RANGE = 100  # scores above 0 that differ by more than this factor get a logarithmic axis
 _SMALLEST = 1e-7  # the smallest distance of log P from 0 that float32 holds near 1
-_UNITS = {
-  AskLlm.SCORER: "log P of the answer",
-  "perplexity": "log-likelihood per token",
-  "density": "density",
-  "semdedup": "− cosine to an earlier document",
-  "prototypes": "− cosine to the centroid",
-  "minhash": "1: first of its kind, 0: near-copy",
-}
 # Round values of log P, from P = 2e-9 to P = 0.9999999.
 _LOG_P_TICKS = (
   -20,
@@ -111,14 +103,24 @@ class Axis(NamedTuple):
 
 
 def choose(scorer: str, scores_N: np.ndarray) -> Axis:
-  """Chooses the axis for the scores of a sample, float32 [N] without NaN."""
-  label = _UNITS.get(scorer, "score")
+  """Chooses the axis for the scores of a sample, float32 [N] without NaN.
+
+  A scorer that is not installed has scores in no unit.
+  """
+  entry = SCORERS.get(scorer)
+  label = entry.unit if entry else "score"
   if len(np.unique(scores_N)) <= 2:
     return Axis(label, RAW, is_binary=len(scores_N) > 0)
-  if scorer == AskLlm.SCORER and scores_N.max() <= 0:
+  if is_log_probability(scorer) and scores_N.max() <= 0:
     return Axis(label, LOGIT, is_binary=False)
   low, high = np.quantile(scores_N, (_TAIL, 1 - _TAIL), method="inverted_cdf").tolist()
   return Axis(label, LOG if low > 0 and scores_N.min() > 0 and high / low > _LOG_RANGE else RAW, is_binary=False)
+
+
+def is_log_probability(scorer: str) -> bool:
+  """Tells whether the scores of a scorer are logarithms of probabilities."""
+  entry = SCORERS.get(scorer)
+  return entry is not None and entry.is_log_probability
 
 
 def round_numbers(low: float, high: float, most: int) -> list[float]:

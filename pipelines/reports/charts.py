@@ -115,14 +115,33 @@ def histogram(
   frame.elements.insert(0, f'<path d="{area}" style="fill:var(--fill)"/>')
   if kept is not None:
     frame.path(frame.stairs(edges, kept), "fill:none;stroke:var(--line-0);stroke-width:2")
-  for place, label in thresholds:
+  for place, _ in thresholds:
     frame.path(
       f"M{frame.x(place)} {_TOP - 4}V{frame.height - _BOTTOM}",
       "fill:none;stroke:var(--line-1);stroke-width:2;stroke-dasharray:5 3",
     )
-    half = len(label) * _LETTER / 2
-    frame.text(min(max(frame.x(place), half + 2 + _LETTER * len(y_label)), WIDTH - half), 12, label, "middle")
+  labels = [label for _, label in thresholds]
+  places = _apart([frame.x(place) for place, _ in thresholds], labels, 2 + _LETTER * len(y_label))
+  for place, label in zip(places, labels, strict=True):
+    frame.text(place, 12, label, "middle")
   return frame.svg(words)
+
+
+def _apart(middles: Sequence[float], labels: Sequence[str], left: float) -> list[float]:
+  """Returns the middles of labels in one line, in ascending order: as near to `middles` as they fit beside each other.
+
+  They keep to the right of `left` if there is room.
+  """
+  halves = [len(label) * _LETTER / 2 for label in labels]
+  places = list(middles)
+  right: float = WIDTH
+  for number in reversed(range(len(places))):
+    places[number] = min(places[number], right - halves[number])
+    right = places[number] - halves[number] - _LETTER
+  for number, half in enumerate(halves):
+    places[number] = max(places[number], left + half)
+    left = places[number] + half + _LETTER
+  return places
 
 
 def bars(

@@ -123,6 +123,12 @@ def threshold_of(output: Output) -> float | None:
   return score if isinstance(score, float | int) and math.isfinite(score) else None
 
 
+def ends_of(output: Output) -> list[float]:
+  """Returns the threshold of an output, and of a percentile range the score at its upper end too, if it has one."""
+  threshold = threshold_of(output)
+  return [end for end in (threshold, output.ceiling) if threshold is not None and end is not None]
+
+
 def _by_scorer(chooser: _Chooser, sources: Sources, sample: Sample, name: str, numbers: list[int]) -> list[Group]:
   scores_N = sample.scores_SN[list(sources.scorers).index(name)].astype(np.float64)
   section, by = f"by {name}", (name,)
@@ -143,6 +149,12 @@ def _by_scorer(chooser: _Chooser, sources: Sources, sample: Sample, name: str, n
       chooser.group(section, f"just above the threshold of {output.name}", by, sign_here * scores_N, is_selected_N),
       chooser.group(section, f"just below the threshold of {output.name}", by, -sign_here * scores_N, is_below_N),
     ]
+    if output.ceiling is not None:  # of a percentile range, which goes by the highest scores
+      is_above_N = ~is_selected_N & (scores_N >= output.ceiling)
+      groups += [
+        chooser.group(section, f"just below the upper end of {output.name}", by, -scores_N, is_selected_N),
+        chooser.group(section, f"just above the upper end of {output.name}", by, scores_N, is_above_N),
+      ]
   return [*groups, chooser.group(section, "worst", by, sign * scores_N)]
 
 

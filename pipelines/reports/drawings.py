@@ -11,6 +11,7 @@ from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
 
 _SHARES = "% of the corpus"
+_ENDS = ("threshold", "upper end")
 
 
 class Drawing(NamedTuple):
@@ -38,12 +39,12 @@ def scores(sources: Sources, scales: Sequence[Axis], tables: dict[str, Figure]) 
     others: list[Drawing] = []
     for o, output in enumerate(sources.outputs):
       kept = news[output.name]
-      is_own, threshold = kept["scorer"] == name, kept["threshold"]
-      line = (threshold, kept["percentile of the threshold"]) if is_own and threshold is not None else None
-      chart, factor = _score_chart(f"scores-{number}-{o}", (name, output.name), axis, rows, 1 + o, line)
+      is_own = kept["scorer"] == name
+      ends = [(kept[end], kept[f"percentile of the {end}"]) for end in _ENDS if is_own and kept[end] is not None]
+      chart, factor = _score_chart(f"scores-{number}-{o}", (name, output.name), axis, rows, 1 + o, ends)
       (own if is_own else others).append(Drawing(f"{name} · {output.name}{_times(factor)}", chart))
     if not own:
-      own = [Drawing(name, _score_chart(f"scores-{number}", (name, ""), axis, rows, None, None)[0])]
+      own = [Drawing(name, _score_chart(f"scores-{number}", (name, ""), axis, rows, None, [])[0])]
     drawn.append(ScoreCharts(name, own, others))
   return drawn
 
@@ -54,10 +55,11 @@ def _score_chart(
   axis: Axis,
   rows: list[list[Any]],
   column: int | None,
-  threshold: tuple[float, float | None] | None,
+  ends: list[tuple[float, float | None]],
 ) -> tuple[str, int]:
   """Draws one set of rows (from, to, documents of each set); `column`: the set to draw beside the corpus.
 
+  `ends`: the scores at which what an output kept begins and ends, with their percentiles.
   Returns the chart and the factor by which it shows what the set kept.
   """
   corpus, kept, factor = _shares(
@@ -72,8 +74,11 @@ def _score_chart(
   )
   if column is not None:
     description += f" {output} kept {sum(row[2 + column] for row in rows):,} of them."
-  if threshold is not None:
-    description += f" Its threshold is {axes.number(threshold[0])}."
+  if ends:
+    described = [f"{axes.number(score)}{_percentile(percentile, ' (percentile {})')}" for score, percentile in ends]
+    description += (
+      f" Its threshold is {described[0]}." if len(ends) == 1 else f" Its range ends at {' and '.join(described)}."
+    )
   words = Words(identity, f"Scores by {scorer}" + (f", and what {output} kept" if output else ""), description)
   if axis.is_binary:
     middle = len(rows) // 2
@@ -81,10 +86,7 @@ def _score_chart(
     low, high = (axes.number(value) for value in (rows[0][0], rows[-1][1]))
     return charts.bars(words, [low, high], halves[0], halves[1] if kept else None, _SHARES), 1
   edges = [axis.at(row[0]) for row in rows] + [axis.at(rows[-1][1])]
-  lines = []
-  if threshold is not None:
-    label = axes.number(threshold[0]) + (f" · p{threshold[1]:.0f}" if threshold[1] is not None else "")
-    lines.append((axis.at(threshold[0]), label))
+  lines = [(axis.at(score), axes.number(score) + _percentile(percentile, " · p{}")) for score, percentile in ends]
   label = axis.label + {"log": ", log scale", "logit": ", logit scale"}.get(axis.scale.name, "")
   x = Ticks(axis.ticks(edges[0], edges[-1]), label)
   return charts.histogram(words, edges, corpus, kept, x=x, y_label=_SHARES, thresholds=lines), factor
@@ -101,6 +103,11 @@ def _shares(corpus: Sequence[int], kept: Sequence[int] | None) -> tuple[list[flo
   while 0 < highest * factor * 10 <= max(shares):
     factor *= 10
   return shares, [factor * count / total for count in kept], factor
+
+
+def _percentile(value: float | None, words: str) -> str:
+  """Returns the words with the percentile in place of {}, or nothing if there is none."""
+  return "" if value is None else words.format(f"{value:.0f}")
 
 
 def _times(factor: int) -> str:

@@ -34,6 +34,8 @@ class Output(NamedTuple):
   rejected: bool
   store: ScoreStore
   limits: ranks.Limits = ranks.unlimited
+  ceiling: float | None = None
+  """The score from which documents are above a percentile range, once its limits are settled; None if none are."""
 
   def first_files(self) -> list[str]:
     """Returns the paths of its shards, in order; each is a random part of it."""
@@ -239,7 +241,8 @@ def settle_limits(sources: Sources, launcher: launch.Launcher, work: str) -> Sou
         )
 
       launcher.run(define, f"winnow-report-{uuid.uuid4().hex[:8]}")
-      output = output._replace(limits=output_limits.within)
+      ceiling = output_limits.score() if isinstance(output_limits, limits.Ceiling) else None
+      output = output._replace(limits=output_limits.within, ceiling=ceiling)
     settled.append(output)
   return dataclasses.replace(sources, outputs=tuple(settled))
 

@@ -7,18 +7,18 @@ import numpy as np
 
 from pipelines.files import fingerprints, globs, storage
 from pipelines.output import manifests
-from pipelines.reports import choices
+from pipelines.reports import axes, choices
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Output, Sources
 from pipelines.reports.passes import Counts, Questions, Sample
-from pipelines.scorers.t5.ask_llm import AskLlm
 from pipelines.store import score_store
 
 _MINHASH = "minhash"
 _LARGEST = 10  # so many domains count as the largest ones
 _HEADER = [
   *("output", "% of documents", "% of tokens", "tokens a document before", "tokens a document after"),
-  *("scorer", "threshold", "percentile of the threshold", "% near-copies before", "% near-copies after"),
+  *("scorer", "threshold", "percentile of the threshold", "upper end", "percentile of the upper end"),
+  *("% near-copies before", "% near-copies after"),
   *("% in the largest domains before", "% in the largest domains after"),
 ]
 
@@ -68,7 +68,7 @@ def figure(sources: Sources, sample: Sample, questions: Questions, counts: Count
     row: list[Any] = [output.name, 100 * int(counts.documents_C[c]) / max(int(counts.documents_C[0]), 1)]
     tokens = [100 * int(counts.tokens_C[c]) / max(int(counts.tokens_C[0]), 1), float(means_C[0]), float(means_C[c])]
     row += tokens if has_tokens else [None] * 3
-    row += [*_threshold(sources, sample, output), copies_C[0], copies_C[c], domains_C[0], domains_C[c]]
+    row += [*_ends(sources, sample, output), copies_C[0], copies_C[c], domains_C[0], domains_C[c]]
     rows.append(row)
   return Figure(_HEADER, rows)
 
@@ -89,14 +89,19 @@ def _percent(counts_C: np.ndarray, totals_C: np.ndarray) -> list[float | None]:
   ]
 
 
-def _threshold(sources: Sources, sample: Sample, output: Output) -> list[Any]:
-  """Returns the scorer of an output, its threshold, and the threshold's percentile in the sample, where it has any."""
-  scorer, score = sources.scorer_of(output), choices.threshold_of(output)
-  if scorer is None or score is None:
-    return [scorer, None, None]
-  scores_N = sample.scores_SN[list(sources.scorers).index(scorer)]
-  scores_N = scores_N[~np.isnan(scores_N)]
-  return [scorer, float(score), 100 * float(np.mean(scores_N < score)) if len(scores_N) else None]
+def _ends(sources: Sources, sample: Sample, output: Output) -> list[Any]:
+  """Returns the scorer of an output, its threshold and the upper end of its scores, each with its percentile.
+
+  Percentiles are those of the sample; what an output does not have is None.
+  """
+  scorer = sources.scorer_of(output)
+  cells: list[Any] = []
+  if scorer is not None:
+    scores_N = sample.scores_SN[list(sources.scorers).index(scorer)]
+    scores_N = scores_N[~np.isnan(scores_N)]
+    for score in choices.ends_of(output):
+      cells += [float(score), 100 * float(np.mean(scores_N < score)) if len(scores_N) else None]
+  return [scorer, *cells, *[None] * (4 - len(cells))]
 
 
 def cards(sources: Sources, figure: Figure) -> list[Card]:
@@ -116,9 +121,17 @@ def _card(row: dict[str, Any], scorers: dict[str, str]) -> Card:
       (f"{before:,.0f} → {after:,.0f}", "tokens per document on average, corpus → output."),
     ]
   if row["threshold"] is not None:
-    unit = "log P" if scorers[row["scorer"]] == AskLlm.SCORER else "score"
-    where = f"is the threshold of {row['scorer']}, at percentile {row['percentile of the threshold']:.0f}."
-    lines.append((f"{unit} = {row['threshold']:.3g}".replace("-", "−"), where))
+    unit = "log P" if axes.is_log_probability(scorers[row["scorer"]]) else "score"
+    low, percentile = f"{row['threshold']:.3g}", f"{row['percentile of the threshold']:.0f}"
+    if row["upper end"] is None:
+      line = f"{unit} = {low}", f"is the threshold of {row['scorer']}, at percentile {percentile}."
+    else:
+      high, upper = f"{row['upper end']:.3g}", f"{row['percentile of the upper end']:.0f}"
+      line = (
+        f"{unit} = {low}, {high}",
+        f"are the ends of the range by {row['scorer']}, at percentiles {percentile} and {upper}.",
+      )
+    lines.append((line[0].replace("-", "−"), line[1]))
   if row["% near-copies before"] is not None and row["% near-copies after"] is not None:
     lines.append(
       (

@@ -66,6 +66,10 @@ class Entry:
   """Its own flags; it also has those of all scorers with the same `reads`."""
   methods: tuple[str, ...] = METHODS
   """The methods that a sampler may use on its scores, the default first. `ips` wants scores that are densities."""
+  unit: str = "score"
+  """What a score is, in a few words, which name the axis of a report's charts."""
+  is_log_probability: bool = False
+  """Whether a score is the logarithm of a probability: a report spreads out the end near P = 1."""
   suggested_amount: str = "--rate=0.2"
   """The flag that says how much to keep, in the command that `winnow score` suggests at its end."""
   preparation: "Callable[[], type[Preparation]] | None" = None

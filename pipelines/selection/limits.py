@@ -4,6 +4,7 @@ Limits are settled before the search for the threshold, in files below a work fo
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -42,6 +43,12 @@ class Ceiling:
       return ~selection.is_selected(rank, keys_N, ties_N)
 
     return within
+
+  def score(self) -> float | None:
+    """Reads the score from which documents are above the ceiling; None if no document is."""
+    key = self._read(self.path) >> 64
+    score = selection.from_order_key(key) if key < 1 << 64 else math.nan
+    return score if math.isfinite(score) else None
 
   def write(self, rank: int) -> None:
     """Makes the smallest rank above the ceiling durable. An existing file must agree, unless it is damaged."""

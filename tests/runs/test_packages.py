@@ -93,6 +93,8 @@ def test_its_scorer_reader_and_format_are_winnows_own_to_a_user(package, place):
   assert "are those that the scores select, each once" in run(package, place, "verify", "sample")
   assert "distinct: distinct scores, complete" in run(package, place, "status", "scores")
   assert re.search(r"distinct: distinct [\d.]+; above", run(package, place, "explain", "1.txt#5", "--scores=scores"))
+  run(package, place, "report", "--scores=scores", "--output=sample", "--report=page", "--direct_num_workers=1")
+  assert "share of distinct words" in (place / "page/report.html").read_text()  # the unit that its entry names
   assert "time of distinct" in run(package, place, *SCORE, "--scores=scores", "--estimate")
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from pipelines.files import fingerprints, storage
 from pipelines.output import tfds_metadata
 from pipelines.output.formats.registry import FORMATS
-from pipelines.reports import figures, news
+from pipelines.reports import choices, figures, news
 from pipelines.reports.axes import Axis
 from pipelines.reports.cards import card_figures
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Output, Sources
 from pipelines.store import score_store
+from pipelines.store.score_store import ScoreStore
 
 CARD = "dataset_card.md"
 SCORES, LENGTHS = "dataset_card_scores.png", "dataset_card_lengths.png"
@@ -50,7 +51,7 @@ def render(sources: Sources, scales: Sequence[Axis], tables: dict[str, Figure]) 
   pictures = {name: picture for name, picture in drawn.items() if picture}
   sections = [
     _heading(sources, names),
-    _contents(sources, names, tables["duplicates"]),
+    _contents(sources, names, tables),
     *(_method(output, name) for output, name in zip(sources.outputs, names, strict=True)),
     _fields(),
     _loading(sources, names),
@@ -122,24 +123,48 @@ def _heading(sources: Sources, names: list[str]) -> str:
   )
 
 
-def _contents(sources: Sources, names: list[str], duplicates: Figure) -> str:
-  header = ["", "read", "bad", "scored", "selected", "share", "tokens selected", "share of tokens", "near-copies"]
-  rows = []
-  for output, name, (_, among, _, near) in zip(sources.outputs, names, duplicates.rows, strict=True):
-    counts, tokens = output.manifest["counts"], output.manifest["tokens"]
+def _contents(sources: Sources, names: list[str], tables: dict[str, Figure]) -> str:
+  """Returns the counts of documents and of tokens.
+
+  An output whose own scorer has counted no tokens has those that the report's first counting scorer found in it.
+  """
+  documents, tokens = [], []
+  (_, _, of_corpus, _), *of_outputs = tables["means"].rows
+  copies = tables["duplicates"].rows
+  for output, name, (_, among, _, near), (_, _, counted, _) in zip(
+    sources.outputs, names, copies, of_outputs, strict=True
+  ):
+    counts, own = output.manifest["counts"], output.manifest["tokens"]
     numbers = [f"{counts[field]:,}" for field in ("read", "bad", "scored", "selected")]
-    row = [_code(name), *numbers, _share(counts["selected"], counts["scored"])]
-    if tokens["selected"] is None:
-      row += ["", ""]
-    else:
-      row += [f"{tokens['selected']:,}", _share(tokens["selected"], tokens["scored"])]
-    rows.append([*row, f"{near:,} of {among:,}"])
-  return (
-    f"## Contents\n\n{_table(header, rows)}\n"
-    "`read` documents were read, of which `bad` ones could not be scored. Tokens are those of the scorer's vocabulary. "
-    "Near-copies share 80% of their runs of five words; they are counted among the first documents, which are in a "
-    "random order.\n"
+    share = _share(counts["selected"], counts["scored"])
+    documents.append([_code(name), *numbers, share, f"{near:,} of {among:,}"])
+    scored, selected, store = own["scored"], own["selected"], output.store
+    if selected is None and sources.counting is not None:
+      scored, selected, store = of_corpus, counted, sources.stores[sources.counting]
+    if selected is not None:
+      share = _share(selected, scored)
+      tokens.append([_code(name), f"{scored:,}", f"{selected:,}", share, _code(_vocabulary(store))])
+  header = ["", "read", "bad", "scored", "selected", "share", "near-copies"]
+  text = (
+    f"## Contents\n\nDocuments:\n\n{_table(header, documents)}\n"
+    "`read` documents were read, of which `bad` ones could not be scored. Near-copies share 80% of their runs of five "
+    "words; they are counted among the first documents, which are in a random order.\n"
   )
+  if tokens:
+    header = ["", "tokens scored", "tokens selected", "share", "vocabulary"]
+    text += (
+      f"\nTokens of these documents:\n\n{_table(header, tokens)}\n"
+      "Tokens are counted by the vocabulary of the model, or by the vocabulary itself, that is named beside them. "
+      "Numbers of tokens by different vocabularies do not compare.\n"
+    )
+  return text
+
+
+def _vocabulary(store: ScoreStore) -> str:
+  """Returns the name of the vocabulary by which a store counts tokens: its own, or that of the model that has it."""
+  made_with = fingerprints.field(storage.join(store.folder, score_store.INPUT_FILE), score_store.MADE_WITH)
+  names = made_with if isinstance(made_with, dict) else {}
+  return str(names.get("vocabulary") or names.get("model") or f"that of the scorer {store.scorer}")
 
 
 def _method(output: Output, name: str) -> str:
@@ -160,7 +185,9 @@ def _method(output: Output, name: str) -> str:
   amounts = [f"--{field}={getattr(request, field)}" for field in _AMOUNTS if getattr(request, field) is not None]
   how = [f"--sampler={request.sampler}", f"--method={request.method}", *amounts, f"--seed={request.seed}"]
   lines.append(f"- {'Rejected' if output.rejected else 'Selected'} by {_code(' '.join(how))}")
-  if (score := manifest["threshold"].get("score")) is not None:
+  if output.ceiling is not None:
+    lines.append(f"- Ends of the range of scores: {choices.threshold_of(output):.6g} and {output.ceiling:.6g}")
+  elif (score := choices.threshold_of(output)) is not None:
     lines.append(f"- Score of the last selected document: {score:.6g}")
   lines.append(f"- Versions: {', '.join(f'{package} {version}' for package, version in manifest['versions'].items())}")
   prompt = scores.get("prompt")

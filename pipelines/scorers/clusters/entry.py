@@ -84,4 +84,6 @@ def describe_prototypes(namespace: argparse.Namespace, stored: Stored) -> "Proto
 
 
 ENTRY = Entry(name="cluster", reads=EMBEDDINGS, methods=(), preparation=preparation)
-PROTOTYPES = Entry(name="prototypes", reads=CLUSTERS, describe=describe_prototypes, cost=cost)
+PROTOTYPES = Entry(
+  name="prototypes", reads=CLUSTERS, describe=describe_prototypes, unit="− cosine to the centroid", cost=cost
+)

@@ -50,6 +50,7 @@ ENTRY = Entry(
   reads=EMBEDDINGS,
   describe=describe,
   methods=("ips", *METHODS),
+  unit="density",
   preparation=preparation,
   cost=cost,
   flags=(

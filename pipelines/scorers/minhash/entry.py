@@ -67,6 +67,7 @@ ENTRY = Entry(
   name="minhash",
   describe=describe,
   upstream=signatures,
+  unit="1: first of its kind, 0: near-copy",
   suggested_amount="--threshold=1",  # all that repeat no document before them
   preparation=preparation,
   cost=cost,

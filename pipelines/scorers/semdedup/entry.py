@@ -45,6 +45,7 @@ ENTRY = Entry(
   name="semdedup",
   reads=CLUSTERS,
   describe=describe,
+  unit="− cosine to an earlier document",
   preparation=preparation,
   cost=cost,
   flags=(

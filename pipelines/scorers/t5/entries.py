@@ -37,6 +37,8 @@ ASK_LLM = Entry(
   name="ask_llm",
   has_model=True,
   describe=describe_ask_llm,
+  unit="log P of the answer",
+  is_log_probability=True,
   flags=(
     Flag(
       "prompt_file",
@@ -70,6 +72,7 @@ PERPLEXITY = Entry(
   name="perplexity",
   has_model=True,
   describe=describe_perplexity,
+  unit="log-likelihood per token",
   methods=("top_k", "bottom_k", "ips", "threshold"),
   flags=(
     Flag(

@@ -10,13 +10,15 @@ from pipelines.reports import material, news, passes
 SCORES = np.array([0, 1, 1, 1], np.float32)
 
 
-def make_figure(*, scorer: str, counting: int | None, score: float | None):
+def make_figure(*, scorer: str, counting: int | None, score: float | None, ceiling: float | None = None):
   """Returns the summary of a corpus of four documents of ten tokens, one of them a copy, and an output of two."""
   summary = {"num_tokens": None if counting is None else 40}
   store = types.SimpleNamespace(scorer=scorer, folder="scores/name", summary=lambda: summary)
   threshold = {"rank": "00"} if score is None else {"rank": "00", "score": score}
   request = selection.SelectionRequest(scorer, rate="0.5")
-  output = types.SimpleNamespace(name="kept", store=store, request=request, manifest={"threshold": threshold})
+  output = types.SimpleNamespace(
+    name="kept", store=store, request=request, manifest={"threshold": threshold}, ceiling=ceiling
+  )
   sources = material.Sources({"name": store}, raters=(), outputs=(output,), others=(), left_out=())
   assert sources.counting == counting
   edges_E = metrics.bin_edges(0, 1, 48)
@@ -40,7 +42,7 @@ def test_the_news_of_an_output_are_counted_and_said():
   """Kills the mutants: first documents counted as copies; a mean of all tokens."""
   sources, figure = make_figure(scorer="minhash", counting=0, score=1.0)
   (row,) = figure.rows
-  assert row == ["kept", 50, 25, 10, 5, "name", 1, 25, 25, 0, 100, 100]
+  assert row == ["kept", 50, 25, 10, 5, "name", 1, 25, None, None, 25, 0, 100, 100]
   (card,) = news.cards(sources, figure)
   assert [said for said, _ in card.figures] == [
     "50.0%, 25.0%",
@@ -51,12 +53,21 @@ def test_the_news_of_an_output_are_counted_and_said():
   ]
 
 
+def test_both_ends_of_a_range_are_said():
+  """Kills: the unit of another scorer; a percentile of the wrong end."""
+  sources, figure = make_figure(scorer="ask_llm", counting=0, score=0.5, ceiling=1.0)
+  assert figure.rows[0][5:10] == ["name", 0.5, 25, 1, 25]
+  figure.rows[0][9] = 75.0
+  (card,) = news.cards(sources, figure)
+  assert card.figures[2] == ("log P = 0.5, 1", "are the ends of the range by name, at percentiles 25 and 75.")
+
+
 def test_what_is_not_known_is_left_out():
   """Kills the mutants: 0 tokens where none were counted; copies by scores of another scorer; None as a threshold."""
   sources, figure = make_figure(scorer="density", counting=None, score=None)
   (card,) = news.cards(sources, figure)
   assert card.figures[0][0] == "50.0%" and len(card.figures) == 2
-  assert figure.rows[0][2:5] == [None] * 3 and figure.rows[0][6:10] == [None] * 4
+  assert figure.rows[0][2:5] == [None] * 3 and figure.rows[0][6:12] == [None] * 6
 
 
 def test_percentages_keep_their_digits():

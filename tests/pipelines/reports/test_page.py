@@ -207,6 +207,20 @@ def test_a_chart_draws_labels_as_text_and_stays_in_its_frame():
   assert charts.histogram(words, [0, 1], [1.0], None, x=ticks, y_label="").count("var(--line-0)") == 0
 
 
+def test_labels_of_two_lines_stand_beside_each_other():
+  """Kills: labels on top of each other, out of the drawing, or away from their lines without need."""
+  words, ticks = charts.Words("i", "t", "d"), charts.Ticks([(0, "0"), (2, "2")], "x")
+  for ends in ((0.0, 2.0), (1.0, 1.01), (1.99, 2.0), (0.0, 0.0)):
+    lines = [(place, f"0.{number}23456 · p50") for number, place in enumerate(ends)]
+    drawn = charts.histogram(words, [0, 1, 2], [0.5, 0.5], [0.1, 0.1], x=ticks, y_label="% of it", thresholds=lines)
+    (first, second) = (float(place) for place in re.findall(r'<text x="([\d.]+)"[^>]*>0\.\d23456', drawn))
+    assert second - first >= 6 * len(lines[0][1]) and first > 6 * len(lines[0][1]) / 2
+    assert second + 6 * len(lines[0][1]) / 2 <= charts.WIDTH and drawn.count("stroke-dasharray") == 2
+  thin = charts.histogram(words, [0, 1, 2], [0.5, 0.5], None, x=ticks, y_label="", thresholds=[(0.5, "a"), (1.5, "b")])
+  frame = charts.Frame((0, 2), (0, 1))
+  assert all(f'<text x="{frame.x(place):.1f}" y="12.0"' in thin for place in (0.5, 1.5))
+
+
 def test_bars_say_their_shares():
   words = charts.Words("i", "t", "d")
   drawn = charts.bars(words, ["0", "1"], [0.18, 0.82], [0.03, 0.5], "y")

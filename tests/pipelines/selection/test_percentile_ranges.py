@@ -1,7 +1,10 @@
 """Percentile ranges, through the commands, against sorting: twelve shards in all formats, bad records in the middle."""
 
+import collections
+import csv
 import json
 import pathlib
+import re
 import shutil
 
 import corpora
@@ -64,6 +67,41 @@ def test_ranges_are_what_sorting_gives_and_part_the_corpus(place):
     assert sorted(drawn(place / name)) == sorted(order[start:stop])
     assert manifests.read(str(place / name))["counts"]["selected"] == stop - start
   assert sorted(drawn(place / "rest")) == sorted(order[: borders[1]] + order[borders[2] :])
+
+
+def test_a_report_draws_and_tells_both_ends(place, tmp_path):
+  """Kills the mutants: the highest score of an output for the lowest above it; an upper end of a range up to 1; one
+  line for two ends; examples of the other end."""
+  report = ["report", "--scores=scores", "--output=low,middle,rest,high", f"--report={tmp_path}/page"]
+  assert run_in(place, [*report, "--direct_num_workers=1"]) == 0
+  order, scores = ranked(place), {}
+  for path in (place / "scores/tiny/shards").iterdir():
+    scores |= {f"{row['shard']}#{row['row']}": row["score"] for row in pq.read_table(path).to_pylist()}
+  low, high = (scores[order[round(share * len(order))]] for share in (0.3, 0.7))
+  rows = {row["output"]: row for row in csv.DictReader((tmp_path / "page/news.csv").read_text().splitlines())}
+  assert {name: (row["threshold"], row["upper end"]) for name, row in rows.items()} == {
+    "low": (str(min(scores.values())), str(low)),
+    "middle": (str(low), str(high)),
+    "rest": (str(low), str(high)),
+    "high": (str(high), ""),
+  }
+  assert float(rows["middle"]["percentile of the upper end"]) == pytest.approx(70, abs=0.2)
+  page = (tmp_path / "page/report.html").read_text()
+  for name, ends in (("low", 2), ("middle", 2), ("high", 1)):
+    title = f"Scores by tiny, and what {name} kept"
+    (chart,) = re.findall(rf"<svg(?:(?!</svg>).)*>{title}</title>.*?</svg>", page, re.DOTALL)
+    assert chart.count("stroke-dasharray") == ends and chart.count("(percentile ") == ends
+  assert "are the ends of the range by tiny, at percentiles 30 and 70." in page
+  groups = collections.defaultdict(list)
+  for row in csv.DictReader((tmp_path / "page/examples.csv").read_text().splitlines()):
+    groups[row["group"]].append(row["source"])
+  border = round(0.7 * len(order))
+  below, above = (groups[f"just {side} the upper end of middle"] for side in ("below", "above"))
+  assert below and set(below) <= set(order[:border]) and above and set(above) <= set(order[border:])
+  card = (tmp_path / "page/dataset_card.md").read_text()
+  assert (
+    card.count(f"- Ends of the range of scores: {low:.6g} and {high:.6g}\n") == 2
+  )  # of what is kept and of the rest
 
 
 @pytest.mark.long
