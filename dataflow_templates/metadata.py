@@ -20,7 +20,8 @@ TEMPLATES = (
   command_names.CURATE,
 )
 _FOLDERS = ("scores", "output")
-_TERMINAL_ONLY = ("estimate",)  # a launcher that starts no job has failed
+# A launcher that starts no job has failed, and Dataflow divides the work itself.
+_TERMINAL_ONLY = ("estimate", "part", "part_timeout", "part_steal")
 
 
 def metadata(command: str) -> dict[str, Any]:

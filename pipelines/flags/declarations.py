@@ -27,6 +27,7 @@ from pipelines.scorers import registry as scorers
 
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _CORPUS = (*_READING, EVALUATE)
+_IN_PARTS = (SCORE, EMBED)
 _RATE = r"0?\.\d+|1(\.0*)?"
 _FILES = (
   "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
@@ -301,6 +302,31 @@ FLAGS = (
       CURATE: "delete an earlier output and scores of a different request, and start over; scores that fit stay",
       REPORT: "replace an earlier report",
     },
+    type=bool,
+  ),
+  Flag(
+    "part",
+    "Parts",
+    _IN_PARTS,
+    "do part I of N, given as I/N with I from 0 to N-1: tasks of a cluster, one for each part, share the work of the "
+    "command without any runner, and each ends once all is done; see docs/parts.md",
+    pattern=r"\d+/\d+",
+  ),
+  Flag(
+    "part_timeout",
+    "Parts",
+    _IN_PARTS,
+    "the seconds for which a part waits for others while nothing new comes from them; then it fails, and can be "
+    "started again",
+    type=float,
+    default=21_600,
+  ),
+  Flag(
+    "part_steal",
+    "Parts",
+    _IN_PARTS,
+    "once its own share is done, have this part do what others have not begun; and what they have begun, if nothing "
+    "new comes from them for a tenth of --part_timeout",
     type=bool,
   ),
 )

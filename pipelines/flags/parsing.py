@@ -27,11 +27,12 @@ _LAST_STAGE_FLAGS = (
 _COMMON_FLAGS = (  # for all stages, or for the last one: no stage may have its own
   *("input", "text_field", "url_field", "timestamp_field", "tfds_data_dir", "max_zstd_window", "block_rows"),
   *("max_bad_fraction", "scores", "overwrite", "accelerator", "estimate", "output", "dataset_name", "output_format"),
-  *("num_shards", "rejected"),
+  *("num_shards", "rejected", "part", "part_timeout", "part_steal"),
 )
 _MODEL_FLAGS = ("model", "vocabulary", "embeddings")  # random sampling needs none of them
 _AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")
-_RUN_FLAGS = ("recipe", "accelerator", "estimate", "overwrite", "max_zstd_window")  # no part of the request
+_PART_FLAGS = ("part", "part_timeout", "part_steal")
+_RUN_FLAGS = ("recipe", "accelerator", "estimate", "overwrite", "max_zstd_window", *_PART_FLAGS)  # not in the request
 _READING_FLAGS = ("text_field", "url_field", "timestamp_field", "block_rows", "max_bad_fraction")
 
 
@@ -53,7 +54,8 @@ def from_settings(command: str, settings: Mapping[str, Any]) -> argparse.Namespa
 
   Raises WinnowError for a name that is no flag of the command, and for what the command would refuse.
   """
-  known = {flag.name for flag in FLAGS if command in flag.commands and not flag.positional} - {"estimate"}
+  known = {flag.name for flag in FLAGS if command in flag.commands and not flag.positional}
+  known -= {"estimate", *_PART_FLAGS}
   arguments = []
   for name, value in settings.items():
     if name not in known:

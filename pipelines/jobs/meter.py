@@ -193,8 +193,10 @@ class Meter:
         yield self._socket.recv(DATAGRAM_BYTES)
 
   def _take(self, datagram: bytes, now: float) -> None:
-    """Takes a process's totals of a stage. Ignores datagrams of other runs."""
+    """Takes a process's totals of a stage, or prints its line. Ignores datagrams of other runs."""
     match _parsed(datagram):
+      case {"run": self.address.run, "line": str(line)}:
+        self._console.print(line, markup=False)
       case {
         "run": self.address.run,
         "stage": str(title),

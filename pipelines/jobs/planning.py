@@ -13,7 +13,7 @@ from pipelines.corpus.readers import tfds
 from pipelines.files import fingerprints, object_stores, storage
 from pipelines.jobs.store_job import ScoringJob, SelectingJob
 from pipelines.registry.flag import require
-from pipelines.runners import launch
+from pipelines.runners import launch, parts
 from pipelines.runners.workers import Workers
 from pipelines.scoring import scoring, stored_blocks
 from pipelines.scoring.description import Description
@@ -61,9 +61,26 @@ class Stage:
 
 def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:
   """Makes the launcher of a command. Raises WinnowError if its workers could not reach what the flags name."""
-  launcher = launch.Launcher(beam_arguments, getattr(namespace, "accelerator", None))
+  launcher = launch.Launcher(beam_arguments, getattr(namespace, "accelerator", None), _part(namespace))
   refuse_unreachable(namespace, launcher)
   return launcher
+
+
+def _part(namespace: argparse.Namespace) -> parts.Part | None:
+  """Returns the part of the work that a command does; None if it does all of it."""
+  part = getattr(namespace, "part", None)
+  if part is None:
+    for flag in ("part_steal", "part_timeout"):
+      if flag in getattr(namespace, "given", ()):
+        raise WinnowError(f"--{flag} is for a command with --part=I/N; leave it out, or add that")
+    return None
+  for flag, reason in (
+    ("overwrite", "would remove what other parts have done: delete the folder first"),
+    ("estimate", "estimates the whole: leave out --part"),
+  ):
+    if getattr(namespace, flag, False):
+      raise WinnowError(f"--{flag} with --part={part} {reason}")
+  return parts.Part.parse(part, limit=namespace.part_timeout, steals=namespace.part_steal)
 
 
 def refuse_unreachable(namespace: argparse.Namespace, workers: Workers) -> None:
@@ -133,6 +150,8 @@ def plan_scoring(
   that the scorer reads. `stage`: None if all documents are scored.
   """
   stage = stage or Stage()
+  if workers.part is not None and preparation is not None:
+    raise WinnowError(f"--part does not divide --scorer={scorer.request()['scorer']} yet: leave it out")
   max_bad_fraction = getattr(namespace, "max_bad_fraction", 1.0)  # a store that is read has settled it
   if not 0 <= max_bad_fraction <= 1:
     raise WinnowError(f"--max_bad_fraction={max_bad_fraction} is not in [0, 1]")

@@ -84,21 +84,23 @@ def _run_claimed(
     return True
   are_here, recipe = launcher.workers_are_here, 1 if scoring_job is None else scoring_job.config.number
   stages = _stages(scoring_job, sampling_jobs, recipe) if are_here else []
+  if launcher.part is not None:
+    stages = [_share(stage, launcher.part.count) for stage in stages]
   running: list[Any] = [*sampling_jobs, *reversed(steps)]
-  with (
-    commands.Log(running[0].folder, arguments) as log,
-    meter.Meter(stages, quiet=not are_here, recipe_stages=recipe) as progress_meter,
-  ):
+  progress_meter = meter.Meter(stages, quiet=not are_here, recipe_stages=recipe)
+  with commands.Log(running[0].folder, arguments) as log:
     address = progress_meter.address if are_here else None
     define = _definition(launcher, scoring_job, sampling_jobs, address)
     this_run: dict[str, int] | None = {}
     try:
-      this_run = launcher.run(define, _job_name(arguments, wanted))
+      with progress_meter:
+        this_run = launcher.run(define, _job_name(arguments, wanted))
     except commands.JobError:
       # Another run of the same command may have completed the work, and tidied up what this one was still reading.
       if not all(job.is_complete for job in running):
         raise
-    log.entry["documents_by_process"] = progress_meter.documents_by_process
+    finally:
+      log.entry["documents_by_process"] = progress_meter.documents_by_process
     if this_run is None:
       return False
     log.entry["counters"], log.entry["this_run"] = _on_record(running), this_run
@@ -133,6 +135,12 @@ def _stages(scoring_job: ScoringJob | None, sampling_jobs: Sequence[SamplingJob]
   for sampling_job in sampling_jobs:
     stages += sampling_job.stages(scored)
   return stages
+
+
+def _share(stage: progress.Stage, parts: int) -> progress.Stage:
+  """Returns a stage of which this command does one of several parts."""
+  documents = None if stage.count is None else progress.Count(stage.count.documents // parts, is_exact=False)
+  return dataclasses.replace(stage, count=documents)
 
 
 def _report_damage(before: Mapping[str, set[str]]) -> None:

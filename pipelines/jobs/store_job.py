@@ -9,8 +9,9 @@ from curation.selection import domains
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.corpus import Corpus
 from pipelines.files import fingerprints, storage
+from pipelines.runners import parts
 from pipelines.scorers import registry
-from pipelines.scoring import scoring, stored_blocks
+from pipelines.scoring import parted, scoring, stored_blocks
 from pipelines.scoring.preparation import Preparation
 from pipelines.selection import survivors, thresholds
 from pipelines.store import clearing, score_store
@@ -162,6 +163,9 @@ class ScoringJob:
     if self.preparation is not None:
       after = after | f"{self.preparation.label}{number}" >> self.preparation.transform(address)
     waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
+    if (part := parts.current()) is not None:  # the division of all shards is the same whenever a part starts
+      stripes_of_all = stripes.divide_among(self.corpus.shards, parallelism, per_worker=4)
+      return after | label >> parted.ScorePart(config, stripes_of_all, finished, part)
     divided = (stripes.divide_among(shards, parallelism, per_worker=4) for shards in (waiting, finished))
     ledger = after | label >> scoring.Score(config, *divided)
     conclusion = None if self.preparation is None else self.preparation.conclusion()

@@ -20,6 +20,7 @@ GROUPS = (
   "Clusters",
   "MinHash",
   "Sample",
+  "Parts",
 )
 BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
 """The pattern of a path on an object store, for a console."""

@@ -13,7 +13,7 @@ from apache_beam.runners import runner as beam_runner
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from curation.errors import WinnowError
-from pipelines.runners import commands, dataflow, local_runner, prism
+from pipelines.runners import commands, dataflow, local_runner, parts, prism
 from pipelines.runners.workers import Workers
 from pipelines.worker import logs, progress
 
@@ -40,12 +40,13 @@ class Options(pipeline_options.PipelineOptions):
 class Launcher(Workers):
   """The runner of one command's pipelines: the local runner unless `--runner` names another.
 
-  Raises WinnowError if there is no such runner, or if Beam refuses its options.
+  `part`: the part of the work that is done here; None: all of it. Raises WinnowError if there is no such runner, if
+  Beam refuses its options, or if the runner does not take parts.
   """
 
-  def __init__(self, beam_arguments: Sequence[str], accelerator: str | None = None):
+  def __init__(self, beam_arguments: Sequence[str], accelerator: str | None = None, part: parts.Part | None = None):
     options = Options(list(beam_arguments))
-    super().__init__(_create_runner(options), options, accelerator)
+    super().__init__(_create_runner(options), options, accelerator, part)
     self.is_dry_run = self.options.view_as(pipeline_options.TestOptions).dry_run
     if self.is_dry_run and not self.is_dataflow:
       raise WinnowError("--dry_run is for --runner=DataflowRunner, and other runners would run the job: leave it out")
@@ -82,7 +83,8 @@ class Launcher(Workers):
         if type(runner) is fn_runner.FnApiRunner:
           runner = local_runner.fn_api_runner(self.options, self._num_local_workers)
         pipeline = beam.Pipeline(runner=runner, options=self.options)
-        define(pipeline)
+        with parts.dividing(self.part):
+          define(pipeline)
         # A Beam worker prints the traceback of each error. As a thread of this process it prints to our standard error.
         is_thread = self.workers_are_here and not self.is_local
         with contextlib.redirect_stderr(processes.errors if is_thread else sys.stderr):

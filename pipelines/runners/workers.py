@@ -10,11 +10,12 @@ from apache_beam.runners.portability import flink_runner
 
 from curation.errors import WinnowError
 from pipelines.files import storage
-from pipelines.runners import accelerators, dataflow, devices
+from pipelines.runners import accelerators, dataflow, devices, parts
 
 _LOCAL_RUNNERS = ("FnApiRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner")
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
 _REMOTE_PARALLELISM = 64
+_WORKERS_OF_PART = 8  # with --direct_num_workers=0, which is as many as there are cores
 
 
 class Workers:
@@ -28,8 +29,9 @@ class Workers:
     runner: beam_runner.PipelineRunner,
     options: pipeline_options.PipelineOptions,
     accelerator: str | None = None,
+    part: parts.Part | None = None,
   ):
-    self.options, self._runner = options, runner
+    self.options, self._runner, self.part = options, runner, part
     filesystems.FileSystems.set_options(options)  # credentials and endpoints: this process reads and writes too
     self.is_local = type(runner).__name__ in _LOCAL_RUNNERS
     self.is_dataflow = type(runner).__name__ in dataflow.RUNNERS
@@ -40,6 +42,14 @@ class Workers:
     direct = options.view_as(pipeline_options.DirectOptions)
     self._num_local_workers = direct.direct_num_workers or os.cpu_count() or 1
     self.parallelism = self._num_local_workers if self.is_local else _remote_workers(options)
+    if part is not None:
+      if not self.is_local:
+        raise WinnowError(
+          f"--part={part} divides the work without a runner, and --runner={type(runner).__name__} divides it already: "
+          "leave out one of them"
+        )
+      # The same in all parts, even if one has a machine with more cores.
+      self.parallelism = part.count * (direct.direct_num_workers or _WORKERS_OF_PART)
 
   def refuse_local(self, paths: Mapping[str, str | None]) -> None:
     """Raises WinnowError for the first of the named paths that is on this machine if the workers are not."""

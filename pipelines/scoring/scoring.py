@@ -102,8 +102,10 @@ def score_blocks(
   def is_wanted(index: int) -> bool:
     if index in on_record:
       return config.source.may_change  # read it again to compare: parsing takes little beside scoring
-    # Another run of the same command may compact the shard meanwhile, and its block files are gone then.
-    return stripe.holds(index) and not storage.exists(store.scores_path(shard))
+    # Another run of the same command, or another part, may have done the block meanwhile. It may also have compacted
+    # the shard, and the block files are gone then.
+    made = store.scores_path(shard), store.block_path(shard, index, engine)
+    return stripe.holds(index) and not any(map(storage.exists, made))
 
   at_work = contextlib.ExitStack()
 
@@ -292,16 +294,18 @@ def release_model() -> None:
   shared.Shared().acquire(_Nothing)
 
 
-def _finish_shard(
+def finish_shard(
   config: ScoringConfig, stripes_done: Iterable[tuple[blocks.Shard, sealing.StripeTotals]]
 ) -> score_files.ShardSummary:
+  """Compacts a shard whose stripes are all done."""
   with progress.working(config.progress_address, GATHERING):
     return sealing.finish_shard(config.store, stripes_done)
 
 
-def _seal(
+def seal(
   config: ScoringConfig, summaries: list[score_files.ShardSummary], shards: list[blocks.Shard]
 ) -> score_store.Ledger:
+  """Makes the store complete, by the ledgers of its shards."""
   return sealing.seal(config.store, summaries, shards, max_bad_fraction=config.max_bad_fraction, work=config.work)
 
 
@@ -336,9 +340,9 @@ class Score(beam.PTransform):
       | "ScoreBlocks" >> beam.ParDo(ScoreBlocks(config)).with_resource_hints(**config.resource_hints)
       # A group, not a combine: it ends when the last stripe of a shard is done. Its values are two numbers.
       | "GroupStripes" >> beam.GroupByKey()
-      | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: _finish_shard(config, stripes_done))
+      | "CompactShards" >> beam.MapTuple(lambda _, stripes_done: finish_shard(config, stripes_done))
     )
     return after | "Seal" >> beam.Map(
-      lambda _, *summaries: _seal(config, list(itertools.chain(*summaries)), shards),
+      lambda _, *summaries: seal(config, list(itertools.chain(*summaries)), shards),
       *map(beam.pvalue.AsList, (new, *summaries)),
     )

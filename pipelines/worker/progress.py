@@ -11,10 +11,11 @@ import functools
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sized
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DATAGRAM_BYTES = 1024
 PRODUCTS = 5e7
@@ -91,6 +92,16 @@ def report(address: Address | None, *, stage: str, documents: int = 0, tokens: i
     _add(address, stage, documents=documents, tokens=tokens, resumed=resumed)
 
 
+def tell(address: Address | None, text: str) -> None:
+  """Has the launcher print one line; without an address, prints it on this process's standard error."""
+  line = f"winnow: {text}"
+  if address is None:
+    print(line, file=sys.stderr, flush=True)
+    return
+  with contextlib.suppress(OSError):
+    _send(address, {"line": line})
+
+
 @contextlib.contextmanager
 def working(address: Address | None, stage: str) -> Iterator[None]:
   """Runs the stage's clock during the `with` block, and sends all totals at its end."""
@@ -136,9 +147,12 @@ def _add(
         return
       totals.sent = now
     counts = [totals.documents, totals.resumed, totals.tokens, totals.at_work]
-    message = {"run": address.run, "stage": address.prefix + stage, "process": os.getpid(), "counts": counts}
     with contextlib.suppress(OSError):
-      _socket().sendto(json.dumps(message).encode(), ("127.0.0.1", address.port))
+      _send(address, {"stage": address.prefix + stage, "process": os.getpid(), "counts": counts})
+
+
+def _send(address: Address, message: dict[str, Any]) -> None:
+  _socket().sendto(json.dumps({"run": address.run, **message}).encode(), ("127.0.0.1", address.port))
 
 
 @functools.cache
