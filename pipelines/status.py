@@ -160,7 +160,7 @@ def describe(name: str, store: ScoreStore) -> list[str]:
 def _preparation(store: ScoreStore) -> list[str]:
   """Returns lines about the progress of the preparation, such as a sketch."""
   preparation = SCORERS[store.scorer].preparation if store.scorer in SCORERS else None
-  return [] if preparation is None else [f"  {line}" for line in preparation.state(store)]
+  return [] if preparation is None else [f"  {line}" for line in preparation().state(store)]
 
 
 def _figures(read: int, scored: int, bad: int, summary: dict[str, Any]) -> list[str]:
