@@ -10,6 +10,7 @@ from pipelines.jobs import endings, estimate, plan_store, planning, run_jobs
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.registry import command_names
 from pipelines.runners import commands, launch
+from pipelines.store import dead_letters
 
 
 def run(command: str, plan: Callable[[argparse.Namespace, launch.Launcher], ScoringJob], argv: Sequence[str]) -> None:
@@ -33,6 +34,8 @@ def print_summary(job: ScoringJob) -> None:
   summary = job.config.store.summary()
   reasons = "".join(f", {reason} {count:,}" for reason, count in summary["reasons"].items())
   print(f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad{reasons}")
+  for line in dead_letters.lines(job.config.store, summary["shards"]):
+    print(endings.wrapped(line))
   if summary["blank"]:
     print(f"{summary['blank']:,} blank lines, which are no documents")
   if summary["num_tokens"] is not None:

@@ -17,7 +17,7 @@ from pipelines.output import folders
 from pipelines.registry import command_names
 from pipelines.runners import commands
 from pipelines.scorers.registry import SCORERS
-from pipelines.store import score_files
+from pipelines.store import dead_letters, score_files
 from pipelines.store.score_store import ScoreStore
 
 _READERS = 16
@@ -119,6 +119,7 @@ def describe(name: str, store: ScoreStore) -> list[str]:
     return [
       f"{name}: {store.kind.contents}, complete",
       *_figures(summary["read"], summary["scored"], summary["bad"], summary),
+      *(f"  {line}" for line in dead_letters.lines(store, summary["shards"])),
     ]
   progress = look(store, time.time())
   shards = len(progress.finished) + len(progress.waiting)
@@ -138,6 +139,7 @@ def describe(name: str, store: ScoreStore) -> list[str]:
     blank = sum(s.blank for s in progress.finished)
     and_blank = f"; {blank:,} blank lines" if blank else ""
     lines.append(f"  documents in finished shards: {scored:,} scored, {bad:,} bad{and_blank}")
+    lines += [f"  {line}" for line in dead_letters.lines(store, map(dataclasses.asdict, progress.finished))]
   if progress.silent_seconds is not None and progress.silent_seconds > _PAUSE_SECONDS:
     lines.append(
       f"  nothing was written for {duration(progress.silent_seconds)}: if no run is working on it, run its command "

@@ -84,7 +84,9 @@ def read_loss(store: ScoreStore) -> CorpusLoss:
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     loss = corpus_loss.total(pool.map(lambda shard: _read_shard(store, shard, request), shards))
   if not loss.documents:
-    raise WinnowError(f"{store.folder} has no scored document: see its dead_letter, and give an --input with texts")
+    raise WinnowError(
+      f"{store.folder} has no scored document: {store.dead_letter_folder} says why; give an --input with texts"
+    )
   return loss
 
 

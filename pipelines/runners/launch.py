@@ -101,7 +101,8 @@ class Launcher(Workers):
         if state in (None, beam_runner.PipelineState.DONE):
           return _own_counters(result)
         error_of_state = commands.JobError(
-          f"the job ended as {state}; see its own log for the reason, and run the same command again to continue"
+          f"the job ended as {state}: the log of {type(runner).__name__} has the reason; run the same command again to "
+          "continue"
         )
       except (Exception, KeyboardInterrupt) as error:
         if processes.died is None and (interrupt := _interrupt_within(error)):

@@ -5,6 +5,7 @@ block.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ import pyarrow as pa
 from curation.errors import WinnowError
 from pipelines.corpus import blocks
 from pipelines.scoring.description import OnBatch, Scorer, Scores
+from pipelines.store.dead_letters import SCORER_FAILED
 from pipelines.worker import logs
 
-REASON = "scorer_failed"
 # An ordinary text: if even this cannot be scored, no document is to blame.
 _PROBE = "The quick brown fox jumps over the lazy dog."
 _MOST_CULPRITS = 16
+
+OnFailure = Callable[[int, Exception], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +40,18 @@ def prepare(scorer: Scorer, block: blocks.Block, reads: str) -> Any:
 
 
 def run(
-  scorer: Scorer, block: blocks.Block, prepared: Any, reads: str, *, on_batch: OnBatch | None = None
+  scorer: Scorer,
+  block: blocks.Block,
+  prepared: Any,
+  reads: str,
+  *,
+  on_batch: OnBatch | None = None,
+  on_failure: OnFailure | None = None,
 ) -> tuple[blocks.Block, Scores]:
-  """Returns a block and its scores. Documents that make the scorer fail join the bad ones, if the block has texts."""
+  """Returns a block and its scores. Documents that make the scorer fail join the bad ones, if the block has texts.
+
+  `on_failure` is called with the row of each such document, and the error.
+  """
   try:
     if isinstance(prepared, _Failed):
       raise prepared.error
@@ -47,7 +59,7 @@ def run(
   except Exception as error:
     if "text" not in block.documents.schema.names or _blames_no_document(error):
       raise
-    return _score_without_culprits(scorer, block, error, reads)
+    return _score_without_culprits(scorer, block, error, reads, on_failure)
 
 
 def _blames_no_document(error: Exception) -> bool:
@@ -59,7 +71,7 @@ def _blames_no_document(error: Exception) -> bool:
 
 
 def _score_without_culprits(
-  scorer: Scorer, block: blocks.Block, error: Exception, reads: str
+  scorer: Scorer, block: blocks.Block, error: Exception, reads: str, on_failure: OnFailure | None
 ) -> tuple[blocks.Block, Scores]:
   """Returns the block with the documents that make the scorer fail among its bad ones, and the scores of the others.
 
@@ -83,9 +95,11 @@ def _score_without_culprits(
         if not len(table) or len(culprits) == _MOST_CULPRITS or not _can_score(scorer):
           raise error from None
         text = table["text"][0].as_py()[: blocks.DEAD_TEXT_CHARACTERS]
-        culprits.append({"row": table["row"][0].as_py(), "reason": REASON, "text": text})
+        culprits.append({"row": table["row"][0].as_py(), "reason": SCORER_FAILED, "text": text})
         first_line = (str(failure).splitlines() or [""])[0]
-        logs.warn("scorer_failed", row=culprits[-1]["row"], error=f"{type(failure).__name__}: {first_line}")
+        logs.warn(SCORER_FAILED, row=culprits[-1]["row"], error=f"{type(failure).__name__}: {first_line}")
+        if on_failure is not None:
+          on_failure(culprits[-1]["row"], failure)
         return
     halve(table)
 

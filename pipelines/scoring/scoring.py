@@ -26,7 +26,7 @@ from pipelines.files import damage, fingerprints, row_bits, storage
 from pipelines.scoring import bisection, recording, stored_blocks
 from pipelines.scoring.description import Description, Scorer
 from pipelines.selection.survivors import Survivors
-from pipelines.store import block_files, kinds, score_files, score_store, sealing
+from pipelines.store import block_files, dead_letters, kinds, score_files, score_store, sealing
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs, prefetch, progress, reshuffle
 
@@ -162,6 +162,7 @@ def _score_prepared(
 ) -> Iterator[recording.BlockCounts]:
   """Scores and records blocks, and adds their indices to `recorded_indices`."""
   kept = None if config.survivors is None else config.survivors.kept(shard)
+  on_failure = functools.partial(dead_letters.record_failure, config.store, shard)
   with concurrent.futures.ThreadPoolExecutor(1, "write") as writer:
     written: concurrent.futures.Future[recording.BlockCounts] | None = None
     # A block of embeddings takes more memory than its texts would, and less time to read: fewer are read ahead.
@@ -172,7 +173,9 @@ def _score_prepared(
         continue
       block, loaded, ready = item
       started, block_progress = time.monotonic(), progress.Block(config.progress_address, config.title)
-      block, scores = bisection.run(loaded.scorer, block, ready, config.scorer.reads, on_batch=block_progress.add)
+      block, scores = bisection.run(
+        *(loaded.scorer, block, ready, config.scorer.reads), on_batch=block_progress.add, on_failure=on_failure
+      )
       milliseconds = round(1000 * (time.monotonic() - started))
       block_progress.finish(block.num_rows - _not_read(block, kept), scores.useful_tokens)
       if written is not None:

@@ -5,11 +5,12 @@ The borders of blocks and the bad rows are those of the corpus that the store wa
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import ClassVar
 
 import pyarrow.compute as pc
 
+from curation.errors import WinnowError
 from pipelines.corpus import blocks, sources
 from pipelines.files import fingerprints, row_bits, storage
 from pipelines.selection.survivors import Survivors, keep_survivors
@@ -111,6 +112,11 @@ class StoredEmbeddings(StoredBlocks):
   """The embeddings of a complete store, in the `dtype` that they were written in."""
 
   dtype: str
+
+  def refuse_none(self, points: Sized) -> None:
+    """Raises WinnowError if there are no points, so no embeddings to choose them from."""
+    if not len(points):
+      raise WinnowError(f"there are no embeddings at all: {self.store.dead_letter_folder} says why")
 
 
 Source = sources.Texts | sources.KeyedTexts | sources.TextsWithEmbeddings | Surviving | StoredBlocks

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from curation.errors import WinnowError
 from pipelines.corpus import blocks
 from pipelines.files import fingerprints, storage
-from pipelines.store import score_files, score_store
+from pipelines.store import dead_letters, score_files, score_store
 from pipelines.store.score_store import ScoreStore
 
 
@@ -17,6 +17,7 @@ def clear(store: ScoreStore, made: Sequence[str]) -> None:
   """
   storage.delete([store.summary_path])
   _remove(store, ("blocks/", "shards/", "dead_letter/", *made))
+  dead_letters.forget_failures(store)
   storage.delete([storage.join(store.folder, score_store.INPUT_FILE), store.engine_path, store.request_path])
 
 
@@ -44,7 +45,7 @@ def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], made: Sequen
     kept = {name for name, ours in zip(names, pool.map(is_ours, names), strict=True) if ours}
   if not store.is_complete or not wanted.keys() <= kept:
     storage.delete([store.summary_path])
-  letters = storage.join(store.folder, "dead_letter")
+  letters = store.dead_letter_folder
   kept_letters = {f"{name.removesuffix('.parquet')}.jsonl" for name in kept}
   storage.delete([storage.join(letters, name) for name in storage.list_names(letters) if name not in kept_letters])
   storage.delete([storage.join(store.shards_folder, name) for name in names if name not in kept])
@@ -53,6 +54,7 @@ def clear_others(store: ScoreStore, shards: Iterable[blocks.Shard], made: Sequen
   if not is_ours_still or (not keep_engine and storage.exists(store.engine_path)):
     _remove(store, made)
   if not keep_engine:
+    dead_letters.forget_failures(store)
     storage.delete([store.engine_path])
   if not is_ours_still:
     storage.delete([storage.join(store.folder, score_store.INPUT_FILE), store.request_path])

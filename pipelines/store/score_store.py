@@ -127,6 +127,14 @@ class ScoreStore:
     return storage.join(self.folder, "shards")
 
   @property
+  def dead_letter_folder(self) -> str:
+    return storage.join(self.folder, "dead_letter")
+
+  @property
+  def log_folder(self) -> str:
+    return storage.join(self.folder, "log")
+
+  @property
   def shard_schema(self) -> pa.Schema:
     """The columns of a shard's Parquet file."""
     return pa.schema([kinds.SHARD, kinds.ROW, *self.kind.shard_fields, kinds.NUM_TOKENS, kinds.DOMAIN])
@@ -171,7 +179,7 @@ class ScoreStore:
 
   def dead_letter_path(self, shard: blocks.Shard) -> str:
     """Returns the path of a shard's bad rows."""
-    return storage.join(self.folder, "dead_letter", f"{shard.file_name}.jsonl")
+    return storage.join(self.dead_letter_folder, f"{shard.file_name}.jsonl")
 
   def finished_blocks(self, shard: blocks.Shard, engine: str) -> frozenset[int]:
     """Returns the indices of the blocks of a shard that are on record, by one listing."""

@@ -13,7 +13,7 @@ from curation.errors import DamagedError, WinnowError
 from pipelines.corpus import blocks
 from pipelines.corpus.stripes import Stripe
 from pipelines.files import damage, fingerprints, storage
-from pipelines.store import block_files, clearing, score_files, score_store
+from pipelines.store import block_files, clearing, dead_letters, score_files, score_store
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import logs
 
@@ -90,9 +90,10 @@ def seal(
     raise WinnowError("the input holds no documents; check --input")
   if bad > max_bad_fraction * read:
     named = "; ".join([name for s in summaries for name in s.first_bad][:3])
+    failed = "".join(f"; {sentence}" for sentence in dead_letters.failures(store))
     raise WinnowError(
       f"{bad:,} of {read:,} documents are bad, more than --max_bad_fraction={max_bad_fraction:g}: {named}; all of them "
-      f"are in {storage.join(store.folder, 'dead_letter')}; fix the input, or allow more and run the command again"
+      f"are in {store.dead_letter_folder}{failed}; fix the input, or allow more and run the command again"
     )
   if max_bad_fraction < 1:
     _refuse_without_documents(store, summaries)
@@ -123,7 +124,7 @@ def _refuse_without_documents(store: ScoreStore, summaries: list[score_files.Sha
     more = f" and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
     raise WinnowError(
       f"{len(named):,} of {len(summaries):,} shards hold only bad rows: {', '.join(named[:_NAMED])}{more}; their rows "
-      f"are in {storage.join(store.folder, 'dead_letter')}; fix these files or remove them from --input, or continue "
+      f"are in {store.dead_letter_folder}; fix these files or remove them from --input, or continue "
       "without their documents: --max_bad_fraction=1"
     )
 

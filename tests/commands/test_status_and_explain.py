@@ -51,6 +51,8 @@ def test_a_complete_store_tells_its_figures(place, capsys):
     said = capsys.readouterr().out
     assert "tiny: ask_llm scores, complete" in said
     assert f"{summary['read']:,} documents read = {summary['scored']:,} scored + {summary['bad']:,} bad" in said
+    assert "  the first bad ones: a.jsonl row 100 (invalid_json), a.jsonl row 103 (missing_text), " in said
+    assert f"), ...\n  all of them: {place}/scores/tiny/dead_letter\n" in said
     assert f"{summary['blank']} blank lines, which are no documents" in said and summary["blank"] == 7
   assert run_in(place, ["explain", "a.jsonl#112", "--scores=scores"]) == 0
   assert "tiny: a blank line\n" in capsys.readouterr().out

@@ -140,8 +140,7 @@ def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
     return path
   memory.return_large_arrays()
   parts = [part_ND for _, path in sorted(samples) for part_ND in sealed_arrays.read(path, 1) if len(part_ND)]
-  if not parts:
-    raise WinnowError("there are no embeddings at all; the dead letter says why")
+  config.embeddings.refuse_none(parts)
   sample_ND = np.empty((sum(map(len, parts)), parts[0].shape[1]), np.float16)
   place = len(sample_ND)
   while parts:  # each is freed as soon as it is copied

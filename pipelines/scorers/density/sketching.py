@@ -275,10 +275,9 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
   return path
 
 
-def read_points(paths: list[str]) -> np.ndarray:
+def read_points(config: SketchConfig, paths: list[str]) -> np.ndarray:
   """Reads the sample in the order of its hashes: float32 [N, D]."""
-  if not paths:
-    raise WinnowError("there are no embeddings at all; the dead letter says why")
+  config.embeddings.refuse_none(paths)
   hashes, points = zip(*(sealed_arrays.read(path, 2) for path in paths), strict=True)
   return np.concatenate(points)[np.argsort(np.concatenate(hashes))].astype(np.float32)
 
@@ -287,7 +286,7 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
   """Chooses from the sample what the request leaves open in the configuration; the first writer decides for all."""
   from curation.coverage import density  # imported here, because its libraries take a while to load
 
-  scorer, sample_ND = config.scorer, read_points(sample)
+  scorer, sample_ND = config.scorer, read_points(config, sample)
   kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
   sketch = race.SketchConfig(sample_ND.shape[1], kernel, scorer.rows, scorer.counters, seed=scorer.seed)
   embeddings = config.embeddings.fingerprint_with_engine()
@@ -308,7 +307,7 @@ def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list
   """Writes how well the density distinguishes documents: the finished sketch, and a sample against exact sums."""
   from curation.coverage import density
 
-  points_ND, about = read_points(sample), chosen.config
+  points_ND, about = read_points(config, sample), chosen.config
   held_out = min(_HELD_OUT, len(points_ND) // 5)
   with progress.working(config.progress_address, CHECKING):
     found = {"sketch": density.resolution(load_sketch(config, chosen, num_points), points_ND)}

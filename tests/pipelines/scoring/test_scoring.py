@@ -90,13 +90,14 @@ class Touchy:
     return self._scorer.run(ready, on_batch)
 
 
-def scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks):
+def scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks, flags=("--max_bad_fraction=1",)):
   (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-  load = AskLlm.load
-  monkeypatch.setattr(AskLlm, "load", lambda self: Touchy(load(self), breaks))
+  load = getattr(AskLlm.load, "of_old", AskLlm.load)
+  monkeypatch.setattr(AskLlm, "load", touchy := lambda self: Touchy(load(self), breaks))
+  touchy.of_old = load
   command = ["score", f"--input={tmp_path}/a.jsonl", "--name=a", f"--scores={tmp_path}/scores", "--block_rows=100"]
   command += [f"--model={place}/model", f"--prompt_file={place}/prompt.txt", "--max_input_tokens=48"]
-  return main.main([*command, "--max_bad_fraction=1", "--direct_num_workers=1"])
+  return main.main([*command, *flags, "--direct_num_workers=1"])
 
 
 def test_a_document_that_breaks_the_scorer_falls_alone(place, tmp_path, monkeypatch):
@@ -115,6 +116,40 @@ def test_a_document_that_breaks_the_scorer_falls_alone(place, tmp_path, monkeypa
   assert found == {row: value for row, value in expected.items() if row not in (0, 150, 151, 299)}
   dead = [json.loads(line) for line in (tmp_path / "scores/a/dead_letter/a.jsonl.jsonl").read_text().splitlines()]
   assert [(entry["row"], entry["reason"]) for entry in dead] == [(r, "scorer_failed") for r in (0, 150, 151, 299)]
+
+
+def test_the_errors_of_a_scorer_are_shown_with_the_file_of_their_traceback(place, tmp_path, monkeypatch, capsys):
+  """Kills the mutants: a file for each document; a line that only a log has; errors that outlive their scores."""
+  texts = corpora.sentences(300, 5)
+  wicked = {texts[row]: error for row, error in ((0, RuntimeError), (150, RuntimeError), (299, ValueError))}
+
+  def breaks(column):
+    for text in column:
+      if text in wicked:
+        raise wicked[text](f"cannot tokenize {text}")
+
+  runs = [("--max_bad_fraction=0",), ("--max_bad_fraction=1",)]
+  assert [scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, breaks, flags) for flags in runs] == [1, 0]
+  paths = sorted((tmp_path / "scores/a/log").glob("scorer_failed-*"))
+  entries = {entry["row"]: entry for entry in (json.loads(path.read_text()) for path in paths)}
+  assert sorted(entries) == [0, 299]
+  assert "in breaks\n" in entries[299]["error"] and entries[299]["error"].endswith(f"cannot tokenize {texts[299]}\n")
+  said = capsys.readouterr()
+  assert main.main(["status", f"{tmp_path}/scores"]) == 0
+  for shown in map(_unwrapped, (said.out, said.err, capsys.readouterr().out)):
+    for path in paths:
+      entry = json.loads(path.read_text())
+      sentence = f"the scorer failed on a.jsonl row {entry['row']} with {entry['reason']}; the traceback is in {path}"
+      assert sentence in shown
+    assert "a.jsonl row 0 (scorer_failed)" in shown and f"{tmp_path}/scores/a/dead_letter" in shown
+  again = ("--overwrite",)
+  assert scored_by_a_touchy_scorer(place, tmp_path, monkeypatch, texts, lambda column: None, again) == 0
+  assert not list((tmp_path / "scores/a/log").glob("scorer_failed-*"))
+  assert "bad ones" not in capsys.readouterr().out
+
+
+def _unwrapped(text):
+  return " ".join(text.split())
 
 
 @pytest.mark.parametrize("count", [1, 3])
