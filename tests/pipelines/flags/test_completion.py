@@ -39,7 +39,7 @@ def test_bash_completes_commands_flags_choices_and_files(tmp_path, capsys):
 
 def test_zsh_takes_values_after_the_sign():
   script = completion.script("zsh")
-  assert re.search(r'^  "--input=\[.*:_files"$', script, re.MULTILINE)
+  assert re.search(r'^  "--model=\[.*:_files"$', script, re.MULTILINE)
   assert re.search(r'^  "--overwrite\[[^:]*"$', script, re.MULTILINE)
 
 
