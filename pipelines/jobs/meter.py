@@ -24,7 +24,6 @@ from pipelines.jobs.durations import duration
 from pipelines.worker.progress import DATAGRAM_BYTES, Address, Stage
 
 _DRAIN_SECONDS = 1.0
-_LINE_SECONDS = 10.0
 _REDRAW_SECONDS = 0.5
 _SETTLED_SECONDS = 2.0  # a stage without work for so long, while another is at work, is over
 _TELLING_SECONDS = 3.0  # after so much work, a stage's own speed gives the time that is left
@@ -119,11 +118,16 @@ class _Shown:
     return text
 
 
+def pause_seconds(elapsed: float) -> float:
+  """Returns the seconds between two looks at a run, or two lines about it: 10, and up to 60 when it takes hours."""
+  return min(max(10.0, elapsed / 100), 60.0)
+
+
 class Meter:
   """Adds up what workers report, and shows it until the `with` block ends.
 
-  `quiet` shows nothing: workers are on other machines, and the runner has its own console. `recipe_stages`: the number
-  of stages in the recipe that is run.
+  `quiet` shows nothing: workers are on other machines, and nothing is on record. `recipe_stages`: the number of stages
+  in the recipe that is run.
   """
 
   def __init__(self, stages: Sequence[Stage], *, quiet: bool = False, recipe_stages: int = 1):
@@ -171,7 +175,7 @@ class Meter:
     for datagram in self._datagrams():
       now = time.monotonic()
       self._take(datagram, now)
-      if now - shown_last >= (_REDRAW_SECONDS if is_terminal else _LINE_SECONDS):
+      if now - shown_last >= (_REDRAW_SECONDS if is_terminal else pause_seconds(now - self._began)):
         shown_last = now
         self._end_stages(now)
         if is_terminal:
@@ -202,12 +206,14 @@ class Meter:
         "stage": str(title),
         "process": int(process),
         "counts": [int(new), int(resumed), int(tokens), int(at_work)],
+        **others,
       } if title in self._shown:
+        ago = others.get("ago", 0.0)
         shown = self._shown[title]
         shown.counts[process] = new, resumed, tokens, at_work
         is_at_work = shown.total(3) > 0
         if is_at_work and not shown.is_at_work:
-          shown.clock.start(now, goes_on=self._latest is shown)
+          shown.clock.start(now - (ago if isinstance(ago, float) else 0.0), goes_on=self._latest is shown)
           self._latest, shown.is_over = shown, False
         elif not is_at_work and shown.is_at_work:
           shown.clock.stop(now)

@@ -12,7 +12,7 @@ import apache_beam as beam
 
 from curation.errors import WinnowError
 from pipelines.files import damage, fingerprints, storage
-from pipelines.jobs import meter
+from pipelines.jobs import meter, watching
 from pipelines.jobs.filling import FillOutputs, FillStores
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.jobs.store_job import ScoringJob
@@ -83,24 +83,29 @@ def _run_claimed(
       return False
     return True
   are_here, recipe = launcher.workers_are_here, 1 if scoring_job is None else scoring_job.config.number
-  stages = _stages(scoring_job, sampling_jobs, recipe) if are_here else []
+  jobs: list[watching.Watched] = []
+  if not (are_here or launcher.writes_template):
+    scored = None if scoring_job is None else scoring_job.count
+    jobs = watching.watched(steps, sampling_jobs, scored, recipe=recipe, parallelism=launcher.parallelism)
+  watched = [stage for job in jobs for stage in job.stages]
+  stages = _stages(scoring_job, sampling_jobs, recipe) if are_here else watched
   if launcher.part is not None:
     stages = [_share(stage, launcher.part.count) for stage in stages]
   running: list[Any] = [*sampling_jobs, *reversed(steps)]
-  progress_meter = meter.Meter(stages, quiet=not are_here, recipe_stages=recipe)
+  progress_meter = meter.Meter(stages, quiet=launcher.writes_template, recipe_stages=recipe)
   with commands.Log(running[0].folder, arguments) as log:
     address = progress_meter.address if are_here else None
     define = _definition(launcher, scoring_job, sampling_jobs, address)
     this_run: dict[str, int] | None = {}
     try:
-      with progress_meter:
+      with progress_meter, watching.Watch(jobs, progress_meter.address):
         this_run = launcher.run(define, _job_name(arguments, wanted))
     except commands.JobError:
       # Another run of the same command may have completed the work, and tidied up what this one was still reading.
       if not all(job.is_complete for job in running):
         raise
     finally:
-      log.entry["documents_by_process"] = progress_meter.documents_by_process
+      log.entry["documents_by_process"] = progress_meter.documents_by_process if are_here else {}
     if this_run is None:
       return False
     log.entry["counters"], log.entry["this_run"] = _on_record(running), this_run

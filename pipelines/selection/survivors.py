@@ -52,7 +52,8 @@ class Survivors:
     return storage.join(self.store.path(FOLDER), name)
 
   @property
-  def _path(self) -> str:
+  def path(self) -> str:
+    """The path of the number of survivors, which is written last."""
     return storage.join(self.folder, "survivors.json")
 
   @property
@@ -69,12 +70,12 @@ class Survivors:
   @property
   def are_settled(self) -> bool:
     """Whether the survivors of all shards are written down."""
-    return damage.is_whole(self.store.folder, self._path, _read)
+    return damage.is_whole(self.store.folder, self.path, _read)
 
   @property
   def documents(self) -> int | None:
     """The number of survivors; None until they are settled."""
-    return fingerprints.field(self._path, "documents") if self.store.is_complete else None
+    return fingerprints.field(self.path, "documents") if self.store.is_complete else None
 
   def kept(self, shard: blocks.Shard) -> np.ndarray:
     """Reads which rows of a shard survive, as in `row_bits`; raises DamagedError, which makes survivors unsettled."""
@@ -84,7 +85,7 @@ class Survivors:
     except (DamagedError, FileNotFoundError) as error:
       damaged = DamagedError(f"{path} is missing or damaged; run the same command again to remake it")
       if self.store.removes_damaged:
-        storage.delete([self._path])  # first, so that the survivors are checked again
+        storage.delete([self.path])  # first, so that the survivors are checked again
         damage.remove(self.store.folder, path, damaged)
       raise damaged from error
 
@@ -107,7 +108,7 @@ class Survivors:
       raise WinnowError(f"{self.folder} has {kept:,} of {selected.documents:,} survivors; delete it and run again")
     if not kept:
       raise WinnowError(f"the stage of {self.store.folder} selects no document; lower its threshold, or raise its rate")
-    storage.create(self._path, fingerprints.sealed({"documents": kept}), must_agree=True)
+    storage.create(self.path, fingerprints.sealed({"documents": kept}), must_agree=True)
     self.tidy()
     return self.store.ledger()
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from running import content, run_in
 
-from pipelines import status
 from pipelines.files import fingerprints
 from pipelines.output.formats.registry import FORMATS
 from pipelines.scoring import scoring
+from pipelines.store import on_record
 from pipelines.store.score_store import ScoreStore
 
 SAMPLE = ["sample", "--scores=scores", "--sampler=ask_llm", "--name=tiny", "--direct_num_workers=1"]
@@ -103,12 +103,12 @@ def test_rates_are_those_since_the_last_pause(place, tmp_path):
     written = now - 86_400 if place_ < 2 else now - 90 + 9 * (place_ - 2)
     os.utime(path, (written, written))
   store = ScoreStore.for_request(str(folder), json.loads((folder / "request.json").read_text()))
-  found = status.look(store, now)
+  found = on_record.Record(store).look(now)
   reads = {s.shard: s.read for s in found.finished}
   expected = sum(reads[path.name.removesuffix(".parquet")] for path in shards[3:]) / 81
   assert found.rate == pytest.approx(expected, rel=1e-3)
   assert found.silent_seconds == pytest.approx(9, abs=0.1)
-  assert status.look(store, now + 7_200).silent_seconds == pytest.approx(7_209, abs=0.1)
+  assert on_record.Record(store).look(now + 7_200).silent_seconds == pytest.approx(7_209, abs=0.1)
 
 
 def test_a_folder_without_stores_is_refused(tmp_path, capsys):

@@ -6,6 +6,7 @@ Twelve shards in all formats, bad records in the middle, some 75 blocks; both sc
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -75,6 +76,21 @@ def pool():
 
 
 @pytest.fixture
+def job_server():
+  """The address of a Prism that is no child of a command, as a cluster's job server."""
+  engines.prism_flags()
+  (port,) = free_ports(1)
+  process = subprocess.Popen(
+    [engines.PRISM, f"--job_port={port}", "--serve_http=false", "--idle_shutdown_timeout=-1ns"]
+  )
+  with grpc.insecure_channel(f"localhost:{port}") as channel:
+    grpc.channel_ready_future(channel).result(timeout=120)
+  yield f"localhost:{port}"
+  process.terminate()
+  process.wait()
+
+
+@pytest.fixture
 def flink(tmp_path):
   """A cluster with two TaskManagers, and the flags by which a command runs there."""
   engines.need_flink()
@@ -92,7 +108,16 @@ def assert_same(folder: pathlib.Path, place: pathlib.Path, alone: dict[str, byte
   found = content(folder)
   assert sorted(found) == sorted(alone)
   assert [name for name in alone if found[name] != alone[name]] == []
-  return {int(process) for process in logs(folder / "asked")[-1]["documents_by_process"]["scoring (ask_llm)"]}
+  by_process = logs(folder / "asked")[-1]["documents_by_process"]  # empty if the workers are elsewhere
+  return {int(process) for process in by_process.get("scoring (ask_llm)", {})}
+
+
+def assert_same_asked(folder: pathlib.Path, alone: dict[str, bytes]) -> None:
+  """Compares only what the command with the model leaves."""
+  found = content(folder)
+  wanted = {name: data for name, data in alone.items() if name.split("/")[0] == "asked" or "/asked/" in name}
+  assert sorted(found) == sorted(wanted)
+  assert [name for name in wanted if found[name] != wanted[name]] == []
 
 
 def test_in_two_processes(place, alone):
@@ -107,6 +132,33 @@ def test_on_prism(place, alone):
 def test_on_prism_with_a_worker_pool(place, alone, pool):
   flags = [*engines.prism_flags(), "--environment_type=EXTERNAL", f"--environment_config={pool}"]
   assert os.getpid() not in (workers := assert_same(place / "pool", place, alone, flags)) and workers
+
+
+SHORT_PAUSES = """
+import sys
+from pipelines import main
+from pipelines.jobs import meter, watching
+meter.pause_seconds, watching._SHARE = lambda elapsed: 0.01, 1
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_where_workers_are_elsewhere_a_user_sees_progress_and_nothing_else(place, alone, pool, job_server):
+  """A job server and a pool that know nothing of the command, as on a cluster. Kills the mutants: no progress of what
+  is on record; what Beam logs about its own work among it."""
+  flags = ["--runner=PortableRunner", f"--job_endpoint={job_server}"]
+  flags += ["--environment_type=EXTERNAL", f"--environment_config={pool}"]
+  folder = place / "elsewhere"
+  folder.mkdir()
+  command = [sys.executable, "-c", SHORT_PAUSES, *ask_llm(place), *flags]
+  result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr
+  assert_same_asked(folder, alone)
+  assert re.search(r"^scoring \(ask_llm\): [\d,]+ of ~[\d,]+ documents \(\d+%\)", result.stderr, re.MULTILINE)
+  of_ours = "starting the workers", "scoring (ask_llm)", "selecting", "collecting", "writing", "done in"
+  assert [line for line in result.stderr.splitlines() if not line.startswith(of_ours)] == []
+  log = logs(folder / "asked")[-1]
+  assert log["documents_by_process"] == {} and log["counters"] == logs(place / "alone/asked")[-1]["counters"]
 
 
 def test_a_job_after_one_that_ended_prism_starts_another(place, tmp_path, capfd):
@@ -175,7 +227,4 @@ def test_where_a_task_manager_of_flink_is_killed_the_job_ends_well(place, alone,
   told = process.communicate(timeout=300)[1]
   assert process.returncode == 0, told
   assert logs(place / "flink_killed/asked")[-1]["counters"] == logs(place / "alone/asked")[-1]["counters"]
-  found = content(place / "flink_killed")
-  wanted = {name: data for name, data in alone.items() if name.split("/")[0] == "asked" or "/asked/" in name}
-  assert sorted(found) == sorted(wanted)
-  assert [name for name in wanted if found[name] != wanted[name]] == []
+  assert_same_asked(place / "flink_killed", alone)
