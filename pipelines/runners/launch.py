@@ -17,7 +17,7 @@ from pipelines.runners import commands, dataflow, local_runner, parts, prism
 from pipelines.runners.workers import Workers
 from pipelines.worker import logs, progress
 
-# Each of these would print a failure again, with the traceback of every layer.
+# What these log is of no use to users, and each would print a failure again, with the traceback of every layer.
 _NOISY_LOGGERS = ("apache_beam", "grpc", "PrismJobServer", "PrismRunner", logs.NAME)
 _View = TypeVar("_View", bound=pipeline_options.PipelineOptions)
 _RETURNED = "{}; -9 means killed, often for lack of memory"
@@ -46,6 +46,7 @@ class Launcher(Workers):
 
   def __init__(self, beam_arguments: Sequence[str], accelerator: str | None = None, part: parts.Part | None = None):
     options = Options(list(beam_arguments))
+    self._log_level = _log_level(options)
     super().__init__(_create_runner(options), options, accelerator, part)
     self.is_dry_run = self.options.view_as(pipeline_options.TestOptions).dry_run
     if self.is_dry_run and not self.is_dataflow:
@@ -72,9 +73,7 @@ class Launcher(Workers):
     if self.is_dataflow:
       google.job_name = google.job_name or name
     self.set_defaults()
-    if self.workers_are_here:
-      for logger in _NOISY_LOGGERS if self.is_local else (*_NOISY_LOGGERS, "root"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    self._quiet_loggers()
     prism.forget_ended()
     with local_runner.WorkerProcesses() as processes:
       result: Any = None
@@ -123,6 +122,22 @@ class Launcher(Workers):
         raise failure from error
     raise error_of_state
 
+  def _quiet_loggers(self) -> None:
+    """Keeps from users what Beam logs about its own work, but for errors of workers that are elsewhere.
+
+    Shows all of it if the user has set a level for the workers' logs. What Dataflow logs comes from its service, and
+    stays: it may say why a job has no workers.
+    """
+    if self._log_level is not None and not self.is_local:
+      logging.basicConfig()
+      logging.getLogger().setLevel(self._log_level)
+    elif self.workers_are_here:
+      for logger in _NOISY_LOGGERS if self.is_local else (*_NOISY_LOGGERS, "root"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    elif not self.is_dataflow:
+      for logger in (*_NOISY_LOGGERS, "root"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+
 
 def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.PipelineRunner:
   name = options.view_as(pipeline_options.StandardOptions).runner or "FnApiRunner"
@@ -138,6 +153,17 @@ def _create_runner(options: pipeline_options.PipelineOptions) -> beam_runner.Pip
   if errors:
     raise WinnowError(f"--runner={name} refuses the options: {' '.join(' '.join(errors).split())}")
   return runner
+
+
+def _log_level(options: pipeline_options.PipelineOptions) -> int | None:
+  """Returns the level that `--default_sdk_harness_log_level` names; None if it was not given. Raises WinnowError."""
+  name = options.view_as(pipeline_options.WorkerOptions).default_sdk_harness_log_level
+  if name is None:
+    return None
+  level = int(name) if name.isdecimal() else logging.getLevelNamesMapping().get(name)
+  if level is None:
+    raise WinnowError(f"--default_sdk_harness_log_level={name} is not a level: take DEBUG, INFO, WARNING or ERROR")
+  return level
 
 
 def _own_counters(result: beam_runner.PipelineResult) -> dict[str, int]:

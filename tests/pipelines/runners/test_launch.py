@@ -7,13 +7,11 @@ import subprocess
 import sys
 import time
 
-import apache_beam as beam
 import grpc
 import processes
 import psutil
 import pytest
 import waiting_command
-from apache_beam.metrics import Metrics
 from apache_beam.options import pipeline_options
 from apache_beam.runners import runner as beam_runner
 from google.api_core import exceptions as api_exceptions
@@ -21,7 +19,6 @@ from google.api_core import exceptions as api_exceptions
 from curation.errors import WinnowError
 from pipelines import main
 from pipelines.runners import commands, launch
-from pipelines.worker import progress
 
 
 def test_the_sentence_is_found_below_every_layer_of_a_runner():
@@ -140,6 +137,7 @@ DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam imports it by t
     ([f"--runner={DASK}"], f"winnow: --runner={DASK} {commands.NO_DASK}"),
     (["--runner=DataflowRunner"], "Missing required option: project."),
     (["--runner=FlinkRunner", "--environment_type=PROCESS"], "Option process_command is required"),
+    (["--default_sdk_harness_log_level=LOUD"], "LOUD is not a level: take DEBUG, INFO, WARNING or ERROR"),
   ],
 )
 def test_a_runner_that_cannot_be_used_is_refused_in_a_sentence(arguments, sentence, capsys):
@@ -207,27 +205,6 @@ def test_a_run_that_cannot_be_defined_or_told_of_is_a_failed_job():
     launch.Launcher([]).run(define)
   with pytest.raises(commands.JobError, match="503 unavailable"):
     launch.Launcher([f"--runner={__name__}.NoMetrics"]).run(lambda root: None)
-
-
-class CountFn(beam.DoFn):
-  """Counts its elements, and again in a namespace that is not Winnow's, as Flink's job server does."""
-
-  def __init__(self):
-    self._counters = [Metrics.counter(namespace, "elements") for namespace in (progress.METRICS, "beam")]
-
-  def process(self, element):
-    for counter in self._counters:
-      counter.inc()
-    yield element
-
-
-@pytest.mark.parametrize("workers", ["--direct_num_workers=1", "--direct_num_workers=2"])
-def test_counters_are_winnows_and_of_all_steps(workers):
-  """Kills the mutants: Beam's own counters among them; one step's count in place of the sum."""
-  counts = launch.Launcher([workers]).run(
-    lambda root: root | beam.Create(range(7)) | "First" >> beam.ParDo(CountFn()) | "Second" >> beam.ParDo(CountFn())
-  )
-  assert counts == {"elements": 14}
 
 
 def start(
