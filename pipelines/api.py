@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
   from pipelines.jobs.composites import Sample as Sample
   from pipelines.jobs.composites import Score as Score
+  from pipelines.scorers.density.transform import Density as Density
   from pipelines.scorers.t5.ask_llm import AskLlm as AskLlm
   from pipelines.scorers.t5.perplexity import Perplexity as Perplexity
   from pipelines.scoring.description import Description
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
   "AskLlm",
+  "Density",
   "Perplexity",
   "Sample",
   "Score",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 _MODULES = {
   "AskLlm": "pipelines.scorers.t5.ask_llm",
+  "Density": "pipelines.scorers.density.transform",
   "Perplexity": "pipelines.scorers.t5.perplexity",
   "Sample": "pipelines.jobs.composites",
   "Score": "pipelines.jobs.composites",

@@ -195,9 +195,7 @@ def _median_distance(sample_ND: np.ndarray, name: str, flag: str) -> float:
   distances = measure.distances(sample_ND, sample_ND)[np.triu_indices(len(sample_ND), 1)]
   distances = distances[distances > 1e-6 * distances.max(initial=0)]
   if not len(distances):
-    raise WinnowError(
-      f"no two of {len(sample_ND):,} sampled embeddings differ, so {flag} cannot be chosen: give it, with --overwrite"
-    )
+    raise WinnowError(f"no two of {len(sample_ND):,} sampled embeddings differ, so {flag} cannot be chosen: give it")
   return float(np.median(distances))
 
 

@@ -128,7 +128,7 @@ class Hashes:
     if kernel.bandwidth is not None and kernel.bandwidth < _BUCKET_IN_ERRORS * error:
       raise WinnowError(
         f"--bandwidth={kernel.bandwidth:g} is too small for embeddings of length {config.radius:g}: take "
-        f"{_BUCKET_IN_ERRORS * error:.2g} or more, and --overwrite"
+        f"{_BUCKET_IN_ERRORS * error:.2g} or more"
       )
     self._offsets_P = hashing.uniforms("race offset", config.seed, 0, projections).astype(self._dtype)
     numbers = np.arange(config.rows * (kernel.hashes + 1))
@@ -198,6 +198,24 @@ class Sketch:
       pass
     self.num_points += len(points_ND)
 
+  def codes(self, points_ND: np.ndarray) -> np.ndarray:
+    """Returns the hash codes of points, float [N, D], and counts none: uint16 [R, N], uint32 if B is above 65,536.
+
+    A code is the number of the counter that a point falls into. `count_codes` counts points by their codes. Raises
+    WinnowError for points that are not finite or longer than the radius.
+    """
+    from curation.coverage import race_loops
+
+    dtype = code_type(self.config.counters)
+
+    def find(projected_PN: np.ndarray, chunk: slice) -> np.ndarray:
+      codes_RN = np.empty((chunk.stop - chunk.start, projected_PN.shape[1]), dtype)
+      race_loops.find_codes(projected_PN, *self.hashes.arguments(chunk), codes_RN)
+      return codes_RN
+
+    parts = [np.concatenate(codes_C) for codes_C in self._batches(points_ND, find)]
+    return np.concatenate(parts, axis=1) if parts else np.empty((self.config.rows, 0), dtype)
+
   def density(self, points_ND: np.ndarray) -> Density:
     """Returns the density around points, float [N, D], whether they were added or not."""
     from curation.coverage import race_loops
@@ -250,6 +268,18 @@ class Sketch:
         projected_PN = self.hashes.project(part_ND)
         parts = [projected_PN[chunk.start * joined : chunk.stop * joined] for chunk in chunks]
         yield list(pool.map(work, parts, chunks))
+
+
+def code_type(counters: int) -> type[np.unsignedinteger]:
+  """Returns the type of the codes of a sketch with B counters a row."""
+  return np.uint16 if counters <= 1 << 16 else np.uint32
+
+
+def count_codes(codes_RN: np.ndarray, counts_RB: np.ndarray) -> None:
+  """Counts points by their `Sketch.codes`, of all rows or of some, into the counts of these rows, int32, in place."""
+  from curation.coverage import race_loops
+
+  race_loops.count_codes(codes_RN, counts_RB)
 
 
 def _parts(points_ND: np.ndarray) -> Iterator[np.ndarray]:

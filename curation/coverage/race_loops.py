@@ -51,3 +51,21 @@ def look_up(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, cou
       count = float(counts_RB[row, mixed_N[n]])
       sums_2N[0, n] += count
       sums_2N[1, n] += count * count
+
+
+@compiled
+def find_codes(projected_PN, scale, offsets_P, multipliers_RH, counters, signs, codes_RN):
+  """Writes the counter of each point in each row to `codes_RN`."""
+  mixed_N = np.empty(projected_PN.shape[1], np.uint64)
+  for row in range(codes_RN.shape[0]):
+    _buckets(projected_PN, row, scale, offsets_P, multipliers_RH, counters, signs, mixed_N)
+    for n in range(projected_PN.shape[1]):
+      codes_RN[row, n] = mixed_N[n]
+
+
+@compiled
+def count_codes(codes_RN, counts_RB):
+  """Adds 1 to the counters that `find_codes` wrote."""
+  for row in range(codes_RN.shape[0]):
+    for n in range(codes_RN.shape[1]):
+      counts_RB[row, codes_RN[row, n]] += 1

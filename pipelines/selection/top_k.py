@@ -1,6 +1,5 @@
 """The exact top k of keys with scores, in a pipeline of one's own, by the search that draws the commands' samples."""
 
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,8 +10,8 @@ from apache_beam.typehints import with_input_types
 from apache_beam.utils import windowed_value
 
 from curation.errors import WinnowError
-from curation.selection import hashing, selection
-from pipelines.selection import thresholds
+from curation.selection import selection
+from pipelines.selection import keys, thresholds
 
 _BATCH = 1 << 16  # ranks in one element: a megabyte
 _ADVICE = "two elements have the same key and the same score, so give each element a key of its own"
@@ -115,31 +114,9 @@ def ranks_of(pairs: Sequence[tuple[Any, float]], seed: int) -> np.ndarray:
 
   Raises WinnowError for a key of a type that has no order on all machines.
   """
-  identities = [_identity(key) for key, _ in pairs]
-  keys_N = hashing.shard_keys("tie", seed, (shard for shard, _ in identities))
-  rows_N = np.array([row for _, row in identities], np.uint64)
+  ties_N = keys.hash_keys("tie", seed, (key for key, _ in pairs), "TopK cannot order elements of equal score")
   scores_N = np.array([score for _, score in pairs], np.float64)
-  return np.stack([selection.order_key(scores_N), hashing.hash_numbers(keys_N, rows_N)], axis=1)
-
-
-def _identity(key: Any) -> tuple[str, int]:
-  """Returns the shard and row that a key stands for."""
-  if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str) and _is_row(key[1]):
-    return key[0], int(key[1])
-  if isinstance(key, str):
-    return key, 0
-  if isinstance(key, bytes):
-    return key.hex(), 0
-  if _is_row(key):
-    return "", int(key)
-  raise WinnowError(
-    f"TopK cannot order elements of equal score by the key {key!r}: take strings, bytes, integers from 0 on, or pairs "
-    "of a string and such an integer for keys"
-  )
-
-
-def _is_row(value: Any) -> bool:
-  return isinstance(value, numbers.Integral) and 0 <= int(value) < 1 << 63
+  return np.stack([selection.order_key(scores_N), ties_N], axis=1)
 
 
 def _begin(count: int, request: selection.SelectionRequest) -> selection.RadixSearch:

@@ -35,16 +35,7 @@ class Density(OverStore):
 
   def checked(self) -> "Density":
     """Raises WinnowError if the sketch is impossible, whatever the data are."""
-    from curation.coverage import kernels, race
-
-    stand_in = 1.0 if self.bandwidth is None and self.kernel != "angular" else self.bandwidth
-    race.SketchConfig(
-      1,
-      kernels.Kernel(self.kernel, stand_in, 1 if self.hashes is None else self.hashes),
-      self.rows,
-      self.counters,
-      seed=self.seed,
-    )
+    refuse_impossible(self.kernel, self.bandwidth, self.hashes, self.rows, self.counters, self.seed)
     return self
 
   def request(self) -> dict[str, Any]:
@@ -66,6 +57,16 @@ class Density(OverStore):
 
   def load(self) -> Scorer:
     return _DensityScorer(self)
+
+
+def refuse_impossible(
+  kernel: str, bandwidth: float | None, hashes: int | None, rows: int, counters: int, seed: int
+) -> None:
+  """Raises WinnowError if a sketch is impossible, whatever the data are; what is None is chosen from them."""
+  from curation.coverage import kernels, race
+
+  stand_in = 1.0 if bandwidth is None and kernel != "angular" else bandwidth
+  race.SketchConfig(1, kernels.Kernel(kernel, stand_in, 1 if hashes is None else hashes), rows, counters, seed=seed)
 
 
 class _DensityScorer:

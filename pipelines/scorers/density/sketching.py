@@ -38,7 +38,8 @@ SKETCHING, CHECKING = "building the density sketch", "checking the density sketc
 FOLDER = "sketch"  # in the store of densities
 SKETCH_FILE, KERNEL_FILE, DIAGNOSTICS_FILE = "sketch.safetensors", "kernel.json", "diagnostics.json"
 _SLICE_COUNTERS = 1 << 19
-_SAMPLED, _HELD_OUT = 5_000, 1_000
+SAMPLED, _HELD_OUT = 5_000, 1_000
+SAMPLE_PURPOSE = "sketch sample"  # of the hashes by which documents are sampled
 _BATCH_ROWS = 1 << 18
 _OTHER_HASHES = (
   "{} was made with other hashes than here: go on with the versions of Winnow and SciPy that it was begun with, the "
@@ -235,15 +236,15 @@ def sample_rows(config: SketchConfig, shard: int) -> Iterator[Sampled]:
     for batch in file.batches(_BATCH_ROWS):
       rows_N = batch["row"].to_numpy()
       rows_N = rows_N if kept is None else rows_N[row_bits.look_up(kept, rows_N)]
-      hashes_N = hashing.hash_documents("sketch sample", config.scorer.seed, about.name, rows_N)
-      yield Sampled(hashes_N, np.full(len(rows_N), shard), rows_N).smallest(_SAMPLED)
+      hashes_N = hashing.hash_documents(SAMPLE_PURPOSE, config.scorer.seed, about.name, rows_N)
+      yield Sampled(hashes_N, np.full(len(rows_N), shard), rows_N).smallest(SAMPLED)
 
 
 def merge_sampled(many: Iterable[Sampled]) -> Sampled:
   """Returns the documents with the smallest hashes. It is a combiner's function, so it also gets its own results."""
   total = Sampled(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
   for sampled in many:
-    total = Sampled(*(np.concatenate(pair) for pair in zip(total, sampled, strict=True))).smallest(_SAMPLED)
+    total = Sampled(*(np.concatenate(pair) for pair in zip(total, sampled, strict=True))).smallest(SAMPLED)
   return total
 
 
@@ -287,11 +288,15 @@ def choose(config: SketchConfig, sample: list[str]) -> Chosen:
   from curation.coverage import density  # imported here, because its libraries take a while to load
 
   scorer, sample_ND = config.scorer, read_points(config, sample)
-  kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
-  sketch = race.SketchConfig(sample_ND.shape[1], kernel, scorer.rows, scorer.counters, seed=scorer.seed)
+  try:
+    kernel = density.choose_kernel(sample_ND, name=scorer.kernel, hashes=scorer.hashes, bandwidth=scorer.bandwidth)
+    sketch = race.SketchConfig(sample_ND.shape[1], kernel, scorer.rows, scorer.counters, seed=scorer.seed)
+    hashes = race.Hashes(sketch).checksum()
+  except WinnowError as error:  # the folder is claimed by now
+    raise WinnowError(f"{error}, with --overwrite") from error
   embeddings = config.embeddings.fingerprint_with_engine()
   path = config.path(KERNEL_FILE)
-  found = {"config": sketch.to_json(), "hashes": race.Hashes(sketch).checksum(), "embeddings": embeddings}
+  found = {"config": sketch.to_json(), "hashes": hashes, "embeddings": embeddings}
   storage.create(path, fingerprints.to_json(found))
   kept = fingerprints.read_json_or_none(path)
   if not isinstance(kept, dict) or kept.get("embeddings") != embeddings:

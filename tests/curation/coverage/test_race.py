@@ -60,12 +60,28 @@ def test_counts_are_those_counted_by_hand(kernel):
       by_hand[row, counters_RN[row, n]] += 1
   assert negative > 500
   np.testing.assert_array_equal(sketch.counts_RB, by_hand)
+  np.testing.assert_array_equal(sketch.codes(points_ND), counters_RN)
   for row in range(40):
     mean_N += by_hand[row, counters_RN[row]] / 40
   density = sketch.density(points_ND)
   np.testing.assert_allclose(density.mean, mean_N, rtol=1e-12)
   spread = np.std([by_hand[row, counters_RN[row]] for row in range(40)], axis=0, ddof=1)
   np.testing.assert_allclose(density.standard_error, spread / np.sqrt(40), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("counters", "dtype"), [(1 << 16, np.uint16), (1 << 18, np.uint32)])
+def test_points_are_counted_by_their_codes(counters, dtype):
+  """Kills: codes that are cut to 16 bits, and a batch's codes in another's place."""
+  points_ND = mixture(3_000)
+  whole, counts_RB = sketch_of(points_ND, rows=3, counters=counters), np.zeros((3, counters), np.int32)
+  codes_RN = whole.codes(points_ND)
+  assert codes_RN.dtype == dtype and codes_RN.max() > 0.9 * counters and whole.num_points == 3_000
+  np.testing.assert_array_equal(
+    np.concatenate([whole.codes(points_ND[i : i + 1]) for i in range(9)], 1), codes_RN[:, :9]
+  )
+  race.count_codes(codes_RN, counts_RB)
+  np.testing.assert_array_equal(counts_RB, whole.counts_RB)
+  assert whole.codes(points_ND[:0]).shape == (3, 0)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
