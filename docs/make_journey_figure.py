@@ -38,6 +38,8 @@ NOT_TAKEN = {
   "pipelines.registry.command_names": "the command line",
   "pipelines.registry.flag": "the command line",
   "pipelines.runners.devices": "checks at launch",
+  "pipelines.runners.parts": "--part",
+  "pipelines.runners.sharing": "--part",
   "pipelines.scorers.clusters.scorer": "clusters",
   "pipelines.scoring.preparation": "scorers that read a store",
   "pipelines.scoring.stored_blocks": "scorers that read a store",

@@ -27,7 +27,7 @@ from pipelines.scorers import registry as scorers
 
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _CORPUS = (*_READING, EVALUATE)
-_IN_PARTS = (SCORE, EMBED)
+_IN_PARTS = (SCORE, EMBED, CLUSTER, SAMPLE, CURATE, EVALUATE)
 _RATE = r"0?\.\d+|1(\.0*)?"
 _FILES = (
   "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "

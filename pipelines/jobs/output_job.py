@@ -60,7 +60,7 @@ class SamplingJob:
 
   @property
   def is_complete(self) -> bool:
-    return fingerprints.field(self.manifest_path, "fingerprint") == self.config.fingerprint
+    return manifests.is_complete(self.config)
 
   @property
   def counters(self) -> dict[str, int]:

@@ -150,8 +150,6 @@ def plan_scoring(
   that the scorer reads. `stage`: None if all documents are scored.
   """
   stage = stage or Stage()
-  if workers.part is not None and preparation is not None:
-    raise WinnowError(f"--part does not divide --scorer={scorer.request()['scorer']} yet: leave it out")
   max_bad_fraction = getattr(namespace, "max_bad_fraction", 1.0)  # a store that is read has settled it
   if not 0 <= max_bad_fraction <= 1:
     raise WinnowError(f"--max_bad_fraction={max_bad_fraction} is not in [0, 1]")

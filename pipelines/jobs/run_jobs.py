@@ -16,7 +16,7 @@ from pipelines.jobs import meter, watching
 from pipelines.jobs.filling import FillOutputs, FillStores
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.jobs.store_job import ScoringJob
-from pipelines.runners import commands, launch
+from pipelines.runners import commands, launch, sharing
 from pipelines.worker import progress, reshuffle
 
 _ATTEMPTS = 8  # of a command whose stores prove damaged again and again
@@ -46,7 +46,9 @@ def run(
     before = {folder: set(damage.records(folder)) for folder in folders}
     try:
       return _run_claimed(launcher, arguments, scoring_job, sampling_jobs)
-    except commands.JobError:
+    except commands.JobError as error:
+      if launcher.part is not None and attempt < _ATTEMPTS and sharing.OVER in str(error):
+        continue
       # Damaged files in a store that this command makes are gone, and the next attempt makes them again.
       if attempt == _ATTEMPTS or all(before[folder] == set(damage.records(folder)) for folder in store_folders):
         raise

@@ -163,11 +163,13 @@ class ScoringJob:
     if self.preparation is not None:
       after = after | f"{self.preparation.label}{number}" >> self.preparation.transform(address)
     waiting, finished = (list(self.corpus.shards), []) if self.starts_over else self._waiting_and_finished()
-    if (part := parts.current()) is not None:  # the division of all shards is the same whenever a part starts
-      stripes_of_all = stripes.divide_among(self.corpus.shards, parallelism, per_worker=4)
-      return after | label >> parted.ScorePart(config, stripes_of_all, finished, part)
-    divided = (stripes.divide_among(shards, parallelism, per_worker=4) for shards in (waiting, finished))
-    ledger = after | label >> scoring.Score(config, *divided)
+    part = parts.current()
+    if part is None:
+      divided = (stripes.divide_among(shards, parallelism, per_worker=4) for shards in (waiting, finished))
+      ledger = after | label >> scoring.Score(config, *divided)
+    else:  # all shards are divided, which gives the same whenever a part starts
+      every = stripes.divide_among(self.corpus.shards, parallelism, per_worker=4)
+      ledger = after | label >> parted.ScorePart(config, every, finished, part)
     conclusion = None if self.preparation is None else self.preparation.conclusion()
     return ledger if conclusion is None else ledger | f"Diagnose{number}" >> conclusion
 

@@ -70,6 +70,11 @@ def dataset_metadata(config: writing.SamplingConfig, manifest: dict[str, Any]) -
     return {name: storage.read_bytes(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
 
 
+def is_complete(config: writing.SamplingConfig) -> bool:
+  """Tells whether the output of a request is complete."""
+  return fingerprints.field(storage.join(config.output, MANIFEST_FILE), "fingerprint") == config.fingerprint
+
+
 def read(output: str) -> dict[str, Any]:
   """Reads the manifest of a complete output; raises WinnowError if there is none, or if it is damaged."""
   path = storage.join(output, MANIFEST_FILE)

@@ -12,9 +12,10 @@ from apache_beam.metrics import Metrics
 
 from pipelines.corpus import blocks, stripes
 from pipelines.output import manifests, writing
+from pipelines.runners import sharing
 from pipelines.selection import thresholds
 from pipelines.store.score_store import Ledger
-from pipelines.worker import memory, progress, reshuffle
+from pipelines.worker import memory, progress
 
 
 class WriteRuns(beam.DoFn):
@@ -65,7 +66,7 @@ class Sample(beam.PTransform):
   def expand(self, ledger: beam.PCollection[Ledger]) -> beam.PCollection[dict[str, Any]]:
     config, known = self._config, ledger
     if config.limits is not None:
-      ledger = ledger | "Limits" >> config.limits.settle(self._shards)
+      ledger = ledger | "Limits" >> config.limits.settle(self._shards, lambda: manifests.is_complete(config))
     selected = (
       known
       | "Shards" >> stripes.Spread(self._shards)
@@ -73,21 +74,20 @@ class Sample(beam.PTransform):
       >> thresholds.FindThreshold(config.store, config.request, ledger, config.within, address=config.progress_address)
     )
     plan = selected | "PlanOutput" >> beam.Map(writing.plan_output, beam.pvalue.AsSingleton(ledger), config)
-    written_runs = (
-      known
-      | "Stripes" >> stripes.Spread(self._stripes)
-      | "WriteRuns" >> beam.ParDo(WriteRuns(config), plan=beam.pvalue.AsSingleton(plan))
+    planned, all_stripes = beam.pvalue.AsSingleton(plan), self._stripes
+    written_runs = sharing.spread(known, "Stripes", lambda _: all_stripes) | "WriteRuns" >> self._do(
+      beam.ParDo(WriteRuns(config), plan=planned),
+      planned,
+      made=lambda some, plan: [config.run_path(stripe, plan.engine) for stripe in some],
+      result=lambda stripe, plan: writing.run_counts(config, stripe, plan),
     )
-    written_shards = (
-      plan
-      | "OutputShards" >> beam.FlatMap(lambda plan: range(plan.num_shards))
-      | "SpreadOutput" >> reshuffle.Reshuffle()
-      | "WriteShards"
-      >> beam.ParDo(
-        WriteShards(config, self._stripes),
-        plan=beam.pvalue.AsSingleton(plan),
-        written_runs=beam.pvalue.AsIter(written_runs),
-      )
+    written_shards = sharing.spread(
+      plan, "OutputShards", lambda plan: range(plan.num_shards)
+    ) | "WriteShards" >> self._do(
+      beam.ParDo(WriteShards(config, self._stripes), plan=planned, written_runs=beam.pvalue.AsIter(written_runs)),
+      planned,
+      made=lambda some, plan: [config.shard_record_path(index, plan.engine) for index in some],
+      result=lambda index, plan: writing.read_shard_record(config, index, plan),
     )
     return plan | "Publish" >> beam.Map(
       manifests.publish,
@@ -95,6 +95,17 @@ class Sample(beam.PTransform):
       context=self._context,
       written_runs=beam.pvalue.AsList(written_runs),
       written_shards=beam.pvalue.AsList(written_shards),
+    )
+
+  def _do(self, work: beam.PTransform, *sides: Any, made: Any, result: Any) -> beam.PTransform:
+    config = self._config
+    return sharing.do(
+      work,
+      *sides,
+      made=made,
+      result=result,
+      is_over=lambda: manifests.is_complete(config),
+      address=config.progress_address,
     )
 
   @property

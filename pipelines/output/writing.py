@@ -230,9 +230,15 @@ def write_run(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> Ite
     rows = enumerate(score_files.read_summary(store, shard).block_rows)
     resumed = sum(num_rows for index, num_rows in rows if stripe.holds(index))
     progress.report(config.progress_address, stage=config.stages[0], resumed=resumed)
+  yield 0, run_counts(config, stripe, plan)
+
+
+def run_counts(config: SamplingConfig, stripe: stripes.Stripe, plan: Plan) -> RunCounts:
+  """Reads the counts of a stripe's run file, which is on record."""
+  path = config.run_path(stripe, plan.engine)
   with storage.open_input(path) as file:
     header = run_files.RunReader(file, path).header
-  yield 0, RunCounts(shard.name, header["documents"], header["num_tokens"])
+  return RunCounts(stripe.shard.name, header["documents"], header["num_tokens"])
 
 
 def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Iterable[stripes.Stripe]) -> OutputShard:
@@ -280,3 +286,12 @@ def write_shard(config: SamplingConfig, index: int, plan: Plan, all_stripes: Ite
   storage.create(record, fingerprints.sealed(dataclasses.asdict(shard)))
   logs.info("output_shard_done", path=path, documents=documents, bytes=shard.bytes)
   return shard
+
+
+def read_shard_record(config: SamplingConfig, index: int, plan: Plan) -> OutputShard:
+  """Reads the record of an output shard that another part has written. Raises DamagedError."""
+  record = config.shard_record_path(index, plan.engine)
+  done = fingerprints.read_sealed(record)
+  if done is None:
+    raise DamagedError(f"{record} is damaged, or has vanished; run the same command again")
+  return OutputShard(**done)

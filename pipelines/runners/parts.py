@@ -67,7 +67,7 @@ class Part:
     return self.owner(place) == self.index
 
   def wait(self, look: Callable[[], Missing], what: str, address: progress.Address | None) -> bool:
-    """Waits until nothing is missing, and says once what is waited for, and for whom.
+    """Waits until no `what` (a noun) is missing, and says once how many are waited for, and for whom.
 
     Returns True; or False, if this part steals, once nothing new has come for a while, so that it does what is missing.
     Raises WinnowError if nothing new comes within the limit.
@@ -78,7 +78,8 @@ class Part:
         break
       if self.steals and idle >= _PATIENCE * self.limit:
         return False
-      named = f"{sum(missing.items.values()):,} {what} of {self._named(missing)}"
+      count = sum(missing.items.values())
+      named = f"{count:,} {what}{'s' * (count != 1)} of {self._named(missing)}"
       if waited >= _TELL_SECONDS and not has_told:
         has_told = True
         progress.tell(address, f"part {self} waits for {named}")

@@ -19,7 +19,7 @@ from pipelines.store import score_files, sealing
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress, reshuffle
 
-_SHARDS, _BLOCKS = "shards", "blocks"  # as users see them, after a number
+_SHARD, _BLOCK = "shard", "block"  # as users see them, with a number
 
 
 class _Division:
@@ -140,7 +140,7 @@ class _Compact(_Finish):
     shard, totals = stripes_done[0]
     if not division.part.steals and division.owner(shard, 0) != division.part.index:
       return
-    while not self._wait(lambda: division.look_for_blocks(shard, totals.num_blocks), _BLOCKS):
+    while not self._wait(lambda: division.look_for_blocks(shard, totals.num_blocks), _BLOCK):
       there = self._config.store.finished_blocks(shard, self._config.store.engine())
       left = {index % division.count(shard) for index in range(totals.num_blocks) if index not in there}
       stripes_done += self._read(stripe for stripe in division.stripes_of(shard) if stripe.index in left)
@@ -153,7 +153,7 @@ class _Seal(_Finish):
   def process(self, element: Any, *done: Iterable[Any]) -> Iterator[Any]:
     del element, done
     config, division = self._config, self._division
-    while not self._wait(division.look_for_shards, _SHARDS):
+    while not self._wait(division.look_for_shards, _SHARD):
       for shard in division.shards:
         if not storage.exists(config.store.scores_path(shard)):
           scoring.finish_shard(config, self._read(division.stripes_of(shard)))

@@ -4,59 +4,62 @@ Only what the plan names crosses a shuffle: numbers of groups, parts and shards.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from pipelines.worker import progress, reshuffle
+from pipelines.runners import sharing
+from pipelines.worker import progress
 
 Plan = Callable[[], Iterable[Any]]
 Work = Callable[[Any], Any]
+Made = Callable[[Sequence[Any]], Sequence[str]]
 
 
-class Step(beam.PTransform):
-  """PCollection of at most one element -> the results of the work on each item of the plan.
+class Step(NamedTuple):
+  """A step: its label, the name under which users see its progress, its plan, and its work on each item of that.
 
-  The plan is made once all of `before` is there, the results of the step before; None: at once.
+  `made` gives the path of the file that the work makes last, for each of some items.
   """
 
-  def __init__(self, plan: Plan, work_on: Work, before: Any | None):
-    super().__init__()
-    self._plan, self._work_on, self._before = plan, work_on, before
-
-  def expand(self, wanted: beam.PCollection):
-    plan, work_on = self._plan, self._work_on
-    # Only the end of the step before matters: a side input is there when all of it is, and this one is never read.
-    before = [] if self._before is None else [beam.pvalue.AsIter(self._before)]
-    return (
-      wanted
-      | "Plan" >> beam.FlatMap(lambda _, *before: plan(), *before)
-      | "Spread" >> reshuffle.Reshuffle()
-      | "Do" >> beam.Map(work_on)
-    )
+  label: str
+  stage: str
+  plan: Plan
+  work_on: Work
+  made: Made
 
 
 class Steps(beam.PTransform):
   """PCollection of one element -> the same, after all steps, one after another. If `is_done`, no step is begun.
 
-  A step is a label, the name under which users see its progress, its plan and its work.
+  `is_over`: whether the store that the steps are for is complete, so that their files may be gone.
   """
 
   def __init__(
     self,
     is_done: Callable[[], bool],
+    is_over: Callable[[], bool],
     address: progress.Address | None,
-    steps: Sequence[tuple[str, str, Plan, Work]],
+    steps: Sequence[Step],
   ):
     super().__init__()
-    self._is_done, self._address, self._steps = is_done, address, steps
+    self._is_done, self._is_over, self._address, self._steps = is_done, is_over, address, steps
 
   def expand(self, element: beam.PCollection):
     is_done = self._is_done
     wanted = element | "Missing" >> beam.Filter(lambda _: not is_done())
     done: Any = None
-    for label, stage, plan, work_on in self._steps:
-      done = wanted | label >> Step(plan, self._report_progress(stage, work_on), done)
+    for step in self._steps:
+      # Only the end of the step before matters: a side input is there when all of it is, and this one is never read.
+      ended = [] if done is None else [beam.pvalue.AsIter(done)]
+      planned = sharing.spread(wanted, f"Plan{step.label}", _ignoring(step.plan), *ended)
+      done = planned | step.label >> sharing.do(
+        beam.Map(self._report_progress(step.stage, step.work_on)),
+        made=step.made,
+        result=lambda item: None,  # all that a step leaves is on storage
+        is_over=self._is_over,
+        address=self._address,
+      )
     return element | "WhenDone" >> beam.Map(lambda element, _: element, beam.pvalue.AsIter(done))
 
   def _report_progress(self, stage: str, work_on: Work) -> Work:
@@ -67,3 +70,7 @@ class Steps(beam.PTransform):
         return work_on(item)
 
     return work_in_stage
+
+
+def _ignoring(plan: Plan) -> Callable[..., Iterable[Any]]:
+  return lambda *_: plan()

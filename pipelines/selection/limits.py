@@ -5,7 +5,7 @@ Limits are settled before the search for the threshold, in files below a work fo
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -62,8 +62,9 @@ class Ceiling:
       raise DamagedError(f"{path} is missing or damaged; run the same command again to remake it")
     return int(value["rank"], 16)
 
-  def settle(self, shards: Sequence[blocks.Shard]) -> "SettleCeiling":
-    """Returns a transform of the store's ledger; `within` can be called after it."""
+  def settle(self, shards: Sequence[blocks.Shard], is_over: Callable[[], bool] = quotas.never) -> "SettleCeiling":
+    """Returns a transform of the store's ledger; `within` can be called after it. All parts do all of it."""
+    del is_over
     return SettleCeiling(self, shards)
 
 

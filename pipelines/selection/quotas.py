@@ -12,7 +12,8 @@ FOLDER/ranked/<shard>.run    order S16; record: hash of the group uint64, shard 
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -22,15 +23,21 @@ from curation.selection import domains, selection
 from curation.selection import quotas as arithmetic
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.runners import sharing
 from pipelines.selection import ranks
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import block_files, score_files
 from pipelines.store.score_store import Ledger, ScoreStore
-from pipelines.worker import memory, reshuffle
+from pipelines.worker import memory
 
 _MOST_PARTS = 1024
 _RANGE_BYTES = 64 << 10  # of one request to a run file, of which only little is read
 _RECORD = np.dtype([("group", "<u8"), ("shard", "<u4"), ("row", "<u8")])
+
+
+def never() -> bool:
+  """Tells that the files of limits stay."""
+  return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +58,31 @@ class Quotas:
 
   def within(self, shard: blocks.Shard) -> ranks.Within:
     """Reads which documents of a shard are within their quotas."""
-    (bits,) = sealed_arrays.read(storage.join(self.folder, f"{shard.file_name}.within"), 1)
+    (bits,) = sealed_arrays.read(self.within_path(shard), 1)
 
     def within(rows_N: np.ndarray, *_: np.ndarray) -> np.ndarray:
       return row_bits.look_up(bits, rows_N)
 
     return within
 
-  def settle(self, shards: Sequence[blocks.Shard]) -> "Settle":
-    """Returns a transform of the store's ledger; `within` can be called after it."""
-    return Settle(self, shards)
+  def ranked_path(self, shard: blocks.Shard) -> str:
+    """Returns the path of a shard's run by part."""
+    return storage.join(self.folder, "ranked", f"{shard.file_name}.run")
+
+  def filled_path(self, part: int) -> str:
+    """Returns the path of the run of a part's rows that are within their quotas."""
+    return storage.join(self.folder, "within", f"{part:05d}.run")
+
+  def within_path(self, shard: blocks.Shard) -> str:
+    """Returns the path of the bits of a shard's rows."""
+    return storage.join(self.folder, f"{shard.file_name}.within")
+
+  def settle(self, shards: Sequence[blocks.Shard], is_over: Callable[[], bool] = never) -> "Settle":
+    """Returns a transform of the store's ledger; `within` can be called after it.
+
+    `is_over`: whether the selection that needs the quotas is complete, so that their files may be gone.
+    """
+    return Settle(self, shards, is_over)
 
   def num_parts(self, documents: int) -> int:
     """Returns the number of parts into which the groups of so many documents are divided."""
@@ -76,7 +98,7 @@ def rank_groups(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) 
   index, shard = numbered
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
-  path = storage.join(quotas.folder, "ranked", f"{shard.file_name}.run")
+  path = quotas.ranked_path(shard)
   if quotas.is_whole_run(path):
     return path
   with (
@@ -101,11 +123,11 @@ def fill_part(quotas: Quotas, part: int) -> str:
   """Takes documents of one part by rank until quotas are full; returns the path of the run of their rows."""
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
-  path = storage.join(quotas.folder, "within", f"{part:05d}.run")
+  path = quotas.filled_path(part)
   if quotas.is_whole_run(path):
     return path
   sizes = arithmetic.Sizes()
-  ranked = [storage.join(quotas.folder, "ranked", f"{shard.file_name}.run") for shard in quotas.store.shards()]
+  ranked = [quotas.ranked_path(shard) for shard in quotas.store.shards()]
   with (
     run_writer.RunWriter(num_shards=1) as gathered,
     storage.create_file(path) as file,
@@ -129,17 +151,22 @@ def fill_part(quotas: Quotas, part: int) -> str:
 def gather_rows(quotas: Quotas, numbered: tuple[int, blocks.Shard], parts: int) -> int:
   """Writes down which documents of a shard are within their quotas; returns their number."""
   index, shard = numbered
-  path = storage.join(quotas.folder, f"{shard.file_name}.within")
+  path = quotas.within_path(shard)
   if not damage.is_whole(quotas.output, path, lambda path: sealed_arrays.read(path, 1)):
     bits = np.zeros(-(-score_files.read_summary(quotas.store, shard).num_rows // 8), np.uint8)
-    within = (storage.join(quotas.folder, "within", f"{part:05d}.run") for part in range(parts))
+    within = (quotas.filled_path(part) for part in range(parts))
     with run_writer.opened(within, buffer_bytes=_RANGE_BYTES) as readers:
       for reader in readers:
         for rows_N, _ in reader.batches(index):
           place_N = rows_N.astype(np.int64)
           np.bitwise_or.at(bits, place_N >> 3, np.uint8(128) >> (place_N & 7).astype(np.uint8))
     sealed_arrays.write(path, bits)
-  (bits,) = sealed_arrays.read(path, 1)
+  return count_rows(quotas, shard)
+
+
+def count_rows(quotas: Quotas, shard: blocks.Shard) -> int:
+  """Counts the documents of a shard that are within their quotas, once they are written down."""
+  (bits,) = sealed_arrays.read(quotas.within_path(shard), 1)
   return row_bits.count(bits)
 
 
@@ -153,30 +180,40 @@ class Settle(beam.PTransform):
   `shards` are those of the store, in its order; each is processed together with its number.
   """
 
-  def __init__(self, quotas: Quotas, shards: Sequence[blocks.Shard]):
+  def __init__(self, quotas: Quotas, shards: Sequence[blocks.Shard], is_over: Callable[[], bool] = never):
     super().__init__()
-    self._quotas, self._shards = quotas, list(enumerate(shards))
+    self._quotas, self._shards, self._is_over = quotas, list(enumerate(shards)), is_over
 
   def expand(self, ledger: beam.PCollection[Ledger]) -> beam.PCollection[Ledger]:
     quotas = self._quotas
     parts = beam.pvalue.AsSingleton(ledger | "Parts" >> beam.Map(lambda ledger: quotas.num_parts(ledger.documents)))
     shards = ledger | "Shards" >> stripes.Spread(self._shards)
-    ranked = shards | "RankGroups" >> beam.Map(
-      lambda numbered, parts: rank_groups(quotas, numbered, parts), parts=parts
+    placed = sharing.placed(shards, lambda numbered: numbered[0], "PlaceShards")
+    ranked = placed | "RankGroups" >> self._do(
+      beam.Map(lambda numbered, parts: rank_groups(quotas, numbered, parts), parts=parts),
+      made=lambda many: [quotas.ranked_path(shard) for _, shard in many],
+      result=lambda numbered: quotas.ranked_path(numbered[1]),
     )
     # What a step leaves is on storage: the next one waits for its end, and reads nothing of the side input.
-    filled = (
-      ledger
-      | "EachPart"
-      >> beam.FlatMap(lambda _, parts, ranked: range(parts), parts=parts, ranked=beam.pvalue.AsIter(ranked))
-      | "SpreadParts" >> reshuffle.Reshuffle()
-      | "FillParts" >> beam.Map(lambda part: fill_part(quotas, part))
+    filled = sharing.spread(
+      ledger, "EachPart", lambda _, parts, ranked: range(parts), parts, beam.pvalue.AsIter(ranked)
+    ) | "FillParts" >> self._do(
+      beam.Map(lambda part: fill_part(quotas, part)),
+      made=lambda parts: [quotas.filled_path(part) for part in parts],
+      result=quotas.filled_path,
     )
-    within = shards | "GatherRows" >> beam.Map(
-      lambda numbered, parts, filled: gather_rows(quotas, numbered, parts),
-      parts=parts,
-      filled=beam.pvalue.AsIter(filled),
+    within = placed | "GatherRows" >> self._do(
+      beam.Map(
+        lambda numbered, parts, filled: gather_rows(quotas, numbered, parts),
+        parts=parts,
+        filled=beam.pvalue.AsIter(filled),
+      ),
+      made=lambda many: [quotas.within_path(shard) for _, shard in many],
+      result=lambda numbered: count_rows(quotas, numbered[1]),
     )
     return ledger | "Settled" >> beam.Map(
       lambda ledger, within: ledger._replace(within=sum(within)), within=beam.pvalue.AsIter(within)
     )
+
+  def _do(self, work: beam.PTransform, *, made: Any, result: Any) -> beam.PTransform:
+    return sharing.do(work, made=made, result=result, is_over=self._is_over, address=None)

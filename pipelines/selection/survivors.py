@@ -21,6 +21,7 @@ from curation.errors import DamagedError, WinnowError
 from curation.selection import selection
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
+from pipelines.runners import sharing
 from pipelines.selection import limits, ranks, thresholds
 from pipelines.store import score_files, score_store
 from pipelines.store.score_store import ScoreStore
@@ -79,7 +80,7 @@ class Survivors:
 
   def kept(self, shard: blocks.Shard) -> np.ndarray:
     """Reads which rows of a shard survive, as in `row_bits`; raises DamagedError, which makes survivors unsettled."""
-    path = self._rows_path(shard)
+    path = self.rows_path(shard)
     try:
       return sealed_arrays.read(path, 1)[0]
     except (DamagedError, FileNotFoundError) as error:
@@ -89,12 +90,13 @@ class Survivors:
         damage.remove(self.store.folder, path, damaged)
       raise damaged from error
 
-  def _rows_path(self, shard: blocks.Shard) -> str:
+  def rows_path(self, shard: blocks.Shard) -> str:
+    """Returns the path of the bits of a shard's rows."""
     return storage.join(self.folder, "rows", shard.file_name)
 
   def select_shard(self, shard: blocks.Shard, floor: int) -> int:
     """Writes down which rows of a shard survive; returns their number."""
-    path = self._rows_path(shard)
+    path = self.rows_path(shard)
     if not damage.is_whole(self.store.folder, path, lambda path: sealed_arrays.read(path, 1)):
       is_kept_N = np.zeros(sum(score_files.read_summary(self.store, shard).block_rows), bool)
       for part in ranks.read(self.store, shard, self.request, self.within, check_seal=True):
@@ -158,14 +160,20 @@ class Settle(beam.PTransform):
     survivors, address = self._survivors, self._address
     ledger = element | "Ledger" >> beam.Map(lambda _: survivors.store.ledger())
     if survivors.limits is not None:
-      ledger = ledger | "Limits" >> survivors.limits.settle(self._shards)
+      ledger = ledger | "Limits" >> survivors.limits.settle(self._shards, lambda: survivors.are_settled)
     shards = element | "Shards" >> stripes.Spread(self._shards)
     selected = shards | "FindThreshold" >> thresholds.FindThreshold(
       survivors.store, survivors.request, ledger, survivors.within, address=address
     )
-    kept = shards | "SelectShards" >> beam.Map(
-      lambda shard, selected: _select_shard(survivors, shard, selected, address),
-      selected=beam.pvalue.AsSingleton(selected),
+    kept = sharing.placed(shards, self._shards.index, "PlaceShards") | "SelectShards" >> sharing.do(
+      beam.Map(
+        lambda shard, selected: _select_shard(survivors, shard, selected, address),
+        selected=beam.pvalue.AsSingleton(selected),
+      ),
+      made=lambda shards: [survivors.rows_path(shard) for shard in shards],
+      result=lambda shard: row_bits.count(survivors.kept(shard)),
+      is_over=lambda: survivors.are_settled,
+      address=address,
     )
     return selected | "Settle" >> beam.Map(
       lambda selected, kept: survivors.settle(selected, sum(kept)), kept=beam.pvalue.AsIter(kept)

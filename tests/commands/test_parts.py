@@ -1,10 +1,19 @@
-"""`--part`: what is refused, and what a part says that waits in vain."""
+"""`--part`: what is refused, what a part says that waits in vain, and the division of every step."""
 
+import pathlib
+
+import corpora
+import dividing
+import numpy as np
 import pytest
 from asking import score, told
-from running import content
+from running import content, run_in
 
 from pipelines import main
+from pipelines.scorers.density.preparation import SketchPreparation
+from pipelines.scorers.minhash.preparation import JoinPreparation
+
+ONE = "--direct_num_workers=1"
 
 
 @pytest.mark.parametrize(
@@ -42,3 +51,50 @@ def test_another_number_of_parts_goes_on_and_one_that_steals_does_all(place, mod
   assert main.main(score(model, "--name=cut", "--part=1/3", "--part_timeout=0")) == 1
   assert main.main(score(model, "--name=cut", "--part=3/5", "--part_timeout=0", "--part_steal")) == 0
   assert content(place / "scores/cut") == content(place / "scores/one")
+
+
+def take_turns(folder: pathlib.Path, arguments: list[str], count: int) -> int:
+  """Runs parts one after another, none of which waits, until one completes all; returns the number of runs."""
+  for number in range(40):
+    status = run_in(folder, [*arguments, f"--part={number % count}/{count}", "--part_timeout=0", ONE])
+    assert status in (0, 1)
+    if status == 0:
+      return number + 1
+  raise AssertionError("the parts never come to an end")
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory) -> pathlib.Path:
+  """A corpus of twelve shards in all formats with near-copies, bad rows, and embeddings that were made elsewhere."""
+  folder = tmp_path_factory.mktemp("parts")
+
+  def embed(shard: str, rows: int) -> np.ndarray:
+    generator = np.random.default_rng(list(shard.encode()))
+    centres_KD = np.random.default_rng(1).standard_normal((20, 12))
+    of_N = np.where(generator.random(rows) < 0.5, 0, generator.integers(1, 20, rows))
+    return (centres_KD[of_N] + 0.1 * generator.standard_normal((rows, 12))).astype(np.float32)
+
+  corpora.write_with_embeddings(folder, embed, big_rows=600, small_rows=100, bad_row=30, make=corpora.repeating_texts)
+  return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["minhash", "density"])
+def test_every_step_is_divided_and_gives_the_bytes_of_one_machine(larger, name):
+  """Kills the mutants: a step whose results other parts do not get; one that ends before the others' files are there; a
+  part that does all of a step, so that one run is enough."""
+  reading = [f"--input={larger}/corpus/*", "--block_rows=50", "--scores=scores", "--max_bad_fraction=0.3"]
+  arguments = {
+    "minhash": ["score", "--scorer=minhash", *reading],
+    "density": [
+      *("score", "--scorer=density", *reading, f"--embeddings={larger}/made/*"),
+      *("--sketch_rows=50", "--sketch_counters=500"),
+    ],
+  }[name]
+  with (
+    dividing.divided(JoinPreparation, group=150),  # a dozen groups
+    dividing.divided(SketchPreparation, group=150),
+  ):
+    assert run_in(larger / f"{name}_alone", [*arguments, ONE]) == 0
+    assert take_turns(larger / f"{name}_parts", arguments, 2) > 3
+  assert content(larger / f"{name}_parts") == content(larger / f"{name}_alone")

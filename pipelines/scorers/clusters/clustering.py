@@ -25,6 +25,7 @@ from curation.errors import WinnowError
 from curation.selection import hashing
 from pipelines.corpus import blocks, fixed_width
 from pipelines.files import damage, fingerprints, sealed_arrays, storage
+from pipelines.runners import sharing
 from pipelines.scorers import work_files
 from pipelines.scorers.clusters import centroids
 from pipelines.scorers.clusters.scorer import Cluster
@@ -117,7 +118,7 @@ def read_group(config: ClusteringConfig, group: Group) -> Iterator[tuple[str, np
 
 def write_sample(config: ClusteringConfig, numbered: Numbered, documents: int) -> tuple[int, str]:
   """Writes a group's part of the sample, float16 [N, D] in order; returns the group's number and the path."""
-  path = config.work_path(["sample", _identity(config, numbered.group)])
+  path = _sample_path(config, numbered.group)
   if work_files.has_arrays(config.store, path, 1):
     resumed = stored_blocks.documents_of(config.embeddings, numbered.group)
     progress.report(config.progress_address, stage=SAMPLING, resumed=resumed)
@@ -157,7 +158,7 @@ def train(config: ClusteringConfig, samples: list[tuple[int, str]]) -> str:
 def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str, *, iteration: int) -> tuple[int, str]:
   """Assigns a group to centroids and writes its sums, unless they exist; returns a key to merge by, and a path."""
   held = centroids.load_centroids(centroids_path)
-  path = config.work_path(["sums", _identity(config, numbered.group), held.file.checksum])
+  path = _sums_path(config, numbered.group, centroids_path)
   report = functools.partial(progress.report, config.progress_address, stage=_refining(config, iteration))
   if work_files.has_arrays(config.store, path, 3):
     report(resumed=stored_blocks.documents_of(config.embeddings, numbered.group))
@@ -175,7 +176,7 @@ def sum_group(config: ClusteringConfig, numbered: Numbered, centroids_path: str,
 def merge_sums(config: ClusteringConfig, paths: Iterable[str]) -> str:
   """Adds up the sums in some files, and writes them to another unless that is on record; returns its path."""
   paths = sorted(paths)
-  path = config.work_path(["merged", [storage.base_name(path) for path in paths]])
+  path = _merged_path(config, paths)
   if not work_files.has_arrays(config.store, path, 3):
     sealed_arrays.write(path, *vars(_merged(paths)).values())
   return path
@@ -203,6 +204,24 @@ def _merged(paths: list[str]) -> kmeans.Sums:
   for path in paths[1:]:
     total.merge(kmeans.Sums(*sealed_arrays.read(path, 3)))
   return total
+
+
+def _sample_path(config: ClusteringConfig, group: Group) -> str:
+  return config.work_path(["sample", _identity(config, group)])
+
+
+def _sums_path(config: ClusteringConfig, group: Group, centroids_path: str) -> str:
+  return config.work_path(["sums", _identity(config, group), centroids.load_centroids(centroids_path).file.checksum])
+
+
+def _merged_path(config: ClusteringConfig, paths: list[str]) -> str:
+  return config.work_path(["merged", [storage.base_name(path) for path in paths]])
+
+
+def _centroids_to_come(config: ClusteringConfig, iteration: int) -> str:
+  """Returns the path of the centroids after so many iterations, or of the last ones if they are on record."""
+  last = config.path(CENTROIDS_FILE)
+  return last if storage.exists(last) else config.centroids_path(iteration)
 
 
 def _identity(config: ClusteringConfig, group: Group) -> list[Any]:
@@ -255,32 +274,59 @@ class Train(beam.PTransform):
 
   def expand(self, ledger: beam.PCollection):
     config = self._config
-    groups = ledger | "Groups" >> beam.FlatMap(lambda _: plan_groups(config)) | "SpreadGroups" >> reshuffle.Reshuffle()
+    groups = sharing.spread(ledger, "Groups", lambda _: plan_groups(config))
     documents = beam.pvalue.AsSingleton(ledger | "Documents" >> beam.Map(lambda _: config.embeddings.documents()))
-    samples = groups | "WriteSamples" >> beam.Map(
-      lambda group, documents: write_sample(config, group, documents), documents=documents
+    samples = groups | "WriteSamples" >> self._do(
+      beam.Map(lambda group, documents: write_sample(config, group, documents), documents=documents),
+      made=lambda groups: [_sample_path(config, numbered.group) for numbered in groups],
+      result=lambda numbered: (numbered.number, _sample_path(config, numbered.group)),
     )
-    path = ledger | "TrainCentroids" >> beam.Map(
-      lambda _, samples: train(config, samples), samples=beam.pvalue.AsList(samples)
+    path = sharing.placed(ledger, lambda _: 0, "PlaceTraining") | "TrainCentroids" >> self._do(
+      beam.Map(lambda _, samples: train(config, samples), samples=beam.pvalue.AsList(samples)),
+      made=lambda _: [_centroids_to_come(config, 0)],
+      result=lambda _: config.centroids_path(0),
     )
     for iteration in range(1, config.scorer.config.lloyd_iterations + 1):
       path = self._iterate(groups, path, iteration)
     return path
 
   def _iterate(self, groups: beam.PCollection, path: beam.PCollection, iteration: int):
-    config = self._config
-    merged = (
-      groups
-      | f"Assign{iteration}"
-      >> beam.Map(
-        lambda group, before: sum_group(config, group, before, iteration=iteration),
-        before=beam.pvalue.AsSingleton(path),
-      )
-      | f"GroupSums{iteration}" >> beam.GroupByKey()
-      | f"MergeSums{iteration}" >> beam.MapTuple(lambda _, paths: merge_sums(config, paths))
+    config, before = self._config, beam.pvalue.AsSingleton(path)
+    sums = groups | f"Assign{iteration}" >> self._do(
+      beam.Map(lambda group, before: sum_group(config, group, before, iteration=iteration), before=before),
+      before,
+      made=lambda groups, before: [_sums_path(config, numbered.group, before) for numbered in groups],
+      result=lambda numbered, before: (
+        numbered.number // config.merged_at_once,
+        _sums_path(config, numbered.group, before),
+      ),
     )
-    return path | f"Move{iteration}" >> beam.Map(
-      lambda before, paths: move_centroids(config, iteration, before, paths), paths=beam.pvalue.AsList(merged)
+    together = sums | f"GroupSums{iteration}" >> beam.GroupByKey()
+    merged = sharing.placed(together, lambda numbered: numbered[0], f"PlaceSums{iteration}") | (
+      f"MergeSums{iteration}"
+      >> self._do(
+        beam.MapTuple(lambda _, paths: merge_sums(config, paths)),
+        made=lambda together: [_merged_path(config, sorted(paths)) for _, paths in together],
+        result=lambda numbered: _merged_path(config, sorted(numbered[1])),
+      )
+    )
+    return sharing.placed(path, lambda _: 0, f"PlaceMove{iteration}") | f"Move{iteration}" >> self._do(
+      beam.Map(
+        lambda before, paths: move_centroids(config, iteration, before, paths), paths=beam.pvalue.AsList(merged)
+      ),
+      made=lambda _: [_centroids_to_come(config, iteration)],
+      result=lambda _: config.centroids_path(iteration),
+    )
+
+  def _do(self, work: beam.PTransform, *sides: Any, made: Any, result: Any) -> beam.PTransform:
+    config = self._config
+    return sharing.do(
+      work,
+      *sides,
+      made=made,
+      result=result,
+      is_over=lambda: config.store.is_complete,
+      address=config.progress_address,
     )
 
 

@@ -1,7 +1,7 @@
 """The step before densities, which builds the sketch of a store of embeddings."""
 
 from pipelines.files import fingerprints, storage
-from pipelines.scorers.density import sketching
+from pipelines.scorers.density import building, sketching
 from pipelines.scoring.preparation import Preparation, Summary
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
@@ -14,7 +14,7 @@ class SketchPreparation(Preparation):
   makes = (f"{sketching.FOLDER}/",)
   work = (f"{sketching.FOLDER}/work",)
   config_type = sketching.SketchConfig
-  transform_type = sketching.Sketch
+  transform_type = building.Sketch
 
   def stages(self, count: progress.Count | None) -> list[progress.Stage]:
     return sketching.stages(self.config, count)

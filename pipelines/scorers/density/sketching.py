@@ -31,7 +31,7 @@ from pipelines.scoring import stored_blocks
 from pipelines.scoring.preparation import PreparationConfig
 from pipelines.store import score_files
 from pipelines.store.groups import COARSE, Group, GroupPlan, GroupSizes
-from pipelines.worker import logs, memory, prefetch, progress, reshuffle
+from pipelines.worker import logs, memory, prefetch, progress
 
 # As users see them.
 SKETCHING, CHECKING = "building the density sketch", "checking the density sketch"
@@ -121,9 +121,7 @@ def plan_groups(config: SketchConfig) -> list[Group]:
 
 def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
   """Counts a group into its partial sketch, unless that is on record; returns its path."""
-  shards = config.shards
-  parts = [(shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
-  path = config.work_path([parts, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
+  shards, path = config.shards, group_path(config, group, chosen)
   if _is_whole_sketch(config, path):
     progress.report(
       config.progress_address, stage=SKETCHING, resumed=stored_blocks.documents_of(config.embeddings, group)
@@ -149,6 +147,23 @@ def sketch_group(config: SketchConfig, group: Group, chosen: Chosen) -> str:
       race.save(sketch, file)
   logs.info("group_done", path=path, documents=sketch.num_points)
   return path
+
+
+def group_path(config: SketchConfig, group: Group, chosen: Chosen) -> str:
+  """Returns the path of a group's partial sketch."""
+  parts = [(config.shards[shard].identity(), first, stop) for shard, first, stop in group.parts]
+  return config.work_path([parts, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
+
+
+def slice_path(config: SketchConfig, rows: tuple[int, int], chosen: Chosen) -> str:
+  """Returns the path of merged rows of all partial sketches."""
+  return config.work_path([rows, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
+
+
+def points_path(config: SketchConfig, shard: int) -> str:
+  """Returns the path of a shard's part of the sample."""
+  embeddings = config.embeddings.fingerprint_with_engine()
+  return config.work_path(["sample", config.shards[shard].identity(), embeddings, config.scorer.seed])
 
 
 def _is_whole_sketch(config: SketchConfig, path: str) -> bool:
@@ -200,7 +215,7 @@ def write_slice(
   config: SketchConfig, rows: tuple[int, int], counts_RB: np.ndarray, chosen: Chosen
 ) -> tuple[tuple[int, int], str]:
   """Writes merged rows; returns their range and their path."""
-  path = config.work_path([rows, chosen.config.to_json(), chosen.hashes, chosen.embeddings])
+  path = slice_path(config, rows, chosen)
   if not work_files.has_arrays(config.store, path, 1):
     sealed_arrays.write(path, counts_RB)
   return rows, path
@@ -259,7 +274,7 @@ def write_points(config: SketchConfig, shard: int, sampled: Sampled) -> str:
   The sample is in files and not in elements: it is 8 MB or more, and several stages have it as a side input.
   """
   about, embeddings = config.shards[shard], config.embeddings
-  path = config.work_path(["sample", about.identity(), embeddings.fingerprint_with_engine(), config.scorer.seed])
+  path = points_path(config, shard)
   if work_files.has_arrays(config.store, path, 2):
     return path
   summary = score_files.read_summary(embeddings.store, about)
@@ -323,51 +338,3 @@ def diagnose(config: SketchConfig, chosen: Chosen, num_points: int, sample: list
       )
   storage.create(config.path(DIAGNOSTICS_FILE), fingerprints.to_json(found))
   return found
-
-
-class Sketch(beam.PTransform):
-  """PCollection of one element (the embeddings are complete) -> PCollection[dict] (the diagnostics)."""
-
-  def __init__(self, config: SketchConfig):
-    super().__init__()
-    self._config = config
-
-  def expand(self, ledger: beam.PCollection):
-    config = self._config
-    written = (
-      ledger
-      | "Shards" >> beam.FlatMap(lambda _: range(len(config.shards)))
-      | "SpreadShards" >> reshuffle.Reshuffle()
-      | "SampleRows"
-      >> beam.FlatMap(lambda shard: ((0, sampled) for sampled in sample_rows(config, shard))).with_output_types(
-        tuple[int, Any]
-      )
-      | "SmallestHashes" >> beam.CombinePerKey(merge_sampled)
-      | "ByShard" >> beam.FlatMapTuple(lambda _, sampled: by_shard(sampled))
-      | "SpreadSample" >> reshuffle.Reshuffle()
-      | "WritePoints" >> beam.MapTuple(lambda shard, sampled: write_points(config, shard, sampled))
-    )
-    sample = beam.pvalue.AsList(written)
-    chosen = beam.pvalue.AsSingleton(
-      ledger | "Choose" >> beam.Map(lambda _, sample: choose(config, sample), sample=sample)
-    )
-    slices = (
-      ledger
-      | "Groups" >> beam.FlatMap(lambda _: plan_groups(config))
-      | "SpreadGroups" >> reshuffle.Reshuffle()
-      | "SketchGroups" >> beam.Map(lambda group, chosen: (sketch_group(config, group, chosen), chosen), chosen=chosen)
-      | "Slices"
-      >> beam.FlatMapTuple(lambda path, chosen: [(rows, RowsOf(path, *rows)) for rows in slices_of(chosen.config)])
-      # Grouped first, so that paths travel and accumulators do not: runners would lift one CombinePerKey.
-      | "GroupSlices" >> beam.GroupByKey()
-      | "MergeSlices" >> beam.CombineValues(MergeRowsFn())
-      | "WriteSlices"
-      >> beam.Map(lambda merged, chosen: write_slice(config, merged[0], merged[1], chosen), chosen=chosen)
-    )
-
-    def finish(_: Any, slices: Any, chosen: Chosen, sample: list[str]) -> dict[str, Any]:
-      documents = config.embeddings.documents()
-      assemble(config, slices, chosen, documents)
-      return diagnose(config, chosen, documents, sample)
-
-    return ledger | "Assemble" >> beam.Map(finish, slices=beam.pvalue.AsList(slices), chosen=chosen, sample=sample)

@@ -20,7 +20,7 @@ Legend: N documents of a block, B bands, M of their keys, H hash functions, C do
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -330,25 +330,61 @@ class Join(beam.PTransform):
 
   def expand(self, ledger: beam.PCollection):
     config = self._config
+
+    def runs(folder: str) -> steps.Made:
+      def paths(items: Sequence[Numbered | int]) -> list[str]:
+        work = Work.for_config(config)
+        return [work.run_path(folder, item.number if isinstance(item, Numbered) else item) for item in items]
+
+      return paths
+
+    def arrays(folder: str) -> steps.Made:
+      def paths(items: Sequence[int]) -> list[str]:
+        work = Work.for_config(config)
+        return [work.path(folder, item) for item in items]
+
+      return paths
+
     return ledger | "Steps" >> steps.Steps(
       lambda: is_joined(config),
+      lambda: config.store.is_complete,
       config.progress_address,
       [
-        ("KeyGroups", LOOKING, lambda: Work.for_config(config).groups(), lambda group: key_group(config, group)),
-        (
+        steps.Step(
+          "KeyGroups",
+          LOOKING,
+          lambda: Work.for_config(config).groups(),
+          lambda group: key_group(config, group),
+          runs("keyed"),
+        ),
+        steps.Step(
           "FindCandidates",
           MATCHING,
           lambda: range(Work.for_config(config).num_parts),
           lambda part: find_candidates(config, part),
+          runs("met"),
         ),
-        (
+        steps.Step(
           "AttachSignatures",
           MATCHING,
           lambda: Work.for_config(config).groups(),
           lambda group: attach_signatures(config, group),
+          runs("signed"),
         ),
-        ("JoinParts", MATCHING, lambda: range(Work.for_config(config).num_parts), lambda part: join_part(config, part)),
-        ("MergeEdges", MATCHING, lambda: Work.for_config(config).merged(), lambda index: merge_edges(config, index)),
-        ("Settle", MATCHING, lambda: [None], lambda _: settle(config)),
+        steps.Step(
+          "JoinParts",
+          MATCHING,
+          lambda: range(Work.for_config(config).num_parts),
+          lambda part: join_part(config, part),
+          arrays("edges"),
+        ),
+        steps.Step(
+          "MergeEdges",
+          MATCHING,
+          lambda: Work.for_config(config).merged(),
+          lambda index: merge_edges(config, index),
+          arrays("merged"),
+        ),
+        steps.Step("Settle", MATCHING, lambda: [None], lambda _: settle(config), lambda _: [config.near_copies_path]),
       ],
     )

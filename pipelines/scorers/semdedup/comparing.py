@@ -20,7 +20,8 @@ Legend: N documents, D dimensions, R documents of a tile; a span is consecutive 
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -79,7 +80,7 @@ def move_group(config: ComparingConfig, numbered: Numbered) -> int:
   work = Work.for_config(config)
   memory.use_lean_arrow_pool()
   memory.return_large_arrays()
-  path = work.path("moved", f"{numbered.number:05d}.run")
+  path = work.moved_path(numbered.number)
   if work_files.is_whole_run(work.config.store, path):
     resumed = stored_blocks.documents_of(config.scorer.clusters, numbered.group)
     progress.report(config.progress_address, stage=MOVING, resumed=resumed)
@@ -291,46 +292,54 @@ class Compare(beam.PTransform):
     config = self._config
     return ledger | "Steps" >> steps.Steps(
       lambda: is_compared(config),
+      lambda: config.store.is_complete,
       config.progress_address,
-      [
-        (
-          "SampleGiants",
-          splitting.SAMPLING,
-          lambda: splitting.plan_samples(config),
-          lambda group: splitting.sample_group(config, group),
-        ),
-        (
-          "TrainGiants",
-          splitting.TRAINING,
-          lambda: splitting.plan_training(config),
-          lambda giant: splitting.train_giant(config, giant),
-        ),
-        (
-          "AssignPieces",
-          splitting.ASSIGNING,
-          lambda: splitting.plan_assignments(config),
-          lambda group: splitting.assign_group(config, group),
-        ),
-        (
-          "SettlePieces",
-          splitting.ASSIGNING,
-          lambda: splitting.plan_settling(config),
-          lambda what: splitting.settle(config, what),
-        ),
-        ("MoveGroups", MOVING, lambda: Work.for_config(config).groups(), lambda group: move_group(config, group)),
-        (
-          "GatherParts",
-          MOVING,
-          lambda: range(Work.for_config(config).tiles.num_parts),
-          lambda part: gather_part(config, part),
-        ),
-        (
-          "CompareShares",
-          COMPARING,
-          lambda: Work.for_config(config).all_shares(),
-          lambda share: compare_share(config, share),
-        ),
-        ("ReturnSpans", _GATHERING, lambda: Work.for_config(config).spans(), lambda span: return_span(config, span)),
-        ("GatherShards", _GATHERING, lambda: range(len(config.shards)), lambda index: gather_shard(config, index)),
-      ],
+      [*splitting.steps_of(config), *_steps_of(config)],
     )
+
+
+def _steps_of(config: ComparingConfig) -> list[steps.Step]:
+  def made(path: Callable[[Work, Any], str]) -> steps.Made:
+    def paths(items: Sequence[Any]) -> list[str]:
+      work = Work.for_config(config)
+      return [path(work, item) for item in items]
+
+    return paths
+
+  return [
+    steps.Step(
+      "MoveGroups",
+      MOVING,
+      lambda: Work.for_config(config).groups(),
+      lambda group: move_group(config, group),
+      made(lambda work, group: work.moved_path(group.number)),
+    ),
+    steps.Step(
+      "GatherParts",
+      MOVING,
+      lambda: range(Work.for_config(config).tiles.num_parts),
+      lambda part: gather_part(config, part),
+      made(lambda work, part: work.part_path(part)),
+    ),
+    steps.Step(
+      "CompareShares",
+      COMPARING,
+      lambda: Work.for_config(config).all_shares(),
+      lambda share: compare_share(config, share),
+      made(lambda work, share: work.share_path(share)),
+    ),
+    steps.Step(
+      "ReturnSpans",
+      _GATHERING,
+      lambda: Work.for_config(config).spans(),
+      lambda span: return_span(config, span),
+      made(lambda work, span: work.span_path(span)),
+    ),
+    steps.Step(
+      "GatherShards",
+      _GATHERING,
+      lambda: range(len(config.shards)),
+      lambda index: gather_shard(config, index),
+      made(lambda work, index: work.cosines_path(config.shards[index])),
+    ),
+  ]

@@ -168,9 +168,13 @@ class Work:
       return None
     return sealed_arrays.read(self.splitting.pieces_path(number, self.centroids), 1)[0]
 
+  def moved_path(self, number: int) -> str:
+    """Returns the path of a group's run."""
+    return self.path("moved", f"{number:05d}.run")
+
   def moved_paths(self) -> list[str]:
     """Returns the paths of the runs of all groups, in the order of their documents."""
-    return [self.path("moved", f"{number:05d}.run") for number, _ in self.groups()]
+    return [self.moved_path(number) for number, _ in self.groups()]
 
   def shares(self, pairs: range, part: int) -> list[Share]:
     """Returns the shares of a part that hold some of these pairs."""

@@ -18,7 +18,8 @@ Legend: N documents, D dimensions, G giants, P pieces.
 import dataclasses
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from pipelines.scorers.semdedup.layout import (
   diagnostics_path,
   other_clusters_error,
 )
-from pipelines.scoring import stored_blocks
+from pipelines.scoring import steps, stored_blocks
 from pipelines.sorted_runs import run_files, run_writer
 from pipelines.store.groups import Group, Numbered
 from pipelines.worker import logs, memory, prefetch, progress
@@ -194,6 +195,53 @@ def settle(config: ComparingConfig, what: str) -> str:
   storage.create(config.scorer.split_path, fingerprints.sealed(told | {"clusters": clusters}), must_agree=True)
   logs.info("clusters_split", **figures)
   return what
+
+
+def steps_of(config: ComparingConfig) -> list[steps.Step]:
+  """Returns the steps of splitting giant clusters, in order."""
+
+  def made(path: Callable[[Splitting, Any], str]) -> steps.Made:
+    def paths(items: Sequence[Any]) -> list[str]:
+      splitting = Splitting.for_config(config)
+      return [path(splitting, item) for item in items]
+
+    return paths
+
+  def pieces_paths(groups: Sequence[Numbered]) -> list[str]:
+    splitting = Splitting.for_config(config)
+    centroids = _fingerprint(_read_centroids(splitting))
+    return [splitting.pieces_path(number, centroids) for number, _ in groups]
+
+  return [
+    steps.Step(
+      "SampleGiants",
+      SAMPLING,
+      lambda: plan_samples(config),
+      lambda group: sample_group(config, group),
+      made(lambda splitting, group: splitting.sampled_path(group.number)),
+    ),
+    steps.Step(
+      "TrainGiants",
+      TRAINING,
+      lambda: plan_training(config),
+      lambda giant: train_giant(config, giant),
+      made(lambda splitting, giant: splitting.centroids_path(giant)),
+    ),
+    steps.Step(
+      "AssignPieces",
+      ASSIGNING,
+      lambda: plan_assignments(config),
+      lambda group: assign_group(config, group),
+      pieces_paths,
+    ),
+    steps.Step(
+      "SettlePieces",
+      ASSIGNING,
+      lambda: plan_settling(config),
+      lambda what: settle(config, what),
+      lambda _: [config.scorer.split_path],
+    ),
+  ]
 
 
 def _is_settled(splitting: Splitting, centroids: str) -> bool:

@@ -49,7 +49,7 @@ def test_each_item_belongs_to_one_part_and_shares_differ_by_one_at_most():
 def test_a_wait_ends_once_nothing_is_missing_and_says_once_for_whom(clock, capsys):
   """Kills the mutants: a line at every look; pauses that do not grow, or that grow without end."""
   left = [{1: 5, 2: 3}] * 40 + [{}]
-  assert Part(0, 3, limit=1e6).wait(lambda: Missing(left.pop(0)), "shards", None)
+  assert Part(0, 3, limit=1e6).wait(lambda: Missing(left.pop(0)), "shard", None)
   assert not left
   assert capsys.readouterr().err == "winnow: part 0/3 waits for 8 shards of parts 1/3, 2/3\n"
   assert clock.pauses[0] < 1
@@ -61,7 +61,7 @@ def test_a_wait_fails_once_nothing_new_has_come_within_the_limit(clock):
   """Kills the mutant whose limit is that of the whole wait, although the others make progress."""
   seen = iter([*range(60), *[60] * 1_000])
   with pytest.raises(WinnowError, match=r"part 0/64 has waited 300 s .* 7 files of parts 5/64, 63/64: start"):
-    Part(0, 64, limit=300).wait(lambda: Missing({63: 3, 5: 4}, next(seen)), "files", None)
+    Part(0, 64, limit=300).wait(lambda: Missing({63: 3, 5: 4}, next(seen)), "file", None)
   at_rest = clock.now - 100 - sum(clock.pauses[:60])
   assert 300 - 30 <= at_rest <= 300 + 60
   assert sum(clock.pauses[:60]) > 300
@@ -69,14 +69,14 @@ def test_a_wait_fails_once_nothing_new_has_come_within_the_limit(clock):
 
 def test_a_limit_of_zero_does_not_wait(clock):
   with pytest.raises(WinnowError, match="has waited 0 s"):
-    Part(0, 2, limit=0).wait(lambda: Missing({1: 1}), "files", None)
+    Part(0, 2, limit=0).wait(lambda: Missing({1: 1}), "file", None)
   assert not clock.pauses
 
 
 def test_a_part_that_steals_takes_over_what_has_come_to_rest(clock):
   """Kills the mutants: a thief that waits to the limit; one that takes what others are at work on."""
   seen = iter([*range(60), *[60] * 1_000])
-  assert not Part(0, 2, limit=2_000, steals=True).wait(lambda: Missing({1: 1}, next(seen)), "files", None)
+  assert not Part(0, 2, limit=2_000, steals=True).wait(lambda: Missing({1: 1}, next(seen)), "file", None)
   at_rest = clock.now - 100 - sum(clock.pauses[:60])
   assert 200 - 30 <= at_rest <= 200 + 60
 
