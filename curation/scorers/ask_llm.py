@@ -18,6 +18,10 @@ from curation.models import batching, engine, t5
 from curation.models.checkpoints import Checkpoint
 from curation.models.vocabulary import EOS_ID, Vocabulary
 
+# Part of the fingerprint beside the engine's version: increment it with any change of the first step's bits. Before 2,
+# the last rows of some batches had other bits than the others on CPUs without AVX-512.
+_FIRST_STEP = 2
+
 TEMPLATE = """###
 {document}
 ###
@@ -132,6 +136,7 @@ class AskLlmScorer:
     return {
       **self.engine.describe(),
       **self._vocabulary.describe(),
+      "first_step": _FIRST_STEP,
       "prompt": self.prompt.template,
       "yes_token": self.prompt.yes_token,
       "max_input_tokens": self.max_input_tokens,

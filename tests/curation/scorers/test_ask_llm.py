@@ -291,7 +291,7 @@ def test_describe_is_json_and_names_what_decides_a_score(checkpoint, scorer):
     assert differing == {field}
   assert described["buckets"] == scorer.engine.table.to_json()
   assert described["device_kind"] == jax.local_devices()[0].device_kind
-  assert set(described) == {"engine_version", "jax", "device_kind", "devices_per_model", *others}
+  assert set(described) == {"engine_version", "first_step", "jax", "device_kind", "devices_per_model", *others}
 
 
 @pytest.mark.parametrize("template", ["no place", "{document} and {document}", "{ document }", ""])
