@@ -1,11 +1,14 @@
-"""The Beam graph of each command: its transforms, the stages of the local runner, and the CPU time to build and run it.
+"""The Beam graph of each command, and the CPU time to build and run it on this machine.
 
-The corpus is tiny, so the CPU time is what a command takes beside its documents, imports not counted. A command that
-draws from a store runs after the one that makes it.
+For each command it prints the transforms, composite ones included, the fused stages, shuffles and side inputs, the
+vertices of a Flink job as far as they can be known without Flink, the size of the graph, and the CPU time. The corpus
+is tiny, so the CPU time is what a command takes beside its documents, imports not counted. A command that draws from a
+store runs after the one that makes it.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -15,8 +18,8 @@ import time
 
 import apache_beam as beam
 import common
+import flink_graph
 import numpy as np
-from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from pipelines import main
 
@@ -38,6 +41,7 @@ COMMANDS = {
   "score --scorer=minhash": ["score", "--scorer=minhash", "--input=corpus/*", "--scores=scores"],
   "sample from a store": ["sample", "--sampler=minhash", "--scores=scores", "--rate=0.5", "--output=rated"],
   "sample --threshold": ["sample", "--sampler=minhash", "--scores=scores", "--threshold=1", "--output=above"],
+  "verify": ["verify", "rated"],
   "sample --sampler=random": ["sample", "--sampler=random", "--input=corpus/*", "--rate=0.5", "--output=random"],
   "curate, three stages": ["curate", "--recipe=recipe.yaml", *SCORING[:2], "--scores=recipe", "--output=kept"],
 }
@@ -53,8 +57,8 @@ def write_inputs(folder: pathlib.Path) -> None:
   (folder / "recipe.yaml").write_text(RECIPE)
 
 
-def measure(arguments: list[str]) -> tuple[int, int, float]:
-  """Runs a command in this process; returns its transforms, composite ones included, its stages and its CPU seconds."""
+def measure(arguments: list[str]) -> tuple[flink_graph.Graph, float]:
+  """Runs a command in this process; returns its graph and its CPU seconds."""
   graphs = []
   run = beam.Pipeline.run
 
@@ -71,8 +75,7 @@ def measure(arguments: list[str]) -> tuple[int, int, float]:
   finally:
     beam.Pipeline.run = run
   (graph,) = graphs
-  _, stages = fn_runner.FnApiRunner().create_stages(graph)
-  return len(graph.components.transforms), len(stages), seconds
+  return flink_graph.measure(graph), seconds
 
 
 def bench() -> None:
@@ -81,10 +84,11 @@ def bench() -> None:
   with tempfile.TemporaryDirectory() as folder:
     write_inputs(pathlib.Path(folder))
     os.chdir(folder)
-    print(f"{'command':26} {'transforms':>10} {'stages':>7} {'CPU s':>7}")
+    names = [field.name.replace("_", " ") for field in dataclasses.fields(flink_graph.Graph)]
+    print(f"{'command':26}", *(f"{name:>11}" for name in names), f"{'CPU s':>7}")
     for name, arguments in COMMANDS.items():
-      transforms, stages, seconds = measure(arguments)
-      print(f"{name:26} {transforms:10,} {stages:7,} {seconds:7.2f}")
+      graph, seconds = measure(arguments)
+      print(f"{name:26}", *(f"{figure:11,}" for figure in dataclasses.astuple(graph)), f"{seconds:7.2f}")
     os.chdir("/")
 
 

@@ -18,8 +18,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.selection import domains, selection
-from pipelines.corpus import blocks, stripes
+from curation.selection import domains, search, selection
+from pipelines.corpus import blocks
 from pipelines.files import fingerprints
 from pipelines.runners import launch
 from pipelines.selection import quotas, ranks, thresholds
@@ -85,7 +85,7 @@ def write_store(folder: pathlib.Path, kind: str, keys: int, shards: int) -> tupl
 
 def find_threshold(
   store: ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest, keys: int, workers: int
-) -> thresholds.Selected:
+) -> search.Selected:
   """Runs the pipeline; returns its result by way of a file, since it may come from another process."""
   with tempfile.TemporaryDirectory() as place:
     answer = pathlib.Path(place) / "selected.json"
@@ -97,19 +97,18 @@ def find_threshold(
       if request.group_by is not None:
         ledger, limits = ledger | quotas.Settle(settled, shards), settled.within
       (
-        pipeline
-        | "Shards" >> stripes.Spread(shards)
-        | thresholds.FindThreshold(store, request, ledger, limits)
-        | beam.Map(lambda selected: answer.write_text(json.dumps(selected)))
+        ledger
+        | thresholds.FindThreshold(store, request, shards, limits)
+        | beam.MapTuple(lambda _, selected: answer.write_text(json.dumps(selected)))
       )
 
     launch.Launcher([f"--direct_num_workers={workers}"]).run(define)
-    return thresholds.Selected(*json.loads(answer.read_text()))
+    return search.Selected(*json.loads(answer.read_text()))
 
 
 def by_sorting(
   store: ScoreStore, shards: list[blocks.Shard], request: selection.SelectionRequest
-) -> tuple[thresholds.Selected, float]:
+) -> tuple[search.Selected, float]:
   """Finds the documents within quotas by NumPy with all ranks in memory; returns also the seconds without reading."""
   parts, groups = [], []
   for shard in shards:
@@ -127,7 +126,7 @@ def by_sorting(
   seconds = time.perf_counter() - started
   floor = selection.smallest_rank(key_N[within_N], tie_N[within_N])
   assert floor is not None
-  return thresholds.Selected(len(within_N), int(tokens_N[within_N].sum(dtype=np.int64)), floor), seconds
+  return search.Selected(len(within_N), int(tokens_N[within_N].sum(dtype=np.int64)), floor), seconds
 
 
 def by_partition(
@@ -208,7 +207,7 @@ def bench() -> None:
         continue
       floor, seconds = apart.submit(by_partition, store, shards, request, selected.documents).result()
       print(f"  beside: numpy.argpartition on keys in memory {namespace.keys / seconds / 1e6:.1f} M keys/s")
-      exact = selected.floor == floor and selected.documents == request.search(namespace.keys, None).remaining
+      exact = selected.floor == floor and selected.documents == request.search(namespace.keys, None).amount
       print(f"  {selected.documents:,} selected, {'as NumPy has it' if exact else 'NOT AS NUMPY HAS IT'}", flush=True)
 
 

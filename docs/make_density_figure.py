@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.coverage import density, race
-from curation.selection import selection
+from curation.selection import search, selection
 
 FIGURE = pathlib.Path(__file__).with_name("density.svg")
 # Of each cluster: the centre, the standard deviation, the points. Each has half as many as the one before it.
@@ -65,10 +65,11 @@ def draw(request: selection.SelectionRequest, scores_N: np.ndarray) -> np.ndarra
   rows_N = np.arange(len(scores_N))
   key_N = selection.document_keys(request, "mixture", rows_N, scores_N)
   tie_N = selection.tie_hashes(request.seed, "mixture", rows_N)
-  search = request.search(len(scores_N), None)
-  while not search.done:
-    search = selection.refine(search, selection.histogram(search, key_N, tie_N))
-  return np.flatnonzero(selection.is_selected(search.floor, key_N, tie_N))
+  wanted, ranked = request.search(len(scores_N), None), search.Ranked(key_N, tie_N)
+  edges = search.choose_edges(search.sample(wanted, ranked))
+  stretch = search.find_stretch(wanted, edges, search.count(edges, ranked))
+  floor = search.finish(stretch, search.within(stretch, ranked)).floor
+  return np.flatnonzero(selection.is_selected(floor, key_N, tie_N))
 
 
 def paint(figure: Figure, path: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
   from curation.selection.metrics import over_scaling as over_scaling
   from curation.selection.metrics import percentiles as percentiles
   from curation.selection.quotas import Quotas as Quotas
-  from curation.selection.selection import RadixSearch as RadixSearch
+  from curation.selection.selection import Search as Search
   from curation.selection.selection import SelectionRequest as SelectionRequest
 else:
   __getattr__, __dir__, __all__ = faces.lazy(
@@ -23,7 +23,7 @@ else:
       "metrics.over_scaling",
       "metrics.percentiles",
       "quotas.Quotas",
-      "selection.RadixSearch",
+      "selection.Search",
       "selection.SelectionRequest",
     ),
   )

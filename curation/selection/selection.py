@@ -1,13 +1,13 @@
-"""Computes a key per document and finds the exact selection threshold by a radix search, without a sort or a gather.
+"""Computes a rank for each document: what a sampler and an amount select is a prefix of the documents in this order.
 
 A document's rank is the 128-bit number (key, tie). The 64-bit key orders documents as a sampler wants, and the 64-bit
 hash breaks ties. The selection is the longest prefix, from the largest rank down, whose weights fit an amount. With
 weight 1 and amount k these are the k documents with the largest keys. With tokens as weights these are the documents
 before the first one that would exceed a token budget. (Skipping that one and going on with shorter ones would prefer
-short documents, a larger budget would drop some that a smaller one has, and each skip would take another search.) Each
-pass of the search fixes 16 bits of the first rank that no longer fits, from one histogram; histograms add up.
+short documents, a larger budget would drop some that a smaller one has, and each skip would take another search.)
+`search` finds the end of the prefix.
 
-Shape suffixes: N documents, H = 65,536 histogram bins.
+Shape suffix: N documents.
 """
 
 import dataclasses
@@ -20,9 +20,17 @@ from curation.selection import hashing
 
 METHODS = ("top_k", "bottom_k", "ips", "threshold")
 _AMOUNTS = ("rate", "num_examples", "num_tokens", "threshold", "percentile_range")
-PASS_BITS = 16
-NUM_PASSES = 128 // PASS_BITS
-NUM_BINS = 1 << PASS_BITS
+NO_RANK = 1 << 128  # above every rank
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """A search for the longest prefix that fits `amount`, among `documents` documents."""
+
+  amount: int
+  documents: int
+  by_count: bool = True
+  """Whether the amount counts documents; else it counts tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,37 +134,36 @@ class SelectionRequest:
     return None
 
   @property
-  def searches(self) -> bool:
-    """Tells whether the threshold has to be looked for; else `search` is done before it begins."""
-    amounts = [name for name in _AMOUNTS if getattr(self, name) is not None]
-    return amounts not in ([], ["threshold"])
-
-  def search_above(self, num_documents: int) -> "RadixSearch":
-    """Begins the search for the documents above `percentile_range`."""
-    above = self.num_above(num_documents)
-    return RadixSearch(above) if above else RadixSearch(0, floor=1 << 128, done=True)
-
-  def search(self, num_documents: int, num_tokens: int | None, within: int | None = None) -> "RadixSearch":
-    """Begins the search among `num_documents` scored documents of `num_tokens` tokens in all.
-
-    A rate selects exactly k = floor(rate × N + 1/2) documents. `within` is the number of documents within their groups'
-    quotas, or None if there are no quotas or the number is not known yet. Raises WinnowError if the request cannot be
-    met.
-    """
+  def floor(self) -> int | None:
+    """The smallest rank that is selected, if the request alone gives it; None if it has to be searched."""
     if self.threshold is not None:
-      return RadixSearch(0, floor=int(order_key(np.array([self.threshold]))[0]) << 64, done=True)
+      return int(order_key(np.array([self.threshold]))[0]) << 64
+    return 0 if all(getattr(self, name) is None for name in _AMOUNTS) else None
+
+  def search_above(self, num_documents: int) -> Search:
+    """Returns the search for the documents above `percentile_range`."""
+    return Search(self.num_above(num_documents), num_documents)
+
+  def search(self, num_documents: int, num_tokens: int | None, within: int | None = None) -> Search | None:
+    """Returns the search among `num_documents` scored documents of `num_tokens` tokens in all.
+
+    There is none if the request has a `floor`. A rate selects exactly k = floor(rate × N + 1/2) documents. `within` is
+    the number of documents within their groups' quotas, or None if there are no quotas or the number is not known yet.
+    Raises WinnowError if the request cannot be met.
+    """
+    if self.floor is not None:
+      return None
+    among = num_documents if within is None else within
     if self.num_tokens is not None:
       if num_tokens is None:
         raise WinnowError("--num_tokens needs token counts, which this store does not have; use --num_examples")
-      return RadixSearch(self.num_tokens, by_count=False)
-    if all(getattr(self, name) is None for name in _AMOUNTS):
-      return RadixSearch(0, done=True)
+      return Search(self.num_tokens, among, by_count=False)
     if self.percentile_range is not None:
       low, high = (_rounded(percentile * num_documents) for percentile in self._percentiles())
       if low == high:
         typed = f"--percentile_range={self.percentile_range}"
         raise WinnowError(f"{typed} of {num_documents:,} documents is none; widen it")
-      return RadixSearch(high - low)  # among the documents that are not above
+      return Search(high - low, among)  # among the documents that are not above
     if self.rate is not None:
       typed, k = f"--rate={self.rate}", _rounded(_fraction("rate", self.rate) * num_documents)
       if not k:
@@ -172,7 +179,7 @@ class SelectionRequest:
         f"{typed} of {num_documents:,} documents is {k:,}, and {quota} leaves {within:,}; ask for fewer, raise "
         f"the quota, or leave --{typed[2:].partition('=')[0]} out to take all of them"
       )
-    return RadixSearch(k)
+    return Search(k, among)
 
 
 def _rounded(number: fractions.Fraction) -> int:
@@ -237,75 +244,12 @@ def tie_hashes(seed: int, shard: str, rows_N: np.ndarray) -> np.ndarray:
   return hashing.hash_documents("tie", seed, shard, rows_N)
 
 
-@dataclasses.dataclass(frozen=True)
-class RadixSearch:
-  """The state of the search, which knows `passes` × 16 leading bits of the first rank that no longer fits."""
-
-  remaining: int
-  """The part of the amount that is left for documents that share the known bits."""
-  by_count: bool = True
-  """Whether every weight is 1."""
-  floor: int = 0
-  """128 bits: the known bits followed by zeros. Once `done`, the documents of rank ≥ `floor` are selected."""
-  passes: int = 0
-  done: bool = False
-
-
-def histogram(
-  search: RadixSearch, key_N: np.ndarray, tie_N: np.ndarray, *, weight_N: np.ndarray | None = None
-) -> np.ndarray:
-  """Sums the weights of documents that share the known bits, by their next 16 bits: int64 [H].
-
-  Without `weight_N`, every weight is 1. Sums are exact while the weights of one call sum to less than 2^53.
-  """
-  column_N = key_N if search.passes < 4 else tie_N
-  known_bits = PASS_BITS * (search.passes % 4)
-  alike_N = np.ones(len(key_N), bool)
-  if search.passes >= 4:
-    alike_N &= key_N == np.uint64(search.floor >> 64)
-  if known_bits:
-    known = np.uint64(_half(search) >> (64 - known_bits))
-    alike_N &= column_N >> np.uint64(64 - known_bits) == known
-  bins = (column_N[alike_N] >> np.uint64(64 - PASS_BITS - known_bits)).astype(np.int64) & (NUM_BINS - 1)
-  weights = None if weight_N is None else weight_N[alike_N]
-  return np.bincount(bins, weights, NUM_BINS).astype(np.int64)
-
-
-def refine(search: RadixSearch, weights_H: np.ndarray) -> RadixSearch:
-  """Advances the search by one pass, given the histogram of all documents.
-
-  Raises ValueError if two documents of equal rank, whose 64-bit hashes collide, are at the threshold of a count.
-  """
-  if search.done:
-    return search
-  from_top_H = np.cumsum(weights_H[::-1])
-  fitting = int(np.searchsorted(from_top_H, search.remaining, side="right"))
-  if fitting == NUM_BINS:  # only in the first pass: later ones look inside a bin that did not fit
-    return dataclasses.replace(search, done=True)
-  remaining = search.remaining - (int(from_top_H[fitting - 1]) if fitting else 0)
-  shift = 128 - PASS_BITS * (search.passes + 1)
-  first_unfit = search.floor | (NUM_BINS - 1 - fitting) << shift
-  refined = dataclasses.replace(search, remaining=remaining, passes=search.passes + 1)
-  if search.by_count and remaining == 0:
-    return dataclasses.replace(refined, floor=first_unfit + (1 << shift), done=True)
-  if shift:
-    return dataclasses.replace(refined, floor=first_unfit)
-  if search.by_count:
-    raise ValueError("two documents of equal key and equal tie hash are at the threshold")
-  return dataclasses.replace(refined, floor=first_unfit + 1, done=True)
-
-
 def is_selected(floor: int, key_N: np.ndarray, tie_N: np.ndarray) -> np.ndarray:
   """Tells which documents have a rank ≥ `floor`: bool [N]."""
-  if floor >> 128:
+  if floor >= NO_RANK:
     return np.zeros(len(key_N), bool)
   floor_key, floor_tie = np.uint64(floor >> 64), np.uint64(floor & (1 << 64) - 1)
   return (key_N > floor_key) | ((key_N == floor_key) & (tie_N >= floor_tie))
-
-
-def _half(search: RadixSearch) -> int:
-  """Returns the 64 bits of `floor` that the next pass looks at: the key's, then the tie hash's."""
-  return search.floor >> 64 if search.passes < 4 else search.floor & (1 << 64) - 1
 
 
 def smallest_rank(key_N: np.ndarray, tie_N: np.ndarray) -> int | None:

@@ -53,15 +53,17 @@ def divide_among(shards: Sequence[blocks.Shard], workers: int, *, per_worker: in
 class Spread(beam.PTransform):
   """A list -> a PCollection of its elements, spread over the workers.
 
-  Applied to a PCollection of one element, it waits for that element.
+  Applied to a PCollection of one element, it waits for that element. If they are to be `told` it, each comes in a pair
+  with that element.
   """
 
-  def __init__(self, elements: Sequence[Any]):
+  def __init__(self, elements: Sequence[Any], *, told: bool = False):
     super().__init__()
-    self._elements = elements
+    self._elements, self._told = elements, told
 
   def expand(self, after: Any) -> beam.PCollection:  # a pipeline, or a PCollection of one element
-    elements = self._elements
+    elements, told = self._elements, self._told
     if isinstance(after, (beam.Pipeline, beam.pvalue.PBegin)):
       after = after | "Impulse" >> beam.Impulse()
-    return after | "List" >> beam.FlatMap(lambda _: elements) | "Spread" >> reshuffle.Reshuffle()
+    listed = beam.FlatMap(lambda element: ((element, item) for item in elements) if told else elements)
+    return after | "List" >> listed | "Spread" >> reshuffle.Reshuffle()

@@ -194,20 +194,21 @@ def check_figures(
     "in the runs": sum(selected.values()),
     "in the output shards": sum(shard.documents for shard in written_shards),
   }
-  if search.by_count and not search.done:
-    figures["asked for"] = summary["scored"] - search.remaining if config.rejected else search.remaining
+  if search is not None and search.by_count:
+    figures["asked for"] = summary["scored"] - search.amount if config.rejected else search.amount
   if len(set(figures.values())) != 1:
     raise WinnowError(f"the figures do not add up: documents {figures}")
-  if not search.by_count and not config.rejected and plan.selected.num_tokens > search.remaining:
-    raise WinnowError(f"{plan.selected.num_tokens} tokens are selected, more than --num_tokens={search.remaining}")
+  budget, num_tokens = config.request.num_tokens, plan.selected.num_tokens
+  if budget is not None and num_tokens > budget and not config.rejected:
+    raise WinnowError(f"{num_tokens} tokens are selected, more than --num_tokens={budget}")
 
 
 def _differing_shard(config: writing.SamplingConfig, plan: writing.Plan, selected: dict[str, int]) -> str:
   """Names the first input shard whose runs hold another number of documents than its scores select."""
   for shard in config.store.shards():
     floor, rejected = plan.selected.floor, config.rejected
-    parts = thresholds.count_selected(config.store, shard, config.request, floor, config.within, rejected=rejected)
-    wanted = thresholds.add_selected(parts).documents
+    counted = thresholds.count_selected(config.store, shard, config.request, floor, config.within, rejected=rejected)
+    wanted = counted.documents
     if wanted != selected.get(shard.name, 0):
       return f": {wanted:,} of {shard.name} are selected, but its runs hold {selected.get(shard.name, 0):,}"
   return ""

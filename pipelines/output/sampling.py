@@ -1,7 +1,7 @@
 """Sampling: an exact selection by scores, whose documents are written once to well-mixed output shards.
 
 Only selected text moves: from its input shard to the run file of a stripe, sorted by place, and then to its output
-shard. Only shard names, stripes, histograms and counts cross a shuffle.
+shard. Only shard names, stripes, counts and what finds the threshold cross a shuffle.
 """
 
 from collections.abc import Iterable, Iterator
@@ -67,13 +67,14 @@ class Sample(beam.PTransform):
     config, known = self._config, ledger
     if config.limits is not None:
       ledger = ledger | "Limits" >> config.limits.settle(self._shards, lambda: manifests.is_complete(config))
-    selected = (
-      known
-      | "Shards" >> stripes.Spread(self._shards)
+    plan = (
+      ledger
       | "FindThreshold"
-      >> thresholds.FindThreshold(config.store, config.request, ledger, config.within, address=config.progress_address)
+      >> thresholds.FindThreshold(
+        config.store, config.request, self._shards, config.within, address=config.progress_address
+      )
+      | "PlanOutput" >> beam.MapTuple(lambda ledger, selected: writing.plan_output(selected, ledger, config))
     )
-    plan = selected | "PlanOutput" >> beam.Map(writing.plan_output, beam.pvalue.AsSingleton(ledger), config)
     planned, all_stripes = beam.pvalue.AsSingleton(plan), self._stripes
     written_runs = sharing.spread(known, "Stripes", lambda _: all_stripes) | "WriteRuns" >> self._do(
       beam.ParDo(WriteRuns(config), plan=planned),

@@ -21,7 +21,7 @@ import orjson
 import pyarrow as pa
 
 from curation.errors import WinnowError
-from curation.selection import hashing
+from curation.selection import hashing, search
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage
@@ -251,8 +251,7 @@ def check_input_shard(config: VerificationConfig, shard: blocks.Shard) -> None:
   (claimed,) = [entry for entry in config.manifest["inputs"] if entry["name"] == shard.name]
   actual: dict[str, Any] = {name: getattr(summary, name) for name in manifests.COUNTS}
   request, rejected = sampling.request, sampling.rejected
-  parts = thresholds.count_selected(sampling.store, shard, request, config.floor, sampling.within, rejected=rejected)
-  selected = thresholds.add_selected(parts)
+  selected = thresholds.count_selected(sampling.store, shard, request, config.floor, sampling.within, rejected=rejected)
   actual |= {"selected": selected.documents}
   if claimed["tokens_selected"] is not None:
     actual |= {"tokens_selected": selected.num_tokens}
@@ -291,7 +290,7 @@ def refuse_difference(config: VerificationConfig, shard_name: str, difference: T
   raise WinnowError(f"{missing} is selected by the scores, but in none of the output's shards")
 
 
-def check_threshold(selected: thresholds.Selected, config: VerificationConfig) -> None:
+def check_threshold(selected: search.Selected, config: VerificationConfig) -> None:
   """Compares a recomputed threshold with that of the manifest."""
   manifest, documents, num_tokens = config.manifest, selected.documents, selected.num_tokens
   if config.sampling.rejected:
@@ -323,15 +322,13 @@ class Verify(beam.PTransform):
     known = ledger
     if sampling.limits is not None:
       ledger = ledger | "Limits" >> sampling.limits.settle(config.shards)
-    settled = beam.pvalue.AsSingleton(ledger)  # for steps that read limits
     _ = (
-      known
-      | "Shards" >> stripes.Spread(list(config.shards))
+      ledger
       | "FindThreshold"
       >> thresholds.FindThreshold(
-        sampling.store, sampling.request, ledger, sampling.within, address=config.progress_address
+        sampling.store, sampling.request, config.shards, sampling.within, address=config.progress_address
       )
-      | "CheckThreshold" >> beam.Map(check_threshold, config)
+      | "CheckThreshold" >> beam.MapTuple(lambda _, selected: check_threshold(selected, config))
     )
     in_output = (
       known
@@ -339,10 +336,9 @@ class Verify(beam.PTransform):
       | "ReadBack" >> beam.FlatMap(lambda index: _working(config, _READING, check_output_shard(config, index)))
     )
     wanted = (
-      known
+      ledger  # with its limits settled, which are read
       | "Stripes" >> stripes.Spread(self._stripes)
-      | "Recompute"
-      >> beam.FlatMap(lambda stripe, _: _working(config, _RECOMPUTING, recompute(config, stripe)), settled)
+      | "Recompute" >> beam.FlatMap(lambda stripe: _working(config, _RECOMPUTING, recompute(config, stripe)))
       | "Negate" >> beam.MapTuple(lambda shard, tally: (shard, -tally))
     )
     return (

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import DamagedError, WinnowError
-from curation.selection import hashing, selection
+from curation.selection import hashing, search, selection
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import damage, fingerprints, storage
 from pipelines.output.formats.registry import DEFAULT, FORMATS
-from pipelines.selection import limits, ranks, thresholds
+from pipelines.selection import limits, ranks
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import block_files, score_files, score_store
 from pipelines.store.score_store import ScoreStore
@@ -133,7 +133,7 @@ def count_folder(output: str) -> str:
 class Plan(NamedTuple):
   """The selected documents, the number of output shards, and the fingerprint of the engine of the scores."""
 
-  selected: thresholds.Selected
+  selected: search.Selected
   num_shards: int
   engine: str
 
@@ -156,7 +156,7 @@ class OutputShard:
   checksum: str
 
 
-def plan_output(selected: thresholds.Selected, ledger: score_store.Ledger, config: SamplingConfig) -> Plan:
+def plan_output(selected: search.Selected, ledger: score_store.Ledger, config: SamplingConfig) -> Plan:
   """Decides the number of output shards, and claims the output for these scores.
 
   Raises WinnowError if nothing is selected, or if the output belongs to the scores of another engine.
@@ -167,7 +167,7 @@ def plan_output(selected: thresholds.Selected, ledger: score_store.Ledger, confi
   )
   if config.rejected:
     num_tokens = 0 if ledger.num_tokens is None else ledger.num_tokens - selected.num_tokens
-    selected = thresholds.Selected(ledger.documents - selected.documents, num_tokens, selected.floor)
+    selected = search.Selected(ledger.documents - selected.documents, num_tokens, selected.floor)
   if not selected.documents:
     advice = "leave --rejected out" if config.rejected else "lower --threshold, or raise --num_tokens"
     raise WinnowError(f"the request {'rejects' if config.rejected else 'selects'} no document; {advice}")

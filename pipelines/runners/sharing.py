@@ -5,6 +5,7 @@ items, and waits for those of the others. Then it knows the results of all items
 """
 
 import collections
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,12 +20,25 @@ OVER = "the other parts have completed it"
 _FILE = "file"  # as users see it, with a number
 
 
-def spread(element: beam.PCollection, label: str, plan: Callable[..., Iterable[Any]], *sides: Any) -> beam.PCollection:
-  """Returns the items of the plan that `plan` makes of at most one element, and of `sides`, for `do`."""
-  is_part = parts.current() is not None
+def spread(
+  element: beam.PCollection,
+  label: str,
+  plan: Callable[..., Iterable[Any]],
+  *sides: Any,
+  own: Callable[..., Iterable[Any]] = lambda *_: (),
+) -> beam.PCollection:
+  """Returns the items of the plan that `plan` makes of at most one element, and of `sides`, for `do`.
 
-  def items(*arguments: Any) -> Iterable[Any]:
-    return enumerate(plan(*arguments)) if is_part else plan(*arguments)
+  `own` adds items that each part does for itself, and that have no files.
+  """
+  part = parts.current()
+
+  def items(*arguments: Any) -> Iterator[Any]:
+    if part is None:
+      yield from itertools.chain(plan(*arguments), own(*arguments))
+    else:
+      yield from enumerate(plan(*arguments))
+      yield from ((part.index, item) for item in own(*arguments))
 
   return element | label >> beam.FlatMap(items, *sides) | f"Spread{label}" >> reshuffle.Reshuffle()
 

@@ -3,13 +3,14 @@
 Only what the plan names crosses a shuffle: numbers of groups, parts and shards.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from pipelines.runners import sharing
-from pipelines.worker import progress
+from pipelines.worker import adding, progress
 
 Plan = Callable[[], Iterable[Any]]
 Work = Callable[[Any], Any]
@@ -30,9 +31,10 @@ class Step(NamedTuple):
 
 
 class Steps(beam.PTransform):
-  """PCollection of one element -> the same, after all steps, one after another. If `is_done`, no step is begun.
+  """PCollection of one element -> the same, after all steps, one after another. If `is_done`, no step does any work.
 
-  `is_over`: whether the store that the steps are for is complete, so that their files may be gone.
+  `is_over`: whether the store that the steps are for is complete, so that their files may be gone. The element travels
+  with each item, so it should be small.
   """
 
   def __init__(
@@ -45,32 +47,49 @@ class Steps(beam.PTransform):
     super().__init__()
     self._is_done, self._is_over, self._address, self._steps = is_done, is_over, address, steps
 
-  def expand(self, element: beam.PCollection):
+  def expand(self, element: beam.PCollection) -> beam.PCollection:
     is_done = self._is_done
-    wanted = element | "Missing" >> beam.Filter(lambda _: not is_done())
-    done: Any = None
+    begun = element | "Begin" >> beam.Map(lambda element: _Begun(element, is_done()))
     for step in self._steps:
-      # Only the end of the step before matters: a side input is there when all of it is, and this one is never read.
-      ended = [] if done is None else [beam.pvalue.AsIter(done)]
-      planned = sharing.spread(wanted, f"Plan{step.label}", _ignoring(step.plan), *ended)
-      done = planned | step.label >> sharing.do(
-        beam.Map(self._report_progress(step.stage, step.work_on)),
-        made=step.made,
-        result=lambda item: None,  # all that a step leaves is on storage
-        is_over=self._is_over,
-        address=self._address,
-      )
-    return element | "WhenDone" >> beam.Map(lambda element, _: element, beam.pvalue.AsIter(done))
+      begun = self._do(step, begun)
+    return begun | "WhenDone" >> beam.Map(lambda begun: begun.element)
 
-  def _report_progress(self, stage: str, work_on: Work) -> Work:
+  def _do(self, step: Step, begun: beam.PCollection) -> beam.PCollection:
+    """Adds a step to the pipeline: PCollection[_Begun] (one) -> the same, once all items are done."""
     address = self._address
 
-    def work_in_stage(item: Any) -> Any:
-      with progress.working(address, stage):
-        return work_on(item)
+    def plan(begun: _Begun) -> Iterator[_Item]:
+      return (_Item(begun, (item,)) for item in (() if begun.is_done else step.plan()))
 
-    return work_in_stage
+    def work_on(item: _Item) -> tuple[_Begun, None]:
+      with progress.working(address, step.stage) if item.items else contextlib.nullcontext():
+        for each in item.items:
+          step.work_on(each)
+      return item.begun, None
+
+    # A step without items ends, too, thanks to one that is no work. All that a step leaves is on storage.
+    planned = sharing.spread(begun, f"Plan{step.label}", plan, own=lambda begun: [_Item(begun, ())])
+    done = planned | step.label >> sharing.do(
+      beam.Map(work_on),
+      made=lambda many: step.made([each for item in many for each in item.items]),
+      result=lambda item: (item.begun, None),
+      is_over=self._is_over,
+      address=address,
+    )
+    return (
+      done | f"End{step.label}" >> adding.AddUp(adding.ended) | f"After{step.label}" >> beam.Map(lambda ended: ended[0])
+    )
 
 
-def _ignoring(plan: Plan) -> Callable[..., Iterable[Any]]:
-  return lambda *_: plan()
+class _Begun(NamedTuple):
+  """The element that steps are for, and whether they are done already."""
+
+  element: Any
+  is_done: bool
+
+
+class _Item(NamedTuple):
+  """One item of a plan, or none."""
+
+  begun: _Begun
+  items: tuple

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
   from pipelines.selection.ranks import rank_rows as rank_rows
   from pipelines.selection.survivors import Survivors as Survivors
   from pipelines.selection.thresholds import FindThreshold as FindThreshold
-  from pipelines.selection.thresholds import Selected as Selected
 else:
   __getattr__, __dir__, __all__ = faces.lazy(
     __name__,
@@ -20,6 +19,5 @@ else:
       "ranks.rank_rows",
       "survivors.Survivors",
       "thresholds.FindThreshold",
-      "thresholds.Selected",
     ),
   )

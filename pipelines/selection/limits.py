@@ -11,8 +11,8 @@ import apache_beam as beam
 import numpy as np
 
 from curation.errors import DamagedError
-from curation.selection import selection
-from pipelines.corpus import blocks, stripes
+from curation.selection import search, selection
+from pipelines.corpus import blocks
 from pipelines.files import damage, fingerprints, storage
 from pipelines.selection import quotas, ranks, thresholds
 from pipelines.store import score_store
@@ -79,19 +79,19 @@ class SettleCeiling(beam.PTransform):
     ceiling = self._ceiling
     request = ceiling.request
 
-    def settled(ledger: score_store.Ledger, above: thresholds.Selected) -> score_store.Ledger:
+    def settled(found: tuple[score_store.Ledger, search.Selected]) -> score_store.Ledger:
+      ledger, above = found
       ceiling.write(above.floor)  # if there are none, the floor is above every rank
       return ledger._replace(within=ledger.documents - above.documents)
 
-    above = (
+    return (
       ledger
-      | "Shards" >> stripes.Spread(self._shards)
       | "FindCeiling"
       >> thresholds.FindThreshold(
-        ceiling.store, request, ledger, begin=lambda ledger: request.search_above(ledger.documents)
+        ceiling.store, request, self._shards, begin=lambda ledger: request.search_above(ledger.documents)
       )
+      | "Settled" >> beam.Map(settled)
     )
-    return ledger | "Settled" >> beam.Map(settled, above=beam.pvalue.AsSingleton(above))
 
 
 Limits = quotas.Quotas | Ceiling

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import DamagedError, WinnowError
-from curation.selection import selection
+from curation.selection import search, selection
 from pipelines.corpus import blocks, stripes
 from pipelines.files import damage, fingerprints, row_bits, sealed_arrays, storage
 from pipelines.runners import sharing
@@ -104,7 +104,7 @@ class Survivors:
       sealed_arrays.write(path, np.packbits(is_kept_N))
     return row_bits.count(self.kept(shard))
 
-  def settle(self, selected: thresholds.Selected, kept: int) -> score_store.Ledger:
+  def settle(self, selected: search.Selected, kept: int) -> score_store.Ledger:
     """Writes down the number of survivors; raises WinnowError if there are none, or not as many as were selected."""
     if kept != selected.documents:
       raise WinnowError(f"{self.folder} has {kept:,} of {selected.documents:,} survivors; delete it and run again")
@@ -143,7 +143,7 @@ def keep_survivors(block: blocks.Block, kept: np.ndarray) -> blocks.Block:
 
 
 def _select_shard(
-  survivors: Survivors, shard: blocks.Shard, selected: thresholds.Selected, address: progress.Address | None
+  survivors: Survivors, shard: blocks.Shard, selected: search.Selected, address: progress.Address | None
 ) -> int:
   with progress.working(address, thresholds.SELECTING):
     return survivors.select_shard(shard, selected.floor)
@@ -161,10 +161,13 @@ class Settle(beam.PTransform):
     ledger = element | "Ledger" >> beam.Map(lambda _: survivors.store.ledger())
     if survivors.limits is not None:
       ledger = ledger | "Limits" >> survivors.limits.settle(self._shards, lambda: survivors.are_settled)
-    shards = element | "Shards" >> stripes.Spread(self._shards)
-    selected = shards | "FindThreshold" >> thresholds.FindThreshold(
-      survivors.store, survivors.request, ledger, survivors.within, address=address
+    selected = (
+      ledger
+      | "FindThreshold"
+      >> thresholds.FindThreshold(survivors.store, survivors.request, self._shards, survivors.within, address=address)
+      | "Selected" >> beam.MapTuple(lambda _, selected: selected)
     )
+    shards = element | "Shards" >> stripes.Spread(self._shards)
     kept = sharing.placed(shards, self._shards.index, "PlaceShards") | "SelectShards" >> sharing.do(
       beam.Map(
         lambda shard, selected: _select_shard(survivors, shard, selected, address),

@@ -10,8 +10,9 @@ from apache_beam.typehints import with_input_types
 from apache_beam.utils import windowed_value
 
 from curation.errors import WinnowError
-from curation.selection import selection
+from curation.selection import search, selection
 from pipelines.selection import keys, thresholds
+from pipelines.worker import adding
 
 _BATCH = 1 << 16  # ranks in one element: a megabyte
 _ADVICE = "two elements have the same key and the same score, so give each element a key of its own"
@@ -27,9 +28,9 @@ class TopK(beam.PTransform):
   runner, and a smaller one lies within a larger one. Keys are strings, bytes, integers from 0 on, or pairs (shard, row)
   of a string and an integer, with which the selection is that of `winnow sample`.
 
-  Memory does not grow with the input: up to eight passes count elements by 16 bits of their ranks, and nothing is
-  sorted or gathered. Raises WinnowError for an amount that selects nothing, and for unbounded or windowed input. The
-  pipeline fails if two elements at the threshold have the same key and score, or for keys of other types.
+  Memory does not grow with the input: three passes find the last rank that is selected from samples and counts, and
+  nothing is sorted or gathered. Raises WinnowError for an amount that selects nothing, and for unbounded or windowed
+  input. The pipeline fails if two elements at the threshold have the same key and score, or for keys of other types.
   """
 
   def __init__(self, rate: float | str | None = None, *, num_examples: int | None = None, seed: int = 0):
@@ -44,14 +45,12 @@ class TopK(beam.PTransform):
       raise WinnowError("TopK selects from a whole PCollection, which must be bounded and in the global window")
     request, seed = self._request, self._request.seed
     ranked = pairs | "Rank" >> beam.ParDo(_RankFn(seed))
-    search = (
-      ranked
-      | "Count" >> beam.Map(len)
-      | "AddCounts" >> beam.CombineGlobally(sum)
-      | "Begin" >> beam.Map(_begin, request)
+    lengths = ranked | "Lengths" >> beam.Map(lambda ranks_N2: (None, len(ranks_N2))) | "AddLengths" >> adding.AddUp(sum)
+    items = ranked | "TellLength" >> beam.Map(
+      lambda ranks_N2, length: (length[1], ranks_N2), beam.pvalue.AsSingleton(lengths)
     )
-    search = thresholds.narrowed(ranked, search, _count, _refine)
-    selected = beam.ParDo(_SelectFn(seed), beam.pvalue.AsSingleton(search))
+    found = thresholds.find(items, lambda length: _begin(length, request), _read, _ADVICE)
+    selected = beam.ParDo(_SelectFn(seed), beam.pvalue.AsSingleton(found))
     return pairs | "Select" >> selected.with_output_types(pairs.element_type)
 
 
@@ -88,9 +87,9 @@ class _SelectFn(beam.DoFn):
     self._elements: list[tuple[tuple[Any, float], Any]] = []
 
   def process(
-    self, pair: tuple[Any, float], search: selection.RadixSearch, timestamp: Any = beam.DoFn.TimestampParam
+    self, pair: tuple[Any, float], found: tuple[int, search.Selected], timestamp: Any = beam.DoFn.TimestampParam
   ) -> Iterator[windowed_value.WindowedValue]:
-    self._floor = search.floor
+    self._floor = found[1].floor
     if not np.isnan(pair[1]):
       self._elements.append((pair, timestamp))
     if len(self._elements) == _BATCH:
@@ -119,17 +118,12 @@ def ranks_of(pairs: Sequence[tuple[Any, float]], seed: int) -> np.ndarray:
   return np.stack([selection.order_key(scores_N), ties_N], axis=1)
 
 
-def _begin(count: int, request: selection.SelectionRequest) -> selection.RadixSearch:
-  k = request.expected_documents(count)
+def _begin(length: int, request: selection.SelectionRequest) -> selection.Search:
+  k = request.expected_documents(length)
   assert k is not None
-  return selection.RadixSearch(k) if k else selection.RadixSearch(0, floor=1 << 128, done=True)
+  return selection.Search(k, length)
 
 
-def _count(ranks_N2: np.ndarray, search: selection.RadixSearch, is_first: bool) -> Iterator[np.ndarray]:
+def _read(ranks_N2: np.ndarray, is_first: bool) -> Iterator[search.Ranked]:
   del is_first
-  if len(ranks_N2) and not search.done:
-    yield selection.histogram(search, ranks_N2[:, 0], ranks_N2[:, 1])
-
-
-def _refine(search: selection.RadixSearch, histogram: np.ndarray) -> selection.RadixSearch:
-  return thresholds.refine(search, histogram, _ADVICE)
+  yield search.Ranked(ranks_N2[:, 0], ranks_N2[:, 1])

@@ -102,8 +102,8 @@ def test_quotas_that_make_no_sense_are_refused(flags, words):
 def test_what_quotas_leave_must_be_enough():
   """Kills the mutant that selects fewer documents than were asked for, in silence."""
   request = selection.SelectionRequest("random", group_by="domain", group_max=2, rate="0.5")
-  assert request.search(100, None).remaining == request.search(100, None, 50).remaining == 50
+  assert request.search(100, None).amount == request.search(100, None, 50).amount == 50
   with pytest.raises(WinnowError, match=r"--rate=0.5 of 100 documents is 50, and --group_max=2 leaves 49; ask "):
     request.search(100, None, 49)
-  everything = selection.SelectionRequest("random", group_by="domain", group_max=2).search(100, None, 49)
-  assert everything.done and everything.floor == 0
+  everything = selection.SelectionRequest("random", group_by="domain", group_max=2)
+  assert everything.floor == 0 and everything.search(100, None, 49) is None

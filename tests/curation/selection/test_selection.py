@@ -1,79 +1,14 @@
-"""The radix search against sorting: ranks as Python integers, any split of the documents into histograms."""
+"""Keys, ties and requests: what makes the rank of a document, and how many of them are wanted."""
 
 import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.errors import WinnowError
 from curation.selection import selection
-
-
-def search(key_N, tie_N, amount, *, weight_N=None, parts=1):
-  state = selection.RadixSearch(amount, by_count=weight_N is None)
-  for _ in range(selection.NUM_PASSES):
-    total = np.zeros(selection.NUM_BINS, np.int64)
-    for part in np.array_split(np.arange(len(key_N)), parts):
-      weights = None if weight_N is None else weight_N[part]
-      total += selection.histogram(state, key_N[part], tie_N[part], weight_N=weights)
-    state = selection.refine(state, total)
-  assert state.done
-  return selection.is_selected(state.floor, key_N, tie_N)
-
-
-def by_sorting(key_N, tie_N, amount, weight_N):
-  ranks = [(int(k) << 64) | int(t) for k, t in zip(key_N, tie_N, strict=True)]
-  selected = np.zeros(len(ranks), bool)
-  for index in sorted(range(len(ranks)), key=lambda i: -ranks[i]):
-    amount -= int(weight_N[index])
-    if amount < 0:
-      break
-    selected[index] = True
-  return selected
-
-
-FEW = [0, 1, 2**16, 2**16 + 1, 2**32, 2**63, 2**64 - 1]
-KEYS = st.one_of(st.sampled_from(FEW), st.integers(0, 2**64 - 1))
-
-
-@settings(max_examples=150)
-@given(st.lists(KEYS, min_size=1, max_size=40), st.data())
-def test_a_count_is_exact_whatever_the_ties(keys, data):
-  """Kills the mutants `side='left'` in `refine` (k - 1 documents at a border) and ties that are not looked into."""
-  k = data.draw(st.integers(0, len(keys) + 2))
-  key_N = np.array(keys, np.uint64)
-  tie_N = selection.tie_hashes(data.draw(st.integers(0, 3)), "shard", np.arange(len(keys)))
-  selected = search(key_N, tie_N, k, parts=data.draw(st.integers(1, 4)))
-  assert selected.sum() == min(k, len(keys))
-  np.testing.assert_array_equal(selected, by_sorting(key_N, tie_N, k, np.ones(len(keys), int)))
-
-
-@settings(max_examples=150)
-@given(st.lists(st.tuples(KEYS, st.integers(0, 50)), min_size=1, max_size=40), st.data())
-def test_a_token_budget_takes_the_longest_prefix_that_fits(documents, data):
-  """Kills the mutants that skip the first document that does not fit, and that stop before one without tokens."""
-  key_N = np.array([key for key, _ in documents], np.uint64)
-  weight_N = np.array([weight for _, weight in documents])
-  tie_N = selection.tie_hashes(0, "shard", np.arange(len(documents)))
-  budget = data.draw(st.integers(0, int(weight_N.sum()) + 5))
-  selected = search(key_N, tie_N, budget, weight_N=weight_N, parts=data.draw(st.integers(1, 4)))
-  np.testing.assert_array_equal(selected, by_sorting(key_N, tie_N, budget, weight_N))
-
-
-def test_a_million_equal_keys_fall_by_their_hashes():
-  key_N = np.full(1_000_000, 12345, np.uint64)
-  tie_N = selection.tie_hashes(0, "shard", np.arange(len(key_N)))
-  selected = search(key_N, tie_N, 200_000)
-  assert selected.sum() == 200_000
-  assert tie_N[selected].min() > tie_N[~selected].max()
-
-
-def test_equal_ranks_at_the_threshold_are_refused_rather_than_miscounted():
-  key_N, tie_N = np.array([5, 5], np.uint64), np.array([9, 9], np.uint64)
-  with pytest.raises(ValueError, match="equal"):
-    search(key_N, tie_N, 1)
 
 
 @given(st.lists(st.floats(allow_nan=False, width=32), min_size=2, max_size=30))
@@ -106,7 +41,7 @@ def test_methods_turn_scores_into_keys():
 )
 def test_a_rate_is_exact_decimal_arithmetic(rate, documents, k):
   """Kills the mutants `round` (half to even) and float arithmetic (0.29 × 50 is 14.499999999999998)."""
-  assert selection.SelectionRequest("random", rate=rate).search(documents, None).remaining == k
+  assert selection.SelectionRequest("random", rate=rate).search(documents, None).amount == k
 
 
 @pytest.mark.parametrize(

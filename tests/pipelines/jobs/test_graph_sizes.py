@@ -4,6 +4,7 @@ import pathlib
 
 import apache_beam as beam
 import corpora
+import flink_graph
 import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import fn_runner
@@ -33,18 +34,18 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.parametrize(
-  ("arguments", "most_transforms", "most_stages"),
+  ("arguments", "most_transforms", "most_stages", "most_vertices"),
   [
-    (["score", "--scorer=ask_llm", *MODEL, "--scores=scores"], 14, 4),
-    (["score", "--scorer=density", "--embeddings=made/*", "--scores=scores"], 56, 15),
-    (["sample", "--sampler=random", "--rate=0.3", "--output=out"], 89, 26),
-    (["curate", "--recipe=recipe.yaml", "--embeddings=made/*", "--scores=scores", "--output=out"], 390, 110),
+    (["score", "--scorer=ask_llm", *MODEL, "--scores=scores"], 14, 4, 6),
+    (["score", "--scorer=density", "--embeddings=made/*", "--scores=scores"], 56, 15, 24),
+    (["sample", "--sampler=random", "--rate=0.3", "--output=out"], 64, 14, 23),
+    (["curate", "--recipe=recipe.yaml", "--embeddings=made/*", "--scores=scores", "--output=out"], 460, 84, 112),
   ],
   ids=["score", "density", "sample", "recipe"],
 )
-def test_graphs_are_small(place, monkeypatch, arguments, most_transforms, most_stages):
-  """Beam's `Create`, `Reshuffle` and global combines are several transforms each. Kills the mutants: one of them in
-  place of its smaller form; passes for a threshold that is given; a list that is spread twice.
+def test_graphs_are_small(place, monkeypatch, arguments, most_transforms, most_stages, most_vertices):
+  """Beam's `Create`, `Reshuffle`, global combines and side inputs are several transforms or vertices each. Kills the
+  mutants: one of them in place of its smaller form; passes for a threshold that is given; a list that is spread twice.
   """
   built = []
 
@@ -55,7 +56,19 @@ def test_graphs_are_small(place, monkeypatch, arguments, most_transforms, most_s
   monkeypatch.setattr(beam.Pipeline, "run", build)
   common = ["--input=corpus/*", "--max_bad_fraction=0.5", "--overwrite", "--direct_num_workers=1"]
   assert run_in(place, [*arguments, *common]) == 1
-  (graph,) = built
-  _, stages = fn_runner.FnApiRunner().create_stages(graph)
-  assert len(graph.components.transforms) <= most_transforms
+  (proto,) = built
+  graph = flink_graph.measure(proto)
+  _, stages = fn_runner.FnApiRunner().create_stages(proto)
+  assert graph.transforms <= most_transforms
   assert len(stages) <= most_stages
+  assert graph.vertices <= most_vertices
+
+
+def test_vertices_are_counted_as_flink_makes_them():
+  """By hand: an impulse, a stage after it, a group with a stage that is chained to it, a view, and a stage with it."""
+  pipeline = beam.Pipeline()
+  numbers = pipeline | beam.Impulse() | beam.FlatMap(lambda _: [1, 2]) | "Plus" >> beam.Map(lambda number: number + 1)
+  grouped = numbers | beam.Map(lambda number: (0, number)) | beam.GroupByKey() | "Size" >> beam.Map(len)
+  _ = numbers | "Add" >> beam.Map(lambda number, size: number + size, beam.pvalue.AsSingleton(grouped))
+  graph = flink_graph.measure(pipeline.to_runner_api())
+  assert (graph.stages, graph.shuffles, graph.side_inputs, graph.vertices) == (3, 1, 1, 5)

@@ -6,9 +6,8 @@ import types
 import pytest
 
 from curation.errors import WinnowError
-from curation.selection import selection
+from curation.selection import search, selection
 from pipelines.output import manifests, writing
-from pipelines.selection import thresholds
 
 SUMMARY = {
   "scored": 30,
@@ -24,7 +23,7 @@ WRITTEN = [writing.OutputShard(0, 5, 100, ""), writing.OutputShard(1, 1, 20, "")
 
 def check(*, rate="0.2", num_tokens=None, summary=SUMMARY, documents=6, tokens=100, selected=SELECTED, written=WRITTEN):
   request = selection.SelectionRequest("ask_llm", rate=rate, num_tokens=num_tokens)
-  plan = writing.Plan(thresholds.Selected(documents, tokens, 0), 2, "engine")
+  plan = writing.Plan(search.Selected(documents, tokens, 0), 2, "engine")
   config = types.SimpleNamespace(request=request, rejected=False)
   manifests.check_figures(config, plan, summary, selected=selected, written_shards=written)
 

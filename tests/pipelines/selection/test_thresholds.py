@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from apache_beam.testing import util
 
-from curation.selection import selection
+from curation.selection import search, selection
 from pipelines.corpus import blocks
 from pipelines.files import storage
 from pipelines.selection import ranks, thresholds
@@ -42,7 +42,7 @@ def store(tmp_path_factory) -> ScoreStore:
   return store
 
 
-def by_sorting(store, request) -> thresholds.Selected:
+def by_sorting(store, request) -> search.Selected:
   ranked = []
   for shard in SHARDS:
     for part in ranks.read(store, shard, request):
@@ -56,8 +56,8 @@ def by_sorting(store, request) -> thresholds.Selected:
     fits = np.cumsum([tokens for _, tokens in ranked]) <= request.num_tokens
     taken = ranked[: int(fits.sum())]
   else:
-    taken = ranked[: request.search(len(ranked), None).remaining]
-  return thresholds.Selected(len(taken), sum(tokens for _, tokens in taken), taken[-1][0])
+    taken = ranked[: request.search(len(ranked), None).amount]
+  return search.Selected(len(taken), sum(tokens for _, tokens in taken), taken[-1][0])
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,8 @@ def test_the_passes_find_what_a_sort_finds(store, request_):
   ledger = score_store.Ledger(sum(SHARDS.values()), None if request_.num_tokens is None else 1 << 40, 0)
   expected = by_sorting(store, request_)
   with beam.Pipeline("FnApiRunner") as pipeline:
-    shards = pipeline | "Shards" >> beam.Create(list(SHARDS)) | beam.Reshuffle()
-    ledgers = pipeline | "Ledger" >> beam.Create([ledger])
-    found = shards | thresholds.FindThreshold(store, request_, ledgers)
-    util.assert_that(found, util.equal_to([expected]))
+    found = pipeline | "Ledger" >> beam.Create([ledger]) | thresholds.FindThreshold(store, request_, list(SHARDS))
+    util.assert_that(found, util.equal_to([(ledger, expected)]))
 
 
 @pytest.mark.parametrize("sampler", ["ask_llm", "random"])
@@ -102,14 +100,6 @@ def test_smaller_samples_lie_within_larger_ones(store, sampler):
   assert drawn[0] < drawn[1] < drawn[2]
 
 
-def test_counts_add_up_in_any_order():
-  parts = [thresholds.Selected(2, 10, 7), thresholds.Selected(1, 5, 3), thresholds.Selected(4, 1, 9)]
-  assert thresholds.add_selected(parts) == thresholds.add_selected(reversed(parts)) == (7, 16, 3)
-  merged = thresholds.add_selected([thresholds.add_selected(parts[:1]), thresholds.add_selected(parts[1:])])
-  assert merged == (7, 16, 3)
-  assert thresholds.add_selected([]).documents == 0
-
-
 @pytest.mark.parametrize(
   "request_",
   [
@@ -120,28 +110,40 @@ def test_counts_add_up_in_any_order():
   ids=lambda request: request.method,
 )
 def test_each_pass_opens_each_score_file_once(store, monkeypatch, request_):
-  """Passes after the end of the search open none, and a given threshold needs no search. Kills the mutants: a file that
-  is opened for each block; always eight passes."""
+  """A search is three passes, and a threshold that is given takes one. Kills the mutants: a file that is opened for
+  each block; a search for a threshold that is known.
+  """
   opened: collections.Counter = collections.Counter()
-  searches = []
-  open_input, refine = storage.open_input, selection.refine
+  open_input = storage.open_input
 
   def counted(path: str, **how):
     opened[path] += 1
     return open_input(path, **how)
 
-  def refined(search, histogram):
-    searches.append(search.done)
-    return refine(search, histogram)
-
   monkeypatch.setattr(storage, "open_input", counted)
-  monkeypatch.setattr(selection, "refine", refined)
   with beam.Pipeline("FnApiRunner") as pipeline:
-    shards = pipeline | "Shards" >> beam.Create(list(SHARDS)) | beam.Reshuffle()
     ledgers = pipeline | "Ledger" >> beam.Create([score_store.Ledger(sum(SHARDS.values()), 1 << 40, 0)])
-    _ = shards | thresholds.FindThreshold(store, request_, ledgers)
-  assert len(searches) == (selection.NUM_PASSES if request_.threshold is None else 0)
-  passes = searches.count(False)
-  if request_.rate is not None:
-    assert 0 < passes < selection.NUM_PASSES
-  assert opened == {store.scores_path(shard): passes + 1 for shard in SHARDS}
+    _ = ledgers | thresholds.FindThreshold(store, request_, list(SHARDS))
+  passes = 3 if request_.threshold is None else 1
+  assert opened == {store.scores_path(shard): passes for shard in SHARDS}
+
+
+def test_little_crosses_a_shuffle(monkeypatch):
+  """Kills the mutants: a sample of a fixed share, and a last pass that gathers all documents above the threshold."""
+  size, sizes = 100_000, collections.defaultdict(list)
+  add = search.concatenate
+
+  def watched(parts):
+    added = add(parts)
+    sizes[len(parts)].append(len(added.keys))
+    return added
+
+  monkeypatch.setattr(search, "MOST_EDGES", 100)
+  monkeypatch.setattr(search, "concatenate", watched)
+  keys_N = np.random.default_rng(0).integers(0, 1 << 63, size).astype(np.uint64)
+  ranked = search.Ranked(keys_N, selection.tie_hashes(0, "shard", np.arange(size)))
+  with beam.Pipeline("FnApiRunner") as pipeline:
+    items = pipeline | beam.Create([(size, slice(start, start + 5_000)) for start in range(0, size, 5_000)])
+    found = thresholds.find(items, lambda size: selection.Search(size // 5, size), lambda rows, _: [ranked.take(rows)])
+    util.assert_that(found, lambda found: None if found[0][1].documents == size // 5 else 1 / 0)
+  assert 0 < max(added for parts in sizes.values() for added in parts) < 20 * size // 100
