@@ -20,12 +20,15 @@ On one kind of processor the scores are the same to the last bit for any divisio
 Shape suffixes: N documents of a cluster, D dimensions, P tile pairs; R documents of a tile, C of an earlier one.
 """
 
+import concurrent.futures
 import threading
 from typing import Literal, get_args
 
 import numpy as np
 
+from curation import blas
 from curation.errors import WinnowError
+from curation.models.vocabulary import usable_cores
 
 Keep = Literal["nearest", "farthest", "random"]
 """The documents of a cluster that are ranked first, and so kept: the nearest to the centroid, as in this paper's
@@ -37,8 +40,11 @@ HASH_PURPOSE = "semdedup"
 NOTHING_BEFORE = np.float32(-1)
 """The largest cosine of a document that no other is ranked before; neutral under `np.maximum`."""
 
-# OpenBLAS adds up longer products in parts, whose borders, and so the last bits, depend on the number of threads.
+# OpenBLAS adds up longer products in parts.
 _TERMS_AT_ONCE = 256
+# A product is divided among threads here, in strips, and not by OpenBLAS: on CPUs without AVX-512 the last bits of a
+# number depend on its place in the part that a thread computes.
+_STRIP_ROWS = 128
 _HELD_TILES = 8
 _CORNER_ROWS = 128
 _NOT_BEFORE = ~np.tri(_CORNER_ROWS, k=-1, dtype=bool)
@@ -118,7 +124,7 @@ def largest_cosines(tile_RD: np.ndarray, earlier_CD: np.ndarray | None = None) -
   """
   if earlier_CD is not None:
     return np.maximum(np.max(_cosines(tile_RD, earlier_CD), axis=1), NOTHING_BEFORE)
-  cosines_RR, largest_R = _triangle_of_cosines(tile_RD), np.empty(len(tile_RD), np.float32)
+  cosines_RR, largest_R = _cosines(tile_RD, tile_RD, triangle=True), np.empty(len(tile_RD), np.float32)
   for start in range(0, len(tile_RD), _CORNER_ROWS):
     rows_XC = cosines_RR[start : start + _CORNER_ROWS, : start + _CORNER_ROWS]
     np.copyto(rows_XC[:, start:], NOTHING_BEFORE, where=_NOT_BEFORE[: len(rows_XC), : len(rows_XC)])
@@ -160,30 +166,26 @@ def score_cluster(
   return scores_N
 
 
-def _cosines(left_RD: np.ndarray, right_CD: np.ndarray) -> np.ndarray:
-  """Computes all cosines of two tiles: float32 [R, C], valid until the thread's next call."""
-  sums_RC, terms_RC = _buffers()[:, : len(left_RD), : len(right_CD)]
-  for start in range(0, left_RD.shape[1], _TERMS_AT_ONCE):
-    terms = slice(start, start + _TERMS_AT_ONCE)
-    np.matmul(left_RD[:, terms], right_CD[:, terms].T, out=terms_RC if start else sums_RC)
-    if start:
-      np.add(sums_RC, terms_RC, out=sums_RC)
-  return sums_RC
+def _cosines(left_RD: np.ndarray, right_CD: np.ndarray, *, triangle: bool = False) -> np.ndarray:
+  """Computes all cosines of two tiles: float32 [R, C], valid until the thread's next call.
 
-
-def _triangle_of_cosines(tile_RD: np.ndarray) -> np.ndarray:
-  """Computes the cosines of a tile's documents to earlier ones: float32 [R, R], valid until the thread's next call.
-
-  Only the lower triangle is computed. NumPy would copy it to the other side, which takes half as long as computing it.
+  Of a tile with itself, only strips up to the diagonal are computed for a `triangle`; what is above them is undefined.
   """
-  import scipy.linalg.blas  # slow to import
+  sums_RC, terms_RC = _buffers()[:, : len(left_RD), : len(right_CD)]
 
-  size = len(tile_RD)
-  upper_RR = _buffers()[0].ravel()[: size * size].reshape(size, size).T  # upper as Fortran sees it
-  for start in range(0, tile_RD.shape[1], _TERMS_AT_ONCE):
-    terms_XR = tile_RD[:, start : start + _TERMS_AT_ONCE].T
-    upper_RR = scipy.linalg.blas.ssyrk(1, terms_XR, beta=float(start > 0), c=upper_RR, trans=1, overwrite_c=1)
-  return upper_RR.T
+  def multiply(first: int) -> None:
+    rows, columns = slice(first, first + _STRIP_ROWS), slice(0, first + _STRIP_ROWS if triangle else None)
+    for start in range(0, left_RD.shape[1], _TERMS_AT_ONCE):
+      terms = slice(start, start + _TERMS_AT_ONCE)
+      out = (terms_RC if start else sums_RC)[rows, columns]
+      np.matmul(left_RD[rows, terms], right_CD[columns, terms].T, out=out)
+      if start:
+        np.add(sums_RC[rows, columns], out, out=sums_RC[rows, columns])
+
+  with blas.one_thread(), concurrent.futures.ThreadPoolExecutor(usable_cores(), "winnow-semdedup") as pool:
+    for _ in pool.map(multiply, range(0, len(left_RD), _STRIP_ROWS)):
+      pass
+  return sums_RC
 
 
 def _buffers() -> np.ndarray:

@@ -121,7 +121,7 @@ print(hashlib.sha256(found.tobytes()).hexdigest())
 
 
 def test_the_number_of_threads_changes_no_bit():
-  """Kills: products of 700 terms in one go, which OpenBLAS adds up in other parts on two threads than on one."""
+  """Kills: products that OpenBLAS divides among threads: with 700 terms in one go, or any on CPUs without AVX-512."""
   result = set()
   for threads in "123":
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
