@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from curation.errors import WinnowError
 from pipelines.registry import command_names, examples
+from pipelines.worker import standard_files
 
 _OTHERS = (
   "winnow COMMAND --help lists the flags of a command. winnow --version prints the",
@@ -49,6 +50,7 @@ def _print_completion(arguments: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+  standard_files.open_missing()
   command, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
   if command in ("--help", "-h", "help"):
     return _print_usage()

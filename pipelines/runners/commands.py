@@ -17,6 +17,7 @@ import grpc
 
 from curation.errors import WinnowError
 from pipelines.files import fingerprints, storage
+from pipelines.worker import standard_files
 
 DONE, FAILED, REFUSED = 0, 1, 2
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
@@ -92,6 +93,7 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | 
 
   `resumes`: the same command can be run again to continue.
   """
+  standard_files.open_missing()
   advice = "; run the same command again to continue" if resumes else ""
   before = signal.signal(signal.SIGTERM, _terminate)
   try:

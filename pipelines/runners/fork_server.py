@@ -20,6 +20,8 @@ import sys
 import threading
 from typing import Any, NoReturn
 
+from pipelines.worker import standard_files
+
 _SERVE = (
   "import sys; sys.path[:] = sys.argv[2:]\n"
   "from pipelines.runners import fork_server; fork_server.main(int(sys.argv[1]))"
@@ -38,7 +40,7 @@ class ForkServer:
   """
 
   def __init__(self):
-    _open_standard_descriptors()
+    standard_files.open_missing()
     self._errors = os.memfd_create("errors")  # in memory: a disk may be full
     self._socket, theirs = socket.socketpair()
     with theirs:
@@ -103,6 +105,7 @@ def start() -> ForkServer:
 
 def main(descriptor: int) -> None:
   """Serves the requests of the parent process until it ends."""
+  standard_files.open_missing()  # those of its workers come by the socket, and must not get these numbers
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)  # the launcher handles signals to the group, for the workers too
   with socket.socket(fileno=descriptor) as control:
@@ -120,15 +123,6 @@ def main(descriptor: int) -> None:
 
 def _module_path() -> list[str]:
   return list(map(str, sys.path))
-
-
-def _open_standard_descriptors() -> None:
-  """Opens standard descriptors that the user has closed, as by `>&-`, since other files would get their numbers."""
-  for standard in range(3):
-    try:
-      os.fstat(standard)
-    except OSError:
-      os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # this takes the lowest free number
 
 
 def _received(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
