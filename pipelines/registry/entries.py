@@ -62,7 +62,7 @@ class Registry(Mapping[str, Any]):
 
 
 @functools.cache
-def _entry_points() -> importlib.metadata.EntryPoints:
+def _entry_points() -> Any:  # its type differs between versions of Python
   """Returns those of all installed packages, which are read once for all registries: it takes tens of milliseconds."""
   return importlib.metadata.entry_points()
 
