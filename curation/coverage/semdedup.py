@@ -182,7 +182,10 @@ def _cosines(left_RD: np.ndarray, right_CD: np.ndarray, *, triangle: bool = Fals
       if start:
         np.add(sums_RC[rows, columns], out, out=sums_RC[rows, columns])
 
-  with blas.one_thread(), concurrent.futures.ThreadPoolExecutor(usable_cores(), "winnow-semdedup") as pool:
+  with (
+    blas.one_thread(),
+    concurrent.futures.ThreadPoolExecutor(usable_cores(), "winnow-semdedup", blas.limit_this_thread) as pool,
+  ):
     for _ in pool.map(multiply, range(0, len(left_RD), _STRIP_ROWS)):
       pass
   return sums_RC

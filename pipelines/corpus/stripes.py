@@ -53,17 +53,17 @@ def divide_among(shards: Sequence[blocks.Shard], workers: int, *, per_worker: in
 class Spread(beam.PTransform):
   """A list -> a PCollection of its elements, spread over the workers.
 
-  Applied to a PCollection of one element, it waits for that element. If they are to be `told` it, each comes in a pair
-  with that element.
+  Applied to a PCollection of one element, it waits for that element. If that is their `context`, each element of the
+  list comes in a pair with it.
   """
 
-  def __init__(self, elements: Sequence[Any], *, told: bool = False):
+  def __init__(self, elements: Sequence[Any], *, context: bool = False):
     super().__init__()
-    self._elements, self._told = elements, told
+    self._elements, self._is_context = elements, context
 
   def expand(self, after: Any) -> beam.PCollection:  # a pipeline, or a PCollection of one element
-    elements, told = self._elements, self._told
+    elements, is_context = self._elements, self._is_context
     if isinstance(after, (beam.Pipeline, beam.pvalue.PBegin)):
       after = after | "Impulse" >> beam.Impulse()
-    listed = beam.FlatMap(lambda element: ((element, item) for item in elements) if told else elements)
+    listed = beam.FlatMap(lambda element: ((element, item) for item in elements) if is_context else elements)
     return after | "List" >> listed | "Spread" >> reshuffle.Reshuffle()

@@ -146,7 +146,7 @@ def watched(
 class Watch:
   """A thread that looks at jobs until the `with` block ends, and once more after success; for the meter at `address`.
 
-  Errors are told once, if a look fails again and again. A look that hangs is left behind: its thread sends nothing
+  If a look fails again and again, one warning says so. A look that hangs is left behind: its thread sends nothing
   more, and does not keep the process from ending.
   """
 

@@ -4,6 +4,7 @@ Only selected text moves: from its input shard to the run file of a stripe, sort
 shard. Only shard names, stripes, counts and what finds the threshold cross a shuffle.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -75,16 +76,15 @@ class Sample(beam.PTransform):
       )
       | "PlanOutput" >> beam.MapTuple(lambda ledger, selected: writing.plan_output(selected, ledger, config))
     )
+    do = functools.partial(sharing.do, is_over=lambda: manifests.is_complete(config), address=config.progress_address)
     planned, all_stripes = beam.pvalue.AsSingleton(plan), self._stripes
-    written_runs = sharing.spread(known, "Stripes", lambda _: all_stripes) | "WriteRuns" >> self._do(
+    written_runs = sharing.spread(known, "Stripes", lambda _: all_stripes) | "WriteRuns" >> do(
       beam.ParDo(WriteRuns(config), plan=planned),
       planned,
       made=lambda some, plan: [config.run_path(stripe, plan.engine) for stripe in some],
       result=lambda stripe, plan: writing.run_counts(config, stripe, plan),
     )
-    written_shards = sharing.spread(
-      plan, "OutputShards", lambda plan: range(plan.num_shards)
-    ) | "WriteShards" >> self._do(
+    written_shards = sharing.spread(plan, "OutputShards", lambda plan: range(plan.num_shards)) | "WriteShards" >> do(
       beam.ParDo(WriteShards(config, self._stripes), plan=planned, written_runs=beam.pvalue.AsIter(written_runs)),
       planned,
       made=lambda some, plan: [config.shard_record_path(index, plan.engine) for index in some],
@@ -96,17 +96,6 @@ class Sample(beam.PTransform):
       context=self._context,
       written_runs=beam.pvalue.AsList(written_runs),
       written_shards=beam.pvalue.AsList(written_shards),
-    )
-
-  def _do(self, work: beam.PTransform, *sides: Any, made: Any, result: Any) -> beam.PTransform:
-    config = self._config
-    return sharing.do(
-      work,
-      *sides,
-      made=made,
-      result=result,
-      is_over=lambda: manifests.is_complete(config),
-      address=config.progress_address,
     )
 
   @property

@@ -11,9 +11,9 @@ FOLDER/ranked/<shard>.run    order S16; record: hash of the group uint64, shard 
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -186,10 +186,11 @@ class Settle(beam.PTransform):
 
   def expand(self, ledger: beam.PCollection[Ledger]) -> beam.PCollection[Ledger]:
     quotas = self._quotas
+    do = functools.partial(sharing.do, is_over=self._is_over, address=None)
     parts = beam.pvalue.AsSingleton(ledger | "Parts" >> beam.Map(lambda ledger: quotas.num_parts(ledger.documents)))
     shards = ledger | "Shards" >> stripes.Spread(self._shards)
     placed = sharing.placed(shards, lambda numbered: numbered[0], "PlaceShards")
-    ranked = placed | "RankGroups" >> self._do(
+    ranked = placed | "RankGroups" >> do(
       beam.Map(lambda numbered, parts: rank_groups(quotas, numbered, parts), parts=parts),
       made=lambda many: [quotas.ranked_path(shard) for _, shard in many],
       result=lambda numbered: quotas.ranked_path(numbered[1]),
@@ -197,12 +198,12 @@ class Settle(beam.PTransform):
     # What a step leaves is on storage: the next one waits for its end, and reads nothing of the side input.
     filled = sharing.spread(
       ledger, "EachPart", lambda _, parts, ranked: range(parts), parts, beam.pvalue.AsIter(ranked)
-    ) | "FillParts" >> self._do(
+    ) | "FillParts" >> do(
       beam.Map(lambda part: fill_part(quotas, part)),
       made=lambda parts: [quotas.filled_path(part) for part in parts],
       result=quotas.filled_path,
     )
-    within = placed | "GatherRows" >> self._do(
+    within = placed | "GatherRows" >> do(
       beam.Map(
         lambda numbered, parts, filled: gather_rows(quotas, numbered, parts),
         parts=parts,
@@ -214,6 +215,3 @@ class Settle(beam.PTransform):
     return ledger | "Settled" >> beam.Map(
       lambda ledger, within: ledger._replace(within=sum(within)), within=beam.pvalue.AsIter(within)
     )
-
-  def _do(self, work: beam.PTransform, *, made: Any, result: Any) -> beam.PTransform:
-    return sharing.do(work, made=made, result=result, is_over=self._is_over, address=None)

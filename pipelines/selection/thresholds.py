@@ -47,17 +47,17 @@ def count_selected(
 def find(
   items: beam.PCollection[tuple[Any, Any]], begin: Begin, read: Read, advice: str = "use another --seed"
 ) -> beam.PCollection[tuple[Any, search.Selected]]:
-  """Adds the three passes to a pipeline: PCollection[(told, item)] -> PCollection[(told, Selected)] (one).
+  """Adds the three passes to a pipeline: PCollection[(context, item)] -> PCollection[(context, Selected)] (one).
 
-  Every item comes with the same `told`, from which `begin` makes the search. `read` yields the ranks of one item, given
+  The context is the same for all items; `begin` makes the search from it. `read` yields the ranks of one item, given
   whether this is the first pass. Without items there is no result. The pipeline fails with `advice` if two documents at
   the threshold have equal ranks.
   """
 
   def sample(pair: tuple[Any, Any]) -> tuple[Any, search.Ranked]:
-    told, item = pair
-    wanted = begin(told)
-    return told, search.concatenate([_NO_RANKS, *(search.sample(wanted, ranked) for ranked in read(item, True))])
+    context, item = pair
+    wanted = begin(context)
+    return context, search.concatenate([_NO_RANKS, *(search.sample(wanted, ranked) for ranked in read(item, True))])
 
   def count(pair: tuple[Any, Any], edges: search.Edges) -> tuple[None, np.ndarray]:
     _, item = pair
@@ -67,16 +67,16 @@ def find(
     return None, counts
 
   def gather(pair: tuple[Any, Any], edges: search.Edges, counts: tuple[None, np.ndarray]) -> tuple[Any, search.Ranked]:
-    told, item = pair
-    stretch = search.find_stretch(begin(told), edges, counts[1])
-    return (told, stretch), search.concatenate(
+    context, item = pair
+    stretch = search.find_stretch(begin(context), edges, counts[1])
+    return (context, stretch), search.concatenate(
       [_NO_RANKS, *(search.within(stretch, ranked) for ranked in read(item, False))]
     )
 
   def finish(gathered: tuple[tuple[Any, search.Stretch], search.Ranked]) -> tuple[Any, search.Selected]:
-    (told, stretch), ranked = gathered
+    (context, stretch), ranked = gathered
     try:
-      return told, search.finish(stretch, ranked)
+      return context, search.finish(stretch, ranked)
     except ValueError as error:
       raise WinnowError(f"{error}; {advice}") from error
 
@@ -123,7 +123,7 @@ class FindThreshold(beam.PTransform):
     self, ledger: beam.PCollection[score_store.Ledger]
   ) -> beam.PCollection[tuple[score_store.Ledger, search.Selected]]:
     store, request, limits, address = self._store, self._request, self._limits, self._address
-    items = ledger | "Shards" >> stripes.Spread(self._shards, told=True)
+    items = ledger | "Shards" >> stripes.Spread(self._shards, context=True)
 
     def read(shard: blocks.Shard, is_first: bool) -> Iterator[search.Ranked]:
       with progress.working(address, SELECTING):

@@ -1,4 +1,4 @@
-"""What users are told about bad documents: the first of them, and the errors with which their scorer failed.
+"""What users see of bad documents: the first of them, and the errors with which their scorer failed.
 
 The dead letter has the documents. Tracebacks differ between runs, and the dead letter must not: they are in files of
 the store's log.

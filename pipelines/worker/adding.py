@@ -1,4 +1,4 @@
-"""Sums of what all items of a step give, which are also how the next step waits for the end of this one."""
+"""Sums over all items of a step. The next step waits for the sum, and so for the end of this step."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,11 +7,11 @@ import apache_beam as beam
 
 
 class AddUp(beam.PTransform):
-  """PCollection[(told, part)] -> PCollection[(told, sum)] (one), once all parts are there; nothing without parts.
+  """PCollection[(context, part)] -> PCollection[(context, sum)] (one), once all parts are there; nothing without parts.
 
-  `told` is what all items were told, the same for each; the sum takes it along, so that the next step needs no side
-  input. `add` returns the sum of a list of parts, in any order and grouping. Side inputs cost a runner such as Flink
-  two steps of a job, and this costs one.
+  The context is the same for all parts, and travels with the sum, so that the next step needs no side input. `add`
+  returns the sum of a list of parts, in any order and grouping. A side input costs Flink two vertices of a job, and
+  this costs one.
   """
 
   def __init__(self, add: Callable[[list], Any]):
@@ -28,7 +28,7 @@ class AddUp(beam.PTransform):
 
 
 def ended(_: list) -> None:
-  """Adds up nothing, for steps whose results are on storage."""
+  """Adds up nothing. For steps whose results are files."""
 
 
 class _AddFn(beam.CombineFn):

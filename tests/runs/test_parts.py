@@ -35,7 +35,7 @@ def place(tmp_path_factory) -> Place:
     texts, padding = corpora.sentences(rows, seed), PADDING if seed == 0 else ""
     lines = [json.dumps({"text": text, "padding": padding, "url": f"http://{seed}.com/{text}"}) for text in texts]
     (place.folder / f"corpus/{seed}.jsonl").write_text("\n".join(lines) + "\n")
-  for name in ("score", "embed"):
+  for name in ("score", "embed", "sample", "stages"):
     status, told = place.run(name, place.undisturbed)
     assert status == 0, told
   return place
@@ -163,3 +163,18 @@ def test_parts_share_a_bucket(place):
   assert found.keys() == expected.keys()
   assert len([name for name in found if name.endswith(".parquet")]) > 30
   assert found == expected
+
+
+@pytest.mark.parametrize("name", ["sample", "stages"])
+def test_parts_that_wait_for_each_other_give_the_bytes_of_one_machine(place, name):
+  """Three parts at once draw a sample within quotas, and run a recipe of three stages with clusters and near-copies.
+
+  Kills the mutants: a step that another part never sees as done; a conclusion that parts leave out; a part that fails
+  because the others have tidied up.
+  """
+  folder = place.prepared(name, place.folder / f"together_{name}")
+  for task in [Task(place, name, folder, f"{index}/3", f"--part_timeout={SECONDS}") for index in (2, 0, 1)]:
+    status, told = task.ended()
+    assert status == 0, told
+  outcome = Outcome("parts")
+  assert place.compare(name, folder, outcome), outcome.notes

@@ -271,6 +271,7 @@ class Train(beam.PTransform):
   def __init__(self, config: ClusteringConfig):
     super().__init__()
     self._config = config
+    self._do = functools.partial(sharing.do, is_over=lambda: config.store.is_complete, address=config.progress_address)
 
   def expand(self, ledger: beam.PCollection):
     config = self._config
@@ -316,17 +317,6 @@ class Train(beam.PTransform):
       ),
       made=lambda _: [_centroids_to_come(config, iteration)],
       result=lambda _: config.centroids_path(iteration),
-    )
-
-  def _do(self, work: beam.PTransform, *sides: Any, made: Any, result: Any) -> beam.PTransform:
-    config = self._config
-    return sharing.do(
-      work,
-      *sides,
-      made=made,
-      result=result,
-      is_over=lambda: config.store.is_complete,
-      address=config.progress_address,
     )
 
 

@@ -1,5 +1,6 @@
 """The Beam passes that make the sketch of a whole store, of the steps in `sketching`."""
 
+import functools
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +19,7 @@ class Sketch(beam.PTransform):
 
   def expand(self, ledger: beam.PCollection):
     config = self._config
+    do = functools.partial(sharing.do, is_over=lambda: config.store.is_complete, address=config.progress_address)
     picked = (
       ledger
       | "Shards" >> beam.FlatMap(lambda _: range(len(config.shards)))
@@ -30,7 +32,7 @@ class Sketch(beam.PTransform):
       | "ByShard" >> beam.FlatMapTuple(lambda _, sampled: sketching.by_shard(sampled))
       | "SpreadSample" >> reshuffle.Reshuffle()
     )
-    written = sharing.placed(picked, lambda picked: picked[0], "PlaceSample") | "WritePoints" >> self._do(
+    written = sharing.placed(picked, lambda picked: picked[0], "PlaceSample") | "WritePoints" >> do(
       beam.MapTuple(lambda shard, sampled: sketching.write_points(config, shard, sampled)),
       made=lambda many: [sketching.points_path(config, shard) for shard, _ in many],
       result=lambda picked: sketching.points_path(config, picked[0]),
@@ -42,7 +44,7 @@ class Sketch(beam.PTransform):
     grouped = (
       sharing.spread(ledger, "Groups", lambda _: sketching.plan_groups(config))
       | "SketchGroups"
-      >> self._do(
+      >> do(
         beam.Map(lambda group, chosen: (sketching.sketch_group(config, group, chosen), chosen), chosen=chosen),
         chosen,
         made=lambda groups, chosen: [sketching.group_path(config, group, chosen) for group in groups],
@@ -55,7 +57,7 @@ class Sketch(beam.PTransform):
       # Grouped first, so that paths travel and accumulators do not: runners would lift one CombinePerKey.
       | "GroupSlices" >> beam.GroupByKey()
     )
-    slices = sharing.placed(grouped, lambda grouped: _place(grouped[0]), "PlaceSlices") | "WriteSlices" >> self._do(
+    slices = sharing.placed(grouped, lambda grouped: _place(grouped[0]), "PlaceSlices") | "WriteSlices" >> do(
       _MergeSlices(config, chosen),
       chosen,
       made=lambda many, chosen: [sketching.slice_path(config, rows, chosen) for rows, _ in many],
@@ -68,17 +70,6 @@ class Sketch(beam.PTransform):
       return sketching.diagnose(config, chosen, documents, sample)
 
     return ledger | "Assemble" >> beam.Map(finish, slices=beam.pvalue.AsList(slices), chosen=chosen, sample=sample)
-
-  def _do(self, work: beam.PTransform, *sides: Any, made: Any, result: Any) -> beam.PTransform:
-    config = self._config
-    return sharing.do(
-      work,
-      *sides,
-      made=made,
-      result=result,
-      is_over=lambda: config.store.is_complete,
-      address=config.progress_address,
-    )
 
 
 class _MergeSlices(beam.PTransform):
