@@ -14,7 +14,7 @@ from pipelines.jobs import find_stores, planning
 from pipelines.jobs.durations import duration
 from pipelines.output import folders
 from pipelines.registry import command_names
-from pipelines.runners import commands
+from pipelines.runners import commands, part_records
 from pipelines.scorers.registry import SCORERS
 from pipelines.store import dead_letters, on_record
 from pipelines.store.score_store import ScoreStore
@@ -64,6 +64,7 @@ def describe(name: str, store: ScoreStore) -> list[str]:
     and_blank = f"; {blank:,} blank lines" if blank else ""
     lines.append(f"  documents in finished shards: {scored:,} scored, {bad:,} bad{and_blank}")
     lines += [f"  {line}" for line in dead_letters.lines(store, map(dataclasses.asdict, progress.finished))]
+  lines += [f"  {line}" for line in part_records.lines(store.folder)]
   if progress.silent_seconds is not None and progress.silent_seconds > on_record.PAUSE_SECONDS:
     lines.append(
       f"  nothing was written for {duration(progress.silent_seconds)}: if no run is working on it, run its command "

@@ -16,7 +16,7 @@ from pipelines.jobs import meter, watching
 from pipelines.jobs.filling import FillOutputs, FillStores
 from pipelines.jobs.output_job import SamplingJob
 from pipelines.jobs.store_job import ScoringJob
-from pipelines.runners import commands, launch, sharing
+from pipelines.runners import commands, launch, part_records, sharing
 from pipelines.worker import progress, reshuffle
 
 _ATTEMPTS = 8  # of a command whose stores prove damaged again and again
@@ -95,7 +95,10 @@ def _run_claimed(
     stages = [_share(stage, launcher.part.count) for stage in stages]
   running: list[Any] = [*sampling_jobs, *reversed(steps)]
   progress_meter = meter.Meter(stages, quiet=launcher.writes_template, recipe_stages=recipe)
-  with commands.Log(running[0].folder, arguments) as log:
+  with (
+    commands.Log(running[0].folder, arguments) as log,
+    part_records.recording(list(dict.fromkeys(job.folder for job in running)), launcher.part),
+  ):
     address = progress_meter.address if are_here else None
     define = _definition(launcher, scoring_job, sampling_jobs, address)
     this_run: dict[str, int] | None = {}

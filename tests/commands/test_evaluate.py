@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import safetensors.numpy
 import t5x_files
-from running import content, run_in
+from running import content, run_in, take_turns
 
 from curation.models import checkpoints
 from curation.scorers import perplexity
@@ -116,6 +116,13 @@ def test_figures_are_those_of_whole_corpora(place, corpus, news, evaluated):
     assert (of_all["documents"], of_all["target_tokens"]) == (len(corpus.texts) + len(news), tokens)
     assert of_all["nll_per_token"] == pytest.approx(nll / tokens, rel=1e-7)
   assert found["run_checkpoint_200"]["all"]["nll"] != found["run_checkpoint_1000"]["all"]["nll"]
+
+
+@pytest.mark.long
+def test_parts_give_the_bytes_and_figures_of_one_machine(place, corpus, news, evaluated):
+  """Kills the mutants: a part that evaluates everything; figures of the parts' own shares."""
+  assert take_turns(place / "in_parts", command(place, parts="val/*,news.jsonl"), 2) > 1
+  assert content(place / "in_parts") == content(evaluated)
 
 
 def test_the_table_and_the_curve_say_what_the_sums_say(evaluated):

@@ -7,7 +7,7 @@ import dividing
 import numpy as np
 import pytest
 from asking import score, told
-from running import content, run_in
+from running import content, run_in, take_turns
 
 from pipelines import main
 from pipelines.scorers.density.preparation import SketchPreparation
@@ -36,31 +36,30 @@ def test_what_parts_cannot_do_is_refused_in_one_sentence(place, model, capsys, f
 
 
 def test_a_part_that_never_comes_is_named_and_may_come_later(place, model, scored, capsys):
-  """Kills the mutants: a part that does all; one that waits for itself; a store that is sealed without the others."""
+  """Kills the mutants: a part that does all; one that waits for itself; a store that is sealed without the others; a
+  status that shows a part as it was when it began.
+  """
   assert main.main(score(model, "--name=cut", "--part=1/2", "--part_timeout=1.5")) == 1
   lines = capsys.readouterr().err.splitlines()
   assert [line for line in lines if "waits" in line] == ["winnow: part 1/2 waits for 2 shards of part 0/2"]
   assert lines[-1].startswith("winnow: part 1/2 has waited 1.5 s without anything new for 2 shards of part 0/2: start")
   assert {path.name for path in (place / "scores/cut/shards").iterdir()} == {"1.jsonl.parquet"}
+  assert main.main(["status", str(place / "scores")]) == 0
+  said = capsys.readouterr().out
+  assert "  parts of 2: 1 ended with an error (1/2); 1 not begun (0/2)\n  part 1/2: part 1/2 has waited 1.5 s" in said
   assert main.main(score(model, "--name=cut", "--part=0/2", "--part_timeout=0")) == 0
   assert content(place / "scores/cut") == content(place / "scores/one")
 
 
 def test_another_number_of_parts_goes_on_and_one_that_steals_does_all(place, model, scored, capsys):
-  """Kills the mutant whose records know the number of parts."""
-  assert main.main(score(model, "--name=cut", "--part=1/3", "--part_timeout=0")) == 1
+  """Kills the mutants whose records know the number of parts, and whose status shows an earlier number."""
+  for part in ("1/3", "2/7"):
+    assert main.main(score(model, "--name=cut", f"--part={part}", "--part_timeout=0")) == 1
+  assert main.main(["status", str(place / "scores")]) == 0
+  expected = "parts of 7: 1 ended with an error (2/7); 6 not begun (0/7, 1/7, 3/7, 4/7, 5/7, ...)\n"
+  assert expected in capsys.readouterr().out
   assert main.main(score(model, "--name=cut", "--part=3/5", "--part_timeout=0", "--part_steal")) == 0
   assert content(place / "scores/cut") == content(place / "scores/one")
-
-
-def take_turns(folder: pathlib.Path, arguments: list[str], count: int) -> int:
-  """Runs parts one after another, none of which waits, until one completes all; returns the number of runs."""
-  for number in range(40):
-    status = run_in(folder, [*arguments, f"--part={number % count}/{count}", "--part_timeout=0", ONE])
-    assert status in (0, 1)
-    if status == 0:
-      return number + 1
-  raise AssertionError("the parts never come to an end")
 
 
 @pytest.fixture(scope="module")

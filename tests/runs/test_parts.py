@@ -96,7 +96,7 @@ class Division:
 
 def new_documents(folder: pathlib.Path) -> int:
   """Adds up the documents that runs scored which came to their end, whether they succeeded or not."""
-  logs = [json.loads(path.read_text()) for path in (folder / "log").iterdir()]
+  logs = [json.loads(path.read_text()) for path in (folder / "log").glob("*.json")]
   by_process = [log["documents_by_process"].get("scoring (ask_llm)", {}) for log in logs]
   return sum(sum(counts.values()) for counts in by_process)
 
@@ -178,3 +178,30 @@ def test_parts_that_wait_for_each_other_give_the_bytes_of_one_machine(place, nam
     assert status == 0, told
   outcome = Outcome("parts")
   assert place.compare(name, folder, outcome), outcome.notes
+
+
+def test_parts_that_steal_do_the_work_of_one_that_never_comes_back(place):
+  """Part 1 of 3 is killed and stays away: the others have begun before it ends, and take over what it has left.
+
+  Kills the mutants: parts that take over shares that nobody has begun, but none that was begun; a part that does all of
+  the others' work beside its own.
+  """
+  folder = place.folder / "stolen"
+  division = Division(place.undisturbed / "scores/asked", 3)
+  share = division.on_record(place.undisturbed / "scores/asked", 1)
+  flags = ["--part_steal", f"--part_timeout={SECONDS / 4}"]
+  dying = Task(place, "score", folder, "1/3", *flags)
+  while not (on_record := division.on_record(folder / "scores/asked", 1)):
+    assert dying.process.poll() is None
+    time.sleep(0.01)
+  dying.kill()
+  assert on_record < share
+  on_record = division.on_record(folder / "scores/asked", 1)
+  for task in [Task(place, "score", folder, f"{index}/3", *flags) for index in (0, 2)]:
+    status, told = task.ended()
+    assert status == 0, told
+  others = sum(division.on_record(place.undisturbed / "scores/asked", index) for index in (0, 2))
+  left = share - on_record
+  assert others + left <= new_documents(folder / "scores/asked") <= others + 2 * left, "both may take over"
+  outcome = Outcome("parts")
+  assert place.compare("score", folder, outcome), outcome.notes

@@ -28,7 +28,9 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def logs(folder: pathlib.Path) -> list[dict]:
-  return [json.loads(path.read_text()) for path in sorted((folder / "log").iterdir(), key=lambda p: p.stat().st_mtime)]
+  return [
+    json.loads(path.read_text()) for path in sorted((folder / "log").glob("*.json"), key=lambda p: p.stat().st_mtime)
+  ]
 
 
 def shards_of(store: pathlib.Path) -> pa.Table:
@@ -46,3 +48,15 @@ def embedded(folder: pathlib.Path) -> dict[tuple[str, int], np.ndarray]:
     values = zip(table["row"].to_pylist(), table["embedding"].to_pylist(), strict=True)
     found |= {(shard, row): np.frombuffer(value, np.float16) for row, value in values}
   return found
+
+
+def take_turns(folder: pathlib.Path, arguments: list[str], count: int) -> int:
+  """Runs parts one after another, none of which waits, until one completes all; returns the number of runs."""
+  for number in range(40):
+    status = run_in(
+      folder, [*arguments, f"--part={number % count}/{count}", "--part_timeout=0", "--direct_num_workers=1"]
+    )
+    assert status in (0, 1)
+    if status == 0:
+      return number + 1
+  raise AssertionError("the parts never come to an end")
