@@ -7,38 +7,21 @@ Local paths use the operating system, `gs://` uses Google's client, and `hf://` 
 import base64
 import contextlib
 import filecmp
-import hashlib
 import os
-import pathlib
-import platform
 import re
 import shutil
 import tempfile
-import time
-import uuid
 from collections.abc import Iterator
 from typing import IO, BinaryIO, cast
 
 import google_crc32c
 
 from curation.errors import WinnowError
-from pipelines.files import globs, local_files, object_stores
+from pipelines.files import globs, local_files, object_stores, temporary_files
 from pipelines.files.globs import escape as escape
 from pipelines.files.object_stores import COPY_BYTES as COPY_BYTES
 from pipelines.files.object_stores import AccessError as AccessError
 
-
-def _kernel_value(path: str) -> str:
-  with contextlib.suppress(OSError):
-    return os.readlink(path) if os.path.islink(path) else pathlib.Path(path).read_text()
-  return ""
-
-
-# The scope in which a process id is unique: containers of the same name may share a disk.
-_PLACE = (platform.node(), _kernel_value("/proc/sys/kernel/random/boot_id"), _kernel_value("/proc/self/ns/pid"))
-_HOST = hashlib.blake2b(repr(_PLACE).encode(), digest_size=4).hexdigest()
-_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)  # host, process
-ABANDONED_SECONDS = 24 * 3600
 _DELETE_ATTEMPTS = 5
 
 
@@ -86,7 +69,7 @@ def match(pattern: str) -> list[tuple[str, int]]:
     with object_stores.access_errors(f"cannot list {pattern}"):
       listed = object_stores.file_system(pattern).match([pattern])[0].metadata_list
     files = sorted((entry.path, entry.size_in_bytes) for entry in listed)
-  return [(path, size) for path, size in files if not _TEMPORARY.fullmatch(base_name(path))]
+  return [(path, size) for path, size in files if not temporary_files.is_temporary(base_name(path))]
 
 
 def find(pattern: str) -> list[tuple[str, int]]:
@@ -119,7 +102,7 @@ def list_names(folder: str) -> set[str]:
     return {base_name(path) for path, _ in match(join(escape(folder), "*"))}
   try:
     with os.scandir(folder) as entries:
-      return {e.name for e in entries if e.is_file() and not _TEMPORARY.fullmatch(e.name)}
+      return {e.name for e in entries if e.is_file() and not temporary_files.is_temporary(e.name)}
   except FileNotFoundError:
     return set()
 
@@ -132,7 +115,7 @@ def list_times(pattern: str) -> dict[str, float]:
     with object_stores.access_errors(f"cannot list {pattern}"):
       listed = object_stores.file_system(pattern).match([pattern])[0].metadata_list
     times = {entry.path: entry.last_updated_in_seconds for entry in listed}
-  return {path: seconds for path, seconds in times.items() if not _TEMPORARY.fullmatch(base_name(path))}
+  return {path: seconds for path, seconds in times.items() if not temporary_files.is_temporary(base_name(path))}
 
 
 def exists(path: str) -> bool:
@@ -223,7 +206,7 @@ def create_file(path: str, *, must_agree: bool = False) -> Iterator[IO[bytes]]:
   if is_local(path):
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{base_name(path)}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = os.path.join(folder, temporary_files.name_for(base_name(path)))
     try:
       with open(temporary, "x+b") as file:
         yield file
@@ -333,20 +316,8 @@ def sweep_temporary_files(folder: str) -> None:
     for name in names:
       path = os.path.join(place, name)
       with contextlib.suppress(OSError):  # perhaps another run is removing folders
-        if (parts := _TEMPORARY.fullmatch(name)) and not _is_being_written(path, parts[1], int(parts[2])):
+        if temporary_files.is_abandoned(path):
           os.unlink(path)
-
-
-def _is_being_written(path: str, host: str, process: int) -> bool:
-  if host != _HOST:
-    return time.time() - os.path.getmtime(path) < ABANDONED_SECONDS
-  try:
-    os.kill(process, 0)
-  except ProcessLookupError:
-    return False
-  except PermissionError:
-    pass
-  return True
 
 
 def _publish_local(temporary: str, path: str) -> bool:

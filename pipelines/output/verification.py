@@ -24,7 +24,7 @@ from curation.errors import WinnowError
 from curation.selection import hashing, search
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
-from pipelines.files import fingerprints, storage
+from pipelines.files import fingerprints, storage, temporary_files
 from pipelines.output import manifests, tfds_metadata, writing
 from pipelines.output.formats.format import SCHEMA
 from pipelines.output.formats.registry import FORMATS
@@ -102,7 +102,7 @@ def sweep(output: str) -> None:
     name = path.removeprefix(folder).strip("/").partition("/")[0]
     written[name] = max(seconds, written.get(name, 0.0))
   for name, seconds in written.items():
-    if time.time() - seconds > storage.ABANDONED_SECONDS and storage.is_writable(folder):
+    if time.time() - seconds > temporary_files.ABANDONED_SECONDS and storage.is_writable(folder):
       storage.delete_folder(storage.join(folder, name))
 
 

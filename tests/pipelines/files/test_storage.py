@@ -1,6 +1,7 @@
 """Files that are complete or absent, on a local disk and on an object store (an emulator)."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -299,6 +300,22 @@ with storage.create_file({str(tmp_path / "dead")!r}) as file:
     assert storage.list_names(str(tmp_path)) == set()
     storage.sweep_temporary_files(str(tmp_path))
   assert os.listdir(tmp_path) == ["live"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="only Linux tells")
+def test_a_zombie_and_a_process_with_the_number_of_a_dead_one_write_nothing(tmp_path):
+  """Kills the mutants that ask only whether there is a process of that number."""
+  path = str(tmp_path / "dead")
+  code = f"import os; from pipelines.files import storage\nwith storage.create_file({path!r}): os._exit(9)"
+  zombie = subprocess.Popen([sys.executable, "-c", code])
+  os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+  with storage.create_file(str(tmp_path / "live")):
+    dead, ours = sorted(os.listdir(tmp_path))
+    assert (dead[:6], ours[:6]) == (".dead.", ".live.")
+    (tmp_path / re.sub(r"\.\d+-", ".1-", ours)).touch()  # of an earlier process
+    storage.sweep_temporary_files(str(tmp_path))
+    assert os.listdir(tmp_path) == [ours]
+  zombie.wait()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="only Linux has namespaces")
