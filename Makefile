@@ -21,6 +21,9 @@ INSTALLED := .venv/installed
 ENGINES := .engines
 BEAM = $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements.lock)
 FLINK := 2.2.1
+# The published schemas of Kubernetes and of its operator for Flink, which manifests are compared with.
+KUBERNETES_SCHEMAS := kubernetes-validate==1.37.0
+FLINK_SCHEMAS := @kubernetes-models/flink@1.0.1
 PEERS := .venv-peers/installed
 # A file's tests share what they make, so that one worker runs them all; in the order that tests/conftest.py gives.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -40,7 +43,7 @@ demo: $(INSTALLED) ## Run everything once, on documents that this machine has
 test: $(INSTALLED) ## Run the tests, but for the long ones
 	$(PYTEST) -m 'not long' $(ARGS)
 
-test-all: $(INSTALLED) $(ENGINES)/prism ## Run all tests, on engines, on real data and under faults too
+test-all: $(INSTALLED) $(ENGINES)/prism $(ENGINES)/schemas ## Run all tests, on engines, on real data and under faults too
 	$(PYTEST) $(ARGS)
 
 test-prism: $(INSTALLED) $(ENGINES)/prism ## Run the pipelines of the tests on Beam's Prism runner
@@ -146,6 +149,15 @@ $(ENGINES)/flink: Makefile
 	@echo 'Installing Flink $(FLINK) into $(ENGINES)'
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $@ apache-flink-libraries==$(FLINK)
 	@touch $@
+
+# Of both packages only the schemas are wanted, not what validates with them. Node.js runs that of Flink, which is code.
+$(ENGINES)/schemas: Makefile
+	@rm -rf $@ $@.new && mkdir -p $@.new
+	@if command -v npm > /dev/null; then echo 'Installing the schemas of Kubernetes into $(ENGINES)'; \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $@.new $(KUBERNETES_SCHEMAS) && \
+	  npm install --silent --no-audit --no-fund --ignore-scripts --prefix $@.new $(FLINK_SCHEMAS) && mv $@.new $@ || \
+	  echo 'The schemas could not be installed: see above' >&2; \
+	else echo 'There is no npm on this machine: no test looks at the schemas of Kubernetes' >&2; fi
 
 # Without the stamp it is tried again. A peer that cannot be had does not keep the others from being compared.
 $(PEERS): benchmarks/peers/requirements.txt | $(INSTALLED)

@@ -49,7 +49,7 @@ def quick_commands(request):
   """
   is_quick = request.config.option.markexpr == "not long"
   added = os.environ.get("WINNOW_TEST_FLAGS", "").split() or ["--direct_num_workers=1"]
-  run, pipelines = main.main, set(command_names.COMMANDS) - {command_names.DEMO}
+  run, pipelines = main.main, set(command_names.COMMANDS) - {command_names.DEMO, command_names.LAUNCH}
   names = {flag.split("=")[0] for flag in (*added, "--runner")}
 
   def run_there(argv):

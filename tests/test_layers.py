@@ -36,7 +36,7 @@ FOLDERS = {
     ("scorers",),
     ("flags",),
     ("jobs",),
-    ("reports",),
+    ("reports", "schedulers"),
     ("",),
   ),
   "curation": (("",), ("selection",), ("models",), ("scorers", "coverage"), ("demo",)),

@@ -7,7 +7,7 @@ They are not subclasses of PipelineOptions. Two of those that share a flag break
 import collections
 
 from curation.errors import WinnowError
-from pipelines.flags import model_flags
+from pipelines.flags import launch_flags, model_flags
 from pipelines.output.formats import registry as formats
 from pipelines.registry.command_names import (
   CLUSTER,
@@ -16,6 +16,7 @@ from pipelines.registry.command_names import (
   EMBED,
   EVALUATE,
   EXPLAIN,
+  IN_PARTS,
   REPORT,
   SAMPLE,
   SCORE,
@@ -27,7 +28,6 @@ from pipelines.scorers import registry as scorers
 
 _SCORING, _SAMPLING, _READING = (SCORE, CURATE), (SAMPLE, CURATE), (EMBED, SCORE, SAMPLE, CURATE)
 _CORPUS = (*_READING, EVALUATE)
-_IN_PARTS = (SCORE, EMBED, CLUSTER, SAMPLE, CURATE, EVALUATE)
 _RATE = r"0?\.\d+|1(\.0*)?"
 _FILES = (
   "a glob of .jsonl or .json (plain, .gz, .zst), .parquet or .tfrecord* files, local, gs://, s3:// or "
@@ -307,7 +307,7 @@ FLAGS = (
   Flag(
     "part",
     "Parts",
-    _IN_PARTS,
+    IN_PARTS,
     "do part I of N, given as I/N with I from 0 to N-1: tasks of a cluster, one for each part, share the work of the "
     "command without any runner, and each ends once all is done; see docs/parts.md",
     pattern=r"\d+/\d+",
@@ -315,7 +315,7 @@ FLAGS = (
   Flag(
     "part_timeout",
     "Parts",
-    _IN_PARTS,
+    IN_PARTS,
     "the seconds for which a part waits for others while nothing new comes from them; then it fails, and can be "
     "started again",
     type=float,
@@ -324,11 +324,12 @@ FLAGS = (
   Flag(
     "part_steal",
     "Parts",
-    _IN_PARTS,
+    IN_PARTS,
     "once its own share is done, have this part do what others have not begun; and what they have begun, if nothing "
     "new comes from them for a tenth of --part_timeout",
     type=bool,
   ),
+  *launch_flags.FLAGS,
 )
 
 

@@ -1,6 +1,6 @@
 """Flags of models and embeddings, which several scorers share; `declarations` joins them with all others."""
 
-from pipelines.registry.command_names import CLUSTER, CURATE, EMBED, EVALUATE, SCORE
+from pipelines.registry.command_names import CLUSTER, CURATE, EMBED, EVALUATE, LAUNCH, SCORE
 from pipelines.registry.flag import BUCKET, Flag, path, paths
 from pipelines.runners import accelerators
 from pipelines.scorers.registry import reading_embeddings, running_models
@@ -89,16 +89,20 @@ FLAGS = (
   Flag(
     "accelerator",
     "Scorer",
-    _ENGINE,
+    (*_ENGINE, LAUNCH),
     "the GPU or TPU on which Dataflow runs the model; --estimate takes it into account (default: none)",
-    helps={EVALUATE: "the GPU or TPU on which Dataflow runs the models (default: none)"},
+    helps={
+      EVALUATE: "the GPU or TPU on which Dataflow runs the models (default: none)",
+      LAUNCH: "the kind of GPU that parts have, for --estimate",
+    },
     choices=accelerators.names(),
   ),
   Flag(
     "estimate",
     "Scorer",
-    _MODEL,
+    (*_MODEL, LAUNCH),
     "estimate documents, tokens, hours and price from a sample of the input, then exit",
+    helps={LAUNCH: "estimate the time and the memory of a part from a sample of the input, for --hours and --memory"},
     type=bool,
   ),
   Flag(

@@ -12,11 +12,15 @@ from curation.errors import WinnowError
 from pipelines.files import storage
 from pipelines.flags import beam_options, recipes
 from pipelines.flags.declarations import FLAGS
-from pipelines.registry.command_names import COMMANDS
+from pipelines.registry.command_names import COMMANDS, LAUNCH
 from pipelines.registry.examples import EXAMPLES
 from pipelines.registry.flag import GROUPS, Flag, require
 from pipelines.scorers.registry import RANDOM
 
+SEPARATOR = "--"
+"""Stands before each of the commands that `winnow launch` is for."""
+_LAUNCHED = f"{SEPARATOR} COMMAND [flags] [{SEPARATOR} COMMAND [flags]] ..."
+_OTHERS = "Each COMMAND is given without `winnow`. They run one after another."
 _MOST_STAGES = 8
 _MOST_NAMED = 3  # scorers that the help of a flag names; what is for more is of models
 _BEAM = "Every Beam option (--runner, --direct_num_workers, --temp_location, ...) is\naccepted as well."
@@ -105,22 +109,30 @@ def answer_early(command: str, argv: Sequence[str]) -> None:
     _parse_stage(command, parser, [], arguments, is_last=True)
 
 
+def normalised(command: str, argv: Sequence[str]) -> list[str]:
+  """Returns a command line with each flag and its value in one argument."""
+  return _prepared(command, argv)[2]
+
+
 def _prepared(command: str, argv: Sequence[str]) -> tuple[list[Flag], argparse.ArgumentParser, list[str]]:
   """Returns a command's own flags, their parser, and the arguments as it takes them."""
   own = [flag for flag in FLAGS if command in flag.commands]
   for argument in argv:
     storage.refuse_undecodable(argument)
+  if command == LAUNCH and SEPARATOR in argv:  # what follows belongs to other commands
+    argv = argv[: argv.index(SEPARATOR)]
   return own, _parser(command, own), _normalised(own, argv)
 
 
 def _parser(command: str, own: Sequence[Flag]) -> argparse.ArgumentParser:
   """Returns the parser of a command's own flags, in their groups."""
   positionals = [flag.name.upper() for flag in own if flag.positional]
+  others, more = (_LAUNCHED, _OTHERS) if command == LAUNCH else ("[Beam options]", _BEAM)
   parser = _Parser(
     prog=f"winnow {command}",
-    usage=" ".join(["winnow", command, *positionals, "[flags] [Beam options]"]),
+    usage=" ".join(["winnow", command, *positionals, "[flags]", others]),
     description=COMMANDS[command],
-    epilog="\n".join([_BEAM, "", "Examples:", *(f"  {line}" for line in _example_lines(command))]),
+    epilog="\n".join([more, "", "Examples:", *(f"  {line}" for line in _example_lines(command))]),
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )

@@ -46,33 +46,24 @@ class Speed(NamedTuple):
 
 
 class _Estimate(NamedTuple):
-  """The rows of the table so far, the hours of one worker that they add up to, and the speed of that worker."""
+  """The rows of the table so far, the hours of one worker that they add up to, its speed, and its model's size."""
 
   rows: list[tuple[str, str]]
   hours: float
   speed: Speed
+  model_bytes: int
+
+
+class Needs(NamedTuple):
+  """What a command needs: hours of one accelerator, or of one core of this machine, and GB of memory in a process."""
+
+  hours: float
+  memory_gb: int
 
 
 def show(namespace: argparse.Namespace, workers: Workers) -> None:
   """Prints the estimate of a scoring command to standard output. Raises WinnowError where the command itself would."""
-  corpus = planning.read_corpus(namespace)
-  name = getattr(namespace, "scorer", None)  # winnow embed has none
-  entry = None if name is None else SCORERS[name]
-  model = _model(namespace, entry)
-  if namespace.max_bad_fraction < 1:
-    first_rows.refuse_pointers(corpus.shards)
-  sampled = counting.sample(list(corpus.shards), corpus.fields)
-  documents = counting.total(corpus.shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])
-  estimate = _Estimate(
-    [("documents", _figure(documents))], 0.0, Speed(0.0, "", accelerators.smallest_machine(None), None)
-  )
-  if model is not None:
-    estimate = _add_model(estimate, model, namespace, corpus, sampled)
-  if entry is not None and entry.cost is not None:
-    texts = [text for head in sampled.texts for text in head]
-    estimate = _add_own(estimate, entry.cost(namespace, documents.value, texts))
-  elif entry is not None and model is None:
-    estimate.rows.append((f"time of {entry.name}", "unknown: the scorer does not estimate it"))
+  corpus, sampled, estimate = _estimated(namespace)
   for count in _worker_counts(workers):
     estimate.rows.append(
       (f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * estimate.hours / count))
@@ -85,6 +76,34 @@ def show(namespace: argparse.Namespace, workers: Workers) -> None:
   console.print(table)
   shown = f"{len(sampled.texts):,} of {len(corpus.shards):,} shards"
   console.print(f"From {sum(map(len, sampled.texts)):,} documents of {shown}; ± is one standard error.")
+
+
+def needs(namespace: argparse.Namespace) -> Needs:
+  """Returns the estimate of a scoring command for those who cut it into parts. Raises WinnowError as `show` does."""
+  _, _, estimate = _estimated(namespace)
+  cores = 1 if estimate.speed.accelerator is not None else _usable_cores()
+  return Needs(estimate.hours * cores, accelerators.memory_gb(estimate.model_bytes))
+
+
+def _estimated(namespace: argparse.Namespace) -> tuple[Corpus, counting.Sampled, _Estimate]:
+  corpus = planning.read_corpus(namespace)
+  name = getattr(namespace, "scorer", None)  # winnow embed has none
+  entry = None if name is None else SCORERS[name]
+  model = _model(namespace, entry)
+  if namespace.max_bad_fraction < 1:
+    first_rows.refuse_pointers(corpus.shards)
+  sampled = counting.sample(list(corpus.shards), corpus.fields)
+  documents = counting.total(corpus.shards, sampled, [np.ones(len(texts)) for texts in sampled.texts])
+  speed = Speed(0.0, "", accelerators.smallest_machine(None), None)
+  estimate = _Estimate([("documents", _figure(documents))], 0.0, speed, 0 if model is None else model.model_bytes)
+  if model is not None:
+    estimate = _add_model(estimate, model, namespace, corpus, sampled)
+  if entry is not None and entry.cost is not None:
+    texts = [text for head in sampled.texts for text in head]
+    estimate = _add_own(estimate, entry.cost(namespace, documents.value, texts))
+  elif entry is not None and model is None:
+    estimate.rows.append((f"time of {entry.name}", "unknown: the scorer does not estimate it"))
+  return corpus, sampled, estimate
 
 
 def _model(namespace: argparse.Namespace, entry: Entry | None) -> T5Description | None:
@@ -130,20 +149,20 @@ def _add_model(
     ("speed", f"{speed.flops / 1e12:.3g} TFLOP/s: {speed.source}"),
     (where, f"{hours:,.2f}"),
   ]
-  return _Estimate([*estimate.rows, *rows], hours, speed)
+  return estimate._replace(rows=[*estimate.rows, *rows], hours=hours, speed=speed)
 
 
 def _add_own(estimate: _Estimate, cost: Cost) -> _Estimate:
   """Adds the cost of the scorer's own work, beside that of the model."""
   if cost.core_hours is not None:
     row = (f"hours of one core of this machine for {cost.title}", f"{cost.core_hours:,.2f}, {cost.note}")
-    return _Estimate([*estimate.rows, row], estimate.hours + cost.core_hours, estimate.speed)
+    return estimate._replace(rows=[*estimate.rows, row], hours=estimate.hours + cost.core_hours)
   hours = (cost.operations or 0.0) / _product_flops() / 3600
   # If the model's workers have an accelerator, the scorer's workers have other cores than this machine.
   hours *= 1.0 if estimate.speed.accelerator is None else _usable_cores() / estimate.speed.machine.vcpus
   where = "this machine" if estimate.speed.accelerator is None else f"one {estimate.speed.machine.name}"
   row = (f"hours of {where} for {cost.title} ({DIMENSIONS} dimensions)", f"{hours:,.2f}, {cost.note}")
-  return _Estimate([*estimate.rows, row], estimate.hours + hours, estimate.speed)
+  return estimate._replace(rows=[*estimate.rows, row], hours=estimate.hours + hours)
 
 
 def _price(namespace: argparse.Namespace, estimate: _Estimate) -> str:

@@ -2,6 +2,7 @@
 
 EMBED, CLUSTER, SCORE, SAMPLE, CURATE, DEMO = "embed", "cluster", "score", "sample", "curate", "demo"
 STATUS, VERIFY, EXPLAIN, REPORT, EVALUATE = "status", "verify", "explain", "report", "evaluate"
+LAUNCH = "launch"
 # In the order in which one uses them. A command and its line fit into a terminal of 80 columns.
 GROUPS = {
   "Try it": {
@@ -25,5 +26,10 @@ GROUPS = {
   "After training": {
     EVALUATE: "compute the perplexity of checkpoints on validation sets",
   },
+  "Use many machines": {
+    LAUNCH: "write the jobs that run commands on Slurm, Kubernetes or Flink",
+  },
 }
+IN_PARTS = (SCORE, EMBED, CLUSTER, SAMPLE, CURATE, EVALUATE)
+"""The commands that take `--part`."""
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}

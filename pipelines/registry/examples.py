@@ -134,5 +134,17 @@ EXAMPLES = {
       "winnow evaluate --models=google/t5-v1_1-small --input='tfds:c4/en:3.1.0#validation' --scores=perplexities",
     ),
   ),
+  command_names.LAUNCH: (
+    Example(
+      "score on 16 nodes of 4 GPUs of a Slurm cluster, and then sample",
+      "winnow launch slurm --parts=64 --gpus_per_task=4 --submit -- score --input='c4/*.json.gz' "
+      "--model=/models/flan-t5-xl --scores=scores -- sample --scores=scores --sampler=ask_llm --rate=0.2 --output=best",
+    ),
+    Example(
+      "print the Kubernetes Job that finds near-copies in eight pods",
+      "winnow launch k8s --parts=8 --image=REGISTRY/winnow -- score --scorer=minhash --input='gs://BUCKET/*.json.gz' "
+      "--scores=gs://BUCKET/scores",
+    ),
+  ),
 }
 """Two examples of each command."""

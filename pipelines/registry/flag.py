@@ -21,6 +21,7 @@ GROUPS = (
   "MinHash",
   "Sample",
   "Parts",
+  "Task",
 )
 BUCKET = "gs://[a-z0-9][-a-z0-9_.]*/.+"
 """The pattern of a path on an object store, for a console."""
@@ -90,7 +91,7 @@ class Flag:
     if self.type is bool:
       return parser.add_argument(f"--{self.name}", action="store_true", help=text)
     if self.positional:
-      return parser.add_argument(self.name, type=self.type, metavar=self.name.upper(), help=text)
+      return parser.add_argument(self.name, type=self.type, choices=self.choices, metavar=self.name.upper(), help=text)
     return parser.add_argument(
       f"--{self.name}",
       type=self.type,

@@ -1,0 +1,93 @@
+"""`winnow launch`: writes the jobs that run commands in parts on a cluster, and submits them if asked."""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from curation.errors import WinnowError
+from pipelines.flags import launch_flags, parsing
+from pipelines.jobs import planning
+from pipelines.registry import command_names
+from pipelines.registry.flag import require
+from pipelines.runners import commands
+from pipelines.schedulers import flink, kubernetes, sizes, slurm, steps
+
+# Those of one scheduler alone.
+_MEANT_FOR = {
+  "sbatch_options": (launch_flags.SLURM,),
+  "image": (launch_flags.KUBERNETES, launch_flags.FLINK),
+  "volume": (launch_flags.KUBERNETES, launch_flags.FLINK),
+  "service_account": (launch_flags.KUBERNETES, launch_flags.FLINK),
+  "hours": (launch_flags.SLURM, launch_flags.KUBERNETES),
+}
+
+
+def launch(argv: Sequence[str]) -> None:
+  namespace, of_beam = parsing.parse(command_names.LAUNCH, argv)
+  if of_beam:
+    raise WinnowError(f"{of_beam[0]} is an option of Beam: write it behind the command that it is for")
+  for flag, schedulers in _MEANT_FOR.items():
+    if getattr(namespace, flag) is not None and namespace.scheduler not in schedulers:
+      raise WinnowError(f"--{flag} is for winnow launch {' and '.join(schedulers)}: leave it out")
+  chosen = steps.read(argv, namespace.scheduler, namespace.volume)
+  if namespace.scheduler == launch_flags.SLURM:
+    _refuse_missing_input(chosen[0])
+  sized = sizes.choose(namespace, chosen)
+  typed = ["winnow", command_names.LAUNCH, *argv]
+  if namespace.scheduler == launch_flags.SLURM:
+    text = slurm.script(chosen, sized, options=namespace.sbatch_options, typed=typed)
+    _hand_over(namespace, text, ["bash"], needs="sbatch")
+  else:
+    require(namespace, "image")
+    pods = kubernetes.Pods.of(namespace.image, namespace.volume, namespace.service_account)
+    if namespace.scheduler == launch_flags.KUBERNETES:
+      text = kubernetes.job(chosen, sized, pods, hours=namespace.hours, typed=typed)
+    else:
+      text = flink.deployment(chosen, sized, pods, typed=typed)
+    _hand_over(namespace, text, ["kubectl", "apply", "-f", "-"], needs="kubectl")
+  for step, size in zip(chosen, sized, strict=True):
+    print(_described(namespace.scheduler, step, size), file=sys.stderr)
+  if namespace.scheduler == launch_flags.FLINK:
+    print("\n".join(["next:", *(f"  {line}" for line in flink.following(chosen, sized))]), file=sys.stderr)
+
+
+def _refuse_missing_input(step: steps.Step) -> None:
+  """Says here what each task of the first command would say. What later ones read may be made by then."""
+  flags = step.stages[0]
+  if step.command != command_names.EVALUATE and getattr(flags, "input", None) is not None:
+    planning.read_corpus(flags)
+
+
+def _described(scheduler: str, step: steps.Step, size: sizes.Sizes) -> str:
+  tasks = {launch_flags.SLURM: "task", launch_flags.KUBERNETES: "pod", launch_flags.FLINK: "TaskManager"}[scheduler]
+  parts = "" if scheduler == launch_flags.FLINK else f"{_counted(size.parts, 'part')} in "
+  gpus = f", each on {_counted(size.gpus, 'GPU')}" if size.gpus else ""
+  return "".join(
+    [f"winnow: {step.command}: {parts}{_counted(size.tasks, tasks)}{gpus}", *(f"; {s}" for s in size.sources)]
+  )
+
+
+def _counted(count: int, noun: str) -> str:
+  return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _hand_over(namespace: argparse.Namespace, text: str, command: list[str], *, needs: str) -> None:
+  """Prints a script or a manifest; with --submit, hands it to the command that submits it."""
+  if not namespace.submit:
+    print(text, end="")
+    return
+  if shutil.which(needs) is None:
+    raise WinnowError(f"--submit needs {needs}, which this machine lacks: leave it out, and submit what is printed")
+  with commands.writing():
+    if subprocess.run(command, input=text.encode()).returncode:
+      raise WinnowError(f"{needs} did not take all jobs, as it says above")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  return commands.run_command(launch, argv, resumes=False)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
