@@ -16,6 +16,7 @@ from curation.coverage import density, kernels, race
 from pipelines import main
 from pipelines.flags import declarations, parsing
 from pipelines.registry import command_names
+from pipelines.schedulers import sizes, steps
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -54,10 +55,24 @@ def test_commands_have_the_flags_that_they_are_shown_with(page):
   text = page.read_text().replace("\\\n", " ")
   theirs = {f"--{name}" for name in pipeline_options.PipelineOptions([]).get_all_options()} | {"--help"}
   for line in re.findall(r"(?:^ *(?:\$ )?(?:\S+/)?|`)winnow ([a-z]+ [^`\n]*)", text, re.MULTILINE):
-    command, *flags = re.findall(r"^[a-z]+|--\w+", line)
-    ours = {f"--{flag.name}" for flag in declarations.FLAGS if command in flag.commands}
-    ours |= {f"--{name}" for name in re.findall(r'Flag\("(\w+)"', text)}  # which the page itself declares
-    assert command in command_names.COMMANDS and not set(flags) - ours - theirs, line
+    for part in line.split(" -- "):  # winnow launch takes further commands
+      command, *flags = re.findall(r"^[a-z]+|(?<!')--\w+", part)
+      ours = {f"--{flag.name}" for flag in declarations.FLAGS if command in flag.commands}
+      ours |= {f"--{name}" for name in re.findall(r'Flag\("(\w+)"', text)}  # which the page itself declares
+      assert command in command_names.COMMANDS and not set(flags) - ours - theirs, line
+
+
+@pytest.mark.parametrize("page", ["parts.md", "engines.md"])
+def test_commands_are_launched_as_the_pages_show(page):
+  """Kills: a flag that is missing or refused, a path that no pod sees, a command that cannot be cut into parts."""
+  text = (PROJECT / "docs" / page).read_text().replace("\\\n", " ")
+  lines = [line for line in re.findall(r"^ +\S*(winnow launch .*)", text, re.MULTILINE) if "..." not in line]
+  assert lines
+  for line in lines:
+    argv = shlex.split(line.partition(" > ")[0])[2:]
+    namespace, of_beam = parsing.parse(command_names.LAUNCH, argv)
+    launched = steps.read(argv, namespace.scheduler, namespace.volume)
+    assert not of_beam and len(launched) == len(sizes.choose(namespace, launched)) == 2
 
 
 def load_script(name: str) -> types.ModuleType:

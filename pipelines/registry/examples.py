@@ -142,7 +142,7 @@ EXAMPLES = {
     ),
     Example(
       "print the Kubernetes Job that finds near-copies in eight pods",
-      "winnow launch k8s --parts=8 --image=REGISTRY/winnow -- score --scorer=minhash --input='gs://BUCKET/*.json.gz' "
+      "winnow launch k8s --parts=8 --image=REGISTRY/winnow:1 -- score --scorer=minhash --input='gs://BUCKET/*.json.gz' "
       "--scores=gs://BUCKET/scores",
     ),
   ),

@@ -20,7 +20,7 @@ _SERVICE_ACCOUNT = "flink"  # which the operator makes
 # By the size of the graph (docs/engines.md): that of one command, and that of a recipe of several stages. Flink needs
 # network memory as a minimum, since its share of a small TaskManager would be less.
 _SMALL = {"jobmanager": "2048m", "taskmanager": "2048m", "network": "256mb", "timeout": "10 s"}
-_LARGE = {"jobmanager": "3072m", "taskmanager": "4096m", "network": "1gb", "timeout": "60 s"}
+_LARGE = {"jobmanager": "3072m", "taskmanager": "4096m", "network": "512mb", "timeout": "5 min"}
 
 
 def deployment(steps: Sequence[Step], sizes: Sequence[Sizes], pods: Pods, *, typed: Sequence[str]) -> str:

@@ -61,4 +61,4 @@ def test_a_recipe_of_several_stages_gets_the_memory_of_its_graph(capsys):
     assert main.main(["launch", *ON, *steps]) == 0
     spec = yaml.safe_load(capsys.readouterr().out)["spec"]
     sizes.append((spec["jobManager"]["resource"]["memory"], spec["flinkConfiguration"]["pekko.ask.timeout"]))
-  assert sizes == [("2048m", "10 s"), ("3072m", "60 s")]
+  assert sizes == [("2048m", "10 s"), ("3072m", "5 min")]
