@@ -71,8 +71,9 @@ def _sizes_of(namespace: argparse.Namespace, step: Step) -> Sizes:
     if total := sum(each.hours for each in needed):
       hours = math.ceil(_MARGIN * (total / workers) + _START_HOURS)
       sources["hours"] = f"twice the estimate of {total / workers:.2g} h a part"
-    memory = max(each.memory_gb for each in needed)
-    sources["memory"] = "by the model's size"
+    if step.runs_model:
+      memory = max(each.memory_gb for each in needed)
+      sources["memory"] = "by the model's size"
   is_slurm = namespace.scheduler == SLURM
   for name, is_theirs in (
     ("memory", namespace.memory is not None),
