@@ -80,8 +80,10 @@ def test_a_job_of_the_same_commands_has_the_same_name_and_others_do_not(capsys):
   assert name == named("k8s", "--parts=5", "--image=other", *SCORE, "--input=gs://b/*.jsonl")
   assert name != named(*ONE, *SCORE, "--input=gs://c/*.jsonl")
   long = [word for command in ("embed", "score", "curate") for word in ["--", command, *SCORE[2:], "--input=gs://b/*"]]
-  long += ["--output=gs://b/o", "--rate=0.1", *SAMPLE]
-  assert len(f"{named(*ONE, *long)}-99999") <= 63
+  long += ["--output=gs://b/o", "--rate=0.1", *SAMPLE, "--", "cluster", "--embeddings=gs://b/s", "--num_clusters=2"]
+  long += ["--", "evaluate", "--models=org/model", "--input=gs://b/*", "--scores=gs://b/e"]
+  assert len(f"{named(*ONE, *long)}-99999") <= 63  # the host name of a pod
+  assert len(named("flink", *ONE[1:], *long)) <= 45
 
 
 def test_submit_hands_the_manifest_to_kubectl(tmp_path, monkeypatch, capsys):

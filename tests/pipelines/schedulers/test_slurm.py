@@ -19,7 +19,7 @@ FOLDER, NAME = "a 'b' $(touch c)\n\"d\" \\e", 'f "g" $HOME `h` *.jsonl'
 RECORDER = """#!{python}
 import json, os, pathlib, sys, time
 part = sys.argv[-1].removeprefix("--part=").replace("/", "-")
-record = {{"words": sys.argv[1:], "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "folder": os.getcwd()}}
+record = {{"words": sys.argv[1:], "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()}}
 pathlib.Path({folder!r}, f"{{sys.argv[1]}}-{{part}}").write_text(json.dumps(record))
 if part == os.environ.get("FAILS"):
   sys.exit(3)
@@ -52,6 +52,13 @@ class Launched:
   def records_of(self, command: str) -> dict[str, dict]:
     found = {p.name: json.loads(p.read_text()) for p in self.records.glob(f"{command}-*") if "ended" not in p.name}
     return {name.removeprefix(f"{command}-"): record for name, record in found.items()}
+
+  def refuse_living(self) -> None:
+    """Fails if a process that left a record still lives, and removes the records."""
+    for record in self.records.iterdir():
+      with pytest.raises(ProcessLookupError):
+        os.kill(json.loads(record.read_text())["process"], 0)
+      record.unlink()
 
 
 @pytest.fixture
@@ -163,16 +170,14 @@ def test_a_part_that_fails_ends_its_task_with_its_status(launched, capsys):
   started = time.monotonic()
   assert launched.run(array, 0, FAILS="1-2", SECONDS_EACH="50") == 3
   assert time.monotonic() - started < 40
-  assert not list(launched.records.glob("*-ended"))
-  for record in launched.records.iterdir():
-    record.unlink()
+  launched.refuse_living()
   task = launched.slurm.start(array, 0, launched.place, {"SECONDS_EACH": "50"})
-  while len(list(launched.records.iterdir())) < 2:
+  while sum(record.stat().st_size > 0 for record in launched.records.iterdir()) < 2:
     assert task.poll() is None
     time.sleep(0.01)
   os.kill(task.pid, signal.SIGTERM)
   assert task.wait(40) == 143
-  assert not list(launched.records.glob("*-ended"))
+  launched.refuse_living()
 
 
 def test_jobs_that_are_queued_are_not_submitted_twice(launched, capsys, monkeypatch):
