@@ -55,7 +55,7 @@ def test_commands_have_the_flags_that_they_are_shown_with(page):
   text = page.read_text().replace("\\\n", " ")
   theirs = {f"--{name}" for name in pipeline_options.PipelineOptions([]).get_all_options()} | {"--help"}
   for line in re.findall(r"(?:^ *(?:\$ )?(?:\S+/)?|`)winnow ([a-z]+ [^`\n]*)", text, re.MULTILINE):
-    for part in line.split(" -- "):  # winnow launch takes further commands
+    for part in re.split(r" -- +", line):  # winnow launch takes further commands
       command, *flags = re.findall(r"^[a-z]+|(?<!')--\w+", part)
       ours = {f"--{flag.name}" for flag in declarations.FLAGS if command in flag.commands}
       ours |= {f"--{name}" for name in re.findall(r'Flag\("(\w+)"', text)}  # which the page itself declares
