@@ -24,6 +24,12 @@ gc.set_threshold(20_000, 50, 50)
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 
+# Programs are kept from one run of the tests to the next, as commands keep them: compiling takes half of the time of
+# the tests of models. JAX reads these when it is imported, here and in the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/winnow/programs"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:

@@ -286,6 +286,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(place, corpus, tmp_path, c
   assert not (tmp_path / "scores").exists()
 
 
+@pytest.mark.long
 def test_prefixes_of_another_seed(place, news, tmp_path, capsys):
   """Where targets follow from keys. Kills keys of another seed or purpose, which only the count of tokens tells."""
   flags = ["--objective=prefix_lm", "--mask_seed=5"]

@@ -158,7 +158,9 @@ def test_signatures_of_another_version_are_refused(corpus, signed, undisturbed, 
   assert content(signed) == before and not (undisturbed / "scores/again").exists()
 
 
-@pytest.mark.parametrize("how", ["whole", "damaged", "damaged last"])
+@pytest.mark.parametrize(
+  "how", ["damaged", *(pytest.param(how, marks=pytest.mark.long) for how in ("whole", "damaged last"))]
+)
 def test_what_a_killed_run_left_is_used_unless_it_is_damaged(
   corpus, signed, undisturbed, small_units, capsys, monkeypatch, how
 ):

@@ -184,7 +184,7 @@ def test_other_blocks_give_the_same_scores(place, undisturbed):
   assert shards_of(store_of(folder)) == shards_of(store_of(undisturbed))
 
 
-@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("is_whole", [pytest.param(True, marks=pytest.mark.long), False])
 def test_what_a_killed_run_left_is_used_unless_it_is_damaged(
   place, clustered, undisturbed, small_units, capsys, monkeypatch, is_whole
 ):

@@ -1,6 +1,7 @@
 """Accuracy of sketches of real embeddings: C4's texts, embedded by the shipped embedder."""
 
 import gzip
+import itertools
 import json
 
 import numpy as np
@@ -17,7 +18,7 @@ SEEDS = range(12)
 @pytest.fixture(scope="module")
 def points_ND(shared) -> np.ndarray:
   with gzip.open(shared / "data/c4/c4_en_1445.jsonl.gz") as file:
-    texts = [json.loads(line)["text"] for line in file]
+    texts = [json.loads(line)["text"] for line in itertools.islice(file, 600)]
   embedder = sentence_t5.SentenceT5Embedder(sentence_t5.load(demo_embedder.folder()))
   return embedder.run(embedder.prepare(pa.array(texts))).embeddings
 

@@ -71,6 +71,7 @@ def test_edited_texts_lie_close_and_strangers_apart(embedder, model, held_out):
   assert np.median(edited_N) > 0.99 and np.median(strangers) < 0.4
 
 
+@pytest.mark.long
 def test_halves_of_a_text_find_each_other(embedder, model, held_out):
   """Kills: a training that only learns what light edits leave alike."""
   left, right = zip(*map(examples.halves, held_out), strict=True)

@@ -63,6 +63,7 @@ def test_held_out_texts_are_told_from_spoilt_ones(scorer, held_out):
   assert min(areas.values()) >= 0.8, areas
 
 
+@pytest.mark.long
 def test_scores_spread_and_hardly_tie(scorer, checkpoint, held_out):
   """Kills: targets of 0 and 1, with which log P(yes) of many texts is 0.0; mass on answers that nobody asked for."""
   some = held_out[:100] + [damage.mix(text, np.random.default_rng(i)) for i, text in enumerate(held_out[:100])]

@@ -42,6 +42,7 @@ def test_excerpts_are_runs_of_the_text():
   assert texts.excerpt("too short", np.random.default_rng(0)) == "too short"
 
 
+@pytest.mark.long
 def test_texts_are_read_from_all_formats_of_the_demos_corpus(tmp_path):
   """Kills: a format that is passed over in silence."""
   corpus = demo_corpus.write_demo_corpus(tmp_path)

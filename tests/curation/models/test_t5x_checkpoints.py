@@ -109,7 +109,7 @@ def test_both_layouts_of_a_model_give_the_same_bits(shared, pair):
   assert ("position_NRH" in first.params["encoder"]["layers"]) == pair[0].startswith("scan")
 
 
-@pytest.mark.parametrize("name", ["legacy_v1_1", "orbax_v1_0"])
+@pytest.mark.parametrize("name", [pytest.param("legacy_v1_1", marks=pytest.mark.long), "orbax_v1_0"])
 def test_a_hugging_face_copy_gives_the_same_scores(shared, tmp_path, name):
   read = golden(shared, name)
   vocabulary = (shared / "golden/spiece.model").read_bytes()

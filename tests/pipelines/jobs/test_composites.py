@@ -66,7 +66,9 @@ def _counted(result: beam.runners.runner.PipelineResult) -> dict[str, int]:
   return {counter.key.metric.name: counter.committed for counter in result.metrics().query()["counters"]}
 
 
-@pytest.mark.parametrize("options", [None, TWO_PROCESSES], ids=["one process", "two"])
+@pytest.mark.parametrize(
+  "options", [None, pytest.param(TWO_PROCESSES, marks=pytest.mark.long)], ids=["one process", "two"]
+)
 def test_a_pipeline_of_ones_own_writes_what_the_command_writes(place, folder, options):
   """Twelve shards with bad rows, in dozens of blocks, through embeddings, sketch and densities. Kills: a store that
   loses what it is made of, settings that do not reach the scorer, a sample that forgets --rejected, or that another

@@ -119,6 +119,7 @@ def test_each_of_two_runners_ends_its_own_worker_though_they_have_one_name():
     assert not again.is_running()
 
 
+@pytest.mark.long
 def test_runners_whose_connection_was_replaced_are_counted():
   """Kills the mutants: the first such request ends all workers of the name; the last one ends none; one that ended
   with its runner is no longer counted, and the next request takes another's for it; one that ended stays a zombie."""
