@@ -10,7 +10,6 @@ from typing import Any
 import engines
 import jsonschema
 import pytest
-import referencing
 import yaml
 
 from pipelines import main
@@ -43,11 +42,10 @@ def launch(capsys, *argv: str) -> dict[str, Any]:
 def errors_of_kubernetes(manifest: dict[str, Any], version: str, kind: str = "job-batch-v1") -> list[str]:
   """Returns what the schema of a version says, which knows all fields and refuses others."""
   folder = SCHEMAS / f"kubernetes_validate/kubernetes-json-schema/v{version}-local-strict"
-  definitions, schema = (json.loads((folder / f"{name}.json").read_text()) for name in ("_definitions", kind))
-  resource = referencing.Resource.from_contents(definitions, referencing.jsonschema.DRAFT202012)
-  registry = referencing.Registry().with_resource("_definitions.json", resource)
-  validator = jsonschema.Draft202012Validator(schema, registry=registry)
-  return [error.message for error in validator.iter_errors(manifest)]
+  text = (folder / f"{kind}.json").read_text().replace("/api/_definitions.json#", "#")
+  schema = json.loads(text) | {"$defs": json.loads((folder / "_definitions.json").read_text())["$defs"]}
+  schema.pop("$id", None)
+  return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(manifest)]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
