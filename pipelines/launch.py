@@ -1,6 +1,7 @@
 """`winnow launch`: writes the jobs that run commands in parts on a cluster, and submits them if asked."""
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pipelines.registry.flag import require
 from pipelines.runners import commands
 from pipelines.schedulers import flink, kubernetes, sizes, slurm, steps
 
+_READ_FIRST = ("model", "vocabulary", "prompt_file")  # no command makes them
 # Those of one scheduler alone.
 _MEANT_FOR = {
   "sbatch_options": (launch_flags.SLURM,),
@@ -33,7 +35,7 @@ def launch(argv: Sequence[str]) -> None:
       raise WinnowError(f"--{flag} is for winnow launch {' and '.join(schedulers)}: leave it out")
   chosen = steps.read(argv, namespace.scheduler, namespace.volume)
   if namespace.scheduler == launch_flags.SLURM:
-    _refuse_missing_input(chosen[0])
+    _refuse_missing(chosen)
   sized = sizes.choose(namespace, chosen)
   typed = ["winnow", command_names.LAUNCH, *argv]
   if namespace.scheduler == launch_flags.SLURM:
@@ -53,11 +55,22 @@ def launch(argv: Sequence[str]) -> None:
     print("\n".join(["next:", *(f"  {line}" for line in flink.following(chosen, sized))]), file=sys.stderr)
 
 
-def _refuse_missing_input(step: steps.Step) -> None:
-  """Says here what each task of the first command would say. What later ones read may be made by then."""
-  flags = step.stages[0]
-  if step.command != command_names.EVALUATE and getattr(flags, "input", None) is not None:
-    planning.read_corpus(flags)
+def _refuse_missing(launched: Sequence[steps.Step]) -> None:
+  """Raises WinnowError for files that tasks of Slurm would miss, since they see the disk of this machine.
+
+  What a later command reads as its input may be made by then.
+  """
+  for step in launched:
+    for stage in step.stages:
+      for name in _READ_FIRST:
+        path = getattr(stage, name, None)
+        if path and steps.is_on_disk(name, path) and not os.path.exists(path):
+          raise WinnowError(
+            f"--{name}={path} is not there: give a path on a disk that this machine shares with all nodes"
+          )
+  first = launched[0]
+  if first.command != command_names.EVALUATE and getattr(first.stages[0], "input", None) is not None:
+    planning.read_corpus(first.stages[0])
 
 
 def _described(scheduler: str, step: steps.Step, size: sizes.Sizes) -> str:

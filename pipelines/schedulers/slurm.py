@@ -1,6 +1,7 @@
 """Job arrays of Slurm: a shell script that submits one for each command, after those of the commands before it."""
 
 import math
+import os
 import shlex
 from collections.abc import Sequence
 
@@ -25,6 +26,9 @@ def script(steps: Sequence[Step], sizes: Sequence[Sizes], *, options: str | None
     "# Made by: " + shlex.join(typed).replace("\n", " "),
     "# Submits the job arrays: run it with bash where sbatch is. Run it again to go on with what is not complete.",
     "set -euo pipefail",
+    "jobs=()",
+    "# All arrays are submitted, or none.",
+    "trap 'if (($? && ${#jobs[@]})); then scancel \"${jobs[@]}\"; fi' EXIT",
     f"queued=$(squeue --me --noheader --format=%i --name={','.join(names)})",
     "if [[ -n $queued ]]; then",
     '  echo "winnow: these jobs are queued or running already, so nothing is submitted:" $queued >&2',
@@ -37,16 +41,16 @@ def script(steps: Sequence[Step], sizes: Sequence[Sizes], *, options: str | None
     while end in text:
       end += "_"
     # A task that fails keeps those that come after it from starting; they would read what is not complete.
-    after = "" if number == 1 else f' --dependency="afterok:$job_{number - 1}" --kill-on-invalid-dep=yes'
+    after = "" if number == 1 else ' --dependency="afterok:${job%%;*}" --kill-on-invalid-dep=yes'
     lines += [
       "",
       f"script_{number}() {{",
       f"  cat <<'{end}'",
       text + end,
       "}",
-      f"job_{number}=$(script_{number} | sbatch --parsable{after})",
-      f"job_{number}=${{job_{number}%%;*}}",
-      f'echo "{step.command}: job $job_{number}, {name}"',
+      f"job=$(script_{number} | sbatch --parsable{after})",
+      "jobs+=(${job%%;*})",
+      f'echo "{step.command}: job ${{job%%;*}}, {name}"',
     ]
   return "\n".join(lines) + "\n"
 
@@ -70,6 +74,7 @@ def array(step: Step, size: Sizes, name: str, directives: Sequence[str] = ()) ->
     f"#SBATCH --output={name}-%A_%a.log",
     *(f"#SBATCH {directive}" for directive in directives),
   ]
+  lines.append(f"cd {shlex.quote(os.getcwd())} || exit")  # a recipe may name files from here
   words = [shlex.quote(word) for word in [*steps_module.program(), *step.in_parts()]]
   if per_task == 1:
     command = [*words, f'--part="${_TASK}/{size.parts}"']

@@ -103,10 +103,11 @@ def _placed(command: str, arguments: Sequence[str], place: Callable[[str, str], 
     several = (
       flag.type(value).split(",") if command == EVALUATE and flag.type is flag_types.paths else [flag.type(value)]
     )
-    yield f"{name}={','.join(place(flag.name, path) if _is_on_disk(flag.name, path) else path for path in several)}"
+    yield f"{name}={','.join(place(flag.name, path) if is_on_disk(flag.name, path) else path for path in several)}"
 
 
-def _is_on_disk(flag: str, path: str) -> bool:
+def is_on_disk(flag: str, path: str) -> bool:
+  """Tells whether the value of a flag for paths is one on a disk, and no name or place on an object store."""
   if not storage.is_local(path) or path.startswith("tfds:"):
     return False
   if flag == "recipe":

@@ -1,6 +1,7 @@
 """Stand-ins for Slurm and for a kubelet, which run what they are given as processes of this machine."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -15,6 +16,8 @@ import json, pathlib, sys
 folder = pathlib.Path({folder!r})
 number = 1 + len(list(folder.glob("*.json")))
 script = sys.stdin.read()
+if any(word in script for word in {refused!r}):
+  sys.exit("sbatch: error: Batch job submission failed")
 (folder / f"{{number}}.sh").write_text(script)
 (folder / f"{{number}}.json").write_text(json.dumps(sys.argv[1:]))
 print(f"{{number}};here")  # as on a cluster of several
@@ -25,6 +28,13 @@ names = next(a for a in sys.argv if a.startswith("--name=")).removeprefix("--nam
 for script in sorted(pathlib.Path({folder!r}).glob("*.sh")):
   if any(f"#SBATCH --job-name={{name}}\\n" in script.read_text() for name in names):
     print(script.stem)
+"""
+
+_SCANCEL = """#!{python}
+import pathlib, sys
+for number in sys.argv[1:]:
+  pathlib.Path({folder!r}, f"{{number}}.sh").unlink()
+  pathlib.Path({folder!r}, f"{{number}}.json").unlink()
 """
 
 
@@ -53,15 +63,18 @@ class Array:
 
 
 class Slurm:
-  """A queue in a folder: sbatch and squeue on the path put jobs there and list them; `start` runs a task."""
+  """A queue in a folder: sbatch, squeue and scancel on the path fill it, list it and empty it; `start` runs a task.
 
-  def __init__(self, folder: pathlib.Path):
+  sbatch refuses a script with one of the `refused` words.
+  """
+
+  def __init__(self, folder: pathlib.Path, *, refused: tuple[str, ...] = ("--partition=none",)):
     self._queue, binaries = folder / "queue", folder / "bin"
     self._queue.mkdir(parents=True)
     binaries.mkdir()
-    for name, text in (("sbatch", _SBATCH), ("squeue", _SQUEUE)):
+    for name, text in (("sbatch", _SBATCH), ("squeue", _SQUEUE), ("scancel", _SCANCEL)):
       program = binaries / name
-      program.write_text(text.format(python=sys.executable, folder=str(self._queue)))
+      program.write_text(text.format(python=sys.executable, folder=str(self._queue), refused=refused))
       program.chmod(0o755)
     self.environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
 
@@ -70,7 +83,7 @@ class Slurm:
 
   def _array(self, number: int) -> Array:
     script = (self._queue / f"{number}.sh").read_text()
-    head = script.split("\n\n")[0].splitlines()
+    head = itertools.takewhile(lambda line: line.startswith("#"), script.splitlines())
     directives = [line.removeprefix("#SBATCH ").strip('"') for line in head if line.startswith("#SBATCH ")]
     words = [*directives, *json.loads((self._queue / f"{number}.json").read_text())]
     options = dict(word.removeprefix("--").partition("=")[::2] for word in words)

@@ -76,6 +76,7 @@ def test_a_job_of_the_same_commands_has_the_same_name_and_others_do_not(capsys):
     assert main.main(["launch", *argv]) == 0
     return yaml.safe_load(capsys.readouterr().out)["metadata"]["name"]
 
+  assert named(*ONE, *SCORE, "--input=tfds:c4/en:3.1.0")  # a name, and no path on a disk
   name = named(*ONE, *SCORE, "--input=gs://b/*.jsonl")
   assert name == named("k8s", "--parts=5", "--image=other", *SCORE, "--input=gs://b/*.jsonl")
   assert name != named(*ONE, *SCORE, "--input=gs://c/*.jsonl")

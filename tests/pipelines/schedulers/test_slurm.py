@@ -19,7 +19,8 @@ FOLDER, NAME = "a 'b' $(touch c)\n\"d\" \\e", 'f "g" $HOME `h` *.jsonl'
 RECORDER = """#!{python}
 import json, os, pathlib, sys, time
 part = sys.argv[-1].removeprefix("--part=").replace("/", "-")
-record = {{"words": sys.argv[1:], "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()}}
+record = {{"words": sys.argv[1:], "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}}
+record |= {{"process": os.getpid(), "folder": os.getcwd()}}
 pathlib.Path({folder!r}, f"{{sys.argv[1]}}-{{part}}").write_text(json.dumps(record))
 if part == os.environ.get("FAILS"):
   sys.exit(3)
@@ -32,6 +33,7 @@ class Launched:
   """A corpus in a folder with a difficult name, a stand-in of Slurm, and a program that records how it is started."""
 
   def __init__(self, folder: pathlib.Path, monkeypatch):
+    self.folder = folder
     self.place, self.records = folder / FOLDER, folder / "records"
     self.place.mkdir()
     self.records.mkdir()
@@ -98,6 +100,8 @@ SAMPLE = ["--", "sample", "--scores=scores", "--sampler=ask_llm", "--rate=0.2", 
     ),
     (["slurm", "--parts=2", "--", "score", "--input=none*", "--model=m", "--scores=s"], "none* matches no file"),
     (["slurm", "--parts=2", "--submit", *SCORE], "--submit needs sbatch"),
+    (["slurm", "--parts=2", *SCORE[:3], "--model=/none", "--scores=s"], "--model=/none is not there"),
+    (["slurm", "--parts=2", *SCORE, "--prompt_file=none"], "--prompt_file=none is not there"),
     (["pbs", "--parts=2", *SCORE], "invalid choice: 'pbs'"),
     (["slurm", *SCORE], "--parts= must be given"),
   ],
@@ -178,6 +182,49 @@ def test_a_part_that_fails_ends_its_task_with_its_status(launched, capsys):
   os.kill(task.pid, signal.SIGTERM)
   assert task.wait(40) == 143
   launched.refuse_living()
+
+
+def test_all_arrays_are_submitted_or_none(launched, capsys):
+  """Kills the mutant that leaves the first array in the queue, which would keep the script from being run again."""
+  assert main.main(["launch", "slurm", "--parts=2", *SCORE, *SAMPLE]) == 0
+  script = capsys.readouterr().out
+  refused = Slurm(launched.folder / "strict", refused=("--sampler",))
+  done = subprocess.run(["bash"], input=script, capture_output=True, text=True, env=refused.environment)
+  assert done.returncode == 1 and "Batch job submission failed" in done.stderr
+  assert done.stdout.startswith("score: job 1,") and not refused.arrays()
+
+
+def test_paths_are_found_from_the_root_however_they_are_given(launched, capsys, monkeypatch):
+  """Kills the mutants: one path in place of several, a table of TFDS or a recipe of Winnow's that becomes a file, a `~`
+  that a task would not expand, a file that the recipe names from the folder in which it was typed.
+  """
+  monkeypatch.setenv("HOME", "/home/me")
+  (launched.place / "folder").mkdir()
+  (launched.place / "recipe.yaml").write_text("rate: 0.5")
+  evaluate = [
+    "--",
+    "evaluate",
+    "--models=org/m,folder,run/checkpoint_*",
+    "--input=a.jsonl,tfds:c4,gs://b/c",
+    "--scores=~/s",
+  ]
+  own = ["--", "curate", "--recipe=d4", "--model=folder", f"--input={NAME}", "--scores=s", "--output=o"]
+  assert main.main(["launch", "slurm", "--parts=1", *evaluate, *own, *own[:2], "--recipe=recipe.yaml", *own[3:]]) == 0
+  assert launched.submit(capsys.readouterr().out).returncode == 0
+  here, (evaluating, curating, other) = str(launched.place), launched.slurm.arrays()
+  for array in (evaluating, curating, other):
+    elsewhere = launched.folder / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    assert launched.slurm.start(array, 0, elsewhere).wait(60) == 0
+  words = launched.records_of("evaluate")["0-1"]
+  assert words["folder"] == here
+  assert words["words"][1:4] == [
+    f"--models=org/m,{here}/folder,{here}/run/checkpoint_*",
+    f"--input={here}/a.jsonl,tfds:c4,gs://b/c",
+    "--scores=/home/me/s",
+  ]
+  assert f"--recipe={here}/recipe.yaml" in launched.records_of("curate")["0-1"]["words"]
+  assert "'--recipe=d4'" in curating.script or "--recipe=d4 " in curating.script
 
 
 def test_jobs_that_are_queued_are_not_submitted_twice(launched, capsys, monkeypatch):
