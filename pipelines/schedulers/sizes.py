@@ -12,7 +12,8 @@ from pipelines.registry.command_names import CURATE, EMBED, SCORE
 from pipelines.schedulers.steps import Step
 
 _WITH_MODEL_GB, _WITHOUT_MODEL_GB, _HOURS = 48, 8, 24.0
-_MOST_PARTS = 100_000
+_MOST_PARTS, _MOST_HOURS = 100_000, 10_000
+_ESTIMATED = (SCORE, EMBED, CURATE)
 _MARGIN = 2.0  # of the limit over the estimate, which may be off, and starts late where a queue is long
 _START_HOURS = 0.5  # of a task: the checksums of the input, the model, and the compilation of its shapes
 
@@ -41,10 +42,16 @@ class Sizes:
 
 def choose(namespace: argparse.Namespace, steps: Sequence[Step]) -> list[Sizes]:
   """Returns the sizes of each command's tasks by the flags of `winnow launch`, or raises WinnowError."""
+  _refuse_impossible(namespace)
+  _refuse_useless(namespace, steps)
+  return [_sizes_of(namespace, step) for step in steps]
+
+
+def _refuse_impossible(namespace: argparse.Namespace) -> None:
   for name, least in (("parts", 1), ("gpus_per_task", 0), ("cpus", 1), ("memory", 1)):
     if (value := getattr(namespace, name)) is not None and value < least:
       raise WinnowError(f"--{name}={value} is below {least}")
-  if namespace.hours is not None and not 0 < namespace.hours <= 10_000:
+  if namespace.hours is not None and not 0 < namespace.hours <= _MOST_HOURS:
     raise WinnowError(f"--hours={namespace.hours:g} is no time limit: give hours above 0")
   if namespace.parts > _MOST_PARTS:
     raise WinnowError(f"--parts={namespace.parts} is above {_MOST_PARTS:,}, the most tasks that a job may have")
@@ -52,43 +59,52 @@ def choose(namespace: argparse.Namespace, steps: Sequence[Step]) -> list[Sizes]:
     raise WinnowError(
       f"--parts={namespace.parts} is no multiple of --gpus_per_task={namespace.gpus_per_task}: each GPU runs a part"
     )
-  if namespace.gpus_per_task and not any(step.runs_model for step in steps):
+
+
+def _refuse_useless(namespace: argparse.Namespace, steps: Sequence[Step]) -> None:
+  """Raises WinnowError for flags that no command has a use for, or that do not go together."""
+  with_model = [step for step in steps if step.runs_model]
+  if namespace.gpus_per_task and not with_model:
     raise WinnowError(f"--gpus_per_task={namespace.gpus_per_task}: none of the commands runs a model: leave it out")
+  for step in with_model:
+    if namespace.gpus_per_task and step.num_workers != 1:
+      workers = f"--direct_num_workers={step.num_workers}"
+      raise WinnowError(f"{step.command} {workers} would load the model several times onto one GPU: leave it out")
   if namespace.accelerator is not None and not namespace.estimate:
     raise WinnowError(f"--accelerator={namespace.accelerator} is for --estimate: add that, or leave it out")
+  if namespace.estimate and not any(step.command in _ESTIMATED for step in steps):
+    raise WinnowError(f"--estimate is for {', '.join(_ESTIMATED)}: leave it out")
   if namespace.estimate and (namespace.gpus_per_task > 0) != (namespace.accelerator is not None):
     raise WinnowError("--estimate takes --accelerator= with --gpus_per_task, and only with it: name the kind of GPU")
-  return [_sizes_of(namespace, step) for step in steps]
 
 
 def _sizes_of(namespace: argparse.Namespace, step: Step) -> Sizes:
+  """Returns the sizes of one command's tasks: what flags give, over an estimate, over defaults."""
   gpus = namespace.gpus_per_task if step.runs_model else 0
   memory, hours = (_WITH_MODEL_GB if step.runs_model else _WITHOUT_MODEL_GB), _HOURS
-  sources = {"memory": "by default", "hours": "by default"}
-  if namespace.estimate and step.command in (SCORE, EMBED, CURATE):
+  of_memory = of_hours = "by default"
+  if namespace.estimate and step.command in _ESTIMATED:
     needed = [estimate.needs(_with_accelerator(stage, namespace.accelerator)) for stage in step.stages]
     workers = namespace.parts * (1 if gpus else namespace.cpus)
     if total := sum(each.hours for each in needed):
-      hours = math.ceil(_MARGIN * (total / workers) + _START_HOURS)
-      sources["hours"] = f"twice the estimate of {total / workers:.2g} h a part"
+      hours = float(math.ceil(_MARGIN * (total / workers) + _START_HOURS))
+      of_hours = f"twice the estimate of {total / workers:.2g} h a part"
     if step.runs_model:
-      memory = max(each.memory_gb for each in needed)
-      sources["memory"] = "by the model's size"
+      memory, of_memory = max(each.memory_gb for each in needed), "by the model's size"
+  sources = []
+  if namespace.memory is None:
+    sources.append(f"--memory={memory} {of_memory}")
   is_slurm = namespace.scheduler == SLURM
-  for name, is_theirs in (
-    ("memory", namespace.memory is not None),
-    ("hours", namespace.hours is not None or not is_slurm),
-  ):
-    if is_theirs:
-      del sources[name]
+  if namespace.hours is None and is_slurm:
+    sources.append(f"--hours={hours:g} {of_hours}")
   return Sizes(
-    namespace.parts,
-    max(gpus, 1) if is_slurm else 1,
-    gpus,
-    namespace.cpus,
-    memory if namespace.memory is None else namespace.memory,
-    hours if namespace.hours is None else namespace.hours,
-    tuple(f"--{name}={dict(memory=memory, hours=f'{hours:g}')[name]} {source}" for name, source in sources.items()),
+    parts=namespace.parts,
+    parts_per_task=max(gpus, 1) if is_slurm else 1,
+    gpus=gpus,
+    cpus=namespace.cpus,
+    memory_gb=memory if namespace.memory is None else namespace.memory,
+    hours=hours if namespace.hours is None else namespace.hours,
+    sources=tuple(sources),
   )
 
 

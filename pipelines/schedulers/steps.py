@@ -36,6 +36,8 @@ class Step:
   command: str
   arguments: tuple[str, ...]
   stages: tuple[argparse.Namespace, ...] = dataclasses.field(compare=False, repr=False)
+  num_workers: int = 1
+  """The worker processes of a part; 0 for one on each core."""
 
   @property
   def runs_model(self) -> bool:
@@ -87,7 +89,14 @@ def _step(line: list[str], scheduler: str, volume: str | None) -> Step:
     if option.partition("=")[0] == "--runner":
       raise WinnowError(f"{command} {option}: winnow launch names the runner itself: leave it out")
   place = _absolute if scheduler == launch_flags.SLURM else _seen_by_pods(volume)
-  return Step(command, tuple(_placed(command, parsing.normalised(command, argv), place)), tuple(stages))
+  arguments = _placed(command, parsing.normalised(command, argv), place)
+  return Step(command, tuple(arguments), tuple(stages), _num_workers(of_beam))
+
+
+def _num_workers(of_beam: Sequence[str]) -> int:
+  parser = argparse.ArgumentParser(allow_abbrev=False)
+  parser.add_argument("--direct_num_workers", type=int, default=1)
+  return parser.parse_known_args(of_beam)[0].direct_num_workers
 
 
 def _placed(command: str, arguments: Sequence[str], place: Callable[[str, str], str]) -> Iterator[str]:
