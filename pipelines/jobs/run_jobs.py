@@ -95,10 +95,10 @@ def _run_claimed(
     stages = [_share(stage, launcher.part.count) for stage in stages]
   running: list[Any] = [*sampling_jobs, *reversed(steps)]
   progress_meter = meter.Meter(stages, quiet=launcher.writes_template, recipe_stages=recipe)
-  with (
-    commands.Log(running[0].folder, arguments) as log,
-    part_records.recording(list(dict.fromkeys(job.folder for job in running)), launcher.part),
-  ):
+  folders = list(dict.fromkeys(job.folder for job in running))
+  if launcher.part is not None:
+    launcher.part = dataclasses.replace(launcher.part, records=folders[0])
+  with commands.Log(folders[0], arguments) as log, part_records.recording(folders, launcher.part):
     address = progress_meter.address if are_here else None
     define = _definition(launcher, scoring_job, sampling_jobs, address)
     this_run: dict[str, int] | None = {}

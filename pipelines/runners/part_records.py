@@ -1,6 +1,6 @@
-"""The records of parts that have begun and ended, in `log/parts/` of a store or output, for `winnow status`.
+"""The records of parts that have begun and ended, in `log/parts/` of a store or output.
 
-Nothing else reads them: the work itself is divided by what is on record of it.
+They are for `winnow status`, and for parts that help others. The work itself is divided by what is on record of it.
 """
 
 import contextlib
@@ -43,21 +43,39 @@ def recording(folders: Sequence[str], part: Part | None) -> Iterator[None]:
   record(_DONE)
 
 
+def at_work(part: Part) -> set[int]:
+  """Returns the indexes of the parts of a division that have begun, and whose end is not on record."""
+  if part.records is None:
+    return set()
+  last = _last(_listed(part.records), str(part.count))
+  return {int(index) for index, (_, state) in last.items() if state == _BEGUN}
+
+
+def _listed(folder: str) -> list[tuple[str, ...]]:
+  """Returns stamp, index, count and state of each record, in order; that of a begin comes before that of its end."""
+  names = storage.list_names(storage.join(folder, "log", "parts"))
+  return sorted(match.groups() for match in map(_NAME.fullmatch, names) if match)
+
+
+def _last(named: list[tuple[str, ...]], count: str) -> dict[str, tuple[str, str]]:
+  """Returns the stamp and the state of the last record of each part of a division, by index."""
+  return {index: (stamp, state) for stamp, index, of, state in named if of == count}
+
+
 def lines(folder: str) -> list[str]:
   """Returns lines about the parts of the last division that worked on a folder: none if there never was one."""
-  records = storage.join(folder, "log", "parts")
-  named = sorted(match.groups() for match in map(_NAME.fullmatch, storage.list_names(records)) if match)
+  named = _listed(folder)
   if not named:
     return []
-  *_, (_, _, count, _) = named
-  last = {index: (stamp, state) for stamp, index, of, state in named if of == count}  # a begin comes before its end
+  count = named[-1][2]
+  last = _last(named, count)
   by_state: dict[str, list[str]] = {state: [] for state in _STATES}
   errors: list[str] = []
   for index in map(str, range(int(count))):
     stamp, state = last.get(index, ("", ""))
     by_state[state].append(f"{index}/{count}")
     if state == _FAILED and len(errors) < _MOST_ERRORS:
-      path = storage.join(records, f"{stamp}-part-{index}-of-{count}-{_FAILED}.json")
+      path = storage.join(folder, "log", "parts", f"{stamp}-part-{index}-of-{count}-{_FAILED}.json")
       errors.append(f"part {index}/{count}: {fingerprints.field(path, 'error')}")
   counted = "; ".join(
     f"{len(parts):,} {_STATES[state]}{_named(state, parts)}" for state, parts in by_state.items() if parts

@@ -38,13 +38,15 @@ class Part:
   """One of `count` parts, by its `index` from 0.
 
   `limit`: the seconds for which it waits while nothing new comes on record. `steals`: whether it does what other parts
-  have not done, once its own share is done.
+  have not done, once its own share is done. `records`: the folder of the store or output whose log records which parts
+  are at work (`part_records`).
   """
 
   index: int
   count: int
   limit: float
   steals: bool = False
+  records: str | None = None
 
   @classmethod
   def parse(cls, text: str, *, limit: float, steals: bool) -> "Part":

@@ -13,7 +13,7 @@ import apache_beam as beam
 
 from curation.errors import WinnowError
 from pipelines.files import storage
-from pipelines.runners import parts
+from pipelines.runners import part_records, parts
 from pipelines.worker import progress, reshuffle
 
 OVER = "the other parts have completed it"
@@ -94,12 +94,24 @@ class _Do(beam.PTransform):
     others = beam.pvalue.AsList(items | "Others" >> beam.Filter(lambda placed: not part.owns(placed[0])))
     made, result, is_over, address = self._made, self._result, self._is_over, self._address
 
-    def wait(_: bytes, others: list[tuple[int, Any]], own: Iterable[Any], *sides: Any) -> Iterator[Any]:
-      """Waits for the files of others; yields the items that this part takes over from them."""
+    def waiting(others: list[tuple[int, Any]], sides: Sequence[Any]) -> _Waiting:
+      return _Waiting(part, others, made([item for _, item in others], *sides) if others else [], is_over)
+
+    def left(_: bytes, others: list[tuple[int, Any]], own: Iterable[Any], *sides: Any) -> Iterator[tuple[Any, str]]:
+      """Yields the items, with their files, of parts that are not at work: they may come late, or never."""
       del own
-      waiting = _Waiting(part, others, made([item for _, item in others], *sides) if others else [], is_over)
-      if not part.wait(waiting.look, _FILE, address):
-        yield from waiting.missing()
+      at_work = part_records.at_work(part)
+      absent = [] if is_over() else waiting(others, sides).absent()
+      yield from ((item, path) for (place, item), path in absent if part.owner(place) not in at_work)
+
+    def wait(
+      _: bytes, others: list[tuple[int, Any]], own: Iterable[Any], helped: Iterable[Any], *sides: Any
+    ) -> Iterator[Any]:
+      """Waits for the files of others; yields the items that this part takes over from them."""
+      del own, helped
+      for_others = waiting(others, sides)
+      if not part.wait(for_others.look, _FILE, address):
+        yield from (item for (_, item), _ in for_others.absent())
 
     def results(_: bytes, others: list[tuple[int, Any]], taken: Iterable[Any], *sides: Any) -> Iterator[Any]:
       del taken
@@ -107,9 +119,20 @@ class _Do(beam.PTransform):
         yield result(item, *sides)
 
     begin = items.pipeline | "Begin" >> beam.Impulse()
-    taken = begin | "Wait" >> beam.FlatMap(wait, others, beam.pvalue.AsIter(own), *self._sides)
+    done = beam.pvalue.AsIter(own)
+    helped = done
     if part.steals:
-      taken = taken | "SpreadLeft" >> reshuffle.Reshuffle() | "TakeOver" >> self._work
+      # Each part meets them in another order, and looks for each file just before it would make it.
+      helped = beam.pvalue.AsIter(
+        begin
+        | "Left" >> beam.FlatMap(left, others, done, *self._sides)
+        | "SpreadLeft" >> reshuffle.Reshuffle()
+        | "NotMade" >> beam.FlatMapTuple(lambda item, path: [] if storage.exists(path) else [item])
+        | "Help" >> self._work
+      )
+    taken = begin | "Wait" >> beam.FlatMap(wait, others, done, helped, *self._sides)
+    if part.steals:
+      taken = taken | "SpreadTaken" >> reshuffle.Reshuffle() | "TakeOver" >> self._work
     known = begin | "Results" >> beam.FlatMap(results, others, beam.pvalue.AsIter(taken), *self._sides)
     return (own, known) | "All" >> beam.Flatten()
 
@@ -123,17 +146,15 @@ class _Waiting:
     self._part, self._is_over = part, is_over
     self._others = list(zip(others, paths, strict=True))
 
-  def _absent(self) -> list[tuple[int, Any]]:
+  def absent(self) -> list[tuple[tuple[int, Any], str]]:
+    """Returns the items whose files are not there, with their places and files."""
     folders = {path.rpartition("/")[0] for _, path in self._others}
     names = {folder: storage.list_names(folder) for folder in folders}
-    return [other for other, path in self._others if path.rpartition("/")[2] not in names[path.rpartition("/")[0]]]
+    return [other for other in self._others if other[1].rpartition("/")[2] not in names[other[1].rpartition("/")[0]]]
 
   def look(self) -> parts.Missing:
     """Looks for files that are not there. Raises WinnowError if they never will be, since all is complete."""
-    absent = self._absent()
+    absent = self.absent()
     if absent and self._is_over():
       raise WinnowError(f"part {self._part} is late, and {OVER}: start it again")
-    return parts.Missing(collections.Counter(self._part.owner(place) for place, _ in absent))
-
-  def missing(self) -> Iterator[Any]:
-    return (item for _, item in self._absent())
+    return parts.Missing(collections.Counter(self._part.owner(place) for (place, _), _ in absent))

@@ -1,6 +1,7 @@
 """`--part`: what is refused, what a part says that waits in vain, and the division of every step."""
 
 import pathlib
+import re
 
 import corpora
 import dividing
@@ -10,6 +11,8 @@ from asking import score, told
 from running import content, run_in, take_turns
 
 from pipelines import main
+from pipelines.runners import part_records
+from pipelines.runners.parts import Part
 from pipelines.scorers.density.preparation import SketchPreparation
 from pipelines.scorers.minhash.preparation import JoinPreparation
 
@@ -60,6 +63,27 @@ def test_another_number_of_parts_goes_on_and_one_that_steals_does_all(place, mod
   assert expected in capsys.readouterr().out
   assert main.main(score(model, "--name=cut", "--part=3/5", "--part_timeout=0", "--part_steal")) == 0
   assert content(place / "scores/cut") == content(place / "scores/one")
+
+
+def test_a_part_that_steals_does_not_wait_for_those_that_are_not_at_work(place, model, scored, capsys):
+  """One part of three draws a whole sample. It waits once for one that has begun, and whose end is not on record.
+
+  Kills the mutants: a thief that waits for parts that never began, or that have ended; one that does at once what
+  others are at work on.
+  """
+  sample = ["sample", f"--scores={place}/scores", "--sampler=ask_llm", "--rate=0.4", "--num_shards=6", "--output=out"]
+  assert run_in(place / "whole", sample) == 0
+  assert run_in(place / "alone", [*sample, "--part=2/3", "--part_timeout=0", ONE]) == 1
+  steals = ["--part=1/3", "--part_steal", "--part_timeout=20", ONE]
+  assert run_in(place / "alone", [*sample, *steals]) == 0
+  assert "waits" not in capsys.readouterr().err
+  with part_records.recording([str(place / "beside")], Part(0, 3, limit=1)):
+    (begun,) = (place / "beside/log/parts").iterdir()
+    (place / "after/out/log/parts").mkdir(parents=True)
+    begun.rename(place / "after/out/log/parts" / begun.name)
+  assert run_in(place / "after", [*sample, *steals]) == 0
+  assert re.search(r"part 1/3 waits for \d files? of part 0/3\n", capsys.readouterr().err)
+  assert content(place / "alone") == content(place / "after") == content(place / "whole")
 
 
 @pytest.fixture(scope="module")
