@@ -1,0 +1,101 @@
+"""The promise of a cascade, simulated: how often too much is lost, and the share asked beside that of an oracle."""
+
+import argparse
+
+import common
+import numpy as np
+import scipy.stats
+
+from curation.selection import cascade
+
+PROMISE = cascade.Promise()
+CORRELATIONS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+RATES = (0.05, 0.1, 0.2, 0.4)
+
+
+def proxies(generator: np.random.Generator, documents: int, rate: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns pairs of scores and proxy scores, all but the first ones made to break the promise."""
+  noise, scores = generator.standard_normal((2, documents))
+  pairs = {
+    f"correlation {correlation}": (scores, correlation * scores + np.sqrt(1 - correlation**2) * noise)
+    for correlation in CORRELATIONS
+  }
+  good = 0.9 * scores + np.sqrt(0.19) * noise
+  best = scores >= np.sort(scores)[-round(rate * documents)]
+  pairs |= {
+    "0.9, ties of one decimal": (np.round(scores, 1), np.round(good, 1)),
+    "0.9, two proxy values": (scores, (good > 0.5).astype(float)),
+    "constant": (scores, np.zeros(documents)),
+    "anti-correlated": (scores, -good),
+    # More of the best than may be lost lie just below the oracle's threshold, and the next ones far below it.
+    "a cliff of the best": (scores, np.where(best & (noise < -1.6), -9 + noise, good)),
+    "the best are alike but few": (scores, np.where(best, np.where(noise < -1.55, -9.0, 9.0), noise)),
+    "reversed among the best": (scores, np.where(best, 10 - scores, scores)),
+  }
+  return pairs
+
+
+def simulate(
+  generator: np.random.Generator, pair: tuple[np.ndarray, np.ndarray], *, rate: float, audited: int, audits: int
+) -> dict[str, float]:
+  """Draws audits of one corpus, and returns the share of broken promises and the mean share asked."""
+  scores, proxy = pair
+  documents = len(scores)
+  wanted = int(rate * documents + 0.5)
+  ties = generator.permutation(documents)
+  # Places stand for values and hashes: no two are equal, and comparisons are those of (score, hash).
+  place = np.empty(documents, np.int64)
+  place[np.lexsort((ties, proxy))] = np.arange(documents)
+  best_first = np.lexsort((ties, scores))[::-1]
+  score_place = np.empty(documents, np.int64)
+  score_place[best_first] = np.arange(documents)
+  best, losses = best_first[:wanted], PROMISE.losses(wanted)
+  oracle = documents - np.sort(place[best])[losses]
+  bounds = cascade.num_best(documents, wanted, audited, PROMISE)
+  assert bounds is not None
+  broken, asked = 0, []
+  for _ in range(audits):
+    taken = generator.choice(documents, audited, replace=False)
+    chosen = (
+      taken[np.argpartition(score_place[taken], bounds.best - 1)[: bounds.best]] if bounds.best < audited else taken
+    )
+    threshold = np.partition(place[chosen], bounds.spared)[bounds.spared] if bounds.spared < len(chosen) else 0
+    below = best[place[best] < threshold]
+    broken += len(below) - np.isin(below, taken, assume_unique=True).sum() > losses
+    asked.append(documents - threshold)
+  return {
+    "failures": broken / audits,
+    "p_value": float(scipy.stats.binomtest(int(broken), audits, PROMISE.risk, alternative="greater").pvalue),
+    "asked": float(np.mean(asked)) / documents,
+    "oracle": float(oracle) / documents,
+    "ratio": float(np.mean(asked)) / float(oracle),
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--documents", type=int, default=400_000)
+  parser.add_argument("--audit", type=int, default=cascade.DEFAULT_AUDIT)
+  parser.add_argument("--audits", type=int, default=500)
+  arguments = parser.parse_args()
+  common.print_machine()
+  generator = np.random.default_rng(0)
+  print(
+    f"{arguments.audits} audits of {arguments.audit:,} of {arguments.documents:,} documents, risk {PROMISE.risk:.2f}"
+  )
+  print("| proxy | rate | failures | p | asked | oracle | ratio |\n|---|---|---|---|---|---|---|")
+  worst, num = 1.0, 0
+  for rate in RATES:
+    for name, pair in proxies(generator, arguments.documents, rate).items():
+      row = simulate(generator, pair, rate=rate, audited=arguments.audit, audits=arguments.audits)
+      worst, num = min(worst, row["p_value"]), num + 1
+      print(
+        f"| {name} | {rate} | {row['failures']:.1%} | {row['p_value']:.2g} | {row['asked']:.3f} | {row['oracle']:.3f} "
+        f"| {row['ratio']:.3f} |",
+        flush=True,
+      )
+  print(f"the smallest p-value of {num}: {worst:.2g}; by chance alone one of {0.05 / num:.1g} would be unusual")
+
+
+if __name__ == "__main__":
+  main()
