@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import platform
@@ -23,15 +24,18 @@ def _kernel_value(path: str) -> str:
 # The scope in which a process id is unique: containers of the same name may share a disk.
 _PLACE = (platform.node(), _kernel_value("/proc/sys/kernel/random/boot_id"), _kernel_value("/proc/self/ns/pid"))
 _HOST = hashlib.blake2b(repr(_PLACE).encode(), digest_size=4).hexdigest()
-# Host, process, and the process's start: a number that the names of earlier versions do not have.
-_NAME = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)(?:\.(\d+))?-[0-9a-f]{8}\.tmp", re.DOTALL)
+# Host, process, and the process's start, which is not known everywhere. No longer than it must be: Linux limits names.
+_NAME = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(?:([g-v]{4})[0-9a-f]{4}|[0-9a-f]{8})\.tmp", re.DOTALL)
+_DIGITS = str.maketrans("0123456789abcdef", "ghijklmnopqrstuv")
+_numbers = itertools.count()
 
 
 def name_for(name: str) -> str:
   """Returns a new name, of this process, for the temporary file of what will be called `name`."""
   process = os.getpid()
   start = _own_start(process)
-  return f".{name}.{_HOST}-{process}{'' if start is None else f'.{start}'}-{uuid.uuid4().hex[:8]}.tmp"
+  unique = uuid.uuid4().hex[:8] if start is None else f"{start}{next(_numbers) % 0x10000:04x}"
+  return f".{name}.{_HOST}-{process}-{unique}.tmp"
 
 
 def is_temporary(name: str) -> bool:
@@ -64,9 +68,9 @@ def _own_start(process: int) -> str | None:
 
 
 def _state_and_start(process: int) -> tuple[str | None, str | None]:
-  """Returns the state of a process, and its start in ticks since the machine's; None if the system does not tell."""
+  """Returns the state of a process, and the last digits of its start in ticks; None if the system does not tell."""
   try:
     fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return fields[0], fields[19]
-  except (OSError, IndexError):
+    return fields[0], f"{int(fields[19]) % 0x10000:04x}".translate(_DIGITS)
+  except (OSError, IndexError, ValueError):
     return None, None

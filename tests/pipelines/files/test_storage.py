@@ -312,7 +312,7 @@ def test_a_zombie_and_a_process_with_the_number_of_a_dead_one_write_nothing(tmp_
   with storage.create_file(str(tmp_path / "live")):
     dead, ours = sorted(os.listdir(tmp_path))
     assert (dead[:6], ours[:6]) == (".dead.", ".live.")
-    (tmp_path / re.sub(r"\.\d+-", ".1-", ours)).touch()  # of an earlier process
+    (tmp_path / re.sub(r"-[g-v]{4}", "-vvvv", ours)).touch()  # of an earlier process
     storage.sweep_temporary_files(str(tmp_path))
     assert os.listdir(tmp_path) == [ours]
   zombie.wait()
