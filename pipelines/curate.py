@@ -9,6 +9,7 @@ from pipelines import score
 from pipelines.files import fingerprints
 from pipelines.flags import parsing
 from pipelines.jobs import endings, estimate, find_stores, plan_output, plan_store, planning, run_jobs, store_job
+from pipelines.jobs.cascades import plan
 from pipelines.jobs.store_job import ScoringJob
 from pipelines.registry import command_names
 from pipelines.runners import commands, launch
@@ -22,6 +23,7 @@ def curate(argv: Sequence[str]) -> None:
   for namespace in namespaces:
     namespace.sampler = namespace.sampler or namespace.scorer
     find_stores.refuse_other_sampler(namespace.sampler, namespace.scorer)
+  plan.refuse_flags(namespaces)
   namespace = namespaces[-1]
   # Each launcher checks the paths of one stage.
   launcher = [planning.make_launcher(stage_flags, beam_arguments) for stage_flags in namespaces][-1]
@@ -40,16 +42,19 @@ def curate(argv: Sequence[str]) -> None:
     made.append(argparse.Namespace(**vars(stage_flags) | job.made_with))
     selected = survivors.Survivors(job.config.store, plan_output.selection_request(stage_flags))
     stage = planning.Stage(stage.number + 1, store_job.SelectingJob(selected, job, stage.number))
-  scoring_job = _plan_stage(namespace, launcher, stage)
+  cascade = None if namespace.proxy is None else plan.plan(namespace, launcher)
+  scoring_job = _plan_stage(namespace, launcher, stage) if cascade is None else cascade.job
   made.append(argparse.Namespace(**vars(namespace) | scoring_job.made_with))
   scoring_job.refuse_shared_folders()
   sampling_jobs = plan_output.plan_samples(
-    namespace,
+    namespace if cascade is None else cascade.namespace,
     parsing.own_arguments(command_names.CURATE, made),
     store=scoring_job.config.store,
     store_request=scoring_job.request,
     corpus=scoring_job.corpus,
   )
+  if cascade is not None:
+    sampling_jobs = plan.sampling_asked(cascade, sampling_jobs)
   with commands.writing():
     arguments = ["winnow", command_names.CURATE, *argv]
     if not run_jobs.run(launcher, arguments, scoring_job=scoring_job, sampling_jobs=sampling_jobs):
@@ -59,6 +64,9 @@ def curate(argv: Sequence[str]) -> None:
       print(f"{title}, of the documents that earlier stages selected:")
     score.print_summary(scoring_job)
     sample_command.print_outputs(sampling_jobs)
+    if cascade is not None:
+      for line in plan.lines(cascade):
+        print(endings.wrapped(line))
     if jobs:
       selected = fingerprints.read_json(sampling_jobs[0].manifest_path)["counts"]["selected"]
       of_corpus = jobs[0].config.store.summary()["read"]
@@ -70,8 +78,8 @@ def _plan_stage(namespace: argparse.Namespace, launcher: launch.Launcher, stage:
   # A random sample needs no scores, unless a model or embeddings are given.
   is_random = namespace.sampler == registry.RANDOM and namespace.model is None and namespace.embeddings is None
   # --overwrite spares scores that fit: they are the expensive part, and another rate is no reason to lose them.
-  plan = plan_store.plan_counting if is_random else plan_store.plan_named_scoring
-  return plan(namespace, launcher, spare=True, stage=stage)
+  plan_one = plan_store.plan_counting if is_random else plan_store.plan_named_scoring
+  return plan_one(namespace, launcher, spare=True, stage=stage)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

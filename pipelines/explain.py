@@ -17,7 +17,8 @@ from pipelines.corpus import blocks, inputs
 from pipelines.files import storage
 from pipelines.flags import parsing
 from pipelines.jobs import find_stores, planning
-from pipelines.output import manifests
+from pipelines.jobs.cascades import plan
+from pipelines.output import cascades, manifests
 from pipelines.registry import command_names
 from pipelines.runners import commands
 from pipelines.selection import ranks
@@ -25,6 +26,7 @@ from pipelines.store import documents, kinds, score_files
 from pipelines.store.score_store import ScoreStore
 
 _READERS = 8  # files read at once
+_BAD = "a bad document"
 
 
 class Found(NamedTuple):
@@ -79,7 +81,7 @@ def look_up(store: ScoreStore, shard: blocks.Shard, row: int) -> Found:
   for line in letter.splitlines():
     entry = orjson.loads(line)
     if entry["row"] == row:
-      return Found(None, f"a bad document ({entry['reason']}), which begins with {entry['text'][:80]!r}")
+      return Found(None, f"{_BAD} ({entry['reason']}), which begins with {entry['text'][:80]!r}")
   known = {"left out by a stage before": summary.left_out, "a blank line": summary.blank}
   if reason := ", or ".join(reason for reason, count in known.items() if count):
     return Found(None, reason)
@@ -132,6 +134,8 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
     raise WinnowError(f"{name} is none of the inputs of {output}")
   score, detail, domain = look_up(store, shard, row)
   if score is None:
+    if cascades.FIELD in manifest and not detail.startswith(_BAD):
+      detail = _below_cascade(output, manifest, store, scores, (shard, row)) or detail
     return f"not selected: {detail}"
   request = selection.SelectionRequest(**manifest["request"])
   row_N = np.array([row])
@@ -155,6 +159,22 @@ def _in_output(output: str, scores: str, name: str, row: int) -> str:
   num_shards = len(manifest["shards"])
   index = int(hashing.hash_documents("place", request.seed, name, row_N)[0]) % num_shards
   return f"{verdict}{'' if is_selected else first}{limit}; in {manifest['shards'][index]['file']}"
+
+
+def _below_cascade(
+  output: str, manifest: dict[str, Any], store: ScoreStore, scores: str, document: tuple[blocks.Shard, int]
+) -> str | None:
+  """Says why a cascade did not ask the rater about a document; None if the proxy has no score of it."""
+  shard, row = document
+  asked = plan.asked_of(output, manifest, store, scores)
+  score, _, _ = look_up(asked.store, shard, row)
+  if score is None:
+    return None
+  floor = selection.from_order_key(int(manifest[cascades.FIELD]["asked_from"], 16) >> 64)
+  return (
+    f"left out by the cascade, so that the rater was not asked about it: its proxy score, {score:.6g}, is below the "
+    f"threshold, {floor:.6g}"
+  )
 
 
 def _in_group(store: ScoreStore, request: selection.SelectionRequest, rank: int, domain: str) -> tuple[bool, str]:

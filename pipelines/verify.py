@@ -8,7 +8,8 @@ from pipelines.corpus import inputs, stripes
 from pipelines.files import storage
 from pipelines.flags import parsing
 from pipelines.jobs import meter, plan_output, planning
-from pipelines.output import manifests, verification
+from pipelines.jobs.cascades import plan
+from pipelines.output import cascades, manifests, verification
 from pipelines.registry import command_names
 from pipelines.runners import commands
 
@@ -21,6 +22,10 @@ def verify(argv: Sequence[str]) -> None:
   with manifests.naming_manifest(output):
     config, why_no_texts = plan_output.plan_verification(namespace, launcher, output)
     counts = config.manifest["counts"]
+    if cascades.FIELD in config.manifest:
+      sampling = config.sampling
+      asked = plan.asked_of(output, config.manifest, sampling.store, namespace.scores)
+      config = dataclasses.replace(config, sampling=dataclasses.replace(sampling, asked=asked))
   # It writes nothing that stays, but a false claim is a failure, not a refusal.
   with commands.writing():
     verification.sweep(output)
@@ -39,6 +44,8 @@ def verify(argv: Sequence[str]) -> None:
         storage.delete_folder(config.sampling.work_folder)
   where = f"{config.num_shards:,} shard{'s' * (config.num_shards != 1)}"
   print(f"{counts['selected']:,} documents in {where} are those that the scores select, each once")
+  if cascades.FIELD in config.manifest:
+    print("the certificate of the cascade is the one that the scores give, and all that it asks about was scored")
   print("their texts are those of the input" if config.texts else f"their texts were not compared: {why_no_texts}")
 
 

@@ -7,7 +7,7 @@ They are not subclasses of PipelineOptions. Two of those that share a flag break
 import collections
 
 from curation.errors import WinnowError
-from pipelines.flags import launch_flags, model_flags
+from pipelines.flags import cascade_flags, launch_flags, model_flags
 from pipelines.output.formats import registry as formats
 from pipelines.registry.command_names import (
   CLUSTER,
@@ -293,6 +293,7 @@ FLAGS = (
     default=formats.DEFAULT,
     choices=tuple(formats.FORMATS),
   ),
+  *cascade_flags.FLAGS,
   Flag(
     "overwrite",
     "Store",

@@ -76,6 +76,8 @@ class SamplingJob:
       "store": writing.scores_place(self.config.store.folder, self.config.output),
       "request": self.scores_request,
     }
+    if self.config.asked is not None:
+      place["proxy"] = writing.scores_place(self.config.asked.store.folder, self.config.output)
     storage.create(self.scores_place_path, fingerprints.to_json(place))
 
   def refuse_other_request(self) -> None:

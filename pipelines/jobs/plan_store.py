@@ -65,7 +65,7 @@ def plan_named_scoring(
   plan = functools.partial(planning.plan_scoring, namespace, workers, spare=spare, stage=stage, preparation=preparation)
   if entry.has_model:
     require(namespace, "model")
-  folder = _store_folder(namespace, "name", namespace.name or stage.named(_default_name(namespace, entry)))
+  folder = _store_folder(namespace, "name", namespace.name or stage.named(default_name(namespace, entry)))
   if entry.reads == TEXTS and entry.upstream is None:
     scorer = entry.describe(namespace, Stored(folder))
     return plan(scorer, folder, corpus=corpus or stage.corpus)
@@ -77,7 +77,7 @@ def plan_named_scoring(
   return plan(entry.describe(namespace, stored), folder, corpus=jobs[0].corpus, before=(jobs[-1],))
 
 
-def _default_name(namespace: argparse.Namespace, entry: Entry) -> str:
+def default_name(namespace: argparse.Namespace, entry: Entry) -> str:
   """Returns the name of a store: that of its scorer, and that of its model or embeddings, if it has any."""
   if entry.has_model:
     return f"{entry.name}_{model_files.model_name(namespace.model)}"

@@ -29,6 +29,8 @@ class Stage:
 
   number: int = 1
   selecting: SelectingJob | None = None
+  suffix: str | None = None
+  """The end of the names of its stores; None: the number of the stage."""
 
   @property
   def survivors(self) -> survivors.Survivors | None:
@@ -56,7 +58,7 @@ class Stage:
 
   def named(self, name: str) -> str:
     """Returns the name of a store of the surviving documents; `name` is that of a store of all documents."""
-    return name if self.number == 1 else f"{name}_stage{self.number}"
+    return name if self.number == 1 else f"{name}_{self.suffix or f'stage{self.number}'}"
 
 
 def make_launcher(namespace: argparse.Namespace, beam_arguments: Sequence[str]) -> launch.Launcher:

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from curation.errors import WinnowError
 from curation.selection import domains
@@ -13,7 +13,7 @@ from pipelines.runners import parts
 from pipelines.scorers import registry
 from pipelines.scoring import parted, scoring, stored_blocks
 from pipelines.scoring.preparation import Preparation
-from pipelines.selection import survivors, thresholds
+from pipelines.selection import cascade, survivors, thresholds
 from pipelines.store import clearing, score_store
 from pipelines.store.score_store import ScoreStore
 from pipelines.worker import progress
@@ -40,6 +40,10 @@ class ScoringJob:
   knows_engine: bool  # workers have the launcher's libraries
   before: tuple["ScoringJob | SelectingJob", ...] = ()
   preparation: Preparation | None = None
+
+  @property
+  def store(self) -> ScoreStore:
+    return self.config.store
 
   @property
   def folder(self) -> str:
@@ -198,16 +202,46 @@ class ScoringJob:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoredJob:
+  """A complete store that a command reads and does not make, such as a proxy's, with its corpus and its request."""
+
+  corpus: Corpus
+  store: ScoreStore
+  request: dict[str, Any]
+  before: tuple[()] = ()
+  is_complete: ClassVar[bool] = True
+  starts_over: ClassVar[bool] = False
+
+  @property
+  def folder(self) -> str:
+    return self.store.folder
+
+  @property
+  def identity(self) -> str:
+    return f"{self.folder} {self.store.fingerprint}"
+
+  @property
+  def count(self) -> progress.Count:
+    return progress.Count(self.store.summary()["scored"], is_exact=True)
+
+  def claim(self) -> None:
+    """Does nothing: the store belongs to the command that made it."""
+
+  def tidy(self) -> None:
+    """Does nothing: the store belongs to the command that made it."""
+
+
+@dataclasses.dataclass(frozen=True)
 class SelectingJob:
   """The job between two stages of a recipe: it writes down in the store of the first what that stage selects."""
 
   survivors: survivors.Survivors
-  scoring: ScoringJob
+  scoring: "ScoringJob | StoredJob"
   number: int
   """The number of the stage that selects."""
 
   @property
-  def before(self) -> tuple[ScoringJob]:
+  def before(self) -> "tuple[ScoringJob | StoredJob]":
     return (self.scoring,)
 
   @property
@@ -262,10 +296,41 @@ class SelectingJob:
     return after | self.label >> survivors.Settle(self.survivors, self.scoring.corpus.shards, address)
 
 
-def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[ScoringJob | SelectingJob]":
-  ordered: dict[str, ScoringJob | SelectingJob] = {}
+@dataclasses.dataclass(frozen=True)
+class CertifyingJob(SelectingJob):
+  """The job between the audit of a cascade, whose scores `scoring` makes, and the documents that the cascade asks."""
 
-  def visit(job: ScoringJob | SelectingJob) -> None:
+  asked: cascade.Asked
+
+  @property
+  def count(self) -> progress.Count | None:
+    """Returns the number of documents that are asked; None until that is known."""
+    documents = self.survivors.documents if self.is_complete else None
+    return None if documents is None else progress.Count(documents, is_exact=False)
+
+  def stages(self) -> list[progress.Stage]:
+    """Returns the stages of the work, as users see them."""
+    documents = progress.Count(self.asked.store.summary()["scored"], is_exact=True)
+    return [
+      progress.Stage(cascade.CERTIFYING, documents, thresholds.SPEED),
+      progress.Stage(thresholds.SELECTING, documents, thresholds.SPEED),
+    ]
+
+  @property
+  def label(self) -> str:
+    return "Cascade"
+
+  def transform(self, after: Any, parallelism: int, address: progress.Address | None, again: str = "") -> Any:
+    """Certifies the threshold, and writes down what is asked: returns PCollection[stores.Ledger]."""
+    del parallelism, again
+    address = None if address is None else address.within(self.number)
+    return after | self.label >> cascade.Settle(self.asked, self.scoring.corpus.shards, address)
+
+
+def _in_order(job: "ScoringJob | SelectingJob", *, only_missing: bool) -> "list[Any]":
+  ordered: dict[str, ScoringJob | SelectingJob | StoredJob] = {}
+
+  def visit(job: "ScoringJob | SelectingJob | StoredJob") -> None:
     if job.identity in ordered or (only_missing and job.is_complete and not job.starts_over):
       return
     for earlier in job.before:

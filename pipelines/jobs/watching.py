@@ -82,7 +82,7 @@ class _Selection:
 
   def look(self) -> list[Found]:
     is_settled = storage.exists(self._job.survivors.path)
-    return [Found(None, self._job.scoring.config.store.is_complete and not is_settled)]
+    return [Found(None, self._job.scoring.store.is_complete and not is_settled)]
 
 
 class _Output:

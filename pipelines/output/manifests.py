@@ -10,7 +10,7 @@ from typing import Any
 from curation.errors import WinnowError
 from curation.selection import selection
 from pipelines.files import fingerprints, storage
-from pipelines.output import folders, tfds_metadata, writing
+from pipelines.output import cascades, folders, tfds_metadata, writing
 from pipelines.output.formats.registry import FORMATS
 from pipelines.selection import thresholds
 from pipelines.store import score_store
@@ -141,6 +141,8 @@ def make_manifest(
     for shard in written_shards
   ]
   made_with = fingerprints.field(storage.join(config.store.folder, score_store.INPUT_FILE), score_store.MADE_WITH)
+  if config.asked is not None:
+    manifest[cascades.FIELD] = cascades.manifest_field(config.asked, config.asked.record())
   return manifest | {
     "made_with": made_with or {},
     "versions": context.versions,

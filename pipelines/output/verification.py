@@ -25,7 +25,7 @@ from curation.selection import hashing, search
 from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import fingerprints, storage, temporary_files
-from pipelines.output import manifests, tfds_metadata, writing
+from pipelines.output import cascades, manifests, tfds_metadata, writing
 from pipelines.output.formats.format import SCHEMA
 from pipelines.output.formats.registry import FORMATS
 from pipelines.selection import ranks, thresholds
@@ -34,7 +34,8 @@ from pipelines.worker import progress, reshuffle
 
 _WORK = "verify-"
 _READING, _RECOMPUTING = "reading the output back", "recomputing the selection"  # as users see them
-_NOT_KNOWN = ("shards", "made_with", "versions", "command")  # fields of a manifest that do not follow from the scores
+# Fields of a manifest that do not follow from the scores alone.
+_NOT_KNOWN = ("shards", "made_with", "versions", "command", cascades.FIELD)
 _MODULUS = 1 << 128
 
 
@@ -330,6 +331,12 @@ class Verify(beam.PTransform):
       )
       | "CheckThreshold" >> beam.MapTuple(lambda _, selected: check_threshold(selected, config))
     )
+    if sampling.asked is not None:
+      claimed = config.manifest[cascades.FIELD]
+      check_cascade = cascades.Check(
+        claimed, sampling.asked, sampling.store, config.shards, address=config.progress_address
+      )
+      _ = root | "Cascade" >> check_cascade
     in_output = (
       known
       | "OutputShards" >> stripes.Spread(range(config.num_shards))

@@ -16,7 +16,7 @@ from pipelines.corpus import blocks, stripes
 from pipelines.corpus.readers import reading
 from pipelines.files import damage, fingerprints, storage
 from pipelines.output.formats.registry import DEFAULT, FORMATS
-from pipelines.selection import limits, ranks
+from pipelines.selection import cascade, limits, ranks
 from pipelines.sorted_runs import merging, run_files, run_writer
 from pipelines.store import block_files, score_files, score_store
 from pipelines.store.score_store import ScoreStore
@@ -51,6 +51,8 @@ class SamplingConfig:
   rejected: bool = False
   """Whether to write the documents that the request rejects instead of those that it selects."""
   progress_address: progress.Address | None = None
+  asked: cascade.Asked | None = None
+  """The cascade that chose the documents of the store; None if there was none."""
   work: str | None = None
   """The folder for files from before the output is complete; None: a folder in the output."""
 

@@ -20,6 +20,7 @@ GROUPS = (
   "Clusters",
   "MinHash",
   "Sample",
+  "Cascade",
   "Parts",
   "Task",
 )

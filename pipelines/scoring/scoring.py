@@ -23,7 +23,7 @@ from curation.selection import domains
 from pipelines.corpus import blocks, sources
 from pipelines.corpus.stripes import Spread, Stripe
 from pipelines.files import damage, fingerprints, row_bits, storage
-from pipelines.scoring import bisection, recording, stored_blocks
+from pipelines.scoring import bisection, known_scores, recording, stored_blocks
 from pipelines.scoring.description import Description, Scorer
 from pipelines.selection.survivors import Survivors
 from pipelines.store import block_files, dead_letters, kinds, score_files, score_store, sealing
@@ -84,6 +84,7 @@ class _Ready(NamedTuple):
   block: blocks.Block
   loaded: Loaded
   prepared: Any
+  known: known_scores.Known | None = None
 
 
 def score_blocks(
@@ -121,7 +122,7 @@ def score_blocks(
         if loaded is None:  # the stage's clock starts now: what is on record took none of its time
           loaded = load()
           at_work.enter_context(progress.working(config.progress_address, config.title))
-        yield _Ready(block, loaded, bisection.prepare(loaded.scorer, block, config.scorer.reads))
+        yield _prepare(config, shard, block, loaded)
 
   recorded_indices: list[int] = []
   try:
@@ -130,6 +131,15 @@ def score_blocks(
   except sources.ChangedError:
     storage.delete([store.block_path(shard, index, store.engine()) for index in recorded_indices])
     raise
+
+
+def _prepare(config: ScoringConfig, shard: blocks.Shard, block: blocks.Block, loaded: Loaded) -> _Ready:
+  """Does the host's work for the documents of a block whose scores no earlier store has."""
+  earlier = None if config.survivors is None else config.survivors.scored_before
+  known = None
+  if earlier is not None and known_scores.are_usable(earlier, config.store.engine_path):
+    block, known = known_scores.split(earlier, shard, block)
+  return _Ready(block, loaded, bisection.prepare(loaded.scorer, block, config.scorer.reads), known)
 
 
 def _is_same(
@@ -171,11 +181,13 @@ def _score_prepared(
       if not isinstance(item, _Ready):
         yield recording.BlockCounts(item.index, item.num_rows, _not_read(item, kept))
         continue
-      block, loaded, ready = item
+      block, loaded, ready, known = item
       started, block_progress = time.monotonic(), progress.Block(config.progress_address, config.title)
       block, scores = bisection.run(
         *(loaded.scorer, block, ready, config.scorer.reads), on_batch=block_progress.add, on_failure=on_failure
       )
+      if known is not None:
+        block, scores = known_scores.join(known, block, scores)
       milliseconds = round(1000 * (time.monotonic() - started))
       block_progress.finish(block.num_rows - _not_read(block, kept), scores.useful_tokens)
       if written is not None:

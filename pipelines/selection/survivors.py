@@ -42,6 +42,11 @@ class Survivors:
     """The fingerprint of the selection: of the scores' request and of this one."""
     return fingerprints.fingerprint([self.store.fingerprint, dataclasses.asdict(self.request)])
 
+  @property
+  def scored_before(self) -> ScoreStore | None:
+    """The store that holds scores of some of the survivors by the scorer of the next stage already, if there is one."""
+    return None
+
   def engine(self) -> dict[str, Any]:
     """Returns the fingerprint of the scores that select, engine included, once a worker has recorded the engine."""
     return {"within": self.store.fingerprint_with_engine()} if storage.exists(self.store.engine_path) else {}
