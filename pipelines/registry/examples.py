@@ -1,4 +1,4 @@
-"""Two examples of each command, which its help and the reference show."""
+"""Two or more examples of each command, which its help and the reference show."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -98,6 +98,11 @@ EXAMPLES = {
       "winnow curate --recipe=d4 --input='c4/*.json.gz' --model=sentence-transformers/sentence-t5-base "
       "--scores=scores --output=d4",
     ),
+    Example(
+      "ask a large rater only about documents that a small one cannot rule out",
+      "winnow curate --input='c4/*.json.gz' --model=google/flan-t5-xl --proxy=ask_llm_flan_t5_small --recall=0.95 "
+      "--scores=scores --rate=0.1 --output=best_xl",
+    ),
   ),
   command_names.REPORT: (
     Example("make a page about all scores of a folder", "winnow report --scores=scores --report=report"),
@@ -147,4 +152,4 @@ EXAMPLES = {
     ),
   ),
 }
-"""Two examples of each command."""
+"""Two or more examples of each command."""

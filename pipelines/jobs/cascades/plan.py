@@ -45,6 +45,11 @@ def refuse_flags(namespaces: list[argparse.Namespace]) -> None:
       for name in FLAGS:
         if name in namespace.given:
           raise WinnowError(f"--{name} is for a cascade; add --proxy=, or leave it out")
+    elif namespace.estimate:
+      raise WinnowError(
+        "--estimate with --proxy would not know the share that is asked: estimate without --proxy, and take the share "
+        "that the command says before it asks"
+      )
     elif len(namespaces) > 1:
       raise WinnowError(f"--proxy={namespace.proxy} does not go with stages: a cascade is two stages already")
 

@@ -131,7 +131,7 @@ def test_a_command_that_is_misspelt_is_told_the_nearest(capsys):
 @pytest.mark.parametrize("command", command_names.COMMANDS)
 def test_each_example_is_a_command_line_that_parses(command):
   """Kills: an example with a flag that was renamed, that lacks a required one, or that names a recipe there is not."""
-  assert len(examples.EXAMPLES[command]) == 2
+  assert len(examples.EXAMPLES[command]) >= 2
   for example in (*examples.EXAMPLES[command], *examples.TOP_LEVEL):
     name, first, *argv = shlex.split(example.line)
     assert name == "winnow" and (first == command or example in examples.TOP_LEVEL)
