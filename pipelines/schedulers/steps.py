@@ -121,6 +121,8 @@ def is_on_disk(flag: str, path: str) -> bool:
     return False
   if flag == "recipe":
     return not is_inline(path) and (os.path.isabs(path) or os.path.isfile(path))
+  if flag == "proxy":  # or the name of a store in --scores
+    return "/" in path
   return flag not in _NAMES or os.path.isabs(path) or os.path.exists(path) or bool(set(path) & set("*?["))
 
 

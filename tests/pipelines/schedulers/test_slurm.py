@@ -213,6 +213,10 @@ def test_paths_are_found_from_the_root_however_they_are_given(launched, capsys, 
     "--input=a.jsonl,tfds:c4,gs://b/c",
     "--scores=~/s",
   ]
+  mine = ["--", "curate", "--model=folder", f"--input={NAME}", "--scores=s", "--output=o", "--rate=0.1"]
+  for proxy, place in (("dense", "--proxy=dense"), ("s/dense", f"--proxy={launched.place}/s/dense")):
+    (step,) = steps.read([*mine, f"--proxy={proxy}"], "slurm", None)
+    assert place in step.arguments
   own = ["--", "curate", "--recipe=d4", "--model=folder", f"--input={NAME}", "--scores=s", "--output=o"]
   assert main.main(["launch", "slurm", "--parts=1", *evaluate, *own, *own[:2], "--recipe=recipe.yaml", *own[3:]]) == 0
   assert launched.submit(capsys.readouterr().out).returncode == 0
