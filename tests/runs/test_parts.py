@@ -102,13 +102,13 @@ def new_documents(folder: pathlib.Path) -> int:
 
 
 def test_killed_parts_do_again_only_what_was_in_progress(place):
-  """Four parts in any order, two at a time, each killed at a random moment and started again; then three parts.
+  """Eight parts in any order, two at a time, each killed at a random moment and started again; then three parts.
 
   Kills the mutants: a part that scores what is on record, or another part's share; a store whose bytes tell how it was
   divided; records that another number of parts cannot use.
   """
-  count, generator = 4, random.Random(11)
-  folder, division = place.folder / "killed", Division(place.undisturbed / "scores/asked", 4)
+  count, generator = 8, random.Random(11)
+  folder, division = place.folder / "killed", Division(place.undisturbed / "scores/asked", count)
   store, expected, kills = folder / "scores/asked", 0, 0
   shares = [division.on_record(place.undisturbed / "scores/asked", index) for index in range(count)]
   assert sum(shares) == 10_000
@@ -137,7 +137,7 @@ def test_killed_parts_do_again_only_what_was_in_progress(place):
       del running[index]
       moments.pop(index, None)
     time.sleep(0.01)
-  assert kills >= 2
+  assert kills >= 4
   assert 0 < expected < 10_000
   assert new_documents(store) == expected
   for task in [Task(place, "score", folder, f"{index}/3", f"--part_timeout={SECONDS}") for index in (2, 0, 1)]:
