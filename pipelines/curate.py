@@ -31,7 +31,7 @@ def curate(argv: Sequence[str]) -> None:
     for number, stage_flags in enumerate(namespaces, 1):
       if len(namespaces) > 1:
         print(f"stage {number} of {len(namespaces)}, {stage_flags.scorer}, as if it scored all documents:")
-      estimate.show(stage_flags, launcher)
+      estimate.show(stage_flags, launcher, None if stage_flags.proxy is None else _expected(stage_flags, launcher))
     return
   made: list[argparse.Namespace] = []  # the flags of each stage, with the names of the models that were found
   jobs: list[ScoringJob] = []
@@ -72,6 +72,17 @@ def curate(argv: Sequence[str]) -> None:
       of_corpus = jobs[0].config.store.summary()["read"]
       print(f"{selected:,} of {of_corpus:,} documents of the corpus are left ({endings.share(selected, of_corpus)})")
     endings.print_next(stopwatch, endings.after_sample(namespace, beam_arguments))
+
+
+def _expected(namespace: argparse.Namespace, launcher: launch.Launcher) -> tuple[float, str] | None:
+  """Estimates the share of the documents that a cascade asks about; says why it is unknown if it is."""
+  cascade = plan.plan(namespace, launcher)
+  if (share := plan.expected_share(cascade)) is None:
+    print(
+      "The share that the cascade asks about is known once its audit is scored: start the command, which says the "
+      "share before it asks about the rest, and can be stopped there. This is the cost of all documents:"
+    )
+  return share
 
 
 def _plan_stage(namespace: argparse.Namespace, launcher: launch.Launcher, stage: planning.Stage) -> ScoringJob:

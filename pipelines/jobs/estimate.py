@@ -61,9 +61,15 @@ class Needs(NamedTuple):
   memory_gb: int
 
 
-def show(namespace: argparse.Namespace, workers: Workers) -> None:
-  """Prints the estimate of a scoring command to standard output. Raises WinnowError where the command itself would."""
+def show(namespace: argparse.Namespace, workers: Workers, asked: tuple[float, str] | None = None) -> None:
+  """Prints the estimate of a scoring command to standard output. Raises WinnowError where the command itself would.
+
+  `asked`: the share of the documents that a cascade asks about, and the same in words.
+  """
   corpus, sampled, estimate = _estimated(namespace)
+  if asked is not None:
+    estimate.rows.append(("asked by the cascade", f"{asked[1]}; so much of these hours is what follows"))
+    estimate = estimate._replace(hours=asked[0] * estimate.hours)
   for count in _worker_counts(workers):
     estimate.rows.append(
       (f"wall time of {count:,} worker{'s' * (count > 1)}", _duration(3600 * estimate.hours / count))

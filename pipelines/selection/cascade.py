@@ -176,7 +176,8 @@ def summary(record: dict[str, Any]) -> str:
   return text if share < _WEAK else text + weak
 
 
-def _add_audits(audits: list[cascade.Audit]) -> cascade.Audit:
+def add_audits(audits: list[cascade.Audit]) -> cascade.Audit:
+  """Returns the audited documents of all parts."""
   return cascade.Audit(*map(np.concatenate, zip(_NONE, *audits, strict=True)))
 
 
@@ -196,7 +197,7 @@ class Certify(beam.PTransform):
 
     audit = element | "Shards" >> stripes.Spread(self._shards) | "ReadAudit" >> beam.Map(read)
     certified = (
-      audit | "AddAudits" >> adding.AddUp(_add_audits) | "Certify" >> beam.Map(lambda added: asked.certify(added[1]))
+      audit | "AddAudits" >> adding.AddUp(add_audits) | "Certify" >> beam.Map(lambda added: asked.certify(added[1]))
     )
     if asked.wanted.num_examples is None:
       return certified | "FromThreshold" >> beam.Map(lambda certificate: Certified(certificate, certificate.floor))

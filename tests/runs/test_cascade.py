@@ -8,7 +8,7 @@ import shutil
 import corpora
 import numpy as np
 import pytest
-from running import content, run_in, shards_of
+from running import content, run_in, shards_of, take_turns
 
 from curation.selection import cascade, certificates, hashing, selection
 from pipelines.output import writing
@@ -105,7 +105,7 @@ def test_it_asks_about_the_audit_and_all_from_the_threshold_on(undisturbed, trut
   """
   proxy = scores_of(undisturbed, "proxy")
   audit, proxy_ranks = audit_of(proxy, 200), ranks_of(proxy)
-  assert scores_of(undisturbed, "ask_llm_rater_cascade_audit") == {document: truth[document] for document in audit}
+  assert scores_of(undisturbed, "ask_llm_rater_audit_200") == {document: truth[document] for document in audit}
   wanted = int(0.2 * len(proxy) + 0.5)
   documents = sorted(audit)
   arrays = ([ranks[document] >> 64 for document in documents] for ranks in (ranks_of(truth), proxy_ranks))
@@ -120,7 +120,7 @@ def test_it_asks_about_the_audit_and_all_from_the_threshold_on(undisturbed, trut
   record = certificate_of(undisturbed)
   assert certificates.Certificate.from_json(record["certificate"]) == certificate
   asked = audit | {document for document, rank in proxy_ranks.items() if rank >= certificate.floor}
-  scored = scores_of(undisturbed, "ask_llm_rater_cascade")
+  scored = scores_of(undisturbed, f"ask_llm_rater_cascade_{wanted}")
   assert scored == {document: truth[document] for document in asked}
   assert (record["asked"], record["left_out"]) == (len(asked), len(proxy) - len(asked))
   assert wanted < len(asked) < 0.9 * len(proxy)
@@ -268,12 +268,43 @@ def test_verify_recomputes_the_certificate(undisturbed, tmp_path, capsys):
 
 
 def test_explain_says_what_the_cascade_left_out(undisturbed, capsys):
-  proxy, scored = scores_of(undisturbed, "proxy"), scores_of(undisturbed, "ask_llm_rater_cascade")
+  proxy = scores_of(undisturbed, "proxy")
+  scored = scores_of(undisturbed, f"ask_llm_rater_cascade_{certificate_of(undisturbed)['certificate']['wanted']}")
   shard, row = next(document for document in proxy if document not in scored)
   assert run_in(undisturbed, ["explain", f"{shard}#{row}", "--scores=scores", "--output=out"]) == 0
   told = capsys.readouterr().out
   assert "out: not selected: left out by the cascade, so that the rater was not asked about it" in told
   assert f"its proxy score, {proxy[shard, row]:.6g}, is below the threshold" in told
+
+
+@pytest.mark.long
+@pytest.mark.local_runner
+def test_another_rate_takes_the_same_audit(place, undisturbed):
+  """In two parts, one after the other. Kills: an audit for each rate; parts that certify different thresholds."""
+  folder = place / "again"
+  shutil.copytree(undisturbed, folder)
+  before = content(folder / "scores/ask_llm_rater_audit_200")
+  take_turns(folder, [*curate(place, "--output=more"), "--rate=0.25"], 2)
+  assert content(folder / "scores/ask_llm_rater_audit_200") == before
+  assert len(list((folder / "scores").glob("*_audit_*"))) == 1
+  assert run_in(folder, ["verify", "more", ONE]) == 0
+  alone = begun(place, "alone")
+  assert run_in(alone, [*curate(place, "--output=more"), "--rate=0.25", ONE]) == 0
+  name = f"ask_llm_rater_cascade_{certificate_of(alone, 'more')['certificate']['wanted']}/shards"
+  assert content(folder / "scores" / name) == content(alone / "scores" / name)
+  assert drawn(folder, "more") == drawn(alone, "more")
+
+
+def test_estimate_says_the_share_once_there_is_an_audit(place, undisturbed, capsys):
+  """Kills: an estimate of what all documents cost, in silence."""
+  command = [*curate(place, "--output=other"), "--rate=0.2", "--estimate", ONE]
+  before = content(undisturbed)
+  assert run_in(undisturbed, command) == 0
+  share = certificate_of(undisturbed)["certificate"]["expected_share"]
+  assert f"about {share:.1%} of" in capsys.readouterr().out
+  assert content(undisturbed) == before
+  assert run_in(begun(place, "unaudited"), command) == 0
+  assert "known once its audit is scored" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -287,7 +318,6 @@ def test_explain_says_what_the_cascade_left_out(undisturbed, capsys):
     (["--rate=0.2", "--rejected=left"], "--rejected with --proxy"),
     (["--rate=0.2", "--method=bottom_k"], "--method=bottom_k with --proxy"),
     (["--rate=0.2", "--sampler=random"], "--proxy finds the best documents"),
-    (["--rate=0.2", "--estimate"], "--estimate with --proxy"),
     (["--rate=0.2", "--block_rows=60"], "block_rows"),
   ],
 )

@@ -27,7 +27,6 @@ _REFUSED = {
   "group_by": "needs the scores of all documents of a group",
   "rejected": "would lack the documents that the rater is not asked about",
 }
-_AUDIT = "audit"
 
 
 class Plan(NamedTuple):
@@ -45,11 +44,6 @@ def refuse_flags(namespaces: list[argparse.Namespace]) -> None:
       for name in FLAGS:
         if name in namespace.given:
           raise WinnowError(f"--{name} is for a cascade; add --proxy=, or leave it out")
-    elif namespace.estimate:
-      raise WinnowError(
-        "--estimate with --proxy would not know the share that is asked: estimate without --proxy, and take the share "
-        "that the command says before it asks"
-      )
     elif len(namespaces) > 1:
       raise WinnowError(f"--proxy={namespace.proxy} does not go with stages: a cascade is two stages already")
 
@@ -73,18 +67,30 @@ def plan(namespace: argparse.Namespace, workers: Workers) -> Plan:
   audited = _audited(namespace, num_documents, wanted, promise)
   stored = StoredJob(corpus, proxy, request)
   audit = survivors.Survivors(proxy, cascade.audit_request(namespace.seed, audited))
-  name = namespace.name or f"{plan_store.default_name(namespace, SCORERS[namespace.scorer])}_cascade"
-  audit_flags = argparse.Namespace(**vars(namespace) | {"name": f"{name}_{_AUDIT}"})
+  # The audit serves every amount, and other amounts have other thresholds.
+  base = namespace.name or plan_store.default_name(namespace, SCORERS[namespace.scorer])
+  amount = "" if wanted.num_examples is None else f"_{wanted.num_examples}"
+  audit_flags = argparse.Namespace(**vars(namespace) | {"name": f"{base}_audit_{audited}"})
   stage = planning.Stage(2, SelectingJob(audit, stored, 1))
   audit_job = plan_store.plan_named_scoring(audit_flags, workers, spare=True, stage=stage)
   asked = cascade.Asked(proxy, audit.request, audit_job.config.store, wanted, promise)
   selecting = CertifyingJob(asked, audit_job, 2, asked)
-  rest_flags = argparse.Namespace(**vars(namespace) | {"name": name})
+  rest_flags = argparse.Namespace(**vars(namespace) | {"name": f"{base}_cascade{amount}"})
   job = plan_store.plan_named_scoring(rest_flags, workers, spare=True, stage=planning.Stage(3, selecting))
   job.refuse_shared_folders()
   if not job.is_complete:
     storage.refuse_unwritable(proxy.folder)
   return Plan(job, selecting, wanted_flags)
+
+
+def expected_share(plan: Plan) -> tuple[float, str] | None:
+  """Estimates the share of the documents that is asked, by the audit alone, and says so; None without its scores."""
+  asked = plan.selecting.asked
+  if not plan.selecting.scoring.is_complete:
+    return None
+  certificate = asked.certify(cascade.add_audits([asked.read_audit(shard) for shard in plan.job.corpus.shards]))
+  share = certificate.expected_share
+  return share, f"about {share:.1%} of {certificate.documents:,} documents, by an audit of {certificate.audited:,}"
 
 
 def lines(plan: Plan) -> Iterator[str]:
