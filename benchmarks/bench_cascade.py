@@ -1,12 +1,27 @@
 """The promise of a cascade, simulated: how often too much is lost, and the share asked beside that of an oracle."""
 
 import argparse
+import pathlib
+import tempfile
+import threading
+import time
 
+import apache_beam as beam
+import bench_selection
 import common
 import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.stats
 
-from curation.selection import cascade
+from curation.selection import cascade, selection
+from pipelines.corpus import blocks
+from pipelines.files import fingerprints
+from pipelines.runners import launch
+from pipelines.selection import cascade as cascades
+from pipelines.selection import ranks
+from pipelines.store import block_files, score_files, score_store, sealing
 
 PROMISE = cascade.Promise()
 CORRELATIONS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -72,13 +87,83 @@ def simulate(
   }
 
 
+def settle(folder: pathlib.Path, documents: int) -> None:
+  """Settles a cascade over a synthetic store, and prints its speed and its memory above that before."""
+  store, shards = bench_selection.write_store(folder / "proxy", "all different", documents, 16)
+  summaries = [score_files.read_summary(store, shard) for shard in shards]
+  ledger = sealing.seal(store, summaries, shards, max_bad_fraction=1.0, work=())
+  request = cascades.audit_request(0, cascade.DEFAULT_AUDIT)
+  wanted = selection.SelectionRequest("ask_llm", num_examples=documents // 10)
+  audited = write_audit(folder / "audit", store, shards, request, cascade.DEFAULT_AUDIT / documents)
+  asked = cascades.Asked(store, request, audited, wanted, PROMISE)
+  before, peak, is_over = psutil.Process().memory_info().rss, 0, threading.Event()
+
+  def watch() -> None:
+    nonlocal peak
+    while not is_over.wait(0.01):
+      peak = max(peak, psutil.Process().memory_info().rss)
+
+  watcher = threading.Thread(target=watch)
+  watcher.start()
+  started = time.perf_counter()
+  launch.Launcher(["--direct_num_workers=1"]).run(
+    lambda root: root | "Ledger" >> beam.Create([ledger]) | cascades.Settle(asked, shards)
+  )
+  seconds = time.perf_counter() - started
+  is_over.set()
+  watcher.join()
+  print(
+    f"{documents:,} documents settled in {seconds:.1f} s, {documents / seconds / 1e6:.2f} million/s by one worker, "
+    f"{(peak - before) / 1e6:.0f} MB above the process before"
+  )
+
+
+def write_audit(
+  folder: pathlib.Path,
+  proxy: score_store.ScoreStore,
+  shards: list[blocks.Shard],
+  request: selection.SelectionRequest,
+  share: float,
+) -> score_store.ScoreStore:
+  """Writes the scores of about a share of the documents, at a correlation of about 0.9 with the proxy's."""
+  generator = np.random.default_rng(1)
+  store_request = {"audit": True, "inputs": [shard.identity() for shard in shards]}
+  store = score_store.ScoreStore.for_request(str(folder), store_request)
+  fingerprints.claim(store.request_path, store_request, owner="the benchmark's audit")
+  floor = int((1 - share) * 2**64) << 64
+  for shard in shards:
+    with score_files.ScoreFile(proxy, shard) as scores:
+      num_blocks = len(scores.summary.block_rows)
+      for index in range(num_blocks):
+        table = scores.block(index)
+        is_drawn = pa.array(ranks.rank_rows(request, shard.name, table).are_wanted(floor))
+        noisy = table["score"].to_numpy() + 0.48 * generator.standard_normal(len(table)).astype(np.float32)
+        columns = {
+          "row": table["row"],
+          "score": pc.if_else(is_drawn, pa.array(noisy, pa.float32()), pa.scalar(None, pa.float32())),
+          "num_tokens": pa.nulls(len(table), pa.int32()),
+          "domain": pa.nulls(len(table), pa.string()),
+          "reason": pc.if_else(is_drawn, pa.scalar(None, pa.string()), blocks.LEFT_OUT),
+          "text": pc.if_else(is_drawn, pa.scalar(None, pa.string()), ""),
+        }
+        drawn = pa.table(columns, schema=block_files.BLOCK_SCHEMA)
+        block_files.write_block(store, shard, index, block_files.BlockFile(drawn, 0, 0), engine=store.engine())
+      block_files.compact_shard(store, shard, num_blocks=num_blocks, num_rows=scores.summary.num_rows)
+  return store
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--documents", type=int, default=400_000)
   parser.add_argument("--audit", type=int, default=cascade.DEFAULT_AUDIT)
   parser.add_argument("--audits", type=int, default=500)
+  parser.add_argument("--settle", type=int, help="settle a cascade over so many documents instead")
   arguments = parser.parse_args()
   common.print_machine()
+  if arguments.settle:
+    with tempfile.TemporaryDirectory() as folder:
+      settle(pathlib.Path(folder), arguments.settle)
+    return
   generator = np.random.default_rng(0)
   print(
     f"{arguments.audits} audits of {arguments.audit:,} of {arguments.documents:,} documents, risk {PROMISE.risk:.2f}"

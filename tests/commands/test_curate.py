@@ -168,7 +168,7 @@ def test_a_recipe_may_be_written_in_place_of_its_file():
 def test_recipes_of_winnow_are_known_by_their_names(tmp_path, monkeypatch):
   """Kills: names that are looked for in the folder that a command starts in, and ones that hide a file of the user."""
   monkeypatch.chdir(tmp_path)
-  for name in (*(f"paper/{path.stem}" for path in PAPER), "d4", "d4.yaml"):
+  for name in (*(f"paper/{path.stem}" for path in PAPER), "cascade", "d4", "d4.yaml"):
     path = PAPER[0].parents[1] / name
     stages, typed = (
       parsing.parse_stages(command_names.CURATE, [f"--recipe={given}", *NEEDED])[0]
@@ -184,7 +184,7 @@ def test_recipes_of_winnow_are_known_by_their_names(tmp_path, monkeypatch):
 )
 def test_a_recipe_of_no_such_name_lists_those_that_there_are(tmp_path, monkeypatch, name, hint):
   monkeypatch.chdir(tmp_path)
-  known = ["d4", *(f"paper/{path.stem}" for path in PAPER)]
+  known = ["cascade", "d4", *(f"paper/{path.stem}" for path in PAPER)]
   told = f"--recipe={name} is neither a file nor the name of a recipe that comes with Winnow: {hint}They are "
   with pytest.raises(WinnowError, match=re.escape(told + ", ".join(known)) + "$"):
     parsing.parse(command_names.CURATE, [f"--recipe={name}", *NEEDED])
