@@ -18,7 +18,7 @@ from pipelines.runners import commands, launch
 PAGE = "report.html"
 FIGURES = (
   *("ledger", "inputs", "scores", "quantiles", "tau", "examples", "means", "lengths", "domains", "duplicates"),
-  *("dead_letters", "bad", "news", "overlap", "coverage", "length_scores"),
+  *("dead_letters", "bad", "news", "overlap", "coverage", "cascade", "length_scores"),
 )
 
 
@@ -48,6 +48,7 @@ def report(argv: Sequence[str]) -> None:
       "tau": figures.tau(sources, sample),
       "overlap": agreement.overlap(sources, sample),
       "coverage": coverage.figure(sources, sample, counts),
+      "cascade": figures.cascade(sources),
       "length_scores": coverage.by_length(sources, sample),
       "examples": figures.example_texts(sources, sample, groups, counts, texts),
       "means": figures.means(sources, counts),

@@ -185,6 +185,21 @@ def band(words: Words, points: Sequence[tuple[float, float, float, float]], *, x
   return frame.svg(words)
 
 
+def line(words: Words, points: Sequence[tuple[float, float]], *, x: Ticks, y: Ticks, mark: tuple[float, str]) -> str:
+  """Draws a line through points (x, y), both from 0 to 100, and a dashed line at the place of `mark` with its label."""
+  frame = Frame((0, 100), (0, 100))
+  through = "L".join(f"{frame.x(across)} {frame.y(up)}" for across, up in points)
+  frame.path(f"M{through}", "fill:none;stroke:var(--line-0);stroke-width:2")
+  frame.path(
+    f"M{frame.x(mark[0])} {_TOP - 4}V{frame.height - _BOTTOM}",
+    "fill:none;stroke:var(--line-1);stroke-width:2;stroke-dasharray:5 3",
+  )
+  (place,) = _apart([frame.x(mark[0])], [mark[1]], 2 + _LETTER * len(y.label))
+  frame.text(place, 12, mark[1], "middle")
+  frame.axes(x, y)
+  return frame.svg(words)
+
+
 def points(
   words: Words,
   places: Sequence[tuple[str, float, float]],

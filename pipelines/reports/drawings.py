@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pipelines.output.cascades import FIELD
 from pipelines.reports import axes, charts
 from pipelines.reports.axes import Axis
 from pipelines.reports.charts import Ticks, Words
 from pipelines.reports.figures import Figure
 from pipelines.reports.material import Sources
+from pipelines.selection import cascade
 
 _SHARES = "% of the corpus"
 _ENDS = ("threshold", "upper end")
@@ -114,6 +116,13 @@ def _times(factor: int) -> str:
   return f" (kept × {factor:,})" if factor > 1 else ""
 
 
+class CascadeChart(NamedTuple):
+  """The curve of a cascade, and what it asks and promises, in a sentence."""
+
+  sentence: str
+  drawing: Drawing
+
+
 def lengths(sources: Sources, tables: dict[str, Figure]) -> list[Drawing]:
   """Draws the tokens of documents, with one output in each chart; none if no scorer has counted tokens."""
   rows = counted(tables["lengths"].rows)
@@ -136,6 +145,28 @@ def lengths(sources: Sources, tables: dict[str, Figure]) -> list[Drawing]:
     lines = [(math.log2(mean), f"mean {mean:,.0f}")] if mean >= 1 else []
     chart = charts.histogram(words, edges, corpus, kept, x=x, y_label=_SHARES, thresholds=lines)
     drawn.append(Drawing(f"{name}{_times(factor)}" if name else "the corpus", chart))
+  return drawn
+
+
+def cascades(sources: Sources, table: Figure) -> list[CascadeChart]:
+  """Draws the curve of recall against the share that is asked, for each output of a cascade."""
+  drawn = []
+  for number, output in enumerate(sources.outputs):
+    record = output.manifest.get(FIELD)
+    points = [(row[1], row[2]) for row in table.rows if row[0] == output.name]
+    if record is None or not points:
+      continue
+    sentence = cascade.summary(record)
+    share = 100 * record["asked"] / record["certificate"]["documents"]
+    words = Words(f"cascade-{number}", f"Recall of the audit of {output.name} by the share asked", f"{sentence}.")
+    chart = charts.line(
+      words,
+      [(0.0, 0.0), *points],
+      x=Ticks([(place, f"{place}%") for place in (0, 25, 50, 75, 100)], "of the documents, best by the proxy first"),
+      y=Ticks([(place, f"{place}%") for place in (0, 50, 100)], "of the audit's best"),
+      mark=(share, f"asked {share:.1f}%"),
+    )
+    drawn.append(CascadeChart(f"{sentence[:1].upper()}{sentence[1:]}.", Drawing(output.name, chart)))
   return drawn
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.selection import metrics
+from pipelines.output import cascades
 from pipelines.reports import axes, choices, examples
 from pipelines.reports.axes import Axis
 from pipelines.reports.material import Sources
@@ -243,6 +244,15 @@ def copies(sources: Sources) -> Figure:
   for output in sources.outputs:
     rows.append([output.name, *examples.count_copies(output)])
   return Figure(["output", "documents looked at", "exact copies of others", "near-copies, with these"], rows)
+
+
+def cascade(sources: Sources) -> Figure:
+  """Returns the recall that the audit of each output's cascade shows, by the share of the documents that is asked."""
+  rows: list[list[Any]] = []
+  for output in sources.outputs:
+    if (record := output.manifest.get(cascades.FIELD)) is not None:
+      rows += [[output.name, 100 * share, 100 * recall] for share, recall in record["certificate"]["curve"]]
+  return Figure(["output", "% of documents by the proxy", "% of the audit's best among them"], rows)
 
 
 def dead_letters(sources: Sources) -> Figure:

@@ -21,6 +21,7 @@ CONTENTS = {
   "scores": "Scores",
   "agreement": "Do scorers agree?",
   "coverage": "Quality against coverage",
+  "cascade": "Cascades",
   "length": "Length",
   "examples": "Examples",
   "domains": "Domains",
@@ -54,9 +55,11 @@ def render(
   template = environment.from_string(pathlib.Path(__file__).with_name("page.html").read_text())
   order = agreement.order(tables["tau"])
   which = "all" if documents[0] == documents[1] else f"{documents[0]:,} of the"
+  cascade_charts = drawings.cascades(sources, tables["cascade"])
   page = template.render(
     title=f"Winnow: {_title(sources)}",
-    contents=CONTENTS,
+    contents={place: title for place, title in CONTENTS.items() if place != "cascade" or cascade_charts},
+    cascade_charts=cascade_charts,
     folded=_FOLDED,
     facts=news.facts(sources),
     news=news.cards(sources, tables["news"]),

@@ -233,6 +233,16 @@ def test_a_threshold_wants_all_above_it(place, truth):
 
 
 @pytest.mark.long
+def test_too_few_above_a_threshold_are_refused_after_the_audit(place, capsys):
+  """In one sentence that says how many are needed. Kills: a threshold from two documents."""
+  folder = begun(place, "few")
+  assert run_in(folder, [*curate(place), "--threshold=0", ONE]) == 1
+  error = capsys.readouterr().err
+  assert "the audit has 0 documents at or above the threshold, and 8 are needed" in error and "Traceback" not in error
+  assert not (folder / "out/manifest.json").exists()
+
+
+@pytest.mark.long
 def test_as_many_are_asked_as_are_wanted_by_a_perfect_proxy(place, truth):
   """Kills: a sample that cannot be drawn, since fewer documents were asked than are wanted."""
   folder = begun(place, "perfect", "truth")
@@ -265,6 +275,18 @@ def test_verify_recomputes_the_certificate(undisturbed, tmp_path, capsys):
   shutil.rmtree(tmp_path / "copy/scores/proxy")
   assert run_in(tmp_path / "copy", ["verify", "out", ONE]) == 2
   assert "the cascade's proxy, the store proxy, is not beside" in capsys.readouterr().err
+
+
+def test_report_shows_the_certificate_and_the_curve(place, undisturbed, tmp_path):
+  """Kills: a report that knows of no cascade, or that takes the documents that were asked for the corpus."""
+  flags = [f"--scores={undisturbed}/scores", f"--output={undisturbed}/out", f"--input={place}/corpus/*"]
+  assert run_in(tmp_path, ["report", *flags, "--report=page"]) == 0
+  page, record = (tmp_path / "page/report.html").read_text(), certificate_of(undisturbed)
+  assert f"The cascade asks about {record['asked']:,} of {record['certificate']['documents']:,} documents" in page
+  rows = (tmp_path / "page/cascade.csv").read_text().splitlines()
+  assert len(rows) == 1 + len(record["certificate"]["curve"]) and rows[-1] == "out,100.0,100.0"
+  ledger = (tmp_path / "page/ledger.csv").read_text().splitlines()
+  assert any(row.startswith("proxy,") and f",{record['certificate']['documents']}," in row for row in ledger)
 
 
 def test_explain_says_what_the_cascade_left_out(undisturbed, capsys):
@@ -314,6 +336,7 @@ def test_estimate_says_the_share_once_there_is_an_audit(place, undisturbed, caps
     (["--rate=0.2", "--audit=100000"], "--audit=100000 is not between 1 and"),
     (["--rate=0.2", "--recall=1.5"], "--recall=1.5 is not in"),
     (["--rate=0.2", "--proxy=nothing"], "--proxy=nothing is no score store, and --scores=scores has: proxy"),
+    (["--rate=0.2", "--proxy=ask_llm_rater_audit_200"], "has scores of an audit, of what another cascade asked"),
     (["--num_tokens=500"], "--num_tokens with --proxy"),
     (["--rate=0.2", "--rejected=left"], "--rejected with --proxy"),
     (["--rate=0.2", "--method=bottom_k"], "--method=bottom_k with --proxy"),

@@ -137,6 +137,12 @@ def _find_proxy(namespace: argparse.Namespace, workers: Workers) -> ScoreStore:
     raise WinnowError(f"--proxy={typed} is {where}; name one of these, or the folder of a store")
   if store.kind.shard_fields != (kinds.SCORE_FIELD,) or store.scorer == kinds.COUNT:
     raise WinnowError(f"--proxy={typed} is a store of {store.kind.contents}, which cannot rank documents; name scores")
+  within = fingerprints.field(store.request_path, "within")
+  if within is not None and within["selection"]["sampler"] == RANDOM:
+    raise WinnowError(
+      f"--proxy={typed} has scores of an audit, of what another cascade asked, or of a random sample; name scores of "
+      "all documents"
+    )
   if not store.is_complete:
     raise WinnowError(f"--proxy={typed}: {store.folder} is not complete; run its command again to finish it")
   return store
