@@ -11,10 +11,12 @@ c lowest of them (at most all k). B depends on the scores alone, so the audit ha
 of the other k - n. Let A be the j documents of the audit that the rater scores highest, and τ the (c + 1)-th lowest
 proxy score in A. Suppose that X ≥ c + 1 and Y ≤ j - c - 1. If X + Y ≤ j, then A contains all of the k that are in the
 audit. If not, A consists of such documents, and at most Y of them are not in B. In both cases A has c + 1 documents of
-B, so that τ is at most the proxy score of the (c + 1)-th lowest of B in the audit. Below that one B has at most
-n - 1 - c = L documents that are not in the audit. So more than L are lost only if X ≤ c or Y ≥ j - c. With c the
-largest number for which P(X ≤ c) ≤ δ / 2, and j the smallest for which P(Y ≥ j - c) ≤ δ / 2, both together have
-probability δ = 1 - confidence at most. No union over thresholds is needed, since B is fixed before the audit is drawn.
+B. Let b be the (c + 1)-th lowest of these: τ is at most its proxy score. Below b, B has at most n - 1 documents, and c
+of them are in the audit, so that at most n - 1 - c = L are not. So more than L are lost only if X ≤ c or Y ≥ j - c.
+With c the largest number for which P(X ≤ c) ≤ δ / 2, and j the smallest for which P(Y ≥ j - c) ≤ δ / 2, both together
+have probability δ = 1 - confidence at most. No union over thresholds is needed, since B is fixed before the audit is
+drawn. Documents that the rater cannot score count as its worst. If A lacks some for that reason, all documents are
+asked.
 
 **At least a threshold.** The audit shows which of its documents are wanted, x of them: a uniform sample of all K wanted
 ones, so that the whole δ is left for c. With B the L + 1 lowest of them, X is hypergeometric: a sum of x independent

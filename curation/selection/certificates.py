@@ -94,7 +94,9 @@ def certify(
     refuse_small_audit(documents, wanted.count, audited, promise)
     found = cascade.num_best(documents, wanted.count, audited, promise)
     assert found is not None
-    bounds, rank = found, cascade.find_threshold(audit, found)
+    # Where the best of the audit include some that the rater could not score, these have no place here: all are asked.
+    are_scored = len(audit.ties) >= min(found.best, audited)
+    bounds, rank = found, cascade.find_threshold(audit, found) if are_scored else 0
     is_wanted = _are_best(audit, round(audited * wanted.count / documents))
   num_wanted = int(is_wanted.sum())
   kept = int((is_wanted & selection.is_selected(rank, audit.proxy_keys, audit.ties)).sum())

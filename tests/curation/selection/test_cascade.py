@@ -178,6 +178,30 @@ def test_certificate_describes_its_audit_and_reads_itself_back():
   assert certificate.expected_share == pytest.approx(0.1 + 0.9 * asked)
 
 
+def test_documents_that_the_rater_cannot_score_break_no_promise():
+  """More are wanted than it can score. Kills: a threshold by fewer of the audit's best than the proof takes."""
+  num, audited, promise = 20_000, 4_000, cascade.Promise()
+  generator = np.random.default_rng(5)
+  scores_N = generator.standard_normal(num)
+  ties_N = generator.permutation(num).astype(np.uint64)
+  is_scored_N = np.arange(num) < 16_000
+  proxies_N = np.where(is_scored_N, scores_N, -9.0)
+  best = np.flatnonzero(is_scored_N)  # the rater alone would select them all
+  failed = 0
+  for _ in range(40):
+    taken = generator.choice(num, audited, replace=False)
+    read = taken[is_scored_N[taken]]
+    certificate = certificates.certify(
+      make_audit(scores_N[read], proxies_N[read], ties_N[read]),
+      documents=num,
+      audited=audited,
+      wanted=certificates.Wanted(18_000),
+      promise=promise,
+    )
+    failed += lost(scores_N, proxies_N, ties_N, taken, best, certificate.floor) > promise.losses(len(best))
+  assert failed <= 2
+
+
 def test_small_audits_are_refused_with_the_audit_that_can_certify():
   empty = make_audit(np.zeros(50), np.zeros(50), np.arange(50))
   settings = {"documents": 20_000, "audited": 50, "promise": cascade.Promise()}
