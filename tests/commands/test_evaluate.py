@@ -92,7 +92,7 @@ def figures(folder: pathlib.Path) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def evaluated(place, corpus, news) -> pathlib.Path:
   folder = place / "evaluated"
-  assert run_in(folder, command(place, "--direct_num_workers=2", parts="val/*,news.jsonl")) == 0
+  assert run_in(folder, command(place, parts="val/*,news.jsonl")) == 0
   return folder
 
 

@@ -12,6 +12,7 @@ from curation.coverage import density, race
 from curation.demo import embedder as demo_embedder
 from curation.scorers import sentence_t5
 
+pytestmark = pytest.mark.long  # real data
 SEEDS = range(12)
 
 

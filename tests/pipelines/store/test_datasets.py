@@ -47,7 +47,9 @@ def write_place(folder: pathlib.Path) -> None:
   (folder / "prompt.txt").write_text(corpora.PROMPT)
   command = ["score", f"--input={folder}/in/*", f"--scores={folder}/scores", "--name=one", f"--model={folder}/model"]
   command += ["--text_field=body", "--url_field=link", "--timestamp_field=crawled", f"--block_rows={BLOCK_ROWS}"]
-  assert main.main([*command, "--max_bad_fraction=1", f"--prompt_file={folder}/prompt.txt"]) == 0
+  assert (
+    main.main([*command, "--max_bad_fraction=1", "--max_input_tokens=32", f"--prompt_file={folder}/prompt.txt"]) == 0
+  )
 
 
 def records_of(shard: str) -> list[dict]:
