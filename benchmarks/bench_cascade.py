@@ -157,6 +157,8 @@ def main() -> None:
   parser.add_argument("--documents", type=int, default=400_000)
   parser.add_argument("--audit", type=int, default=cascade.DEFAULT_AUDIT)
   parser.add_argument("--audits", type=int, default=500)
+  parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+  parser.add_argument("--proxies", default="", help="only proxies whose names contain this")
   parser.add_argument("--settle", type=int, help="settle a cascade over so many documents instead")
   arguments = parser.parse_args()
   common.print_machine()
@@ -170,8 +172,10 @@ def main() -> None:
   )
   print("| proxy | rate | failures | p | asked | oracle | ratio |\n|---|---|---|---|---|---|---|")
   worst, num = 1.0, 0
-  for rate in RATES:
+  for rate in arguments.rates:
     for name, pair in proxies(generator, arguments.documents, rate).items():
+      if arguments.proxies not in name:
+        continue
       row = simulate(generator, pair, rate=rate, audited=arguments.audit, audits=arguments.audits)
       worst, num = min(worst, row["p_value"]), num + 1
       print(
