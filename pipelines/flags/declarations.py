@@ -7,12 +7,13 @@ They are not subclasses of PipelineOptions. Two of those that share a flag break
 import collections
 
 from curation.errors import WinnowError
-from pipelines.flags import cascade_flags, launch_flags, model_flags
+from pipelines.flags import cascade_flags, distill_flags, launch_flags, model_flags
 from pipelines.output.formats import registry as formats
 from pipelines.registry.command_names import (
   CLUSTER,
   CURATE,
   DEMO,
+  DISTILL,
   EMBED,
   EVALUATE,
   EXPLAIN,
@@ -94,14 +95,14 @@ FLAGS = (
   Flag(
     "scores",
     "Store",
-    (*_CORPUS, VERIFY, EXPLAIN, REPORT),
+    (*_CORPUS, DISTILL, VERIFY, EXPLAIN, REPORT),
     "the folder that holds the score stores, each in a folder of its own",
     helps={
       VERIFY: "the folder that holds the score stores, if they have moved since the output was made",
       EVALUATE: "the folder for the figures, and for the score stores that they are computed from",
     },
     type=path,
-    required=(EMBED, SCORE, CURATE, EXPLAIN, REPORT, EVALUATE),
+    required=(EMBED, SCORE, CURATE, DISTILL, EXPLAIN, REPORT, EVALUATE),
     pattern=BUCKET,
   ),
   Flag(
@@ -125,6 +126,7 @@ FLAGS = (
   ),
   *model_flags.FLAGS,
   *scorers.flags(),
+  *distill_flags.FLAGS,
   Flag(
     "text_field",
     "Corpus",
@@ -241,9 +243,12 @@ FLAGS = (
   Flag(
     "seed",
     "Sample",
-    (*_SAMPLING, REPORT),
+    (*_SAMPLING, DISTILL, REPORT),
     "seed for ties, for random samples and for the order of the output",
-    helps={REPORT: "seed for the sample of documents that the report examines"},
+    helps={
+      DISTILL: "seed for the choice of documents, their split and the first weights",
+      REPORT: "seed for the sample of documents that the report examines",
+    },
     type=int,
     default=0,
   ),
@@ -297,7 +302,7 @@ FLAGS = (
   Flag(
     "overwrite",
     "Store",
-    (*_CORPUS, CLUSTER, REPORT),
+    (*_CORPUS, CLUSTER, DISTILL, REPORT),
     "delete results of a different request, or a complete result, and start over",
     helps={
       CURATE: "delete an earlier output and scores of a different request, and start over; scores that fit stay",

@@ -1,6 +1,6 @@
 """Flags of models and embeddings, which several scorers share; `declarations` joins them with all others."""
 
-from pipelines.registry.command_names import CLUSTER, CURATE, EMBED, EVALUATE, LAUNCH, SCORE
+from pipelines.registry.command_names import CLUSTER, CURATE, DISTILL, EMBED, EVALUATE, LAUNCH, SCORE
 from pipelines.registry.flag import BUCKET, Flag, path, paths
 from pipelines.runners import accelerators
 from pipelines.scorers.registry import reading_embeddings, running_models
@@ -120,8 +120,9 @@ FLAGS = (
   Flag(
     "embedding_name",
     "Store",
-    _SCORING,
+    (*_SCORING, DISTILL),
     "the name of the store of embeddings (default: embeddings_MODEL)",
+    helps={DISTILL: "the name of the store of embeddings (default: the only one of the teacher's corpus)"},
     scorers=reading_embeddings(),
     pattern=r"\w+",
   ),

@@ -95,6 +95,8 @@ def _estimated(namespace: argparse.Namespace) -> tuple[Corpus, counting.Sampled,
   corpus = planning.read_corpus(namespace)
   name = getattr(namespace, "scorer", None)  # winnow embed has none
   entry = None if name is None else SCORERS[name]
+  if entry is not None and entry.settle is not None:
+    entry.settle(namespace)
   model = _model(namespace, entry)
   if namespace.max_bad_fraction < 1:
     first_rows.refuse_pointers(corpus.shards)

@@ -29,7 +29,7 @@ from pipelines.scorers.made_elsewhere import MadeElsewhere
 from pipelines.scorers.registry import RANDOM, SCORERS
 from pipelines.scorers.t5 import model_files, sentence_t5
 from pipelines.scorers.t5.sentence_t5 import SentenceT5
-from pipelines.scoring.stored_blocks import StoredBlocks, StoredEmbeddings
+from pipelines.scoring.stored_blocks import StoredBlocks, StoredEmbeddings, embedder_digest
 from pipelines.store import kinds
 from pipelines.store.score_store import ScoreStore
 
@@ -61,6 +61,8 @@ def plan_named_scoring(
   `corpus`: an identified corpus, for a scorer that reads texts.
   """
   stage, entry = stage or Stage(), SCORERS[namespace.scorer]
+  if entry.settle is not None:
+    entry.settle(namespace)
   preparation = entry.preparation and entry.preparation()
   plan = functools.partial(planning.plan_scoring, namespace, workers, spare=spare, stage=stage, preparation=preparation)
   if entry.has_model:
@@ -79,6 +81,8 @@ def plan_named_scoring(
 
 def default_name(namespace: argparse.Namespace, entry: Entry) -> str:
   """Returns the name of a store: that of its scorer, and that of its model or embeddings, if it has any."""
+  if entry.default_name is not None:
+    return entry.default_name(namespace)
   if entry.has_model:
     return f"{entry.name}_{model_files.model_name(namespace.model)}"
   return entry.name if entry.reads == TEXTS else f"{entry.name}_{_embedder_name(namespace)}"
@@ -94,7 +98,9 @@ def _plan_stored(
     job = planning.plan_scoring(namespace, workers, description, folder, corpus=stage.corpus, spare=True)
     return [job], stored._replace(upstream=StoredBlocks(job.config.store, survivors=stage.survivors))
   embedding = plan_embedding(namespace, workers, "embedding_name", spare=True, corpus=stage.corpus)
-  embeddings = StoredEmbeddings(embedding.config.store, namespace.embedding_dtype, survivors=stage.survivors)
+  embedder = embedder_digest(embedding.config.scorer.request())
+  store, dtype = embedding.config.store, namespace.embedding_dtype
+  embeddings = StoredEmbeddings(store, dtype, embedder, survivors=stage.survivors)
   stored = stored._replace(embeddings=embeddings)
   if entry.reads == EMBEDDINGS:
     return [embedding], stored

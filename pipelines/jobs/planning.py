@@ -106,6 +106,7 @@ def refuse_unreachable(namespace: argparse.Namespace, workers: Workers) -> None:
       "vocabulary",
       "embeddings",
       "clusters",
+      "student",
     )
   }
   named = {flag: path for flag, path in paths.items() if path}

@@ -1,6 +1,7 @@
 """The names of the commands in their groups, and what each command does."""
 
 EMBED, CLUSTER, SCORE, SAMPLE, CURATE, DEMO = "embed", "cluster", "score", "sample", "curate", "demo"
+DISTILL = "distill"
 STATUS, VERIFY, EXPLAIN, REPORT, EVALUATE = "status", "verify", "explain", "report", "evaluate"
 LAUNCH = "launch"
 # In the order in which one uses them. A command and its line fit into a terminal of 80 columns.
@@ -12,6 +13,7 @@ GROUPS = {
     SCORE: "score every document of a corpus once, into a score store",
     EMBED: "embed every document once, for the scorers that look at coverage",
     CLUSTER: "cluster stored embeddings, and assign every document to a cluster",
+    DISTILL: "learn a student of a rater from the scores of some documents",
     STATUS: "show the progress of score stores, and how long the rest will take",
   },
   "Draw a sample": {

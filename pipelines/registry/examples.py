@@ -73,6 +73,18 @@ EXAMPLES = {
       "winnow cluster --embeddings=scores/embeddings_sentence_t5_base --lloyd_iterations=5 --clusters=scores/refined",
     ),
   ),
+  command_names.DISTILL: (
+    Example(
+      "learn from a rater's scores, by the embeddings of the same corpus",
+      "winnow distill --scores=scores --teacher=ask_llm_flan_t5_xl --embedding_name=embeddings_sentence_t5_base "
+      "--student=students/xl",
+    ),
+    Example(
+      "learn from 100,000 of the scored documents, and replace an earlier student",
+      "winnow distill --scores=scores --teacher=ask_llm_flan_t5_xl --max_documents=100000 --student=students/xl "
+      "--overwrite",
+    ),
+  ),
   command_names.STATUS: (
     Example("show every score store of a folder", "winnow status scores"),
     Example("show one store", "winnow status scores/ask_llm_flan_t5_small"),

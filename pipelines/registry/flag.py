@@ -19,6 +19,7 @@ GROUPS = (
   "Density",
   "Clusters",
   "MinHash",
+  "Student",
   "Sample",
   "Cascade",
   "Parts",

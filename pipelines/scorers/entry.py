@@ -62,6 +62,10 @@ class Entry:
   """A further store to read: its name, and the description of the scorer that fills it from texts."""
   has_model: bool = False
   """Whether it runs --model over texts."""
+  settle: Callable[[argparse.Namespace], None] | None = None
+  """Sets flags that nobody gave, such as the model, to what files that other flags name say. Raises WinnowError."""
+  default_name: Callable[[argparse.Namespace], str] | None = None
+  """Returns the default name of a store; None: the scorer's name with that of its model or embeddings."""
   flags: tuple[Flag, ...] = ()
   """Its own flags; it also has those of all scorers with the same `reads`."""
   methods: tuple[str, ...] = METHODS

@@ -21,6 +21,7 @@ SCORERS = Registry(
     "semdedup": "pipelines.scorers.semdedup.entry:ENTRY",
     "prototypes": "pipelines.scorers.clusters.entry:PROTOTYPES",
     "minhash": "pipelines.scorers.minhash.entry:ENTRY",
+    "student": "pipelines.scorers.student.entry:ENTRY",
     "cluster": "pipelines.scorers.clusters.entry:ENTRY",
   },
 )

@@ -5,8 +5,8 @@ The borders of blocks and the bad rows are those of the corpus that the store wa
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Sized
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import Any, ClassVar
 
 import pyarrow.compute as pc
 
@@ -18,6 +18,8 @@ from pipelines.store import block_files, score_files
 from pipelines.store.groups import Group
 from pipelines.store.score_store import ScoreStore
 
+# Fields of a request for embeddings that say nothing of what made them. One is the dtype in which they are kept.
+_NOT_OF_EMBEDDER = ("format", "inputs", "fields", "block_rows", "block_text_bytes", "within", "embedding_dtype")
 _COUNTING = 16  # files read at once, since each waits for a store
 _BATCH_ROWS = 1 << 18
 
@@ -112,6 +114,8 @@ class StoredEmbeddings(StoredBlocks):
   """The embeddings of a complete store, in the `dtype` that they were written in."""
 
   dtype: str
+  embedder: str = ""
+  """A digest of what makes the embeddings, whatever the corpus is; empty where nobody asks for it."""
 
   def refuse_none(self, points: Sized) -> None:
     """Raises WinnowError if there are no points, so no embeddings to choose them from."""
@@ -120,6 +124,11 @@ class StoredEmbeddings(StoredBlocks):
 
 
 Source = sources.Texts | sources.KeyedTexts | sources.TextsWithEmbeddings | Surviving | StoredBlocks
+
+
+def embedder_digest(request: Mapping[str, Any]) -> str:
+  """Returns the digest of what makes embeddings, by their store's request or by their scorer's part of it."""
+  return fingerprints.fingerprint({name: value for name, value in request.items() if name not in _NOT_OF_EMBEDDER})
 
 
 def documents_of(stored: StoredBlocks, group: Group) -> int:
