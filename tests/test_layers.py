@@ -37,9 +37,9 @@ FOLDERS = {
     ("flags",),
     ("jobs",),
     ("reports", "schedulers"),
-    ("",),
+    ("", "distill"),
   ),
-  "curation": (("",), ("selection",), ("models",), ("scorers", "coverage"), ("demo",)),
+  "curation": (("",), ("selection",), ("models",), ("scorers", "coverage"), ("student", "demo")),
 }
 
 # Imports the modules of a package one by one and tells for each which of the watched modules it was the first to load.

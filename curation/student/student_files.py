@@ -13,7 +13,6 @@ from curation.models import safetensors_files
 from curation.student.models import Shape, Student
 
 FORMAT_VERSION = 1
-EMBEDDINGS, NGRAMS = "embeddings", "ngrams"
 _METADATA, _TENSOR = "winnow_student", "weights"
 _MAX_HEADER_BYTES = 4 << 20
 _FIELDS = {"request": dict, "embedder": str, "made_with": dict, "documents": dict, "choice": dict, "figures": dict}
@@ -37,13 +36,14 @@ class StudentFile(NamedTuple):
   @property
   def digest(self) -> str:
     """A digest by which two files can tell whether they hold the same student."""
-    header = json.dumps(_content(self) | {"checksum": _checksum(self.student.weights)}, sort_keys=True)
-    return hashlib.blake2b(header.encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(json.dumps(_content(self), sort_keys=True).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(self.student.weights, "<f4").data)
+    return digest.hexdigest()
 
 
 def save(student: StudentFile, file: IO[bytes]) -> None:
   """Writes a student into a binary file: 4 bytes for each weight, and a header."""
-  content = _content(student) | {"checksum": _checksum(student.student.weights)}
+  content = _content(student) | {"checksum": student.digest}
   safetensors_files.write_array(file, student.student.weights, name=_TENSOR, key=_METADATA, content=content)
 
 
@@ -60,15 +60,12 @@ def load(file: BinaryIO, path: str) -> StudentFile:
       raise ValueError("its header is not one of a student")
     file.seek(header.start)
     weights = np.frombuffer(file.read(wanted.end), "<f4").astype(np.float32)
-    if len(weights) != shape.num_weights or _checksum(weights) != content["checksum"]:
+    loaded = StudentFile(Student(shape, weights), **{name: content[name] for name in _FIELDS})
+    if loaded.digest != content["checksum"]:
       raise ValueError("it does not fit its checksum")
-    return StudentFile(Student(shape, weights), **{name: content[name] for name in _FIELDS})
+    return loaded
 
 
 def _content(student: StudentFile) -> dict[str, Any]:
   shape = {name: getattr(student.student.shape, name) for name in ("dimensions", "hidden", "has_length")}
   return {"version": FORMAT_VERSION, "shape": shape, **{name: getattr(student, name) for name in _FIELDS}}
-
-
-def _checksum(weights: np.ndarray) -> str:
-  return hashlib.blake2b(np.ascontiguousarray(weights, "<f4").data, digest_size=16).hexdigest()

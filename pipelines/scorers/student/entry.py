@@ -17,7 +17,7 @@ FLAGS = (
     "student",
     "Student",
     (DISTILL, SCORE, CURATE),
-    "the folder of the student, which winnow distill has made",
+    "the folder of the student that scores; its embeddings are those of its own model, unless other flags name them",
     helps={DISTILL: "the folder for the student"},
     type=path,
     required=(DISTILL,),
