@@ -86,13 +86,13 @@ def _input_of(config: DistillConfig) -> list[str]:
   return [f"--input={place}"] if isinstance(place, str) else []
 
 
-def lines(told: dict[str, Any]) -> list[str]:
+def lines(made: dict[str, Any]) -> list[str]:
   """Returns what a user should know of a complete student."""
-  documents, choice, figures = told["documents"], told["choice"], told["figures"]
+  documents, choice, figures = made["documents"], made["choice"], made["figures"]
   used = documents["used"]
   shown = [f"{documents['teacher']:,} documents scored by the teacher, {used:,} of them used"]
   if documents["looked_at"] < documents["teacher"] or used + documents["not_finite"] < documents["looked_at"]:
-    shown[0] += f" (at most {told['request']['max_documents']:,}, chosen by a hash)"
+    shown[0] += f" (at most {made['request']['max_documents']:,}, chosen by a hash)"
   for name, what in (("not_finite", "with a score that is not finite"), ("without_embedding", "without an embedding")):
     if documents[name]:
       shown.append(f"{documents[name]:,} documents {what} were left out")

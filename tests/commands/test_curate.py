@@ -184,7 +184,7 @@ def test_recipes_of_winnow_are_known_by_their_names(tmp_path, monkeypatch):
 )
 def test_a_recipe_of_no_such_name_lists_those_that_there_are(tmp_path, monkeypatch, name, hint):
   monkeypatch.chdir(tmp_path)
-  known = ["cascade", "d4", *(f"paper/{path.stem}" for path in PAPER)]
+  known = ["cascade", "d4", *(f"paper/{path.stem}" for path in PAPER), "teach"]
   told = f"--recipe={name} is neither a file nor the name of a recipe that comes with Winnow: {hint}They are "
   with pytest.raises(WinnowError, match=re.escape(told + ", ".join(known)) + "$"):
     parsing.parse(command_names.CURATE, [f"--recipe={name}", *NEEDED])

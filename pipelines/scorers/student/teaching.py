@@ -73,8 +73,8 @@ def teach(config: DistillConfig) -> None:
     logs.info("student_learned", path=config.folder, **content.choice)
   # From the file on record, which may be another worker's.
   student = artifacts.read(config.folder)
-  told = {name: getattr(student, name) for name in ("request", "made_with", "documents", "choice", "figures")}
-  storage.create(config.path(artifacts.FIGURES_FILE), fingerprints.to_json(told))
+  written = {name: getattr(student, name) for name in ("request", "made_with", "documents", "choice", "figures")}
+  storage.create(config.path(artifacts.FIGURES_FILE), fingerprints.to_json(written))
 
 
 def _content(
